@@ -1,0 +1,39 @@
+# `make demo` and `make test` do all their own set-up in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install demo test test-slow benchmark lint clean
+
+help:
+	@echo "make demo       train on real digits, draw samples, report the likelihood (5 minutes on two cores)"
+	@echo "make test       run the tests"
+	@echo "make test-slow  run the longer proofs as well"
+	@echo "make benchmark  measure training, sampling and likelihood on this machine"
+	@echo "make lint       ruff and pyright"
+	@echo "make install    only make .venv (the others call it)"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "jaxdiff needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/jaxdiff demo
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+benchmark: install
+	$(BIN)/python benchmarks/speed.py
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,35 @@
+"""How data becomes noise: two curves, one rotation."""
+
+from jaxdiff.processes import grids as grids
+from jaxdiff.processes.gaussian import (
+    Process,
+    check_event,
+    check_time,
+    expand_time,
+    forward_sde,
+    perturb,
+    posterior,
+    transition,
+)
+from jaxdiff.processes.schedules import EDM, OU, VE, VP, BrownianVE, Cosine, Flow, SubVP, from_betas
+
+__all__ = [
+    "EDM",
+    "OU",
+    "VE",
+    "VP",
+    "BrownianVE",
+    "Cosine",
+    "Flow",
+    "Process",
+    "SubVP",
+    "check_event",
+    "check_time",
+    "expand_time",
+    "forward_sde",
+    "from_betas",
+    "grids",
+    "perturb",
+    "posterior",
+    "transition",
+]

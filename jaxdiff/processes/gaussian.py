@@ -1,0 +1,162 @@
+r"""A process is two curves, and every Gaussian process is one rotation.
+
+1.  Data becomes noise along two curves α and σ over t in [0, 1]: x_t = α(t) x_0 + σ(t) ε.
+2.  With q = √(α² + σ²), φ = atan2(σ, α) and z = x / q this is a rotation of x_0 into ε:
+
+        z = cos φ x_0 + sin φ ε.
+
+3.  λ = log α²/σ² = 2 log cot φ is the log-SNR (Kingma et al. 2021, "Variational diffusion models"). It decides
+    every conditional: with r = exp(λ_t - λ_s) <= 1 for s < t,
+
+        q(x_t | x_s)      = N(a x_s, (1 - r) σ_t²),                       a = α_t / α_s
+        q(x_s | x_t, x_0) = N(a σ_s²/σ_t² x_t + α_s (1 - r) x_0, (1 - r) σ_s²)
+
+    which stay finite at both ends, α_t = 0 and σ_s = 0 included.
+4.  The same family as an SDE, dx = f x dt + g dw (Song et al. 2021, eq. 5; Kingma et al. 2021, eq. 14):
+
+        f = d log α / dt,      g² = 2 σ (σ' - f σ) = -σ² dλ/dt.
+"""
+
+import abc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _floating(t) -> jax.Array:
+    t = jnp.asarray(t)
+    return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
+
+
+def check_time(t, name: str = "t") -> jax.Array:
+    """`t` as a floating array; a ValueError where it is concrete and leaves [0, 1]."""
+    t = _floating(t)
+    if not isinstance(t, jax.core.Tracer):
+        values = np.asarray(t)
+        outside = ~((values >= 0) & (values <= 1))
+        if outside.any():
+            raise ValueError(
+                f"{name} = {values[outside].flat[0]} is outside [0, 1]: t is 0 at the data and 1 at the noise; "
+                "divide the step of a table of T steps by T"
+            )
+    return t
+
+
+def check_event(x, name: str = "x") -> jax.Array:
+    """`x` as a batch of floating events; an error where it holds integers, has no batch axis, or (concrete) a NaN."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; expected floating values. Integer images go through "
+            "jaxdiff.dequantize (to [-1, 1]) first"
+        )
+    if x.ndim < 2:
+        raise ValueError(f"{name} has shape {x.shape}; expected a batch axis and an event: [batch, *event]")
+    if not isinstance(x, jax.core.Tracer):
+        bad = ~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(1)
+        if bad.any():
+            raise ValueError(f"{name}[{int(bad.argmax())}] holds a NaN or an infinity; remove or repair that example")
+    return x
+
+
+def expand_time(t, x: jax.Array) -> jax.Array:
+    """`t`, a scalar or [batch], with trailing axes so that it broadcasts against `x`: [batch, *event]."""
+    t = jnp.asarray(t)
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
+        raise ValueError(f"t has shape {t.shape}; expected a scalar or [{x.shape[0]}], one time an example of x {x.shape}")
+    return t.reshape(t.shape + (1,) * (x.ndim - 1)) if t.ndim else t
+
+
+class Process(abc.ABC):
+    """A Gaussian process x_t = α(t) x_0 + σ(t) ε; `t` has any shape in [0, 1] and grows with the noise.
+
+    A process is written as its two curves, their log-SNR, its inverse, and its SDE: each in the form that float32
+    keeps exact near both ends. Everything else follows.
+    """
+
+    @abc.abstractmethod
+    def _marginal(self, t: jax.Array) -> tuple[jax.Array, jax.Array]: ...
+
+    @abc.abstractmethod
+    def _log_snr(self, t: jax.Array) -> jax.Array: ...
+
+    @abc.abstractmethod
+    def _time_at(self, log_snr: jax.Array) -> jax.Array: ...
+
+    @abc.abstractmethod
+    def _sde(self, t: jax.Array) -> tuple[jax.Array, jax.Array]: ...
+
+    @property
+    @abc.abstractmethod
+    def prior_std(self) -> jax.Array | float:
+        """Standard deviation of the prior N(0, prior_std²), from which x at t = 1 is drawn."""
+
+    def marginal(self, t) -> tuple[jax.Array, jax.Array]:
+        """(α(t), σ(t)), each of the shape of `t`. Raises ValueError for a concrete t outside [0, 1]."""
+        return self._marginal(check_time(t))
+
+    def log_snr(self, t) -> jax.Array:
+        """λ(t) = log α²/σ², of the shape of `t`; infinite where α or σ is 0."""
+        return self._log_snr(check_time(t))
+
+    def angle(self, t) -> jax.Array:
+        """φ(t) = atan2(σ, α) in [0, π/2]."""
+        alpha, sigma = self.marginal(t)
+        return jnp.arctan2(sigma, alpha)
+
+    def scale(self, t) -> jax.Array:
+        """q(t) = √(α² + σ²): x = q z."""
+        return jnp.hypot(*self.marginal(t))
+
+    def velocity(self, t) -> tuple[jax.Array, jax.Array]:
+        """(α'(t), σ'(t)), the derivatives of the two curves in t."""
+        t = check_time(t)
+        return jax.jvp(self._marginal, (t,), (jnp.ones_like(t),))[1]
+
+    def time_at_log_snr(self, log_snr) -> jax.Array:
+        """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
+        return jnp.clip(self._time_at(_floating(log_snr)), 0.0, 1.0)
+
+    def time_at_angle(self, angle) -> jax.Array:
+        """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""
+        angle = _floating(angle)
+        cos, sin = jnp.maximum(jnp.cos(angle), 0.0), jnp.maximum(jnp.sin(angle), 0.0)
+        return self.time_at_log_snr(2 * (jnp.log(cos) - jnp.log(sin)))
+
+
+def forward_sde(process: Process, t) -> tuple[jax.Array, jax.Array]:
+    """(f, g) of dx = f x dt + g dw at `t`; f is -inf and g inf at t = 1 where α(1) = 0 (Flow, Cosine)."""
+    return process._sde(check_time(t))
+
+
+def perturb(key, process: Process, x0, t) -> tuple[jax.Array, jax.Array]:
+    """Draw (x_t, ε) with x_t = α x_0 + σ ε; x0 [batch, *event], t a scalar or [batch].
+
+    Raises TypeError for integer x0, ValueError for a concrete NaN in x0, t outside [0, 1] or of another shape.
+    """
+    x0 = check_event(x0, "x0")
+    alpha, sigma = process.marginal(t)
+    noise = jax.random.normal(key, x0.shape, x0.dtype)
+    return expand_time(alpha, x0) * x0 + expand_time(sigma, x0) * noise, noise
+
+
+def _snr_loss(process: Process, s, t) -> jax.Array:
+    """1 - exp(λ_t - λ_s), in [0, 1] for s <= t."""
+    return -jnp.expm1(process.log_snr(t) - process.log_snr(s))
+
+
+def transition(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
+    """(a, std) of q(x_t | x_s) = N(a x_s, std²) for s < t, arrays of the shape of `s` and `t` together."""
+    alpha_s, _ = process.marginal(s)
+    alpha_t, sigma_t = process.marginal(t)
+    return alpha_t / alpha_s, sigma_t * jnp.sqrt(_snr_loss(process, s, t))
+
+
+def posterior(process: Process, s, t) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(c_x, c_data, std) of q(x_s | x_t, x_0) = N(c_x x_t + c_data x_0, std²) for s < t (Ho et al. 2020, eq. 6-7)."""
+    alpha_s, sigma_s = process.marginal(s)
+    alpha_t, sigma_t = process.marginal(t)
+    lost = _snr_loss(process, s, t)
+    c_x = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2
+    return c_x, alpha_s * lost, sigma_s * jnp.sqrt(lost)

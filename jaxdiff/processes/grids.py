@@ -1,0 +1,100 @@
+"""Noise levels to sample at: equal steps in t, in the angle, in log-SNR, or in the ρ-th root of σ/α.
+
+A grid is a coordinate u(t). With `t_end` given it returns `steps + 1` times from `t_start` to `t_end`, equally far
+apart in u. Without, the run goes on to clean data and the grid returns the `steps` noise levels it visits on the way;
+the sampler's last step is the denoiser's answer at the last of them. That last level is σ(0) for a process that has
+noise at t = 0 (VE, EDM: this is the sequence of Karras et al. 2022, eq. 5). For the others t = 0 is the clean data
+itself and counts as the last of the equal steps (T, ..., 1 of a DDPM table), except where u is infinite there: log-SNR
+and Karras grids stop at t = 0.001 (Song et al. 2021, appendix C).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.processes.gaussian import Process, check_time
+
+_LAST_TIME = 1e-3
+_LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; VP(0.1, 20) ends at -10.05
+
+
+class _Grid:
+    """`_coordinate(process, t)` and its inverse `_time(process, u)`; `_finite` says that u(0) is finite at σ = 0."""
+
+    _finite = True
+
+    def __call__(self, process: Process, steps: int, t_start=1.0, t_end=None) -> jax.Array:
+        """Decreasing times, [steps] to go on to clean data or [steps + 1] down to `t_end`."""
+        t_start = check_time(t_start, "t_start")
+        first = self._coordinate(process, t_start)
+        if t_end is not None:
+            t_end = check_time(t_end, "t_end")
+            fraction = jnp.arange(steps + 1) / steps
+            last = self._coordinate(process, t_end)
+            times = self._time(process, first + fraction * (last - first))
+            return times.at[0].set(t_start).at[-1].set(t_end)
+        clean = process.marginal(0.0)[1] == 0
+        index = jnp.arange(steps)
+        fraction = index / max(steps - 1, 1)
+        if self._finite:
+            fraction = jnp.where(clean, index / steps, fraction)
+            last_time = 0.0
+        else:
+            last_time = jnp.where(clean, jnp.minimum(_LAST_TIME, t_start), 0.0)
+        last = self._coordinate(process, last_time)
+        return self._time(process, first + fraction * (last - first)).at[0].set(t_start)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Time(_Grid):
+    """Equal steps in t."""
+
+    def _coordinate(self, process, t):
+        return jnp.asarray(t, float)
+
+    def _time(self, process, u):
+        return u
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Angle(_Grid):
+    """Equal steps in the rotation's angle φ = atan2(σ, α): finite at both ends of every process."""
+
+    def _coordinate(self, process, t):
+        return process.angle(t)
+
+    def _time(self, process, u):
+        return process.time_at_angle(u)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogSNR(_Grid):
+    """Equal steps in log-SNR (Lu et al. 2022, section 4); from t = 0.9991 down where α(1) = 0 (Flow, Cosine)."""
+
+    _finite = False
+
+    def _coordinate(self, process, t):
+        return jnp.maximum(process.log_snr(t), _LOWEST_LOG_SNR)
+
+    def _time(self, process, u):
+        return process.time_at_log_snr(u)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Karras(_Grid):
+    """Equal steps in (σ/α)^{1/ρ} (Karras et al. 2022, eq. 5)."""
+
+    rho: float = 7.0
+
+    _finite = False
+
+    def _coordinate(self, process, t):
+        return jnp.exp(-jnp.maximum(process.log_snr(t), _LOWEST_LOG_SNR) / (2 * self.rho))
+
+    def _time(self, process, u):
+        return process.time_at_log_snr(-2 * self.rho * jnp.log(u))

@@ -1,0 +1,337 @@
+r"""The named processes.
+
+With B(t) = ∫₀ᵗ β, the variance-preserving family (Song et al. 2021, "Score-based generative modeling through SDEs",
+eq. 32-33 and appendix B, C) is
+
+    VP      dx = -β/2 x dt + √β dw                      α = exp(-B/2)   σ = √(1 - exp(-B))    λ = -log(exp(B) - 1)
+    SubVP   dx = -β/2 x dt + √(β (1 - exp(-2B))) dw     α = exp(-B/2)   σ = 1 - exp(-B)       λ = -2 log(2 sinh(B/2))
+
+For β linear in t, B = β_min t + (β_max - β_min) t²/2, so the VP mean is exp(-t² (β_max - β_min)/4 - t β_min/2): half
+of what is sometimes copied. SubVP's standard deviation is 1 - exp(-B) itself; the square root of it is VP's.
+
+A table of T DDPM steps is the same process with a piecewise constant β: B(k/T) = -Σ_{j<=k} log(1 - β_j), which gives
+ᾱ_k = α(k/T)² exactly at every step (Ho et al. 2020, eq. 4).
+
+The cosine schedule (Nichol and Dhariwal 2021, eq. 17) has ᾱ = cos²(u)/cos²(u_0), u = (t + s)/(1 + s) π/2: squared, and
+divided by its value at t = 0. 1 - ᾱ = sin(u - u_0) sin(u + u_0)/cos²(u_0) needs no difference of near numbers.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.processes.gaussian import Process
+
+
+def _check_positive(**values):
+    for name, value in values.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise ValueError(f"{name} = {value}; expected a number above 0")
+
+
+def _check_rising(low: str, high: str, **values):
+    a, b = values[low], values[high]
+    if isinstance(a, int | float) and isinstance(b, int | float) and not a < b:
+        raise ValueError(f"{low} = {a} is not below {high} = {b}; swap them")
+
+
+class _VariancePreserving(Process):
+    """α² + σ² = 1, written by B(t) = ∫₀ᵗ β, its derivative β(t), and its inverse."""
+
+    prior_std = 1.0
+
+    def _marginal(self, t):
+        integral = self._integral(t)
+        return jnp.exp(-integral / 2), jnp.sqrt(-jnp.expm1(-integral))
+
+    def _log_snr(self, t):
+        integral = self._integral(t)
+        return -integral - jnp.log(-jnp.expm1(-integral))
+
+    def _time_at(self, log_snr):
+        return self._inverse(jax.nn.softplus(-log_snr))
+
+    def _sde(self, t):
+        rate = self._rate(t)
+        return -rate / 2, jnp.sqrt(rate)
+
+
+class _LinearBeta:
+    """β(t) = β_min + t (β_max - β_min)."""
+
+    def _integral(self, t):
+        return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
+
+    def _rate(self, t):
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def _inverse(self, integral):
+        slope = self.beta_max - self.beta_min
+        return 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * integral))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VP(_LinearBeta, _VariancePreserving):
+    """Variance preserving with linear β(t), the continuous DDPM (Song et al. 2021, eq. 32-33)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self):
+        _check_positive(beta_min=self.beta_min, beta_max=self.beta_max)
+
+
+def OU(beta: float = 10.0) -> VP:
+    """The Ornstein-Uhlenbeck process dx = -β/2 x dt + √β dw: VP with a constant β."""
+    _check_positive(beta=beta)
+    return VP(beta, beta)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SubVP(_LinearBeta, Process):
+    """Sub-VP with linear β(t) (Song et al. 2021, appendix B, eq. 28-29): VP's mean, σ = 1 - exp(-B)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    prior_std = 1.0
+
+    def __post_init__(self):
+        _check_positive(beta_min=self.beta_min, beta_max=self.beta_max)
+
+    def _marginal(self, t):
+        integral = self._integral(t)
+        return jnp.exp(-integral / 2), -jnp.expm1(-integral)
+
+    def _log_snr(self, t):
+        integral = self._integral(t)
+        return -integral - 2 * jnp.log(-jnp.expm1(-integral))
+
+    def _time_at(self, log_snr):
+        return self._inverse(2 * jnp.arcsinh(jnp.exp(-log_snr / 2) / 2))
+
+    def _sde(self, t):
+        rate = self._rate(t)
+        return -rate / 2, jnp.sqrt(-rate * jnp.expm1(-2 * self._integral(t)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Table(_VariancePreserving):
+    """VP with a piecewise constant β: `cumulative` [T + 1] holds B(k/T)."""
+
+    cumulative: jax.Array
+
+    def _position(self, t):
+        steps = self.cumulative.shape[0] - 1
+        return jnp.linspace(0.0, 1.0, steps + 1, dtype=t.dtype), steps
+
+    def _integral(self, t):
+        times, _ = self._position(t)
+        return jnp.interp(t, times, self.cumulative)
+
+    def _rate(self, t):
+        _, steps = self._position(t)
+        step = jnp.clip(jnp.ceil(t * steps - 1e-3), 1, steps).astype(int)
+        return jnp.diff(self.cumulative)[step - 1] * steps
+
+    def _inverse(self, integral):
+        times, _ = self._position(integral)
+        return jnp.interp(integral, self.cumulative, times)
+
+
+def from_betas(betas) -> Process:
+    """The process of a DDPM table of T values β_1..β_T in (0, 1): step k is t = k / T, exact there.
+
+    Raises ValueError for an empty table or a β outside (0, 1).
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or betas.size == 0:
+        raise ValueError(f"betas has shape {betas.shape}; expected a table [T] of T >= 1 steps")
+    outside = ~((betas > 0) & (betas < 1))
+    if outside.any():
+        k = int(outside.argmax())
+        raise ValueError(f"betas[{k}] = {betas[k]}; expected values inside (0, 1): clip the table, for example at 0.999")
+    return _Table(jnp.asarray(np.concatenate([[0.0], np.cumsum(-np.log1p(-betas))]), float))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VE(Process):
+    """Variance exploding, σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30-31).
+
+    As in the paper σ(0) = σ_min: x at t = 0 is data with that much noise.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self):
+        _check_positive(sigma_min=self.sigma_min)
+        _check_rising("sigma_min", "sigma_max", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    @property
+    def prior_std(self):
+        return self.sigma_max
+
+    def _log_sigma(self, t):
+        return jnp.log(self.sigma_min) + t * self._span
+
+    @property
+    def _span(self):
+        return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
+
+    def _marginal(self, t):
+        return jnp.ones_like(t), jnp.exp(self._log_sigma(t))
+
+    def _log_snr(self, t):
+        return -2 * self._log_sigma(t)
+
+    def _time_at(self, log_snr):
+        return (-log_snr / 2 - jnp.log(self.sigma_min)) / self._span
+
+    def _sde(self, t):
+        return jnp.zeros_like(t), jnp.exp(self._log_sigma(t)) * jnp.sqrt(2 * self._span)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BrownianVE(Process):
+    """Brownian motion with g(t) = σ^t and α = 1, so that σ(t)² = (σ^{2t} - 1) / (2 log σ); σ > 1."""
+
+    sigma: float = 25.0
+
+    def __post_init__(self):
+        if isinstance(self.sigma, int | float) and not self.sigma > 1:
+            raise ValueError(f"sigma = {self.sigma}; expected a number above 1, since g(t) = sigma^t grows from 1")
+
+    @property
+    def prior_std(self):
+        return self._marginal(jnp.asarray(1.0))[1]
+
+    def _marginal(self, t):
+        log_sigma = jnp.log(self.sigma)
+        return jnp.ones_like(t), jnp.sqrt(jnp.expm1(2 * t * log_sigma) / (2 * log_sigma))
+
+    def _log_snr(self, t):
+        return -2 * jnp.log(self._marginal(t)[1])
+
+    def _time_at(self, log_snr):
+        log_sigma = jnp.log(self.sigma)
+        return jnp.log1p(2 * log_sigma * jnp.exp(-log_snr)) / (2 * log_sigma)
+
+    def _sde(self, t):
+        return jnp.zeros_like(t), jnp.exp(t * jnp.log(self.sigma))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EDM(Process):
+    """α = 1 and σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} - σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5).
+
+    Uniform steps in t are the paper's steps in σ. σ(0) = σ_min: x at t = 0 is data with that much noise.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self):
+        _check_positive(sigma_min=self.sigma_min, rho=self.rho)
+        _check_rising("sigma_min", "sigma_max", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    @property
+    def prior_std(self):
+        return self.sigma_max
+
+    def _root(self, t):
+        low, high = self._roots
+        return low + t * (high - low)
+
+    @property
+    def _roots(self):
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
+    def _marginal(self, t):
+        return jnp.ones_like(t), self._root(t) ** self.rho
+
+    def _log_snr(self, t):
+        return -2 * self.rho * jnp.log(self._root(t))
+
+    def _time_at(self, log_snr):
+        low, high = self._roots
+        return (jnp.exp(-log_snr / (2 * self.rho)) - low) / (high - low)
+
+    def _sde(self, t):
+        low, high = self._roots
+        root = self._root(t)
+        return jnp.zeros_like(t), jnp.sqrt(2 * self.rho * (high - low) * root ** (2 * self.rho - 1))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cosine(Process):
+    """Variance preserving with α = cos(u)/cos(u_0), u = (t + s)/(1 + s) π/2 (Nichol and Dhariwal 2021, eq. 17)."""
+
+    s: float = 0.008
+
+    prior_std = 1.0
+
+    def __post_init__(self):
+        if isinstance(self.s, int | float) and not self.s >= 0:
+            raise ValueError(f"s = {self.s}; expected a number of 0 or more")
+
+    @property
+    def _rate(self):
+        return math.pi / 2 / (1 + self.s)
+
+    def _marginal(self, t):
+        start = self.s * self._rate
+        alpha = jnp.sin((1 - t) * self._rate) / jnp.cos(start)
+        variance = jnp.sin(t * self._rate) * jnp.sin((t + 2 * self.s) * self._rate) / jnp.cos(start) ** 2
+        return alpha, jnp.sqrt(variance)
+
+    def _log_snr(self, t):
+        alpha, sigma = self._marginal(t)
+        return 2 * (jnp.log(alpha) - jnp.log(sigma))
+
+    def _time_at(self, log_snr):
+        start = self.s * self._rate
+        cos0, sin0 = jnp.cos(start), jnp.sin(start)
+        variance = jax.nn.sigmoid(-log_snr)
+        cos_u = jnp.sqrt(jax.nn.sigmoid(log_snr)) * cos0
+        sin_u = jnp.sqrt(variance + jax.nn.sigmoid(log_snr) * sin0**2)
+        sine = variance * cos0**2 / (sin_u * cos0 + cos_u * sin0)  # sin(u - u_0)
+        return jnp.arctan2(sine, cos_u * cos0 + sin_u * sin0) / self._rate
+
+    def _sde(self, t):
+        f = -self._rate / jnp.tan((1 - t) * self._rate)
+        return f, jnp.sqrt(-2 * f)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Flow(Process):
+    """Rectified flow, α = 1 - t and σ = t (Liu et al. 2023; Lipman et al. 2023).
+
+    Flow matching papers run the other way: their time is 1 - t here, and their velocity the negative of ours.
+    """
+
+    prior_std = 1.0
+
+    def _marginal(self, t):
+        return 1 - t, t
+
+    def _log_snr(self, t):
+        return 2 * (jnp.log1p(-t) - jnp.log(t))
+
+    def _time_at(self, log_snr):
+        return jax.nn.sigmoid(-log_snr / 2)
+
+    def _sde(self, t):
+        return -1 / (1 - t), jnp.sqrt(2 * t / (1 - t))
