@@ -1,1 +1,74 @@
-"""jaxdiff."""
+"""jaxdiff: functional diffusion models in JAX. `import jaxdiff as jd`.
+
+process -> denoiser -> loss, sampler, likelihood: see docs/design.md.
+"""
+
+import importlib
+
+from jaxdiff import losses, samplers
+from jaxdiff.denoisers import Denoiser, Prediction, exact, guidance, score
+from jaxdiff.likelihood import BitsPerDim, Likelihood, bits_per_dim, dequantize, log_likelihood, quantize
+from jaxdiff.processes import (
+    EDM,
+    OU,
+    VE,
+    VP,
+    BrownianVE,
+    Cosine,
+    Flow,
+    SubVP,
+    forward_sde,
+    from_betas,
+    grids,
+    perturb,
+    posterior,
+    transition,
+)
+from jaxdiff.samplers import decode, encode, sample
+
+__version__ = "0.1.0"
+
+_LAZY = ("data", "networks", "plotting", "training")  # flax, orbax, TFDS and matplotlib load when they are used
+
+__all__ = [
+    "EDM",
+    "OU",
+    "VE",
+    "VP",
+    "BitsPerDim",
+    "BrownianVE",
+    "Cosine",
+    "Denoiser",
+    "Flow",
+    "Likelihood",
+    "Prediction",
+    "SubVP",
+    "bits_per_dim",
+    "data",
+    "decode",
+    "dequantize",
+    "encode",
+    "exact",
+    "forward_sde",
+    "from_betas",
+    "grids",
+    "guidance",
+    "log_likelihood",
+    "losses",
+    "networks",
+    "perturb",
+    "plotting",
+    "posterior",
+    "quantize",
+    "sample",
+    "samplers",
+    "score",
+    "training",
+    "transition",
+]
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return importlib.import_module(f"jaxdiff.{name}")
+    raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")

@@ -1,0 +1,19 @@
+"""What a network says: how much of x_t is data and how much is noise."""
+
+from jaxdiff.denoisers import exact as exact
+from jaxdiff.denoisers import guidance as guidance
+from jaxdiff.denoisers.denoiser import Denoiser, DenoiserLike, Prediction, angular_velocity, c_noise, score
+from jaxdiff.denoisers.parameterization import ROWS, row
+
+__all__ = [
+    "ROWS",
+    "Denoiser",
+    "DenoiserLike",
+    "Prediction",
+    "angular_velocity",
+    "c_noise",
+    "exact",
+    "guidance",
+    "row",
+    "score",
+]

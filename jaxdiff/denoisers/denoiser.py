@@ -1,0 +1,105 @@
+"""A denoiser says what was data and what was noise: (x_t, t, cond) -> E[x_0 | x_t] and the ε that goes with it.
+
+`Denoiser` makes one of a network by its parameterisation. The network sees x / √(α² data_std² + σ²), which has unit
+variance at every t (the c_in of Karras et al. 2022, table 1), and c_noise = log(σ/α)/4, held within ±3: beyond e^{±12}
+one of data and noise is lost in the rounding of the other, and log(σ/α) would be infinite at the ends.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.denoisers.parameterization import ROWS, row
+from jaxdiff.processes import Process, check_time, expand_time
+
+
+class Prediction(NamedTuple):
+    """E[x_0 | x_t] and E[ε | x_t], each [batch, *event], with x_t = α data + σ noise."""
+
+    data: jax.Array
+    noise: jax.Array
+
+
+class DenoiserLike(Protocol):
+    """What samplers, losses and likelihoods take: a callable pytree with its process."""
+
+    @property
+    def process(self) -> Process:
+        """The process whose x_t it denoises."""
+        ...
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """Predict data and noise from x [batch, *event] at t, a scalar or [batch]."""
+        ...
+
+
+def c_noise(process: Process, t) -> jax.Array:
+    """log(σ/α)/4 within ±3, the noise level that networks see."""
+    return jnp.clip(-process.log_snr(t) / 8, -3.0, 3.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A network as a denoiser: `network(params, x, c_noise, cond) -> out`, its out read by `parameterization`.
+
+    `parameterization` is one of "data", "noise", "score", "v", "velocity", "edm"; `data_std` is the standard deviation
+    of the data, a scalar. "noise" and "score" say nothing of x_0 where α = 0 (t = 1 of Flow and Cosine): start below.
+
+    Raises ValueError for an unknown parameterisation, and when called for t outside [0, 1], a t that is neither a
+    scalar nor [batch], or a network that returns another shape than that of x.
+    """
+
+    network: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
+    params: Any
+    process: Process
+    parameterization: str = dataclasses.field(default="v", metadata={"static": True})
+    data_std: float = 0.5
+
+    def __post_init__(self):
+        if self.parameterization not in ROWS:
+            raise ValueError(f"parameterization {self.parameterization!r} is unknown; expected one of {', '.join(ROWS)}")
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """Predict data and noise from x [batch, *event] at t, a scalar or [batch]."""
+        t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
+        alpha, sigma = self.process.marginal(t)
+        a, b = row(self.parameterization, self.process, t, self.data_std)
+        c_in = 1 / jnp.hypot(alpha * self.data_std, sigma)
+        out = self.network(self.params, expand_time(c_in, x) * x, c_noise(self.process, t), cond)
+        if out.shape != x.shape:
+            raise ValueError(f"the network returned shape {out.shape} for x of shape {x.shape}; expected the same shape")
+        det = alpha * b - sigma * a
+        alpha, sigma, a, b, det = (expand_time(c, x) for c in (alpha, sigma, a, b, det))
+        return Prediction((b * x - sigma * out) / det, (alpha * out - a * x) / det)
+
+    def error_scale(self, t) -> jax.Array:
+        """det/q, of the shape of `t`: an error e of the angular velocity v is det/q e of the network's output."""
+        alpha, sigma = self.process.marginal(t)
+        a, b = row(self.parameterization, self.process, t, self.data_std)
+        return (alpha * b - sigma * a) / jnp.hypot(alpha, sigma)
+
+    def check_start(self, t) -> None:
+        """Raise ValueError where x_0 cannot be read from the network at `t`: α = 0 under "noise" or "score"."""
+        if self.parameterization in ("noise", "score") and self.process.marginal(t)[0] == 0:
+            raise ValueError(
+                f"alpha({float(t)}) = 0 for {type(self.process).__name__}: a network trained on "
+                f'"{self.parameterization}" says nothing of the data there. Start below, for example t_start=0.999, '
+                'or train with "v"'
+            )
+
+
+def score(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
+    """∇ log p_t(x) = -E[ε | x_t] / σ (Tweedie; Vincent 2011), [batch, *event]."""
+    _, sigma = denoiser.process.marginal(t)
+    return -denoiser(x, t, cond).noise / expand_time(sigma, x)
+
+
+def angular_velocity(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
+    """v = cos φ ε - sin φ x_0 = dz/dφ of the probability flow at x [batch, *event]."""
+    data, noise = denoiser(x, t, cond)
+    phi = expand_time(denoiser.process.angle(t), x)
+    return jnp.cos(phi) * noise - jnp.sin(phi) * data

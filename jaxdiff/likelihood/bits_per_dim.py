@@ -1,0 +1,118 @@
+"""Bits per dimension of integer images, with what is known of their error."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.likelihood.dequantization import check_integers, dequantize, log_volume
+from jaxdiff.likelihood.log_likelihood import log_likelihood
+from jaxdiff.samplers import example_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class BitsPerDim:
+    """Bits per dimension of a data set: `bits_per_dim` +- `standard_error`, over the examples that converged.
+
+    standard_error: over examples; it holds every independent noise, that of images, dequantisation and probes.
+    trace_standard_error: the part that is due to the probes; NaN for a single probe, 0 for the exact divergence.
+    kind: what the number is. per_example: [n], NaN where a solve did not converge. evaluations_mean, evaluations_max:
+    of the flow, an example and dequantisation sample.
+    """
+
+    bits_per_dim: float
+    standard_error: float
+    trace_standard_error: float
+    kind: str
+    examples: int
+    not_converged: int
+    evaluations_mean: float
+    evaluations_max: int
+    per_example: np.ndarray = dataclasses.field(repr=False)
+
+    def __str__(self):
+        lost = f", {self.not_converged} of {self.examples} not converged and left out" if self.not_converged else ""
+        return (
+            f"{self.bits_per_dim:.4f} +- {self.standard_error:.4f} bits/dim ({self.kind}; {self.examples} examples, "
+            f"{self.evaluations_mean:.0f} evaluations each{lost})"
+        )
+
+
+def bits_per_dim(
+    key,
+    denoiser: DenoiserLike,
+    images_uint8,
+    dequantization_samples: int = 1,
+    levels: int = 256,
+    batch_size: int = 64,
+    cond: Any = None,
+    progress: bool = False,
+    **likelihood,
+) -> BitsPerDim:
+    """-log2 P(image)/D of integer images [n, *event] in 0..levels-1, under a denoiser of data on [-1, 1].
+
+    `dequantization_samples` K = 1 is uniform dequantisation, an upper bound on the bits; K > 1 is the tighter
+    importance-weighted bound. Example i depends on `key` and i alone, not on `batch_size`. `cond` is [n, ...] or None.
+    `progress` shows a bar; further arguments go to `log_likelihood` (probes, divergence, rtol, atol, t_min).
+
+    Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, or fewer than
+    one sample or example a batch.
+    """
+    images = np.asarray(images_uint8)
+    check_integers(images, levels)
+    if len(images) == 0:
+        raise ValueError(f"images have shape {images.shape}: the data set is empty; expected at least one image")
+    if dequantization_samples < 1 or batch_size < 1:
+        raise ValueError(
+            f"dequantization_samples = {dequantization_samples}, batch_size = {batch_size}; expected at least one"
+        )
+    n, size = len(images), math.prod(images.shape[1:])
+    batch_size = min(batch_size, n)
+    keys = example_keys(key, n)
+
+    def batch_of(start, sample):
+        index = np.arange(start, start + batch_size) % n  # the last batch is filled up, so that nothing recompiles
+        batch_keys = jax.vmap(jax.random.fold_in, (0, None))(keys[index], sample)
+        noise_keys, probe_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(batch_keys)
+        x = dequantize(noise_keys, images[index], levels)
+        batch_cond = jax.tree.map(lambda c: jnp.asarray(c)[index], cond)
+        result = log_likelihood(probe_keys, denoiser, x, cond=batch_cond, **likelihood)
+        return jax.tree.map(lambda a: np.asarray(a)[: n - start], result)
+
+    starts = range(0, n, batch_size)
+    if progress:
+        from tqdm.auto import tqdm
+
+        starts = tqdm(starts, desc="likelihood", unit="batch")
+    batches = [[batch_of(start, k) for k in range(dequantization_samples)] for start in starts]
+    log_prob, error, evaluations, converged = (
+        np.concatenate([np.stack([getattr(result, name) for result in batch]) for batch in batches], axis=1)
+        for name in ("log_prob", "standard_error", "evaluations", "converged")
+    )  # each [K, n]
+    weights = np.asarray(jax.nn.softmax(jnp.asarray(log_prob), axis=0))
+    log_p = np.asarray(jax.nn.logsumexp(jnp.asarray(log_prob), axis=0)) - math.log(dequantization_samples)
+    to_bits = 1 / (size * math.log(2))
+    ok = converged.all(0)
+    per_example = np.where(ok, -(log_p + log_volume(size, levels)) * to_bits, np.nan)
+    trace_variance = ((weights * error) ** 2).sum(0)[ok]
+    count = int(ok.sum())
+    spread = per_example[ok].std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+    return BitsPerDim(
+        bits_per_dim=float(per_example[ok].mean()) if count else math.nan,
+        standard_error=float(spread),
+        trace_standard_error=float(math.sqrt(trace_variance.sum()) / count * to_bits) if count else math.nan,
+        kind=(
+            "uniform dequantisation"
+            if dequantization_samples == 1
+            else f"importance-weighted bound, K = {dequantization_samples}"
+        ),
+        examples=n,
+        not_converged=n - count,
+        evaluations_mean=float(evaluations.mean()),
+        evaluations_max=int(evaluations.max()),
+        per_example=per_example,
+    )

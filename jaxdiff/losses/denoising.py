@@ -1,0 +1,36 @@
+"""Denoising score matching (Vincent 2011; Ho et al. 2020): guess the data and noise that x_t was made of."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.losses import times as times_
+from jaxdiff.losses import weightings
+from jaxdiff.processes import check_event, expand_time, perturb
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Denoising:
+    """`loss(denoiser, key, x0, cond=None) -> [batch]`: the weighted squared error of v, mean over an event's values.
+
+    `weighting` is one of `jaxdiff.losses.weightings`, `times` one of `jaxdiff.losses.times`. Raises TypeError for
+    integer x0 and ValueError for a concrete x0 that holds a NaN.
+    """
+
+    weighting: Any = weightings.Simple()
+    times: Any = times_.Stratified()
+
+    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+        """One number for each example of x0 [batch, *event]."""
+        x0 = check_event(x0, "x0")
+        process = denoiser.process
+        time_key, noise_key = jax.random.split(key)
+        t, factor = self.times(time_key, process, x0.shape[0])
+        x_t, noise = perturb(noise_key, process, x0, t)
+        predicted = denoiser(x_t, t, cond)
+        phi = expand_time(process.angle(t), x0)
+        error = jnp.cos(phi) * (predicted.noise - noise) - jnp.sin(phi) * (predicted.data - x0)
+        return self.weighting(denoiser, t) * factor * jnp.mean(error**2, axis=range(1, x0.ndim))

@@ -1,0 +1,93 @@
+"""Where t is drawn for a loss: a frozen dataclass called as `times(key, process, n) -> (t, factor)`, each [n].
+
+`factor` is what the loss at t is multiplied by: 1 where the density of t is part of the objective, as its authors meant
+it, and 1 / density for `Importance`, which only moves the samples to where the loss is large.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.processes import Process
+
+
+def _stratified(key, n: int) -> jax.Array:
+    """One uniform number in each of n equal parts of [0, 1), all by the same shift (Kingma et al. 2021, app. I.1)."""
+    return (jnp.arange(n) + jax.random.uniform(key)) / n
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Uniform:
+    """t uniform on [t_min, 1] (Ho et al. 2020, algorithm 1)."""
+
+    t_min: float = 1e-5
+
+    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
+        """Draw [n] times."""
+        return self.t_min + (1 - self.t_min) * jax.random.uniform(key, (n,)), jnp.ones(n)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Stratified:
+    """t uniform on [t_min, 1], one in each of n equal parts: less variance in every batch (Kingma et al. 2021)."""
+
+    t_min: float = 1e-5
+
+    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
+        """Draw [n] times."""
+        return self.t_min + (1 - self.t_min) * _stratified(key, n), jnp.ones(n)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogNormal:
+    """log(σ/α) ~ N(mean, std²) (Karras et al. 2022, table 1), held within the ends of the process."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
+        """Draw [n] times."""
+        log_ratio = self.mean + self.std * jax.random.normal(key, (n,))
+        return process.time_at_log_snr(-2 * log_ratio), jnp.ones(n)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogitNormal:
+    """log(t/(1-t)) ~ N(mean, std²) (Esser et al. 2024, eq. 19)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
+        """Draw [n] times."""
+        return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,))), jnp.ones(n)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    r"""t on [t_min, 1] with density ∝ the likelihood weighting cot φ dφ/dt (Song et al. 2021, "Maximum likelihood", 4.2).
+
+    The weight is the derivative of log sin φ = -log(1 + SNR)/2, which is therefore drawn uniformly (and stratified).
+    """
+
+    t_min: float = 1e-5
+
+    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
+        """Draw [n] times with 1 / density."""
+        low, high = (-jax.nn.softplus(process.log_snr(t)) / 2 for t in (self.t_min, 1.0))
+        log_sine = low + (high - low) * _stratified(key, n)
+        t = jnp.maximum(process.time_at_log_snr(jnp.log(jnp.expm1(-2 * log_sine))), self.t_min)
+        return t, (high - low) / likelihood_rate(process, t)
+
+
+def likelihood_rate(process: Process, t) -> jax.Array:
+    """cot φ dφ/dt = -1/2 dλ/dt cos² φ, of the shape of `t`."""
+    one = jnp.ones_like(t)
+    slope = jax.jvp(process.log_snr, (t,), (one,))[1]
+    return -slope / 2 * jax.nn.sigmoid(process.log_snr(t))

@@ -1,0 +1,80 @@
+r"""How much each noise level counts, as a weight on the error of v = cos φ ε - sin φ x_0.
+
+For the denoiser's x_0 and ε, which always recombine to x, the three errors are one:
+
+    x_0 error = -sin φ · v error          ε error = cos φ · v error          out error = det/q · v error
+
+so a weight w on |x_0 error|² is w sin² φ on |v error|², and stays finite at both ends. A weighting is a frozen
+dataclass called as `weighting(denoiser, t) -> [n]`.
+
+    Simple       |out error|², what the network regresses (Ho et al. 2020, eq. 14)
+    Likelihood   -dλ/dt SNR/2 |x_0 error|² = cot φ dφ/dt |v error|², the variational bound (Kingma et al. 2021, eq. 17)
+    MinSNR       min(SNR, γ) |x_0 error|² (Hang et al. 2023, eq. 7; the minimum, also where it is coded otherwise)
+    EDM          (σ² + s²)/(σ s)² |x_0 error|² at α = 1 (Karras et al. 2022, table 1): 1/c_out²
+    Sigmoid      Likelihood times sigmoid(bias - λ) (Kingma and Gao 2023, section 3)
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.losses.times import likelihood_rate
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Simple:
+    """Every error of the network's output counts the same, whatever the output is (Ho et al. 2020, eq. 14)."""
+
+    def __call__(self, denoiser, t) -> jax.Array:
+        """Weights [n]."""
+        return denoiser.error_scale(t) ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Likelihood:
+    """The variational bound's weighting: the loss is its diffusion term in nats a dimension, for t uniform."""
+
+    def __call__(self, denoiser, t) -> jax.Array:
+        """Weights [n]."""
+        return likelihood_rate(denoiser.process, t)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MinSNR:
+    """min(SNR, gamma) on the error of x_0 (Hang et al. 2023)."""
+
+    gamma: float = 5.0
+
+    def __call__(self, denoiser, t) -> jax.Array:
+        """Weights [n]."""
+        phi = denoiser.process.angle(t)
+        return jnp.minimum(jnp.cos(phi) ** 2, self.gamma * jnp.sin(phi) ** 2)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EDM:
+    """1/c_out² on the error of x_0 (Karras et al. 2022): a unit-variance target at every noise level."""
+
+    data_std: float = 0.5
+
+    def __call__(self, denoiser, t) -> jax.Array:
+        """Weights [n]."""
+        phi = denoiser.process.angle(t)
+        return (jnp.sin(phi) / self.data_std) ** 2 + jnp.cos(phi) ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sigmoid:
+    """Likelihood times sigmoid(bias - log-SNR): the finest noise levels count less (Kingma and Gao 2023)."""
+
+    bias: float = 2.0
+
+    def __call__(self, denoiser, t) -> jax.Array:
+        """Weights [n]."""
+        return likelihood_rate(denoiser.process, t) * jax.nn.sigmoid(self.bias - denoiser.process.log_snr(t))

@@ -1,0 +1,53 @@
+r"""DDPM and DDIM: one draw from q(x_s | x_t, x_0) with the denoiser's x_0 in it.
+
+Ho et al. 2020, algorithm 2, samples x_s ~ N(c_x x_t + c_data x_0, std²), the posterior of the process, or with the
+larger std of q(x_t | x_s) (their σ_t² = β_t, the right one for data of unit variance). Song et al. 2021 ("Denoising
+diffusion implicit models", eq. 12) keep the marginals for any share η of that noise:
+
+    x_s = α_s x_0 + √(σ_s² - η² std²) ε + η std z.
+
+η = 0 is the deterministic DDIM, η = 1 is ancestral sampling with the small variance.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.processes import posterior, transition
+from jaxdiff.samplers.sampler import Sampler, normal
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ancestral(Sampler):
+    """Ancestral sampling (Ho et al. 2020, algorithm 2); `variance` "small" (the posterior's) or "large" (β_t)."""
+
+    variance: str = dataclasses.field(default="small", metadata={"static": True})
+
+    def __post_init__(self):
+        if self.variance not in ("small", "large"):
+            raise ValueError(f'variance = {self.variance!r}; expected "small" or "large"')
+
+    def step(self, keys, denoiser, x, t, s, state, cond):
+        """One draw from the posterior with the predicted x_0."""
+        c_x, c_data, std = posterior(denoiser.process, s, t)
+        if self.variance == "large":
+            std = jnp.where(std > 0, transition(denoiser.process, s, t)[1], 0.0)
+        return c_x * x + c_data * denoiser(x, t, cond).data + std * normal(keys, x), state
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DDIM(Sampler):
+    """DDIM (Song et al. 2021, eq. 12) with `eta` in [0, 1]: 0 deterministic and of first order, 1 ancestral."""
+
+    eta: float = 0.0
+
+    def step(self, keys, denoiser, x, t, s, state, cond):
+        """Recombine the predicted data and noise at s."""
+        data, noise = denoiser(x, t, cond)
+        alpha, sigma = denoiser.process.marginal(s)
+        std = self.eta * posterior(denoiser.process, s, t)[2]
+        kept = jnp.sqrt(jnp.maximum(sigma**2 - std**2, 0.0))
+        return alpha * data + kept * noise + std * normal(keys, x), state

@@ -1,0 +1,130 @@
+r"""A sampler is one step under the one scan.
+
+The probability flow of x = α x_0 + σ ε is a line integral along the curve (α, σ) (Song et al. 2021, eq. 13, with
+E[ε | x] = -σ score):
+
+    dx = E[x_0 | x] dα + E[ε | x] dσ.
+
+Freezing both expectations gives x_s = α_s x_0 + σ_s ε, the DDIM step; every other method here improves on it by
+looking ahead (Heun), by looking back (DPM-Solver++), or by adding noise. No step mentions t itself: only the noise
+levels at its two ends, so every sampler runs on every process and on every grid.
+
+A sampler is a frozen dataclass with `init(denoiser, x, steps) -> state` and
+`step(keys, denoiser, x, t, s, state, cond) -> (x, state)`, which takes x from t to s < t.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.processes import check_event, check_time
+from jaxdiff.processes.grids import Angle
+from jaxdiff.samplers.dpm_solver import DPMSolverPP
+from jaxdiff.samplers.sampler import Sampler, example_keys, normal
+
+ADAPTIVE_END = 1e-5
+
+
+def _check_times(times) -> jax.Array:
+    times = check_time(times, "grid")
+    if times.ndim != 1 or times.shape[0] < 2:
+        raise ValueError(f"grid has shape {times.shape}; expected an array of at least two times, from noise to data")
+    if not isinstance(times, jax.core.Tracer) and not (np.diff(np.asarray(times)) < 0).all():
+        raise ValueError("grid must decrease strictly from noise (t near 1) to data (t near 0); reverse or sort it")
+    return times
+
+
+def sample(
+    key,
+    denoiser: DenoiserLike,
+    shape: tuple[int, ...],
+    sampler: Sampler = DPMSolverPP(),
+    steps: int = 50,
+    cond: Any = None,
+    grid: Any = None,
+    t_start: float = 1.0,
+    t_end: float | None = None,
+    x_start=None,
+    trajectory: bool = False,
+) -> jax.Array:
+    """Draw samples of `shape` = (n, *event), float.
+
+    Sample i depends on `key` and i alone: not on n, nor on how many devices draw it. `key` may also be n keys, one a
+    sample. Compiled once for a shape, a number of steps and the types of its arguments; other numbers reuse it.
+
+    - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two).
+    - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
+    - `grid`: one of `jaxdiff.grids` (equal steps in the angle, unless given), or an array of decreasing t, which is
+      taken as it stands, ends included, and sets the number of steps.
+    - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
+    - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result.
+
+    Adaptive samplers (`ProbabilityFlow`) choose their own steps: `steps` then only marks the points of a trajectory.
+
+    Raises ValueError for times outside [0, 1] or not decreasing, fewer than one step, an `x_start` of another shape, a
+    denoiser or sampler that has no answer at `t_start`; TypeError for a key that is not a typed key.
+    """
+    shape = tuple(shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape = {shape}; expected (n, *event) with n >= 1 samples of at least one axis")
+    if steps < 1:
+        raise ValueError(f"steps = {steps}; expected at least one")
+    keys = example_keys(key, shape[0])
+    if grid is None or callable(grid):
+        grid = Angle() if grid is None else grid
+        t_start = check_time(t_start, "t_start")
+        if t_end is not None:
+            t_end = check_time(t_end, "t_end")
+            _check_times(jnp.stack([t_start, t_end]))
+    else:
+        if t_end is not None:
+            raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
+        grid = _check_times(grid)
+        t_start, t_end = grid[0], grid[-1]
+    if not isinstance(t_start, jax.core.Tracer):
+        for part, arguments in ((denoiser, (t_start,)), (sampler, (denoiser.process, t_start))):
+            if hasattr(part, "check_start"):
+                part.check_start(*arguments)
+    if x_start is not None:
+        x_start = check_event(x_start, "x_start")
+        if x_start.shape != shape:
+            raise ValueError(f"x_start has shape {x_start.shape}; expected shape = {shape}")
+    return _sample(keys, denoiser, shape, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "steps", "trajectory"))
+def _sample(keys, denoiser, shape, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory):
+    process = denoiser.process
+    to_data = t_end is None
+    if not callable(grid):
+        times = grid
+    elif sampler.adaptive:
+        times = grid(process, steps if trajectory else 1, t_start, ADAPTIVE_END if to_data else t_end)
+    else:
+        times = grid(process, steps, t_start, t_end)
+    if x_start is None:
+        std = process.prior_std * process.scale(times[0]) / process.scale(1.0)
+        x_start = std * normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 0), jnp.empty(shape))
+    times = times.astype(x_start.dtype)
+
+    def advance(carry, step):
+        (x, state), (index, t, s) = carry, step
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
+        x, state = sampler.step(step_keys, denoiser, x, t, s, state, cond)
+        return (x, state), x if trajectory else None
+
+    state = sampler.init(denoiser, x_start, len(times) - 1 + to_data)
+    steps_taken = (jnp.arange(len(times) - 1), times[:-1], times[1:])
+    (x, _), path = jax.lax.scan(advance, (x_start, state), steps_taken)
+    if to_data:
+        x = denoiser(x, times[-1], cond).data
+    if trajectory:
+        ends = [x_start[None], path, x[None]] if to_data else [x_start[None], path]
+        return jnp.concatenate(ends)
+    return x
+
+

@@ -1,0 +1,40 @@
+"""What every sampler is made of, and the keys of its samples."""
+
+import abc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.denoisers import DenoiserLike
+
+
+class Sampler(abc.ABC):
+    """One step from t to s < t; a frozen dataclass registered as a pytree, its numbers leaves."""
+
+    adaptive = False
+    """Whether it chooses its own steps between two times."""
+
+    def init(self, denoiser: DenoiserLike, x: jax.Array, steps: int) -> Any:
+        """What it carries from step to step."""
+        return ()
+
+    @abc.abstractmethod
+    def step(self, keys, denoiser: DenoiserLike, x: jax.Array, t, s, state: Any, cond) -> tuple[jax.Array, Any]:
+        """x [n, *event] at the scalar s < t from x at t, with one key a sample, and what is carried on."""
+
+
+def example_keys(key, n: int) -> jax.Array:
+    """The keys of examples 0..n-1: those of `key` folded with their index, or `key` itself where it holds n keys."""
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise TypeError(f"key = {key!r} is not a typed key; make one by jax.random.key(seed)")
+    if key.ndim == 0:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+    if key.shape != (n,):
+        raise ValueError(f"key has shape {key.shape}; expected one key, or {n} keys for {n} examples")
+    return key
+
+
+def normal(keys, x: jax.Array) -> jax.Array:
+    """Standard normal noise of the shape and dtype of x [n, *event], one key an example."""
+    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
