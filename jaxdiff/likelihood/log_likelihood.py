@@ -89,12 +89,14 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
 
         def field(angle, state):
             t = process.time_at_angle(angle)
-            velocity = lambda z: angular_velocity(denoiser, process.scale(t) * z[None], t, cond)[0]  # noqa: E731
+            velocity = lambda z: angular_velocity(  # noqa: E731
+                denoiser, process.scale(t) * z[None], t, cond
+            )[0].astype(z.dtype)
             v, product = jax.linearize(velocity, state[0])
             along = jax.vmap(lambda e: jnp.vdot(e, product(e)))(directions)
             return v, along.sum(keepdims=True) if divergence == "exact" else along
 
-        start = (x / q_min, jnp.zeros(1 if divergence == "exact" else probes, x.dtype))
+        start = ((x / q_min).astype(x.dtype), jnp.zeros(1 if divergence == "exact" else probes, x.dtype))
         (z, traces), evaluations, converged = solve(
             field, start, process.angle(t_min), process.angle(t_max), solver, rtol, atol
         )

@@ -54,7 +54,7 @@ def check_event(x, name: str = "x") -> jax.Array:
     if x.ndim < 2:
         raise ValueError(f"{name} has shape {x.shape}; expected a batch axis and an event: [batch, *event]")
     if not isinstance(x, jax.core.Tracer):
-        bad = ~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(1)
+        bad = ~np.isfinite(np.asarray(x)).all(axis=tuple(range(1, x.ndim)))
         if bad.any():
             raise ValueError(f"{name}[{int(bad.argmax())}] holds a NaN or an infinity; remove or repair that example")
     return x
@@ -116,7 +116,8 @@ class Process(abc.ABC):
 
     def time_at_log_snr(self, log_snr) -> jax.Array:
         """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
-        return jnp.clip(self._time_at(_floating(log_snr)), 0.0, 1.0)
+        noisiest, cleanest = self._log_snr(jnp.asarray(1.0)), self._log_snr(jnp.asarray(0.0))
+        return jnp.clip(self._time_at(jnp.clip(_floating(log_snr), noisiest, cleanest)), 0.0, 1.0)
 
     def time_at_angle(self, angle) -> jax.Array:
         """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""

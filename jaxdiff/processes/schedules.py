@@ -125,24 +125,22 @@ class SubVP(_LinearBeta, Process):
 class _Table(_VariancePreserving):
     """VP with a piecewise constant β: `cumulative` [T + 1] holds B(k/T)."""
 
-    cumulative: jax.Array
+    cumulative: np.ndarray | jax.Array
 
-    def _position(self, t):
-        steps = self.cumulative.shape[0] - 1
-        return jnp.linspace(0.0, 1.0, steps + 1, dtype=t.dtype), steps
+    @property
+    def _times(self):
+        return jnp.linspace(0.0, 1.0, self.cumulative.shape[0])
 
     def _integral(self, t):
-        times, _ = self._position(t)
-        return jnp.interp(t, times, self.cumulative)
+        return jnp.interp(t, self._times, self.cumulative)
 
     def _rate(self, t):
-        _, steps = self._position(t)
-        step = jnp.clip(jnp.ceil(t * steps - 1e-3), 1, steps).astype(int)
+        steps = self.cumulative.shape[0] - 1
+        step = jnp.clip(jnp.ceil(t * steps - 1e-3), 1, steps).astype(int)  # at k/T the β of step k
         return jnp.diff(self.cumulative)[step - 1] * steps
 
     def _inverse(self, integral):
-        times, _ = self._position(integral)
-        return jnp.interp(integral, self.cumulative, times)
+        return jnp.interp(integral, self.cumulative, self._times)
 
 
 def from_betas(betas) -> Process:
@@ -157,7 +155,7 @@ def from_betas(betas) -> Process:
     if outside.any():
         k = int(outside.argmax())
         raise ValueError(f"betas[{k}] = {betas[k]}; expected values inside (0, 1): clip the table, for example at 0.999")
-    return _Table(jnp.asarray(np.concatenate([[0.0], np.cumsum(-np.log1p(-betas))]), float))
+    return _Table(np.concatenate([[0.0], np.cumsum(-np.log1p(-betas))]))
 
 
 @jax.tree_util.register_dataclass

@@ -22,6 +22,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.sampler import Sampler, normal
 
 
@@ -36,6 +37,8 @@ class DPMSolverPP(Sampler):
 
     order: int = dataclasses.field(default=2, metadata={"static": True})
     sde: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    grid = LogSNR()
 
     def __post_init__(self):
         if self.order not in (1, 2, 3) or (self.sde and self.order == 3):

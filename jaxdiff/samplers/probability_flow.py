@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike, angular_velocity
 from jaxdiff.processes import check_event, check_time
-from jaxdiff.samplers.sampler import Sampler
+from jaxdiff.samplers.sampler import Sampler, same_dtype
 
 _MAX_STEPS = 4096
 
@@ -37,7 +37,7 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol) -> Solution:
     solver = diffrax.Tsit5() if solver is None else solver
     resolution = 10 * jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda angle, state, args: field(angle, state)),
+        diffrax.ODETerm(lambda angle, state, args: same_dtype(field(angle, state), state)),
         solver,
         angle_start,
         angle_end,
@@ -68,8 +68,8 @@ def flow(denoiser: DenoiserLike, x, t, s, cond, solver, rtol, atol) -> Solution:
 
         return solve(field, z, process.angle(t), process.angle(s), solver, rtol, atol)
 
-    state, evaluations, converged = jax.vmap(one)(x / process.scale(t), cond)
-    return Solution(process.scale(s) * state, evaluations, converged)
+    state, evaluations, converged = jax.vmap(one)((x / process.scale(t)).astype(x.dtype), cond)
+    return Solution((process.scale(s) * state).astype(x.dtype), evaluations, converged)
 
 
 def _nan_where_failed(solution: Solution) -> jax.Array:

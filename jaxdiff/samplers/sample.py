@@ -22,9 +22,8 @@ import numpy as np
 
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.processes import check_event, check_time
-from jaxdiff.processes.grids import Angle
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.sampler import Sampler, example_keys, normal
+from jaxdiff.samplers.sampler import Sampler, example_keys, normal, same_dtype
 
 ADAPTIVE_END = 1e-5
 
@@ -58,8 +57,8 @@ def sample(
 
     - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two).
     - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
-    - `grid`: one of `jaxdiff.grids` (equal steps in the angle, unless given), or an array of decreasing t, which is
-      taken as it stands, ends included, and sets the number of steps.
+    - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++ and in the angle for
+      the others), or an array of decreasing t, which is taken as it stands, ends included, and sets the number of steps.
     - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
     - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result.
 
@@ -75,7 +74,7 @@ def sample(
         raise ValueError(f"steps = {steps}; expected at least one")
     keys = example_keys(key, shape[0])
     if grid is None or callable(grid):
-        grid = Angle() if grid is None else grid
+        grid = sampler.grid if grid is None else grid
         t_start = check_time(t_start, "t_start")
         if t_end is not None:
             t_end = check_time(t_end, "t_end")
@@ -114,7 +113,7 @@ def _sample(keys, denoiser, shape, sampler, steps, cond, grid, t_start, t_end, x
     def advance(carry, step):
         (x, state), (index, t, s) = carry, step
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
-        x, state = sampler.step(step_keys, denoiser, x, t, s, state, cond)
+        x, state = same_dtype(sampler.step(step_keys, denoiser, x, t, s, state, cond), (x, state))
         return (x, state), x if trajectory else None
 
     state = sampler.init(denoiser, x_start, len(times) - 1 + to_data)

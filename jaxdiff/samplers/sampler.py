@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.processes.grids import Angle
 
 
 class Sampler(abc.ABC):
@@ -14,6 +15,9 @@ class Sampler(abc.ABC):
 
     adaptive = False
     """Whether it chooses its own steps between two times."""
+
+    grid = Angle()
+    """The grid it runs on unless given another."""
 
     def init(self, denoiser: DenoiserLike, x: jax.Array, steps: int) -> Any:
         """What it carries from step to step."""
@@ -38,3 +42,8 @@ def example_keys(key, n: int) -> jax.Array:
 def normal(keys, x: jax.Array) -> jax.Array:
     """Standard normal noise of the shape and dtype of x [n, *event], one key an example."""
     return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+
+
+def same_dtype(tree, like):
+    """`tree` with the dtypes of `like`: float64 weights do not turn a float32 state into another type on the way."""
+    return jax.tree.map(lambda leaf, other: jnp.asarray(leaf).astype(other.dtype), tree, like)

@@ -1,0 +1,88 @@
+"""Order of convergence on the exact mixture, against the probability flow at tight tolerance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from conftest import mixture
+from jaxdiff.samplers import DDIM, DPMSolverPP, Heun, ProbabilityFlow
+
+T_START, T_END, N = 1.0, 0.01, 32
+
+
+def start_and_end(process, t_start=T_START):
+    denoiser = mixture(process)
+    std = process.prior_std * process.scale(t_start) / process.scale(1.0)
+    start = std * jax.random.normal(jax.random.key(3), (N, 2))
+    tight = ProbabilityFlow(rtol=1e-10, atol=1e-10)
+    end = jd.sample(jax.random.key(0), denoiser, (N, 2), tight, x_start=start, t_start=t_start, t_end=T_END)
+    return denoiser, start, end
+
+
+def error(denoiser, sampler, start, end, grid):
+    x = jd.sample(jax.random.key(0), denoiser, start.shape, sampler, x_start=start, grid=grid)
+    return float(jnp.sqrt(jnp.mean((x - end) ** 2)))
+
+
+def observed_order(denoiser, sampler, start, end, grid_of, steps):
+    coarse, fine = (error(denoiser, sampler, start, end, grid_of(n)) for n in (steps, 2 * steps))
+    return np.log2(coarse / fine)
+
+
+def test_orders(process, x64):
+    """DDIM 1, Heun 2, DPM-Solver++ 2M 2, from pure noise at t = 1 (α = 0 among them) on equal steps in log-SNR.
+
+    And 3M: on steps that begin short, ℓ = ℓ_0 + Δ u² with u in equal steps, the first-order first step is of length
+    O(h²) and leaves O(h⁴): the order is 3.
+    """
+    denoiser, start, end = start_and_end(process)
+    even = lambda n: jd.grids.LogSNR()(process, n, T_START, T_END)
+
+    def graded(n):
+        ends = jnp.maximum(process.log_snr(jnp.array([T_START, T_END])), -14.0)
+        times = process.time_at_log_snr(ends[0] + (ends[1] - ends[0]) * (jnp.arange(n + 1) / n) ** 2)
+        return times.at[0].set(T_START).at[-1].set(T_END)
+
+    assert abs(observed_order(denoiser, DDIM(), start, end, even, 160) - 1) < 0.1
+    assert abs(observed_order(denoiser, Heun(), start, end, even, 160) - 2) < 0.1
+    assert abs(observed_order(denoiser, DPMSolverPP(), start, end, even, 160) - 2) < 0.1
+    assert abs(observed_order(denoiser, DPMSolverPP(3), start, end, graded, 320) - 3) < 0.1
+
+
+@pytest.mark.parametrize("process", [jd.Flow(), jd.Cosine(), jd.BrownianVE()], ids=["Flow", "Cosine", "BrownianVE"])
+def test_third_order_is_second_where_the_first_step_is_long(process, x64):
+    """From t = 0.9, where the data is already felt, the first step's O(h²) is what remains of 3M's error."""
+    denoiser, start, end = start_and_end(process, 0.9)
+    even = lambda n: jd.grids.LogSNR()(process, n, 0.9, T_END)
+    assert abs(observed_order(denoiser, DPMSolverPP(3), start, end, even, 1280) - 2) < 0.1
+
+
+def test_first_order_dpm_solver_is_ddim(process, x64):
+    grid = jd.grids.Angle()(process, 7, 1.0, T_END)
+    start = process.prior_std * jax.random.normal(jax.random.key(0), (4, 2))
+    runs = [
+        jd.sample(jax.random.key(0), mixture(process), (4, 2), sampler, x_start=start, grid=grid)
+        for sampler in (DDIM(), DPMSolverPP(1))
+    ]
+    np.testing.assert_allclose(*runs, rtol=1e-8, atol=1e-10)
+
+
+def test_heun_is_the_papers_algorithm(x64):
+    """Karras et al. 2022, algorithm 2 without churn, in σ as printed, on their own sequence of noise levels."""
+    process, n = jd.EDM(), 9
+    denoiser = mixture(process)
+    i, rho = np.arange(n), 7.0
+    sigmas = np.append((80.0 ** (1 / rho) + i / (n - 1) * (0.002 ** (1 / rho) - 80.0 ** (1 / rho))) ** rho, 0.0)
+    start = 80.0 * np.asarray(jax.random.normal(jax.random.key(1), (5, 2)))
+    denoise = lambda x, sigma: np.asarray(denoiser(jnp.asarray(x), process.time_at_log_snr(-2 * np.log(sigma))).data)
+    x = start
+    for now, then in zip(sigmas[:-1], sigmas[1:]):
+        d = (x - denoise(x, now)) / now
+        ahead = x + (then - now) * d
+        if then > 0:
+            d = (d + (ahead - denoise(ahead, then)) / then) / 2
+        x = x + (then - now) * d
+    got = jd.sample(jax.random.key(0), denoiser, (5, 2), Heun(), steps=n, grid=jd.grids.Karras(), x_start=start)
+    np.testing.assert_allclose(got, x, rtol=1e-7)

@@ -1,0 +1,152 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from conftest import draw_mixture, mixture
+from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, ProbabilityFlow
+
+EVERY = [Ancestral(), DDIM(), EulerMaruyama(), Heun(churn=5.0), DPMSolverPP(), DPMSolverPP(3), ProbabilityFlow()]
+
+
+def counting_denoiser(counter, process, params=1.0):
+    return jd.Denoiser(counter, jnp.float32(params), process, "v")
+
+
+class Counter:
+    """A network that counts how often it is traced."""
+
+    def __init__(self):
+        self.traces = 0
+
+    def __call__(self, params, x, c_noise, cond):
+        self.traces += 1
+        return params * x
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=lambda s: type(s).__name__)
+def test_a_sample_depends_on_its_key_and_index_alone(sampler):
+    denoiser, key = mixture(jd.VP()), jax.random.key(0)
+    many = jd.sample(key, denoiser, (7, 2), sampler, 5)
+    few = jd.sample(key, denoiser, (3, 2), sampler, 5)
+    np.testing.assert_allclose(few, many[:3], rtol=2e-5, atol=2e-6)
+    tail = jd.sample(jd.samplers.example_keys(key, 7)[4:], denoiser, (3, 2), sampler, 5)
+    np.testing.assert_allclose(tail, many[4:], rtol=2e-5, atol=2e-6)
+    assert float(jnp.abs(many[0] - many[1]).max()) > 1e-3
+
+
+@pytest.mark.parametrize("sampler", EVERY, ids=lambda s: type(s).__name__)
+def test_trajectory_runs_from_start_to_result(sampler):
+    denoiser, key = mixture(jd.VP()), jax.random.key(1)
+    start = jax.random.normal(key, (2, 2))
+    path = jd.sample(key, denoiser, (2, 2), sampler, 6, x_start=start, trajectory=True)
+    result = jd.sample(key, denoiser, (2, 2), sampler, 6, x_start=start)
+    np.testing.assert_array_equal(path[0], start)
+    np.testing.assert_allclose(path[-1], result, rtol=1e-4, atol=1e-4)
+    assert path.shape == ((7 if not sampler.adaptive else 8), 2, 2)
+    ended = jd.sample(key, denoiser, (2, 2), sampler, 6, x_start=start, t_end=0.3, trajectory=True)
+    assert ended.shape == (7, 2, 2)
+
+
+def test_new_numbers_compile_nothing():
+    """Parameters, guidance scale, η, churn, tolerances, processes' numbers and grids' numbers are traced once."""
+    for make in (lambda k: DDIM(eta=k), lambda k: Heun(churn=k), lambda k: ProbabilityFlow(rtol=k * 1e-3)):
+        counter = Counter()
+        seen = []
+        for k in (0.5, 0.25):
+            process = jd.VP(beta_min=k)
+            denoiser = jd.guidance.ClassifierFree(counting_denoiser(counter, process, k), 1 + k)
+            grid = jd.grids.Karras(rho=5.0 + k)
+            jd.sample(jax.random.key(int(4 * k)), denoiser, (2, 3), make(k), 4, grid=grid, t_start=0.9 + k / 10)
+            seen.append(counter.traces)
+        assert seen[0] == seen[1] > 0
+
+
+def test_array_grids_are_taken_as_they_stand():
+    process, key = jd.VP(), jax.random.key(2)
+    grid = jd.grids.Angle()(process, 8, 0.8, 0.1)
+    by_grid = jd.sample(key, mixture(process), (3, 2), DDIM(), 8, grid=jd.grids.Angle(), t_start=0.8, t_end=0.1)
+    by_array = jd.sample(key, mixture(process), (3, 2), DDIM(), grid=grid)
+    np.testing.assert_allclose(by_grid, by_array, rtol=1e-6)
+
+
+def test_the_prior_is_the_processes(process):
+    x = jd.sample(jax.random.key(3), mixture(process), (4000, 2), DDIM(), 1, t_end=0.999, trajectory=True)[0]
+    assert abs(float(x.std()) / float(process.prior_std) - 1) < 4 / np.sqrt(2 * 8000)
+
+
+def test_clean_data_is_the_denoisers_answer(process):
+    """One step from pure noise is E[x_0 | x_1] for every sampler."""
+    start = process.prior_std * jax.random.normal(jax.random.key(4), (3, 2))
+    for sampler in (DDIM(), Heun(), DPMSolverPP(), Ancestral()):
+        x = jd.sample(jax.random.key(0), mixture(process), (3, 2), sampler, 1, x_start=start)
+        np.testing.assert_allclose(x, mixture(process)(start, 1.0).data, rtol=1e-5, atol=1e-6)
+
+
+def test_encode_and_decode_are_inverse(process, x64):
+    x = jnp.asarray(draw_mixture(7, 5))
+    z = jd.encode(mixture(process), x, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(jd.decode(mixture(process), z, rtol=1e-10, atol=1e-10), x, rtol=1e-7, atol=1e-7)
+    assert float(jnp.abs(z - x).max()) > 0.1
+
+
+def test_probability_flow_of_a_gaussian_is_known(process, x64):
+    """x_t = α m + √(α² s² + σ²) u with u constant along the flow (Song et al. 2021, eq. 13, solved)."""
+    m, s = 0.5, 0.3
+    denoiser = jd.exact.Gaussian(process, np.array([m]), np.array([[s**2]]))
+    (a0, s0), (a1, s1) = process.marginal(0.1), process.marginal(1.0)
+    u = jnp.array([[-2.0], [0.0], [1.5]])
+    start = a1 * m + jnp.sqrt(a1**2 * s**2 + s1**2) * u
+    tight = ProbabilityFlow(rtol=1e-10, atol=1e-10)
+    x = jd.sample(jax.random.key(0), denoiser, (3, 1), tight, x_start=start, t_end=0.1)
+    np.testing.assert_allclose(x, a0 * m + jnp.sqrt(a0**2 * s**2 + s0**2) * u, rtol=1e-7)
+
+
+def test_a_failed_solve_is_nan_and_no_other():
+    def network(params, x, c_noise, cond):
+        return jnp.where(cond[:, None] > 0, jnp.nan, 0.0) * x
+
+    denoiser = jd.Denoiser(network, None, jd.VP(), "v")
+    x = jd.sample(jax.random.key(0), denoiser, (3, 2), ProbabilityFlow(), cond=jnp.array([0, 1, 0]), t_end=0.1)
+    np.testing.assert_array_equal(np.isnan(x).any(1), [False, True, False])
+
+
+def test_under_jit_and_float64(x64):
+    draw = jax.jit(lambda key: jd.sample(key, mixture(jd.VP()), (3, 2), steps=4))
+    assert draw(jax.random.key(0)).dtype == jnp.float64
+    start = jnp.ones((3, 2), jnp.float32)
+    for sampler in (Heun(churn=1.0), DPMSolverPP(), ProbabilityFlow()):  # float32 data beside float64 weights
+        x = jd.sample(jax.random.key(0), mixture(jd.VP()), (3, 2), sampler, 4, x_start=start, t_end=0.1)
+        assert x.dtype == jnp.float32
+
+
+def test_bad_input_is_refused():
+    key, denoiser = jax.random.key(0), mixture(jd.VP())
+    echo = jd.Denoiser(lambda params, x, c, cond: x, None, jd.Flow(), "noise")
+    for call, message in (
+        (lambda: jd.sample(key, denoiser, (2, 2), steps=0), "steps = 0; expected at least one"),
+        (lambda: jd.sample(key, denoiser, (0, 2)), r"shape = \(0, 2\)"),
+        (lambda: jd.sample(key, denoiser, (4,)), r"expected \(n, \*event\)"),
+        (lambda: jd.sample(key, denoiser, (2, 2), t_start=1.2), r"t_start = 1.2.* outside \[0, 1\]"),
+        (lambda: jd.sample(key, denoiser, (2, 2), t_start=0.2, t_end=0.5), "decrease"),
+        (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.1, 0.9])), "decrease strictly"),
+        (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.9])), "at least two times"),
+        (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.9, 0.1]), t_end=0.1), "leave t_end out"),
+        (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.zeros((3, 2))), r"x_start has shape \(3, 2\)"),
+        (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.full((2, 2), jnp.nan)), "NaN"),
+        (lambda: jd.sample(jax.random.split(key, 3), denoiser, (2, 2)), "2 keys for 2 examples"),
+        (lambda: jd.sample(key, denoiser, (2, 3)), "events of 3 values"),
+        (lambda: jd.sample(key, mixture(jd.Flow()), (2, 2), EulerMaruyama()), "SDE of Flow is singular at t = 1"),
+        (lambda: jd.sample(key, echo, (2, 2)), r"alpha\(1.0\) = 0 for Flow"),
+        (lambda: Ancestral("medium"), 'expected "small" or "large"'),
+        (lambda: DPMSolverPP(order=4), "expected order 1, 2 or 3"),
+        (lambda: DPMSolverPP(order=3, sde=True), "expected order 1, 2 or 3"),
+        (lambda: jd.encode(denoiser, jnp.zeros((2, 2)), t_min=-1.0), r"outside \[0, 1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError, match=r"not a typed key; make one by jax.random.key"):
+        jd.sample(jax.random.PRNGKey(0), denoiser, (2, 2))
+    with pytest.raises(TypeError, match="uint8"):
+        jd.encode(denoiser, np.zeros((2, 2), np.uint8))
