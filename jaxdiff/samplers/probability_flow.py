@@ -50,9 +50,9 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol) -> Solution:
     assert solution.ys is not None
     state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
-    # A step costs one evaluation a stage, the first of them reused (FSAL); finding the first step costs two.
-    stages = solver.tableau.num_stages - solver.tableau.fsal  # pyright: ignore[reportAttributeAccessIssue]
-    evaluations = stages * solution.stats["num_steps"] + solver.tableau.fsal + 2  # pyright: ignore
+    # A step costs one evaluation a stage; under FSAL the first stage is the last one of the step before.
+    tableau = solver.tableau  # pyright: ignore[reportAttributeAccessIssue]
+    evaluations = (tableau.num_stages - tableau.fsal) * solution.stats["num_steps"] + tableau.fsal
     return Solution(state, evaluations, finite & (solution.result == diffrax.RESULTS.successful))
 
 

@@ -1,0 +1,29 @@
+"""Data: the digits through TFDS, toy sets in the plane, and batches that depend on (seed, step) alone."""
+
+from jaxdiff.data.batches import batches, fingerprint
+from jaxdiff.data.digits import Images, load_digits
+from jaxdiff.data.toys import (
+    checkerboard,
+    circles,
+    eight_gaussians,
+    eight_gaussians_mixture,
+    pinwheel,
+    s_curve,
+    swiss_roll,
+    two_moons,
+)
+
+__all__ = [
+    "Images",
+    "batches",
+    "checkerboard",
+    "circles",
+    "eight_gaussians",
+    "eight_gaussians_mixture",
+    "fingerprint",
+    "load_digits",
+    "pinwheel",
+    "s_curve",
+    "swiss_roll",
+    "two_moons",
+]

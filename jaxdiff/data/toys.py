@@ -1,0 +1,97 @@
+"""Toy distributions in the plane, of roughly unit scale: `toy(key, n) -> float32 [n, 2]`.
+
+Point i depends on the key and on i alone: `toy(key, 10)` is the first ten points of `toy(key, 100)`. Each
+raises ValueError for n < 1.
+"""
+
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def two_moons(key: jax.Array, n: int, noise: float = 0.1) -> jax.Array:
+    """Two interleaved half circles of radius 1, with Gaussian noise of standard deviation `noise`."""
+    which, along, around = _keys(key, n)
+    angle = jnp.pi * _uniform(along, n)
+    sign = jax.random.rademacher(which, (n, 1), jnp.float32)  # the second moon is the first, turned about
+    points = sign * (_polar(1.0, angle) - jnp.float32([0.5, 0.25]))
+    return points + noise * _normal(around, n)
+
+
+_RADIUS, _NOISE = math.sqrt(2), 0.1
+
+
+def eight_gaussians(key: jax.Array, n: int) -> jax.Array:
+    """Eight Gaussians of standard deviation 0.1, evenly spaced on a circle of radius √2."""
+    which, _, around = _keys(key, n)
+    angle = jnp.pi / 4 * jax.random.randint(which, (n,), 0, 8)
+    return _polar(_RADIUS, angle) + _NOISE * _normal(around, n)
+
+
+def eight_gaussians_mixture() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights [8], means [8, 2], covariances [8, 2, 2] of `eight_gaussians`, for `jd.exact.Mixture`."""
+    angle = np.pi / 4 * np.arange(8)
+    means = _RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return np.full(8, 1 / 8), means, np.tile(_NOISE**2 * np.eye(2), (8, 1, 1))
+
+
+def checkerboard(key: jax.Array, n: int) -> jax.Array:
+    """Uniform on the eight squares of one colour of a 4 x 4 board over [-2, 2]²: the density is 1/8 there."""
+    which, inside, _ = _keys(key, n)
+    square = jax.random.randint(which, (n,), 0, 8)
+    row, column = square // 2, square % 2 * 2
+    corner = jnp.stack([column + row % 2, row], axis=1) - 2
+    return corner + jax.random.uniform(inside, (n, 2), jnp.float32)
+
+
+def swiss_roll(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
+    """A spiral of one and a half turns, the 3-D roll's cross-section over 7 (Marsland 2009, chapter 6)."""
+    _, along, around = _keys(key, n)
+    angle = 1.5 * jnp.pi * (1 + 2 * _uniform(along, n))
+    return _polar(angle / 7, angle) + noise * _normal(around, n)
+
+
+def s_curve(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
+    """The letter S, three quarters of a circle twice: the cross-section of the 3-D S-curve."""
+    _, along, around = _keys(key, n)
+    angle = 3 * jnp.pi * (_uniform(along, n) - 0.5)
+    points = jnp.stack([jnp.sin(angle), jnp.sign(angle) * (jnp.cos(angle) - 1)], axis=1)
+    return points + noise * _normal(around, n)
+
+
+def pinwheel(key: jax.Array, n: int) -> jax.Array:
+    """Five Gaussian arms, each point turned by exp(r)/4 at radius r (Johnson et al. 2016, figure 2)."""
+    which, _, around = _keys(key, n)
+    arm = jnp.float32([1.0, 0.0]) + jnp.float32([0.3, 0.1]) * _normal(around, n)
+    angle = 2 * jnp.pi / 5 * jax.random.randint(which, (n,), 0, 5) + jnp.exp(arm[:, 0]) / 4
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    turned = jnp.stack([cos * arm[:, 0] - sin * arm[:, 1], sin * arm[:, 0] + cos * arm[:, 1]], axis=1)
+    return jnp.float32(_RADIUS) * turned
+
+
+def circles(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
+    """Two concentric circles of radius 1.5 and 0.75, half of the points on each."""
+    which, along, around = _keys(key, n)
+    radius = jnp.where(jax.random.bernoulli(which, shape=(n,)), 1.5, 0.75).astype(jnp.float32)
+    return _polar(radius, 2 * jnp.pi * _uniform(along, n)) + noise * _normal(around, n)
+
+
+def _keys(key, n):
+    if operator.index(n) < 1:
+        raise ValueError(f"n = {n}; expected at least one point")
+    return jax.random.split(key, 3)
+
+
+def _polar(radius, angle):
+    return (radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])).T.astype(jnp.float32)
+
+
+def _uniform(key, n):
+    return jax.random.uniform(key, (n,), jnp.float32)
+
+
+def _normal(key, n):
+    return jax.random.normal(key, (n, 2), jnp.float32)

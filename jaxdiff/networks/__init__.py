@@ -1,0 +1,17 @@
+"""Neural networks in Flax NNX, as pure functions of parameters, x, noise level and label."""
+
+from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal
+from jaxdiff.networks.functional import Network, initialize
+from jaxdiff.networks.mlp import MLP
+from jaxdiff.networks.unet import UNet
+
+__all__ = [
+    "MLP",
+    "Fourier",
+    "LabelEmbedding",
+    "Network",
+    "NoiseEmbedding",
+    "Sinusoidal",
+    "UNet",
+    "initialize",
+]

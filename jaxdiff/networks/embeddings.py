@@ -1,0 +1,110 @@
+"""What a network is told beside x: the noise level, as waves of fixed frequencies, and the class label.
+
+c_noise = log(σ/α)/4 lies within ±3, and one unit of it is eight of log-SNR. cos and sin of frequency ω tell
+apart noise levels that differ by about 1/ω, so frequencies of 1/4 (one slow swing over the whole range) to 16
+(half a unit of log-SNR) see all that matters. Two ways to place them: geometric, as in Vaswani et al. 2017,
+or as the normal distribution does, the Fourier features of Tancik et al. 2020 and Song et al. 2021.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from statistics import NormalDist
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+def _waves(c_noise: jax.Array, frequencies: np.ndarray) -> jax.Array:
+    phase = c_noise[:, None] * jnp.asarray(frequencies, c_noise.dtype)
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinusoidal:
+    """c_noise [batch] -> [batch, 2 waves], frequencies in geometric steps from `lowest` to `highest`."""
+
+    waves: int = 16
+    lowest: float = 0.25
+    highest: float = 16.0
+
+    def __call__(self, c_noise: jax.Array) -> jax.Array:
+        """Return cos and sin of every frequency."""
+        return _waves(c_noise, np.geomspace(self.lowest, self.highest, self.waves))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fourier:
+    """c_noise [batch] -> [batch, 2 waves], frequencies distributed as N(0, (2π scale)²).
+
+    The papers draw them once and keep the draw beside the parameters. Here they are the quantiles of the same
+    distribution at (i + 1/2)/waves, the same for every seed, so that there is nothing to keep. Frequencies of
+    either sign make the same pair of waves, so the quantiles are those of |N|. Karras et al. 2024 (EDM2),
+    whose c_noise is ours, take scale 1.
+    """
+
+    waves: int = 16
+    scale: float = 1.0
+
+    def __call__(self, c_noise: jax.Array) -> jax.Array:
+        """Return cos and sin of every frequency."""
+        quantiles = 0.5 + (np.arange(self.waves) + 0.5) / (2 * self.waves)
+        half_normal = np.array([NormalDist().inv_cdf(p) for p in quantiles])
+        return _waves(c_noise, 2 * np.pi * self.scale * half_normal)
+
+
+class LabelEmbedding(nnx.Module):
+    """A row for each class, and one more, index `classes`, for no label (Ho and Salimans 2022)."""
+
+    def __init__(self, classes: int, features: int, *, rngs: nnx.Rngs):
+        self.classes = classes
+        self.table = nnx.Embed(classes + 1, features, rngs=rngs)
+
+    def __call__(self, cond, batch: int) -> jax.Array:
+        """Return [batch, features] for integer labels 0 to `classes`, a scalar or [batch]; None is `classes`.
+
+        Raises TypeError for labels that are not integers, ValueError for another shape or a concrete label
+        out of range. Under a transformation, where labels cannot be read, one out of range gives NaN.
+        """
+        cond = jnp.asarray(self.classes if cond is None else cond)
+        if not jnp.issubdtype(cond.dtype, jnp.integer):
+            raise TypeError(f"cond has dtype {cond.dtype}; expected integer labels")
+        if cond.shape not in ((), (batch,)):
+            raise ValueError(
+                f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example"
+            )
+        if not isinstance(cond, jax.core.Tracer):
+            labels = np.asarray(cond)
+            outside = (labels < 0) | (labels > self.classes)
+            if outside.any():
+                raise ValueError(
+                    f"label {labels[outside].flat[0]} is out of range; expected 0 to {self.classes - 1}, "
+                    f"or {self.classes} (or cond=None) for no label"
+                )
+        rows = self.table.embedding[...].at[jnp.broadcast_to(cond, (batch,))]
+        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+class NoiseEmbedding(nnx.Module):
+    """Noise level and label as one vector: two dense layers over the waves, plus the label's row."""
+
+    def __init__(
+        self, features: int, waves: Callable[[jax.Array], jax.Array], classes: int, *, rngs: nnx.Rngs
+    ):
+        self.waves = waves
+        size = jax.eval_shape(waves, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[-1]
+        self.dense_in = nnx.Linear(size, features, rngs=rngs)
+        self.dense_out = nnx.Linear(features, features, rngs=rngs)
+        self.label = LabelEmbedding(classes, features, rngs=rngs) if classes else None
+
+    def __call__(self, c_noise: jax.Array, cond=None) -> jax.Array:
+        """Return [batch, features] for c_noise [batch]; ValueError for labels where there are no classes."""
+        embedding = self.dense_out(nnx.silu(self.dense_in(self.waves(c_noise))))
+        if self.label is not None:
+            embedding = embedding + self.label(cond, len(c_noise))
+        elif cond is not None:
+            raise ValueError(
+                "cond was given to a network without classes; build it with classes=..., or leave cond out"
+            )
+        return nnx.silu(embedding)

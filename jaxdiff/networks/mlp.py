@@ -1,0 +1,49 @@
+"""A residual multilayer perceptron, for points and short vectors."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+from flax import nnx
+
+from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal
+
+
+class MLP(nnx.Module):
+    """Dense layers of widths `hidden`, each told the noise level; a layer as wide as its input is residual.
+
+    `event` is the event's shape, or its size for events [features]; an event is flattened and given back in
+    its shape. The last layer begins at zero. Raises ValueError for an empty `hidden` and for x of another
+    event.
+    """
+
+    def __init__(
+        self,
+        event: int | Sequence[int],
+        hidden: Sequence[int] = (128, 128, 128),
+        classes: int = 0,
+        waves: Callable[[jax.Array], jax.Array] = Sinusoidal(),
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.event = (event,) if isinstance(event, int) else tuple(event)
+        if not hidden:
+            raise ValueError(
+                "hidden is empty; expected the widths of one layer or more, for example (128, 128)"
+            )
+        widths = [math.prod(self.event), *hidden]
+        self.embed = NoiseEmbedding(hidden[0], waves, classes, rngs=rngs)
+        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden)])
+        self.levels = nnx.List([nnx.Linear(hidden[0], b, rngs=rngs) for b in hidden])
+        self.out = nnx.Linear(widths[-1], widths[0], kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
+        """Return [batch, *event] for x [batch, *event], c_noise [batch], cond [batch] or None."""
+        if x.shape[1:] != self.event:
+            raise ValueError(f"x has shape {x.shape}; expected [batch, {', '.join(map(str, self.event))}]")
+        embedding = self.embed(c_noise, cond)
+        h = x.reshape(len(x), -1)
+        for layer, level in zip(self.layers, self.levels):
+            update = nnx.silu(layer(h) + level(embedding))
+            h = h + update if h.shape == update.shape else update
+        return self.out(h).reshape(x.shape)

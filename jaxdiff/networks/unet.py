@@ -1,0 +1,179 @@
+"""The U-Net of Ho et al. 2020 (appendix B) with the residual blocks of Dhariwal and Nichol 2021 (appendix A).
+
+    x ─ conv ─ level 0 ──────────────── level 0 ─ norm, SiLU, conv ─ out
+                  └ halve ─ level 1 ──── level 1 ─ double ┘
+                               └ ... middle ... ┘
+
+A level is `blocks` residual blocks on the way down and as many on the way up, each of which also reads the
+output of its opposite. Convolutions are XLA's: on CPU too, patches and one matrix product were slower,
+forward, backward and under `jvp`. One exception: XLA's CPU compiler prepares transposed convolutions in the
+outermost computation alone, and a gradient inside `scan` takes a hundred times longer. Take gradients outside
+of loops there.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal
+
+_zero = nnx.initializers.zeros
+Conv = partial(nnx.Conv, kernel_size=(3, 3))
+
+
+def GroupNorm(channels: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """At most 32 groups, of at least four channels."""
+    return nnx.GroupNorm(channels, num_groups=math.gcd(32, channels, max(1, channels // 4)), rngs=rngs)
+
+
+def halve(x: jax.Array) -> jax.Array:
+    """The mean of every 2 x 2 pixels: [batch, h, w, c] -> [batch, h/2, w/2, c]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def double(x: jax.Array) -> jax.Array:
+    """Every pixel as 2 x 2: [batch, h, w, c] -> [batch, 2h, 2w, c]."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+class ResidualBlock(nnx.Module):
+    """x + conv(SiLU(scale · norm(conv(SiLU(norm(x)))) + shift)), scale and shift from the embedding."""
+
+    def __init__(self, channels_in: int, channels: int, features: int, *, rngs: nnx.Rngs):
+        self.norm_in = GroupNorm(channels_in, rngs=rngs)
+        self.conv_in = Conv(channels_in, channels, rngs=rngs)
+        self.modulate = nnx.Linear(features, 2 * channels, rngs=rngs)
+        self.norm_out = GroupNorm(channels, rngs=rngs)
+        self.conv_out = Conv(channels, channels, kernel_init=_zero, rngs=rngs)
+        self.skip = nnx.Linear(channels_in, channels, rngs=rngs) if channels_in != channels else None
+
+    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        """[batch, h, w, channels_in] -> [batch, h, w, channels], for an embedding [batch, features]."""
+        scale, shift = jnp.split(self.modulate(embedding)[:, None, None], 2, axis=-1)
+        h = self.conv_in(nnx.silu(self.norm_in(x)))
+        h = self.conv_out(nnx.silu(self.norm_out(h) * (1 + scale) + shift))
+        return h + (x if self.skip is None else self.skip(x))
+
+
+class Attention(nnx.Module):
+    """x + self-attention over the pixels of norm(x), with `heads` heads."""
+
+    def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.norm = GroupNorm(channels, rngs=rngs)
+        self.qkv = nnx.Linear(channels, 3 * channels, rngs=rngs)
+        self.out = nnx.Linear(channels, channels, kernel_init=_zero, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, h, w, channels] -> the same."""
+        b, h, w, c = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, c // self.heads)
+        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        return x + self.out(mixed.reshape(x.shape))
+
+
+class Block(nnx.Module):
+    """A residual block, and attention after it where `heads` is not 0."""
+
+    def __init__(self, channels_in: int, channels: int, features: int, heads: int, *, rngs: nnx.Rngs):
+        self.residual = ResidualBlock(channels_in, channels, features, rngs=rngs)
+        self.attention = Attention(channels, heads, rngs=rngs) if heads else None
+
+    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        """[batch, h, w, channels_in] -> [batch, h, w, channels], for an embedding [batch, features]."""
+        x = self.residual(x, embedding)
+        return x if self.attention is None else self.attention(x)
+
+
+class UNet(nnx.Module):
+    """Images [batch, height, width, channels_in], each level half the size of the one before.
+
+    channels: one entry a level. blocks: residual blocks a level, each way. attention: the levels that have
+    it, 0 being the full image, with `heads` heads. classes: how many labels `cond` knows, 0 for none. waves:
+    the features of c_noise, `Sinusoidal` or `Fourier`.
+
+    Raises ValueError for no level or no block, a level in `attention` that does not exist, channels that
+    `heads` does not divide, and when called on images of other channels or of a size that cannot be halved so
+    often.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: Sequence[int] = (32, 64),
+        blocks: int = 2,
+        attention: Sequence[int] = (),
+        heads: int = 4,
+        classes: int = 0,
+        waves: Callable[[jax.Array], jax.Array] = Sinusoidal(),
+        *,
+        rngs: nnx.Rngs,
+    ):
+        if not channels or blocks < 1:
+            raise ValueError(
+                f"channels = {channels}, blocks = {blocks}; expected one level and one block or more"
+            )
+        for level in attention:
+            if level not in range(len(channels)):
+                raise ValueError(
+                    f"attention at level {level}; channels = {channels} has levels 0 to {len(channels) - 1}"
+                )
+            if channels[level] % heads:
+                raise ValueError(
+                    f"heads = {heads} does not divide the {channels[level]} channels of level {level}"
+                )
+        features = 4 * channels[0]
+
+        def block(channels_in: int, level: int) -> Block:
+            return Block(channels_in, channels[level], features, heads * (level in attention), rngs=rngs)
+
+        self.channels_in = channels_in
+        self.embed = NoiseEmbedding(features, waves, classes, rngs=rngs)
+        self.conv_in = Conv(channels_in, channels[0], rngs=rngs)
+        self.down = nnx.List()
+        width = channels[0]
+        for level, c in enumerate(channels):
+            self.down.append(nnx.List([block(width if i == 0 else c, level) for i in range(blocks)]))
+            width = c
+        self.middle = nnx.List([block(width, len(channels) - 1) for _ in range(2)])
+        self.up = nnx.List()
+        for level, c in reversed(list(enumerate(channels))):
+            self.up.append(nnx.List([block((width if i == 0 else c) + c, level) for i in range(blocks)]))
+            width = c
+        self.norm_out = GroupNorm(width, rngs=rngs)
+        self.conv_out = Conv(width, channels_in, kernel_init=_zero, rngs=rngs)
+
+    def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
+        """Return out of the shape of x [batch, height, width, channels_in]; c_noise [batch]."""
+        self._check(x)
+        embedding = self.embed(c_noise, cond)
+        h = self.conv_in(x)
+        skips = []
+        for level, blocks in enumerate(self.down):
+            h = halve(h) if level else h
+            for block in blocks:
+                h = block(h, embedding)
+                skips.append(h)
+        for block in self.middle:
+            h = block(h, embedding)
+        for rise, blocks in enumerate(self.up):
+            h = double(h) if rise else h
+            for block in blocks:
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), embedding)
+        return self.conv_out(nnx.silu(self.norm_out(h)))
+
+    def _check(self, x: jax.Array) -> None:
+        if x.ndim != 4 or x.shape[-1] != self.channels_in:
+            raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {self.channels_in}]")
+        height, width = x.shape[1:3]
+        halvings = len(self.down) - 1
+        if height % 2**halvings or width % 2**halvings:
+            raise ValueError(
+                f"images of {height} x {width} cannot be halved {halvings} times for {halvings + 1} levels; "
+                f"pad them to multiples of {2**halvings}, or give fewer channels"
+            )

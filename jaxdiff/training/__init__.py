@@ -1,0 +1,47 @@
+"""How a denoiser is trained: a state, a step, checkpoints, and the loop around them. Loaded when used."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxdiff.training.checkpoints import Checkpoints, load_params
+    from jaxdiff.training.log import MetricsLog, read_metrics
+    from jaxdiff.training.loop import train
+    from jaxdiff.training.state import TrainState
+    from jaxdiff.training.step import Diverged, clipped_adam, make_step, prepare_as_given
+
+_MODULE_OF = {
+    "Checkpoints": "checkpoints",
+    "Diverged": "step",
+    "MetricsLog": "log",
+    "TrainState": "state",
+    "clipped_adam": "step",
+    "load_params": "checkpoints",
+    "make_step": "step",
+    "prepare_as_given": "step",
+    "read_metrics": "log",
+    "train": "loop",
+}
+
+__all__ = [
+    "Checkpoints",
+    "Diverged",
+    "MetricsLog",
+    "TrainState",
+    "clipped_adam",
+    "load_params",
+    "make_step",
+    "prepare_as_given",
+    "read_metrics",
+    "train",
+]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__():
+    return __all__

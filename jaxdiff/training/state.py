@@ -1,0 +1,57 @@
+"""Everything a training run is, in one pytree: save it, and the run continues from there bit for bit.
+
+The step is the data position and, folded into the key, the randomness, so nothing else has to be remembered.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """A run after `step` updates.
+
+    `finite` turns false at the first step whose loss, gradient or update was not finite; from then on nothing
+    changes, so `step` is the index of that step and the rest is the last finite state.
+    """
+
+    step: jax.Array  # int32: updates done, and the index of the next batch
+    params: Any
+    opt_state: Any
+    ema: Any  # the exponential moving average of params
+    key: jax.Array  # typed; constant: step k uses fold_in(key, k)
+    finite: jax.Array  # bool
+
+    @classmethod
+    def create(cls, key: jax.Array, params, optimizer: optax.GradientTransformation) -> "TrainState":
+        """The state before the first update. It owns copies, for a step donates its state.
+
+        Raises TypeError for a key that is not typed and for parameters that are not floating.
+        """
+        if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+            raise TypeError(f"key = {key!r} is not a typed key; make one by jax.random.key(seed)")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise TypeError(
+                    f"parameter {name} has dtype {jnp.result_type(leaf)}; expected a floating array. "
+                    "Keep counters and keys out of the trained parameters"
+                )
+
+        def copy(tree):
+            return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype, copy=True), tree)
+
+        params = copy(params)
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=copy(optimizer.init(params)),
+            ema=copy(params),
+            key=copy(key),
+            finite=jnp.array(True),
+        )

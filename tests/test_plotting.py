@@ -1,0 +1,227 @@
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdiff import plotting
+from jaxdiff.plotting import Density, Field, Paths, Points, panels, plane, sample_grid, strip, training_curve
+
+
+def _pixels(path):
+    with Image.open(path) as file:
+        return np.asarray(file.convert("RGB"), float)
+
+
+def _tile_of(pixels, image, scale):
+    """Where `image`, each pixel `scale` wide, stands in the picture: its top and left, or None."""
+    want = np.kron((np.clip(image, -1, 1) + 1) / 2 * 255, np.ones((scale, scale, 1)))
+    want = np.broadcast_to(want, (*want.shape[:2], 3))
+    for top in range(pixels.shape[0] - want.shape[0] + 1):
+        matches = np.abs(pixels[top, :, 0] - want[0, 0, 0]) < 1
+        for left in np.flatnonzero(matches[: pixels.shape[1] - want.shape[1] + 1]):
+            if np.abs(pixels[top : top + want.shape[0], left : left + want.shape[1]] - want).max() < 1:
+                return top, left
+    return None
+
+
+@pytest.mark.parametrize(("channels", "size", "scale"), [(1, 8, 7), (3, 8, 7), (3, 64, 1)])
+def test_every_image_of_a_grid_is_there_pixel_for_pixel_and_in_reading_order(tmp_path, channels, size, scale):
+    images = np.random.default_rng(0).uniform(-1.5, 1.5, (5, size, size, channels))
+    sample_grid(images, tmp_path / "grid.png", columns=3)
+    pixels = _pixels(tmp_path / "grid.png")
+    places = [_tile_of(pixels, image, scale) for image in images]
+    assert None not in places
+    assert places == sorted(places)
+    tops, lefts = zip(*places)
+    assert len(set(tops)) == 2
+    assert len(set(lefts)) == 3
+
+
+def test_the_strip_shows_every_frame_under_its_t(tmp_path):
+    frames = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1))
+    figure = strip(frames, tmp_path / "strip.png", times=[0, 0.25, 0.5, 1])
+    pixels = _pixels(tmp_path / "strip.png")
+    places = [_tile_of(pixels, frame, 10) for frame in frames]
+    assert places == sorted(places)
+    assert len({top for top, _ in places}) == 1
+    assert [text.get_text() for text in figure.axes[0].texts] == ["t = 0", "0.25", "0.5", "1"]
+
+
+def test_a_strip_of_rows_names_them():
+    figure = strip(np.zeros((2, 3, 8, 8, 1)), names=["noising", "denoising"], title="both ways")
+    assert {text.get_text() for text in figure.axes[0].texts} == {"noising", "denoising", "both ways"}
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "message"),
+    [
+        (
+            lambda: sample_grid(np.zeros((2, 8, 8, 1), np.uint8)),
+            TypeError,
+            "images have dtype uint8; .*levels - 1",
+        ),
+        (
+            lambda: sample_grid(np.zeros((2, 8, 8))),
+            ValueError,
+            r"images have shape \(2, 8, 8\); .*\[n, H, W, C\]",
+        ),
+        (lambda: sample_grid(np.zeros((2, 8, 8, 2))), ValueError, r"\(2, 8, 8, 2\); .*C = 1 or 3"),
+        (lambda: sample_grid(np.zeros((0, 8, 8, 1))), ValueError, r"\(0, 8, 8, 1\)"),
+        (
+            lambda: sample_grid(np.full((2, 8, 8, 1), np.nan)),
+            ValueError,
+            r"images\[0\] holds a NaN .*2 of 2 do",
+        ),
+        (
+            lambda: sample_grid(np.zeros((2, 8, 8, 1)), columns=0),
+            ValueError,
+            "columns = 0; expected at least 1",
+        ),
+        (lambda: strip(np.zeros((8, 8, 1))), ValueError, r"trajectory have shape \(8, 8, 1\)"),
+        (
+            lambda: strip(np.zeros((3, 8, 8, 1)), times=[0, 1]),
+            ValueError,
+            r"times has shape \(2,\); expected \(3,\)",
+        ),
+        (
+            lambda: strip(np.zeros((3, 8, 8, 1)), names=["a", "b"]),
+            ValueError,
+            "names has 2 entries; expected 1",
+        ),
+        (lambda: training_curve([]), ValueError, 'none of 0 records has a "step"'),
+        (lambda: training_curve([{"step": 1, "loss": np.nan}]), ValueError, "none of 1 records"),
+        (lambda: panels({}), ValueError, "panels is empty"),
+        (lambda: panels({"x": np.zeros((3, 2))}), TypeError, "panel 'x' holds a ndarray"),
+        (
+            lambda: panels({"x": Points(np.zeros((3, 3)))}),
+            ValueError,
+            r"points has shape \(3, 3\); expected \[n, 2\]",
+        ),
+        (lambda: panels({"x": Points(np.full((3, 2), np.inf))}), ValueError, "points holds 6 values"),
+        (lambda: panels({"x": Paths(np.zeros((3, 2)))}), ValueError, r"paths has shape \(3, 2\)"),
+        (lambda: panels({"x": Density(lambda at: np.zeros(3))}), ValueError, r"log-density has shape \(3,\)"),
+        (lambda: panels({"x": Density(np.zeros((2, 8)))}), ValueError, r"log-density has shape \(2, 8\)"),
+        (lambda: panels({"x": Field(lambda at: at[:, 0])}), ValueError, r"the field has shape"),
+        (lambda: plane(0.0, 10), ValueError, "extent = 0.0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_an_error(draw, error, message):
+    with pytest.raises(error, match=message):
+        draw()
+
+
+def test_the_training_curve_shows_what_was_recorded_and_its_trend():
+    rng = np.random.default_rng(0)
+    step = np.arange(10, 5001, 10)
+    trend = 0.3 + step / 1e5
+    metrics = [
+        {"step": int(s), "loss": float(x)} for s, x in zip(step, trend + 0.05 * rng.standard_normal(500))
+    ]
+    metrics += [{"step": 77, "bits_per_dim": 3.0}, {"step": 78, "loss": float("nan")}]
+    axes = training_curve(metrics[::-1]).axes[0]
+    raw, smooth = axes.lines
+    np.testing.assert_array_equal(raw.get_xdata(), step)
+    np.testing.assert_array_equal(raw.get_ydata(), [m["loss"] for m in metrics[:500]])
+    # A Gaussian window of 83 steps averages about 29 records inside the run and half of them at its ends.
+    assert np.abs(smooth.get_ydata() - (0.3 + smooth.get_xdata() / 1e5)).max() < 4 * 0.05 / np.sqrt(29 / 2)
+    assert axes.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.5, "linear"), (0.01, "log"), (-0.5, "linear")])
+def test_the_loss_is_logarithmic_where_it_spans_decades_and_is_positive(last, scale):
+    metrics = [{"step": step, "loss": last if step > 500 else 1.0} for step in range(1, 1001)]
+    assert training_curve(metrics).axes[0].get_yscale() == scale
+
+
+def test_one_record_is_a_curve():
+    (raw, _) = training_curve([{"step": 10, "loss": 1.0}]).axes[0].lines
+    assert raw.get_marker() == "."
+
+
+def test_the_plane_is_the_midpoints_of_equal_cells():
+    at = plane(2.0, 4)
+    np.testing.assert_allclose(at[:4], [[-1.5, -1.5], [-0.5, -1.5], [0.5, -1.5], [1.5, -1.5]])
+    cell = (2 * 3.0 / 200) ** 2
+    density = np.exp(-np.sum(plane(3.0, 200) ** 2, axis=1) / (2 * 0.3**2)) / (2 * np.pi * 0.3**2)
+    assert abs(density.sum() * cell - 1) < 1e-6
+
+
+def _log_normal(mean, std):
+    return lambda at: -np.sum((at - np.array(mean)) ** 2, axis=1) / (2 * std**2) - np.log(2 * np.pi * std**2)
+
+
+def test_a_density_lies_where_it_should_and_two_share_one_scale(tmp_path):
+    narrow, wide = _log_normal([1.5, -1.0], 0.2), _log_normal([0.0, 0.0], 0.6)
+    figure = panels({"narrow": Density(narrow), "wide": Density(wide(plane(2.5, 50)), resolution=50)})
+    first, second = (axes.images[0] for axes in figure.axes)
+    row, column = np.unravel_index(np.argmax(first.get_array()), first.get_array().shape)
+    x, y = plane(2.5, 160).reshape(160, 160, 2)[row, column]
+    assert np.hypot(x - 1.5, y + 1.0) < 5 / 160
+    assert first.origin == "lower"
+    assert first.get_extent() == [-2.5, 2.5, -2.5, 2.5]
+    peak = 1 / (2 * np.pi * 0.2**2)
+    assert first.get_clim() == second.get_clim()
+    np.testing.assert_allclose(first.get_clim(), (0, peak), rtol=0.01)
+
+
+def test_a_density_is_evaluated_once():
+    calls = []
+
+    def log_prob(at):
+        calls.append(len(at))
+        return np.zeros(len(at))
+
+    panels({"a": Density(log_prob, resolution=20)})
+    assert calls == [400]
+
+
+def test_arrows_keep_their_direction_and_the_order_of_their_lengths():
+    figure = panels({"score": Field(lambda at: -np.exp(2 * np.abs(at)) * at, arrows=9)})
+    (arrows,) = figure.axes[0].collections
+    at = plane(2.5, 9)
+    vectors = -np.exp(2 * np.abs(at)) * at
+    shown = np.stack([arrows.U, arrows.V], axis=1)
+    length, true = np.linalg.norm(shown, axis=1), np.linalg.norm(vectors, axis=1)
+    away = true > 0
+    np.testing.assert_allclose(shown[away] / length[away, None], vectors[away] / true[away, None], atol=1e-6)
+    by_length = np.argsort(true)
+    assert (np.diff(length[by_length]) > -1e-9).all()
+    np.testing.assert_allclose(length.max(), 5 / 9)
+    np.testing.assert_array_equal(arrows.get_offsets(), at)
+
+
+def test_paths_end_in_dots():
+    paths = np.random.default_rng(0).standard_normal((7, 3, 2))
+    lines, dots = panels({"paths": Paths(paths)}).axes[0].collections
+    np.testing.assert_allclose(lines.get_segments(), paths.swapaxes(0, 1))
+    np.testing.assert_allclose(dots.get_offsets(), paths[-1])
+
+
+def test_panels_stand_in_rows_and_hold_several_layers(tmp_path):
+    points = np.zeros((4, 2))
+    layers = {"a": Points(points), "b": [Points(points), Points(points)], "c": Points(points)}
+    figure = panels(layers, tmp_path / "panels.png", columns=2, extent=3.0, title="three")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "c"]
+    assert len(figure.axes[1].collections) == 2
+    assert {axes.get_xlim() for axes in figure.axes} == {(-3, 3)}
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert boxes[0].y0 == boxes[1].y0 > boxes[2].y1
+    assert boxes[0].x1 < boxes[1].x0
+    assert (tmp_path / "panels.png").stat().st_size > 0
+
+
+def test_nothing_drawn_needs_pyplot_or_a_display(tmp_path):
+    code = (
+        "import sys, numpy as np; from jaxdiff import plotting;"
+        "plotting.sample_grid(np.zeros((4, 8, 8, 1)), sys.argv[1]);"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "grid.png")], check=True, env={"PATH": ""})
+
+
+def test_a_notebook_shows_a_picture_as_png():
+    png = plotting.sample_grid(np.zeros((1, 8, 8, 1)))._repr_png_()
+    assert re.match(rb"\x89PNG\r\n", png)
