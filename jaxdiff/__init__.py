@@ -28,7 +28,12 @@ from jaxdiff.samplers import decode, encode, sample
 
 __version__ = "0.1.0"
 
-_LAZY = ("data", "networks", "plotting", "training")  # flax, orbax, TFDS and matplotlib load when they are used
+_LAZY = (
+    "data",
+    "networks",
+    "plotting",
+    "training",
+)  # flax, orbax, TFDS and matplotlib load when they are used
 
 __all__ = [
     "EDM",

@@ -22,9 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 INK, GREY, FAINT, BLUE, ORANGE = "#22303c", "#7b8794", "#e4e8ec", "#2b6c99", "#d9692f"
-DEPTHS = LinearSegmentedColormap.from_list(
-    "depths", ["#ffffff", "#d3e5ef", "#8fbcd6", "#4a8db7", BLUE, "#123a5a"]
-)
+DEPTHS = LinearSegmentedColormap.from_list("depths", ["#ffffff", "#d3e5ef", "#8fbcd6", "#4a8db7", BLUE, "#123a5a"])
 
 _DPI = 144
 _Path = str | os.PathLike | None
@@ -97,9 +95,7 @@ def training_curve(metrics: Sequence[Mapping], path: _Path = None, title: str | 
     """
     records = [(r["step"], r["loss"]) for r in metrics if "step" in r and np.isfinite(r.get("loss", np.nan))]
     if not records:
-        raise ValueError(
-            f'none of {len(metrics)} records has a "step" and a finite "loss"; train for a step first'
-        )
+        raise ValueError(f'none of {len(metrics)} records has a "step" and a finite "loss"; train for a step first')
     step, loss = np.array(sorted(records), float).T
     at, smooth = _smoothed(step, loss)
 
@@ -222,9 +218,7 @@ class Paths(Layer):
     def draw(self, axes: Axes, extent: float) -> None:
         """Draw the lines under the dots."""
         paths = _in_plane(self.paths, "paths", "[frames, n, 2]", 3)
-        axes.add_collection(
-            LineCollection(list(paths.swapaxes(0, 1)), colors=GREY, linewidths=0.5, alpha=0.5)
-        )
+        axes.add_collection(LineCollection(list(paths.swapaxes(0, 1)), colors=GREY, linewidths=0.5, alpha=0.5))
         axes.scatter(*paths[-1].T, s=7, color=self.color, linewidths=0, zorder=3)
 
 
@@ -253,9 +247,7 @@ def panels(
     """
     if not panels:
         raise ValueError("panels is empty; expected {name: layer}, for example {'data': Points(x)}")
-    stacks = {
-        name: [layers] if isinstance(layers, Layer) else list(layers) for name, layers in panels.items()
-    }
+    stacks = {name: [layers] if isinstance(layers, Layer) else list(layers) for name, layers in panels.items()}
     for name, layers in stacks.items():
         for layer in layers:
             if not isinstance(layer, Layer):
@@ -293,9 +285,7 @@ def _model_values(images, name: str, expected: str, ndim: int) -> np.ndarray:
             "images as 2 * images / (levels - 1) - 1"
         )
     if images.ndim != ndim or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(
-            f"{name} have shape {images.shape}; expected {expected}, none of them 0, and C = 1 or 3"
-        )
+        raise ValueError(f"{name} have shape {images.shape}; expected {expected}, none of them 0, and C = 1 or 3")
     images = images.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
     if bad.size:
@@ -330,9 +320,7 @@ def _tiles(images, columns: int, size: int, title: str | None, below=(), beside=
     picture = Picture(full_x / _DPI, full_y / _DPI)
     box = (left / full_x, bottom / full_y, canvas.shape[1] / full_x, canvas.shape[0] / full_y)
     axes = picture.add_axes(box, xlim=(0, canvas.shape[1]), ylim=(canvas.shape[0], 0))
-    axes.imshow(
-        canvas, interpolation="nearest", extent=(0, canvas.shape[1], canvas.shape[0], 0), aspect="auto"
-    )
+    axes.imshow(canvas, interpolation="nearest", extent=(0, canvas.shape[1], canvas.shape[0], 0), aspect="auto")
     axes.axis("off")
     if title:
         axes.text(0, -12, title, va="bottom", color=INK, size=11)

@@ -117,9 +117,7 @@ def test_the_training_curve_shows_what_was_recorded_and_its_trend():
     rng = np.random.default_rng(0)
     step = np.arange(10, 5001, 10)
     trend = 0.3 + step / 1e5
-    metrics = [
-        {"step": int(s), "loss": float(x)} for s, x in zip(step, trend + 0.05 * rng.standard_normal(500))
-    ]
+    metrics = [{"step": int(s), "loss": float(x)} for s, x in zip(step, trend + 0.05 * rng.standard_normal(500))]
     metrics += [{"step": 77, "bits_per_dim": 3.0}, {"step": 78, "loss": float("nan")}]
     axes = training_curve(metrics[::-1]).axes[0]
     raw, smooth = axes.lines

@@ -61,7 +61,9 @@ class Denoiser:
 
     def __post_init__(self):
         if self.parameterization not in ROWS:
-            raise ValueError(f"parameterization {self.parameterization!r} is unknown; expected one of {', '.join(ROWS)}")
+            raise ValueError(
+                f"parameterization {self.parameterization!r} is unknown; expected one of {', '.join(ROWS)}"
+            )
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Predict data and noise from x [batch, *event] at t, a scalar or [batch]."""
@@ -71,7 +73,9 @@ class Denoiser:
         c_in = 1 / jnp.hypot(alpha * self.data_std, sigma)
         out = self.network(self.params, expand_time(c_in, x) * x, c_noise(self.process, t), cond)
         if out.shape != x.shape:
-            raise ValueError(f"the network returned shape {out.shape} for x of shape {x.shape}; expected the same shape")
+            raise ValueError(
+                f"the network returned shape {out.shape} for x of shape {x.shape}; expected the same shape"
+            )
         det = alpha * b - sigma * a
         alpha, sigma, a, b, det = (expand_time(c, x) for c in (alpha, sigma, a, b, det))
         return Prediction((b * x - sigma * out) / det, (alpha * out - a * x) / det)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 
 def _waves(c_noise: jax.Array, frequencies: np.ndarray) -> jax.Array:
@@ -71,10 +72,8 @@ class LabelEmbedding(nnx.Module):
         if not jnp.issubdtype(cond.dtype, jnp.integer):
             raise TypeError(f"cond has dtype {cond.dtype}; expected integer labels")
         if cond.shape not in ((), (batch,)):
-            raise ValueError(
-                f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example"
-            )
-        if not isinstance(cond, jax.core.Tracer):
+            raise ValueError(f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example")
+        if not isinstance(cond, Tracer):
             labels = np.asarray(cond)
             outside = (labels < 0) | (labels > self.classes)
             if outside.any():
@@ -89,9 +88,7 @@ class LabelEmbedding(nnx.Module):
 class NoiseEmbedding(nnx.Module):
     """Noise level and label as one vector: two dense layers over the waves, plus the label's row."""
 
-    def __init__(
-        self, features: int, waves: Callable[[jax.Array], jax.Array], classes: int, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, features: int, waves: Callable[[jax.Array], jax.Array], classes: int, *, rngs: nnx.Rngs):
         self.waves = waves
         size = jax.eval_shape(waves, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[-1]
         self.dense_in = nnx.Linear(size, features, rngs=rngs)

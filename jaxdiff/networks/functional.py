@@ -27,9 +27,7 @@ class Network:
         """
         c_noise = jnp.asarray(c_noise, x.dtype)
         if c_noise.shape not in ((), x.shape[:1]):
-            raise ValueError(
-                f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example"
-            )
+            raise ValueError(f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example")
         module = nnx.merge(self.graphdef, params)
         return module(x, jnp.broadcast_to(c_noise, x.shape[:1]), cond)
 

@@ -28,9 +28,7 @@ class MLP(nnx.Module):
     ):
         self.event = (event,) if isinstance(event, int) else tuple(event)
         if not hidden:
-            raise ValueError(
-                "hidden is empty; expected the widths of one layer or more, for example (128, 128)"
-            )
+            raise ValueError("hidden is empty; expected the widths of one layer or more, for example (128, 128)")
         widths = [math.prod(self.event), *hidden]
         self.embed = NoiseEmbedding(hidden[0], waves, classes, rngs=rngs)
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden)])

@@ -64,7 +64,9 @@ def expand_time(t, x: jax.Array) -> jax.Array:
     """`t`, a scalar or [batch], with trailing axes so that it broadcasts against `x`: [batch, *event]."""
     t = jnp.asarray(t)
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
-        raise ValueError(f"t has shape {t.shape}; expected a scalar or [{x.shape[0]}], one time an example of x {x.shape}")
+        raise ValueError(
+            f"t has shape {t.shape}; expected a scalar or [{x.shape[0]}], one time an example of x {x.shape}"
+        )
     return t.reshape(t.shape + (1,) * (x.ndim - 1)) if t.ndim else t
 
 

@@ -154,7 +154,9 @@ def from_betas(betas) -> Process:
     outside = ~((betas > 0) & (betas < 1))
     if outside.any():
         k = int(outside.argmax())
-        raise ValueError(f"betas[{k}] = {betas[k]}; expected values inside (0, 1): clip the table, for example at 0.999")
+        raise ValueError(
+            f"betas[{k}] = {betas[k]}; expected values inside (0, 1): clip the table, for example at 0.999"
+        )
     return _Table(np.concatenate([[0.0], np.cumsum(-np.log1p(-betas))]))
 
 

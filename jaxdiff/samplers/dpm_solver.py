@@ -42,7 +42,9 @@ class DPMSolverPP(Sampler):
 
     def __post_init__(self):
         if self.order not in (1, 2, 3) or (self.sde and self.order == 3):
-            raise ValueError(f"order = {self.order}, sde = {self.sde}; expected order 1, 2 or 3, and 1 or 2 with sde=True")
+            raise ValueError(
+                f"order = {self.order}, sde = {self.sde}; expected order 1, 2 or 3, and 1 or 2 with sde=True"
+            )
 
     def init(self, denoiser, x, steps):
         """No history: predictions [order - 1] of x_0, newest first, and their ℓ."""

@@ -64,7 +64,9 @@ def flow(denoiser: DenoiserLike, x, t, s, cond, solver, rtol, atol) -> Solution:
     def one(z, cond):
         def field(angle, z):
             time = process.time_at_angle(angle)
-            return angular_velocity(denoiser, process.scale(time) * z[None], time, jax.tree.map(lambda c: c[None], cond))[0]
+            return angular_velocity(
+                denoiser, process.scale(time) * z[None], time, jax.tree.map(lambda c: c[None], cond)
+            )[0]
 
         return solve(field, z, process.angle(t), process.angle(s), solver, rtol, atol)
 

@@ -125,5 +125,3 @@ def _sample(keys, denoiser, shape, sampler, steps, cond, grid, t_start, t_end, x
         ends = [x_start[None], path, x[None]] if to_data else [x_start[None], path]
         return jnp.concatenate(ends)
     return x
-
-

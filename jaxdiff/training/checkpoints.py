@@ -26,11 +26,7 @@ def _manager(folder: Path, **options) -> ocp.CheckpointManager:
 
 def _shapes(tree) -> dict[str, tuple]:
     def stored(leaf):  # a typed key is stored as its data
-        return (
-            jax.eval_shape(jax.random.key_data, leaf)
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
-        )
+        return jax.eval_shape(jax.random.key_data, leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
     tree = jax.tree.map(stored, tree)
     return {
@@ -44,9 +40,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, **targets) -> Mapping:
     folder = Path(manager.directory) / str(step)
     links = [p for p in folder.rglob("*") if p.is_symlink()]
     if links:
-        raise ValueError(
-            f"{links[0]} is a symbolic link; a checkpoint holds plain files only: do not trust this one"
-        )
+        raise ValueError(f"{links[0]} is a symbolic link; a checkpoint holds plain files only: do not trust this one")
     for item, target in targets.items():
         saved, wanted = _shapes(manager.item_metadata(step)[item].tree), _shapes(target)
         for name in sorted(saved.keys() | wanted.keys()):
@@ -85,9 +79,7 @@ class Checkpoints:
         """Start saving `state` under its step, which must be above every step saved so far, and finite."""
         step = int(state.step)
         if not state.finite:
-            raise ValueError(
-                f"the run stopped being finite at step {step}; its checkpoints are left as they are"
-            )
+            raise ValueError(f"the run stopped being finite at step {step}; its checkpoints are left as they are")
         items = ocp.args.Composite(
             ema=ocp.args.StandardSave(state.ema),
             state=ocp.args.StandardSave(dataclasses.replace(state, ema=None)),
@@ -123,13 +115,9 @@ def load_params(folder: str | os.PathLike, like):
     """
     checkpoints = Path(folder) / "checkpoints"
     if not checkpoints.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is not a run: it has no folder checkpoints/. Give the folder train wrote to"
-        )
+        raise FileNotFoundError(f"{folder} is not a run: it has no folder checkpoints/. Give the folder train wrote to")
     with _manager(checkpoints, create=False) as manager:
         step = manager.latest_step()
         if step is None:
-            raise FileNotFoundError(
-                f"{checkpoints} has no complete checkpoint yet; train until the first is saved"
-            )
+            raise FileNotFoundError(f"{checkpoints} has no complete checkpoint yet; train until the first is saved")
         return _restore(manager, step, ema=like)["ema"]

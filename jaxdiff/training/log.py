@@ -14,9 +14,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ValueError(
-                    f"{path}, line {number} is not JSON: {line[:80]!r}; repair or remove it"
-                ) from error
+                raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}; repair or remove it") from error
     return records
 
 

@@ -40,9 +40,7 @@ def _check_data(key, batches, prepare, step: int):
         ) from error
     for name, array in batch.items():
         if np.ndim(array) == 0 or len(array) == 0:
-            raise ValueError(
-                f"batches[{step}][{name!r}] has shape {np.shape(array)}; expected [batch, ...], batch > 0"
-            )
+            raise ValueError(f"batches[{step}][{name!r}] has shape {np.shape(array)}; expected [batch, ...], batch > 0")
     check_event(jax.jit(prepare)(key, batch)[0], f"x0 (batches[{step}], prepared)")
 
 
@@ -125,22 +123,14 @@ def train(
 def _resume(checkpoints: Checkpoints, fresh: TrainState, folder: Path, steps: int) -> TrainState:
     state = checkpoints.restore(fresh)
     if not np.array_equal(jax.random.key_data(state.key), jax.random.key_data(fresh.key)):
-        raise ValueError(
-            f"{folder} holds a run with another key; give the key it was started with, or another folder"
-        )
+        raise ValueError(f"{folder} holds a run with another key; give the key it was started with, or another folder")
     if state.step > steps:
-        raise ValueError(
-            f"steps = {steps}, but the run in {folder} has {state.step} already; ask for at least as many"
-        )
+        raise ValueError(f"steps = {steps}, but the run in {folder} has {state.step} already; ask for at least as many")
     return state
 
 
 def _diverged(state: TrainState, where: str, checkpoint: int | None) -> Diverged:
-    kept = (
-        "no checkpoint was saved yet"
-        if checkpoint is None
-        else f"the checkpoint at step {checkpoint} is kept"
-    )
+    kept = "no checkpoint was saved yet" if checkpoint is None else f"the checkpoint at step {checkpoint} is kept"
     return Diverged(
         f"step {int(state.step)} is not finite, first in {where}. Nothing was updated from there on, and "
         f"{kept}. Look at the data and the loss of that step; if they are sound, lower the "

@@ -58,9 +58,7 @@ def _example_losses(denoiser, loss, prepare, params, key, batch) -> jax.Array:
     x0, cond = prepare(prepare_key, batch)
     losses = loss(dataclasses.replace(denoiser, params=params), loss_key, check_event(x0, "x0"), cond)
     if losses.shape != x0.shape[:1]:
-        raise ValueError(
-            f"loss gave shape {losses.shape} for x0 {x0.shape}; expected one number an example, [batch]"
-        )
+        raise ValueError(f"loss gave shape {losses.shape} for x0 {x0.shape}; expected one number an example, [batch]")
     return losses
 
 

@@ -21,10 +21,7 @@ def test_a_record_is_a_whole_batch_and_its_arrays_belong_together():
 def test_an_example_is_seen_at_most_once_an_epoch_and_none_is_left_out_for_good(batch_size):
     data = batches(_arrays(), batch_size, seed=1)
     per_epoch = 10 // batch_size
-    epochs = [
-        np.concatenate([data[epoch * per_epoch + i]["label"] for i in range(per_epoch)])
-        for epoch in range(40)
-    ]
+    epochs = [np.concatenate([data[epoch * per_epoch + i]["label"] for i in range(per_epoch)]) for epoch in range(40)]
     for seen in epochs:
         assert len(np.unique(seen)) == len(seen) == per_epoch * batch_size
     assert len({tuple(seen) for seen in epochs}) > 30  # each epoch has an order of its own
@@ -99,9 +96,7 @@ def test_a_batch_of_digits_costs_little():
     ],
 )
 @pytest.mark.parametrize("call", [batches, fingerprint])
-def test_data_or_settings_that_cannot_work_are_refused_at_once(
-    call, arrays, batch_size, seed, error, message
-):
+def test_data_or_settings_that_cannot_work_are_refused_at_once(call, arrays, batch_size, seed, error, message):
     with pytest.raises(error, match=message):
         call(arrays, batch_size, seed)
 

@@ -110,9 +110,7 @@ def test_the_pinwheel_unwinds_to_five_gaussian_arms():
     assert abs(z.mean()) < 4 * np.sqrt(1.1 / N)
     unwound = z * np.exp(-1j * np.exp(np.abs(z)) / 4)
     fifth_power = np.mean((unwound / np.abs(unwound)) ** 5)
-    assert (
-        fifth_power.real > 0.7
-    )  # 1 where all points lie on five rays, exp(-0.125) for arms 0.1 wide at radius 1
+    assert fifth_power.real > 0.7  # 1 where all points lie on five rays, exp(-0.125) for arms 0.1 wide at radius 1
 
 
 def test_circles_without_noise_have_two_radii_half_the_points_each():

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import draw_mixture, mixture
 
 import jaxdiff as jd
-from conftest import draw_mixture, mixture
 
 NAMES = ("data", "noise", "score", "v", "velocity", "edm")
 
@@ -23,7 +23,12 @@ def target(name, process, t, x0, noise, data_std):
         c_out = sigma * data_std / np.sqrt(sigma**2 + alpha**2 * data_std**2)
         return jnp.asarray(((x0 - c_skip * (alpha * x0 + sigma * noise)) / c_out).astype(float))
     phi = jnp.arctan2(sigma, alpha)
-    return {"data": x0, "noise": noise, "score": -noise / sigma, "v": jnp.cos(phi) * noise - jnp.sin(phi) * x0}[name]
+    return {
+        "data": x0,
+        "noise": noise,
+        "score": -noise / sigma,
+        "v": jnp.cos(phi) * noise - jnp.sin(phi) * x0,
+    }[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import COVARIANCES, MEANS, WEIGHTS, draw_mixture, mixture
 from scipy import integrate
 from scipy.stats import multivariate_normal, norm
 
 import jaxdiff as jd
-from conftest import COVARIANCES, MEANS, WEIGHTS, draw_mixture, mixture
 
 
 def test_log_prob_is_scipys(process, x64):
@@ -23,7 +23,10 @@ def test_log_prob_is_scipys(process, x64):
 def test_score_is_the_gradient_of_log_prob(process, x64):
     x = jnp.asarray(draw_mixture(1, 16))
     data = jnp.asarray(draw_mixture(2, 5))
-    for denoiser, times in ((mixture(process), (1e-4, 0.3, 1.0)), (jd.exact.Empirical(process, data), (0.4, 1.0))):
+    for denoiser, times in (
+        (mixture(process), (1e-4, 0.3, 1.0)),
+        (jd.exact.Empirical(process, data), (0.4, 1.0)),
+    ):
         for t in times:
             gradient = jax.grad(lambda x: denoiser.log_prob(x, t).sum())(x)
             np.testing.assert_allclose(jd.score(denoiser, x, t), gradient, rtol=1e-7, atol=1e-9)

@@ -89,10 +89,18 @@ def test_bad_input_is_refused():
     key, denoiser = jax.random.key(0), standard_normal(3)
     for call, error, message in (
         (lambda: jd.bits_per_dim(key, denoiser, np.zeros((0, 3), int)), ValueError, "the data set is empty"),
-        (lambda: jd.bits_per_dim(key, denoiser, np.zeros((2, 3))), TypeError, "float64; expected integers in 0..255"),
+        (
+            lambda: jd.bits_per_dim(key, denoiser, np.zeros((2, 3))),
+            TypeError,
+            "float64; expected integers in 0..255",
+        ),
         (lambda: jd.bits_per_dim(key, denoiser, np.full((2, 3), 17), levels=17), ValueError, "values 17..17"),
         (lambda: jd.bits_per_dim(key, denoiser, np.full((2, 3), 1), levels=1), ValueError, "levels = 1"),
-        (lambda: jd.bits_per_dim(key, denoiser, np.full((2, 3), 1), 0), ValueError, "dequantization_samples = 0"),
+        (
+            lambda: jd.bits_per_dim(key, denoiser, np.full((2, 3), 1), 0),
+            ValueError,
+            "dequantization_samples = 0",
+        ),
         (lambda: jd.dequantize(key, np.full((2, 3), 300)), ValueError, "values 300..300; expected 0..255"),
     ):
         with pytest.raises(error, match=message):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import draw_mixture, mixture
 from scipy.stats import norm
 
 import jaxdiff as jd
-from conftest import draw_mixture, mixture
 
 
 def model_log_prob(denoiser, x, t_min):
@@ -36,7 +36,9 @@ def test_exact_divergence_reaches_the_closed_form(process):
 def gaussian_in_five(process, seed=0):
     rng = np.random.default_rng(seed)
     root = rng.standard_normal((5, 5)) / 2
-    return jd.exact.Gaussian(process, rng.standard_normal(5), root @ root.T + 0.05 * np.eye(5)), root @ root.T + 0.05 * np.eye(5)
+    return jd.exact.Gaussian(
+        process, rng.standard_normal(5), root @ root.T + 0.05 * np.eye(5)
+    ), root @ root.T + 0.05 * np.eye(5)
 
 
 def closed_form_variance(process, covariance, t_min):

@@ -158,7 +158,12 @@ def test_new_numbers_compile_nothing():
 
     for gamma, mean in ((5.0, -1.2), (3.0, 0.0)):
         loss = Denoising(weightings.MinSNR(gamma), times.LogNormal(mean))
-        run(loss, wrong_by(jnp.full((2, 2), gamma), jd.VP(gamma, 20.0), "v"), jax.random.key(0), jnp.zeros((2, 2)))
+        run(
+            loss,
+            wrong_by(jnp.full((2, 2), gamma), jd.VP(gamma, 20.0), "v"),
+            jax.random.key(0),
+            jnp.zeros((2, 2)),
+        )
 
 
 def test_bad_input_is_refused():

@@ -90,9 +90,7 @@ def test_jvp_vjp_and_finite_differences_agree(case):
     f = functools.partial(run, network, params, c_noise=c_noise, cond=cond)
     v = jax.random.normal(jax.random.key(2), x.shape)
     w = jax.random.normal(jax.random.key(3), x.shape)
-    forward = jax.vmap(
-        lambda x, v, c, y: jax.jvp(lambda x: network(params, x[None], c, y[None])[0], (x,), (v,))[1]
-    )
+    forward = jax.vmap(lambda x, v, c, y: jax.jvp(lambda x: network(params, x[None], c, y[None])[0], (x,), (v,))[1])
     pushed = jax.jit(forward)(x, v, c_noise, cond)
     (pulled,) = jax.jit(lambda x: jax.vjp(f, x)[1](w))(x)
     np.testing.assert_allclose(jnp.vdot(w, pushed), jnp.vdot(pulled, v), rtol=1e-3, atol=1e-3)
@@ -116,9 +114,7 @@ def test_equal_networks_share_one_trace():
         traces.append(network)
         return network(params, x, 0.0)
 
-    first, second = (
-        initialize(jax.random.key(i), lambda rngs: MLP(2, hidden=(4,), rngs=rngs)) for i in (0, 1)
-    )
+    first, second = (initialize(jax.random.key(i), lambda rngs: MLP(2, hidden=(4,), rngs=rngs)) for i in (0, 1))
     other = initialize(jax.random.key(0), lambda rngs: MLP(2, hidden=(4,), waves=Fourier(), rngs=rngs))
     for network, params in (first, second, other):
         counted(network, params, jnp.ones((2, 2)))

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
+from conftest import PROCESSES
 
 import jaxdiff as jd
-from conftest import PROCESSES
 
 ENDS = [1e-5, 1e-4, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - 1e-4]
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import draw_mixture, mixture, mixture_moments
 
 import jaxdiff as jd
-from conftest import draw_mixture, mixture, mixture_moments
 from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun
 
 STOCHASTIC = [
@@ -25,7 +25,11 @@ def check_moments(x, mean, covariance):
     products = np.einsum("ni,nj->nij", x - mean, x - mean).reshape(len(x), -1)
     for values, truth in ((x, mean), (products, covariance.ravel())):
         standard_error = values.std(0) / np.sqrt(len(x))
-        assert (np.abs(values.mean(0) - truth) < 4 * standard_error).all(), (values.mean(0), truth, standard_error)
+        assert (np.abs(values.mean(0) - truth) < 4 * standard_error).all(), (
+            values.mean(0),
+            truth,
+            standard_error,
+        )
 
 
 @pytest.mark.parametrize("sampler", STOCHASTIC, ids=str)

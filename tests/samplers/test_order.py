@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import mixture
 
 import jaxdiff as jd
-from conftest import mixture
 from jaxdiff.samplers import DDIM, DPMSolverPP, Heun, ProbabilityFlow
 
 T_START, T_END, N = 1.0, 0.01, 32

@@ -2,12 +2,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import draw_mixture, mixture
 
 import jaxdiff as jd
-from conftest import draw_mixture, mixture
 from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, ProbabilityFlow
 
-EVERY = [Ancestral(), DDIM(), EulerMaruyama(), Heun(churn=5.0), DPMSolverPP(), DPMSolverPP(3), ProbabilityFlow()]
+EVERY = [
+    Ancestral(),
+    DDIM(),
+    EulerMaruyama(),
+    Heun(churn=5.0),
+    DPMSolverPP(),
+    DPMSolverPP(3),
+    ProbabilityFlow(),
+]
 
 
 def counting_denoiser(counter, process, params=1.0):
@@ -137,7 +145,10 @@ def test_bad_input_is_refused():
         (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.full((2, 2), jnp.nan)), "NaN"),
         (lambda: jd.sample(jax.random.split(key, 3), denoiser, (2, 2)), "2 keys for 2 examples"),
         (lambda: jd.sample(key, denoiser, (2, 3)), "events of 3 values"),
-        (lambda: jd.sample(key, mixture(jd.Flow()), (2, 2), EulerMaruyama()), "SDE of Flow is singular at t = 1"),
+        (
+            lambda: jd.sample(key, mixture(jd.Flow()), (2, 2), EulerMaruyama()),
+            "SDE of Flow is singular at t = 1",
+        ),
         (lambda: jd.sample(key, echo, (2, 2)), r"alpha\(1.0\) = 0 for Flow"),
         (lambda: Ancestral("medium"), 'expected "small" or "large"'),
         (lambda: DPMSolverPP(order=4), "expected order 1, 2 or 3"),

@@ -303,9 +303,7 @@ def broken_gradient(denoiser, key, x0, cond):
     ],
 )
 def test_divergence_stops_says_where_and_keeps_the_last_good(tmp_path, loss, bad, where):
-    message = (
-        rf"step 23 is not finite, first in {where}.*checkpoint at step 20 is kept.*lower the learning rate"
-    )
+    message = rf"step 23 is not finite, first in {where}.*checkpoint at step 20 is kept.*lower the learning rate"
     with pytest.raises(Diverged, match=message) as caught:
         train(KEY, tmp_path, linear(), loss, Batches({23: bad}), **settings())
     assert caught.value.step == 23
@@ -324,9 +322,7 @@ def test_repaired_data_continue_as_if_nothing_had_happened(finished, tmp_path):
 
 
 def test_update_that_overflows_is_divergence(tmp_path):
-    with pytest.raises(
-        Diverged, match=r"step 0 .* in the update of the parameters.*no checkpoint was saved yet"
-    ):
+    with pytest.raises(Diverged, match=r"step 0 .* in the update of the parameters.*no checkpoint was saved yet"):
         train(
             KEY,
             tmp_path,
@@ -394,9 +390,7 @@ def test_logged_numbers_are_means_over_the_interval(tmp_path):
         vector(0.0, 0.0, 0.0),
         inner_product,
         Batches(),
-        **settings(
-            optimizer=optax.sgd(1.0), steps=12, on_log=lambda d, m: seen.append((d.params["w"].shape, m))
-        ),
+        **settings(optimizer=optax.sgd(1.0), steps=12, on_log=lambda d, m: seen.append((d.params["w"].shape, m))),
     )
     gradients = [Batches()[k]["x"].mean(0, dtype=np.float64) for k in range(12)]
     w = np.cumsum([np.zeros(3), *[-g for g in gradients]], axis=0)
@@ -406,9 +400,7 @@ def test_logged_numbers_are_means_over_the_interval(tmp_path):
     assert seen == [((3,), r) for r in records]
     for r, (a, b) in zip(records, [(0, 5), (5, 10), (10, 12)], strict=True):
         assert list(r) == ["step", "loss", "grad_norm", "seconds"]
-        np.testing.assert_allclose(
-            [r["loss"], r["grad_norm"]], [np.mean(losses[a:b]), np.mean(norms[a:b])], rtol=1e-5
-        )
+        np.testing.assert_allclose([r["loss"], r["grad_norm"]], [np.mean(losses[a:b]), np.mean(norms[a:b])], rtol=1e-5)
 
 
 def test_save_to_a_step_that_exists_is_an_error(tmp_path):
@@ -454,12 +446,8 @@ def test_checkpoint_errors(finished, tmp_path):
         load_params(tmp_path / "run", {"w": like["w"]})
     with pytest.raises(ValueError, match=r"ema/w has shape \(3, 3\) in the checkpoint and \(4, 4\) here"):
         load_params(tmp_path / "run", like | {"w": jnp.ones((4, 4))})
-    with pytest.raises(
-        ValueError, match=r"state/opt_state.* in the checkpoint and .* here; use the settings"
-    ):
-        train(
-            KEY, tmp_path / "run", linear(), denoising, Batches(), **settings(optimizer=optax.sgd(1.0, 0.9))
-        )
+    with pytest.raises(ValueError, match=r"state/opt_state.* in the checkpoint and .* here; use the settings"):
+        train(KEY, tmp_path / "run", linear(), denoising, Batches(), **settings(optimizer=optax.sgd(1.0, 0.9)))
     with pytest.raises(ValueError, match="another key"):
         train(jax.random.key(1), tmp_path / "run", linear(), denoising, Batches(), **settings())
     with pytest.raises(ValueError, match=r"steps = 30, but the run .* has 40 already"):
@@ -541,7 +529,5 @@ def test_state_and_loss_are_checked(tmp_path):
         TrainState.create(jax.random.PRNGKey(0), linear().params, optax.sgd(1.0))
     with pytest.raises(TypeError, match="parameter a/count has dtype int32; expected a floating array"):
         TrainState.create(KEY, {"a": {"count": jnp.int32(0)}}, optax.sgd(1.0))
-    with pytest.raises(
-        ValueError, match=r"loss gave shape \(\) for x0 \(8, 3\); expected one number an example"
-    ):
+    with pytest.raises(ValueError, match=r"loss gave shape \(\) for x0 \(8, 3\); expected one number an example"):
         train(KEY, tmp_path, linear(), lambda *a: denoising(*a).mean(), Batches(), **settings())

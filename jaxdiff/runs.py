@@ -1,0 +1,301 @@
+"""A run lives in one folder, and this is the one place that turns a config's words into classes.
+
+config.json     `Config`, from which everything is rebuilt        checkpoints/, metrics.jsonl    see `training`
+summary.json    the final figures                                 *.png                         pictures of it
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdiff as jd
+
+IMAGES = ("digits",)
+TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles")
+POINTS_IN_A_SET = 20_000
+
+PROCESSES = {
+    "vp": jd.VP,
+    "sub_vp": jd.SubVP,
+    "ou": jd.OU,
+    "ve": jd.VE,
+    "brownian_ve": jd.BrownianVE,
+    "edm": jd.EDM,
+    "cosine": jd.Cosine,
+    "flow": jd.Flow,
+}
+WEIGHTINGS = {
+    "simple": jd.losses.weightings.Simple,
+    "likelihood": jd.losses.weightings.Likelihood,
+    "min_snr": jd.losses.weightings.MinSNR,
+    "edm": jd.losses.weightings.EDM,
+    "sigmoid": jd.losses.weightings.Sigmoid,
+}
+TIMES = {
+    "uniform": jd.losses.times.Uniform,
+    "stratified": jd.losses.times.Stratified,
+    "log_normal": jd.losses.times.LogNormal,
+    "logit_normal": jd.losses.times.LogitNormal,
+    "importance": jd.losses.times.Importance,
+}
+SAMPLERS: dict[str, Callable[[], jd.samplers.Sampler]] = {
+    "dpm_solver": jd.samplers.DPMSolverPP,
+    "dpm_solver_3": lambda: jd.samplers.DPMSolverPP(order=3),
+    "dpm_solver_sde": lambda: jd.samplers.DPMSolverPP(sde=True),
+    "ancestral": jd.samplers.Ancestral,
+    "ddim": jd.samplers.DDIM,
+    "euler_maruyama": jd.samplers.EulerMaruyama,
+    "heun": jd.samplers.Heun,
+    "probability_flow": jd.samplers.ProbabilityFlow,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run is: its data, model and training. A run folder keeps it as config.json."""
+
+    data: Literal[*IMAGES, *TOYS] = "digits"  # pyright: ignore[reportInvalidTypeForm]
+    """Data set: scikit-learn's 8x8 digits, or a toy set in the plane."""
+    process: Literal[*PROCESSES] = "vp"  # pyright: ignore[reportInvalidTypeForm]
+    """How data becomes noise."""
+    parameterization: Literal["data", "noise", "score", "v", "velocity", "edm"] = "v"
+    """What the network's output means."""
+    weighting: Literal[*WEIGHTINGS] = "simple"  # pyright: ignore[reportInvalidTypeForm]
+    """How much each noise level counts."""
+    times: Literal[*TIMES] = "stratified"  # pyright: ignore[reportInvalidTypeForm]
+    """Where t is drawn."""
+    channels: tuple[int, ...] = (16, 32)
+    """U-Net (images): channels of each level, each half the size of the one before."""
+    blocks: int = 1
+    """U-Net: residual blocks a level, each way."""
+    attention: tuple[int, ...] = (1,)
+    """U-Net: the levels with attention, 0 being the full image."""
+    hidden: tuple[int, ...] = (128, 128, 128)
+    """MLP (toy sets): widths of its layers."""
+    conditional: bool = False
+    """Train on labels, dropped for one example in ten so that the unconditional model is learned too."""
+    steps: int = 2000
+    """Training steps."""
+    batch_size: int = 128
+    """Examples a step."""
+    learning_rate: float = 2e-3
+    """Peak of the learning rate, which rises linearly and falls by a cosine."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, the ones that are used."""
+    seed: int = 0
+    """Seed of weights, batches and noise."""
+
+
+def _write_json(path: Path, value: dict) -> None:
+    """Write by a rename, so that a reader never sees half a file."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def _update_summary(folder: Path, **figures) -> dict:
+    path = folder / "summary.json"
+    summary = (json.loads(path.read_text()) if path.exists() else {}) | figures
+    _write_json(path, summary)
+    return summary
+
+
+def read_config(folder: Path) -> Config:
+    """The config of a run folder; a ValueError that says what is wrong with one that is not."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run folder: it has no config.json. Make one by `jaxdiff train {folder}`")
+    try:
+        values = json.loads(path.read_text())
+        config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is not a config of this version of jaxdiff: {error}") from error
+    for name, words in (
+        ("data", IMAGES + TOYS),
+        ("process", PROCESSES),
+        ("weighting", WEIGHTINGS),
+        ("times", TIMES),
+    ):
+        if getattr(config, name) not in words:
+            raise ValueError(f"{path}: {name} = {getattr(config, name)!r}; expected one of {', '.join(words)}")
+    return config
+
+
+def load_data(config: Config, split: str) -> jd.data.Images | np.ndarray:
+    """The images of a split, or points [n, 2] of a toy set, whose splits are different draws."""
+    if config.data in IMAGES:
+        return jd.data.load_digits(split)
+    key = jax.random.fold_in(jax.random.key(0), ("train", "validation", "test").index(split))
+    return np.asarray(getattr(jd.data, config.data)(key, POINTS_IN_A_SET))
+
+
+def build(config: Config) -> jd.Denoiser:
+    """The denoiser of a config, with its initial weights."""
+    from jaxdiff.networks import MLP, UNet, initialize
+
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    if config.data in IMAGES:
+        data = load_data(config, "train")
+        classes = data.classes if config.conditional else 0
+        make = lambda rngs: UNet(  # noqa: E731
+            1, config.channels, config.blocks, config.attention, classes=classes, rngs=rngs
+        )
+        std = float(np.std(2 * (data.image + 0.5) / data.levels - 1))
+    else:
+        if config.conditional:
+            raise ValueError(f"conditional training needs labels, which {config.data} has not; leave it out")
+        make = lambda rngs: MLP(2, config.hidden, rngs=rngs)  # noqa: E731
+        std = float(np.std(load_data(config, "train")))
+    network, params = initialize(key, make)
+    return jd.Denoiser(network, params, PROCESSES[config.process](), config.parameterization, data_std=std)
+
+
+def load(folder: str | os.PathLike) -> tuple[Config, jd.Denoiser]:
+    """The config and trained denoiser (averaged weights) of a run folder."""
+    from jaxdiff.training import load_params
+
+    folder = Path(folder)
+    config = read_config(folder)
+    denoiser = build(config)
+    return config, dataclasses.replace(denoiser, params=load_params(folder, denoiser.params))
+
+
+def _preparation(config: Config):
+    """Batches of the training set, and what makes (x_0, cond) of one inside the step."""
+    data = load_data(config, "train")
+    if config.data in TOYS:
+        arrays = {"x": data}
+        prepare = lambda key, batch: (batch["x"], None)  # noqa: E731
+    else:
+        arrays = {"image": data.image, "label": data.label}
+
+        def prepare(key, batch):
+            noise_key, drop_key = jax.random.split(key)
+            x0 = jd.dequantize(noise_key, batch["image"], data.levels)
+            if not config.conditional:
+                return x0, None
+            dropped = jax.random.bernoulli(drop_key, 0.1, batch["label"].shape)
+            return x0, jnp.where(dropped, data.classes, batch["label"])
+
+    return jd.data.batches(arrays, config.batch_size, config.seed), prepare
+
+
+def draw(config: Config, denoiser, n: int, sampler="dpm_solver", steps=50, seed=0, cond=None, **more) -> jax.Array:
+    event = (8, 8, 1) if config.data in IMAGES else (2,)
+    return jd.sample(jax.random.key(seed), denoiser, (n, *event), SAMPLERS[sampler](), steps, cond, **more)
+
+
+def picture_samples(config: Config, x, path: Path, title: str | None = None) -> None:
+    if config.data in IMAGES:
+        jd.plotting.sample_grid(x, path, title=title)
+    else:
+        truth = load_data(config, "test")[: len(x)]
+        jd.plotting.panels({config.data: jd.plotting.Points(truth), title or "samples": jd.plotting.Points(x)}, path)
+
+
+def _picture_run(config: Config, denoiser, folder: Path) -> None:
+    """What a trained run shows: samples, the way there and back of an example, the curve, a toy model's density."""
+    from jaxdiff.training import read_metrics
+
+    jd.plotting.training_curve(read_metrics(folder / "metrics.jsonl"), folder / "training.png")
+    if config.data in TOYS:
+        picture_samples(config, draw(config, denoiser, 4000), folder / "samples.png")
+        plane = jnp.asarray(jd.plotting.plane(2.5, 80), jnp.float32)
+        log_prob = jd.log_likelihood(jax.random.key(0), denoiser, plane, "exact", rtol=1e-3, atol=1e-3).log_prob
+        jd.plotting.panels(
+            {f"density of {config.data}": jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png"
+        )
+        return
+    picture_samples(config, draw(config, denoiser, 64), folder / "samples.png")
+    times = np.linspace(1.0, 0.0, 11)
+    held_out = load_data(config, "test")
+    x0 = jd.dequantize(jax.random.key(1), held_out.image[:1], held_out.levels)
+    alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
+    noise = np.asarray(jax.random.normal(jax.random.key(2), x0.shape))
+    noising = (alpha * x0 + sigma * noise) / np.maximum(1.0, np.hypot(alpha, sigma))
+    path = draw(config, denoiser, 1, "ddim", 10, seed=1, grid=jd.grids.Time(), trajectory=True)[:, 0]
+    scale = np.maximum(1.0, np.asarray(denoiser.process.scale(times))).reshape(-1, 1, 1, 1)
+    rows = np.stack([noising[::-1], np.asarray(path) / scale])
+    jd.plotting.strip(
+        rows,
+        folder / "denoising.png",
+        names=["noising", "denoising"],
+        title="a test image to noise, and noise to a digit",
+    )
+
+
+def train(config: Config, folder: Path, pictures_every: float, progress: bool) -> tuple[jd.Denoiser, dict]:
+    from jaxdiff import training
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "config.json").exists():
+        before = dataclasses.asdict(read_config(folder))
+        changed = [f"{k}: {before[k]!r}, now {v!r}" for k, v in dataclasses.asdict(config).items() if before[k] != v]
+        if changed:
+            raise ValueError(f"{folder} holds a run with another config ({'; '.join(changed)}); give another folder")
+    elif any(folder.iterdir()):
+        raise ValueError(f"{folder} is neither empty nor a run folder; give another one")
+    denoiser = build(config)
+    batches, prepare = _preparation(config)
+    _write_json(folder / "config.json", dataclasses.asdict(config))
+    last_picture = 0.0
+
+    def on_log(denoiser, metrics):
+        nonlocal last_picture
+        if metrics["seconds"] - last_picture >= pictures_every:
+            last_picture = metrics["seconds"]
+            x = draw(config, denoiser, 64 if config.data in IMAGES else 4000)
+            picture_samples(config, x, folder / "samples.png", f"samples after {metrics['step']} steps")
+
+    denoiser = training.train(
+        jax.random.fold_in(jax.random.key(config.seed), 1),
+        folder,
+        denoiser,
+        jd.losses.Denoising(WEIGHTINGS[config.weighting](), TIMES[config.times]()),
+        batches,
+        steps=config.steps,
+        optimizer=training.clipped_adam(config.steps, config.learning_rate),
+        ema_decay=config.ema_decay,
+        prepare=prepare,
+        on_log=on_log,
+        progress=progress,
+    )
+    _picture_run(config, denoiser, folder)
+    last = training.read_metrics(folder / "metrics.jsonl")[-1]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(denoiser.params))
+    summary = _update_summary(
+        folder, steps=last["step"], loss=last["loss"], parameters=parameters, train_seconds=last["seconds"]
+    )
+    return denoiser, summary
+
+
+def likelihood(config: Config, denoiser, folder: Path, split, limit, seed, progress, samples=1, **settings) -> dict:
+    data = load_data(config, split)
+    key = jax.random.key(seed)
+    began = time.perf_counter()
+    if config.data in IMAGES:
+        report = jd.bits_per_dim(key, denoiser, data.image[:limit], samples, data.levels, progress=progress, **settings)
+        print(report, file=sys.stderr)
+        figures = {f.name: getattr(report, f.name) for f in dataclasses.fields(report) if f.name != "per_example"}
+    else:
+        if samples != 1:
+            raise ValueError(f"dequantization_samples = {samples}: {config.data} is continuous; leave it at 1")
+        found = jd.log_likelihood(key, denoiser, jnp.asarray(data[: limit or 2000]), **settings)
+        nats = np.asarray(found.log_prob, np.float64)[np.asarray(found.converged)]
+        figures = {
+            "log_likelihood": float(nats.mean()),
+            "standard_error": float(nats.std(ddof=1) / np.sqrt(len(nats))),
+            "examples": len(found.log_prob),
+            "not_converged": int((~found.converged).sum()),
+        }
+        print(f"{figures['log_likelihood']:.4f} +- {figures['standard_error']:.4f} nats", file=sys.stderr)
+    return _update_summary(folder, **figures, split=split, likelihood_seconds=time.perf_counter() - began)
