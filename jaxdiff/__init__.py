@@ -65,6 +65,7 @@ __all__ = [
     "plotting",
     "posterior",
     "quantize",
+    "runs",
     "sample",
     "samplers",
     "score",

@@ -58,20 +58,13 @@ def sample(
     config, denoiser = runs.load(folder)
     if label is not None and not config.conditional:
         raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
+    if label is not None and not 0 <= label < (classes := runs.load_data(config, "train").classes):
+        raise ValueError(f"label = {label}; expected 0 to {classes - 1}")
     if guidance != 1.0:
         if label is None:
             raise ValueError(f"guidance = {guidance} needs a label to guide to; give --label")
         denoiser = jd.guidance.ClassifierFree(denoiser, guidance)
-    keys = jd.samplers.example_keys(jax.random.key(seed), n)
-    event = (8, 8, 1) if config.data in runs.IMAGES else (2,)
-    parts = []
-    for start in range(0, n, batch_size):
-        size = min(batch_size, n - start)
-        cond = None if label is None else jnp.full(size, label)
-        parts.append(
-            jd.sample(keys[start : start + size], denoiser, (size, *event), runs.SAMPLERS[sampler](), steps, cond)
-        )
-    x = np.concatenate(parts)
+    x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size)
     np.save(folder / "samples.npy", x)
     runs.picture_samples(config, x[:256] if config.data in runs.IMAGES else x, folder / "samples.png")
     return {"samples": str(folder / "samples.npy"), "picture": str(folder / "samples.png"), "n": n}
@@ -125,7 +118,7 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
         seed: Seed of everything.
         json_: Print the result as one line of JSON.
     """
-    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    say = lambda text: print(text, file=sys.stderr)
     config = Config(seed=seed)
     say(f"training on 1,000 digits of 8 x 8 pixels; a picture of samples comes every 20 s: {folder}/samples.png")
     denoiser, _ = runs.train(config, folder, 20.0, not json_)
@@ -150,3 +143,6 @@ def main() -> None:
         raise SystemExit(1) from None
     if "--json" in sys.argv:
         print(json.dumps(result))
+
+if __name__ == "__main__":
+    main()

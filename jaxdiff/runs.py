@@ -83,11 +83,11 @@ class Config:
     """MLP (toy sets): widths of its layers."""
     conditional: bool = False
     """Train on labels, dropped for one example in ten so that the unconditional model is learned too."""
-    steps: int = 2000
+    steps: int = 4000
     """Training steps."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Examples a step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """Peak of the learning rate, which rises linearly and falls by a cosine."""
     ema_decay: float = 0.999
     """Decay of the moving average of the weights, the ones that are used."""
@@ -146,14 +146,14 @@ def build(config: Config) -> jd.Denoiser:
     if config.data in IMAGES:
         data = load_data(config, "train")
         classes = data.classes if config.conditional else 0
-        make = lambda rngs: UNet(  # noqa: E731
+        make = lambda rngs: UNet(
             1, config.channels, config.blocks, config.attention, classes=classes, rngs=rngs
         )
         std = float(np.std(2 * (data.image + 0.5) / data.levels - 1))
     else:
         if config.conditional:
             raise ValueError(f"conditional training needs labels, which {config.data} has not; leave it out")
-        make = lambda rngs: MLP(2, config.hidden, rngs=rngs)  # noqa: E731
+        make = lambda rngs: MLP(2, config.hidden, rngs=rngs)
         std = float(np.std(load_data(config, "train")))
     network, params = initialize(key, make)
     return jd.Denoiser(network, params, PROCESSES[config.process](), config.parameterization, data_std=std)
@@ -174,7 +174,7 @@ def _preparation(config: Config):
     data = load_data(config, "train")
     if config.data in TOYS:
         arrays = {"x": data}
-        prepare = lambda key, batch: (batch["x"], None)  # noqa: E731
+        prepare = lambda key, batch: (batch["x"], None)
     else:
         arrays = {"image": data.image, "label": data.label}
 
@@ -189,12 +189,22 @@ def _preparation(config: Config):
     return jd.data.batches(arrays, config.batch_size, config.seed), prepare
 
 
-def draw(config: Config, denoiser, n: int, sampler="dpm_solver", steps=50, seed=0, cond=None, **more) -> jax.Array:
+def draw(
+    config: Config, denoiser, n: int, sampler="dpm_solver", steps=50, seed=0, label=None, batch_size=4096, **more
+) -> np.ndarray:
+    """Draw n samples, `batch_size` at a time; further arguments go to `jaxdiff.sample`."""
     event = (8, 8, 1) if config.data in IMAGES else (2,)
-    return jd.sample(jax.random.key(seed), denoiser, (n, *event), SAMPLERS[sampler](), steps, cond, **more)
+    keys = jd.samplers.example_keys(jax.random.key(seed), n)
+    parts = []
+    for start in range(0, n, batch_size):
+        part = keys[start : start + batch_size]
+        cond = None if label is None else jnp.full(len(part), label)
+        parts.append(jd.sample(part, denoiser, (len(part), *event), SAMPLERS[sampler](), steps, cond, **more))
+    return np.concatenate(parts, axis=1 if more.get("trajectory") else 0)
 
 
 def picture_samples(config: Config, x, path: Path, title: str | None = None) -> None:
+    """A grid of images, or points beside the data's."""
     if config.data in IMAGES:
         jd.plotting.sample_grid(x, path, title=title)
     else:
@@ -216,24 +226,25 @@ def _picture_run(config: Config, denoiser, folder: Path) -> None:
         )
         return
     picture_samples(config, draw(config, denoiser, 64), folder / "samples.png")
-    times = np.linspace(1.0, 0.0, 11)
+    times = np.linspace(1.0, 0.0, 12)
     held_out = load_data(config, "test")
     x0 = jd.dequantize(jax.random.key(1), held_out.image[:1], held_out.levels)
     alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
-    noise = np.asarray(jax.random.normal(jax.random.key(2), x0.shape))
-    noising = (alpha * x0 + sigma * noise) / np.maximum(1.0, np.hypot(alpha, sigma))
-    path = draw(config, denoiser, 1, "ddim", 10, seed=1, grid=jd.grids.Time(), trajectory=True)[:, 0]
-    scale = np.maximum(1.0, np.asarray(denoiser.process.scale(times))).reshape(-1, 1, 1, 1)
-    rows = np.stack([noising[::-1], np.asarray(path) / scale])
+    noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
+    denoising = draw(config, denoiser, 1, "ddim", 44, seed=1, grid=jd.grids.Time(), trajectory=True)[::4, 0]
+    scale = np.hypot(alpha, sigma).clip(1.0)
     jd.plotting.strip(
-        rows,
+        np.stack([noising[::-1] / scale[::-1], denoising / scale]),
         folder / "denoising.png",
-        names=["noising", "denoising"],
-        title="a test image to noise, and noise to a digit",
+        names=["data to noise", "noise to data"],
     )
 
 
 def train(config: Config, folder: Path, pictures_every: float, progress: bool) -> tuple[jd.Denoiser, dict]:
+    """Train into `folder`, or go on where it stopped; a picture of samples every so many seconds. Returns its summary.
+
+    Raises ValueError where the folder holds something else or a run with another config.
+    """
     from jaxdiff import training
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -279,6 +290,7 @@ def train(config: Config, folder: Path, pictures_every: float, progress: bool) -
 
 
 def likelihood(config: Config, denoiser, folder: Path, split, limit, seed, progress, samples=1, **settings) -> dict:
+    """Likelihood of a split of the data into the summary: bits/dim of images, mean nats of points."""
     data = load_data(config, split)
     key = jax.random.key(seed)
     began = time.perf_counter()

@@ -23,7 +23,7 @@ from jaxdiff.processes import Process, check_event, expand_time
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Mixture:
-    """The mixture in the eigenbases of its components: variances [k, d], bases [k, d, d] with C = U diag(variances) Uᵀ."""
+    """The mixture in its components' eigenbases: variances [k, d], bases [k, d, d] with C = U diag(variances) Uᵀ."""
 
     process: Process
     log_weights: jax.Array
@@ -47,7 +47,7 @@ class _Mixture:
         """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch]."""
         log_joint, y, variances, alpha, sigma = self._whiten(x, t)
         r = jax.nn.softmax(log_joint, -1)
-        rotate_back = lambda u: jnp.einsum("kij,bk,bkj->bi", self.bases, r, u)  # noqa: E731
+        rotate_back = lambda u: jnp.einsum("kij,bk,bkj->bi", self.bases, r, u)
         data = r @ self.means + rotate_back(alpha * self.variances * y / variances)
         return Prediction(data.reshape(x.shape), rotate_back(sigma * y / variances).reshape(x.shape))
 

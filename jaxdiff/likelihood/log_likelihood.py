@@ -1,13 +1,13 @@
 r"""log p(x) by the probability flow in the rotation's coordinates.
 
-Along dz/dφ = v(z, φ) the density of z changes by d log p(z)/dφ = -tr ∂v/∂z (Chen et al. 2018; Song et al. 2021, eq. 39).
-With φ_0, φ_1 the angles of t_min and 1, D the size of an event, and log p(x) = log p(z) - D log q,
+Along dz/dφ = v(z, φ) the density of z changes by d log p(z)/dφ = -tr ∂v/∂z (Chen et al. 2018; Song et al.
+2021, eq. 39). With φ_0, φ_1 the angles of t_min and 1, D the size of an event, and log p(x) = log p(z) - D log q,
 
     log p(x_0) = log N(x_1; 0, prior_std²) + D log q_1/q_0 + ∫_{φ_0}^{φ_1} tr ∂v/∂z dφ.
 
-The trace comes forward, by Jacobian-vector products of v: over the D basis vectors ("exact"), or over Rademacher probes
-e with E[e eᵀ] = I ("hutchinson"; Hutchinson 1990, Grathwohl et al. 2019), drawn once an example and held along the flow.
-Every probe carries its own integral, so their spread is the standard error. A multiple of I in ∂v/∂z, the analytic part
+The trace comes forward, by Jacobian-vector products of v: over the D basis vectors ("exact"), or over Rademacher
+probes e with E[e eᵀ] = I ("hutchinson"; Hutchinson 1990, Grathwohl et al. 2019), drawn once an example and held along
+the flow. Every probe carries its own integral, so their spread is the standard error. A multiple of I in ∂v/∂z, the analytic part
 of every parameterisation, gives eᵀ(kI)e = kD exactly: it is never estimated. For a linear field v = A z the variance of
 one probe is 2 Σ_{i≠j} S_ij² with S the symmetric part of ∫A.
 """
@@ -89,7 +89,7 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
 
         def field(angle, state):
             t = process.time_at_angle(angle)
-            velocity = lambda z: angular_velocity(  # noqa: E731
+            velocity = lambda z: angular_velocity(
                 denoiser, process.scale(t) * z[None], t, cond
             )[0].astype(z.dtype)
             v, product = jax.linearize(velocity, state[0])

@@ -71,7 +71,7 @@ class LogitNormal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    r"""t on [t_min, 1] with density ∝ the likelihood weighting cot φ dφ/dt (Song et al. 2021, "Maximum likelihood", 4.2).
+    r"""t on [t_min, 1], density ∝ the likelihood weighting cot φ dφ/dt (Song et al. 2021, "Maximum likelihood", 4.2).
 
     The weight is the derivative of log sin φ = -log(1 + SNR)/2, which is therefore drawn uniformly (and stratified).
     """

@@ -7,9 +7,9 @@
 A level is `blocks` residual blocks on the way down and as many on the way up, each of which also reads the
 output of its opposite. The middle is two blocks, with attention between them if the last level has it.
 
-Convolutions are XLA's: on CPU too, patches and one matrix product were no faster in a whole step. One exception:
-on CPU a gradient through a convolution inside `scan` takes 10 to 60 times longer than outside of it (jax 0.10,
-4 x 4 to 28 x 28 pixels); forward mode does not. Take gradients outside of loops there.
+Convolutions are XLA's: on CPU too, patches and one matrix product were no faster in a whole step. One
+exception: on CPU a gradient through a convolution inside `scan` takes 10 to 60 times longer than outside of it
+(jax 0.10, 4 x 4 to 28 x 28 pixels); forward mode does not. Take gradients outside of loops there.
 """
 
 import math

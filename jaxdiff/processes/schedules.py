@@ -177,6 +177,7 @@ class VE(Process):
 
     @property
     def prior_std(self):
+        """σ(1); the data's own spread is left out, as in the paper."""
         return self.sigma_max
 
     def _log_sigma(self, t):
@@ -212,6 +213,7 @@ class BrownianVE(Process):
 
     @property
     def prior_std(self):
+        """σ(1)."""
         return self._marginal(jnp.asarray(1.0))[1]
 
     def _marginal(self, t):
@@ -247,6 +249,7 @@ class EDM(Process):
 
     @property
     def prior_std(self):
+        """σ(1); the data's own spread is left out, as in the paper."""
         return self.sigma_max
 
     def _root(self, t):

@@ -1,4 +1,4 @@
-r"""DPM-Solver++ multistep (Lu et al. 2022, arXiv 2211.01095).
+r"""DPM-Solver++ multistep (Lu et al. 2022, arXiv 2211.01095; the SDE form is their eq. 18).
 
 With ℓ = log(α/σ) and h = ℓ_s - ℓ_t the probability flow is, exactly (their eq. 8),
 
@@ -7,10 +7,10 @@ With ℓ = log(α/σ) and h = ℓ_s - ℓ_t the probability flow is, exactly (th
 and a polynomial through the last predictions D_0, D_1, D_2 of x_0, at distances r_0 h and r_1 h, is integrated:
 
     2M   x_s = σ_s/σ_t x_t + α_s φ_1 (D_0 + (D_0 - D_1)/(2 r_0))                       (algorithm 2)
-    3M   x_s = σ_s/σ_t x_t + α_s (φ_1 D_0 + φ_2 (Δ + r_0 Δ²) + (1 - 2 φ_2/h) Δ²)           (Newton's polynomial, exactly)
+    3M   x_s = σ_s/σ_t x_t + α_s (φ_1 D_0 + φ_2 (Δ + r_0 Δ²) + (1 - 2 φ_2/h) Δ²)        (Newton's polynomial, exactly)
          φ_1 = 1 - e^{-h},   φ_2 = 1 - φ_1/h,   Δ = h D[0, 1],   Δ² = h² D[0, 1, 2]
 
-    SDE  x_s = σ_s/σ_t e^{-h} x_t + α_s (1 - e^{-2h}) (D_0 + (D_0 - D_1)/(2 r_0)) + σ_s √(1 - e^{-2h}) z    (eq. 18)
+    SDE  x_s = σ_s/σ_t e^{-h} x_t + α_s (1 - e^{-2h}) (D_0 + (D_0 - D_1)/(2 r_0)) + σ_s √(1 - e^{-2h}) z
 
 The first steps have no history: the first is of first order (DDIM), the second of second. One first-order step leaves
 an error of O(h²), so on equal steps 2M is of order 2 and 3M too, with a far smaller constant; 3M is of order 3 where the

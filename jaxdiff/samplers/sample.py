@@ -57,8 +57,9 @@ def sample(
 
     - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two).
     - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
-    - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++ and in the angle for
-      the others), or an array of decreasing t, which is taken as it stands, ends included, and sets the number of steps.
+    - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++ and in the
+      angle for the others), or an array of decreasing t, which is taken as it stands, ends included, and sets the
+      number of steps.
     - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
     - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result.
 

@@ -39,7 +39,8 @@ def test_bits_against_quadrature(levels):
     ]
     truth = -np.array(cell)[images].mean()
     report = jd.bits_per_dim(jax.random.key(0), standard_normal(d), images, levels=levels, batch_size=150)
-    noise = np.max([norm.logpdf(np.linspace(a, b, 50)).std() for a, b in zip(edges[:-1], edges[1:])]) / np.log(2)
+    spreads = [norm.logpdf(np.linspace(a, b, 50)).std() for a, b in zip(edges[:-1], edges[1:])]
+    noise = np.max(spreads) / np.log(2)
     assert abs(report.bits_per_dim - truth) < 4 * noise / np.sqrt(n * d) + 1e-4
     assert report.examples == n
     assert report.not_converged == 0

@@ -11,7 +11,7 @@ import jaxdiff as jd
 
 
 def model_log_prob(denoiser, x, t_min):
-    """The flow carries p_tmin into p_1, but the model starts from the prior: log p_0 + log prior(x_1) - log p_1(x_1)."""
+    """The flow carries p_0 into p_1, but the model starts from the prior: log p_0 + log prior(x_1) - log p_1(x_1)."""
     x_1 = jd.encode(denoiser, x, t_min=t_min, rtol=1e-12, atol=1e-12)
     prior = norm.logpdf(x_1, scale=denoiser.process.prior_std).sum(1)
     return denoiser.log_prob(x, t_min) + prior - denoiser.log_prob(x_1, 1.0)
@@ -42,7 +42,7 @@ def gaussian_in_five(process, seed=0):
 
 
 def closed_form_variance(process, covariance, t_min):
-    """Of one probe's integral. For N(m, C) the flow scales every eigen-direction of z by √(S_1/S_min)/(q_1/q_min), with
+    """Of one probe's integral. For N(m, C) the flow scales every eigen-direction of z by √(S_1/S_0)/(q_1/q_0),
     S = α² c + σ²; its log is the diagonal of the symmetric ∫A in the eigenbasis, and Var eᵀ∫A e = 2 Σ_{i≠j} (∫A)_ij²."""
     values, basis = np.linalg.eigh(covariance)
     (a0, s0), (a1, s1) = process.marginal(t_min), process.marginal(1.0)

@@ -114,7 +114,7 @@ def test_importance_leaves_the_likelihood_integral_unchanged(process, x64):
 
 
 def test_likelihood_weighting_integrates_to_the_mutual_information(process, x64):
-    """For x_0 ~ N(0, s²) the best loss, ∫ SNR' mmse / -2, is log((1 + s² SNR_0)/(1 + s² SNR_1)) / 2 (Guo et al. 2005)."""
+    """For x_0 ~ N(0, s²) the best loss, -∫ SNR' mmse / 2, is log((1 + s² SNR_0)/(1 + s² SNR_1))/2 (Guo et al. 2005)."""
     s, n, t_min = 0.8, 40_000, 0.01
     denoiser = jd.exact.Gaussian(process, np.zeros(1), np.array([[s**2]]))
     x0 = s * jax.random.normal(jax.random.key(0), (n, 1))

@@ -34,7 +34,7 @@ def test_it_learns_the_score_of_two_points():
     keys = jax.random.split(jax.random.key(1), 1000)
     params = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), keys)[0][0])(params)
     x, c_noise, _, best = noised(jax.random.key(2), 4096)
-    # the estimates themselves vary by about 0.5; a network blind to the noise level stays above 0.03
+    # a network that answers 0 is 0.87 away, one that is not told the noise level 0.10
     assert float(jnp.mean((network(params, x, c_noise) - best) ** 2)) < 0.01
 
 

@@ -51,7 +51,7 @@ def gaussian(process):
 
 
 def affine_moments(process, sampler, steps, grid=None):
-    """Mean and variance of the result: a deterministic sampler of a Gaussian is affine in its start, N(0, prior_std²)."""
+    """Mean and variance of the result: a deterministic sampler of a Gaussian is affine in its start, N(0, std²)."""
     start = jnp.array([[0.0], [1.0]])
     x = jd.sample(jax.random.key(0), gaussian(process), (2, 1), sampler, steps, grid=grid, x_start=start)
     return float(x[0, 0]), float(((x[1] - x[0])[0] * process.prior_std) ** 2)

@@ -1,0 +1,132 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxdiff import cli, runs
+
+TINY = ["--steps", "20", "--batch-size", "16", "--channels", "4", "8", "--attention", "1"]
+
+
+def jaxdiff(monkeypatch, capsys, *arguments):
+    """Run the command in this process; its exit code, output and error text."""
+    monkeypatch.setattr(sys, "argv", ["jaxdiff", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["jaxdiff", "train", str(folder), *TINY, "--conditional", "--json"])
+        cli.main()
+    return folder
+
+
+def test_train_leaves_a_whole_run_folder(digits_run):
+    names = {path.name for path in digits_run.iterdir()}
+    assert names == {
+        *("config.json", "metrics.jsonl", "checkpoints", "summary.json"),
+        *("samples.png", "denoising.png", "training.png"),
+    }
+    summary = json.loads((digits_run / "summary.json").read_text())
+    assert summary["steps"] == 20
+    assert summary["train_seconds"] > 0
+    assert runs.read_config(digits_run).channels == (4, 8)
+
+
+def test_sample_is_the_same_in_any_batch(digits_run, monkeypatch, capsys):
+    drawn = []
+    for size in (5, 2):
+        arguments = ["sample", digits_run, "--n", 5, "--label", 3, "--guidance", 2.0, "--steps", 3, "--batch-size", size]
+        code, out, _ = jaxdiff(monkeypatch, capsys, *arguments, "--json")
+        assert code == 0
+        assert json.loads(out)["n"] == 5
+        drawn.append(np.load(digits_run / "samples.npy"))
+    assert drawn[0].shape == (5, 8, 8, 1)
+    np.testing.assert_allclose(*drawn, rtol=1e-4, atol=1e-4)
+
+
+def test_likelihood_goes_into_the_summary(digits_run, monkeypatch, capsys):
+    arguments = ["likelihood", digits_run, "--limit", 6, "--rtol", 1e-2, "--atol", 1e-2, "--probes", 2, "--json"]
+    code, out, _ = jaxdiff(monkeypatch, capsys, *arguments)
+    assert code == 0
+    summary = json.loads((digits_run / "summary.json").read_text())
+    assert json.loads(out) == summary
+    assert summary["examples"] == 6
+    assert summary["split"] == "test"
+    assert 1.0 < summary["bits_per_dim"] < 8.0
+    assert summary["standard_error"] > 0
+    assert summary["trace_standard_error"] > 0
+
+
+def test_training_again_changes_nothing(digits_run, monkeypatch, capsys):
+    before = (digits_run / "metrics.jsonl").read_text()
+    code, _, _ = jaxdiff(monkeypatch, capsys, "train", digits_run, *TINY, "--conditional", "--json")
+    assert code == 0
+    assert (digits_run / "metrics.jsonl").read_text() == before
+
+
+def test_toy_run(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "moons"
+    settings = ["--data", "two_moons", "--process", "flow", "--steps", 10, "--hidden", 16, "--times", "logit_normal"]
+    code, _, _ = jaxdiff(monkeypatch, capsys, "train", folder, *settings, "--json")
+    assert code == 0
+    assert (folder / "density.png").is_file()
+    code, out, _ = jaxdiff(monkeypatch, capsys, "likelihood", folder, "--limit", 50, "--rtol", 1e-2, "--json")
+    assert code == 0
+    assert np.isfinite(json.loads(out)["log_likelihood"])
+
+
+def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "config.json").write_text('{"colour": "blue"}')
+    (tmp_path / "untrained").mkdir()
+    (tmp_path / "untrained" / "config.json").write_text("{}")
+    for arguments, message in (
+        (("sample", tmp_path), "is not a run folder: it has no config.json. Make one by `jaxdiff train"),
+        (("sample", tmp_path / "broken"), "is not a config of this version"),
+        (("sample", tmp_path / "newer"), "colour"),
+        (("sample", tmp_path / "untrained"), "checkpoint"),
+        (("train", tmp_path / "other"), "neither empty nor a run folder"),
+        (("train", digits_run, "--steps", 30), "another config (channels: (4, 8), now"),
+        (("train", tmp_path / "a", "--steps", 0), "steps = 0"),
+        (("train", tmp_path / "b", "--batch-size", 5000), "5000"),
+        (("train", tmp_path / "c", "--data", "circles", "--conditional"), "circles has not"),
+        (("sample", digits_run, "--n", 0), "n = 0"),
+        (("sample", digits_run, "--steps", 0), "steps = 0"),
+        (("sample", digits_run, "--label", 10), "label = 10; expected 0 to 9"),
+        (("sample", digits_run, "--guidance", 2.0), "give --label"),
+        (("likelihood", digits_run, "--limit", 0), "limit = 0"),
+        (("likelihood", digits_run, "--probes", 0), "probes = 0"),
+    ):
+        code, out, err = jaxdiff(monkeypatch, capsys, *arguments)
+        assert code == 1, arguments
+        assert out == ""
+        assert message in err, (arguments, err)
+        assert err.startswith("jaxdiff: ")
+        assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "b" / "config.json").exists()
+    assert not (tmp_path / "c").exists()
+
+
+def test_help_reads_well():
+    for command in ("", "demo", "train", "sample", "likelihood"):
+        done = subprocess.run(
+            [sys.executable, "-m", "jaxdiff.cli", *command.split(), "--help"], capture_output=True, text=True
+        )
+        assert done.returncode == 0
+        assert "usage" in done.stdout
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,94 @@
+"""The rules of docs/design.md that imports can show."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxdiff
+
+PACKAGE = Path(jaxdiff.__file__).parent
+LAYERS = ["processes", "denoisers", "losses", "samplers", "likelihood", "networks", "pipelines", "data", "metrics"]
+LAYERS += ["training", "plotting", "runs", "cli"]
+ROOMS = {
+    "flax": {"networks", "training"},
+    "diffrax": {"samplers", "likelihood"},
+    "tensorflow_datasets": {"data"},
+    "grain": {"data"},
+    "sklearn": {"data"},
+    "matplotlib": {"plotting"},
+    "orbax": {"training"},
+    "tyro": {"cli"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_file_has_a_layer():
+    assert {layer_of(path) for path in FILES} <= {*LAYERS, "__init__"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name != "__init__.py" or p.parent != PACKAGE], ids=str)
+def test_imports_come_from_the_layers_above(path):
+    own = LAYERS.index(layer_of(path))
+    for name in imports(path):
+        package, *rest = name.split(".")
+        if package == "jaxdiff" and rest and rest[0] in LAYERS:
+            assert LAYERS.index(rest[0]) <= own, f"{path} imports {name} from a layer below its own"
+        if package in ROOMS:
+            assert layer_of(path) in ROOMS[package], f"{path} imports {package}, which lives in {ROOMS[package]}"
+
+
+def test_no_file_holds_two_things():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 400, path
+        assert path.stem not in ("utils", "util", "helpers", "misc", "common")
+
+
+def test_import_is_light():
+    """Heavy parts load when they are used."""
+    heavy = ["flax", "diffrax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "tyro", "optax"]
+    code = f"import sys, jaxdiff; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_library_works_without_the_command_lines_packages():
+    code = """
+import sys
+for name in ("tyro", "matplotlib", "tensorflow_datasets", "grain", "sklearn", "orbax", "tqdm"):
+    sys.modules[name] = None
+import jax, jax.numpy as jnp, numpy as np, jaxdiff as jd
+denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2))
+x = jd.sample(jax.random.key(0), denoiser, (3, 2), steps=4)
+jd.losses.Denoising()(jd.Denoiser(lambda p, x, c, y: x, None, jd.VP()), jax.random.key(1), x)
+assert jd.log_likelihood(jax.random.key(2), denoiser, x, "exact").converged.all()
+images = np.zeros((2, 3), np.uint8)
+assert jd.bits_per_dim(jax.random.key(3), denoiser, images, batch_size=2).not_converged == 0
+from jaxdiff.networks import MLP, initialize
+network, params = initialize(jax.random.key(4), lambda rngs: MLP(2, rngs=rngs))
+assert network(params, x, 0.0).shape == x.shape
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_pickled():
+    for path in FILES:
+        names = set(imports(path))
+        assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}, path
+        assert "allow_pickle=True" not in path.read_text(), path
