@@ -98,12 +98,13 @@ class Config:
 def _write_json(path: Path, value: dict) -> None:
     """Write by a rename, so that a reader never sees half a file."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
     os.replace(temporary, path)
 
 
 def _update_summary(folder: Path, **figures) -> dict:
     path = folder / "summary.json"
+    figures = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}
     summary = (json.loads(path.read_text()) if path.exists() else {}) | figures
     _write_json(path, summary)
     return summary
@@ -226,12 +227,12 @@ def _picture_run(config: Config, denoiser, folder: Path) -> None:
         )
         return
     picture_samples(config, draw(config, denoiser, 64), folder / "samples.png")
-    times = np.linspace(1.0, 0.0, 12)
+    times = np.append(jd.grids.Angle()(denoiser.process, 44)[::4], 0.0)
     held_out = load_data(config, "test")
     x0 = jd.dequantize(jax.random.key(1), held_out.image[:1], held_out.levels)
     alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
     noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
-    denoising = draw(config, denoiser, 1, "ddim", 44, seed=1, grid=jd.grids.Time(), trajectory=True)[::4, 0]
+    denoising = draw(config, denoiser, 1, "ddim", 44, seed=1, grid=jd.grids.Angle(), trajectory=True)[::4, 0]
     scale = np.hypot(alpha, sigma).clip(1.0)
     jd.plotting.strip(
         np.stack([noising[::-1] / scale[::-1], denoising / scale]),
@@ -247,16 +248,16 @@ def train(config: Config, folder: Path, pictures_every: float, progress: bool) -
     """
     from jaxdiff import training
 
-    folder.mkdir(parents=True, exist_ok=True)
     if (folder / "config.json").exists():
         before = dataclasses.asdict(read_config(folder))
         changed = [f"{k}: {before[k]!r}, now {v!r}" for k, v in dataclasses.asdict(config).items() if before[k] != v]
         if changed:
             raise ValueError(f"{folder} holds a run with another config ({'; '.join(changed)}); give another folder")
-    elif any(folder.iterdir()):
+    elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is neither empty nor a run folder; give another one")
     denoiser = build(config)
     batches, prepare = _preparation(config)
+    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", dataclasses.asdict(config))
     last_picture = 0.0
 

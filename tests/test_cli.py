@@ -118,7 +118,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         assert message in err, (arguments, err)
         assert err.startswith("jaxdiff: ")
         assert len(err.strip().splitlines()) == 1, err
-    assert not (tmp_path / "b" / "config.json").exists()
+    assert not (tmp_path / "b").exists()
     assert not (tmp_path / "c").exists()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.likelihood.dequantization import check_integers, dequantize, log_volume
-from jaxdiff.likelihood.log_likelihood import log_likelihood
+from jaxdiff.likelihood.log_likelihood import check_divergence, log_likelihood
 from jaxdiff.samplers import example_keys
 
 
@@ -70,6 +70,7 @@ def bits_per_dim(
         raise ValueError(
             f"dequantization_samples = {dequantization_samples}, batch_size = {batch_size}; expected at least one"
         )
+    check_divergence(likelihood.get("divergence", "exact"), likelihood.get("probes", 1))
     n, size = len(images), math.prod(images.shape[1:])
     batch_size = min(batch_size, n)
     keys = example_keys(key, n)

@@ -38,6 +38,14 @@ class Likelihood(NamedTuple):
     converged: jax.Array
 
 
+def check_divergence(divergence: str, probes: int) -> None:
+    """Raise ValueError for a divergence that is not known, or fewer than one probe."""
+    if divergence not in ("hutchinson", "exact"):
+        raise ValueError(f'divergence = {divergence!r}; expected "hutchinson" or "exact"')
+    if probes < 1:
+        raise ValueError(f"probes = {probes}; expected at least one")
+
+
 def log_likelihood(
     key,
     denoiser: DenoiserLike,
@@ -60,10 +68,7 @@ def log_likelihood(
     Raises TypeError for integer x0 or an untyped key; ValueError for a NaN in x0, an unknown divergence, fewer than
     one probe, or a denoiser without an answer at t = 1.
     """
-    if divergence not in ("hutchinson", "exact"):
-        raise ValueError(f'divergence = {divergence!r}; expected "hutchinson" or "exact"')
-    if probes < 1:
-        raise ValueError(f"probes = {probes}; expected at least one")
+    check_divergence(divergence, probes)
     x0 = check_event(x0, "x0")
     if hasattr(denoiser, "check_start"):
         denoiser.check_start(1.0)  # pyright: ignore[reportAttributeAccessIssue]
