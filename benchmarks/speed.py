@@ -32,7 +32,7 @@ import tyro
 
 import jaxdiff as jd
 from jaxdiff.denoisers import c_noise, row
-from jaxdiff.runs import Config
+from jaxdiff.runs import PROCESSES, Config
 
 DEMO = Config()
 Side = Callable[[], int]  # runs to its end; returns the units of work it did
@@ -94,8 +94,7 @@ def compare(ours: Side, bare: Side, repetitions: int) -> Row:
 def training(denoiser: jd.Denoiser, x0, repetitions: int, updates: int = 10) -> tuple[Row, jd.Denoiser]:
     """Training steps, `updates` a turn, and the denoiser after ours."""
     optimizer = jd.training.clipped_adam(1000)
-    loss = jd.losses.Denoising(jd.losses.weightings.Simple(), jd.losses.times.Stratified())
-    step = jd.training.make_step(denoiser, loss, optimizer)
+    step = jd.training.make_step(denoiser, jd.losses.Denoising(), optimizer)
     process, network = denoiser.process, denoiser.network
 
     def mean_loss(params, key):
@@ -202,7 +201,8 @@ def likelihood(denoiser: jd.Denoiser, x0, repetitions: int, steps: int = 80) -> 
 
 def import_seconds() -> tuple[float, float]:
     """Seconds of `import jax`, and of `import jaxdiff` after it: medians of five new processes."""
-    program = "from time import perf_counter as now; a = now(); import jax; b = now(); import jaxdiff; print(b - a, now() - b)"
+    program = "from time import perf_counter as now; a = now(); import jax; b = now(); import jaxdiff; c = now()"
+    program += "; print(b - a, c - b)"
     runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout for _ in range(5)]
     jax_seconds, ours = zip(*(map(float, run.split()) for run in runs))
     return statistics.median(jax_seconds), statistics.median(ours)
@@ -216,7 +216,7 @@ def measure(settings: Settings) -> dict:
     load = os.getloadavg()[0]
     make = lambda rngs: UNet(1, settings.channels, DEMO.blocks, settings.attention, rngs=rngs)
     network, params = initialize(jax.random.key(0), make)
-    denoiser = jd.Denoiser(network, params, jd.VP(), DEMO.parameterization)
+    denoiser = jd.Denoiser(network, params, PROCESSES[DEMO.process](), DEMO.parameterization)
     shape = settings.batch, settings.size, settings.size, 1
     x0 = jax.random.uniform(jax.random.key(1), shape, minval=-1.0)
 
@@ -257,22 +257,20 @@ def table(figures: dict) -> str:
     ]
     for name, unit in (("training", "steps"), ("sampling", "evaluations"), ("likelihood", "evaluations")):
         part = figures[name]
-        low, high = part["overhead_quartiles"]
+        quartiles = "({:+.1f} to {:+.1f})".format(*part["overhead_quartiles"])
         lines.append(
             f"{name + ', ' + unit + '/s':26s}{part['rate']:9,.1f}{part['bare_rate']:9,.1f}{part['overhead']:+9.1f} %"
-            f"   {f'({low:+.1f} to {high:+.1f})':15s}{part['compile_seconds']:7.1f} s{part['bare_compile_seconds']:7.1f} s"
+            f"   {quartiles:15s}{part['compile_seconds']:7.1f} s{part['bare_compile_seconds']:7.1f} s"
         )
-    waiting = 100 * (flow["evaluations_max"] / flow["evaluations_mean"] - 1)
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"The likelihood took {flow['evaluations_mean']:.0f} evaluations an example and {flow['evaluations_max']} for "
-            f"the slowest: waiting for it is {waiting:.0f} % of its overhead.",
-            f"import jaxdiff: {figures['import_jaxdiff_seconds']:.2f} s after import jax "
-            f"({figures['import_jax_seconds']:.2f} s).",
-        ]
-    )
+    most, mean = flow["evaluations_max"], flow["evaluations_mean"]
+    lines += [
+        "",
+        f"An example's likelihood took {mean:.0f} evaluations, the slowest one's {most}: that the others wait for it "
+        f"makes {100 * (most / mean - 1):.0f} % of overhead alone.",
+        f"import jaxdiff takes {figures['import_jaxdiff_seconds']:.2f} s after import jax, "
+        f"which takes {figures['import_jax_seconds']:.2f} s.",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ process -> denoiser -> loss, sampler, likelihood: see docs/design.md.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from jaxdiff import losses, samplers
 from jaxdiff.denoisers import Denoiser, Prediction, exact, guidance, score
@@ -25,6 +26,9 @@ from jaxdiff.processes import (
     transition,
 )
 from jaxdiff.samplers import decode, encode, sample
+
+if TYPE_CHECKING:
+    from jaxdiff import data, networks, plotting, runs, training
 
 __version__ = "0.1.0"
 

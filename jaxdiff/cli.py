@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -58,7 +56,7 @@ def sample(
     config, denoiser = runs.load(folder)
     if label is not None and not config.conditional:
         raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
-    if label is not None and not 0 <= label < (classes := runs.load_data(config, "train").classes):
+    if label is not None and not 0 <= label < (classes := runs.load_images(config, "train").classes):
         raise ValueError(f"label = {label}; expected 0 to {classes - 1}")
     if guidance != 1.0:
         if label is None:
@@ -143,6 +141,7 @@ def main() -> None:
         raise SystemExit(1) from None
     if "--json" in sys.argv:
         print(json.dumps(result))
+
 
 if __name__ == "__main__":
     main()

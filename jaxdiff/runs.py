@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ import jaxdiff as jd
 IMAGES = ("digits",)
 TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles")
 POINTS_IN_A_SET = 20_000
+Split = Literal["train", "validation", "test"]
 
 PROCESSES = {
     "vp": jd.VP,
@@ -117,7 +118,8 @@ def read_config(folder: Path) -> Config:
         raise ValueError(f"{folder} is not a run folder: it has no config.json. Make one by `jaxdiff train {folder}`")
     try:
         values = json.loads(path.read_text())
-        config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        config = Config(**settings)
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not a config of this version of jaxdiff: {error}") from error
     for name, words in (
@@ -131,10 +133,13 @@ def read_config(folder: Path) -> Config:
     return config
 
 
-def load_data(config: Config, split: str) -> jd.data.Images | np.ndarray:
-    """The images of a split, or points [n, 2] of a toy set, whose splits are different draws."""
-    if config.data in IMAGES:
-        return jd.data.load_digits(split)
+def load_images(config: Config, split: Split) -> jd.data.Images:
+    """The images of a split, "train", "validation" or "test"."""
+    return {"digits": jd.data.load_digits}[config.data](split)
+
+
+def load_points(config: Config, split: Split) -> np.ndarray:
+    """Points [n, 2] of a toy set, whose splits are different draws."""
     key = jax.random.fold_in(jax.random.key(0), ("train", "validation", "test").index(split))
     return np.asarray(getattr(jd.data, config.data)(key, POINTS_IN_A_SET))
 
@@ -145,17 +150,15 @@ def build(config: Config) -> jd.Denoiser:
 
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     if config.data in IMAGES:
-        data = load_data(config, "train")
+        data = load_images(config, "train")
         classes = data.classes if config.conditional else 0
-        make = lambda rngs: UNet(
-            1, config.channels, config.blocks, config.attention, classes=classes, rngs=rngs
-        )
+        make = lambda rngs: UNet(1, config.channels, config.blocks, config.attention, classes=classes, rngs=rngs)
         std = float(np.std(2 * (data.image + 0.5) / data.levels - 1))
     else:
         if config.conditional:
             raise ValueError(f"conditional training needs labels, which {config.data} has not; leave it out")
         make = lambda rngs: MLP(2, config.hidden, rngs=rngs)
-        std = float(np.std(load_data(config, "train")))
+        std = float(np.std(load_points(config, "train")))
     network, params = initialize(key, make)
     return jd.Denoiser(network, params, PROCESSES[config.process](), config.parameterization, data_std=std)
 
@@ -172,11 +175,11 @@ def load(folder: str | os.PathLike) -> tuple[Config, jd.Denoiser]:
 
 def _preparation(config: Config):
     """Batches of the training set, and what makes (x_0, cond) of one inside the step."""
-    data = load_data(config, "train")
     if config.data in TOYS:
-        arrays = {"x": data}
+        arrays = {"x": load_points(config, "train")}
         prepare = lambda key, batch: (batch["x"], None)
     else:
+        data = load_images(config, "train")
         arrays = {"image": data.image, "label": data.label}
 
         def prepare(key, batch):
@@ -209,7 +212,7 @@ def picture_samples(config: Config, x, path: Path, title: str | None = None) -> 
     if config.data in IMAGES:
         jd.plotting.sample_grid(x, path, title=title)
     else:
-        truth = load_data(config, "test")[: len(x)]
+        truth = load_points(config, "test")[: len(x)]
         jd.plotting.panels({config.data: jd.plotting.Points(truth), title or "samples": jd.plotting.Points(x)}, path)
 
 
@@ -228,7 +231,7 @@ def _picture_run(config: Config, denoiser, folder: Path) -> None:
         return
     picture_samples(config, draw(config, denoiser, 64), folder / "samples.png")
     times = np.append(jd.grids.Angle()(denoiser.process, 44)[::4], 0.0)
-    held_out = load_data(config, "test")
+    held_out = load_images(config, "test")
     x0 = jd.dequantize(jax.random.key(1), held_out.image[:1], held_out.levels)
     alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
     noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
@@ -292,17 +295,17 @@ def train(config: Config, folder: Path, pictures_every: float, progress: bool) -
 
 def likelihood(config: Config, denoiser, folder: Path, split, limit, seed, progress, samples=1, **settings) -> dict:
     """Likelihood of a split of the data into the summary: bits/dim of images, mean nats of points."""
-    data = load_data(config, split)
     key = jax.random.key(seed)
     began = time.perf_counter()
     if config.data in IMAGES:
+        data = load_images(config, split)
         report = jd.bits_per_dim(key, denoiser, data.image[:limit], samples, data.levels, progress=progress, **settings)
         print(report, file=sys.stderr)
         figures = {f.name: getattr(report, f.name) for f in dataclasses.fields(report) if f.name != "per_example"}
     else:
         if samples != 1:
             raise ValueError(f"dequantization_samples = {samples}: {config.data} is continuous; leave it at 1")
-        found = jd.log_likelihood(key, denoiser, jnp.asarray(data[: limit or 2000]), **settings)
+        found = jd.log_likelihood(key, denoiser, jnp.asarray(load_points(config, split)[: limit or 2000]), **settings)
         nats = np.asarray(found.log_prob, np.float64)[np.asarray(found.converged)]
         figures = {
             "log_likelihood": float(nats.mean()),

@@ -46,7 +46,20 @@ def test_train_leaves_a_whole_run_folder(digits_run):
 def test_sample_is_the_same_in_any_batch(digits_run, monkeypatch, capsys):
     drawn = []
     for size in (5, 2):
-        arguments = ["sample", digits_run, "--n", 5, "--label", 3, "--guidance", 2.0, "--steps", 3, "--batch-size", size]
+        arguments = [
+            "sample",
+            digits_run,
+            "--n",
+            5,
+            "--label",
+            3,
+            "--guidance",
+            2.0,
+            "--steps",
+            3,
+            "--batch-size",
+            size,
+        ]
         code, out, _ = jaxdiff(monkeypatch, capsys, *arguments, "--json")
         assert code == 0
         assert json.loads(out)["n"] == 5

@@ -2,7 +2,15 @@
 
 from jaxdiff.denoisers import exact as exact
 from jaxdiff.denoisers import guidance as guidance
-from jaxdiff.denoisers.denoiser import Denoiser, DenoiserLike, Prediction, angular_velocity, c_noise, score
+from jaxdiff.denoisers.denoiser import (
+    Denoiser,
+    DenoiserLike,
+    Prediction,
+    angular_velocity,
+    c_noise,
+    check_start,
+    score,
+)
 from jaxdiff.denoisers.parameterization import ROWS, row
 
 __all__ = [
@@ -12,6 +20,7 @@ __all__ = [
     "Prediction",
     "angular_velocity",
     "c_noise",
+    "check_start",
     "exact",
     "guidance",
     "row",

@@ -86,14 +86,17 @@ class Denoiser:
         a, b = row(self.parameterization, self.process, t, self.data_std)
         return (alpha * b - sigma * a) / jnp.hypot(alpha, sigma)
 
-    def check_start(self, t) -> None:
-        """Raise ValueError where x_0 cannot be read from the network at `t`: α = 0 under "noise" or "score"."""
-        if self.parameterization in ("noise", "score") and self.process.marginal(t)[0] == 0:
-            raise ValueError(
-                f"alpha({float(t)}) = 0 for {type(self.process).__name__}: a network trained on "
-                f'"{self.parameterization}" says nothing of the data there. Start below, for example t_start=0.999, '
-                'or train with "v"'
-            )
+
+def check_start(denoiser: DenoiserLike, t) -> None:
+    """Raise ValueError where x_0 cannot be read at the concrete `t`: α = 0 under "noise" or "score", wrapped or not."""
+    if hasattr(denoiser, "denoiser"):
+        check_start(denoiser.denoiser, t)  # pyright: ignore[reportAttributeAccessIssue]
+    elif getattr(denoiser, "parameterization", None) in ("noise", "score") and denoiser.process.marginal(t)[0] == 0:
+        raise ValueError(
+            f"alpha({float(t)}) = 0 for {type(denoiser.process).__name__}: a network trained on "
+            f'"{denoiser.parameterization}" says nothing of the data there. Start below, for example '  # pyright: ignore
+            't_start=0.999, or train with "v"'
+        )
 
 
 def score(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.processes import is_concrete
 from jaxdiff.samplers import example_keys
 
 
@@ -24,7 +25,7 @@ def check_integers(images, levels: int) -> None:
         raise ValueError(f"levels = {levels}; expected at least two")
     if not jnp.issubdtype(images.dtype, jnp.integer):
         raise TypeError(f"images have dtype {images.dtype}; expected integers in 0..{levels - 1}, as they were stored")
-    if not isinstance(images, jax.core.Tracer) and images.size:
+    if is_concrete(images) and images.size:
         low, high = np.min(np.asarray(images)), np.max(np.asarray(images))
         if low < 0 or high >= levels:
             raise ValueError(f"images hold values {low}..{high}; expected 0..{levels - 1} for levels = {levels}")

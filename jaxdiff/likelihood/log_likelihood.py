@@ -7,9 +7,9 @@ Along dz/dφ = v(z, φ) the density of z changes by d log p(z)/dφ = -tr ∂v/�
 
 The trace comes forward, by Jacobian-vector products of v: over the D basis vectors ("exact"), or over Rademacher
 probes e with E[e eᵀ] = I ("hutchinson"; Hutchinson 1990, Grathwohl et al. 2019), drawn once an example and held along
-the flow. Every probe carries its own integral, so their spread is the standard error. A multiple of I in ∂v/∂z, the analytic part
-of every parameterisation, gives eᵀ(kI)e = kD exactly: it is never estimated. For a linear field v = A z the variance of
-one probe is 2 Σ_{i≠j} S_ij² with S the symmetric part of ∫A.
+the flow. Every probe carries its own integral, so their spread is the standard error. A multiple of I in ∂v/∂z, the
+analytic part of every parameterisation, gives eᵀ(kI)e = kD exactly: it is never estimated. For a linear field v = A z
+the variance of one probe is 2 Σ_{i≠j} S_ij² with S the symmetric part of ∫A.
 """
 
 import functools
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoisers import DenoiserLike, angular_velocity
-from jaxdiff.processes import check_event, check_time
+from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
+from jaxdiff.processes import check_event, check_time, is_concrete
 from jaxdiff.samplers import example_keys, solve
 
 
@@ -70,11 +70,11 @@ def log_likelihood(
     """
     check_divergence(divergence, probes)
     x0 = check_event(x0, "x0")
-    if hasattr(denoiser, "check_start"):
-        denoiser.check_start(1.0)  # pyright: ignore[reportAttributeAccessIssue]
+    if all(map(is_concrete, jax.tree.leaves(denoiser.process))):
+        check_start(denoiser, 1.0)
     keys = example_keys(key, x0.shape[0])
-    t_min = check_time(t_min, "t_min")
-    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver)
+    t = check_time(t_min, "t_min")
+    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver)
 
 
 @functools.partial(jax.jit, static_argnames=("divergence", "probes"))
@@ -94,9 +94,7 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
 
         def field(angle, state):
             t = process.time_at_angle(angle)
-            velocity = lambda z: angular_velocity(
-                denoiser, process.scale(t) * z[None], t, cond
-            )[0].astype(z.dtype)
+            velocity = lambda z: angular_velocity(denoiser, process.scale(t) * z[None], t, cond)[0].astype(z.dtype)
             v, product = jax.linearize(velocity, state[0])
             along = jax.vmap(lambda e: jnp.vdot(e, product(e)))(directions)
             return v, along.sum(keepdims=True) if divergence == "exact" else along

@@ -20,6 +20,7 @@ r"""A process is two curves, and every Gaussian process is one rotation.
 import abc
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,10 +30,15 @@ def _floating(t) -> jax.Array:
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
 
 
+def is_concrete(x) -> bool:
+    """Whether the values of x can be looked at: false under a transformation such as `jit`."""
+    return not isinstance(x, jax.core.Tracer)
+
+
 def check_time(t, name: str = "t") -> jax.Array:
     """`t` as a floating array; a ValueError where it is concrete and leaves [0, 1]."""
     t = _floating(t)
-    if not isinstance(t, jax.core.Tracer):
+    if is_concrete(t):
         values = np.asarray(t)
         outside = ~((values >= 0) & (values <= 1))
         if outside.any():
@@ -53,7 +59,7 @@ def check_event(x, name: str = "x") -> jax.Array:
         )
     if x.ndim < 2:
         raise ValueError(f"{name} has shape {x.shape}; expected a batch axis and an event: [batch, *event]")
-    if not isinstance(x, jax.core.Tracer):
+    if is_concrete(x):
         bad = ~np.isfinite(np.asarray(x)).all(axis=tuple(range(1, x.ndim)))
         if bad.any():
             raise ValueError(f"{name}[{int(bad.argmax())}] holds a NaN or an infinity; remove or repair that example")
@@ -90,9 +96,9 @@ class Process(abc.ABC):
     def _sde(self, t: jax.Array) -> tuple[jax.Array, jax.Array]: ...
 
     @property
-    @abc.abstractmethod
     def prior_std(self) -> jax.Array | float:
-        """Standard deviation of the prior N(0, prior_std²), from which x at t = 1 is drawn."""
+        """Standard deviation of the prior N(0, prior_std²), from which x at t = 1 is drawn; 1 unless it explodes."""
+        return 1.0
 
     def marginal(self, t) -> tuple[jax.Array, jax.Array]:
         """(α(t), σ(t)), each of the shape of `t`. Raises ValueError for a concrete t outside [0, 1]."""

@@ -8,6 +8,7 @@ itself and counts as the last of the equal steps (T, ..., 1 of a DDPM table), ex
 and Karras grids stop at t = 0.001 (Song et al. 2021, appendix C).
 """
 
+import abc
 import dataclasses
 
 import jax
@@ -19,10 +20,16 @@ _LAST_TIME = 1e-3
 _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; VP(0.1, 20) ends at -10.05
 
 
-class _Grid:
-    """`_coordinate(process, t)` and its inverse `_time(process, u)`; `_finite` says that u(0) is finite at σ = 0."""
+class _Grid(abc.ABC):
+    """A coordinate u(t) and its inverse; `_finite` says that u(0) is finite where σ = 0."""
 
     _finite = True
+
+    @abc.abstractmethod
+    def _coordinate(self, process: Process, t) -> jax.Array: ...
+
+    @abc.abstractmethod
+    def _time(self, process: Process, u) -> jax.Array: ...
 
     def __call__(self, process: Process, steps: int, t_start=1.0, t_end=None) -> jax.Array:
         """Decreasing times, [steps] to go on to clean data or [steps + 1] down to `t_end`."""

@@ -16,6 +16,7 @@ The cosine schedule (Nichol and Dhariwal 2021, eq. 17) has ᾱ = cos²(u)/cos²(
 divided by its value at t = 0. 1 - ᾱ = sin(u - u_0) sin(u + u_0)/cos²(u_0) needs no difference of near numbers.
 """
 
+import abc
 import dataclasses
 import math
 
@@ -41,7 +42,14 @@ def _check_rising(low: str, high: str, **values):
 class _VariancePreserving(Process):
     """α² + σ² = 1, written by B(t) = ∫₀ᵗ β, its derivative β(t), and its inverse."""
 
-    prior_std = 1.0
+    @abc.abstractmethod
+    def _integral(self, t) -> jax.Array: ...
+
+    @abc.abstractmethod
+    def _rate(self, t) -> jax.Array: ...
+
+    @abc.abstractmethod
+    def _inverse(self, integral) -> jax.Array: ...
 
     def _marginal(self, t):
         integral = self._integral(t)
@@ -59,8 +67,15 @@ class _VariancePreserving(Process):
         return -rate / 2, jnp.sqrt(rate)
 
 
-class _LinearBeta:
+@dataclasses.dataclass(frozen=True)
+class _LinearBeta(Process):
     """β(t) = β_min + t (β_max - β_min)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self):
+        _check_positive(beta_min=self.beta_min, beta_max=self.beta_max)
 
     def _integral(self, t):
         return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
@@ -78,12 +93,6 @@ class _LinearBeta:
 class VP(_LinearBeta, _VariancePreserving):
     """Variance preserving with linear β(t), the continuous DDPM (Song et al. 2021, eq. 32-33)."""
 
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    def __post_init__(self):
-        _check_positive(beta_min=self.beta_min, beta_max=self.beta_max)
-
 
 def OU(beta: float = 10.0) -> VP:
     """The Ornstein-Uhlenbeck process dx = -β/2 x dt + √β dw: VP with a constant β."""
@@ -93,16 +102,8 @@ def OU(beta: float = 10.0) -> VP:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SubVP(_LinearBeta, Process):
+class SubVP(_LinearBeta):
     """Sub-VP with linear β(t) (Song et al. 2021, appendix B, eq. 28-29): VP's mean, σ = 1 - exp(-B)."""
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    prior_std = 1.0
-
-    def __post_init__(self):
-        _check_positive(beta_min=self.beta_min, beta_max=self.beta_max)
 
     def _marginal(self, t):
         integral = self._integral(t)
@@ -283,8 +284,6 @@ class Cosine(Process):
 
     s: float = 0.008
 
-    prior_std = 1.0
-
     def __post_init__(self):
         if isinstance(self.s, int | float) and not self.s >= 0:
             raise ValueError(f"s = {self.s}; expected a number of 0 or more")
@@ -324,8 +323,6 @@ class Flow(Process):
 
     Flow matching papers run the other way: their time is 1 - t here, and their velocity the negative of ours.
     """
-
-    prior_std = 1.0
 
     def _marginal(self, t):
         return 1 - t, t

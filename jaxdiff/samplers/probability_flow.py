@@ -35,7 +35,7 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol) -> Solution:
     import diffrax
 
     solver = diffrax.Tsit5() if solver is None else solver
-    resolution = 10 * jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps
+    resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda angle, state, args: same_dtype(field(angle, state), state)),
         solver,

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.denoisers import DenoiserLike
-from jaxdiff.processes import check_event, check_time
+from jaxdiff.denoisers import DenoiserLike, check_start
+from jaxdiff.processes import check_event, check_time, is_concrete
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.sampler import Sampler, example_keys, normal, same_dtype
 
@@ -32,7 +32,7 @@ def _check_times(times) -> jax.Array:
     times = check_time(times, "grid")
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"grid has shape {times.shape}; expected an array of at least two times, from noise to data")
-    if not isinstance(times, jax.core.Tracer) and not (np.diff(np.asarray(times)) < 0).all():
+    if is_concrete(times) and not (np.diff(np.asarray(times)) < 0).all():
         raise ValueError("grid must decrease strictly from noise (t near 1) to data (t near 0); reverse or sort it")
     return times
 
@@ -74,32 +74,34 @@ def sample(
     if steps < 1:
         raise ValueError(f"steps = {steps}; expected at least one")
     keys = example_keys(key, shape[0])
+    start, end = check_time(t_start, "t_start"), None
     if grid is None or callable(grid):
         grid = sampler.grid if grid is None else grid
-        t_start = check_time(t_start, "t_start")
         if t_end is not None:
-            t_end = check_time(t_end, "t_end")
-            _check_times(jnp.stack([t_start, t_end]))
+            end = check_time(t_end, "t_end")
+            _check_times(jnp.stack([start, end]))
     else:
         if t_end is not None:
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
         grid = _check_times(grid)
-        t_start, t_end = grid[0], grid[-1]
-    if not isinstance(t_start, jax.core.Tracer):
-        for part, arguments in ((denoiser, (t_start,)), (sampler, (denoiser.process, t_start))):
-            if hasattr(part, "check_start"):
-                part.check_start(*arguments)
+        start, end = grid[0], grid[-1]
+    if all(map(is_concrete, [start, *jax.tree.leaves(denoiser.process)])):
+        check_start(denoiser, start)
+        sampler.check_start(denoiser.process, start)
     if x_start is not None:
         x_start = check_event(x_start, "x_start")
         if x_start.shape != shape:
             raise ValueError(f"x_start has shape {x_start.shape}; expected shape = {shape}")
-    return _sample(keys, denoiser, shape, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory)
+    return _sample(keys, denoiser, shape, sampler, steps, cond, grid, start, end, x_start, trajectory)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "steps", "trajectory"))
-def _sample(keys, denoiser, shape, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory):
+def _sample(
+    keys, denoiser, shape, sampler, steps, cond, grid: Any, t_start, t_end, x_start: Any, trajectory
+) -> jax.Array:
     process = denoiser.process
     to_data = t_end is None
+    times: jax.Array
     if not callable(grid):
         times = grid
     elif sampler.adaptive:

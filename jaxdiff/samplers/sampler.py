@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.processes import Process
 from jaxdiff.processes.grids import Angle
 
 
@@ -23,6 +24,9 @@ class Sampler(abc.ABC):
         """What it carries from step to step."""
         return ()
 
+    def check_start(self, process: Process, t) -> None:  # noqa: B027
+        """Raise ValueError where it cannot start at the concrete `t`."""
+
     @abc.abstractmethod
     def step(self, keys, denoiser: DenoiserLike, x: jax.Array, t, s, state: Any, cond) -> tuple[jax.Array, Any]:
         """x [n, *event] at the scalar s < t from x at t, with one key a sample, and what is carried on."""
@@ -30,7 +34,7 @@ class Sampler(abc.ABC):
 
 def example_keys(key, n: int) -> jax.Array:
     """The keys of examples 0..n-1: those of `key` folded with their index, or `key` itself where it holds n keys."""
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"key = {key!r} is not a typed key; make one by jax.random.key(seed)")
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))

@@ -130,6 +130,7 @@ def test_bad_input_is_refused():
         echo(jnp.zeros((4, 3)), 1.5)
     with pytest.raises(ValueError, match=r"t has shape \(4, 1\)"):
         echo(jnp.zeros((4, 3)), jnp.full((4, 1), 0.5))
-    with pytest.raises(ValueError, match=r"alpha\(1.0\) = 0 for Flow"):
-        echo.check_start(1.0)
-    echo.check_start(0.999)
+    for denoiser in (echo, jd.guidance.ClassifierFree(echo, 2.0)):
+        with pytest.raises(ValueError, match=r"alpha\(1.0\) = 0 for Flow"):
+            jd.denoisers.check_start(denoiser, 1.0)
+        jd.denoisers.check_start(denoiser, 0.999)

@@ -29,7 +29,7 @@ def test_dequantize_and_quantize():
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_bits_against_quadrature(levels):
-    """E_u log p(x) of a standard normal over each level's cell, by quadrature; for 256 levels this holds the +7 bits."""
+    """E_u log p(x) of a standard normal over each level's cell, by quadrature; for 256 levels it holds the +7 bits."""
     d, n = 3, 400
     images = np.random.default_rng(0).integers(0, levels, (n, d))
     edges = 2 * np.arange(levels + 1) / levels - 1

@@ -43,7 +43,8 @@ def gaussian_in_five(process, seed=0):
 
 def closed_form_variance(process, covariance, t_min):
     """Of one probe's integral. For N(m, C) the flow scales every eigen-direction of z by √(S_1/S_0)/(q_1/q_0),
-    S = α² c + σ²; its log is the diagonal of the symmetric ∫A in the eigenbasis, and Var eᵀ∫A e = 2 Σ_{i≠j} (∫A)_ij²."""
+    S = α² c + σ²; its log is the diagonal of the symmetric ∫A in the eigenbasis, and
+    Var eᵀ∫A e = 2 Σ_{i≠j} (∫A)_ij²."""
     values, basis = np.linalg.eigh(covariance)
     (a0, s0), (a1, s1) = process.marginal(t_min), process.marginal(1.0)
     growth = 0.5 * np.log((a1**2 * values + s1**2) / (a0**2 * values + s0**2)) - np.log(
