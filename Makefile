@@ -24,10 +24,10 @@ demo: install
 	$(BIN)/jaxdiff demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses auto
 
 benchmark: install
 	$(BIN)/python benchmarks/speed.py

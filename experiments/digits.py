@@ -1,8 +1,11 @@
 """The digits, trained longer than the demo: test bits/dim under 2.0.
 
-    python experiments/digits.py        SECONDS on two cores; run again, it continues or only reports
+    python experiments/digits.py        about 12 minutes on two cores; run again, it continues or only reports
 
-Expect: RESULT
+Expect (+- the standard error over the 447 test images; 276,097 parameters):
+
+    1.995 +- 0.015    uniform dequantisation
+    1.826 +- 0.013    the importance-weighted bound of 8 dequantisation samples an image
 
 The demo's data and model family (scikit-learn's 8x8 digits, 17 levels, train = the first 1,000, test = from 1,350; VP,
 v-prediction, U-Net), wider and for more steps.

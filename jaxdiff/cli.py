@@ -139,8 +139,14 @@ def main() -> None:
     except (ValueError, TypeError, FloatingPointError, OSError) as error:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\njaxdiff: interrupted; the same command again continues a training run", file=sys.stderr)
+        raise SystemExit(130) from None
     if "--json" in sys.argv:
         print(json.dumps(result))
+    else:
+        for name, value in result.items():
+            print(f"{name:<22}{value}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -19,16 +21,14 @@
 # To make data out of noise, first turn data into noise, and learn the way back. That is all a diffusion model is,
 # and `jaxdiff` cuts it into five parts:
 #
-# | | |
-# |---|---|
-# | a **process** | how data becomes noise |
-# | a **denoiser** | what the network says was there before the noise |
-# | a **loss** | how the denoiser learns |
-# | a **sampler** | how noise becomes data |
-# | a **likelihood** | how probable an example is |
+# - a **process**: how data becomes noise,
+# - a **denoiser**: what the network sees behind the noise,
+# - a **loss**: how the denoiser learns,
+# - a **sampler**: how noise becomes data,
+# - a **likelihood**: how probable an example is.
 #
 # We build one of each in the plane, where everything can be seen, on data whose density we know, so that everything
-# can be checked. It takes about a minute on a laptop and needs no GPU.
+# can be checked. It takes less than a minute on a laptop and needs no GPU.
 
 # %%
 try:
@@ -41,32 +41,32 @@ import tempfile
 
 import jax
 import numpy as np
-from jaxdiff.plotting import Density, Field, Paths, Points, panels, plane, training_curve
+from jaxdiff.plotting import ORANGE, Density, Field, Paths, Points, panels, plane, training_curve
 
 # %% [markdown]
 # ## Data, and how it becomes noise
 #
 # Our data are eight small Gaussians on a circle. A process mixes each point with Gaussian noise,
 # $x_t = \alpha(t)\,x_0 + \sigma(t)\,\varepsilon$: at $t = 0$ the point is still itself, at $t = 1$ nothing of it is
-# left. `VP` is the process of DDPM, which fades the data out just as fast as the noise comes in.
+# left. `VP`, the process of DDPM, fades the data out as the noise comes in, so that the variance stays the same.
 
 # %%
 process = jd.VP()
 data = jd.data.eight_gaussians(jax.random.key(0), 20_000)
 
-noisy = {t: jd.perturb(jax.random.key(1), process, data[:2000], t)[0] for t in (0, 0.1, 0.2, 0.4, 1)}
-panels({f"t = {t}": Points(x) for t, x in noisy.items()}, columns=5)
+noisy = {t: jd.perturb(jax.random.key(1), process, data[:1000], t)[0] for t in (0, 0.1, 0.2, 1)}
+panels({f"t = {t}": Points(x) for t, x in noisy.items()})
 
 # %% [markdown]
 # ## A network that sees through noise
 #
 # Given a noisy point and its $t$, many clean points could lie behind it. A denoiser answers with their average,
-# $\mathbb{E}[x_0 \mid x_t]$. Here a small neural network does the guessing. What it outputs is the "v" of the
-# literature, a blend of data and noise that is as easy to learn at one noise level as at any other.
+# $\mathbb{E}[x_0 \mid x_t]$. Here a small neural network does the guessing. What it puts out is the "v" of the
+# literature, a blend of data and noise that is of the same size at every noise level.
 
 # %%
 network, params = jd.networks.initialize(
-    jax.random.key(2), lambda rngs: jd.networks.MLP(2, hidden=(64, 64, 64, 64), rngs=rngs)
+    jax.random.key(2), lambda rngs: jd.networks.MLP(2, hidden=(64, 64, 64, 64, 64), rngs=rngs)
 )
 denoiser = jd.Denoiser(network, params, process, parameterization="v", data_std=1.0)
 
@@ -87,7 +87,7 @@ optimizer = jd.training.clipped_adam(steps=2000, learning_rate=1e-2)
 
 with tempfile.TemporaryDirectory() as folder:
     denoiser = jd.training.train(
-        jax.random.key(3), folder, denoiser, loss, batches, steps=2000, optimizer=optimizer, log_every=20, progress=False
+        jax.random.key(3), folder, denoiser, loss, batches, steps=2000, optimizer=optimizer, progress=False
     )
     curve = training_curve(jd.training.read_metrics(f"{folder}/metrics.jsonl"))
 curve
@@ -106,10 +106,10 @@ truth = jd.exact.Mixture(process, *jd.data.eight_gaussians_mixture())
 
 
 def climb(model, t):
-    return [Density(lambda x: truth.log_prob(x, t)), Field(lambda x: jd.score(model, x, t))]
+    return [Density(lambda x: truth.log_prob(x, t), 80), Field(lambda x: jd.score(model, x, t), 13)]
 
 
-times = (0.3, 0.2, 0.1)
+times = (0.2, 0.1, 0.05)
 panels(
     {f"learned, t = {t}": climb(denoiser, t) for t in times} | {f"exact, t = {t}": climb(truth, t) for t in times},
     columns=3,
@@ -121,19 +121,19 @@ panels(
 # A sampler starts from pure noise and walks back to $t = 0$, asking the denoiser at every step. Three classics: DDIM
 # follows the field along a smooth curve; DPM-Solver++ follows the same curve but remembers its last answer, and
 # gets by with fewer steps; ancestral sampling, DDPM's own, adds a little fresh noise at every step and forgives the
-# network more. Lines show a few of the paths, dots where they end.
+# network more. The lines show the second half of a few walks, the orange dots where they end.
 
 # %%
 samplers = {
     "DPM-Solver++, 15 steps": (jd.samplers.DPMSolverPP(), 15),
     "DDIM, 50 steps": (jd.samplers.DDIM(), 50),
-    "Ancestral, 200 steps": (jd.samplers.Ancestral(), 200),
+    "Ancestral, 100 steps": (jd.samplers.Ancestral(), 100),
 }
 walks = {
-    name: jd.sample(jax.random.key(4), denoiser, (2000, 2), sampler, steps, trajectory=True)
+    name: jd.sample(jax.random.key(4), denoiser, (1000, 2), sampler, steps, trajectory=True)
     for name, (sampler, steps) in samplers.items()
 }
-panels({name: [Paths(walk[:, :40]), Points(walk[-1])] for name, walk in walks.items()})
+panels({name: [Paths(walk[len(walk) // 2 :, :20], color=ORANGE), Points(walk[-1])] for name, walk in walks.items()})
 
 # %% [markdown]
 # ## How probable is a point?
@@ -143,25 +143,26 @@ panels({name: [Paths(walk[:, :40]), Points(walk[-1])] for name, walk in walks.it
 # Here it is on the whole plane, beside the true one.
 
 # %%
-side, extent = 64, 2.5
-likelihood = jd.log_likelihood(jax.random.key(5), denoiser, plane(extent, side), divergence="exact", rtol=1e-4, atol=1e-4)
+side, extent = 64, 2.0
+likelihood = jd.log_likelihood(jax.random.key(5), denoiser, plane(extent, side), "exact", rtol=1e-4, atol=1e-4)
 
-panels({"learned density": Density(likelihood.log_prob), "true density": Density(truth.log_prob)})
+panels({"learned density": Density(likelihood.log_prob), "true density": Density(truth.log_prob, side)}, extent=extent)
 
 # %% [markdown]
 # Nobody told the model that a density must integrate to one; the flow sees to it. And on data the model has never
-# seen, its log-density can be compared with the truth point by point. The mean difference is the Kullback-Leibler
-# divergence, the nats that are lost by taking the model for the truth.
+# seen, its log-density can be compared with the truth point by point. The mean of the difference estimates the
+# Kullback-Leibler divergence, the nats that are lost by taking the model for the truth.
 
 # %%
 unseen = jd.data.eight_gaussians(jax.random.key(6), side**2)
-model = jd.log_likelihood(jax.random.key(7), denoiser, unseen, divergence="exact", rtol=1e-4, atol=1e-4)
+model = jd.log_likelihood(jax.random.key(7), denoiser, unseen, "exact", rtol=1e-4, atol=1e-4)
 assert model.converged.all()
-difference = np.asarray(truth.log_prob(unseen, t=1e-5) - model.log_prob)
+true = truth.log_prob(unseen, t=1e-5)  # log_likelihood reads its points at this t, a hair from the data
+difference = np.asarray(true - model.log_prob)
 
 mass = np.exp(likelihood.log_prob).sum() * (2 * extent / side) ** 2
 print(f"mass of the learned density on the plane: {mass:.3f}")
-print(f"log p(x) of unseen data, true:    {truth.log_prob(unseen).mean():.3f} nats")
+print(f"log p(x) of unseen data, true:    {true.mean():.3f} nats")
 print(f"                         learned: {model.log_prob.mean():.3f} nats")
 print(f"mean |difference|: {np.abs(difference).mean():.3f} nats")
 print(f"KL(truth, model):  {difference.mean():.3f} ± {difference.std() / len(difference) ** 0.5:.3f} nats")

@@ -20,7 +20,7 @@ _LAST_TIME = 1e-3
 _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; VP(0.1, 20) ends at -10.05
 
 
-class _Grid(abc.ABC):
+class Grid(abc.ABC):
     """A coordinate u(t) and its inverse; `_finite` says that u(0) is finite where σ = 0."""
 
     _finite = True
@@ -55,7 +55,7 @@ class _Grid(abc.ABC):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Time(_Grid):
+class Time(Grid):
     """Equal steps in t."""
 
     def _coordinate(self, process, t):
@@ -67,7 +67,7 @@ class Time(_Grid):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Angle(_Grid):
+class Angle(Grid):
     """Equal steps in the rotation's angle φ = atan2(σ, α): finite at both ends of every process."""
 
     def _coordinate(self, process, t):
@@ -79,7 +79,7 @@ class Angle(_Grid):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LogSNR(_Grid):
+class LogSNR(Grid):
     """Equal steps in log-SNR (Lu et al. 2022, section 4); from t = 0.9991 down where α(1) = 0 (Flow, Cosine)."""
 
     _finite = False
@@ -93,7 +93,7 @@ class LogSNR(_Grid):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Karras(_Grid):
+class Karras(Grid):
     """Equal steps in (σ/α)^{1/ρ} (Karras et al. 2022, eq. 5)."""
 
     rho: float = 7.0

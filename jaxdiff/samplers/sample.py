@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event, check_time, is_concrete
+from jaxdiff.processes.grids import Grid
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.sampler import Sampler, example_keys, normal, same_dtype
 
@@ -75,7 +76,7 @@ def sample(
         raise ValueError(f"steps = {steps}; expected at least one")
     keys = example_keys(key, shape[0])
     start, end = check_time(t_start, "t_start"), None
-    if grid is None or callable(grid):
+    if grid is None or isinstance(grid, Grid):
         grid = sampler.grid if grid is None else grid
         if t_end is not None:
             end = check_time(t_end, "t_end")
@@ -101,8 +102,7 @@ def _sample(
 ) -> jax.Array:
     process = denoiser.process
     to_data = t_end is None
-    times: jax.Array
-    if not callable(grid):
+    if not isinstance(grid, Grid):
         times = grid
     elif sampler.adaptive:
         times = grid(process, steps if trajectory else 1, t_start, ADAPTIVE_END if to_data else t_end)

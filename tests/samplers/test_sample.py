@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +70,18 @@ def test_new_numbers_compile_nothing():
             jd.sample(jax.random.key(int(4 * k)), denoiser, (2, 3), make(k), 4, grid=grid, t_start=0.9 + k / 10)
             seen.append(counter.traces)
         assert seen[0] == seen[1] > 0
+
+
+def test_new_numbers_are_traced_once_under_jit():
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(key, denoiser, sampler):
+        return jd.sample(key, denoiser, (2, 2), sampler, 3)
+
+    for k in (0.1, 0.7):
+        run(jax.random.key(0), jd.guidance.ClassifierFree(mixture(jd.VP(k)), k), DDIM(eta=k))
 
 
 def test_array_grids_are_taken_as_they_stand():
