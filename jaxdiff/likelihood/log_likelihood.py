@@ -77,7 +77,7 @@ def log_likelihood(
     return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver)
 
 
-@functools.partial(jax.jit, static_argnames=("divergence", "probes"))
+@functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver"))
 def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver) -> Likelihood:
     process = denoiser.process
     event = x0.shape[1:]

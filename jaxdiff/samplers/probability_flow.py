@@ -7,6 +7,7 @@ saves). A solve that fails leaves a finite, plausible and wrong state behind, so
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ class ProbabilityFlow(Sampler):
     A sample whose solve fails (no convergence in 4,096 steps, a value that is not finite) is returned as NaN.
     """
 
-    solver: Any = None
+    solver: Any = dataclasses.field(default=None, metadata={"static": True})
     rtol: float = 1e-5
     atol: float = 1e-5
 
@@ -98,7 +99,7 @@ class ProbabilityFlow(Sampler):
         return _nan_where_failed(flow(denoiser, x, t, s, cond, self.solver, self.rtol, self.atol)), state
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="solver")
 def _carry(denoiser, x, t, s, cond, solver, rtol, atol):
     return _nan_where_failed(flow(denoiser, x, t, s, cond, solver, rtol, atol))
 

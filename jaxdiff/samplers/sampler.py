@@ -1,6 +1,7 @@
 """What every sampler is made of, and the keys of its samples."""
 
 import abc
+import functools
 from typing import Any
 
 import jax
@@ -37,10 +38,15 @@ def example_keys(key, n: int) -> jax.Array:
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"key = {key!r} is not a typed key; make one by jax.random.key(seed)")
     if key.ndim == 0:
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+        return _indexed_keys(key, n)
     if key.shape != (n,):
         raise ValueError(f"key has shape {key.shape}; expected one key, or {n} keys for {n} examples")
     return key
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _indexed_keys(key, n: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
 
 
 def normal(keys, x: jax.Array) -> jax.Array:
