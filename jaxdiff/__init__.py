@@ -32,12 +32,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAZY = (
-    "data",
-    "networks",
-    "plotting",
-    "training",
-)  # flax, orbax, TFDS and matplotlib load when they are used
+# flax, orbax, TFDS and matplotlib load when they are used
+_LAZY = ("data", "networks", "plotting", "runs", "training")
 
 __all__ = [
     "EDM",

@@ -60,6 +60,11 @@ def test_no_file_holds_two_things():
         assert path.stem not in ("utils", "util", "helpers", "misc", "common")
 
 
+def test_every_public_name_is_there():
+    for name in jaxdiff.__all__:
+        assert getattr(jaxdiff, name) is not None
+
+
 def test_import_is_light():
     """Heavy parts load when they are used."""
     heavy = ["flax", "diffrax", "orbax", "tensorflow_datasets", "grain", "matplotlib", "sklearn", "tyro", "optax"]

@@ -58,7 +58,7 @@ class LogNormal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogitNormal:
-    """log(t/(1-t)) ~ N(mean, std²) (Esser et al. 2024, eq. 19)."""
+    """log(t/(1-t)) ~ N(mean, std²) (Esser et al. 2024, eq. 19); for `Flow`: VP is nearly all noise at t = 1/2."""
 
     mean: float = 0.0
     std: float = 1.0
