@@ -26,6 +26,13 @@ def process(request):
     return request.param
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """A module's programs are of no use to the next one; a worker that keeps them all grows to gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):
