@@ -4,6 +4,10 @@ import pytest
 
 import jaxdiff as jd
 
+# On a loaded machine a program was seen, twice in some 3,000, to run with another's number in place of one of its own
+# (jaxlib 0.10.2, CPU): VE's sigma_min read as 25. Without asynchronous dispatch a number is there before it is read.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
 PROCESSES = {
     "VP": jd.VP(),
     "SubVP": jd.SubVP(),

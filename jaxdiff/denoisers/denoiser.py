@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers.parameterization import ROWS, row
-from jaxdiff.processes import Process, check_time, expand_time
+from jaxdiff.processes import Process, check_time, expand_time, is_concrete
 
 
 class Prediction(NamedTuple):
@@ -88,7 +88,9 @@ class Denoiser:
 
 
 def check_start(denoiser: DenoiserLike, t) -> None:
-    """Raise ValueError where x_0 cannot be read at the concrete `t`: α = 0 under "noise" or "score", wrapped or not."""
+    """Raise ValueError where x_0 cannot be read at a concrete `t`: α = 0 under "noise" or "score", wrapped or not."""
+    if not all(map(is_concrete, [t, *jax.tree.leaves(denoiser.process)])):
+        return
     if hasattr(denoiser, "denoiser"):
         check_start(denoiser.denoiser, t)  # pyright: ignore[reportAttributeAccessIssue]
     elif getattr(denoiser, "parameterization", None) in ("noise", "score") and denoiser.process.marginal(t)[0] == 0:

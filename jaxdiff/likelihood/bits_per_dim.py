@@ -11,7 +11,7 @@ import numpy as np
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.likelihood.dequantization import check_integers, dequantize, log_volume
 from jaxdiff.likelihood.log_likelihood import check_divergence, log_likelihood
-from jaxdiff.samplers import example_keys
+from jaxdiff.samplers import check_cond, example_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,9 @@ def bits_per_dim(
     """-log2 P(image)/D of integer images [n, *event] in 0..levels-1, under a denoiser of data on [-1, 1].
 
     `dequantization_samples` K = 1 is uniform dequantisation, an upper bound on the bits; K > 1 is the tighter
-    importance-weighted bound. Example i depends on `key` and i alone, not on `batch_size`. `cond` is [n, ...] or None.
+    importance-weighted bound. It is a bound with divergence="exact"; under random probes the logarithm of a mean of
+    noisy exponentials is biased towards fewer bits, by less the more probes there are. Example i depends on `key` and
+    i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None.
     `progress` shows a bar; further arguments go to `log_likelihood` (probes, divergence, rtol, atol, t_min).
 
     Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, or fewer than
@@ -72,15 +74,16 @@ def bits_per_dim(
         )
     check_divergence(likelihood.get("divergence", "exact"), likelihood.get("probes", 1))
     n, size = len(images), math.prod(images.shape[1:])
+    cond = check_cond(cond, n)
     batch_size = min(batch_size, n)
     keys = example_keys(key, n)
 
     def batch_of(start, sample):
         index = np.arange(start, start + batch_size) % n  # the last batch is filled up, so that nothing recompiles
-        batch_keys = jax.vmap(jax.random.fold_in, (0, None))(keys[index], sample)
-        noise_keys, probe_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(batch_keys)
-        x = dequantize(noise_keys, images[index], levels)
-        batch_cond = jax.tree.map(lambda c: jnp.asarray(c)[index], cond)
+        # One set of probes serves all K samples of an image: only what differs between them moves their weights.
+        probe_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(keys[index])
+        x = dequantize(jax.vmap(jax.random.fold_in, (0, None))(noise_keys, sample), images[index], levels)
+        batch_cond = jax.tree.map(lambda c: c[index], cond)
         result = log_likelihood(probe_keys, denoiser, x, cond=batch_cond, **likelihood)
         return jax.tree.map(lambda a: np.asarray(a)[: n - start], result)
 
@@ -96,6 +99,7 @@ def bits_per_dim(
     )  # each [K, n]
     weights = np.asarray(jax.nn.softmax(jnp.asarray(log_prob), axis=0))
     log_p = np.asarray(jax.nn.logsumexp(jnp.asarray(log_prob), axis=0)) - math.log(dequantization_samples)
+    probed = likelihood.get("divergence", "hutchinson") == "hutchinson"
     to_bits = 1 / (size * math.log(2))
     ok = converged.all(0)
     per_example = np.where(ok, -(log_p + log_volume(size, levels)) * to_bits, np.nan)
@@ -109,7 +113,7 @@ def bits_per_dim(
         kind=(
             "uniform dequantisation"
             if dequantization_samples == 1
-            else f"importance-weighted bound, K = {dequantization_samples}"
+            else f"importance-weighted bound, K = {dequantization_samples}{', estimated by probes' if probed else ''}"
         ),
         examples=n,
         not_converged=n - count,

@@ -40,8 +40,9 @@ def dequantize(key, images, levels: int = 256) -> jax.Array:
     images = jnp.asarray(images)
     check_integers(images, levels)
     keys = example_keys(key, images.shape[0])
-    u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
-    return 2 * (images + u) / levels - 1
+    u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], jnp.float32))(keys)
+    u = jnp.minimum(u, 1 - levels * jnp.finfo(jnp.float32).eps)  # k + u must not round to k + 1
+    return 2 * (images.astype(jnp.float32) + u) / levels - 1
 
 
 def quantize(x, levels: int = 256) -> jax.Array:

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
-from jaxdiff.processes import check_event, check_time, is_concrete
-from jaxdiff.samplers import example_keys, solve
+from jaxdiff.processes import check_event, check_time
+from jaxdiff.samplers import check_cond, example_keys, solve
 
 
 class Likelihood(NamedTuple):
@@ -70,8 +70,8 @@ def log_likelihood(
     """
     check_divergence(divergence, probes)
     x0 = check_event(x0, "x0")
-    if all(map(is_concrete, jax.tree.leaves(denoiser.process))):
-        check_start(denoiser, 1.0)
+    check_start(denoiser, 1.0)
+    cond = check_cond(cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])
     t = check_time(t_min, "t_min")
     return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver)

@@ -12,9 +12,14 @@ import jax.numpy as jnp
 from jaxdiff.processes import Process
 
 
+def _below_one(t) -> jax.Array:
+    """`t` kept off 1 itself, where rounding can put it and where α may be 0."""
+    return jnp.minimum(t, 1 - jnp.finfo(t.dtype).eps)
+
+
 def _stratified(key, n: int) -> jax.Array:
     """One uniform number in each of n equal parts of [0, 1), all by the same shift (Kingma et al. 2021, app. I.1)."""
-    return (jnp.arange(n) + jax.random.uniform(key)) / n
+    return _below_one((jnp.arange(n) + jax.random.uniform(key)) / n)
 
 
 @jax.tree_util.register_dataclass
@@ -26,7 +31,7 @@ class Uniform:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
-        return self.t_min + (1 - self.t_min) * jax.random.uniform(key, (n,)), jnp.ones(n)
+        return _below_one(self.t_min + (1 - self.t_min) * jax.random.uniform(key, (n,))), jnp.ones(n)
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +43,7 @@ class Stratified:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
-        return self.t_min + (1 - self.t_min) * _stratified(key, n), jnp.ones(n)
+        return _below_one(self.t_min + (1 - self.t_min) * _stratified(key, n)), jnp.ones(n)
 
 
 @jax.tree_util.register_dataclass
@@ -65,13 +70,13 @@ class LogitNormal:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
-        return jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,))), jnp.ones(n)
+        return _below_one(jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,)))), jnp.ones(n)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Importance:
-    r"""t on [t_min, 1], density ∝ the likelihood weighting cot φ dφ/dt (Song et al. 2021, "Maximum likelihood", 4.2).
+    r"""t on [t_min, 1], density ∝ the likelihood weighting cot φ dφ/dt (Song et al. 2021, "Maximum likelihood").
 
     The weight is the derivative of log sin φ = -log(1 + SNR)/2, which is therefore drawn uniformly (and stratified).
     """

@@ -5,7 +5,7 @@ For the denoiser's x_0 and ε, which always recombine to x, the three errors are
     x_0 error = -sin φ · v error          ε error = cos φ · v error          out error = det/q · v error
 
 so a weight w on |x_0 error|² is w sin² φ on |v error|², and stays finite at both ends. A weighting is a frozen
-dataclass called as `weighting(denoiser, t) -> [n]`.
+dataclass called as `weighting(denoiser, t) -> [n]`; Simple and EDM read the row and data_std of a `Denoiser`.
 
     Simple       |out error|², what the network regresses (Ho et al. 2020, eq. 14)
     Likelihood   -dλ/dt SNR/2 |x_0 error|² = cot φ dφ/dt |v error|², the variational bound (Kingma et al. 2021, eq. 17)
@@ -58,14 +58,12 @@ class MinSNR:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EDM:
-    """1/c_out² on the error of x_0 (Karras et al. 2022): a unit-variance target at every noise level."""
-
-    data_std: float = 0.5
+    """1/c_out² on the error of x_0 (Karras et al. 2022), with the denoiser's `data_std`: Simple under "edm"."""
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
         phi = denoiser.process.angle(t)
-        return (jnp.sin(phi) / self.data_std) ** 2 + jnp.cos(phi) ** 2
+        return (jnp.sin(phi) / denoiser.data_std) ** 2 + jnp.cos(phi) ** 2
 
 
 @jax.tree_util.register_dataclass

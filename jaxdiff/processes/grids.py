@@ -38,7 +38,12 @@ class Grid(abc.ABC):
         if t_end is not None:
             t_end = check_time(t_end, "t_end")
             fraction = jnp.arange(steps + 1) / steps
-            last = self._coordinate(process, t_end)
+            last_time = t_end
+            if not self._finite:  # the last of the steps goes from where u is still finite
+                clean = process.marginal(t_end)[1] == 0
+                fraction = jnp.where(clean, jnp.arange(steps + 1) / max(steps - 1, 1), fraction)
+                last_time = jnp.where(clean, jnp.minimum(_LAST_TIME, t_start), t_end)
+            last = self._coordinate(process, last_time)
             times = self._time(process, first + fraction * (last - first))
             return times.at[0].set(t_start).at[-1].set(t_end)
         clean = process.marginal(0.0)[1] == 0
@@ -80,7 +85,7 @@ class Angle(Grid):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LogSNR(Grid):
-    """Equal steps in log-SNR (Lu et al. 2022, section 4); from t = 0.9991 down where α(1) = 0 (Flow, Cosine)."""
+    """Equal steps in log-SNR (Lu et al. 2022, section 4); from λ = -14 down where α(1) = 0 (Flow, Cosine)."""
 
     _finite = False
 

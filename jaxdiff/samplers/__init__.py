@@ -6,7 +6,7 @@ from jaxdiff.samplers.euler_maruyama import EulerMaruyama
 from jaxdiff.samplers.heun import Heun
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode, solve
 from jaxdiff.samplers.sample import sample
-from jaxdiff.samplers.sampler import Sampler, example_keys
+from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
 
 __all__ = [
     "DDIM",
@@ -17,6 +17,7 @@ __all__ = [
     "ProbabilityFlow",
     "Sampler",
     "Solution",
+    "check_cond",
     "decode",
     "encode",
     "example_keys",

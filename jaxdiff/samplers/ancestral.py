@@ -44,6 +44,10 @@ class DDIM(Sampler):
 
     eta: float = 0.0
 
+    def __post_init__(self):
+        if isinstance(self.eta, int | float) and not 0 <= self.eta <= 1:
+            raise ValueError(f"eta = {self.eta}; expected a share of the noise in [0, 1]")
+
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Recombine the predicted data and noise at s."""
         data, noise = denoiser(x, t, cond)

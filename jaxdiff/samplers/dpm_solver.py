@@ -13,8 +13,8 @@ and a polynomial through the last predictions D_0, D_1, D_2 of x_0, at distances
     SDE  x_s = σ_s/σ_t e^{-h} x_t + α_s (1 - e^{-2h}) (D_0 + (D_0 - D_1)/(2 r_0)) + σ_s √(1 - e^{-2h}) z
 
 The first steps have no history: the first is of first order (DDIM), the second of second. One first-order step leaves
-    SDE  x_s = σ_s/σ_t e^{-h} x_t + α_s (1 - e^{-2h}) (D_0 + (D_0 - D_1)/(2 r_0)) + σ_s √(1 - e^{-2h}) z
-first two steps are short enough. A step of infinite h (α_t = 0, or σ_s = 0) is taken at first order.
+an error of O(h²), so on equal steps 2M is of order 2 and 3M too, with a far smaller constant; 3M is of order 3 where
+the first two steps are short enough. A step of infinite h (α_t = 0, or σ_s = 0) is taken at first order.
 """
 
 import dataclasses

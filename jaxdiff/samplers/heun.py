@@ -33,6 +33,12 @@ class Heun(Sampler):
     s_max: float = math.inf
     s_noise: float = 1.0
 
+    def __post_init__(self):
+        for name in ("churn", "s_min", "s_max", "s_noise"):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not value >= 0:
+                raise ValueError(f"{name} = {value}; expected a number of 0 or more")
+
     def init(self, denoiser, x, steps):
         """γ of every step."""
         return jnp.minimum(jnp.asarray(self.churn / steps, x.dtype), math.sqrt(2) - 1)
@@ -44,8 +50,8 @@ class Heun(Sampler):
         ratio = jnp.exp(-log_snr / 2)
         raised = process.time_at_log_snr(log_snr - 2 * jnp.log1p(gamma)).astype(t.dtype)
         churned = (gamma > 0) & (self.s_min <= ratio) & (ratio <= self.s_max) & (raised > t)
-        shrink, std = transition(process, t, raised)
-        x = jnp.where(churned, shrink * x + self.s_noise * std * normal(keys, x), x)
+        shrink, std = (jnp.where(churned, c, still) for c, still in zip(transition(process, t, raised), (1.0, 0.0)))
+        x = shrink * x + self.s_noise * std * normal(keys, x)
         t = jnp.where(churned, raised, t)
 
         (alpha_t, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoisers import DenoiserLike, angular_velocity
+from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.processes import check_event, check_time
-from jaxdiff.samplers.sampler import Sampler, same_dtype
+from jaxdiff.samplers.sampler import Sampler, check_cond, same_dtype
 
 _MAX_STEPS = 4096
 
@@ -109,9 +109,15 @@ def encode(denoiser: DenoiserLike, x0, cond=None, t_min=1e-5, solver=None, rtol=
 
     NaN where a solve fails. Raises for integer or NaN x0, and for a `t_min` outside [0, 1].
     """
-    return _carry(denoiser, check_event(x0, "x0"), check_time(t_min, "t_min"), 1.0, cond, solver, rtol, atol)
+    x0 = check_event(x0, "x0")
+    check_start(denoiser, 1.0)
+    cond = check_cond(cond, x0.shape[0])
+    return _carry(denoiser, x0, check_time(t_min, "t_min"), 1.0, cond, solver, rtol, atol)
 
 
 def decode(denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5) -> jax.Array:
     """The inverse of `encode`: z [n, *event] at t = 1 carried back to x at `t_min`."""
-    return _carry(denoiser, check_event(z, "z"), 1.0, check_time(t_min, "t_min"), cond, solver, rtol, atol)
+    z = check_event(z, "z")
+    check_start(denoiser, 1.0)
+    cond = check_cond(cond, z.shape[0])
+    return _carry(denoiser, z, 1.0, check_time(t_min, "t_min"), cond, solver, rtol, atol)

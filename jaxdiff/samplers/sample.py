@@ -6,8 +6,8 @@ E[ε | x] = -σ score):
     dx = E[x_0 | x] dα + E[ε | x] dσ.
 
 Freezing both expectations gives x_s = α_s x_0 + σ_s ε, the DDIM step; every other method here improves on it by
-looking ahead (Heun), by looking back (DPM-Solver++), or by adding noise. No step mentions t itself: only the noise
-levels at its two ends, so every sampler runs on every process and on every grid.
+looking ahead (Heun), by looking back (DPM-Solver++), or by adding noise. A step knows only the noise levels at its two
+ends, so every sampler runs on every process and on every grid (Euler-Maruyama, which steps the SDE, alone knows t).
 
 A sampler is a frozen dataclass with `init(denoiser, x, steps) -> state` and
 `step(keys, denoiser, x, t, s, state, cond) -> (x, state)`, which takes x from t to s < t.
@@ -24,7 +24,7 @@ from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event, check_time, is_concrete
 from jaxdiff.processes.grids import Grid
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.sampler import Sampler, example_keys, normal, same_dtype
+from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys, normal, same_dtype
 
 ADAPTIVE_END = 1e-5
 
@@ -59,10 +59,12 @@ def sample(
     - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two).
     - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
     - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++ and in the
-      angle for the others), or an array of decreasing t, which is taken as it stands, ends included, and sets the
-      number of steps.
+      angle for the others), or an array of decreasing t, which is taken as it stands: it sets `t_start`, `t_end` and
+      the number of steps.
     - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
-    - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result.
+    - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n.
+    - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result (an adaptive sampler
+      on its way to clean data has one more, where its solve ends).
 
     Adaptive samplers (`ProbabilityFlow`) choose their own steps: `steps` then only marks the points of a trajectory.
 
@@ -74,7 +76,10 @@ def sample(
         raise ValueError(f"shape = {shape}; expected (n, *event) with n >= 1 samples of at least one axis")
     if steps < 1:
         raise ValueError(f"steps = {steps}; expected at least one")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler = {sampler!r}; expected an instance such as jaxdiff.samplers.DDIM()")
     keys = example_keys(key, shape[0])
+    cond = check_cond(cond, shape[0])
     start, end = check_time(t_start, "t_start"), None
     if grid is None or isinstance(grid, Grid):
         grid = sampler.grid if grid is None else grid
@@ -86,8 +91,8 @@ def sample(
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
         grid = _check_times(grid)
         start, end = grid[0], grid[-1]
+    check_start(denoiser, start)
     if all(map(is_concrete, [start, *jax.tree.leaves(denoiser.process)])):
-        check_start(denoiser, start)
         sampler.check_start(denoiser.process, start)
     if x_start is not None:
         x_start = check_event(x_start, "x_start")

@@ -44,6 +44,18 @@ def example_keys(key, n: int) -> jax.Array:
     return key
 
 
+def check_cond(cond, n: int) -> Any:
+    """`cond` with leaves [n, ...], scalars repeated; ValueError for a leaf of another length."""
+
+    def check(leaf):
+        leaf = jnp.asarray(leaf)
+        if leaf.ndim and leaf.shape[0] != n:
+            raise ValueError(f"cond has shape {leaf.shape}; expected one entry each for {n} examples, or a scalar")
+        return leaf if leaf.ndim else jnp.broadcast_to(leaf, (n,))
+
+    return jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
+
+
 @functools.partial(jax.jit, static_argnames="n")
 def _indexed_keys(key, n: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))

@@ -64,6 +64,25 @@ def test_importance_weighting_approaches_the_integral():
     assert reports[1].kind == "importance-weighted bound, K = 4"
 
 
+def test_probes_do_not_undo_the_importance_weighted_bound():
+    """Against the exact divergence on a correlated Gaussian, within four standard errors of the difference."""
+    d, n = 8, 100
+    denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(d), 0.02 * np.eye(d) + 0.2 * np.ones((d, d)))
+    images = np.random.default_rng(5).integers(20, 44, (n, 1)) + np.zeros((1, d), int)
+    exact, probed = (
+        jd.bits_per_dim(jax.random.key(0), denoiser, images, 8, 64, n, divergence=kind)
+        for kind in ("exact", "hutchinson")
+    )
+    difference = probed.per_example - exact.per_example
+    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(n)
+    assert probed.kind == "importance-weighted bound, K = 8, estimated by probes"
+
+
+def test_labels_of_the_wrong_number_are_refused():
+    with pytest.raises(ValueError, match=r"cond has shape \(3,\).* 6 examples"):
+        jd.bits_per_dim(jax.random.key(0), standard_normal(3), np.zeros((6, 3), int), cond=np.zeros(3, int))
+
+
 def test_report_does_not_depend_on_the_batch_size():
     images = np.random.default_rng(1).integers(0, 17, (7, 4))
     whole, parts = (

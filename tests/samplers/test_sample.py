@@ -105,6 +105,24 @@ def test_clean_data_is_the_denoisers_answer(process):
         np.testing.assert_allclose(x, mixture(process)(start, 1.0).data, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("sampler", [DDIM(), Heun(), DPMSolverPP(), DPMSolverPP(3)], ids=str)
+def test_ending_at_zero_is_ending_at_clean_data(sampler):
+    """Where t = 0 is clean data, t_end=0 and t_end=None are the same place."""
+    start = jax.random.normal(jax.random.key(0), (3, 2))
+    for process in (jd.VP(), jd.Flow()):
+        ends = [
+            jd.sample(jax.random.key(0), mixture(process), (3, 2), sampler, 200, x_start=start, t_end=t_end)
+            for t_end in (0.0, None)
+        ]
+        np.testing.assert_allclose(*ends, atol=0.02)
+
+
+def test_gradients_flow_through_samplers():
+    for sampler in (DDIM(), Heun(), DPMSolverPP()):
+        value = lambda x: jd.sample(jax.random.key(0), mixture(jd.Flow()), (2, 2), sampler, 4, x_start=x).sum()
+        assert jnp.isfinite(jax.grad(value)(jnp.ones((2, 2)))).all()
+
+
 def test_encode_and_decode_are_inverse(process, x64):
     x = jnp.asarray(draw_mixture(7, 5))
     z = jd.encode(mixture(process), x, rtol=1e-10, atol=1e-10)
@@ -163,6 +181,11 @@ def test_bad_input_is_refused():
             "SDE of Flow is singular at t = 1",
         ),
         (lambda: jd.sample(key, echo, (2, 2)), r"alpha\(1.0\) = 0 for Flow"),
+        (lambda: DDIM(eta=2.0), r"eta = 2.0; expected a share of the noise in \[0, 1\]"),
+        (lambda: Heun(churn=-1.0), "churn = -1.0"),
+        (lambda: jd.sample(key, denoiser, (2, 2), cond=np.zeros(3)), r"cond has shape \(3,\).* 2 examples"),
+        (lambda: jd.encode(denoiser, jnp.zeros((2, 2)), cond=np.zeros(3)), r"cond has shape \(3,\)"),
+        (lambda: jd.encode(echo, jnp.zeros((2, 2))), r"alpha\(1.0\) = 0 for Flow"),
         (lambda: Ancestral("medium"), 'expected "small" or "large"'),
         (lambda: DPMSolverPP(order=4), "expected order 1, 2 or 3"),
         (lambda: DPMSolverPP(order=3, sde=True), "expected order 1, 2 or 3"),
@@ -172,5 +195,7 @@ def test_bad_input_is_refused():
             call()
     with pytest.raises(TypeError, match=r"not a typed key; make one by jax.random.key"):
         jd.sample(jax.random.PRNGKey(0), denoiser, (2, 2))
+    with pytest.raises(TypeError, match=r"expected an instance such as jaxdiff.samplers.DDIM\(\)"):
+        jd.sample(key, denoiser, (2, 2), DDIM)
     with pytest.raises(TypeError, match="uint8"):
         jd.encode(denoiser, np.zeros((2, 2), np.uint8))
