@@ -24,9 +24,8 @@ def _fractions_agree(count, n, probability):
 
 
 @each
-def test_points_are_float32_in_the_plane_and_of_unit_scale(toy):
-    with jax.enable_x64(True):
-        points = toy(jax.random.key(0), N)
+def test_points_are_float32_in_the_plane_and_of_unit_scale(toy, x64):
+    points = toy(jax.random.key(0), N)
     assert (points.shape, points.dtype) == ((N, 2), jnp.float32)
     assert np.all(np.abs(np.std(points, axis=0) - 1) < 0.6)
 

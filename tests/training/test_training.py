@@ -266,16 +266,17 @@ def test_caller_keeps_its_weights_and_key():
     jax.random.normal(key)
 
 
-def test_dtypes_stay_under_x64():
-    with jax.enable_x64(True):
-        optimizer = clipped_adam(10)
-        params = {"w": jnp.ones((3, 3), jnp.float32), "layer": {"b": jnp.zeros(3, jnp.bfloat16)}}
-        step = make_step(Linear(params), denoising, optimizer)
-        state = TrainState.create(KEY, params, optimizer)
-        dtypes = jax.tree.map(lambda x: x.dtype, state)
-        for k in range(2):
-            state, _ = step(state, Batches()[k])
-        assert jax.tree.map(lambda x: x.dtype, state) == dtypes
+def test_dtypes_stay_under_x64(x64):
+    optimizer = clipped_adam(10)
+    params = {"w": jnp.ones((3, 3), jnp.float32), "layer": {"b": jnp.zeros(3, jnp.bfloat16)}}
+    step = make_step(Linear(params), denoising, optimizer)
+    state = TrainState.create(KEY, params, optimizer)
+    dtypes = jax.tree.map(lambda x: x.dtype, state)
+    for k in range(2):
+        state, _ = step(state, Batches()[k])
+
+
+assert jax.tree.map(lambda x: x.dtype, state) == dtypes
 
 
 # Divergence
