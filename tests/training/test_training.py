@@ -274,9 +274,7 @@ def test_dtypes_stay_under_x64(x64):
     dtypes = jax.tree.map(lambda x: x.dtype, state)
     for k in range(2):
         state, _ = step(state, Batches()[k])
-
-
-assert jax.tree.map(lambda x: x.dtype, state) == dtypes
+    assert jax.tree.map(lambda x: x.dtype, state) == dtypes
 
 
 # Divergence
