@@ -6,8 +6,8 @@ process -> denoiser -> loss, sampler, likelihood: see docs/design.md.
 import importlib
 from typing import TYPE_CHECKING
 
-from jaxdiff import losses, samplers
-from jaxdiff.denoisers import Denoiser, Prediction, exact, guidance, score
+from jaxdiff import denoisers, losses, samplers
+from jaxdiff.denoisers import Denoiser, Prediction, energy, exact, guidance, score
 from jaxdiff.likelihood import BitsPerDim, Likelihood, bits_per_dim, dequantize, log_likelihood, quantize
 from jaxdiff.processes import (
     EDM,
@@ -51,8 +51,10 @@ __all__ = [
     "bits_per_dim",
     "data",
     "decode",
+    "denoisers",
     "dequantize",
     "encode",
+    "energy",
     "exact",
     "forward_sde",
     "from_betas",

@@ -11,16 +11,22 @@ from jaxdiff.denoisers.denoiser import (
     check_start,
     score,
 )
+from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
+from jaxdiff.denoisers.on_process import OnProcess
 from jaxdiff.denoisers.parameterization import ROWS, row
 
 __all__ = [
     "ROWS",
     "Denoiser",
     "DenoiserLike",
+    "Gradient",
+    "InnerProduct",
+    "OnProcess",
     "Prediction",
     "angular_velocity",
     "c_noise",
     "check_start",
+    "energy",
     "exact",
     "guidance",
     "row",

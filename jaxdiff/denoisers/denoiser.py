@@ -91,12 +91,15 @@ def check_start(denoiser: DenoiserLike, t) -> None:
     """Raise ValueError where x_0 cannot be read at a concrete `t`: α = 0 under "noise" or "score", wrapped or not."""
     if not all(map(is_concrete, [t, *jax.tree.leaves(denoiser.process)])):
         return
-    if hasattr(denoiser, "denoiser"):
-        check_start(denoiser.denoiser, t)  # pyright: ignore[reportAttributeAccessIssue]
-    elif getattr(denoiser, "parameterization", None) in ("noise", "score") and denoiser.process.marginal(t)[0] == 0:
+    wrapped = [getattr(denoiser, name) for name in ("denoiser", "weak") if hasattr(denoiser, name)]
+    for inner in wrapped:
+        same = inner.process is denoiser.process
+        check_start(inner, t if same else inner.process.time_at_log_snr(denoiser.process.log_snr(t)))
+    named = getattr(denoiser, "parameterization", None)
+    if not wrapped and named in ("noise", "score") and denoiser.process.marginal(t)[0] == 0:
         raise ValueError(
             f"alpha({float(t)}) = 0 for {type(denoiser.process).__name__}: a network trained on "
-            f'"{denoiser.parameterization}" says nothing of the data there. Start below, for example '  # pyright: ignore
+            f'"{named}" says nothing of the data there. Start below, for example '
             't_start=0.999, or train with "v"'
         )
 

@@ -6,6 +6,9 @@ If p(x_0) = Σ w_k N(m_k, C_k) then x_t = α x_0 + σ ε has
     E[x_0 | x] = Σ r_k (m_k + α C_k S_k⁻¹ (x - α m_k))      r_k(x) the responsibilities
     E[ε | x]   = Σ r_k σ S_k⁻¹ (x - α m_k).
 
+The component is a class label: given it, r is one there and zero elsewhere, and r_k(x) itself is p(k | x_t), the noisy
+classifier that guidance asks for.
+
 A finite data set is the mixture with C_k = 0 and equal weights: its noised density is the one every score network is
 trained towards (Karras et al. 2022, appendix B.3).
 """
@@ -17,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.denoisers.denoiser import Prediction
-from jaxdiff.processes import Process, check_event, expand_time
+from jaxdiff.processes import Process, check_event, expand_time, is_concrete
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +34,24 @@ class _Mixture:
     variances: jax.Array
     bases: jax.Array
 
-    def _whiten(self, x, t):
+    def _log_weights(self, cond, batch: int):
+        """log p(component): the weights for `cond` None, otherwise 0 for that component and -inf for the others."""
+        if cond is None:
+            return self.log_weights
+        cond, k = jnp.asarray(cond), len(self.log_weights)
+        if not jnp.issubdtype(cond.dtype, jnp.integer):
+            raise TypeError(f"cond has dtype {cond.dtype}; expected integer labels, the index of a component")
+        if cond.shape not in ((), (batch,)):
+            raise ValueError(f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example")
+        if is_concrete(cond):
+            labels = np.asarray(cond)
+            outside = (labels < 0) | (labels >= k)
+            if outside.any():
+                raise ValueError(f"label {labels[outside].flat[0]} is out of range; expected 0 to {k - 1}, or None")
+        rows = jnp.log(jnp.eye(k)).at[cond]
+        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+    def _whiten(self, x, t, cond=None):
         """log w_k N(x; α m_k, S_k) [batch, k], Uᵀ(x - α m_k) [batch, k, d], its variances, α, and σ."""
         d = self.means.shape[-1]
         flat = x.reshape(x.shape[0], -1)
@@ -40,27 +60,37 @@ class _Mixture:
         alpha, sigma = (expand_time(c, x).reshape(-1, 1, 1) for c in self.process.marginal(t))
         y = jnp.einsum("kij,bki->bkj", self.bases, flat[:, None] - alpha * self.means)
         variances = alpha**2 * self.variances + sigma**2
-        log_joint = self.log_weights - 0.5 * jnp.sum(y**2 / variances + jnp.log(2 * jnp.pi * variances), -1)
+        log_weights = self._log_weights(cond, len(flat))
+        log_joint = log_weights - 0.5 * jnp.sum(y**2 / variances + jnp.log(2 * jnp.pi * variances), -1)
         return log_joint, y, variances, alpha, sigma
 
     def __call__(self, x, t, cond=None) -> Prediction:
-        """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch]."""
-        log_joint, y, variances, alpha, sigma = self._whiten(x, t)
+        """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch].
+
+        `cond`: None for the mixture, or the component x is of, integers, a scalar or [batch].
+        """
+        log_joint, y, variances, alpha, sigma = self._whiten(x, t, cond)
         r = jax.nn.softmax(log_joint, -1)
         rotate_back = lambda u: jnp.einsum("kij,bk,bkj->bi", self.bases, r, u)
         data = r @ self.means + rotate_back(alpha * self.variances * y / variances)
         return Prediction(data.reshape(x.shape), rotate_back(sigma * y / variances).reshape(x.shape))
 
-    def log_prob(self, x, t=0.0) -> jax.Array:
-        """Log p_t(x) in nats, [batch]."""
-        return jax.nn.logsumexp(self._whiten(x, t)[0], -1)
+    def log_prob(self, x, t=0.0, cond=None) -> jax.Array:
+        """Log p_t(x), or log p_t(x | component `cond`), in nats, [batch]."""
+        return jax.nn.logsumexp(self._whiten(x, t, cond)[0], -1)
+
+    def log_responsibilities(self, x, t=0.0) -> jax.Array:
+        """Log p(component | x_t = x), [batch, k]: the exact noisy classifier."""
+        return jax.nn.log_softmax(self._whiten(x, t)[0], -1)
 
 
 def Mixture(process: Process, weights, means, covariances) -> _Mixture:
     """The exact denoiser of Σ w_k N(m_k, C_k): weights [k], means [k, d], covariances [k, d, d].
 
-    Events of any shape with d values are read row by row. Weights are normalised. Raises ValueError for shapes that do
-    not fit, weights that are not positive, or a covariance that is not symmetric and positive semi-definite.
+    Events of any shape with d values are read row by row. Weights are normalised. Conditioned on, `cond` is the index
+    of a component. Raises ValueError for shapes that do not fit, weights that are not positive, or a covariance that is
+    not symmetric and positive semi-definite; when called, TypeError for a `cond` that is not an integer and ValueError
+    for one out of range (under a transformation, where it cannot be read, the answer is NaN).
     """
     weights, means, covariances = (np.asarray(a, jnp.result_type(float)) for a in (weights, means, covariances))
     if means.ndim != 2:

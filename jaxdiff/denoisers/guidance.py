@@ -1,30 +1,269 @@
-"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelihood accepts it."""
+r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelihood accepts it.
+
+1.  A classifier. With l = log p(y | x_t), Bayes' rule makes the score of p_t(x | y), and of p_t(x) p(y | x)^scale,
+
+        score + scale ∇l,    that is    ε - scale σ ∇l    and    x_0 + scale σ²/α ∇l,
+
+    since score = -ε/σ and x_0 = (x - σ ε)/α. Where α = 0 x holds nothing of y and the prediction stays as it is. Only
+    for scale 0 and 1 is this the noised p(x_0) p(y | x_0)^scale; any other scale is a heuristic, whose samples have
+    no density that can be written down (though the likelihood of its flow can be computed).
+2.  Two predictions. ∇l is also the difference of a conditional and an unconditional score, and more generally points
+    from a worse model to a better one:
+
+        (1 - scale) worse + scale better                            scale = 1 + w in papers that write w
+
+    on data and noise alike, so that x = α x_0 + σ ε still holds. Scale 0 and 1 are the two models, to the bit.
+3.  The scale is a number or an `Interval`: a number between two noise levels and no guidance outside.
+"""
 
 import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction
+from jaxdiff.processes import Process, expand_time
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ClassifierFree:
+class Interval:
+    """`scale` where low < σ/α <= high and no guidance elsewhere (Kynkäänniemi et al. 2024, section 3).
+
+    It goes where a scale goes. No guidance is 1 for ClassifierFree and Auto, 0 for the classifiers. Raises ValueError
+    for an interval that is empty.
+    """
+
+    scale: float
+    low: float = 0.0
+    high: float = math.inf
+
+    def __post_init__(self):
+        low, high = self.low, self.high
+        if isinstance(low, int | float) and isinstance(high, int | float) and not 0 <= low < high:
+            raise ValueError(f"low = {low}, high = {high}; expected noise levels σ/α with 0 <= low < high")
+
+    def at(self, process: Process, t, otherwise: float) -> jax.Array:
+        """The scale at `t`, of its shape."""
+        ratio = jnp.exp(-process.log_snr(t) / 2)
+        return jnp.where((self.low < ratio) & (ratio <= self.high), self.scale, otherwise)
+
+
+class _Wrapper:
+    denoiser: DenoiserLike
+    scale: float | Interval
+
+    @property
+    def process(self) -> Process:
+        """The process of the denoiser it wraps."""
+        return self.denoiser.process
+
+    def _scale_at(self, t, x, otherwise: float):
+        if isinstance(self.scale, Interval):
+            return expand_time(self.scale.at(self.process, t, otherwise), x)
+        return self.scale
+
+
+def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
+    return jax.tree.map(lambda a, b: (1 - scale) * a + scale * b, worse, better)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassifierFree(_Wrapper):
     """Classifier-free guidance (Ho and Salimans 2022, eq. 6): unconditional + scale (conditional - unconditional).
 
-    `scale` = 1 + w of the paper: 0 is the unconditional model, 1 the conditional one, above 1 guided. The
-    unconditional prediction is the denoiser's own at cond = None. Costs two evaluations a step, in one batch each.
+    `scale` = 1 + w of the paper: 0 is the unconditional model, 1 the conditional one, above 1 guided; a number or an
+    `Interval`. The unconditional prediction is the denoiser's own at cond = None. Costs two evaluations a step.
     """
 
     denoiser: DenoiserLike
-    scale: float = 1.0
+    scale: float | Interval = 1.0
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
+        free, conditional = self.denoiser(x, t, None), self.denoiser(x, t, cond)
+        return _extrapolate(free, conditional, self._scale_at(t, x, 1.0))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Auto(_Wrapper):
+    """Autoguidance (Karras et al. 2024, "Guiding a diffusion model with a bad version of itself"): away from `weak`.
+
+    weak + scale (denoiser - weak), both under the same cond: 0 is the weak model, 1 the denoiser itself; a number or an
+    `Interval`. `weak` is a smaller or less trained model of the same process; one of another process goes through
+    `OnProcess`. Raises ValueError where the processes are seen to differ.
+    """
+
+    denoiser: DenoiserLike
+    weak: DenoiserLike
+    scale: float | Interval = 1.0
+
+    def __post_init__(self):
+        ours, other = (getattr(denoiser, "process", None) for denoiser in (self.denoiser, self.weak))
+        if isinstance(ours, Process) and isinstance(other, Process) and _differ(ours, other):
+            raise ValueError(f"weak is of the process {other}, the denoiser of {ours}; wrap weak in OnProcess")
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
+        return _extrapolate(self.weak(x, t, cond), self.denoiser(x, t, cond), self._scale_at(t, x, 1.0))
+
+
+def _differ(one: Process, other: Process) -> bool:
+    numbers = zip(jax.tree.leaves(one), jax.tree.leaves(other))
+    return jax.tree.structure(one) != jax.tree.structure(other) or any(
+        a != b for a, b in numbers if isinstance(a, int | float) and isinstance(b, int | float)
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ClassifierFreePP(_Wrapper):
+    r"""CFG++ (Chung et al. 2024, arXiv 2406.08070, algorithm 2): guided data, unconditional noise; `scale` in [0, 1].
+
+    x_s = α_s x_0^guided + σ_s ε^free is the paper's step. x = α x_0 + σ ε no longer holds, so this belongs to that step
+    and not to a flow: it is, to the letter, the DDIM step of
+
+        ClassifierFree with scale / (1 - (σ_s/α_s) / (σ_t/α_t)),
+
+    a scale that grows as the steps get shorter. DDIM takes this step, and Heun takes it as its predictor. Others see
+    something else: ProbabilityFlow, `encode` and likelihoods integrate v = cos φ ε - sin φ x_0, which is that of
+    ClassifierFree with scale sin² φ; DPM-Solver++ and Ancestral, which read x_0 alone, take it for ClassifierFree;
+    Euler-Maruyama, which reads ε alone, sees no guidance. Raises ValueError for a scale outside [0, 1].
+    """
+
+    denoiser: DenoiserLike
+    scale: float = 0.6
+
+    def __post_init__(self):
+        if isinstance(self.scale, int | float) and not 0 <= self.scale <= 1:
+            raise ValueError(f"scale = {self.scale}; expected the λ of CFG++ in [0, 1]")
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """Guided data and unconditional noise at x [batch, *event], t a scalar or [batch]."""
+        free, conditional = self.denoiser(x, t, None), self.denoiser(x, t, cond)
+        return Prediction(_extrapolate(free, conditional, self.scale).data, free.noise)
+
+
+class _Tilted(_Wrapper):
+    """A prediction tilted by the gradient of a log-likelihood, a callable pytree or a plain function."""
+
+    log_likelihood: Callable
+    conditional: bool
+
+    def __post_init__(self):
+        if callable(self.log_likelihood) and jax.tree_util.all_leaves([self.log_likelihood]):
+            object.__setattr__(self, "log_likelihood", jax.tree_util.Partial(self.log_likelihood))
+
+    def _inner(self, x, t, cond) -> Prediction:
+        return self.denoiser(x, t, cond if self.conditional else None)
+
+    def _total(self, x, *arguments) -> jax.Array:
+        value = self.log_likelihood(x, *arguments)
+        if value.shape != x.shape[:1]:
+            raise ValueError(
+                f"log_likelihood returned shape {value.shape} for x of shape {x.shape}; expected {x.shape[:1]}: one "
+                "number an example, the log-probability of its own cond"
+            )
+        return value.sum()
+
+    def _tilt(self, predicted: Prediction, gradient, x, t) -> Prediction:
+        alpha, sigma = (expand_time(c, x) for c in self.process.marginal(t))
+        move = jnp.where(alpha > 0, self._scale_at(t, x, 0.0) * sigma * gradient, 0.0)
+        return Prediction(predicted.data + sigma / jnp.where(alpha > 0, alpha, 1.0) * move, predicted.noise - move)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Classifier(_Tilted):
+    """Classifier guidance (Dhariwal and Nichol 2021, algorithms 1 and 2): the score of p_t(x) p(y | x_t)^scale.
+
+    `log_likelihood(x, t, cond) -> [batch]` is log p(cond | x_t) of a classifier that was trained on noised x, or any
+    other log-likelihood to climb. A plain function is part of the program; for one with weights give a callable pytree,
+    `jax.tree_util.Partial(classify, weights)`, and new weights compile nothing. `scale` is a number or an `Interval`;
+    1 is Bayes' rule.
+
+    `cond` goes to the classifier, and the denoiser is called without: it is taken for p(x). With conditional=True it
+    gets cond too, and p(x | y) is pushed further (table 4 of the paper); for exact models that is ClassifierFree with
+    1 + scale, which is also Classifier of the unconditional model with 1 + scale. Where α = 0 the prediction is left
+    unguided. Raises ValueError where log_likelihood returns another shape.
+    """
+
+    denoiser: DenoiserLike
+    log_likelihood: Callable[[Any, Any, Any], jax.Array]
+    scale: float | Interval = 1.0
+    conditional: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
+        gradient = jax.grad(self._total)(x, t, cond)
+        return self._tilt(self._inner(x, t, cond), gradient, x, t)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TweedieClassifier(_Tilted):
+    """Guidance by a classifier of clean data, read at the denoiser's x_0: log p(y | x_t) ≈ log p(y | E[x_0 | x_t]).
+
+    An approximation (Chung et al. 2023, "Diffusion posterior sampling", eq. 11; Bansal et al. 2023, eq. 6), since the
+    true one is log E[p(y | x_0) | x_t]. It is exact where log p(y | x_0) is linear in x_0 and the data Gaussian, and as
+    σ -> 0; for N(m, s²) observed with noise of variance r its pull is too strong by 1 + Var[x_0 | x_t]/r.
+
+    `log_likelihood(x0, cond) -> [batch]`; everything else as in `Classifier`. The gradient goes through the denoiser.
+    """
+
+    denoiser: DenoiserLike
+    log_likelihood: Callable[[Any, Any], jax.Array]
+    scale: float | Interval = 1.0
+    conditional: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
+
+        def value(x):
+            predicted = self._inner(x, t, cond)
+            return self._total(predicted.data, cond), predicted
+
+        gradient, predicted = jax.grad(value, has_aux=True)(x)
+        return self._tilt(predicted, gradient, x, t)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DynamicThreshold:
+    """Dynamic thresholding (Saharia et al. 2022, "Imagen", section 2.3), for guidance so strong that x_0 saturates.
+
+    s is the `quantile` of |x_0| within each example, at least `bound`; x_0 is clipped to [-s, s] and divided by
+    s/bound, so that it lies within ±bound, the range of the data. The noise follows: x = α x_0 + σ ε still holds
+    (where σ > 0). It wraps the guided model. Raises ValueError for a quantile outside [0, 1] or a bound that is not
+    positive.
+    """
+
+    denoiser: DenoiserLike
+    quantile: float = 0.995
+    bound: float = 1.0
+
+    def __post_init__(self):
+        if isinstance(self.quantile, int | float) and not 0 <= self.quantile <= 1:
+            raise ValueError(f"quantile = {self.quantile}; expected a fraction in [0, 1], such as 0.995")
+        if isinstance(self.bound, int | float) and not self.bound > 0:
+            raise ValueError(f"bound = {self.bound}; expected the largest value of the data, above 0")
 
     @property
-    def process(self):
+    def process(self) -> Process:
         """The process of the denoiser it wraps."""
         return self.denoiser.process
 
     def __call__(self, x, t, cond=None) -> Prediction:
-        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
-        guided, free = self.denoiser(x, t, cond), self.denoiser(x, t, None)
-        return jax.tree.map(lambda g, f: f + self.scale * (g - f), guided, free)
+        """The thresholded prediction at x [batch, *event], t a scalar or [batch]."""
+        data, noise = self.denoiser(x, t, cond)
+        size = jnp.quantile(jnp.abs(data).reshape(len(data), -1), self.quantile, axis=1)
+        size = expand_time(jnp.maximum(size, self.bound), data)
+        within = jnp.clip(data, -size, size) * (self.bound / size)
+        alpha, sigma = (expand_time(c, x) for c in self.process.marginal(t))
+        ratio = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
+        return Prediction(within, noise + ratio * (data - within))

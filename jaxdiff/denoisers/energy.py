@@ -1,0 +1,87 @@
+r"""A denoiser that is the gradient of a scalar: the score is that of an energy (Salimans and Ho 2021).
+
+The scalar is a potential ψ(params, u, c_noise, cond) -> [batch] of the network's own input u = c_in x, and the network
+is its gradient, out = ∇_u ψ. That is all: it goes into a `Denoiser` under any parameterisation, and every loss, sampler
+and likelihood takes it. Since ε = (α out - a x)/det and score = -ε/σ are linear in (x, out), with
+∇_x ψ(c_in x) = c_in out the score is minus the gradient of
+
+    E(x) = ( α ψ(c_in x)/c_in - a |x|²/2 ) / (σ det),
+
+so that E = -log p_t + const at each t. Its Jacobian is symmetric, whatever the network.
+
+Which potential: ψ = <u, f(u)> for a vector network f loses nothing, since for any ψ
+
+    ψ(u) - ψ(0) = <u, ∫_0^1 ∇ψ(τ u) dτ>,
+
+and where f begins at zero so does out. The other usual one, |u - f(u)|²/2, is bounded below: it suits "noise" alone,
+for out may curve either way under the other rows.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.denoisers.denoiser import Denoiser, c_noise
+from jaxdiff.denoisers.parameterization import row
+from jaxdiff.processes import check_time, expand_time
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerProduct:
+    """A network `(params, x, c_noise, cond) -> out` as the potential <x, out>, [batch]."""
+
+    network: Callable[..., jax.Array]
+
+    def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
+        """<x, network(x)> for x [batch, *event]."""
+        return jnp.sum(x * self.network(params, x, c_noise, cond), axis=range(1, x.ndim))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """A potential `(params, x, c_noise, cond) -> [batch]` as the network that is its gradient in x.
+
+    denoiser = Denoiser(Gradient(InnerProduct(network)), params, process)
+
+    Called, it raises ValueError for a potential that returns another shape than [batch].
+    """
+
+    potential: Callable[..., jax.Array]
+
+    def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
+        """∇ potential at x [batch, *event], of its shape."""
+
+        def total(x):
+            value = self.potential(params, x, c_noise, cond)
+            if value.shape != x.shape[:1]:
+                raise ValueError(
+                    f"the potential returned shape {value.shape} for x of shape {x.shape}; expected {x.shape[:1]}, one "
+                    "number an example; make a potential of a network by InnerProduct(network)"
+                )
+            return value.sum()
+
+        return jax.grad(total)(x)
+
+
+def energy(denoiser: Denoiser, x, t, cond=None) -> jax.Array:
+    """-log p_t(x) up to a constant of each t (and cond), nats, [batch]: its gradient is minus the score.
+
+    For x [batch, *event] at t, a scalar or [batch], with σ(t) > 0 (and α(t) > 0 under "noise" and "score"). Raises
+    TypeError for a denoiser whose network is not a `Gradient`.
+    """
+    network = getattr(denoiser, "network", None)
+    if not isinstance(network, Gradient):
+        raise TypeError(
+            f"denoiser = {type(denoiser).__name__} of {type(network).__name__} has no energy; expected a "
+            "Denoiser of Gradient(potential), for example Gradient(InnerProduct(network))"
+        )
+    process = denoiser.process
+    t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
+    alpha, sigma = process.marginal(t)
+    a, b = row(denoiser.parameterization, process, t, denoiser.data_std)
+    c_in = 1 / jnp.hypot(alpha * denoiser.data_std, sigma)
+    potential = network.potential(denoiser.params, expand_time(c_in, x) * x, c_noise(process, t), cond)
+    square = jnp.sum(x**2, axis=range(1, x.ndim))
+    return (alpha / c_in * potential - a / 2 * square) / (sigma * (alpha * b - sigma * a))

@@ -1,0 +1,47 @@
+r"""A network trained on one process, run on another.
+
+At one angle φ, that is at one log-SNR, all processes hold the same z = cos φ x_0 + sin φ ε: x = q z on each. So a
+denoiser of the process p serves x' of p' as it is, at p's own time for that log-SNR and at
+
+    x = x' q/q',
+
+and the data and noise it finds are those of x' too (Song et al. 2021, "Denoising diffusion implicit models", section
+4.3, from VP to VE; Karras et al. 2022, appendix B). Where p' goes beyond the levels that p knows, p answers at its
+nearest level. x' = α' x_0 + σ' ε is then kept by computing one of the two from x' and the other: the one whose
+error is the smaller of cot φ and tan φ times the other's, so ε is kept on the side of the data and x_0 on the side of
+the noise.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction
+from jaxdiff.processes import Process, expand_time
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OnProcess:
+    """`denoiser`, whatever process it was trained on, as a denoiser of `process`.
+
+    Samples, likelihoods and guidance then run on `process`: its curves, its grids, its prior.
+    """
+
+    denoiser: DenoiserLike
+    process: Process
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """Predict data and noise from x [batch, *event] of `process` at t, a scalar or [batch]."""
+        trained = self.denoiser.process
+        alpha, sigma = self.process.marginal(t)
+        trained_t = trained.time_at_log_snr(self.process.log_snr(t))
+        rescale = trained.scale(trained_t) / self.process.scale(t)
+        data, noise = self.denoiser(expand_time(rescale, x) * x, trained_t, cond)
+        alpha, sigma = expand_time(alpha, x), expand_time(sigma, x)
+        clean = sigma < alpha
+        return Prediction(
+            jnp.where(clean, (x - sigma * noise) / jnp.where(clean, alpha, 1.0), data),
+            jnp.where(clean, noise, (x - alpha * data) / jnp.where(clean, 1.0, sigma)),
+        )
