@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers.parameterization import ROWS, row
-from jaxdiff.processes import Process, check_time, expand_time, is_concrete
+from jaxdiff.processes import Process, check_time, expand_time, is_concrete, pytree
 
 
 class Prediction(NamedTuple):
@@ -41,7 +41,7 @@ def c_noise(process: Process, t) -> jax.Array:
     return jnp.clip(-process.log_snr(t) / 8, -3.0, 3.0)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
     """A network as a denoiser: `network(params, x, c_noise, cond) -> out`, its out read by `parameterization`.

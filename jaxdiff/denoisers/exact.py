@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.denoisers.denoiser import Prediction
-from jaxdiff.processes import Process, check_event, expand_time, is_concrete
+from jaxdiff.processes import Process, check_event, expand_time, is_concrete, pytree
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class _Mixture:
     """The mixture in its components' eigenbases: variances [k, d], bases [k, d, d] with C = U diag(variances) Uᵀ."""
@@ -123,7 +123,7 @@ def Gaussian(process: Process, mean, covariance) -> _Mixture:
     return Mixture(process, np.ones(1), mean[None], covariance[None])
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class _Empirical:
     process: Process

@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction
-from jaxdiff.processes import Process, expand_time
+from jaxdiff.processes import Process, expand_time, pytree
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Interval:
     """`scale` where low < σ/α <= high and no guidance elsewhere (Kynkäänniemi et al. 2024, section 3).
@@ -71,7 +71,7 @@ def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
     return jax.tree.map(lambda a, b: (1 - scale) * a + scale * b, worse, better)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ClassifierFree(_Wrapper):
     """Classifier-free guidance (Ho and Salimans 2022, eq. 6): unconditional + scale (conditional - unconditional).
@@ -89,7 +89,7 @@ class ClassifierFree(_Wrapper):
         return _extrapolate(free, conditional, self._scale_at(t, x, 1.0))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Auto(_Wrapper):
     """Autoguidance (Karras et al. 2024, "Guiding a diffusion model with a bad version of itself"): away from `weak`.
@@ -115,12 +115,12 @@ class Auto(_Wrapper):
 
 def _differ(one: Process, other: Process) -> bool:
     numbers = zip(jax.tree.leaves(one), jax.tree.leaves(other))
-    return jax.tree.structure(one) != jax.tree.structure(other) or any(
+    return type(one) is not type(other) or any(
         a != b for a, b in numbers if isinstance(a, int | float) and isinstance(b, int | float)
     )
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ClassifierFreePP(_Wrapper):
     r"""CFG++ (Chung et al. 2024, arXiv 2406.08070, algorithm 2): guided data, unconditional noise; `scale` in [0, 1].
@@ -177,7 +177,7 @@ class _Tilted(_Wrapper):
         return Prediction(predicted.data + sigma / jnp.where(alpha > 0, alpha, 1.0) * move, predicted.noise - move)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Classifier(_Tilted):
     """Classifier guidance (Dhariwal and Nichol 2021, algorithms 1 and 2): the score of p_t(x) p(y | x_t)^scale.
@@ -204,7 +204,7 @@ class Classifier(_Tilted):
         return self._tilt(self._inner(x, t, cond), gradient, x, t)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class TweedieClassifier(_Tilted):
     """Guidance by a classifier of clean data, read at the denoiser's x_0: log p(y | x_t) ≈ log p(y | E[x_0 | x_t]).
@@ -232,7 +232,7 @@ class TweedieClassifier(_Tilted):
         return self._tilt(predicted, gradient, x, t)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class DynamicThreshold:
     """Dynamic thresholding (Saharia et al. 2022, "Imagen", section 2.3), for guidance so strong that x_0 saturates.

@@ -14,14 +14,13 @@ the noise.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction
-from jaxdiff.processes import Process, expand_time
+from jaxdiff.processes import Process, expand_time, pytree
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class OnProcess:
     """`denoiser`, whatever process it was trained on, as a denoiser of `process`.

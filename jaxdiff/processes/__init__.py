@@ -12,6 +12,7 @@ from jaxdiff.processes.gaussian import (
     posterior,
     transition,
 )
+from jaxdiff.processes.pytree import pytree
 from jaxdiff.processes.schedules import EDM, OU, VE, VP, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "is_concrete",
     "perturb",
     "posterior",
+    "pytree",
     "transition",
 ]

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.processes.gaussian import Process, check_time
+from jaxdiff.processes.pytree import pytree
 
 _LAST_TIME = 1e-3
 _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; VP(0.1, 20) ends at -10.05
@@ -58,7 +59,7 @@ class Grid(abc.ABC):
         return self._time(process, first + fraction * (last - first)).at[0].set(t_start)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Time(Grid):
     """Equal steps in t."""
@@ -70,7 +71,7 @@ class Time(Grid):
         return u
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Angle(Grid):
     """Equal steps in the rotation's angle φ = atan2(σ, α): finite at both ends of every process."""
@@ -82,7 +83,7 @@ class Angle(Grid):
         return process.time_at_angle(u)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LogSNR(Grid):
     """Equal steps in log-SNR (Lu et al. 2022, section 4); from λ = -14 down where α(1) = 0 (Flow, Cosine)."""
@@ -96,7 +97,7 @@ class LogSNR(Grid):
         return process.time_at_log_snr(u)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Karras(Grid):
     """Equal steps in (σ/α)^{1/ρ} (Karras et al. 2022, eq. 5)."""

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.processes.gaussian import Process
+from jaxdiff.processes.pytree import pytree
 
 
 def _check_positive(**values):
@@ -88,7 +89,7 @@ class _LinearBeta(Process):
         return 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * integral))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class VP(_LinearBeta, _VariancePreserving):
     """Variance preserving with linear β(t), the continuous DDPM (Song et al. 2021, eq. 32-33)."""
@@ -100,7 +101,7 @@ def OU(beta: float = 10.0) -> VP:
     return VP(beta, beta)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class SubVP(_LinearBeta):
     """Sub-VP with linear β(t) (Song et al. 2021, appendix B, eq. 28-29): VP's mean, σ = 1 - exp(-B)."""
@@ -121,7 +122,7 @@ class SubVP(_LinearBeta):
         return -rate / 2, jnp.sqrt(-rate * jnp.expm1(-2 * self._integral(t)))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class _Table(_VariancePreserving):
     """VP with a piecewise constant β: `cumulative` [T + 1] holds B(k/T)."""
@@ -161,7 +162,7 @@ def from_betas(betas) -> Process:
     return _Table(np.concatenate([[0.0], np.cumsum(-np.log1p(-betas))]))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class VE(Process):
     """Variance exploding, σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30-31).
@@ -201,7 +202,7 @@ class VE(Process):
         return jnp.zeros_like(t), jnp.exp(self._log_sigma(t)) * jnp.sqrt(2 * self._span)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class BrownianVE(Process):
     """Brownian motion with g(t) = σ^t and α = 1, so that σ(t)² = (σ^{2t} - 1) / (2 log σ); σ > 1."""
@@ -232,7 +233,7 @@ class BrownianVE(Process):
         return jnp.zeros_like(t), jnp.exp(t * jnp.log(self.sigma))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class EDM(Process):
     """α = 1 and σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} - σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5).
@@ -277,7 +278,7 @@ class EDM(Process):
         return jnp.zeros_like(t), jnp.sqrt(2 * self.rho * (high - low) * root ** (2 * self.rho - 1))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Cosine(Process):
     """Variance preserving with α = cos(u)/cos(u_0), u = (t + s)/(1 + s) π/2 (Nichol and Dhariwal 2021, eq. 17)."""
@@ -316,7 +317,7 @@ class Cosine(Process):
         return f, jnp.sqrt(-2 * f)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Flow(Process):
     """Rectified flow, α = 1 - t and σ = t (Liu et al. 2023; Lipman et al. 2023).

@@ -4,12 +4,14 @@ import numpy as np
 import optax
 import pytest
 from conftest import draw_mixture, mixture
+from scipy.stats import norm
 
 import jaxdiff as jd
 from jaxdiff.denoisers import Gradient, InnerProduct
 
 NAMES = ("data", "noise", "score", "v", "velocity", "edm")
-PROCESSES = pytest.mark.parametrize("process", [jd.VP(), jd.EDM(), jd.Flow()], ids=["VP", "EDM", "Flow"])
+VP, EDM, FLOW = jd.VP(), jd.EDM(), jd.Flow()
+CASES = [(VP, name) for name in NAMES] + [(EDM, "edm"), (EDM, "score"), (FLOW, "velocity"), (FLOW, "v")]
 
 
 def bumps(params, x, c_noise, cond):
@@ -21,9 +23,8 @@ def bumps(params, x, c_noise, cond):
 PARAMS = np.random.default_rng(0).standard_normal((2, 3))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@PROCESSES
-def test_the_score_is_minus_the_gradient_of_the_energy(name, process, x64):
+@pytest.mark.parametrize(("process", "name"), CASES, ids=lambda c: c if isinstance(c, str) else type(c).__name__)
+def test_the_score_is_minus_the_gradient_of_the_energy(process, name, x64):
     x, labels = jnp.asarray(draw_mixture(0, 4)), jnp.arange(4)
     denoiser = jd.Denoiser(Gradient(bumps), PARAMS, process, name, data_std=0.7)
     both = jax.jit(
@@ -37,16 +38,15 @@ def test_the_score_is_minus_the_gradient_of_the_energy(name, process, x64):
         np.testing.assert_allclose(gradient, -score, rtol=1e-9, atol=1e-9)
 
 
-@PROCESSES
-def test_the_jacobian_is_symmetric_and_that_of_a_network_is_not(process, x64):
+def test_the_jacobian_is_symmetric_and_that_of_a_network_is_not(x64):
     def network(params, x, c_noise, cond):
-        return jnp.tanh(x @ params) @ params[:, :2].T
+        return jnp.tanh(x @ params)
 
-    x, params = jnp.asarray(draw_mixture(1, 1)), jnp.asarray(PARAMS)
+    x, turn = jnp.asarray(draw_mixture(1, 1)), jnp.array([[0.5, 1.0], [-1.0, 0.5]])
     asymmetry = []
     for wrapped in (Gradient(InnerProduct(network)), network):
-        denoiser = jd.Denoiser(wrapped, params, process)
-        jacobian = jax.jacfwd(lambda x: denoiser(x[None], 0.4).data[0])(x[0])
+        denoiser = jd.Denoiser(wrapped, turn, VP)
+        jacobian = jax.jit(jax.jacfwd(lambda x: denoiser(x[None], 0.4).data[0]))(x[0])
         asymmetry.append(float(jnp.abs(jacobian - jacobian.T).max()))
     assert asymmetry[0] < 1e-12
     assert asymmetry[1] > 1e-2
@@ -61,38 +61,37 @@ def of_a_gaussian(process, name, mean, variance, data_std=0.7):
         c_in = 1 / jnp.sqrt(alpha**2 * data_std**2 + sigma**2)
         x, spread = u / c_in[:, None], alpha**2 * variance + sigma**2
         square = jnp.sum((x - alpha[:, None] * mean) ** 2, 1)
-        return c_in * (a * x @ mean + (a * alpha * variance + b * sigma) / spread * square / 2)
+        return c_in * (a * (x @ mean) + (a * alpha * variance + b * sigma) / spread * square / 2)
 
     return jd.Denoiser(Gradient(potential), None, process, name, data_std)
 
 
-@PROCESSES
-def test_the_energy_of_a_gaussian_is_its_log_density(process, x64):
+@pytest.mark.parametrize(
+    ("process", "name"), [(VP, "noise"), (VP, "v"), (EDM, "edm"), (FLOW, "v")], ids=["VP", "VP-v", "EDM", "Flow"]
+)
+def test_the_energy_of_a_gaussian_is_its_log_density(process, name, x64):
     mean, variance = np.array([0.5, -0.3]), 0.4
     truth, x = jd.exact.Gaussian(process, mean, variance * np.eye(2)), jnp.asarray(draw_mixture(2, 5))
-    for name in ("noise", "v", "edm"):
-        denoiser = of_a_gaussian(process, name, mean, variance)
-        both = jax.jit(lambda x, t: (denoiser(x, t), jd.energy(denoiser, x, t)))
-        for t in (0.1, 0.5, 0.9):
-            got, energy = both(x, t)
-            for a, b in zip(got, truth(x, t)):
-                np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
-            sum_ = energy + truth.log_prob(x, t)  # a constant of t
-            np.testing.assert_allclose(sum_, jnp.broadcast_to(sum_[0], sum_.shape), rtol=1e-9, atol=1e-8)
+    denoiser = of_a_gaussian(process, name, mean, variance)
+    all_of_it = jax.jit(lambda x, t: (denoiser(x, t), truth(x, t), jd.energy(denoiser, x, t) + truth.log_prob(x, t)))
+    for t in (0.1, 0.5, 0.9):
+        got, expected, constant = all_of_it(x, t)
+        for a, b in zip(got, expected):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(constant, jnp.broadcast_to(constant[0], (5,)), rtol=1e-9, atol=1e-8)
 
 
 def test_the_likelihood_of_a_gradient(x64):
+    """Along the flow of N(m, s² I), x_1 = α m + √S_1/s (x - m), to the prior and back by its slope."""
     mean, variance = np.array([0.5, -0.3]), 0.4
-    x = jnp.asarray(draw_mixture(3, 3))
-    got, truth = (
-        jd.log_likelihood(jax.random.key(0), denoiser, x, "exact", rtol=1e-9, atol=1e-9)
-        for denoiser in (
-            of_a_gaussian(jd.VP(), "v", mean, variance),
-            jd.exact.Gaussian(jd.VP(), mean, variance * np.eye(2)),
-        )
-    )
+    x, (alpha, sigma) = draw_mixture(3, 3), (float(c) for c in VP.marginal(1.0))
+    growth = np.sqrt((alpha**2 * variance + sigma**2) / variance)
+    x_1 = alpha * mean + growth * (x - mean)
+    truth = norm.logpdf(x_1).sum(1) + 2 * np.log(growth)
+    denoiser = of_a_gaussian(VP, "v", mean, variance)
+    got = jd.log_likelihood(jax.random.key(0), denoiser, jnp.asarray(x), "exact", rtol=1e-9, atol=1e-9, t_min=1e-8)
     assert got.converged.all()
-    np.testing.assert_allclose(got.log_prob, truth.log_prob, atol=1e-7)
+    np.testing.assert_allclose(got.log_prob, truth, atol=1e-6)
 
 
 def test_every_potential_is_an_inner_product(x64):
@@ -114,9 +113,9 @@ def test_it_trains():
     from jaxdiff.networks import MLP, initialize
 
     network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, (32, 32), rngs=rngs))
-    process, loss = jd.VP(), jd.losses.Denoising(jd.losses.weightings.Sigmoid())
+    process, loss = VP, jd.losses.Denoising(jd.losses.weightings.Sigmoid())
     data = jnp.asarray(draw_mixture(5, 4096), jnp.float32)
-    steps, optimizer = 600, optax.adam(optax.cosine_decay_schedule(5e-3, 600))
+    steps, optimizer = 400, optax.adam(optax.cosine_decay_schedule(1e-2, 400))
     of = lambda params: jd.Denoiser(Gradient(InnerProduct(network)), params, process, data_std=1.0)
 
     def step(carry, key):
@@ -136,8 +135,6 @@ def test_it_trains():
     excess = after - exact
     assert excess.mean() < 0.05 * (before - exact).mean()
     assert excess.mean() > -4 * excess.std() / np.sqrt(len(excess))
-    got = jd.log_likelihood(jax.random.key(3), of(trained), fresh[:4], "exact", rtol=1e-3, atol=1e-3)
-    assert got.converged.all()
 
 
 def test_gradients_hash_as_what_they_are_made_of():
@@ -148,11 +145,11 @@ def test_gradients_hash_as_what_they_are_made_of():
 
 def test_bad_input_is_refused():
     x = jnp.zeros((3, 2))
-    vector = jd.Denoiser(Gradient(lambda params, x, c, cond: x), None, jd.VP())
+    vector = jd.Denoiser(Gradient(lambda params, x, c, cond: x), None, VP)
     with pytest.raises(ValueError, match=r"potential returned shape \(3, 2\).*expected \(3,\).*InnerProduct"):
         vector(x, 0.5)
-    for denoiser in (jd.Denoiser(lambda params, x, c, cond: x, None, jd.VP()), mixture(jd.VP())):
+    for denoiser in (jd.Denoiser(lambda params, x, c, cond: x, None, VP), mixture(VP)):
         with pytest.raises(TypeError, match=r"has no energy; expected a Denoiser of Gradient\(potential\)"):
             jd.energy(denoiser, x, 0.5)
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
-        jd.energy(jd.Denoiser(Gradient(InnerProduct(lambda params, x, c, cond: x)), None, jd.VP()), x, 1.5)
+        jd.energy(jd.Denoiser(Gradient(InnerProduct(lambda params, x, c, cond: x)), None, VP), x, 1.5)

@@ -35,6 +35,53 @@ def test_score_is_the_gradient_of_log_prob(process, x64):
             np.testing.assert_allclose(alpha * predicted.data + sigma * predicted.noise, x, rtol=1e-8, atol=1e-8)
 
 
+def test_one_step_denoising_is_tweedie(process, x64):
+    """E[x_0 | x] = (x + σ² ∇log p_t(x)) / α (Robbins 1956; Efron 2011), also given the component."""
+    denoiser, x = mixture(process), jnp.asarray(draw_mixture(6, 8))
+    for labels in (None, np.arange(8) % 2):
+        denoise, score = (jax.jit(f) for f in (denoiser, jax.grad(lambda x, t: denoiser.log_prob(x, t, labels).sum())))
+        for t in (0.05, 0.5, 0.95):
+            alpha, sigma = process.marginal(t)
+            tweedie = (x + sigma**2 * score(x, t)) / alpha
+            np.testing.assert_allclose(denoise(x, t, labels).data, tweedie, rtol=1e-7, atol=1e-8)
+
+
+def test_a_component_is_its_gaussian(process, x64):
+    x, labels = jnp.asarray(draw_mixture(7, 6)), np.array([0, 1, 1, 0, 1, 0])
+    model, times = mixture(process), jnp.linspace(0.01, 1.0, 6)
+    conditioned = jax.jit(lambda x, t, k: (*model(x, t, k), model.log_prob(x, t, k)))
+    for k in range(2):
+        gaussian = jd.exact.Gaussian(process, MEANS[k], COVARIANCES[k])
+        truth = (*gaussian(x, times, 0), gaussian.log_prob(x, times, np.zeros(6, int)))
+        for got, by_label, expected in zip(conditioned(x, times, k), conditioned(x, times, labels), truth):
+            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(by_label[labels == k], expected[labels == k], rtol=1e-9, atol=1e-9)
+
+
+def test_responsibilities_are_bayes_rule(process, x64):
+    x = draw_mixture(8, 12)
+    for t in (0.0, 0.3, 1.0):
+        alpha, sigma = (float(c) for c in process.marginal(t))
+        joint = np.stack(
+            [
+                w * multivariate_normal(alpha * m, alpha**2 * c + sigma**2 * np.eye(2)).pdf(x)
+                for w, m, c in zip(WEIGHTS, MEANS, COVARIANCES)
+            ],
+            1,
+        )
+        got = mixture(process).log_responsibilities(jnp.asarray(x), t)
+        np.testing.assert_allclose(got, np.log(joint / joint.sum(1, keepdims=True)), rtol=1e-8, atol=1e-10)
+
+
+def test_a_component_by_the_adaptive_solver(x64):
+    """The flow of N(m, C) is affine: in C's eigenbasis x_t - α m grows with √(α² c + σ²); cond comes one at a time."""
+    process, labels, x = jd.Flow(), np.array([1, 0, 1]), draw_mixture(9, 3)
+    z = jd.encode(mixture(process), jnp.asarray(x), labels, t_min=0.0, rtol=1e-10, atol=1e-10)
+    for point, end, k in zip(x, z, labels):
+        values, basis = np.linalg.eigh(COVARIANCES[k])
+        np.testing.assert_allclose(end, basis @ (basis.T @ (point - MEANS[k]) / np.sqrt(values)), rtol=1e-7, atol=1e-8)
+
+
 def test_data_is_the_posterior_mean(x64):
     """E[x_0 | x] by quadrature of Bayes' rule in one dimension."""
     process = jd.VP()
@@ -81,6 +128,9 @@ def test_bad_input_is_refused():
         (lambda: jd.exact.Gaussian(vp, [0.0, 0.0], -np.eye(2)), "semi-definite"),
         (lambda: jd.exact.Gaussian(vp, [0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]), "asymmetry 0.5"),
         (lambda: jd.exact.Gaussian(vp, 0.0, 1.0), r"expected \[d\]"),
+        (lambda: mixture(vp)(jnp.zeros((3, 2)), 0.5, np.array([0, 2, 1])), "label 2 is out of range; expected 0 to 1"),
+        (lambda: mixture(vp).log_prob(jnp.zeros((3, 2)), 0.5, -1), "label -1 is out of range"),
+        (lambda: mixture(vp)(jnp.zeros((3, 2)), 0.5, np.zeros(2, int)), r"cond has shape \(2,\).*scalar or \[3\]"),
         (lambda: jd.exact.Empirical(vp, np.zeros((0, 3))), "empty"),
         (lambda: jd.exact.Empirical(vp, np.full((2, 3), np.nan)), r"data\[0\] holds a NaN"),
         (lambda: jd.exact.Gaussian(vp, [0.0, 0.0], np.eye(2))(jnp.zeros((4, 3)), 0.5), "events of 3 values"),
@@ -90,3 +140,7 @@ def test_bad_input_is_refused():
             wrong()
     with pytest.raises(TypeError, match="int"):
         jd.exact.Empirical(vp, np.zeros((2, 3), int))
+    with pytest.raises(TypeError, match="float.*; expected integer labels"):
+        mixture(vp)(jnp.zeros((3, 2)), 0.5, np.zeros(3))
+    unread = jax.jit(lambda k: mixture(vp)(jnp.zeros((3, 2)), 0.5, k).data)(jnp.array([0, 2, -1]))
+    np.testing.assert_array_equal(np.isnan(unread).any(1), [False, True, True])

@@ -268,17 +268,15 @@ def test_cfgpp_is_the_papers_algorithm(x64):
 def test_cfgpp_is_classifier_free_with_a_scale_of_the_step(process, x64):
     model, labels, scale = mixture(process), jnp.array([0, 1, 1]), 0.6
     x = jnp.asarray(draw_mixture(6, 3))
-    keys, ddim = jax.random.split(jax.random.key(0), 3), jd.samplers.DDIM()
-    step = jax.jit(lambda guided, x, t, s: ddim.step(keys, guided, x, t, s, (), labels)[0])
-    velocity = jax.jit(jd.denoisers.angular_velocity)
     for t, s in ((0.99, 0.9), (0.6, 0.3), (0.3, 0.29)):
-        ratio = [float(sigma / alpha) for alpha, sigma in map(process.marginal, (s, t))]
-        equal = ClassifierFree(model, scale / (1 - ratio[0] / ratio[1]))
-        ends = [step(guided, x, t, s) for guided in (ClassifierFreePP(model, scale), equal)]
-        np.testing.assert_allclose(*ends, rtol=1e-8, atol=1e-9)
-        equal = ClassifierFree(model, scale * float(jnp.sin(process.angle(t))) ** 2)
-        flows = [velocity(guided, x, t, labels) for guided in (ClassifierFreePP(model, scale), equal)]
-        np.testing.assert_allclose(*flows, rtol=1e-8, atol=1e-9)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
+        phi = process.angle(t)
+        of_step = scale / (1 - float(sigma_s / alpha_s / (sigma_t / alpha_t)))
+        of_flow = scale * float(jnp.sin(phi)) ** 2
+        got = predict(ClassifierFreePP(model, scale), x, t, labels)
+        for same, a, b in ((of_step, alpha_s, sigma_s), (of_flow, -jnp.sin(phi), jnp.cos(phi))):
+            plain = predict(ClassifierFree(model, same), x, t, labels)
+            np.testing.assert_allclose(a * got.data + b * got.noise, a * plain.data + b * plain.noise, rtol=1e-8)
 
 
 def test_starts_are_refused_through_every_wrapper():
@@ -307,6 +305,7 @@ def test_bad_input_is_refused():
         (lambda: DynamicThreshold(model, 99.5), r"quantile = 99.5; expected a fraction in \[0, 1\]"),
         (lambda: DynamicThreshold(model, 0.9, 0.0), "bound = 0.0"),
         (lambda: Auto(model, mixture(jd.EDM())), "weak is of the process EDM.*wrap weak in OnProcess"),
+        (lambda: Auto(model, mixture(jd.SubVP())), "weak is of the process SubVP"),
         (lambda: Auto(model, mixture(jd.VP(0.2, 20.0))), "weak is of the process VP"),
         (lambda: logits(jnp.zeros((3, 2)), 0.5), r"log_likelihood returned shape \(3, 2\).*expected \(3,\)"),
         (lambda: Tweedie(model, lambda x0, cond: x0.sum())(jnp.zeros((3, 2)), 0.5), r"returned shape \(\)"),

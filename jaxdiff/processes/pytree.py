@@ -1,0 +1,41 @@
+"""Frozen dataclasses as pytrees that know their class.
+
+Why not `jax.tree_util.register_dataclass`: as of jax 0.10.2 the tree structures of two dataclasses registered by it are
+equal whenever they have as many leaves and equal static fields, whatever their classes: that of VP(0.1, 20) equals that
+of SubVP(0.1, 20) and of VE(0.1, 20). Only their hashes differ, and a table that is asked for an equal key with another
+hash still answers now and then. `jit` keeps its programs in such tables, so that one call in some hundreds was run by
+the program of another class. Structures of nodes registered as here differ.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+
+def pytree(cls: type[T]) -> type[T]:
+    """Register the dataclass `cls` as a pytree; a field with metadata={"static": True} is structure, others are nodes.
+
+    @pytree
+    @dataclasses.dataclass(frozen=True)
+    class DDIM: ...
+    """
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    static = tuple(f.name for f in fields if f.metadata.get("static"))
+    nodes = tuple(f.name for f in fields if not f.metadata.get("static"))
+    keys = tuple(map(jax.tree_util.GetAttrKey, nodes))
+
+    def flatten(tree):
+        return tuple(getattr(tree, name) for name in nodes), tuple(getattr(tree, name) for name in static)
+
+    def flatten_with_keys(tree):
+        children, structure = flatten(tree)
+        return tuple(zip(keys, children)), structure
+
+    def unflatten(structure, children):
+        return cls(**dict(zip(nodes, children)), **dict(zip(static, structure)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
