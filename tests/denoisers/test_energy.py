@@ -115,13 +115,13 @@ def test_it_trains():
     network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, (32, 32), rngs=rngs))
     process, loss = VP, jd.losses.Denoising(jd.losses.weightings.Sigmoid())
     data = jnp.asarray(draw_mixture(5, 4096), jnp.float32)
-    steps, optimizer = 400, optax.adam(optax.cosine_decay_schedule(1e-2, 400))
+    steps, optimizer = 300, optax.adam(optax.cosine_decay_schedule(1e-2, 300))
     of = lambda params: jd.Denoiser(Gradient(InnerProduct(network)), params, process, data_std=1.0)
 
     def step(carry, key):
         params, state = carry
         pick, key = jax.random.split(key)
-        x0 = data[jax.random.randint(pick, (256,), 0, len(data))]
+        x0 = data[jax.random.randint(pick, (128,), 0, len(data))]
         value, gradient = jax.value_and_grad(lambda p: loss(of(p), key, x0).mean())(params)
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), value

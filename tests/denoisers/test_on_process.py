@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +7,14 @@ from scipy.stats import norm
 
 import jaxdiff as jd
 from jaxdiff.denoisers import OnProcess
-from jaxdiff.networks import MLP, initialize
 
 predict = jax.jit(lambda denoiser, x, t: denoiser(x, t))
 
 
 @pytest.mark.parametrize(
     ("trained", "process"),
-    [(jd.VP(), jd.VE()), (jd.VP(), jd.EDM()), (jd.VP(), jd.Flow()), (jd.Flow(), jd.VP()), (jd.EDM(), jd.Cosine())],
-    ids=["VP to VE", "VP to EDM", "VP to Flow", "Flow to VP", "EDM to Cosine"],
+    [(jd.VP(), jd.VE()), (jd.VP(), jd.Flow()), (jd.Flow(), jd.VP()), (jd.EDM(), jd.Cosine())],
+    ids=["VP to VE", "VP to Flow", "Flow to VP", "EDM to Cosine"],
 )
 def test_a_mixture_seen_through_another_process_is_the_mixture_on_it(trained, process, x64):
     noisiest, cleanest = (float(trained.log_snr(t)) for t in (1.0, 0.0))
@@ -48,6 +45,7 @@ def test_beyond_the_trained_levels_the_nearest_one_answers(x64):
     np.testing.assert_allclose(on_flow(x, last).data, model(high * x / process.scale(last), 1.0).data, rtol=1e-10)
 
 
+@pytest.mark.parametrize("process", [jd.VE(), jd.Flow(), jd.Cosine()], ids=["VE", "Flow", "Cosine"])
 def test_in_float32_data_and_noise_recombine(process):
     x, t = jnp.asarray(draw_mixture(3, 41), jnp.float32), jnp.linspace(0, 1, 41)
     alpha, sigma = (c[:, None] for c in process.marginal(t))
@@ -56,16 +54,18 @@ def test_in_float32_data_and_noise_recombine(process):
     np.testing.assert_allclose(alpha * data + sigma * noise, x, rtol=2e-6, atol=2e-6)
 
 
-@functools.cache
 def of_equal_ends():
-    """VP, a VE from σ/α = 0.01 to the last level of VP, and a network of VP."""
+    """VP, a VE from σ/α = 0.01 to the last level of VP, and a network of VP with random weights."""
     vp = jd.VP()
     ve = jd.VE(0.01, float(jnp.exp(-vp.log_snr(1.0) / 2)))
-    network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, (16,), rngs=rngs))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = structure.unflatten([p + 0.3 * jax.random.normal(k, p.shape, p.dtype) for p, k in zip(leaves, keys)])
-    return vp, ve, jd.Denoiser(network, params, vp, "v")
+
+    def mlp(params, x, c_noise, cond):
+        first, level, second, last = params
+        return jnp.tanh(jnp.tanh(x @ first + c_noise[:, None] * level) @ second) @ last
+
+    rng = np.random.default_rng(0)
+    params = [rng.standard_normal(shape) / 2 for shape in ((2, 16), (16,), (16, 16), (16, 2))]
+    return vp, ve, jd.Denoiser(mlp, params, vp, "v")
 
 
 def test_a_vp_network_sampled_through_the_ve_form(x64):
