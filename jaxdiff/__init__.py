@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from jaxdiff import losses, samplers
 from jaxdiff.denoisers import Denoiser, Prediction, exact, guidance, score
-from jaxdiff.likelihood import BitsPerDim, Likelihood, bits_per_dim, dequantize, log_likelihood, quantize
+from jaxdiff.likelihood import (
+    BitsPerDim,
+    Likelihood,
+    VariationalBound,
+    bits_per_dim,
+    continuous_bound,
+    dequantize,
+    log_likelihood,
+    quantize,
+    variational_bound,
+)
 from jaxdiff.processes import (
     EDM,
     OU,
@@ -17,6 +27,7 @@ from jaxdiff.processes import (
     BrownianVE,
     Cosine,
     Flow,
+    LearnedVP,
     SubVP,
     forward_sde,
     from_betas,
@@ -45,10 +56,13 @@ __all__ = [
     "Cosine",
     "Denoiser",
     "Flow",
+    "LearnedVP",
     "Likelihood",
     "Prediction",
     "SubVP",
+    "VariationalBound",
     "bits_per_dim",
+    "continuous_bound",
     "data",
     "decode",
     "dequantize",
@@ -71,6 +85,7 @@ __all__ = [
     "score",
     "training",
     "transition",
+    "variational_bound",
 ]
 
 

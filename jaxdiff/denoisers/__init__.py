@@ -12,6 +12,7 @@ from jaxdiff.denoisers.denoiser import (
     score,
 )
 from jaxdiff.denoisers.parameterization import ROWS, row
+from jaxdiff.denoisers.reverse_step import check_variance, log_variance_ratio, reverse
 
 __all__ = [
     "ROWS",
@@ -21,8 +22,11 @@ __all__ = [
     "angular_velocity",
     "c_noise",
     "check_start",
+    "check_variance",
     "exact",
     "guidance",
+    "log_variance_ratio",
+    "reverse",
     "row",
     "score",
 ]

@@ -12,6 +12,7 @@ from jaxdiff.processes.gaussian import (
     posterior,
     transition,
 )
+from jaxdiff.processes.learned import LearnedVP
 from jaxdiff.processes.schedules import EDM, OU, VE, VP, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "BrownianVE",
     "Cosine",
     "Flow",
+    "LearnedVP",
     "Process",
     "SubVP",
     "check_event",
