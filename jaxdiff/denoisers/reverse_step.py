@@ -24,7 +24,7 @@ VARIANCES = ("small", "large", "learned")
 def check_variance(variance: str) -> None:
     """Raise ValueError for a choice of the reverse variance that is not known."""
     if variance not in VARIANCES:
-        raise ValueError(f'variance = {variance!r}; expected "small", "large" or "learned"')
+        raise ValueError(f'variance = {variance!r}; expected "small" or "large", or "learned" where it is')
 
 
 def log_variance_ratio(process: Process, prediction: Prediction, t, s, variance: str) -> jax.Array:
