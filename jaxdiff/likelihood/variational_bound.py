@@ -94,54 +94,55 @@ def log_cell(images, mean, std, levels: int) -> jax.Array:
     return mass + jnp.log1p(-jnp.exp(log_ndtr(low) - mass))
 
 
-def _terms(keys, denoiser, images, cond, levels, first, last, parts, cost):
-    """(prior, transitions, reconstruction) in bits/dim, each [..., n]: `cost(prediction, x0, noise, *part)` of each
-    part = (t, ...), between the noisiest level `first` and the cleanest `last`."""
+def _terms(keys, denoiser, images, cond, bins, first, levels, cost):
+    """(prior at t = `first`, transitions, reconstruction) in bits/dim, each [..., n], of integers below `bins`.
+
+    `levels` = (t, ...), each [T, ...], are visited from noise to data: `cost(prediction, x0, noise, t, ...)` is a
+    transition's, but at the last, where the integers are read.
+    """
     process = denoiser.process
-    x0 = 2 * (jnp.asarray(images, float) + 0.5) / levels - 1
+    x0 = 2 * (jnp.asarray(images, float) + 0.5) / bins - 1
     bits = lambda nats: jnp.mean(nats, axis=range(1, x0.ndim)) / math.log(2)
 
-    def predict(index, t):
+    def visit(_, indexed):
+        index, (t, *rest) = indexed
         noise = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, index), x0)
         alpha, sigma = (expand_time(c, x0) for c in process.marginal(t))
-        return denoiser(alpha * x0 + sigma * noise, t, cond), noise
+        prediction = denoiser(alpha * x0 + sigma * noise, t, cond)
+        return prediction.data.astype(x0.dtype), bits(cost(prediction, x0, noise, t, *rest))
 
-    def transition(_, indexed):
-        index, part = indexed
-        prediction, noise = predict(index, part[0])
-        return None, bits(cost(prediction, x0, noise, *part))
-
-    number = len(parts[0])
-    _, transitions = jax.lax.scan(transition, None, (jnp.arange(number), parts))
+    data, costs = jax.lax.scan(visit, x0, (jnp.arange(len(levels[0])), levels))
+    std = jnp.sin(expand_time(process.angle(levels[0][-1]), x0))
+    reconstruction = -log_cell(images, data, std, bins)
 
     alpha, sigma = process.marginal(first)
     std = process.prior_std * process.scale(first) / process.scale(1.0)
     log_ratio = 2 * jnp.log(sigma / std)
     prior = (jnp.expm1(log_ratio) - log_ratio + (alpha * x0 / std) ** 2) / 2
-
-    prediction, _ = predict(number, last)
-    reconstruction = -log_cell(images, prediction.data, jnp.sin(process.angle(last)), levels)
-    return bits(prior), transitions, bits(reconstruction)
+    return bits(prior), costs[:-1], bits(reconstruction)
 
 
-@functools.partial(jax.jit, static_argnames=("levels", "variance"))
-def _discrete(keys, denoiser, images, cond, levels, times, variance):
+@functools.partial(jax.jit, static_argnames=("bins", "variance"))
+def _discrete(keys, denoiser, images, cond, bins, times, variance):
     process = denoiser.process
     cost = lambda prediction, x0, noise, t, s: transition_kl(process, prediction, t, s, x0, noise, variance)
-    return _terms(keys, denoiser, images, cond, levels, times[0], times[-1], (times[:-1], times[1:]), cost)
+    return _terms(keys, denoiser, images, cond, bins, times[0], (times, jnp.append(times[1:], times[-1])), cost)
 
 
-@functools.partial(jax.jit, static_argnames=("levels", "draws"))
-def _continuous(keys, denoiser, images, cond, levels, draws, t_min):
+@functools.partial(jax.jit, static_argnames=("bins", "draws"))
+def _continuous(keys, denoiser, images, cond, bins, draws, t_min):
     process = denoiser.process
     time_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, draws + 1)
-    t, factor = jax.vmap(lambda key: Importance(t_min)(key, process, draws))(time_keys)
+    t, factor = jax.vmap(lambda key: Importance(t_min)(key, process, draws))(
+        time_keys
+    )  # each [n, draws], from t_min up
     weight = likelihood_rate(process, t) * factor / draws
+    t, weight = (jnp.pad(a.T[::-1], ((0, 1), (0, 0)), constant_values=end) for a, end in ((t, t_min), (weight, 0.0)))
 
     def cost(prediction, x0, noise, t, weight):
         return expand_time(weight, x0) * velocity_error(process, prediction, t, x0, noise) ** 2
 
-    return _terms(keys, denoiser, images, cond, levels, jnp.ones(()), t_min, (t.T[::-1], weight.T[::-1]), cost)
+    return _terms(keys, denoiser, images, cond, bins, 1.0, (t, weight), cost)
 
 
 def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, kind) -> VariationalBound:
@@ -227,8 +228,7 @@ def continuous_bound(
     """
     if draws < 1:
         raise ValueError(f"draws = {draws}; expected at least one")
-    t_min = _end(denoiser.process, levels, t_min)
     check_start(denoiser, 1.0)
-    compute = functools.partial(_continuous, draws=draws, t_min=t_min)
+    compute = functools.partial(_continuous, draws=draws, t_min=_end(denoiser.process, levels, t_min))
     kind = f"variational bound, continuous time, {draws} draws"
     return _report(compute, key, denoiser, images_uint8, levels, cond, batch_size, progress, kind)

@@ -12,12 +12,7 @@ from jaxdiff.likelihood.variational_bound import log_cell
 POINTS = np.random.default_rng(0).integers(0, 256, (8, 4))  # eight images of four values
 
 
-def echo(process, **kwargs):
-    """A denoiser that calls the data its parameter, whatever it sees."""
-    return jd.Denoiser(lambda params, x, c, cond: params + 0 * x, jnp.zeros(()), process, "data", **kwargs)
-
-
-@pytest.mark.parametrize(("process", "levels"), [(jd.VP(), (4, 32, 256)), (jd.Flow(), (64,))], ids=["VP", "Flow"])
+@pytest.mark.parametrize(("process", "levels"), [(jd.VP(), (16, 256)), (jd.Flow(), (64,))], ids=["VP", "Flow"])
 def test_it_falls_to_the_entropy_of_a_data_set(process, levels):
     """The exact denoiser of n images needs log2(n)/D bits a value: with every level less above it, and then just it."""
     entropy, images, key = np.log2(8) / 4, np.tile(POINTS, (50, 1)), jax.random.key(1)
@@ -27,21 +22,10 @@ def test_it_falls_to_the_entropy_of_a_data_set(process, levels):
     assert (excess > -4 * np.array([bound.standard_error for bound in bounds])).all()
     assert (np.diff(excess) < 0).all()
     assert levels[-1] < 256 or excess[-1] < 0.04
-    limit = jd.continuous_bound(key, denoiser, images, t_min=1e-5, batch_size=400)
-    assert abs(limit.bits_per_dim - entropy) < 4 * limit.standard_error
-    assert limit.standard_error < 0.02
-
-
-@pytest.mark.parametrize("process", [jd.VP(), jd.SubVP(), jd.VE(), jd.Flow()], ids=["VP", "SubVP", "VE", "Flow"])
-def test_prior_is_the_integral(process):
-    """∫ q log q/p between q(x_1 | x_0) and the prior."""
-    images = np.array([[0], [3], [15]])
-    bound = jd.variational_bound(jax.random.key(0), echo(process), images, 2, levels=16)
-    alpha, sigma = (float(c) for c in process.marginal(1.0))
-    for k, got in zip(images[:, 0], bound.prior):
-        q, p = norm(alpha * (2 * (k + 0.5) / 16 - 1), sigma), norm(0, float(process.prior_std))
-        truth = integrate.quad(lambda x: q.pdf(x) * (q.logpdf(x) - p.logpdf(x)), *q.interval(1 - 1e-12))[0]
-        np.testing.assert_allclose(got, truth / np.log(2), rtol=1e-3, atol=2e-7)
+    if isinstance(process, jd.VP):
+        limit = jd.continuous_bound(key, denoiser, images, t_min=1e-5, batch_size=400)
+        assert abs(limit.bits_per_dim - entropy) < 4 * limit.standard_error
+        assert limit.standard_error < 0.02
 
 
 @pytest.mark.parametrize("levels", [2, 256])
@@ -57,14 +41,22 @@ def test_cells_are_scipys(levels):
         np.testing.assert_allclose(got, truth, rtol=2e-4, atol=1e-5)
 
 
-def test_reconstruction_reads_the_denoisers_answer():
-    """The cells of N(x̂_0, σ²), where x̂_0 is known, at the last of the noise levels."""
-    times = np.array([1.0, 0.5, 0.1])
-    for process in (jd.VP(), jd.Flow()):
-        alpha, sigma = (float(c) for c in process.marginal(0.1))
-        bound = jd.variational_bound(jax.random.key(0), echo(process), np.arange(16)[:, None], levels=16, grid=times)
-        truth = log_cell(jnp.arange(16), 0.0, sigma / np.hypot(alpha, sigma), 16)
-        np.testing.assert_allclose(bound.reconstruction * np.log(2), -truth, rtol=1e-5)
+@pytest.mark.parametrize("process", [jd.VP(), jd.VE(), jd.Flow()], ids=["VP", "VE", "Flow"])
+def test_prior_and_reconstruction_are_what_they_say(process):
+    """∫ q log q/p between q(x_1 | x_0) and the prior; the cells of N(x̂_0, sin² φ), where x̂_0 = 0, at the last level."""
+    denoiser = jd.Denoiser(lambda params, x, c, cond: 0 * x, None, process, "data")
+    images, times = np.arange(16)[:, None], np.array([1.0, 0.5, 0.1])
+    bound = jd.variational_bound(jax.random.key(0), denoiser, images, levels=16, grid=times)
+
+    alpha, sigma = (float(c) for c in process.marginal(1.0))
+    for k in (0, 3, 15):
+        q, p = norm(alpha * (2 * (k + 0.5) / 16 - 1), sigma), norm(0, float(process.prior_std))
+        truth = integrate.quad(lambda x: q.pdf(x) * (q.logpdf(x) - p.logpdf(x)), *q.interval(1 - 1e-12))[0]
+        np.testing.assert_allclose(bound.prior[k], truth / np.log(2), rtol=1e-3, atol=2e-7)
+
+    alpha, sigma = (float(c) for c in process.marginal(0.1))
+    truth = log_cell(images[:, 0], 0.0, sigma / np.hypot(alpha, sigma), 16)
+    np.testing.assert_allclose(bound.reconstruction * np.log(2), -truth, rtol=1e-5)
 
 
 def gaussian_images(n, mean, std, levels):
@@ -72,7 +64,7 @@ def gaussian_images(n, mean, std, levels):
     return np.asarray(jd.quantize(mean + std * rng.standard_normal((n, 1)), levels))
 
 
-@pytest.mark.parametrize("process", [jd.VP(), jd.EDM(), jd.Flow()], ids=["VP", "EDM", "Flow"])
+@pytest.mark.parametrize("process", [jd.VP(), jd.EDM()], ids=["VP", "EDM"])
 def test_the_continuous_bound_of_a_gaussian_is_its_entropy(process):
     """The integral is the mutual information log((1 + c S_0)/(1 + c S_1))/2 (Guo et al. 2005), and the whole the
     entropy of the integers and the mismatch of the prior, but for the 0.002 bits of a last level one cell wide."""
@@ -89,40 +81,37 @@ def test_the_continuous_bound_of_a_gaussian_is_its_entropy(process):
     end = (alpha**2 * variance + sigma**2) / std**2
     mismatch = (end + (alpha * mean / std) ** 2 - 1 - np.log(end)) / 2
     truth = -(cells * np.log2(np.maximum(cells, 1e-300))).sum() + mismatch / np.log(2) + 0.00226
-    print(bound, truth)
     assert abs(bound.bits_per_dim - truth) < 4 * bound.standard_error
 
 
 def test_more_levels_tend_to_the_continuous_bound():
-    """Small or large variance, for few levels and for many: the closed form, which tends to the integral's."""
+    """The large variance, for few levels and for many: the closed form, which tends to the integral's."""
     process, n = jd.VP(), 400
     denoiser = jd.exact.Gaussian(process, [0.1], [[0.04]])
     images = gaussian_images(n, 0.1, 0.2, 256)
 
-    def closed(times, variance):
+    def closed(times):
         """Σ (ρ + e^{-ρ} (1 + c S_s)/(1 + c S_t) - 1)/2."""
         s = np.exp(np.asarray(process.log_snr(times), np.float64))
-        rho = 2 * (variance == "large") * -np.diff(np.log(np.asarray(process.marginal(times)[1], np.float64)))
+        rho = -2 * np.diff(np.log(np.asarray(process.marginal(times)[1], np.float64)))
         return (rho + np.exp(-rho) * (1 + 0.04 * s[1:]) / (1 + 0.04 * s[:-1]) - 1).sum() / 2, s[[0, -1]]
 
-    for variance in ("small", "large"):
-        times = jd.grids.LogSNR()(process, 99, 1.0, 0.01)
-        bound = jd.variational_bound(jax.random.key(2), denoiser, images, grid=times, variance=variance, batch_size=n)
-        sums = bound.transitions.sum(1) * np.log(2)
-        assert abs(sums.mean() - closed(times, variance)[0]) < 4 * sums.std() / np.sqrt(n)
-        many, (first, last) = closed(jd.grids.LogSNR()(process, 20_000, 1.0, 0.01), variance)
-        assert many == pytest.approx(np.log((1 + 0.04 * last) / (1 + 0.04 * first)) / 2, abs=1e-2)
+    times = jd.grids.LogSNR()(process, 99, 1.0, 0.01)
+    bound = jd.variational_bound(jax.random.key(2), denoiser, images, grid=times, variance="large", batch_size=n)
+    sums = bound.transitions.sum(1) * np.log(2)
+    assert abs(sums.mean() - closed(times)[0]) < 4 * sums.std() / np.sqrt(n)
+    many, (first, last) = closed(jd.grids.LogSNR()(process, 20_000, 1.0, 0.01))
+    assert many == pytest.approx(np.log((1 + 0.04 * last) / (1 + 0.04 * first)) / 2, abs=1e-2)
 
 
 def test_bound_and_flow_side_by_side():
     """The exact model of the same images: in continuous time the bound is the flow's value, in 32 levels above it."""
-    n, levels, key = 400, 2**12, jax.random.key(3)
+    n, levels, key = 200, 2**12, jax.random.key(3)
     denoiser = jd.exact.Mixture(jd.VP(), WEIGHTS, MEANS / 4, COVARIANCES / 16)
     images = np.asarray(jd.quantize(draw_mixture(6, n) / 4, levels))
     flow = jd.bits_per_dim(key, denoiser, images, levels=levels, batch_size=n, divergence="exact").per_example
     limit = jd.continuous_bound(key, denoiser, images, 64, levels, batch_size=n).per_example - flow
     steps = jd.variational_bound(key, denoiser, images, 32, levels, batch_size=n).per_example - flow
-    print(flow.mean(), limit.mean(), limit.std() / np.sqrt(n), steps.mean(), steps.std() / np.sqrt(n))
     assert abs(limit.mean()) < 4 * limit.std() / np.sqrt(n)
     assert steps.mean() > 4 * steps.std() / np.sqrt(n)
 
