@@ -9,6 +9,19 @@ from typing import TYPE_CHECKING
 from jaxdiff import denoisers, losses, samplers
 from jaxdiff.denoisers import Denoiser, Prediction, energy, exact, guidance, score
 from jaxdiff.likelihood import BitsPerDim, Likelihood, bits_per_dim, dequantize, log_likelihood, quantize
+from jaxdiff import losses, samplers
+from jaxdiff.denoisers import Denoiser, Prediction, exact, guidance, score
+from jaxdiff.likelihood import (
+    BitsPerDim,
+    Likelihood,
+    VariationalBound,
+    bits_per_dim,
+    continuous_bound,
+    dequantize,
+    log_likelihood,
+    quantize,
+    variational_bound,
+)
 from jaxdiff.processes import (
     EDM,
     OU,
@@ -17,6 +30,7 @@ from jaxdiff.processes import (
     BrownianVE,
     Cosine,
     Flow,
+    LearnedVP,
     SubVP,
     forward_sde,
     from_betas,
@@ -45,10 +59,13 @@ __all__ = [
     "Cosine",
     "Denoiser",
     "Flow",
+    "LearnedVP",
     "Likelihood",
     "Prediction",
     "SubVP",
+    "VariationalBound",
     "bits_per_dim",
+    "continuous_bound",
     "data",
     "decode",
     "denoisers",
@@ -73,6 +90,7 @@ __all__ = [
     "score",
     "training",
     "transition",
+    "variational_bound",
 ]
 
 

@@ -14,6 +14,7 @@ from jaxdiff.denoisers.denoiser import (
 from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
 from jaxdiff.denoisers.on_process import OnProcess
 from jaxdiff.denoisers.parameterization import ROWS, row
+from jaxdiff.denoisers.reverse_step import check_variance, log_variance_ratio, reverse
 
 __all__ = [
     "ROWS",
@@ -27,8 +28,11 @@ __all__ = [
     "c_noise",
     "check_start",
     "energy",
+    "check_variance",
     "exact",
     "guidance",
+    "log_variance_ratio",
+    "reverse",
     "row",
     "score",
 ]

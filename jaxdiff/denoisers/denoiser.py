@@ -6,8 +6,8 @@ one of data and noise is lost in the rounding of the other, and log(σ/α) would
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,21 @@ from jaxdiff.denoisers.parameterization import ROWS, row
 from jaxdiff.processes import Process, check_time, expand_time, is_concrete, pytree
 
 
-class Prediction(NamedTuple):
-    """E[x_0 | x_t] and E[ε | x_t], each [batch, *event], with x_t = α data + σ noise."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """E[x_0 | x_t] and E[ε | x_t], each [batch, *event], with x_t = α data + σ noise; it unpacks to these two.
+
+    `share`, of the same shape, is where a learned reverse variance lies between the smallest (0) and the largest (1)
+    of `jaxdiff.denoisers.reverse_step`; None unless it is learned.
+    """
 
     data: jax.Array
     noise: jax.Array
+    share: jax.Array | None = None
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter((self.data, self.noise))
 
 
 class DenoiserLike(Protocol):
@@ -48,9 +58,11 @@ class Denoiser:
 
     `parameterization` is one of "data", "noise", "score", "v", "velocity", "edm"; `data_std` is the standard deviation
     of the data, a scalar. "noise" and "score" say nothing of x_0 where α = 0 (t = 1 of Flow and Cosine): start below.
+    With `learned_variance` the network returns twice the channels of x in the last axis: out, then u, and the share
+    of the reverse variance is (u + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
 
     Raises ValueError for an unknown parameterisation, and when called for t outside [0, 1], a t that is neither a
-    scalar nor [batch], or a network that returns another shape than that of x.
+    scalar nor [batch], or a network that returns another shape than that.
     """
 
     network: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
@@ -58,6 +70,7 @@ class Denoiser:
     process: Process
     parameterization: str = dataclasses.field(default="v", metadata={"static": True})
     data_std: float = 0.5
+    learned_variance: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self):
         if self.parameterization not in ROWS:
@@ -72,13 +85,19 @@ class Denoiser:
         a, b = row(self.parameterization, self.process, t, self.data_std)
         c_in = 1 / jnp.hypot(alpha * self.data_std, sigma)
         out = self.network(self.params, expand_time(c_in, x) * x, c_noise(self.process, t), cond)
-        if out.shape != x.shape:
+        expected = (*x.shape[:-1], x.shape[-1] * (1 + self.learned_variance))
+        if out.shape != expected:
             raise ValueError(
-                f"the network returned shape {out.shape} for x of shape {x.shape}; expected the same shape"
+                f"the network returned shape {out.shape} for x of shape {x.shape}; expected "
+                f"{expected if self.learned_variance else 'the same shape'}"
             )
+        share = None
+        if self.learned_variance:
+            out, u = jnp.split(out, 2, axis=-1)
+            share = (u + 1) / 2
         det = alpha * b - sigma * a
         alpha, sigma, a, b, det = (expand_time(c, x) for c in (alpha, sigma, a, b, det))
-        return Prediction((b * x - sigma * out) / det, (alpha * out - a * x) / det)
+        return Prediction((b * x - sigma * out) / det, (alpha * out - a * x) / det, share)
 
     def error_scale(self, t) -> jax.Array:
         """det/q, of the shape of `t`: an error e of the angular velocity v is det/q e of the network's output."""

@@ -3,5 +3,16 @@
 from jaxdiff.likelihood.bits_per_dim import BitsPerDim, bits_per_dim
 from jaxdiff.likelihood.dequantization import dequantize, quantize
 from jaxdiff.likelihood.log_likelihood import Likelihood, log_likelihood
+from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound, variational_bound
 
-__all__ = ["BitsPerDim", "Likelihood", "bits_per_dim", "dequantize", "log_likelihood", "quantize"]
+__all__ = [
+    "BitsPerDim",
+    "Likelihood",
+    "VariationalBound",
+    "bits_per_dim",
+    "continuous_bound",
+    "dequantize",
+    "log_likelihood",
+    "quantize",
+    "variational_bound",
+]

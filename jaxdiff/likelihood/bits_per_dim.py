@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.denoisers import DenoiserLike
-from jaxdiff.likelihood.dequantization import check_integers, dequantize, log_volume
+from jaxdiff.likelihood.batching import check_images, in_batches
+from jaxdiff.likelihood.dequantization import dequantize, log_volume
 from jaxdiff.likelihood.log_likelihood import check_divergence, log_likelihood
 from jaxdiff.samplers import check_cond, example_keys
 
@@ -64,39 +65,27 @@ def bits_per_dim(
     Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, or fewer than
     one sample or example a batch.
     """
-    images = np.asarray(images_uint8)
-    check_integers(images, levels)
-    if len(images) == 0:
-        raise ValueError(f"images have shape {images.shape}: the data set is empty; expected at least one image")
-    if dequantization_samples < 1 or batch_size < 1:
-        raise ValueError(
-            f"dequantization_samples = {dequantization_samples}, batch_size = {batch_size}; expected at least one"
-        )
+    images = check_images(images_uint8, levels, batch_size)
+    if dequantization_samples < 1:
+        raise ValueError(f"dequantization_samples = {dequantization_samples}; expected at least one")
     check_divergence(likelihood.get("divergence", "exact"), likelihood.get("probes", 1))
     n, size = len(images), math.prod(images.shape[1:])
     cond = check_cond(cond, n)
-    batch_size = min(batch_size, n)
     keys = example_keys(key, n)
 
-    def batch_of(start, sample):
-        index = np.arange(start, start + batch_size) % n  # the last batch is filled up, so that nothing recompiles
+    def compute(index):
         # One set of probes serves all K samples of an image: only what differs between them moves their weights.
         probe_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(keys[index])
-        x = dequantize(jax.vmap(jax.random.fold_in, (0, None))(noise_keys, sample), images[index], levels)
         batch_cond = jax.tree.map(lambda c: c[index], cond)
-        result = log_likelihood(probe_keys, denoiser, x, cond=batch_cond, **likelihood)
-        return jax.tree.map(lambda a: np.asarray(a)[: n - start], result)
 
-    starts = range(0, n, batch_size)
-    if progress:
-        from tqdm.auto import tqdm
+        def one(sample):
+            x = dequantize(jax.vmap(jax.random.fold_in, (0, None))(noise_keys, sample), images[index], levels)
+            return log_likelihood(probe_keys, denoiser, x, cond=batch_cond, **likelihood)
 
-        starts = tqdm(starts, desc="likelihood", unit="batch")
-    batches = [[batch_of(start, k) for k in range(dequantization_samples)] for start in starts]
-    log_prob, error, evaluations, converged = (
-        np.concatenate([np.stack([getattr(result, name) for result in batch]) for batch in batches], axis=1)
-        for name in ("log_prob", "standard_error", "evaluations", "converged")
-    )  # each [K, n]
+        return jax.tree.map(lambda *samples: np.stack(samples), *map(one, range(dequantization_samples)))
+
+    # each [K, n]
+    log_prob, error, evaluations, converged = in_batches(compute, n, batch_size, progress, "likelihood")
     weights = np.asarray(jax.nn.softmax(jnp.asarray(log_prob), axis=0))
     log_p = np.asarray(jax.nn.logsumexp(jnp.asarray(log_prob), axis=0)) - math.log(dequantization_samples)
     probed = likelihood.get("divergence", "hutchinson") == "hutchinson"

@@ -2,6 +2,7 @@
 
 from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
-from jaxdiff.losses.denoising import Denoising
+from jaxdiff.losses.denoising import Denoising, velocity_error
+from jaxdiff.losses.hybrid import Hybrid, transition_kl
 
-__all__ = ["Denoising", "times", "weightings"]
+__all__ = ["Denoising", "Hybrid", "times", "transition_kl", "velocity_error", "weightings"]

@@ -6,9 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.denoisers import Prediction
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
-from jaxdiff.processes import check_event, expand_time, perturb
+from jaxdiff.processes import Process, check_event, expand_time, perturb
+
+
+def velocity_error(process: Process, prediction: Prediction, t, x0, noise) -> jax.Array:
+    """The error of v = cos φ ε - sin φ x_0 that the prediction at `t` makes, [batch, *event]."""
+    phi = expand_time(process.angle(t), x0)
+    return jnp.cos(phi) * (prediction.noise - noise) - jnp.sin(phi) * (prediction.data - x0)
 
 
 @jax.tree_util.register_dataclass
@@ -30,7 +37,5 @@ class Denoising:
         time_key, noise_key = jax.random.split(key)
         t, factor = self.times(time_key, process, x0.shape[0])
         x_t, noise = perturb(noise_key, process, x0, t)
-        predicted = denoiser(x_t, t, cond)
-        phi = expand_time(process.angle(t), x0)
-        error = jnp.cos(phi) * (predicted.noise - noise) - jnp.sin(phi) * (predicted.data - x0)
+        error = velocity_error(process, denoiser(x_t, t, cond), t, x0, noise)
         return self.weighting(denoiser, t) * factor * jnp.mean(error**2, axis=range(1, x0.ndim))

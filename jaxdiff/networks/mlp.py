@@ -13,8 +13,8 @@ class MLP(nnx.Module):
     """Dense layers of widths `hidden`, each told the noise level; a layer as wide as its input is residual.
 
     `event` is the event's shape, or its size for events [features]; an event is flattened and given back in
-    its shape. The last layer begins at zero. Raises ValueError for an empty `hidden` and for x of another
-    event.
+    its shape, or with `outputs` values for each one in, side by side in its last axis (2 for a learned variance).
+    The last layer begins at zero. Raises ValueError for an empty `hidden` and for x of another event.
     """
 
     def __init__(
@@ -23,6 +23,7 @@ class MLP(nnx.Module):
         hidden: Sequence[int] = (128, 128, 128),
         classes: int = 0,
         waves: Callable[[jax.Array], jax.Array] = Sinusoidal(),
+        outputs: int = 1,
         *,
         rngs: nnx.Rngs,
     ):
@@ -33,10 +34,10 @@ class MLP(nnx.Module):
         self.embed = NoiseEmbedding(hidden[0], waves, classes, rngs=rngs)
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden)])
         self.levels = nnx.List([nnx.Linear(hidden[0], b, rngs=rngs) for b in hidden])
-        self.out = nnx.Linear(widths[-1], widths[0], kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.out = nnx.Linear(widths[-1], outputs * widths[0], kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
-        """Return [batch, *event] for x [batch, *event], c_noise [batch], cond [batch] or None."""
+        """Return [batch, *event], the last axis times `outputs`, for x [batch, *event]; c_noise and cond [batch]."""
         if x.shape[1:] != self.event:
             raise ValueError(f"x has shape {x.shape}; expected [batch, {', '.join(map(str, self.event))}]")
         embedding = self.embed(c_noise, cond)
@@ -44,4 +45,4 @@ class MLP(nnx.Module):
         for layer, level in zip(self.layers, self.levels):
             update = nnx.silu(layer(h) + level(embedding))
             h = h + update if h.shape == update.shape else update
-        return self.out(h).reshape(x.shape)
+        return self.out(h).reshape(*x.shape[:-1], -1)

@@ -96,7 +96,8 @@ class UNet(nnx.Module):
 
     channels: one entry a level. blocks: residual blocks a level, each way. attention: the levels that have
     it, 0 being the full image, with `heads` heads. classes: how many labels `cond` knows, 0 for none. waves:
-    the features of c_noise, `Sinusoidal` or `Fourier`.
+    the features of c_noise, `Sinusoidal` or `Fourier`. outputs: values out for each one in, in the last axis (2 for a
+    learned variance).
 
     Raises ValueError for no level or no block, a level in `attention` that does not exist, channels that
     `heads` does not divide, and when called on images of other channels or of a size that cannot be halved so
@@ -112,6 +113,7 @@ class UNet(nnx.Module):
         heads: int = 4,
         classes: int = 0,
         waves: Callable[[jax.Array], jax.Array] = Sinusoidal(),
+        outputs: int = 1,
         *,
         rngs: nnx.Rngs,
     ):
@@ -145,10 +147,10 @@ class UNet(nnx.Module):
             self.up.append(nnx.List([block((width if i == 0 else c) + c, level) for i in range(blocks)]))
             width = c
         self.norm_out = GroupNorm(width, rngs=rngs)
-        self.conv_out = Conv(width, channels_in, kernel_init=_zero, rngs=rngs)
+        self.conv_out = Conv(width, outputs * channels_in, kernel_init=_zero, rngs=rngs)
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
-        """Return out of the shape of x [batch, height, width, channels_in]; c_noise [batch]."""
+        """Return out [batch, height, width, outputs * channels_in] for x [..., channels_in]; c_noise [batch]."""
         self._check(x)
         embedding = self.embed(c_noise, cond)
         h = self.conv_in(x)

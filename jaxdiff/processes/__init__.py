@@ -13,6 +13,7 @@ from jaxdiff.processes.gaussian import (
     transition,
 )
 from jaxdiff.processes.pytree import pytree
+from jaxdiff.processes.learned import LearnedVP
 from jaxdiff.processes.schedules import EDM, OU, VE, VP, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "BrownianVE",
     "Cosine",
     "Flow",
+    "LearnedVP",
     "Process",
     "SubVP",
     "check_event",

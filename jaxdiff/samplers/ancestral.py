@@ -1,8 +1,9 @@
 r"""DDPM and DDIM: one draw from q(x_s | x_t, x_0) with the denoiser's x_0 in it.
 
 Ho et al. 2020, algorithm 2, samples x_s ~ N(c_x x_t + c_data x_0, std²), the posterior of the process, or with the
-larger std of q(x_t | x_s) (their σ_t² = β_t, the right one for data of unit variance). Song et al. 2021 ("Denoising
-diffusion implicit models", eq. 12) keep the marginals for any share η of that noise:
+larger std of q(x_t | x_s) (their σ_t² = β_t, the right one for data of unit variance), or one learned between the two
+(Nichol and Dhariwal 2021, eq. 15; `jaxdiff.denoisers.reverse`). Song et al. 2021 ("Denoising diffusion implicit
+models", eq. 12) keep the marginals for any share η of that noise:
 
     x_s = α_s x_0 + √(σ_s² - η² std²) ε + η std z.
 
@@ -14,27 +15,27 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import posterior, transition
+from jaxdiff.denoisers import check_variance, reverse
+from jaxdiff.processes import posterior
 from jaxdiff.samplers.sampler import Sampler, normal
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ancestral(Sampler):
-    """Ancestral sampling (Ho et al. 2020, algorithm 2); `variance` "small" (the posterior's) or "large" (β_t)."""
+    """Ancestral sampling (Ho et al. 2020, algorithm 2); `variance` is "small" (the posterior's), "large" (β_t) or
+    "learned" (Nichol and Dhariwal 2021), of a denoiser trained by `jaxdiff.losses.Hybrid`.
+    """
 
     variance: str = dataclasses.field(default="small", metadata={"static": True})
 
     def __post_init__(self):
-        if self.variance not in ("small", "large"):
-            raise ValueError(f'variance = {self.variance!r}; expected "small" or "large"')
+        check_variance(self.variance)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """One draw from the posterior with the predicted x_0."""
-        c_x, c_data, std = posterior(denoiser.process, s, t)
-        if self.variance == "large":
-            std = jnp.where(std > 0, transition(denoiser.process, s, t)[1], 0.0)
-        return c_x * x + c_data * denoiser(x, t, cond).data + std * normal(keys, x), state
+        mean, std = reverse(denoiser, x, t, s, cond, self.variance)
+        return mean + std * normal(keys, x), state
 
 
 @jax.tree_util.register_dataclass

@@ -52,3 +52,9 @@ def test_errors():
     network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, hidden=(4,), rngs=rngs))
     with pytest.raises(ValueError, match=r"x has shape \(5, 3\); expected \[batch, 2\]"):
         network(params, jnp.ones((5, 3)), 0.0)
+
+
+def test_outputs_stand_side_by_side_in_the_last_axis():
+    network, params = initialize(jax.random.key(0), lambda rngs: MLP((4, 2), (8,), outputs=2, rngs=rngs))
+    out = jax.eval_shape(network, params, jnp.zeros((3, 4, 2)), jnp.zeros(3))
+    assert out.shape == (3, 4, 4)

@@ -118,3 +118,9 @@ def test_sizes_that_cannot_be_halved_are_refused():
 def test_structures_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         UNet(1, **{"channels": (8, 8), **options}, rngs=nnx.Rngs(0))
+
+
+def test_outputs_are_blocks_of_channels():
+    network, params = initialize(jax.random.key(0), lambda rngs: UNet(3, (8,), 1, outputs=2, rngs=rngs))
+    out = jax.eval_shape(network, params, jnp.zeros((2, 4, 4, 3)), jnp.zeros(2))
+    assert out.shape == (2, 4, 4, 6)

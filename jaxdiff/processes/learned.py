@@ -1,0 +1,98 @@
+r"""A schedule that can be learned: variance preserving, its log-SNR monotone between two ends that stay.
+
+The variational bound in continuous time sees a process only through the two ends of its log-SNR: the path between them
+moves how the estimate of the loss scatters, not what it is of (Kingma et al. 2021, "Variational diffusion models",
+section 5.1). So the ends are two numbers and the path is
+
+    λ(t) = (1 - w(t)) λ_max + w(t) λ_min,        w(0) = 0, w(1) = 1, w' > 0.
+
+There w' is positive and linear between K + 1 equally spaced knots, with values ∝ exp(logits), and w its integral
+divided by its total: monotone for any logits, 0 and 1 at the ends to the bit. A linear w' makes λ' continuous, as f and
+g of the SDE want it, and w a parabola between two knots, so that t(λ) is the root of a quadratic. The paper's monotone
+network (appendix H) says no more of a curve that is smooth on the scale of 1/K, and has no inverse in closed form,
+which grids, adaptive solvers and importance sampling all ask for.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.processes.gaussian import Process
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LearnedVP(Process):
+    """Variance preserving with a learned log-SNR from `log_snr_max` at t = 0 to `log_snr_min` at t = 1.
+
+    `logits` [K + 1] shape the path: -dλ/dt at the knots k/K, up to a factor, is exp(logits); zeros are the straight
+    line. The default ends are those of Kingma et al. 2021. As under VE, x at t = 0 is data with a little noise.
+
+    They learn the path by the gradient of the squared loss, which has the same mean under every path and so moves its
+    variance alone (section 5.1 and appendix I):
+
+        loss = jd.losses.Denoising(jd.losses.weightings.Likelihood(), jd.losses.times.Stratified(t_min=0.0))
+
+        def spread(logits, key, x0):
+            process = dataclasses.replace(denoiser.process, logits=logits)
+            return (loss(dataclasses.replace(denoiser, process=process), key, x0) ** 2).mean()
+
+        gradient = jax.grad(spread)(denoiser.process.logits, key, x0)
+
+    Raises ValueError for ends that do not fall or fewer than two logits.
+    """
+
+    log_snr_max: float = 13.3
+    log_snr_min: float = -5.0
+    logits: np.ndarray | jax.Array = dataclasses.field(default_factory=lambda: np.zeros(33))
+
+    def __post_init__(self):
+        high, low = self.log_snr_max, self.log_snr_min
+        if isinstance(high, int | float) and isinstance(low, int | float) and not high > low:
+            raise ValueError(f"log_snr_max = {high} is not above log_snr_min = {low}; swap them")
+        shape = getattr(self.logits, "shape", None)
+        if shape is not None and (len(shape) != 1 or shape[0] < 2):
+            raise ValueError(f"logits have shape {shape}; expected [K + 1] for K >= 1 parts of [0, 1]")
+
+    def _path(self):
+        """dw/dt at the knots, [K + 1], and w there, from 0 to 1."""
+        height = jax.nn.softmax(jnp.asarray(self.logits))
+        area = jnp.cumsum((height[:-1] + height[1:]) / 2)
+        return height * (len(area) / area[-1]), jnp.concatenate([jnp.zeros(1), area / area[-1]])
+
+    def _part(self, part):
+        """dw/dt at the two ends of a part of [0, 1], and w at its first; the last knot is a part of its own."""
+        slope, w = self._path()
+        return slope[part], slope[jnp.minimum(part + 1, len(w) - 1)], w[part]
+
+    def _curve(self, t):
+        """(w, dw/dt) at t."""
+        parts = len(self.logits) - 1
+        part = jnp.clip(jnp.floor(t * parts), 0, parts).astype(int)
+        first, last, w = self._part(part)
+        along = t * parts - part
+        return w + along * (first + along * (last - first) / 2) / parts, first + along * (last - first)
+
+    def _log_snr(self, t):
+        w, _ = self._curve(t)
+        return (1 - w) * self.log_snr_max + w * self.log_snr_min
+
+    def _time_at(self, log_snr):
+        parts = len(self.logits) - 1
+        w = (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)
+        part = jnp.clip(jnp.searchsorted(self._path()[1], w, side="right") - 1, 0, parts)
+        first, last, before = self._part(part)
+        area = (w - before) * parts
+        root = jnp.sqrt(jnp.maximum(first**2 + 2 * (last - first) * area, 0.0))
+        return (part + 2 * area / (first + root)) / parts
+
+    def _marginal(self, t):
+        log_snr = self._log_snr(t)
+        return jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
+
+    def _sde(self, t):
+        fall = (self.log_snr_max - self.log_snr_min) * self._curve(t)[1]  # -λ'
+        rate = fall * jax.nn.sigmoid(-self._log_snr(t))
+        return -rate / 2, jnp.sqrt(rate)
