@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 
 from jaxdiff import denoisers, losses, samplers
 from jaxdiff.denoisers import Denoiser, Prediction, energy, exact, guidance, score
-from jaxdiff.likelihood import BitsPerDim, Likelihood, bits_per_dim, dequantize, log_likelihood, quantize
-from jaxdiff import losses, samplers
-from jaxdiff.denoisers import Denoiser, Prediction, exact, guidance, score
 from jaxdiff.likelihood import (
     BitsPerDim,
     Likelihood,

@@ -12,8 +12,8 @@ from jaxdiff.processes.gaussian import (
     posterior,
     transition,
 )
-from jaxdiff.processes.pytree import pytree
 from jaxdiff.processes.learned import LearnedVP
+from jaxdiff.processes.pytree import pytree
 from jaxdiff.processes.schedules import EDM, OU, VE, VP, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
