@@ -3,5 +3,6 @@
 from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
 from jaxdiff.losses.denoising import Denoising
+from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 
-__all__ = ["Denoising", "times", "weightings"]
+__all__ = ["Denoising", "ScoreMatching", "SlicedScoreMatching", "times", "weightings"]
