@@ -15,7 +15,7 @@ r"""Score matching without a target (Hyvärinen 2005; sliced: Song, Garg, Shi an
     On the left stands denoising score matching (Vincent 2011) in the error of the noise: `Denoising()` under "noise",
     `Denoising(MinSNR(inf))` under any name. The losses here include the 1, so that their expectation is the same.
 
-4.  For directions v with E v vᵀ = I, tr A = E vᵀA v and |ε̂|² = E (vᵀε̂)² (Song et al. 2019, eq. 7 and 8):
+4.  For directions v with E v vᵀ = I, tr A = E vᵀA v and |ε̂|² = E (vᵀε̂)² (Song et al. 2019, section 3):
 
         plain               1 + E_v vᵀM v / D                M = ε̂ ε̂ᵀ - 2σ ∇ε̂
         variance reduced    1 + (|ε̂|² + E_v vᵀM v)/D        M = -2σ ∇ε̂
@@ -68,7 +68,7 @@ class SlicedScoreMatching:
     """Sliced score matching (Song, Garg, Shi and Ermon 2019): `ScoreMatching` along random directions.
 
     `projections` directions an example, each a Jacobian-vector product; `directions` "rademacher" or "gaussian";
-    `variance_reduced` takes |ε̂|² as it is (eq. 8) and not along the directions (eq. 7). Raises ValueError for fewer
+    `variance_reduced` takes |ε̂|² as it is, not along the directions. Raises ValueError for fewer
     than one projection or other directions, and what `ScoreMatching` raises.
     """
 
