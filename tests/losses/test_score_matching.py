@@ -20,9 +20,7 @@ PROCESSES = {"VP": jd.VP(), "VE": jd.VE(sigma_max=5.0), "Flow": jd.Flow()}
 LOSSES = [
     ScoreMatching,
     SlicedScoreMatching,
-    lambda times: SlicedScoreMatching(times, True, 2, "gaussian"),
-    lambda times: SlicedScoreMatching(times, False),
-    lambda times: SlicedScoreMatching(times, False, 3, "gaussian"),
+    lambda times: SlicedScoreMatching(times, False, 2, "gaussian"),
 ]
 each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 
@@ -103,7 +101,7 @@ def test_it_is_denoising_in_expectation(process):
     for name, weighting in (("edm", weightings.MinSNR(math.inf)), ("noise", weightings.Simple())):
         denoiser = jd.Denoiser(network, params, process, name)
         denoising = Denoising(weighting, draws)(denoiser, key, x0)
-        for loss in LOSSES if name == "edm" else LOSSES[:2]:
+        for loss in LOSSES if name == "edm" else LOSSES[:1]:
             check_mean(loss(draws)(denoiser, key, x0) - denoising, 0.0)
 
 
@@ -125,14 +123,6 @@ def test_projections_have_the_variance_of_quadratic_forms(x64):
                 check_mean(residual**2 - 2 * np.sum(counted**2, (1, 2)) / 9 / k, 0.0)
 
 
-def test_rademacher_directions_are_exact_in_one_dimension():
-    denoiser, x0 = jd.exact.Gaussian(jd.VE(), np.zeros(1), np.eye(1)), jnp.linspace(-2.0, 2.0, 9)[:, None]
-    exact = ScoreMatching()(denoiser, jax.random.key(6), x0)
-    for reduced in (True, False):
-        sliced = SlicedScoreMatching(variance_reduced=reduced)(denoiser, jax.random.key(6), x0)
-        np.testing.assert_allclose(sliced, exact, rtol=1e-5)
-
-
 def test_near_the_data_its_variance_vanishes_and_that_of_denoising_does_not():
     """The exact score of N(0, 1) under VE: ε̂ = σ x/(1 + σ²), so with k = σ²/(1 + σ²) and χ² of one degree the loss is
     1 + k (χ² - 2), of variance 2k², where that of denoising is χ²/(1 + σ²)."""
@@ -149,12 +139,12 @@ def test_near_the_data_its_variance_vanishes_and_that_of_denoising_does_not():
 
 
 def test_a_network_learns_a_mixtures_score_by_slices():
-    """At three noise levels E|s - exact|² is below 4 % of E|exact|², after 1,500 steps without a target."""
+    """At three noise levels E|s - exact|² is below 4 % of E|exact|², after 1,000 steps without a target."""
     process = jd.VE(0.1, 3.0)
     network, params = initialize(jax.random.key(9), lambda rngs: MLP(2, (64, 64), rngs=rngs))
     denoiser = jd.Denoiser(network, params, process, "edm", data_std=1.0)
-    loss, optimizer = SlicedScoreMatching(), optax.adam(optax.cosine_decay_schedule(5e-3, 1500))
-    data = jnp.asarray(draw_mixture(3, 1500 * 128).reshape(1500, 128, 2), jnp.float32)
+    loss, optimizer = SlicedScoreMatching(), optax.adam(optax.cosine_decay_schedule(5e-3, 1000))
+    data = jnp.asarray(draw_mixture(3, 1000 * 128).reshape(1000, 128, 2), jnp.float32)
 
     @jax.jit
     def fit(params):
@@ -164,7 +154,7 @@ def test_a_network_learns_a_mixtures_score_by_slices():
             updates, state = optimizer.update(jax.grad(objective)(params), state)
             return (optax.apply_updates(params, updates), state), None
 
-        keys = jax.random.split(jax.random.key(10), 1500)
+        keys = jax.random.split(jax.random.key(10), 1000)
         return jax.lax.scan(update, (params, optimizer.init(params)), (keys, data))[0][0]
 
     fitted, exact = dataclasses.replace(denoiser, params=fit(params)), mixture(process)
