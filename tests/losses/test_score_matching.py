@@ -139,7 +139,7 @@ def test_near_the_data_its_variance_vanishes_and_that_of_denoising_does_not():
 
 
 def test_a_network_learns_a_mixtures_score_by_slices():
-    """At three noise levels E|s - exact|² is below 4 % of E|exact|², after 1,000 steps without a target."""
+    """At three noise levels E|s - exact|² is below 5 % of E|exact|², after 1,000 steps without a target."""
     process = jd.VE(0.1, 3.0)
     network, params = initialize(jax.random.key(9), lambda rngs: MLP(2, (64, 64), rngs=rngs))
     denoiser = jd.Denoiser(network, params, process, "edm", data_std=1.0)
@@ -161,7 +161,7 @@ def test_a_network_learns_a_mixtures_score_by_slices():
     for t in (0.2, 0.5, 0.8):
         x, _ = jd.perturb(jax.random.key(11), process, jnp.asarray(draw_mixture(4, 4000), jnp.float32), t)
         truth = jd.score(exact, x, t)
-        assert jnp.sum((jd.score(fitted, x, t) - truth) ** 2) < 0.04 * jnp.sum(truth**2), t
+        assert jnp.sum((jd.score(fitted, x, t) - truth) ** 2) < 0.05 * jnp.sum(truth**2), t
 
 
 def test_new_numbers_compile_nothing():
