@@ -20,7 +20,7 @@ import numpy as np
 import jaxdiff as jd
 
 IMAGES = ("digits",)
-TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles")
+TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles", "cat")
 POINTS_IN_A_SET = 20_000
 Split = Literal["train", "validation", "test"]
 

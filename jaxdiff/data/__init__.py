@@ -3,6 +3,7 @@
 from jaxdiff.data.batches import batches, fingerprint
 from jaxdiff.data.digits import Images, load_digits
 from jaxdiff.data.toys import (
+    cat,
     checkerboard,
     circles,
     eight_gaussians,
@@ -16,6 +17,7 @@ from jaxdiff.data.toys import (
 __all__ = [
     "Images",
     "batches",
+    "cat",
     "checkerboard",
     "circles",
     "eight_gaussians",

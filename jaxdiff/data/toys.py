@@ -79,6 +79,38 @@ def circles(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
     return _polar(radius, 2 * jnp.pi * _uniform(along, n)) + noise * _normal(around, n)
 
 
+def _arc(centre, radii, start: float, stop: float) -> np.ndarray:
+    """96 points of an ellipse's arc between two angles in degrees, counted from the right and anticlockwise."""
+    angle = np.radians(np.linspace(start, stop, 96))
+    return np.array(centre) + np.array(radii) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _cat_strokes() -> list[np.ndarray]:
+    """The drawing as polylines [points, 2]; what has no mirror image of its own is drawn once for each side."""
+    head, radii = (0.0, -0.25), (1.5, 1.3)
+    right = [
+        np.concatenate([_arc(head, radii, -90, 33), [[1.5, 1.85]], _arc(head, radii, 67, 90)]),  # half the head, an ear
+        _arc((0.6, 0.1), (0.3, 0.22), 0, 360),  # an eye
+        np.array([[0.6, -0.08], [0.6, 0.28]]),  # its pupil
+        _arc((0.24, -0.78), (0.24, 0.24), -180, -15),  # half the mouth
+        *(np.array([[0.66, -0.5 - 0.14 * i], [2.1, -0.2 - 0.4 * i]]) for i in range(3)),  # whiskers
+    ]
+    nose = np.array([[-0.16, -0.42], [0.16, -0.42], [0.0, -0.62], [-0.16, -0.42]])
+    return right + [stroke * [-1, 1] for stroke in right] + [nose, np.array([[0.0, -0.62], [0.0, -0.78]])]
+
+
+def cat(key: jax.Array, n: int, noise: float = 0.02) -> jax.Array:
+    """The face of a cat: points spread evenly along its lines, with Gaussian noise of standard deviation `noise`."""
+    _, along, around = _keys(key, n)
+    strokes = _cat_strokes()
+    steps = [np.linalg.norm(np.diff(stroke, axis=0, prepend=stroke[:1]), axis=1) for stroke in strokes]
+    length = np.concatenate(steps).cumsum()  # no step leads from one stroke to the next
+    at = length[-1] * _uniform(along, n)
+    x, y = np.concatenate(strokes).T
+    points = jnp.stack([jnp.interp(at, length, x), jnp.interp(at, length, y)], axis=1).astype(jnp.float32)
+    return points + noise * _normal(around, n)
+
+
 def _keys(key, n):
     if operator.index(n) < 1:
         raise ValueError(f"n = {n}; expected at least one point")

@@ -48,6 +48,22 @@ class Stratified:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Fixed:
+    """One time for all: a score trained at a single noise level (Vincent 2011)."""
+
+    t: float
+
+    def __post_init__(self):
+        if isinstance(self.t, int | float) and not 0 <= self.t <= 1:
+            raise ValueError(f"t = {self.t} is outside [0, 1]: t is 0 at the data and 1 at the noise")
+
+    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
+        """The time, [n]."""
+        return jnp.full(n, self.t, float), jnp.ones(n)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class LogNormal:
     """log(σ/α) ~ N(mean, std²) (Karras et al. 2022, table 1), held within the ends of the process."""
 

@@ -4,6 +4,7 @@ from jaxdiff.samplers.ancestral import DDIM, Ancestral
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.euler_maruyama import EulerMaruyama
 from jaxdiff.samplers.heun import Heun
+from jaxdiff.samplers.predictor_corrector import AnnealedLangevin, PredictorCorrector, langevin
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode, solve
 from jaxdiff.samplers.sample import check_times, sample
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
@@ -11,9 +12,11 @@ from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
 __all__ = [
     "DDIM",
     "Ancestral",
+    "AnnealedLangevin",
     "DPMSolverPP",
     "EulerMaruyama",
     "Heun",
+    "PredictorCorrector",
     "ProbabilityFlow",
     "Sampler",
     "Solution",
@@ -22,6 +25,7 @@ __all__ = [
     "decode",
     "encode",
     "example_keys",
+    "langevin",
     "sample",
     "solve",
 ]

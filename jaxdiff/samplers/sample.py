@@ -57,11 +57,11 @@ def sample(
     Sample i depends on `key` and i alone: not on n, nor on how many devices draw it. `key` may also be n keys, one a
     sample. Compiled once for a shape, a number of steps and the types of its arguments; other numbers reuse it.
 
-    - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two).
+    - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two; a corrector: its own more).
     - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
-    - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++ and in the
-      angle for the others), or an array of decreasing t, which is taken as it stands: it sets `t_start`, `t_end` and
-      the number of steps.
+    - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++ and annealed
+      Langevin dynamics, in the angle for the others), or an array of decreasing t, which is taken as it stands: it
+      sets `t_start`, `t_end` and the number of steps.
     - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
     - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n.
     - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result (an adaptive sampler

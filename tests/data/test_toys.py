@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from jaxdiff.data import toys
 
@@ -14,6 +14,7 @@ TOYS = [
     toys.s_curve,
     toys.pinwheel,
     toys.circles,
+    toys.cat,
 ]
 each = pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.__name__)
 N = 4000
@@ -122,7 +123,21 @@ def test_circles_without_noise_have_two_radii_half_the_points_each():
     assert stats.kstest(angle, "uniform", (-np.pi, 2 * np.pi)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("toy", [toys.two_moons, toys.swiss_roll, toys.s_curve, toys.circles])
+def test_the_cat_without_noise_is_a_symmetric_drawing_evenly_drawn():
+    x, y = np.asarray(toys.cat(jax.random.key(0), N, noise=0.0), float).T
+    assert stats.kstest(x, -x).pvalue > 1e-3
+    chin = y < -1.1
+    np.testing.assert_allclose((x[chin] / 1.5) ** 2 + ((y[chin] + 0.25) / 1.3) ** 2, 1, atol=1e-3)
+    in_eyes = (abs(abs(x) - 0.6) < 0.31) & (abs(y - 0.1) < 0.23)
+    across, y = abs(x[in_eyes]) - 0.6, y[in_eyes]
+    pupil = abs(across) < 1e-5
+    np.testing.assert_allclose(((across / 0.3) ** 2 + ((y - 0.1) / 0.22) ** 2)[~pupil], 1, atol=2e-3)
+    assert stats.kstest(y[pupil], "uniform", (-0.08, 0.36)).pvalue > 1e-3
+    rim = 4 * 0.3 * special.ellipe(1 - (0.22 / 0.3) ** 2)
+    assert _fractions_agree(pupil.sum(), len(pupil), 0.36 / (0.36 + rim))
+
+
+@pytest.mark.parametrize("toy", [toys.two_moons, toys.swiss_roll, toys.s_curve, toys.circles, toys.cat])
 def test_noise_is_gaussian_of_the_stated_size(toy):
     clean, noisy = (np.asarray(toy(jax.random.key(0), N, noise=noise), float) for noise in (0.0, 0.3))
     assert stats.kstest((noisy - clean).ravel(), "norm", (0, 0.3)).pvalue > 1e-3

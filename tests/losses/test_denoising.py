@@ -1,5 +1,3 @@
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,16 +9,6 @@ import jaxdiff as jd
 from jaxdiff.losses import Denoising, times, weightings
 
 TIMES = [times.Uniform(), times.Stratified(), times.LogNormal(), times.LogitNormal(), times.Importance()]
-
-
-@dataclasses.dataclass(frozen=True)
-class Fixed:
-    """Every example at one time, so that the weight there can be read off."""
-
-    t: float
-
-    def __call__(self, key, process, n):
-        return jnp.full(n, self.t), jnp.ones(n)
 
 
 def wrong_by(error, process, name, std=0.5):
@@ -38,7 +26,7 @@ def test_simple_is_the_error_of_the_output(name, process, x64):
     """With x_0 = 0 the target is b ε: the loss is the mean of |out - b ε|² over the draws it made itself."""
     t, n = 0.4003, 8
     out = jnp.linspace(-1.0, 1.0, 3 * n).reshape(n, 3)
-    loss = Denoising(weightings.Simple(), Fixed(t))
+    loss = Denoising(weightings.Simple(), times.Fixed(t))
     key = jax.random.key(0)
     got = loss(wrong_by(out, process, name), key, jnp.zeros((n, 3)))
     _, noise = jd.perturb(jax.random.split(key)[1], process, jnp.zeros((n, 3)), t)
@@ -62,7 +50,7 @@ def test_weightings_are_the_papers(process, x64):
         expected[weightings.EDM()] = (sigma**2 + 0.36) / (sigma * 0.6) ** 2
     off = wrong_by(jnp.full((n, 2), e), process, "data", 0.6)
     for weighting, weight in expected.items():
-        got = Denoising(weighting, Fixed(t))(off, jax.random.key(1), jnp.zeros((n, 2)))
+        got = Denoising(weighting, times.Fixed(t))(off, jax.random.key(1), jnp.zeros((n, 2)))
         np.testing.assert_allclose(got, weight * e**2, rtol=1e-6, err_msg=str(weighting))
 
 

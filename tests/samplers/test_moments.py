@@ -7,7 +7,7 @@ import pytest
 from conftest import draw_mixture, mixture, mixture_moments
 
 import jaxdiff as jd
-from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun
+from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, PredictorCorrector
 
 STOCHASTIC = [
     Ancestral(),
@@ -16,6 +16,7 @@ STOCHASTIC = [
     EulerMaruyama(),
     Heun(churn=40.0),
     DPMSolverPP(sde=True),
+    PredictorCorrector(),
 ]
 
 

@@ -6,7 +6,16 @@ import pytest
 from conftest import draw_mixture, mixture
 
 import jaxdiff as jd
-from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, ProbabilityFlow
+from jaxdiff.samplers import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    DPMSolverPP,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    ProbabilityFlow,
+)
 
 EVERY = [
     Ancestral(),
@@ -16,6 +25,8 @@ EVERY = [
     DPMSolverPP(),
     DPMSolverPP(3),
     ProbabilityFlow(),
+    PredictorCorrector(),
+    AnnealedLangevin(2),
 ]
 
 

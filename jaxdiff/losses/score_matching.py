@@ -1,0 +1,109 @@
+r"""Score matching without a target (Hyvärinen 2005; sliced: Song, Garg, Shi and Ermon 2019): x_t alone is enough.
+
+1.  Integrated by parts, the error of a score s on a density p is free of p's own score but for a constant (Hyvärinen
+    2005, theorem 1):
+
+        E ½|s - ∇ log p|² = E [tr ∇s + ½|s|²] + E ½|∇ log p|².
+
+2.  On x_t = α x_0 + σ ε with s = -ε̂/σ, ε̂(x_t) the denoiser's noise, and multiplied by 2σ²/D for events of D values,
+    so that every noise level counts alike and the loss stays finite where σ = 0, the bracket is (|ε̂|² - 2σ tr ∇ε̂)/D.
+
+3.  By Stein's identity for the Gaussian ε, E ε·ε̂(α x_0 + σ ε) = σ E tr ∇ε̂, hence for every denoiser at every t
+
+        E |ε̂ - ε|²/D = 1 + E (|ε̂|² - 2σ tr ∇ε̂)/D.
+
+    On the left stands denoising score matching (Vincent 2011) in the error of the noise: `Denoising()` under "noise",
+    `Denoising(MinSNR(inf))` under any name. The losses here include the 1, so that their expectation is the same.
+
+4.  For directions v with E v vᵀ = I, tr A = E vᵀA v and |ε̂|² = E (vᵀε̂)² (Song et al. 2019, section 3):
+
+        plain               1 + E_v vᵀM v / D                M = ε̂ ε̂ᵀ - 2σ ∇ε̂
+        variance reduced    1 + (|ε̂|² + E_v vᵀM v)/D        M = -2σ ∇ε̂
+
+    and the exact trace is the variance-reduced form over the D directions √D e_i. With S the symmetric part of M, the
+    variance of vᵀM v is 2 Σ_ij S_ij² for Gaussian v and 2 Σ_{i≠j} S_ij² for Rademacher v: never more, and none in one
+    dimension. Both are unbiased in both forms; the variance of Gaussian v alone is the same in every basis.
+
+Derivatives go forward, a Jacobian-vector product a direction. As σ falls to 0 so does the variance of these losses,
+where that of `Denoising` stays at that of |ε|²/D; as x_t becomes pure noise it is the other way round.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.losses import times as times_
+from jaxdiff.processes import check_event, perturb
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ScoreMatching:
+    """Hyvärinen's score matching at the noise levels of `times`: `loss(denoiser, key, x0, cond=None) -> [batch]`.
+
+    Its expectation is that of `Denoising` in the error of the noise, and from the same key so is its x_t. The trace is
+    exact: D Jacobian-vector products for events of D values. `times` is one of `jaxdiff.losses.times`, `Fixed(t)` for
+    a single noise level. Raises TypeError for integer x0 and ValueError for a concrete x0 that holds a NaN.
+    """
+
+    times: Any = times_.Stratified()
+
+    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+        """One number for each example of x0 [batch, *event]."""
+
+        def basis(x):
+            size = math.prod(x.shape[1:])
+            directions = math.sqrt(size) * jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
+            return jnp.broadcast_to(directions, (size, *x.shape))
+
+        return _loss(self.times, denoiser, key, x0, cond, basis, project=False)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SlicedScoreMatching:
+    """Sliced score matching (Song, Garg, Shi and Ermon 2019): `ScoreMatching` along random directions.
+
+    `projections` directions an example, each a Jacobian-vector product; `directions` "rademacher" or "gaussian";
+    `variance_reduced` takes |ε̂|² as it is, not along the directions. Raises ValueError for fewer
+    than one projection or other directions, and what `ScoreMatching` raises.
+    """
+
+    times: Any = times_.Stratified()
+    variance_reduced: bool = dataclasses.field(default=True, metadata={"static": True})
+    projections: int = dataclasses.field(default=1, metadata={"static": True})
+    directions: str = dataclasses.field(default="rademacher", metadata={"static": True})
+
+    def __post_init__(self):
+        if self.projections < 1:
+            raise ValueError(f"projections = {self.projections}; expected at least one")
+        if self.directions not in ("rademacher", "gaussian"):
+            raise ValueError(f'directions = {self.directions!r}; expected "rademacher" or "gaussian"')
+
+    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+        """One number for each example of x0 [batch, *event]."""
+
+        def draw(x):
+            law = jax.random.rademacher if self.directions == "rademacher" else jax.random.normal
+            return law(jax.random.fold_in(key, 2), (self.projections, *x.shape), x.dtype)
+
+        return _loss(self.times, denoiser, key, x0, cond, draw, project=not self.variance_reduced)
+
+
+def _loss(times, denoiser, key, x0, cond, directions, project: bool) -> jax.Array:
+    """The loss along `directions(x)` [k, batch, *event], |ε̂|² along them as well where `project`."""
+    x0 = check_event(x0, "x0")
+    process = denoiser.process
+    time_key, noise_key = jax.random.split(key)
+    t, factor = times(time_key, process, x0.shape[0])
+    x_t, _ = perturb(noise_key, process, x0, t)
+    _, sigma = process.marginal(t)
+    noise, product = jax.linearize(lambda x: denoiser(x, t, cond).noise, x_t)
+    v = directions(x_t)
+    size, mean_over_event = math.prod(x0.shape[1:]), lambda a: jnp.mean(a, range(-x0.ndim + 1, 0))
+    square = size * mean_over_event(v * noise) ** 2 if project else mean_over_event(noise**2)
+    trace = mean_over_event(v * jax.vmap(product)(v))
+    return factor * (1 + jnp.mean(square - 2 * sigma * trace, axis=0))

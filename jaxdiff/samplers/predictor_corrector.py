@@ -1,0 +1,163 @@
+r"""Langevin dynamics: on any score, as the corrector of any sampler, and annealed.
+
+1.  A Langevin step of size δ leaves p nearly as it is (Song and Ermon 2019, eq. 4):
+
+        x' = x + δ/2 ∇ log p(x) + √δ z.
+
+    On N(m, s²) it is affine: it shrinks x - m by 1 - δ/2s², and the variance settles at δ/(1 - (1 - δ/2s²)²) =
+    s²/(1 - δ/4s²).
+
+2.  A predictor-corrector sampler (Song et al. 2021, algorithm 1) takes a step of any sampler from t to s, then Langevin
+    steps on p_s, which draw x back to it. The size follows from the ratio r of the step's drift to its noise
+    (algorithms 4 and 5, where ε = δ/2):
+
+        δ = 4 (r |z| / |∇ log p|)².
+
+    Norms averaged over the batch would make a sample depend on its batch mates. A sample's own norm would make δ depend
+    on x: infinite at a mode, and as steps δ(x) settle at p/δ, at a wrong law, p |∇ log p|², which is 0 there. So both
+    norms are taken in expectation, |z|² as D and |∇ log p_s|² as D/σ², its value for noise alone. As ∇ log p_s =
+    -E[ε | x]/σ, no data exceeds it (Jensen); a point reaches it, and images nearly do, being thinner than σ in most
+    directions. Hence at every noise level
+
+        δ = τ σ²,      τ = 4 r²,      x' = x - τ/2 σ ε̂ + √τ σ z,
+
+    which is also the rule of noise-conditional score networks, α_i = ε σ_i²/σ_L² (Song and Ermon 2019, algorithm 1),
+    with τ = ε/σ_L². No variance s² of p_s is below σ², so Langevin steps overstate it by 1/(1 - r² σ²/s²) <=
+    1/(1 - r²) and are stable for r < 1. (Algorithm 5 has a factor 1 - β_i more, which is 1 as a table grows finer.)
+
+3.  Annealed Langevin dynamics is the corrector with a predictor that only hands x on. Where α = 1 this is algorithm 1
+    to the letter; for other processes x/α is handed on, their x in the coordinates where α = 1. That every run ends
+    with the denoiser's answer is the final denoising step of Jolicoeur-Martineau et al. (2021) and NCSNv2 (Song and
+    Ermon 2020): where the data is thinner than σ_L, it takes the variance σ_L² away.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.denoisers import score
+from jaxdiff.processes import check_event, is_concrete
+from jaxdiff.processes.grids import LogSNR
+from jaxdiff.samplers.ancestral import Ancestral
+from jaxdiff.samplers.sampler import Sampler, example_keys, normal, same_dtype
+
+
+def _langevin_step(keys, x, gradient, size) -> jax.Array:
+    return x + size / 2 * gradient + jnp.sqrt(size) * normal(keys, x)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PredictorCorrector(Sampler):
+    """Any sampler, each step followed by `corrector_steps` Langevin steps at the level reached (Song et al. 2021).
+
+    `snr` is the paper's r in [0, 1): a corrector step has the size 4 snr² σ². Every step costs `corrector_steps`
+    evaluations more than the predictor's. The grid is the predictor's own; an adaptive one goes from level to level.
+    """
+
+    predictor: Sampler = Ancestral()
+    corrector_steps: int = dataclasses.field(default=1, metadata={"static": True})
+    snr: float = 0.16
+
+    def __post_init__(self):
+        if not isinstance(self.predictor, Sampler):
+            raise TypeError(f"predictor = {self.predictor!r}; expected an instance such as jaxdiff.samplers.DDIM()")
+        if self.corrector_steps < 0:
+            raise ValueError(f"corrector_steps = {self.corrector_steps}; expected a number of 0 or more")
+        if isinstance(self.snr, int | float) and not 0 <= self.snr < 1:
+            raise ValueError(f"snr = {self.snr}; expected a number in [0, 1): Langevin steps of 1 or more diverge")
+
+    @property
+    def grid(self):
+        """The predictor's."""
+        return self.predictor.grid
+
+    def init(self, denoiser, x, steps):
+        """What the predictor carries."""
+        return self.predictor.init(denoiser, x, steps)
+
+    def check_start(self, process, t) -> None:
+        """Raise ValueError where the predictor cannot start at `t`."""
+        self.predictor.check_start(process, t)
+
+    def step(self, keys, denoiser, x, t, s, state, cond):
+        """The predictor's step from t to s, then Langevin steps at s; none where s is the data itself."""
+        x, state = same_dtype(self.predictor.step(keys, denoiser, x, t, s, state, cond), (x, state))
+        _, sigma = denoiser.process.marginal(s)
+
+        def correct(x, index):
+            step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, ~index)  # from above: a predictor may fold too
+            corrected = _langevin_step(step_keys, x, score(denoiser, x, s, cond), 4 * self.snr**2 * sigma**2)
+            return jnp.where(sigma > 0, corrected, x).astype(x.dtype), None
+
+        return jax.lax.scan(correct, x, jnp.arange(self.corrector_steps))[0], state
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _HandOn(Sampler):
+    """x/α kept from one noise level to the next."""
+
+    grid = LogSNR()
+
+    def check_start(self, process, t) -> None:
+        if process.marginal(t)[0] == 0:
+            raise ValueError(
+                f"alpha({float(t)}) = 0 for {type(process).__name__}, and annealed Langevin dynamics keeps x/alpha "
+                "between noise levels; start below, for example t_start=0.999"
+            )
+
+    def step(self, keys, denoiser, x, t, s, state, cond):
+        return denoiser.process.marginal(s)[0] / denoiser.process.marginal(t)[0] * x, state
+
+
+def AnnealedLangevin(steps_per_level: int = 100, epsilon: float = 0.2) -> PredictorCorrector:
+    """Annealed Langevin dynamics (Song and Ermon 2019, algorithm 1), with the final denoising step.
+
+    The noise levels are a run's grid, geometric in σ/α unless another is given; it starts at the first, by a draw from
+    the prior or `x_start`, and takes `steps_per_level` Langevin steps of size epsilon σ² at each of the others.
+    `epsilon` in [0, 4) is the paper's ε in units of σ_L², the last level's variance: their 2e-5 at σ_L = 0.01 is 0.2.
+
+    Raises ValueError for an epsilon out of range; `sample` raises it where α = 0 at the start.
+    """
+    if isinstance(epsilon, int | float) and not 0 <= epsilon < 4:
+        raise ValueError(
+            f"epsilon = {epsilon}; expected a number in [0, 4), in units of the last level's variance: divide the "
+            "paper's by sigma_L squared"
+        )
+    return PredictorCorrector(_HandOn(), steps_per_level, epsilon**0.5 / 2)
+
+
+def langevin(key, score: Callable, x_start, step_size, steps: int, trajectory: bool = False) -> jax.Array:
+    """`steps` Langevin steps of size `step_size` on any score: x [n, *event], or [steps + 1, n, *event] on the way.
+
+    `score(x)` is ∇ log p at x [n, *event], such as `lambda x: jd.score(denoiser, x, t)`; x' = x + step_size/2 score(x)
+    + √step_size z. Chain i depends on `key`, which may be n keys, and i alone. Compiled once for a score function, the
+    shape of `x_start` and `steps`. It does not correct for the step: its law is p as the step goes to 0.
+
+    Raises ValueError for fewer than one step, a step size not above 0, an `x_start` that is no batch of finite events,
+    a score of another shape; TypeError for integers or a key that is not typed.
+    """
+    if steps < 1:
+        raise ValueError(f"steps = {steps}; expected at least one")
+    if is_concrete(step_size) and not step_size > 0:
+        raise ValueError(f"step_size = {step_size}; expected a number above 0")
+    x_start = check_event(x_start, "x_start")
+    return _langevin(example_keys(key, x_start.shape[0]), score, x_start, step_size, steps, trajectory)
+
+
+@functools.partial(jax.jit, static_argnames=("score", "steps", "trajectory"))
+def _langevin(keys, score, x_start, step_size, steps, trajectory) -> jax.Array:
+    def advance(x, index):
+        gradient = score(x)
+        if gradient.shape != x.shape:
+            raise ValueError(f"score returned shape {gradient.shape} for x of shape {x.shape}; expected the same shape")
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        x = _langevin_step(step_keys, x, gradient, step_size).astype(x.dtype)
+        return x, x if trajectory else None
+
+    x, path = jax.lax.scan(advance, x_start, jnp.arange(steps))
+    return x if path is None else jnp.concatenate([x_start[None], path])
