@@ -2,11 +2,15 @@
 
 from jaxdiff.samplers.ancestral import DDIM, Ancestral
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.euler_maruyama import EulerMaruyama
+from jaxdiff.samplers.euler_maruyama import EulerMaruyama, forward_paths
 from jaxdiff.samplers.heun import Heun
+from jaxdiff.samplers.inversion import invert
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode, solve
+from jaxdiff.samplers.reverse_sde import ReverseSDE
 from jaxdiff.samplers.sample import sample
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
+from jaxdiff.samplers.switch import Switch
+from jaxdiff.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
@@ -15,12 +19,17 @@ __all__ = [
     "EulerMaruyama",
     "Heun",
     "ProbabilityFlow",
+    "ReverseSDE",
     "Sampler",
     "Solution",
+    "Switch",
+    "UniPC",
     "check_cond",
     "decode",
     "encode",
     "example_keys",
+    "forward_paths",
+    "invert",
     "sample",
     "solve",
 ]

@@ -29,7 +29,8 @@ from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys, normal, 
 ADAPTIVE_END = 1e-5
 
 
-def _check_times(times) -> jax.Array:
+def check_times(times) -> jax.Array:
+    """`times` as an array of decreasing times; a ValueError where it is none."""
     times = check_time(times, "grid")
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"grid has shape {times.shape}; expected an array of at least two times, from noise to data")
@@ -85,11 +86,11 @@ def sample(
         grid = sampler.grid if grid is None else grid
         if t_end is not None:
             end = check_time(t_end, "t_end")
-            _check_times(jnp.stack([start, end]))
+            check_times(jnp.stack([start, end]))
     else:
         if t_end is not None:
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
-        grid = _check_times(grid)
+        grid = check_times(grid)
         start, end = grid[0], grid[-1]
     check_start(denoiser, start)
     if all(map(is_concrete, [start, *jax.tree.leaves(denoiser.process)])):

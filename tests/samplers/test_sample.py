@@ -6,7 +6,17 @@ import pytest
 from conftest import draw_mixture, mixture
 
 import jaxdiff as jd
-from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, ProbabilityFlow
+from jaxdiff.samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolverPP,
+    EulerMaruyama,
+    Heun,
+    ProbabilityFlow,
+    ReverseSDE,
+    Switch,
+    UniPC,
+)
 
 EVERY = [
     Ancestral(),
@@ -16,6 +26,9 @@ EVERY = [
     DPMSolverPP(),
     DPMSolverPP(3),
     ProbabilityFlow(),
+    ReverseSDE(),
+    Switch(Ancestral(), UniPC()),
+    UniPC(3),
 ]
 
 
