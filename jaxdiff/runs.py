@@ -57,6 +57,8 @@ SAMPLERS: dict[str, Callable[[], jd.samplers.Sampler]] = {
     "euler_maruyama": jd.samplers.EulerMaruyama,
     "heun": jd.samplers.Heun,
     "probability_flow": jd.samplers.ProbabilityFlow,
+    "reverse_sde": jd.samplers.ReverseSDE,
+    "unipc": jd.samplers.UniPC,
 }
 
 

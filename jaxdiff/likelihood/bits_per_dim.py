@@ -22,7 +22,7 @@ class BitsPerDim:
     standard_error: over examples; it holds every independent noise, that of images, dequantisation and probes.
     trace_standard_error: the part that is due to the probes; NaN for a single probe, 0 for the exact divergence.
     kind: what the number is. per_example: [n], NaN where a solve did not converge. evaluations_mean, evaluations_max:
-    of the flow, an example and dequantisation sample.
+    of the flow, an example and dequantisation sample; NaN and -1 where the solver is implicit and they are not known.
     """
 
     bits_per_dim: float
@@ -37,9 +37,10 @@ class BitsPerDim:
 
     def __str__(self):
         lost = f", {self.not_converged} of {self.examples} not converged and left out" if self.not_converged else ""
+        cost = f", {self.evaluations_mean:.0f} evaluations each" if self.evaluations_max >= 0 else ""
         return (
-            f"{self.bits_per_dim:.4f} +- {self.standard_error:.4f} bits/dim ({self.kind}; {self.examples} examples, "
-            f"{self.evaluations_mean:.0f} evaluations each{lost})"
+            f"{self.bits_per_dim:.4f} +- {self.standard_error:.4f} bits/dim "
+            f"({self.kind}; {self.examples} examples{cost}{lost})"
         )
 
 
@@ -106,7 +107,7 @@ def bits_per_dim(
         ),
         examples=n,
         not_converged=n - count,
-        evaluations_mean=float(evaluations.mean()),
+        evaluations_mean=float(evaluations.mean()) if evaluations.min() >= 0 else math.nan,
         evaluations_max=int(evaluations.max()),
         per_example=per_example,
     )

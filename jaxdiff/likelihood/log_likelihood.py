@@ -28,8 +28,8 @@ class Likelihood(NamedTuple):
     """Log-likelihoods and how sure they are, each [batch].
 
     log_prob: nats. standard_error: of log_prob from the spread of the probes, nats; NaN for a single probe, 0 for the
-    exact divergence. evaluations: of drift and divergence together. converged: false where the solver gave up, and
-    log_prob is then not to be used.
+    exact divergence. evaluations: of drift and divergence together, -1 where the solver is implicit. converged: false
+    where the solver gave up, and log_prob is then not to be used.
     """
 
     log_prob: jax.Array
@@ -61,12 +61,12 @@ def log_likelihood(
     """log p(x0) in nats for x0 [batch, *event], read as x at `t_min`, under the denoiser's probability flow.
 
     Each example has its own probes (from `key` and its index, or from `key` itself where it holds one key an example)
-    and its own steps; `solver` is a diffrax Runge-Kutta solver, Tsit5 unless given. `divergence` is "hutchinson" with
-    `probes` probes, or "exact", which costs as many products as an event has values. `t_min` = 0 is allowed where the
-    denoiser is (the exact denoisers with a density).
+    and its own steps; `solver` is a diffrax solver of ODEs with an error estimate, Tsit5 unless given. `divergence` is
+    "hutchinson" with `probes` probes, or "exact", which costs as many products as an event has values. `t_min` = 0 is
+    allowed where the denoiser is (the exact denoisers with a density).
 
     Raises TypeError for integer x0 or an untyped key; ValueError for a NaN in x0, an unknown divergence, fewer than
-    one probe, or a denoiser without an answer at t = 1.
+    one probe, a denoiser without an answer at t = 1, or a solver without an error estimate.
     """
     check_divergence(divergence, probes)
     x0 = check_event(x0, "x0")

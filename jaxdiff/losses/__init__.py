@@ -6,7 +6,6 @@ from jaxdiff.losses.denoising import Denoising, velocity_error
 from jaxdiff.losses.hybrid import Hybrid, transition_kl
 
 __all__ = ["Denoising", "Hybrid", "times", "transition_kl", "velocity_error", "weightings"]
-from jaxdiff.losses.denoising import Denoising
 from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 
 __all__ = ["Denoising", "ScoreMatching", "SlicedScoreMatching", "times", "weightings"]

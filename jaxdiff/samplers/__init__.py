@@ -2,12 +2,16 @@
 
 from jaxdiff.samplers.ancestral import DDIM, Ancestral
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.euler_maruyama import EulerMaruyama
+from jaxdiff.samplers.euler_maruyama import EulerMaruyama, forward_paths
 from jaxdiff.samplers.heun import Heun
+from jaxdiff.samplers.inversion import invert
 from jaxdiff.samplers.predictor_corrector import AnnealedLangevin, PredictorCorrector, langevin
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode, solve
+from jaxdiff.samplers.reverse_sde import ReverseSDE
 from jaxdiff.samplers.sample import check_times, sample
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
+from jaxdiff.samplers.switch import Switch
+from jaxdiff.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
@@ -18,13 +22,18 @@ __all__ = [
     "Heun",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "ReverseSDE",
     "Sampler",
     "Solution",
+    "Switch",
+    "UniPC",
     "check_cond",
     "check_times",
     "decode",
     "encode",
     "example_keys",
+    "forward_paths",
+    "invert",
     "langevin",
     "sample",
     "solve",

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import check_variance, reverse
-from jaxdiff.processes import posterior
+from jaxdiff.processes import is_concrete, posterior
 from jaxdiff.samplers.sampler import Sampler, normal
 
 
@@ -49,10 +49,15 @@ class DDIM(Sampler):
         if isinstance(self.eta, int | float) and not 0 <= self.eta <= 1:
             raise ValueError(f"eta = {self.eta}; expected a share of the noise in [0, 1]")
 
+    @property
+    def reversible(self) -> bool:
+        """η = 0, as far as that can be seen."""
+        return is_concrete(self.eta) and bool(self.eta == 0)
+
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Recombine the predicted data and noise at s."""
         data, noise = denoiser(x, t, cond)
         alpha, sigma = denoiser.process.marginal(s)
-        std = self.eta * posterior(denoiser.process, s, t)[2]
+        std = jnp.where(self.eta > 0, self.eta * posterior(denoiser.process, s, t)[2], 0.0)
         kept = jnp.sqrt(jnp.maximum(sigma**2 - std**2, 0.0))
         return alpha * data + kept * noise + std * normal(keys, x), state

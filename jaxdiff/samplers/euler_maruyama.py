@@ -1,26 +1,41 @@
-r"""Euler-Maruyama on the reverse SDE.
+r"""Euler-Maruyama in t, both ways.
 
-dx = (f x - g² score) dt + g dw, run from t down to s (Anderson 1982; Song et al. 2021, eq. 6); with score = -ε/σ and
-h = t - s,
+Forward, dx = f x dt + g dw. Backward, from t down to s, one of the family that keeps the marginals (Anderson 1982; Song
+et al. 2021, eq. 6 and 13; Karras et al. 2022, eq. 6), η = 1 the reverse SDE and η = 0 the probability flow:
 
-    x_s = x - h (f x + g²/σ ε) + g √h z.
+    dx = (f x - (1 + η²)/2 g² score) dt + η g dw.
 
-Of weak order 1 in h. Unlike the other samplers it steps in t itself, so it is the coarsest near the ends.
+With score = -ε/σ and h the length of a step,
+
+    x_{t+h} = x + h f x + g √h z                                          forward
+    x_{t-h} = x - h (f x + (1 + η²)/2 g²/σ ε) + η g √h z                  backward
+
+Both of weak order 1 in h. Unlike the other samplers this one steps in t itself, so it is the coarsest near the ends.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import forward_sde
-from jaxdiff.samplers.sampler import Sampler, normal
+from jaxdiff.processes import Process, check_event, check_time, forward_sde
+from jaxdiff.samplers.sampler import Sampler, example_keys, normal
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EulerMaruyama(Sampler):
-    """Euler-Maruyama on the reverse SDE (Song et al. 2021, eq. 6 and appendix D)."""
+    """Euler-Maruyama on the reverse SDE (Song et al. 2021, eq. 6 and appendix D).
+
+    `noise` is η: 1 the reverse SDE, 0 Euler's method on the probability flow, a number between (or above) a mixture.
+    """
+
+    noise: float = 1.0
+
+    def __post_init__(self):
+        if isinstance(self.noise, int | float) and not self.noise >= 0:
+            raise ValueError(f"noise = {self.noise}; expected 0 (the probability flow), 1 (the reverse SDE) or between")
 
     def check_start(self, process, t) -> None:
         """Raise ValueError where the SDE is singular at `t`: α = 0."""
@@ -35,5 +50,36 @@ class EulerMaruyama(Sampler):
         f, g = forward_sde(denoiser.process, t)
         _, sigma = denoiser.process.marginal(t)
         h = t - s
-        drift = f * x + g**2 / sigma * denoiser(x, t, cond).noise
-        return x - h * drift + g * jnp.sqrt(h) * normal(keys, x), state
+        drift = f * x + (1 + self.noise**2) / 2 * g**2 / sigma * denoiser(x, t, cond).noise
+        return x - h * drift + self.noise * g * jnp.sqrt(h) * normal(keys, x), state
+
+
+def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t_end: float = 1.0) -> jax.Array:
+    """Paths of the forward SDE from x0 [n, *event] at `t_start` by Euler-Maruyama: [steps + 1, n, *event].
+
+    On `steps` equal steps in t; path i depends on `key` and i alone (`key` may be n keys, one a path). n paths from one
+    point: `jnp.broadcast_to(point, (n, *event))`.
+
+    Raises TypeError for integer x0 or a key that is not a typed key; ValueError for a NaN in x0, fewer than one step,
+    times outside [0, 1] or not rising.
+    """
+    x0 = check_event(x0, "x0")
+    if steps < 1:
+        raise ValueError(f"steps = {steps}; expected at least one")
+    start, end = check_time(t_start, "t_start"), check_time(t_end, "t_end")
+    if not start < end:
+        raise ValueError(f"t_start = {float(start)} is not below t_end = {float(end)}; noise grows with t, swap them")
+    return _forward_paths(example_keys(key, x0.shape[0]), process, x0, steps, start, end)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _forward_paths(keys, process, x0, steps, start, end):
+    h = ((end - start) / steps).astype(x0.dtype)
+
+    def advance(x, index):
+        f, g = forward_sde(process, (start + index * h).astype(x0.dtype))
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
+        x = (x + h * f * x + g * jnp.sqrt(h) * normal(step_keys, x)).astype(x0.dtype)
+        return x, x
+
+    return jnp.concatenate([x0[None], jax.lax.scan(advance, x0, jnp.arange(steps))[1]])

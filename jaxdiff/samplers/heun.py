@@ -16,7 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import transition
+from jaxdiff.processes import is_concrete, transition
 from jaxdiff.samplers.sampler import Sampler, normal
 
 
@@ -38,6 +38,11 @@ class Heun(Sampler):
             value = getattr(self, name)
             if isinstance(value, int | float) and not value >= 0:
                 raise ValueError(f"{name} = {value}; expected a number of 0 or more")
+
+    @property
+    def reversible(self) -> bool:
+        """Without churn, as far as that can be seen."""
+        return is_concrete(self.churn) and bool(self.churn == 0)
 
     def init(self, denoiser, x, steps):
         """γ of every step."""

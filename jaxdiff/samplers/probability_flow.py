@@ -21,7 +21,10 @@ _MAX_STEPS = 4096
 
 
 class Solution(NamedTuple):
-    """Where one example's solve ended, the evaluations of the field it took, and whether it got there."""
+    """Where one example's solve ended, the evaluations of the field it took, and whether it got there.
+
+    evaluations is -1 where diffrax does not tell: for an implicit solver, whose root finder takes what it needs.
+    """
 
     state: Any
     evaluations: jax.Array
@@ -31,11 +34,13 @@ class Solution(NamedTuple):
 def solve(field, start, angle_start, angle_end, solver, rtol, atol) -> Solution:
     """Integrate `field(angle, state)` for one example with adaptive steps; `solver` None is Tsit5.
 
-    Never raises for a failure: `converged` is false where the steps ran out or a value stopped being finite.
+    Never raises for a failure: `converged` is false where the steps ran out or a value stopped being finite. Raises
+    TypeError for a solver that is not one of ODEs, ValueError for one that gives no estimate of its error.
     """
     import diffrax
 
     solver = diffrax.Tsit5() if solver is None else solver
+    check_solver(solver)
     resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda angle, state, args: same_dtype(field(angle, state), state)),
@@ -51,10 +56,39 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol) -> Solution:
     assert solution.ys is not None
     state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
-    # A step costs one evaluation a stage; under FSAL the first stage is the last one of the step before.
-    tableau = solver.tableau  # pyright: ignore[reportAttributeAccessIssue]
-    evaluations = (tableau.num_stages - tableau.fsal) * solution.stats["num_steps"] + tableau.fsal
+    each, once = _evaluations(solver)
+    evaluations = each * solution.stats["num_steps"] + once
     return Solution(state, evaluations, finite & (solution.result == diffrax.RESULTS.successful))
+
+
+def check_solver(solver) -> None:
+    """Raise where `solver` cannot integrate an ODE with adaptive steps."""
+    import diffrax
+
+    if not isinstance(solver, diffrax.AbstractSolver) or solver.term_structure is not diffrax.AbstractTerm:
+        raise TypeError(
+            f"solver = {solver!r}; expected an instance of one of diffrax's solvers of ODEs, such as Tsit5()"
+        )
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        name = f"diffrax.{type(solver).__name__}()"
+        raise ValueError(
+            f"{name} gives no estimate of its error to choose steps by; wrap it: diffrax.HalfSolver({name})"
+        )
+
+
+def _evaluations(solver) -> tuple[int, int]:
+    """Evaluations of the field a step, and once a solve; (0, -1) where they are not known."""
+    import diffrax
+
+    if isinstance(solver, diffrax.AbstractImplicitSolver):
+        return 0, -1
+    if isinstance(solver, diffrax.AbstractWrappedSolver):  # a step and two half steps; the first two start alike
+        each, once = _evaluations(solver.solver)
+        return (3 * each, 2 * once) if type(solver) is diffrax.HalfSolver and once >= 0 else (0, -1)
+    if isinstance(solver, diffrax.AbstractERK):  # under FSAL the first stage is the last one of the step before
+        stages, fsal = len(solver.tableau.b_sol), solver.tableau.fsal  # pyright: ignore[reportAttributeAccessIssue]
+        return stages - fsal, int(fsal)
+    return {diffrax.Euler: (1, 0), diffrax.ReversibleHeun: (1, 1)}.get(type(solver), (0, -1))
 
 
 def flow(denoiser: DenoiserLike, x, t, s, cond, solver, rtol, atol) -> Solution:
@@ -85,6 +119,7 @@ def _nan_where_failed(solution: Solution) -> jax.Array:
 class ProbabilityFlow(Sampler):
     """The probability flow ODE by a diffrax solver (None: Tsit5), with steps of its own for every sample.
 
+    Any solver of ODEs with an error estimate, explicit or implicit; `diffrax.HalfSolver` gives one to those without.
     A sample whose solve fails (no convergence in 4,096 steps, a value that is not finite) is returned as NaN.
     """
 
@@ -92,7 +127,11 @@ class ProbabilityFlow(Sampler):
     rtol: float = 1e-5
     atol: float = 1e-5
 
-    adaptive = True
+    adaptive = reversible = True
+
+    def __post_init__(self):
+        if self.solver is not None:
+            check_solver(self.solver)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Integrate from t to s."""

@@ -21,6 +21,9 @@ class Sampler(abc.ABC):
     grid = Angle()
     """The grid it runs on unless given another."""
 
+    reversible = False
+    """Whether its step, drawing no noise and looking at nothing but x, runs from data to noise too: s > t."""
+
     def init(self, denoiser: DenoiserLike, x: jax.Array, steps: int) -> Any:
         """What it carries from step to step."""
         return ()

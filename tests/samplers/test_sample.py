@@ -15,6 +15,9 @@ from jaxdiff.samplers import (
     Heun,
     PredictorCorrector,
     ProbabilityFlow,
+    ReverseSDE,
+    Switch,
+    UniPC,
 )
 
 EVERY = [
@@ -27,6 +30,9 @@ EVERY = [
     ProbabilityFlow(),
     PredictorCorrector(),
     AnnealedLangevin(2),
+    ReverseSDE(),
+    Switch(Ancestral(), UniPC()),
+    UniPC(3),
 ]
 
 

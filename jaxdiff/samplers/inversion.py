@@ -1,0 +1,70 @@
+r"""From data to noise by the sampler's own step, s > t: DDIM inversion (Song et al. 2021, section 4.3) and its kin.
+
+A step of the probability flow knows only the noise levels at its two ends, and runs either way between them. Up the
+grid and down again an explicit method of order p does not quite return: with a local error C h^{p+1} each way, the two
+leave C h^{p+1} (1 + (-1)^{p+1}) a step. Over a whole run that is of order p where p is odd (DDIM: 1) and of order p + 1
+where it is even (Heun: 3).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.denoisers import DenoiserLike, check_start
+from jaxdiff.processes import check_event, check_time
+from jaxdiff.processes.grids import Grid
+from jaxdiff.samplers.ancestral import DDIM
+from jaxdiff.samplers.sample import check_times
+from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys, same_dtype
+
+
+def invert(
+    denoiser: DenoiserLike,
+    x0,
+    sampler: Sampler = DDIM(),
+    steps: int = 50,
+    cond: Any = None,
+    grid: Any = None,
+    t_min: float = 1e-5,
+    t_max: float = 1.0,
+) -> jax.Array:
+    """The noise that `sampler` leads to x0 [n, *event]: x0, read as x at `t_min`, carried up its grid to `t_max`.
+
+    `sample` with the same sampler, steps and grid, t_start=t_max, t_end=t_min and x_start the result comes back to x0
+    up to the error of its steps; `encode` is the limit of many steps. `grid` is one of `jaxdiff.grids` (None: the
+    sampler's own), or an array of decreasing t as in `sample`, which is walked from its end.
+
+    Raises ValueError for a sampler whose step does not run upwards (one that draws noise or looks back), integer or NaN
+    x0, times outside [0, 1] or not in order, or a denoiser without an answer at the start.
+    """
+    x0 = check_event(x0, "x0")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler = {sampler!r}; expected an instance such as jaxdiff.samplers.DDIM()")
+    if not sampler.reversible:
+        raise ValueError(
+            f"sampler = {sampler!r} does not run from data to noise: it draws noise or looks back; use DDIM() or Heun()"
+        )
+    if steps < 1:
+        raise ValueError(f"steps = {steps}; expected at least one")
+    cond = check_cond(cond, x0.shape[0])
+    if grid is None or isinstance(grid, Grid):
+        ends = check_times(jnp.stack([check_time(t_max, "t_max"), check_time(t_min, "t_min")]))
+        grid = sampler.grid if grid is None else grid
+        times = grid(denoiser.process, steps, *ends)
+    else:
+        times = check_times(grid)
+    check_start(denoiser, times[0])
+    return _invert(denoiser, x0, sampler, cond, times.astype(x0.dtype))
+
+
+@jax.jit
+def _invert(denoiser, x0, sampler, cond, times) -> jax.Array:
+    keys = example_keys(jax.random.key(0), x0.shape[0])  # a reversible step draws nothing
+
+    def advance(carry, ends):
+        x, state = carry
+        return same_dtype(sampler.step(keys, denoiser, x, *ends, state, cond), carry), None
+
+    start = (x0, sampler.init(denoiser, x0, len(times) - 1))
+    return jax.lax.scan(advance, start, (times[:0:-1], times[-2::-1]))[0][0]

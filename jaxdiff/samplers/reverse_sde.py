@@ -1,0 +1,118 @@
+r"""The reverse SDE by diffrax's stochastic Runge-Kutta methods, in the coordinate where its noise is constant.
+
+With ℓ = log(α/σ), which grows towards the data, the SDEs that share the marginals of a process are (Song et al. 2021,
+eq. 6 and 13; Karras et al. 2022, eq. 6), η = 1 being Anderson's reverse SDE and η = 0 the probability flow,
+
+    dx = x d log α - (1 + η²) σ E[ε | x] dℓ + √2 η σ dw_ℓ.
+
+All but E[x_0 | x] is linear, and u = exp((1 + η²) ℓ), y = u x/α take the linear part away:
+
+    dy = E[x_0 | x] du + √2 η exp(η² ℓ) dw_ℓ.
+
+For η = 1, u is the signal-to-noise ratio α²/σ², y = u x_0 + B_u, and the reverse SDE is dy = E[x_0 | y] du + dB_u:
+stochastic localisation (Montanari 2023, arXiv 2305.10690). Nothing in it is stiff, its noise is additive and constant,
+it starts at y = 0 where α = 0, and its time grows, as the solvers want it (diffrax's are wrong backwards).
+
+A step from t to s is one step of the solver over p in [0, 1], u = u_t + p (u_s - u_t), with D the mean prediction:
+
+    dD = E[x_0 | x] dp + (std/c_data) dB_p,   D = 0 at p = 0,             x_s = c_x x_t + c_data D
+    r = u_t/u_s = e^{-(1+η²) h}     h = ℓ_s - ℓ_t
+    c_x = σ_s/σ_t e^{-η² h}         c_data = α_s (1 - r)         std = σ_s √(1 - e^{-2 η² h})
+
+On the way x = α/w (c_x/α_s x_t + (1 - r) D), u = w u_s. Between η = 0 and 1 the noise has its right variance over
+the step and is spread evenly within it. Euler's step is ancestral sampling (η = 1) and DDIM (η = 0). A solver of strong
+order 1.5 needs the path's space-time area beside its increment, and two evaluations. SRA1 (Rößler 2010) evaluates where
+the path is at p = 0 and, in law, at p = 3/4, so a network sees inputs as noisy as it is told; ShARK and SEA (Foster et
+al. 2023) shift theirs by √(Δu/12) and √(Δu/3), which on long steps is not small beside the noise √u that is there.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.samplers.sampler import Sampler
+
+
+def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> jax.Array:
+    """One example x [*event] from t to s < t by one step of `solver`; `path` is Brownian on [0, 1], flat: [size].
+
+    Where σ_s = 0, and u_s is infinite, the prediction at t is the answer.
+    """
+    import diffrax
+    import lineax
+
+    process = denoiser.process
+    (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
+    ell_t, ell_s = process.log_snr(t) / 2, process.log_snr(s) / 2
+    h = jnp.minimum(ell_s - ell_t, jnp.finfo(x.dtype).max)  # finite, so that 0 h is 0
+    r, lost = jnp.exp(-(1 + noise**2) * h), -jnp.expm1(-(1 + noise**2) * h)
+    c_x, c_data = sigma_s / sigma_t * jnp.exp(-(noise**2) * h), alpha_s * lost
+    std = sigma_s * jnp.sqrt(-jnp.expm1(-2 * noise**2 * h))
+    last = sigma_s == 0
+
+    def drift(p, mean, args):
+        w = r + p * lost
+        here = last | (w == 0)  # where α_t = 0 no shift of D is felt at p = 0
+        w = jnp.where(here, 1.0, w)
+        ell = jnp.where(here, ell_t, ell_s + jnp.log(w) / (1 + noise**2))
+        time = process.time_at_log_snr(2 * ell)
+        moved = process.marginal(time)[0] / w * (c_x / alpha_s * x + lost * mean.reshape(x.shape))
+        at = jnp.where(here, x, moved).astype(x.dtype)
+        return denoiser(at[None], time, cond).data[0].ravel().astype(x.dtype)
+
+    spread = lineax.DiagonalLinearOperator(jnp.full(x.size, std / c_data, x.dtype))
+    terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(lambda p, mean, args: spread, path))
+    start, end, mean = jnp.zeros((), x.dtype), jnp.ones((), x.dtype), jnp.zeros(x.size, x.dtype)
+    mean = solver.step(
+        terms, start, end, mean, None, solver.init(terms, start, end, mean, None), made_jump=jnp.asarray(False)
+    )[0]
+    return c_x * x + c_data * mean.reshape(x.shape)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ReverseSDE(Sampler):
+    """The reverse SDE by a diffrax solver of SDEs (None: SRA1, two evaluations a step), one solver step a step.
+
+    `noise` is η of the module: 1 the reverse SDE, 0 the probability flow, a number between (or above) a mixture.
+    Raises TypeError for a solver that is not one of SDEs.
+    """
+
+    solver: Any = dataclasses.field(default=None, metadata={"static": True})
+    noise: float = 1.0
+
+    def __post_init__(self):
+        if isinstance(self.noise, int | float) and not self.noise >= 0:
+            raise ValueError(f"noise = {self.noise}; expected 0 (the probability flow), 1 (the reverse SDE) or between")
+        if self.solver is not None:
+            _check_solver(self.solver)
+
+    def step(self, keys, denoiser, x, t, s, state, cond):
+        """One step of the solver for every example, each on its own Brownian path."""
+        import diffrax
+
+        solver = diffrax.SRA1() if self.solver is None else self.solver
+
+        def one(key, x, cond):
+            flat = jax.ShapeDtypeStruct((x.size,), x.dtype)
+            path = diffrax.UnsafeBrownianPath(flat, key, diffrax.SpaceTimeTimeLevyArea)
+            cond = jax.tree.map(lambda c: c[None], cond)
+            return reverse_step(denoiser, x, t, s, cond, solver, self.noise, path)
+
+        return jax.vmap(one)(keys, x, cond), state
+
+
+def _check_solver(solver) -> None:
+    import diffrax
+
+    stochastic = isinstance(solver, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver)
+    wrapped = isinstance(solver, diffrax.AbstractWrappedSolver)
+    langevin = isinstance(solver, diffrax.AbstractFosterLangevinSRK)
+    if wrapped or langevin or not stochastic:
+        raise TypeError(
+            f"solver = {solver!r}; expected an instance of one of diffrax's solvers of SDEs with a fixed step, such as "
+            "SRA1(), ShARK(), SEA() or Euler(); solvers of ODEs go into ProbabilityFlow"
+        )

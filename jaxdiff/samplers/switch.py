@@ -1,0 +1,54 @@
+"""One sampler down to a noise level and another below it: random steps first and deterministic ones last, say."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.processes import check_time, is_concrete
+from jaxdiff.samplers.sampler import Sampler
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Switch(Sampler):
+    """`first` for the steps that start above `t`, `second` for those that start at `t` or below.
+
+    `second` begins there as it would at the start of a run: a multistep method has no history. Steps are taken on the
+    grid of `first` unless another is given; put `t` on it for the change to come exactly there.
+    """
+
+    first: Sampler
+    second: Sampler
+    t: float = 0.5
+
+    def __post_init__(self):
+        if isinstance(self.t, int | float):
+            check_time(self.t)
+
+    @property
+    def grid(self):
+        """The grid of `first`."""
+        return self.first.grid
+
+    def check_start(self, process, t) -> None:
+        """Raise ValueError where the sampler in charge at `t` cannot start there."""
+        if is_concrete(self.t):
+            (self.first if t > self.t else self.second).check_start(process, t)
+
+    def init(self, denoiser, x, steps):
+        """What each of the two carries."""
+        return self.first.init(denoiser, x, steps), self.second.init(denoiser, x, steps)
+
+    def step(self, keys, denoiser, x, t, s, state, cond):
+        """A step of the sampler in charge at t."""
+
+        def by_first(x):
+            moved, carried = self.first.step(keys, denoiser, x, t, s, state[0], cond)
+            return moved, (carried, state[1])
+
+        def by_second(x):
+            moved, carried = self.second.step(keys, denoiser, x, t, s, state[1], cond)
+            return moved, (state[0], carried)
+
+        return jax.lax.cond(t > jnp.asarray(self.t, t.dtype), by_first, by_second, x)

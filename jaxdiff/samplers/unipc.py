@@ -1,0 +1,95 @@
+r"""UniPC: a multistep predictor and a corrector that costs nothing (Zhao et al. 2023, arXiv 2302.04867).
+
+With ℓ = log(α/σ) and h = ℓ_s - ℓ_t the probability flow is, exactly (Lu et al. 2022b, eq. 8),
+
+    x_s = σ_s/σ_t x_t + α_s ∫_0^1 h e^{h(v-1)} x_0(ℓ_t + h v) dv,
+
+and a polynomial in v through known predictions is integrated:
+
+    UniP-p    the prediction at t, v = 0, and the p - 1 before it                               (their algorithm 2)
+    UniC-p    these and the prediction at s, v = 1, made where UniP-p arrived                   (their algorithm 1)
+
+The corrector's evaluation at (x̃_s, s) is the one the next step needs, so a step corrects the point it starts from with
+the evaluation made there, then predicts: one evaluation a step, and the last point is not corrected. In Newton's form,
+P = c_0 + c_1 v + c_2 v (v - r_1) + c_3 v (v - r_1)(v - r_2), with nodes r in the order v = 1 (corrector), then the
+latest, the integrals follow from μ_0 = 1 - e^{-h}, μ_k = 1 - k μ_{k-1}/h, the exact solution of their eq. 10, in which
+B(h) cancels. It stays where they replace the solution by a_1 = 1/2 (one node besides v = 0: UniP-2 and UniC-1), so that
+c_1 counts μ_0/2, B(h) being their B_2 = e^h - 1. UniP-1 is DDIM, UniP-2 is DPM-Solver++ 2M.
+
+A corrected step leaves an error O(h^{p+2}), the last, uncorrected one O(h^{p+1}): UniPC-p is of order p + 1 (their
+theorem 3.1), as long as the start allows. There the history is short: the first step, UniPC-1, leaves O(h³) once, which
+UniPC-1 and UniPC-2 do not feel; UniPC-3 is of order 4 only where that step is short. A step of infinite h (α_t = 0,
+or σ_s = 0) is taken at first order and not corrected.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.processes.grids import LogSNR
+from jaxdiff.samplers.sampler import Sampler
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UniPC(Sampler):
+    """UniPC with B_2(h), predicting data (Zhao et al. 2023, algorithms 1 and 2), of `order` 1, 2 or 3."""
+
+    order: int = dataclasses.field(default=2, metadata={"static": True})
+
+    grid = LogSNR()
+
+    def __post_init__(self):
+        if self.order not in (1, 2, 3):
+            raise ValueError(f"order = {self.order}; expected 1, 2 or 3")
+
+    def init(self, denoiser, x, steps):
+        """The corrected x of the step before, its t, and the last predictions [order], newest first, with their ℓ."""
+        past = jnp.zeros((self.order, *x.shape), x.dtype)
+        return x, jnp.ones((), x.dtype), past, jnp.full(self.order, jnp.nan, x.dtype)
+
+    def step(self, keys, denoiser, x, t, s, state, cond):
+        """Correct x at t by the evaluation there, then predict x at s."""
+        process = denoiser.process
+        x_before, t_before, past, past_ell = state
+        newest = denoiser(x, t, cond).data
+        ell = process.log_snr(t) / 2
+        corrected = _advance(
+            process, x_before, t_before, t, [past[0], newest, *past[1:]], [past_ell[0], ell, *past_ell[1:]]
+        )
+        x = jnp.where(jnp.isnan(past_ell[0]), x, corrected)
+        values, ells = jnp.concatenate([newest[None], past]), jnp.concatenate([ell[None], past_ell])
+        ahead = _advance(process, x, t, s, [*values[: self.order]], [*ells[: self.order]])
+        return ahead, (x, t, values[: self.order], ells[: self.order])
+
+
+def _advance(process, x, t, s, values, ells):
+    """x from t to s under the polynomial through `values` at `ells`, the first at t; an ℓ that is NaN is not there."""
+    (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
+    h = process.log_snr(s) / 2 - ells[0]
+    h_or_nan = jnp.where(jnp.isfinite(h), h, jnp.nan)  # no polynomial in a step of infinite length
+    nodes = [(ell - ells[0]) / h_or_nan for ell in ells]
+    count, there = len(nodes), [jnp.where(jnp.isfinite(r), r, 0.0) for r in nodes]
+
+    differences, coefficients = list(values), [values[0]]
+    for k in range(1, count):
+        gaps = [1 / (nodes[i + k] - nodes[i]) for i in range(count - k)]
+        differences = [
+            jnp.where(jnp.isfinite(gap), gap, 0.0) * (differences[i + 1] - differences[i]) for i, gap in enumerate(gaps)
+        ]
+        coefficients.append(differences[0])
+
+    moments = [-jnp.expm1(-h)]
+    for k in range(1, count):
+        moments.append(1 - k * moments[-1] / h)
+    weights = [moments[0]]
+    if count > 1:
+        alone = ~jnp.isfinite(nodes[2]) if count > 2 else True
+        weights.append(jnp.where(alone, moments[0] / 2, moments[1]))
+    if count > 2:
+        weights.append(moments[2] - there[1] * moments[1])
+    if count > 3:
+        weights.append(moments[3] - (there[1] + there[2]) * moments[2] + there[1] * there[2] * moments[1])
+    mean = sum(weight * coefficient for weight, coefficient in zip(weights, coefficients))
+    return sigma_s / sigma_t * x + alpha_s * mean
