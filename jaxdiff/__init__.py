@@ -34,6 +34,7 @@ from jaxdiff.processes import (
     grids,
     perturb,
     posterior,
+    pytree,
     transition,
 )
 from jaxdiff.samplers import decode, encode, sample
@@ -80,6 +81,7 @@ __all__ = [
     "perturb",
     "plotting",
     "posterior",
+    "pytree",
     "quantize",
     "runs",
     "sample",

@@ -16,7 +16,7 @@ from jaxdiff.denoisers.parameterization import ROWS, row
 from jaxdiff.processes import Process, check_time, expand_time, is_concrete, pytree
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """E[x_0 | x_t] and E[ε | x_t], each [batch, *event], with x_t = α data + σ noise; it unpacks to these two.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxdiff.denoisers import Prediction
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
-from jaxdiff.processes import Process, check_event, expand_time, perturb
+from jaxdiff.processes import Process, check_event, expand_time, perturb, pytree
 
 
 def velocity_error(process: Process, prediction: Prediction, t, x0, noise) -> jax.Array:
@@ -18,7 +18,7 @@ def velocity_error(process: Process, prediction: Prediction, t, x0, noise) -> ja
     return jnp.cos(phi) * (prediction.noise - noise) - jnp.sin(phi) * (prediction.data - x0)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Denoising:
     """`loss(denoiser, key, x0, cond=None) -> [batch]`: the weighted squared error of v, mean over an event's values.

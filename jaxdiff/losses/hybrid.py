@@ -25,7 +25,7 @@ from jaxdiff.denoisers import Prediction, log_variance_ratio
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
 from jaxdiff.losses.denoising import velocity_error
-from jaxdiff.processes import Process, check_event, expand_time, perturb
+from jaxdiff.processes import Process, check_event, expand_time, perturb, pytree
 from jaxdiff.processes.grids import Grid, Time
 
 
@@ -40,7 +40,7 @@ def transition_kl(process: Process, prediction: Prediction, t, s, x0, noise, var
     return (rho + jnp.expm1(-rho) + jnp.exp(-rho) * expand_time(lost, x0) * error**2) / 2
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Hybrid:
     """`loss(denoiser, key, x0, cond=None) -> [batch]` for a denoiser with `learned_variance`: L_simple + weight L_vlb.

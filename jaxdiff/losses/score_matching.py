@@ -36,10 +36,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.losses import times as times_
-from jaxdiff.processes import check_event, perturb
+from jaxdiff.processes import check_event, perturb, pytree
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ScoreMatching:
     """Hyvärinen's score matching at the noise levels of `times`: `loss(denoiser, key, x0, cond=None) -> [batch]`.
@@ -62,7 +62,7 @@ class ScoreMatching:
         return _loss(self.times, denoiser, key, x0, cond, basis, project=False)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class SlicedScoreMatching:
     """Sliced score matching (Song, Garg, Shi and Ermon 2019): `ScoreMatching` along random directions.

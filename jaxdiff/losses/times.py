@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import Process
+from jaxdiff.processes import Process, pytree
 
 
 def _below_one(t) -> jax.Array:
@@ -22,7 +22,7 @@ def _stratified(key, n: int) -> jax.Array:
     return _below_one((jnp.arange(n) + jax.random.uniform(key)) / n)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Uniform:
     """t uniform on [t_min, 1] (Ho et al. 2020, algorithm 1)."""
@@ -34,7 +34,7 @@ class Uniform:
         return _below_one(self.t_min + (1 - self.t_min) * jax.random.uniform(key, (n,))), jnp.ones(n)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Stratified:
     """t uniform on [t_min, 1], one in each of n equal parts: less variance in every batch (Kingma et al. 2021)."""
@@ -46,7 +46,7 @@ class Stratified:
         return _below_one(self.t_min + (1 - self.t_min) * _stratified(key, n)), jnp.ones(n)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Fixed:
     """One time for all: a score trained at a single noise level (Vincent 2011)."""
@@ -62,7 +62,7 @@ class Fixed:
         return jnp.full(n, self.t, float), jnp.ones(n)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LogNormal:
     """log(σ/α) ~ N(mean, std²) (Karras et al. 2022, table 1), held within the ends of the process."""
@@ -76,7 +76,7 @@ class LogNormal:
         return process.time_at_log_snr(-2 * log_ratio), jnp.ones(n)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LogitNormal:
     """log(t/(1-t)) ~ N(mean, std²) (Esser et al. 2024, eq. 19); for `Flow`: VP is nearly all noise at t = 1/2."""
@@ -89,7 +89,7 @@ class LogitNormal:
         return _below_one(jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,)))), jnp.ones(n)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Importance:
     r"""t on [t_min, 1], density ∝ the likelihood weighting cot φ dφ/dt (Song et al. 2021, "Maximum likelihood").

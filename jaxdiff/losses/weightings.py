@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.losses.times import likelihood_rate
+from jaxdiff.processes import pytree
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Simple:
     """Every error of the network's output counts the same, whatever the output is (Ho et al. 2020, eq. 14)."""
@@ -32,7 +33,7 @@ class Simple:
         return denoiser.error_scale(t) ** 2
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
     """The variational bound's weighting: the loss is its diffusion term in nats a dimension, for t uniform."""
@@ -42,7 +43,7 @@ class Likelihood:
         return likelihood_rate(denoiser.process, t)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class MinSNR:
     """min(SNR, gamma) on the error of x_0 (Hang et al. 2023)."""
@@ -55,7 +56,7 @@ class MinSNR:
         return jnp.minimum(jnp.cos(phi) ** 2, self.gamma * jnp.sin(phi) ** 2)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class EDM:
     """1/c_out² on the error of x_0 (Karras et al. 2022), with the denoiser's `data_std`: Simple under "edm"."""
@@ -66,7 +67,7 @@ class EDM:
         return (jnp.sin(phi) / denoiser.data_std) ** 2 + jnp.cos(phi) ** 2
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Sigmoid:
     """Likelihood times sigmoid(bias - log-SNR): the finest noise levels count less (Kingma and Gao 2023)."""

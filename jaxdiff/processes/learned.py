@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.processes.gaussian import Process
+from jaxdiff.processes.pytree import pytree
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LearnedVP(Process):
     """Variance preserving with a learned log-SNR from `log_snr_max` at t = 0 to `log_snr_min` at t = 1.

@@ -12,15 +12,14 @@ models", eq. 12) keep the marginals for any share η of that noise:
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import check_variance, reverse
-from jaxdiff.processes import is_concrete, posterior
+from jaxdiff.processes import is_concrete, posterior, pytree
 from jaxdiff.samplers.sampler import Sampler, normal
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Ancestral(Sampler):
     """Ancestral sampling (Ho et al. 2020, algorithm 2); `variance` is "small" (the posterior's), "large" (β_t) or
@@ -38,7 +37,7 @@ class Ancestral(Sampler):
         return mean + std * normal(keys, x), state
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class DDIM(Sampler):
     """DDIM (Song et al. 2021, eq. 12) with `eta` in [0, 1]: 0 deterministic and of first order, 1 ancestral."""

@@ -19,9 +19,9 @@ the first two steps are short enough. A step of infinite h (α_t = 0, or σ_s = 
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
+from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.sampler import Sampler, normal
 
@@ -30,7 +30,7 @@ def _finite_or(value, fallback):
     return jnp.where(jnp.isfinite(value), value, fallback)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class DPMSolverPP(Sampler):
     """DPM-Solver++ multistep of `order` 1, 2 or 3 (1 is DDIM); `sde` solves the reverse SDE instead, order 1 or 2."""

@@ -19,11 +19,11 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import Process, check_event, check_time, forward_sde
+from jaxdiff.processes import Process, check_event, check_time, forward_sde, pytree
 from jaxdiff.samplers.sampler import Sampler, example_keys, normal
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class EulerMaruyama(Sampler):
     """Euler-Maruyama on the reverse SDE (Song et al. 2021, eq. 6 and appendix D).

@@ -13,14 +13,13 @@ transition; never past t = 1.
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import is_concrete, transition
+from jaxdiff.processes import is_concrete, pytree, transition
 from jaxdiff.samplers.sampler import Sampler, normal
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Heun(Sampler):
     """Heun with churn (Karras et al. 2022, algorithm 2): of second order, two evaluations a step.

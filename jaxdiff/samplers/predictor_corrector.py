@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import score
-from jaxdiff.processes import check_event, is_concrete
+from jaxdiff.processes import check_event, is_concrete, pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.ancestral import Ancestral
 from jaxdiff.samplers.sampler import Sampler, example_keys, normal, same_dtype
@@ -49,7 +49,7 @@ def _langevin_step(keys, x, gradient, size) -> jax.Array:
     return x + size / 2 * gradient + jnp.sqrt(size) * normal(keys, x)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector(Sampler):
     """Any sampler, each step followed by `corrector_steps` Langevin steps at the level reached (Song et al. 2021).
@@ -96,7 +96,7 @@ class PredictorCorrector(Sampler):
         return jax.lax.scan(correct, x, jnp.arange(self.corrector_steps))[0], state
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class _HandOn(Sampler):
     """x/α kept from one noise level to the next."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
-from jaxdiff.processes import check_event, check_time
+from jaxdiff.processes import check_event, check_time, pytree
 from jaxdiff.samplers.sampler import Sampler, check_cond, same_dtype
 
 _MAX_STEPS = 4096
@@ -114,7 +114,7 @@ def _nan_where_failed(solution: Solution) -> jax.Array:
     return jnp.where(converged.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ProbabilityFlow(Sampler):
     """The probability flow ODE by a diffrax solver (None: Tsit5), with steps of its own for every sample.

@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.processes import pytree
 from jaxdiff.samplers.sampler import Sampler
 
 
@@ -72,7 +73,7 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
     return c_x * x + c_data * mean.reshape(x.shape)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ReverseSDE(Sampler):
     """The reverse SDE by a diffrax solver of SDEs (None: SRA1, two evaluations a step), one solver step a step.

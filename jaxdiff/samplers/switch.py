@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import check_time, is_concrete
+from jaxdiff.processes import check_time, is_concrete, pytree
 from jaxdiff.samplers.sampler import Sampler
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Switch(Sampler):
     """`first` for the steps that start above `t`, `second` for those that start at `t` or below.

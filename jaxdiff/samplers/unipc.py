@@ -24,14 +24,14 @@ or σ_s = 0) is taken at first order and not corrected.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
+from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.sampler import Sampler
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class UniPC(Sampler):
     """UniPC with B_2(h), predicting data (Zhao et al. 2023, algorithms 1 and 2), of `order` 1, 2 or 3."""

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff.processes import pytree
 
-@jax.tree_util.register_dataclass
+
+@pytree
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """A run after `step` updates.
