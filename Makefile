@@ -24,8 +24,8 @@ demo: install
 	$(BIN)/jaxdiff demo
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --reruns 2
-	JAX_ENABLE_X64=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --reruns 2
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	JAX_ENABLE_X64=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --numprocesses auto

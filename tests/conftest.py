@@ -4,9 +4,6 @@ import pytest
 
 import jaxdiff as jd
 
-# See docs/design.md, "a number read wrongly".
-jax.config.update("jax_cpu_enable_async_dispatch", False)
-
 PROCESSES = {
     "VP": jd.VP(),
     "SubVP": jd.SubVP(),
@@ -32,14 +29,6 @@ def process(request):
 @pytest.fixture
 def x64():
     """For tests in float64, which run in a process of their own: `JAX_ENABLE_X64=1 pytest`."""
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    report = yield
-    if report.failed:
-        jax.clear_caches()  # so that running it again compiles again
-    return report
 
 
 def pytest_collection_modifyitems(config, items):
