@@ -19,11 +19,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 INK, GREY, FAINT, BLUE, ORANGE = "#22303c", "#7b8794", "#e4e8ec", "#2b6c99", "#d9692f"
 DEPTHS = LinearSegmentedColormap.from_list("depths", ["#ffffff", "#d3e5ef", "#8fbcd6", "#4a8db7", BLUE, "#123a5a"])
 
+_HUES = (BLUE, ORANGE, "#3c9d72", "#8a5fb0", "#c2456b", "#b8952b", "#4bb3c3")
 _DPI = 144
 _Path = str | os.PathLike | None
 
@@ -273,6 +275,56 @@ def panels(
         image.set_clim(0, highest)
     if title:
         picture.text(gap / width, 1 - above / 2 / height, title, va="center", color=INK, size=12)
+    return picture._saved(path)
+
+
+def lines(
+    panels: Mapping[str, Mapping[str, tuple]],
+    path: _Path = None,
+    x: str = "",
+    y: str = "",
+    floors: Mapping[str, float] | None = None,
+    columns: int = 2,
+) -> Picture:
+    """Curves on logarithmic axes, {panel: {name: (x, y)}}, a name in one colour and with one mark in all of them.
+
+    `floors` {panel: y} marks the level that no curve can pass. Raises ValueError for no panels, a curve whose two
+    arrays differ in length or hold a value that is not above 0, or a floor of a panel that is not there.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("panels is empty, or one of them; expected {panel: {name: (x, y)}}")
+    if unknown := set(floors or {}) - set(panels):
+        raise ValueError(f"floors has {sorted(unknown)}; expected names among {sorted(panels)}")
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    style = {name: (_HUES[i % len(_HUES)], "os^Dv"[i // len(_HUES) % 5]) for i, name in enumerate(names)}
+    columns = min(columns, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width, height = 4.2 * columns + 2.4, 3.1 * rows
+    picture = Picture(width, height)
+    for i, (title, curves) in enumerate(panels.items()):
+        row, column = divmod(i, columns)
+        box = ((4.2 * column + 0.7) / width, (height - 3.1 * row - 2.65) / height, 3.4 / width, 2.25 / height)
+        axes = picture.add_axes(box, xscale="log", yscale="log")
+        for name, (at, value) in curves.items():
+            at, value = np.asarray(at, float), np.asarray(value, float)
+            if at.shape != value.shape or at.ndim != 1 or not ((at > 0).all() and (value > 0).all()):
+                raise ValueError(f"{title}, {name}: {at} and {value}; expected two arrays [n] of numbers above 0")
+            color, mark = style[name]
+            axes.plot(at, value, color=color, marker=mark, markersize=3.5, linewidth=1.4)
+        if title in (floors or {}):
+            axes.axhline(floors[title], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.set_title(title, loc="left", color=INK, size=10)
+        axes.set_xlabel(x if row == rows - 1 else "", color=GREY, size=9)
+        axes.set_ylabel(y if column == 0 else "", color=GREY, size=9)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(FAINT)
+        axes.tick_params(which="both", colors=GREY, labelsize=8, length=0)
+        axes.grid(color=FAINT, linewidth=0.8)
+    entries = [Line2D([], [], color=c, marker=m, markersize=4, linewidth=1.4) for c, m in style.values()]
+    picture.legend(entries, names, loc="center left", bbox_to_anchor=(4.2 * columns / width, 0.5), frameon=False)
     return picture._saved(path)
 
 

@@ -59,6 +59,8 @@ SAMPLERS: dict[str, Callable[[], jd.samplers.Sampler]] = {
     "probability_flow": jd.samplers.ProbabilityFlow,
     "reverse_sde": jd.samplers.ReverseSDE,
     "unipc": jd.samplers.UniPC,
+    "predictor_corrector": jd.samplers.PredictorCorrector,
+    "annealed_langevin": jd.samplers.AnnealedLangevin,
 }
 
 

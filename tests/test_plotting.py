@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff import plotting
-from jaxdiff.plotting import Density, Field, Paths, Points, panels, plane, sample_grid, strip, training_curve
+from jaxdiff.plotting import Density, Field, Paths, Points, lines, panels, plane, sample_grid, strip, training_curve
 
 
 def _pixels(path):
@@ -209,6 +209,34 @@ def test_panels_stand_in_rows_and_hold_several_layers(tmp_path):
     assert boxes[0].y0 == boxes[1].y0 > boxes[2].y1
     assert boxes[0].x1 < boxes[1].x0
     assert (tmp_path / "panels.png").stat().st_size > 0
+
+
+def test_lines_keep_a_names_colour_and_mark_across_panels():
+    n = np.array([10.0, 20.0, 40.0])
+    first = {"a": (n, 1 / n), "b": (n, 1 / n**2)}
+    figure = lines({"one": first, "two": {"b": (n, 1 / n)}}, x="evaluations", y="error", floors={"two": 0.01})
+    one, two = figure.axes
+    assert [line.get_color() for line in one.lines][1] == two.lines[0].get_color() != one.lines[0].get_color()
+    assert one.lines[1].get_marker() == two.lines[0].get_marker()
+    np.testing.assert_array_equal(one.lines[1].get_xydata(), np.stack([n, 1 / n**2], 1))
+    assert list(two.lines[-1].get_ydata()) == [0.01, 0.01]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert (one.get_xscale(), one.get_yscale()) == ("log", "log")
+
+
+@pytest.mark.parametrize(
+    ("panels", "floors", "message"),
+    [
+        ({}, None, "panels is empty"),
+        ({"one": {}}, None, "panels is empty, or one of them"),
+        ({"one": {"a": ([1, 2], [1])}}, None, "one, a: .*expected two arrays"),
+        ({"one": {"a": ([1, 2], [1, 0])}}, None, "numbers above 0"),
+        ({"one": {"a": ([1], [1])}}, {"two": 1.0}, r"floors has \['two'\]; expected names among \['one'\]"),
+    ],
+)
+def test_lines_that_cannot_be_drawn_are_an_error(panels, floors, message):
+    with pytest.raises(ValueError, match=message):
+        lines(panels, floors=floors)
 
 
 def test_nothing_drawn_needs_pyplot_or_a_display(tmp_path):
