@@ -3,8 +3,8 @@
 Why not `jax.tree_util.register_dataclass`: as of jax 0.10.2 the tree structures of two dataclasses registered by it are
 equal whenever they have as many leaves and equal static fields, whatever their classes: that of VP(0.1, 20) equals that
 of SubVP(0.1, 20) and of VE(0.1, 20). Only their hashes differ, and a table that is asked for an equal key with another
-hash still answers now and then. `jit` keeps its programs in such tables, so that one call in some hundreds was run by
-the program of another class. Structures of nodes registered as here differ.
+hash still answers now and then. `jit` keeps its programs in such tables, and one first call in tens to hundreds was
+run by the program of another class. Structures of nodes registered as here differ.
 """
 
 import dataclasses

@@ -46,6 +46,8 @@ def test_structures_know_their_class():
     process = [PROCESSES[name] for name in PROCESSES if name != "OU"]  # OU is a VP
     guided = [jd.guidance.ClassifierFree(model, 1.0), jd.guidance.ClassifierFreePP(model, 1.0)]
     grids = [jd.grids.Time(), jd.grids.Angle(), jd.grids.LogSNR()]
-    for alike in (process, guided, grids):
+    weightings = [jd.losses.weightings.Simple(), jd.losses.weightings.Likelihood(), jd.losses.weightings.EDM()]
+    times = [jd.losses.times.Uniform(), jd.losses.times.Stratified(), jd.losses.times.Importance()]
+    for alike in (process, guided, grids, weightings, times):
         for one, other in itertools.combinations(alike, 2):
             assert jax.tree.structure(one) != jax.tree.structure(other), (one, other)

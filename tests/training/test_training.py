@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxdiff.processes import pytree
 from jaxdiff.training import (
     Checkpoints,
     Diverged,
@@ -26,7 +27,7 @@ from jaxdiff.training import (
 )
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Linear:
     params: Any
