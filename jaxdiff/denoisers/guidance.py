@@ -13,6 +13,7 @@ r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelih
         (1 - scale) worse + scale better                            scale = 1 + w in papers that write w
 
     on data and noise alike, so that x = α x_0 + σ ε still holds. Scale 0 and 1 are the two models, to the bit.
+    A learned reverse variance is taken over as it is, from the better model or from the one that is tilted.
 3.  The scale is a number or an `Interval`: a number between two noise levels and no guidance outside.
 """
 
@@ -68,7 +69,8 @@ class _Wrapper:
 
 
 def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
-    return jax.tree.map(lambda a, b: (1 - scale) * a + scale * b, worse, better)
+    data, noise = ((1 - scale) * a + scale * b for a, b in zip(worse, better))
+    return dataclasses.replace(better, data=data, noise=noise)
 
 
 @pytree
@@ -146,7 +148,7 @@ class ClassifierFreePP(_Wrapper):
     def __call__(self, x, t, cond=None) -> Prediction:
         """Guided data and unconditional noise at x [batch, *event], t a scalar or [batch]."""
         free, conditional = self.denoiser(x, t, None), self.denoiser(x, t, cond)
-        return Prediction(_extrapolate(free, conditional, self.scale).data, free.noise)
+        return dataclasses.replace(_extrapolate(free, conditional, self.scale), noise=free.noise)
 
 
 class _Tilted(_Wrapper):
@@ -174,7 +176,8 @@ class _Tilted(_Wrapper):
     def _tilt(self, predicted: Prediction, gradient, x, t) -> Prediction:
         alpha, sigma = (expand_time(c, x) for c in self.process.marginal(t))
         move = jnp.where(alpha > 0, self._scale_at(t, x, 0.0) * sigma * gradient, 0.0)
-        return Prediction(predicted.data + sigma / jnp.where(alpha > 0, alpha, 1.0) * move, predicted.noise - move)
+        data = predicted.data + sigma / jnp.where(alpha > 0, alpha, 1.0) * move
+        return dataclasses.replace(predicted, data=data, noise=predicted.noise - move)
 
 
 @pytree
@@ -260,10 +263,11 @@ class DynamicThreshold:
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """The thresholded prediction at x [batch, *event], t a scalar or [batch]."""
-        data, noise = self.denoiser(x, t, cond)
+        predicted = self.denoiser(x, t, cond)
+        data, noise = predicted
         size = jnp.quantile(jnp.abs(data).reshape(len(data), -1), self.quantile, axis=1)
         size = expand_time(jnp.maximum(size, self.bound), data)
         within = jnp.clip(data, -size, size) * (self.bound / size)
         alpha, sigma = (expand_time(c, x) for c in self.process.marginal(t))
         ratio = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-        return Prediction(within, noise + ratio * (data - within))
+        return dataclasses.replace(predicted, data=within, noise=noise + ratio * (data - within))

@@ -25,7 +25,8 @@ from jaxdiff.processes import Process, expand_time, pytree
 class OnProcess:
     """`denoiser`, whatever process it was trained on, as a denoiser of `process`.
 
-    Samples, likelihoods and guidance then run on `process`: its curves, its grids, its prior.
+    Samples, likelihoods and guidance then run on `process`: its curves, its grids, its prior. A learned reverse
+    variance is that of the trained process's own steps, and is left behind.
     """
 
     denoiser: DenoiserLike

@@ -277,6 +277,27 @@ def test_cfgpp_is_classifier_free_with_a_scale_of_the_step(process, x64):
             np.testing.assert_allclose(a * got.data + b * got.noise, a * plain.data + b * plain.noise, rtol=1e-8)
 
 
+def test_a_learned_variance_is_kept():
+    """DDPM steps of a guided model take the variance of the model that is guided (Dhariwal and Nichol 2021, alg. 1)."""
+
+    def network(params, x, c_noise, cond):
+        return jnp.concatenate([x, params * x if cond is None else params * x + cond[:, None]], -1)
+
+    model = jd.Denoiser(network, 0.5, jd.VP(), learned_variance=True)
+    plain = jd.Denoiser(lambda params, x, c_noise, cond: 0.9 * x, None, jd.VP())
+    x, labels = jnp.asarray(draw_mixture(0, 3), jnp.float32), jnp.arange(3)
+    free, conditional = model(x, 0.5).share, model(x, 0.5, labels).share
+    for guided, share in (
+        (ClassifierFree(model, 3.0), conditional),
+        (ClassifierFreePP(model, 0.5), conditional),
+        (Auto(model, plain, 2.0), conditional),
+        (Classifier(model, lambda x, t, cond: x.sum(1)), free),
+        (Tweedie(model, lambda x0, cond: x0.sum(1), conditional=True), conditional),
+        (DynamicThreshold(model), conditional),
+    ):
+        np.testing.assert_array_equal(guided(x, 0.5, labels).share, share)
+
+
 def test_starts_are_refused_through_every_wrapper():
     echo = lambda name: jd.Denoiser(lambda params, x, c, cond: x, None, jd.Flow(), name)
     for guided in (
