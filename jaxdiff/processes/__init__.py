@@ -12,13 +12,14 @@ from jaxdiff.processes.gaussian import (
     posterior,
     transition,
 )
-from jaxdiff.processes.schedules import EDM, OU, VE, VP, BrownianVE, Cosine, Flow, SubVP, from_betas
+from jaxdiff.processes.schedules import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
     "EDM",
     "OU",
     "VE",
     "VP",
+    "Brownian",
     "BrownianVE",
     "Cosine",
     "Flow",
