@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from jaxdiff import losses, samplers
-from jaxdiff.denoisers import Denoiser, Prediction, exact, guidance, score
+from jaxdiff.denoisers import Bridge, Denoiser, Prediction, exact, guidance, score
 from jaxdiff.likelihood import BitsPerDim, Likelihood, bits_per_dim, dequantize, log_likelihood, quantize
 from jaxdiff.processes import (
     EDM,
@@ -26,7 +26,7 @@ from jaxdiff.processes import (
     posterior,
     transition,
 )
-from jaxdiff.samplers import decode, encode, sample
+from jaxdiff.samplers import cross, decode, encode, sample
 
 if TYPE_CHECKING:
     from jaxdiff import data, networks, plotting, runs, training
@@ -42,6 +42,7 @@ __all__ = [
     "VE",
     "VP",
     "BitsPerDim",
+    "Bridge",
     "Brownian",
     "BrownianVE",
     "Cosine",
@@ -51,6 +52,7 @@ __all__ = [
     "Prediction",
     "SubVP",
     "bits_per_dim",
+    "cross",
     "data",
     "decode",
     "dequantize",

@@ -2,6 +2,7 @@
 
 from jaxdiff.denoisers import exact as exact
 from jaxdiff.denoisers import guidance as guidance
+from jaxdiff.denoisers.bridge import Bridge, BridgeLike, Swapped, ToData, TwoEnded
 from jaxdiff.denoisers.denoiser import (
     Denoiser,
     DenoiserLike,
@@ -15,9 +16,14 @@ from jaxdiff.denoisers.parameterization import ROWS, row
 
 __all__ = [
     "ROWS",
+    "Bridge",
+    "BridgeLike",
     "Denoiser",
     "DenoiserLike",
     "Prediction",
+    "Swapped",
+    "ToData",
+    "TwoEnded",
     "angular_velocity",
     "c_noise",
     "check_start",

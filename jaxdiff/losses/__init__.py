@@ -1,7 +1,10 @@
 """How a denoiser is trained: `loss(denoiser, key, x0, cond=None) -> [batch]`."""
 
+from jaxdiff.losses import couplings as couplings
 from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
+from jaxdiff.losses.bridge_matching import BridgeMatching
 from jaxdiff.losses.denoising import Denoising
+from jaxdiff.losses.flow_matching import FlowMatching
 
-__all__ = ["Denoising", "times", "weightings"]
+__all__ = ["BridgeMatching", "Denoising", "FlowMatching", "couplings", "times", "weightings"]
