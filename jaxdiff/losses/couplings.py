@@ -78,10 +78,11 @@ class OptimalTransport:
         """(x0, x1) for a batch that `pairs` takes."""
         x0, x1 = self.pairs(key, batch)
         partner = jax.ShapeDtypeStruct(x0.shape[:1], jnp.int32)
-        return x0, x1[jax.pure_callback(_assign, partner, x0, x1, vmap_method="sequential")]
+        return x0, x1[jax.pure_callback(assign, partner, x0, x1, vmap_method="sequential")]
 
 
-def _assign(x0, x1) -> np.ndarray:
+def assign(x0, x1) -> np.ndarray:
+    """The permutation π [n] of least Σ |x0_i - x1_π(i)|², for points [n, *event] on the host."""
     from scipy.optimize import linear_sum_assignment
 
     x0, x1 = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (x0, x1))

@@ -2,7 +2,7 @@
 
 The way to the data is a denoiser of Brownian motion that starts from the source (`jaxdiff.denoisers.bridge`, 4.), for
 which DPM-Solver++'s SDE step is the Brownian bridge to the predicted end, with the last prediction's slope in it. On
-the Gaussian Schrödinger bridge of σ = 1 the variance that arrives is within 0.004 after 50 of its steps, where the plain
+the Gaussian Schrödinger bridge of σ = 1 the variance that arrives is right to 0.004 after 50 of its steps; the plain
 ancestral step, on the same grid, leaves it 0.067 short.
 """
 
