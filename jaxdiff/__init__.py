@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from jaxdiff import denoisers, losses, samplers
-from jaxdiff.denoisers import Denoiser, Prediction, energy, exact, guidance, score
+from jaxdiff.denoisers import Bridge, Denoiser, Prediction, energy, exact, guidance, score
 from jaxdiff.likelihood import (
     BitsPerDim,
     Likelihood,
@@ -24,6 +24,7 @@ from jaxdiff.processes import (
     OU,
     VE,
     VP,
+    Brownian,
     BrownianVE,
     Cosine,
     Flow,
@@ -37,7 +38,7 @@ from jaxdiff.processes import (
     pytree,
     transition,
 )
-from jaxdiff.samplers import decode, encode, sample
+from jaxdiff.samplers import cross, decode, encode, sample
 
 if TYPE_CHECKING:
     from jaxdiff import data, networks, plotting, runs, training
@@ -53,6 +54,8 @@ __all__ = [
     "VE",
     "VP",
     "BitsPerDim",
+    "Bridge",
+    "Brownian",
     "BrownianVE",
     "Cosine",
     "Denoiser",
@@ -64,6 +67,7 @@ __all__ = [
     "VariationalBound",
     "bits_per_dim",
     "continuous_bound",
+    "cross",
     "data",
     "decode",
     "denoisers",

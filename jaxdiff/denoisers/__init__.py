@@ -2,6 +2,7 @@
 
 from jaxdiff.denoisers import exact as exact
 from jaxdiff.denoisers import guidance as guidance
+from jaxdiff.denoisers.bridge import Bridge, BridgeLike, Swapped, ToData, TwoEnded
 from jaxdiff.denoisers.denoiser import (
     Denoiser,
     DenoiserLike,
@@ -18,12 +19,17 @@ from jaxdiff.denoisers.reverse_step import check_variance, log_variance_ratio, r
 
 __all__ = [
     "ROWS",
+    "Bridge",
+    "BridgeLike",
     "Denoiser",
     "DenoiserLike",
     "Gradient",
     "InnerProduct",
     "OnProcess",
     "Prediction",
+    "Swapped",
+    "ToData",
+    "TwoEnded",
     "angular_velocity",
     "c_noise",
     "check_start",

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction
-from jaxdiff.processes import Process, expand_time, pytree
+from jaxdiff.processes import Process, as_pytree, expand_time, pytree
 
 
 @pytree
@@ -158,8 +158,8 @@ class _Tilted(_Wrapper):
     conditional: bool
 
     def __post_init__(self):
-        if callable(self.log_likelihood) and jax.tree_util.all_leaves([self.log_likelihood]):
-            object.__setattr__(self, "log_likelihood", jax.tree_util.Partial(self.log_likelihood))
+        if callable(self.log_likelihood):
+            object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
 
     def _inner(self, x, t, cond) -> Prediction:
         return self.denoiser(x, t, cond if self.conditional else None)

@@ -10,17 +10,21 @@ probes e with E[e eᵀ] = I ("hutchinson"; Hutchinson 1990, Grathwohl et al. 201
 the flow. Every probe carries its own integral, so their spread is the standard error. A multiple of I in ∂v/∂z, the
 analytic part of every parameterisation, gives eᵀ(kI)e = kD exactly: it is never estimated. For a linear field v = A z
 the variance of one probe is 2 Σ_{i≠j} S_ij² with S the symmetric part of ∫A.
+
+The prior's density stands at one place. A flow from another source (see `jaxdiff.losses.flow_matching`) has the density
+of that source there.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
-from jaxdiff.processes import check_event, check_time
+from jaxdiff.processes import as_pytree, check_event, check_time
 from jaxdiff.samplers import check_cond, example_keys, solve
 
 
@@ -57,16 +61,20 @@ def log_likelihood(
     t_min: float = 1e-5,
     cond: Any = None,
     solver: Any = None,
+    source: Callable | None = None,
 ) -> Likelihood:
     """log p(x0) in nats for x0 [batch, *event], read as x at `t_min`, under the denoiser's probability flow.
 
     Each example has its own probes (from `key` and its index, or from `key` itself where it holds one key an example)
     and its own steps; `solver` is a diffrax solver of ODEs with an error estimate, Tsit5 unless given. `divergence` is
     "hutchinson" with `probes` probes, or "exact", which costs as many products as an event has values. `t_min` = 0 is
-    allowed where the denoiser is (the exact denoisers with a density).
+    allowed where the denoiser is (the exact denoisers with a density). `source` is the log-density of x at t = 1,
+    [n, *event] -> [n]; None is the process's own prior. The numbers in `jax.tree_util.Partial(function, numbers)`, and
+    in a pytree whose method it is (`exact.Mixture(...).log_prob`), compile nothing new.
 
-    Raises TypeError for integer x0 or an untyped key; ValueError for a NaN in x0, an unknown divergence, fewer than
-    one probe, a denoiser without an answer at t = 1, or a solver without an error estimate.
+    Raises TypeError for integer x0, an untyped key or a source that is no function; ValueError for a NaN in x0, an
+    unknown divergence, fewer than one probe, a denoiser without an answer at t = 1, a solver without an error estimate,
+    or a source of another shape.
     """
     check_divergence(divergence, probes)
     x0 = check_event(x0, "x0")
@@ -74,11 +82,15 @@ def log_likelihood(
     cond = check_cond(cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])
     t = check_time(t_min, "t_min")
-    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver)
+    if source is not None:
+        if not callable(source):
+            raise TypeError(f"source = {source!r}; expected a function, the log-density [n, *event] -> [n]")
+        source = as_pytree(source)
+    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source)
 
 
 @functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver"))
-def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver) -> Likelihood:
+def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source) -> Likelihood:
     process = denoiser.process
     event = x0.shape[1:]
     size = math.prod(event)
@@ -103,7 +115,14 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
         (z, traces), evaluations, converged = solve(
             field, start, process.angle(t_min), process.angle(t_max), solver, rtol, atol
         )
-        prior = jnp.sum(jax.scipy.stats.norm.logpdf(q_max * z, scale=process.prior_std))
+        x_1 = q_max * z
+        if source is None:
+            prior = jnp.sum(jax.scipy.stats.norm.logpdf(x_1, scale=process.prior_std))
+        else:
+            densities = source(x_1[None])
+            if densities.shape != (1,):
+                raise ValueError(f"source gave shape {densities.shape} for x of shape {(1, *event)}; expected (1,)")
+            prior = densities[0].astype(x.dtype)
         log_prob = prior + size * jnp.log(q_max / q_min) + traces.mean()
         if divergence == "exact":
             standard_error = jnp.zeros((), x.dtype)

@@ -1,5 +1,6 @@
 """How a denoiser is trained: `loss(denoiser, key, x0, cond=None) -> [batch]`."""
 
+from jaxdiff.losses import couplings as couplings
 from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
 from jaxdiff.losses.denoising import Denoising, velocity_error
@@ -9,3 +10,7 @@ __all__ = ["Denoising", "Hybrid", "times", "transition_kl", "velocity_error", "w
 from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 
 __all__ = ["Denoising", "ScoreMatching", "SlicedScoreMatching", "times", "weightings"]
+from jaxdiff.losses.bridge_matching import BridgeMatching
+from jaxdiff.losses.flow_matching import FlowMatching
+
+__all__ = ["BridgeMatching", "Denoising", "FlowMatching", "couplings", "times", "weightings"]

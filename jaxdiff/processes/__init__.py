@@ -13,20 +13,22 @@ from jaxdiff.processes.gaussian import (
     transition,
 )
 from jaxdiff.processes.learned import LearnedVP
-from jaxdiff.processes.pytree import pytree
-from jaxdiff.processes.schedules import EDM, OU, VE, VP, BrownianVE, Cosine, Flow, SubVP, from_betas
+from jaxdiff.processes.pytree import as_pytree, pytree
+from jaxdiff.processes.schedules import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
     "EDM",
     "OU",
     "VE",
     "VP",
+    "Brownian",
     "BrownianVE",
     "Cosine",
     "Flow",
     "LearnedVP",
     "Process",
     "SubVP",
+    "as_pytree",
     "check_event",
     "check_time",
     "expand_time",

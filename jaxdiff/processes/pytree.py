@@ -8,6 +8,8 @@ run by the program of another class. Structures of nodes registered as here diff
 """
 
 import dataclasses
+import inspect
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -39,3 +41,13 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def as_pytree(function: Callable) -> Callable:
+    """`function` as a pytree: itself where it is one, otherwise a part of the program, its numbers leaves where it is
+    a method of a pytree."""
+    if not jax.tree_util.all_leaves([function]):
+        return function
+    if inspect.ismethod(function) and not jax.tree_util.all_leaves([function.__self__]):
+        return jax.tree_util.Partial(function.__func__, function.__self__)
+    return jax.tree_util.Partial(function)

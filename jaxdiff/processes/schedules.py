@@ -204,6 +204,34 @@ class VE(Process):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
+class Brownian(Process):
+    """Brownian motion dx = σ dw, α = 1 and σ(t) = σ √t: the reference process of a Schrödinger bridge."""
+
+    sigma: float = 1.0
+
+    def __post_init__(self):
+        _check_positive(sigma=self.sigma)
+
+    @property
+    def prior_std(self):
+        """σ(1)."""
+        return self.sigma
+
+    def _marginal(self, t):
+        return jnp.ones_like(t), self.sigma * jnp.sqrt(t)
+
+    def _log_snr(self, t):
+        return -jnp.log(t) - 2 * jnp.log(self.sigma)
+
+    def _time_at(self, log_snr):
+        return jnp.exp(-log_snr) / self.sigma**2
+
+    def _sde(self, t):
+        return jnp.zeros_like(t), self.sigma * jnp.ones_like(t)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
 class BrownianVE(Process):
     """Brownian motion with g(t) = σ^t and α = 1, so that σ(t)² = (σ^{2t} - 1) / (2 log σ); σ > 1."""
 
@@ -320,19 +348,26 @@ class Cosine(Process):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Flow(Process):
-    """Rectified flow, α = 1 - t and σ = t (Liu et al. 2023; Lipman et al. 2023).
+    """The straight line α = 1 - t, σ = t + σ_min (1 - t); σ_min = 0 is rectified flow (Liu et al. 2023).
 
+    With σ_min > 0 it is the Gaussian path of Lipman et al. 2023, eq. 20-22: x at t = 0 is data with that much noise.
     Flow matching papers run the other way: their time is 1 - t here, and their velocity the negative of ours.
     """
 
+    sigma_min: float = 0.0
+
+    def __post_init__(self):
+        if isinstance(self.sigma_min, int | float) and not 0 <= self.sigma_min < 1:
+            raise ValueError(f"sigma_min = {self.sigma_min}; expected a number in [0, 1)")
+
     def _marginal(self, t):
-        return 1 - t, t
+        return 1 - t, t + self.sigma_min * (1 - t)
 
     def _log_snr(self, t):
-        return 2 * (jnp.log1p(-t) - jnp.log(t))
+        return 2 * (jnp.log1p(-t) - jnp.log(self._marginal(t)[1]))
 
     def _time_at(self, log_snr):
-        return jax.nn.sigmoid(-log_snr / 2)
+        return 1 / (1 + 1 / (jnp.exp(-log_snr / 2) - self.sigma_min))  # σ/α - σ_min = t/(1 - t)
 
     def _sde(self, t):
-        return -1 / (1 - t), jnp.sqrt(2 * t / (1 - t))
+        return -1 / (1 - t), jnp.sqrt(2 * self._marginal(t)[1] / (1 - t))

@@ -1,6 +1,7 @@
 """How noise becomes data: one step under the one scan."""
 
 from jaxdiff.samplers.ancestral import DDIM, Ancestral
+from jaxdiff.samplers.bridge import cross
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.euler_maruyama import EulerMaruyama, forward_paths
 from jaxdiff.samplers.heun import Heun
@@ -29,6 +30,7 @@ __all__ = [
     "UniPC",
     "check_cond",
     "check_times",
+    "cross",
     "decode",
     "encode",
     "example_keys",

@@ -48,22 +48,27 @@ CURVES = {
     "Flow": lambda t: (1 - t, t),
     "from_betas": lambda t: vp(table_b(t)),
 }
+# Outside the fixture, so that not every test of samplers and likelihoods runs them.
+OTHERS = {"Flow with noise": jd.Flow(0.01), "Brownian": jd.Brownian(0.7)}
+CURVES["Flow with noise"] = lambda t: (1 - t, 1 - (1 - mp.mpf("0.01")) * (1 - t))
+CURVES["Brownian"] = lambda t: (mp.mpf(1), mp.mpf("0.7") * mp.sqrt(t))
 
 
 @pytest.mark.parametrize("name", CURVES)
 def test_curves_are_exact_in_float32(name):
+    process = {**PROCESSES, **OTHERS}[name]
     times = np.array(ENDS, np.float32)
     with mp.workdps(50):
         # The curves are functions of the float32 t; its own rounding near t = 1 is not an error.
         alpha, sigma = (np.array(c, float) for c in zip(*[CURVES[name](mp.mpf(float(t))) for t in times]))
         # A difference in λ is a relative error of the SNR.
         log_snr = np.array([2 * mp.log(a / s) for a, s in (CURVES[name](mp.mpf(float(t))) for t in times)], float)
-    got_alpha, got_sigma = PROCESSES[name].marginal(times)
+    got_alpha, got_sigma = process.marginal(times)
     eps = np.finfo(np.float32).eps
     # exp(x) in float32 has relative error |x| eps; the largest exponent here is B/2 = 5 (VP) or 2 log 5000 (VE).
     np.testing.assert_allclose(got_alpha, alpha, rtol=20 * eps)
     np.testing.assert_allclose(got_sigma, sigma, rtol=20 * eps)
-    np.testing.assert_allclose(PROCESSES[name].log_snr(times), log_snr, rtol=4 * eps, atol=40 * eps)
+    np.testing.assert_allclose(process.log_snr(times), log_snr, rtol=4 * eps, atol=40 * eps)
 
 
 def test_maps_between_t_angle_and_log_snr(process):
@@ -160,6 +165,9 @@ def test_priors():
     assert abs(std["BrownianVE"] - ((25**2 - 1) / (2 * np.log(25))) ** 0.5) < 1e-5
     assert all(std[name] == 1.0 for name in ("VP", "SubVP", "OU", "Cosine", "Flow", "from_betas"))
     assert jd.OU(3.0) == jd.VP(3.0, 3.0)
+    assert jd.Brownian(0.7).prior_std == 0.7
+    for end, sigma in ((0.0, np.float32(0.01)), (1.0, 1.0)):  # no rounding at the ends
+        assert jd.Flow(0.01).marginal(np.float32(end)) == (1 - end, sigma)
 
 
 def test_perturb_draws_the_marginal(process):
@@ -172,6 +180,33 @@ def test_perturb_draws_the_marginal(process):
         np.testing.assert_allclose(x[half], alpha * x0[half] + sigma * noise[half], rtol=1e-5, atol=1e-5)
         error = np.abs(np.mean(x[half], 0) - alpha * x0[0]) / (sigma / np.sqrt(n // 2))
         assert (error < 4).all()
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS.keys())
+@pytest.mark.parametrize(
+    "check",
+    [
+        test_maps_between_t_angle_and_log_snr,
+        test_angle_and_scale_are_the_rotation,
+        test_perturb_draws_the_marginal,
+    ],
+)
+def test_other_processes(check, other):
+    check(other)
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS.keys())
+@pytest.mark.parametrize(
+    "check",
+    [
+        test_sde_is_the_derivative_of_the_curves,
+        test_sde_reproduces_the_marginal,
+        test_transitions_compose,
+        test_posterior_is_bayes_rule,
+    ],
+)
+def test_other_processes_in_float64(check, other, x64):
+    check(other, x64)
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.5, float("nan")])
@@ -199,6 +234,8 @@ def test_bad_input_is_refused():
         lambda: jd.EDM(sigma_min=0.0),
         lambda: jd.BrownianVE(0.5),
         lambda: jd.Cosine(-1.0),
+        lambda: jd.Flow(1.0),
+        lambda: jd.Brownian(0.0),
         lambda: jd.from_betas([]),
         lambda: jd.from_betas([0.1, 1.0]),
     ):

@@ -1,0 +1,52 @@
+r"""Score and flow matching of a bridge: [SF]²M of Tong et al. 2024, "Simulation-free Schrödinger bridges", section 3.
+
+For a pair (x_0, x_1) of the coupling and x_t = (1 - t) x_0 + t x_1 + γ z, γ = σ √(t (1 - t)), a `Bridge` regresses
+
+    |w - (x_1 - x_0)|² + |γ s + z|².
+
+The paper regresses the flow's velocity in place of w, to which it adds σ (1 - 2t)/(2 √(t (1 - t))) z: of infinite
+variance at both ends. Velocity, score and w are linear in each other, so the minimum is the same.
+
+With pairs from the entropic plan the minimum is the Schrödinger bridge. DSBM (Shi et al. 2023, algorithm 1; iterative
+Markovian fitting) reaches it from any coupling: match the bridge to the pairs, let it carry one end to the other, and
+take what arrives as the new pairs, from either end in turn:
+
+    pairs = jnp.stack([x0, jd.cross(key, bridge, x0, to="source")], axis=1)     # losses.couplings.Paired()
+    pairs = jnp.stack([jd.cross(key, bridge, x1, to="data"), x1], axis=1)
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.losses import times as times_
+from jaxdiff.losses.couplings import Entropic, draw
+from jaxdiff.processes import expand_time, pytree
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class BridgeMatching:
+    """`loss(bridge, key, x0, cond=None) -> [batch]`: the two squared errors, each a mean over an event's values.
+
+    `coupling` is one of `jaxdiff.losses.couplings`; None is the Schrödinger bridge's to a normal source,
+    `Entropic(bridge.sigma)`. Raises TypeError for integer x0 and ValueError for a concrete x0 that holds a NaN.
+    """
+
+    coupling: Any = None
+    times: Any = times_.Stratified()
+
+    def __call__(self, bridge, key, x0, cond=None) -> jax.Array:
+        """One number for each example of x0 [batch, *event]."""
+        time_key, pair_key, noise_key = jax.random.split(key, 3)
+        coupling = Entropic(bridge.sigma) if self.coupling is None else self.coupling
+        x0, x1 = draw(coupling, pair_key, x0)
+        t, factor = self.times(time_key, bridge.process, x0.shape[0])
+        position = expand_time(t, x0)
+        gamma = bridge.sigma * jnp.sqrt(position * (1 - position))
+        noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
+        predicted = bridge.predict((1 - position) * x0 + position * x1 + gamma * noise, t, cond)
+        error = (predicted.displacement - (x1 - x0)) ** 2 + (gamma * predicted.score + noise) ** 2
+        return factor * jnp.mean(error, axis=range(1, x0.ndim))

@@ -1,0 +1,111 @@
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import schrodinger_covariance
+
+from jaxdiff.data import two_moons
+from jaxdiff.losses.couplings import Entropic, Independent, OptimalTransport, Paired
+
+REPAIRING = [OptimalTransport(), Entropic(0.5), Entropic(0.5, OptimalTransport(), sweeps=1)]
+
+
+def cost(x0, x1):
+    return np.sum((np.asarray(x0, np.float64)[:, None] - np.asarray(x1, np.float64)) ** 2, -1)
+
+
+@pytest.mark.parametrize("coupling", REPAIRING, ids=["OptimalTransport", "Entropic", "Entropic from the optimum"])
+def test_order_is_kept_and_every_source_point_is_used_once(coupling):
+    key, x0 = jax.random.key(0), jax.random.normal(jax.random.key(1), (33, 2, 2))
+    drawn = Independent()(key, x0)[1]
+    first, partners = jax.jit(coupling)(key, x0)
+    np.testing.assert_array_equal(first, x0)
+    order = lambda x: np.sort(np.asarray(x).reshape(33, -1), axis=0)
+    np.testing.assert_array_equal(order(partners), order(drawn))
+    assert len(np.unique(np.asarray(partners).reshape(33, -1), axis=0)) == 33
+    assert np.trace(cost(x0.reshape(33, -1), partners.reshape(33, -1))) < np.trace(
+        cost(x0.reshape(33, -1), drawn.reshape(33, -1))
+    )
+
+
+def test_optimal_transport_is_the_least_of_all_permutations():
+    pairs = jax.random.normal(jax.random.key(0), (5, 6, 2, 3))
+    x0, x1 = jax.vmap(OptimalTransport(Paired()), (None, 0))(jax.random.key(0), pairs)
+    for given, a, b in zip(pairs, x0, x1):
+        costs = cost(given[:, 0], given[:, 1])
+        least = min(costs[range(6), list(order)].sum() for order in itertools.permutations(range(6)))
+        np.testing.assert_allclose(np.trace(cost(a, b)), least, rtol=1e-6)
+
+
+def test_on_the_line_both_sort():
+    for coupling in (OptimalTransport(), Entropic(1e-3, sweeps=16)):
+        x0, x1 = coupling(jax.random.key(2), jax.random.normal(jax.random.key(3), (64, 1)))
+        np.testing.assert_array_equal(np.argsort(x0[:, 0]), np.argsort(x1[:, 0]))
+
+
+def test_entropic_permutations_have_their_law():
+    """All 24 permutations of four pairs, drawn 6,000 times, against their weights written out."""
+    pairs, sigma, n = jax.random.normal(jax.random.key(0), (4, 2, 2)), 1.0, 6000
+    draw = lambda key: Entropic(sigma, Paired(), sweeps=16)(key, pairs)[1]
+    drawn = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), n)))
+    costs = cost(pairs[:, 0], pairs[:, 1])
+    orders = list(itertools.permutations(range(4)))
+    weights = np.exp([-costs[range(4), list(order)].sum() / (2 * sigma**2) for order in orders])
+    weights /= weights.sum()
+    seen = [(drawn == np.asarray(pairs[list(order), 1])).all((1, 2)).mean() for order in orders]
+    assert sum(seen) == pytest.approx(1)
+    assert (np.abs(seen - weights) < 4 * np.sqrt(weights * (1 - weights) / n)).all()
+
+
+@pytest.mark.parametrize("sigma", [1.0, 20.0])
+def test_entropic_is_the_gaussian_schrodinger_plan(sigma):
+    """1 - E|x_0 - x_1|²/2 is Cov(x_0, x_1) of N(0, I) and N(0, I), and varies least; a finite batch adds O(1/n)."""
+    n, batches = 2048, 8
+
+    def closeness(key):
+        data_key, key = jax.random.split(key)
+        x0, x1 = Entropic(sigma, sweeps=2)(key, jax.random.normal(data_key, (n, 2)))
+        return 1 - jnp.mean((x0 - x1) ** 2) / 2
+
+    values = jax.jit(lambda keys: jax.lax.map(closeness, keys))(jax.random.split(jax.random.key(4), batches))
+    error = np.std(values, ddof=1) / np.sqrt(batches)
+    assert error < 0.02
+    assert abs(np.mean(values) - schrodinger_covariance(sigma)) < 4 * error
+
+
+def test_sources():
+    x0 = jnp.zeros((5, 2))
+    moons = two_moons(jax.random.key(0), 5)
+    np.testing.assert_array_equal(Independent(two_moons)(jax.random.key(0), x0)[1], moons)
+    repaired = OptimalTransport(Independent(two_moons))(jax.random.key(0), x0)[1]
+    np.testing.assert_array_equal(repaired.sort(0), moons.sort(0))
+    pairs = jnp.arange(12.0).reshape(3, 2, 2)
+    first, second = Paired()(jax.random.key(0), pairs)
+    np.testing.assert_array_equal(jnp.stack([first, second], 1), pairs)
+
+
+def test_new_numbers_compile_nothing():
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def run(coupling, key, x0):
+        return coupling(key, x0)
+
+    for sigma in (0.5, 2.0):
+        run(Entropic(sigma, Independent(two_moons)), jax.random.key(0), jnp.ones((4, 2)))
+
+
+def test_bad_input_is_refused():
+    key = jax.random.key(0)
+    for call, message in (
+        (lambda: Entropic(0.0), "sigma = 0.0; expected a number above 0, or couplings.OptimalTransport"),
+        (lambda: Entropic(sweeps=0), "sweeps = 0"),
+        (lambda: Independent(two_moons)(key, jnp.zeros((4, 3))), r"points of shape \(4, 2\) for data \(4, 3\)"),
+        (lambda: Paired()(key, jnp.zeros((4, 3))), r"shape \(4, 3\); expected pairs \[n, 2, \*event\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
