@@ -293,7 +293,8 @@ def lines(
     """
     if not panels or not all(panels.values()):
         raise ValueError("panels is empty, or one of them; expected {panel: {name: (x, y)}}")
-    if unknown := set(floors or {}) - set(panels):
+    floors = floors or {}
+    if unknown := set(floors) - set(panels):
         raise ValueError(f"floors has {sorted(unknown)}; expected names among {sorted(panels)}")
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     style = {name: (_HUES[i % len(_HUES)], "os^Dv"[i // len(_HUES) % 5]) for i, name in enumerate(names)}
@@ -311,7 +312,7 @@ def lines(
                 raise ValueError(f"{title}, {name}: {at} and {value}; expected two arrays [n] of numbers above 0")
             color, mark = style[name]
             axes.plot(at, value, color=color, marker=mark, markersize=3.5, linewidth=1.4)
-        if title in (floors or {}):
+        if title in floors:
             axes.axhline(floors[title], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.set_title(title, loc="left", color=INK, size=10)
         axes.set_xlabel(x if row == rows - 1 else "", color=GREY, size=9)
