@@ -3,8 +3,8 @@ r"""The Wasserstein distance of two sets of points.
     W_2²(x, y) = min over permutations π of 1/n Σ |x_i - y_π(i)|²
 
 is exact for the points, and for the laws they were drawn from an overestimate: two sets of n points from one law in d
-dimensions are still of the order of n^{-1/d} apart (n^{-1/4} for d = 1; Fournier and Guillin 2015). A distance says
-something only beside that floor, W_2 of two sets of data.
+dimensions are still up to the order of n^{-1/4} apart for d < 4, of n^{-1/d} above (Fournier and Guillin 2015). A
+distance says something only beside that floor, W_2 of two sets of data.
 """
 
 import numpy as np
