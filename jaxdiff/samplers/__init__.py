@@ -5,7 +5,7 @@ from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.euler_maruyama import EulerMaruyama
 from jaxdiff.samplers.heun import Heun
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode, solve
-from jaxdiff.samplers.sample import check_times, sample
+from jaxdiff.samplers.sample import sample
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Sampler",
     "Solution",
     "check_cond",
-    "check_times",
     "decode",
     "encode",
     "example_keys",
