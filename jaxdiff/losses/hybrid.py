@@ -26,7 +26,7 @@ from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
 from jaxdiff.losses.denoising import velocity_error
 from jaxdiff.processes import Process, check_event, expand_time, perturb, pytree
-from jaxdiff.processes.grids import Grid, Time
+from jaxdiff.processes.grids import Grid, Time, check_times
 
 
 def transition_kl(process: Process, prediction: Prediction, t, s, x0, noise, variance: str = "small") -> jax.Array:
@@ -46,8 +46,8 @@ class Hybrid:
     """`loss(denoiser, key, x0, cond=None) -> [batch]` for a denoiser with `learned_variance`: L_simple + weight L_vlb.
 
     `steps` and `grid` are the noise levels of the sampling it is for, as in `jaxdiff.sample`: a grid, or an array of
-    decreasing times. `weighting` is L_simple's. Raises as `Denoising`, and ValueError for fewer than two levels or a
-    denoiser without a learned variance.
+    decreasing times. `weighting` is L_simple's. Raises as `Denoising`, and ValueError for fewer than two levels, levels
+    that do not decrease, or a denoiser without a learned variance.
     """
 
     weight: float = 1e-3
@@ -64,7 +64,7 @@ class Hybrid:
         x0 = check_event(x0, "x0")
         process = denoiser.process
         time_key, noise_key = jax.random.split(key)
-        levels = self.grid(process, self.steps) if isinstance(self.grid, Grid) else jnp.asarray(self.grid)
+        levels = self.grid(process, self.steps) if isinstance(self.grid, Grid) else check_times(self.grid)
         part, _ = times_.Stratified(t_min=0.0)(time_key, process, x0.shape[0])
         level = (part * len(levels)).astype(int)
         t, s = levels[level], levels[jnp.minimum(level + 1, len(levels) - 1)]

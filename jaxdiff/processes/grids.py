@@ -13,12 +13,23 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.processes.gaussian import Process, check_time
+from jaxdiff.processes.gaussian import Process, check_time, is_concrete
 from jaxdiff.processes.pytree import pytree
 
 _LAST_TIME = 1e-3
 _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; VP(0.1, 20) ends at -10.05
+
+
+def check_times(times) -> jax.Array:
+    """`times` as an array of at least two, decreasing strictly within [0, 1] as far as that can be seen."""
+    times = check_time(times, "grid")
+    if times.ndim != 1 or times.shape[0] < 2:
+        raise ValueError(f"grid has shape {times.shape}; expected an array of at least two times, from noise to data")
+    if is_concrete(times) and not (np.diff(np.asarray(times)) < 0).all():
+        raise ValueError("grid must decrease strictly from noise (t near 1) to data (t near 0); reverse or sort it")
+    return times
 
 
 class Grid(abc.ABC):

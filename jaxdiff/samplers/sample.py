@@ -18,25 +18,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event, check_time, is_concrete
-from jaxdiff.processes.grids import Grid
+from jaxdiff.processes.grids import Grid, check_times
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys, normal, same_dtype
 
 ADAPTIVE_END = 1e-5
-
-
-def check_times(times) -> jax.Array:
-    """`times` as an array of at least two, decreasing strictly within [0, 1] as far as that can be seen."""
-    times = check_time(times, "grid")
-    if times.ndim != 1 or times.shape[0] < 2:
-        raise ValueError(f"grid has shape {times.shape}; expected an array of at least two times, from noise to data")
-    if is_concrete(times) and not (np.diff(np.asarray(times)) < 0).all():
-        raise ValueError("grid must decrease strictly from noise (t near 1) to data (t near 0); reverse or sort it")
-    return times
 
 
 def sample(

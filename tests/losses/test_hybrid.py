@@ -204,6 +204,7 @@ def test_bad_input_is_refused():
     for call, message in (
         (lambda: Hybrid(steps=1), "steps = 1; expected at least two noise levels"),
         (lambda: Hybrid(steps=3)(plain, key, x), "predicts none; expected a Denoiser.*learned_variance=True"),
+        (lambda: Hybrid(grid=LEVELS[::-1])(plain, key, x), "grid must decrease strictly"),
         (lambda: echo(x, 0.5), r"returned shape \(3, 1\) for x of shape \(3, 1\); expected \(3, 2\)"),
         (lambda: jd.sample(key, plain, (3, 1), jd.samplers.Ancestral("learned"), 3), "predicts none"),
         (lambda: Hybrid()(echo, key, x.at[1].set(jnp.nan)), r"x0\[1\] holds a NaN"),
