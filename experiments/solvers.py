@@ -52,7 +52,7 @@ STOCHASTIC = {
     "reverse SDE, SRA1": (ReverseSDE(), 2),
     "Heun, churn 10": (Heun(churn=10.0), 2),
     "predictor-corrector": (PredictorCorrector(), 2),
-    "annealed Langevin, 5 a level": (AnnealedLangevin(5), 5),
+    "annealed Langevin": (AnnealedLangevin(2), 2),
 }
 
 

@@ -293,14 +293,13 @@ def lines(
     """
     if not panels or not all(panels.values()):
         raise ValueError("panels is empty, or one of them; expected {panel: {name: (x, y)}}")
-    floors = floors or {}
-    if unknown := set(floors) - set(panels):
+    level = dict(floors or {})
+    if unknown := set(level) - set(panels):
         raise ValueError(f"floors has {sorted(unknown)}; expected names among {sorted(panels)}")
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     style = {name: (_HUES[i % len(_HUES)], "os^Dv"[i // len(_HUES) % 5]) for i, name in enumerate(names)}
     columns = min(columns, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    width, height = 4.2 * columns + 2.4, 3.1 * rows
+    width, height = 4.2 * columns + 2.4, 3.1 * (rows := math.ceil(len(panels) / columns))
     picture = Picture(width, height)
     for i, (title, curves) in enumerate(panels.items()):
         row, column = divmod(i, columns)
@@ -312,14 +311,16 @@ def lines(
                 raise ValueError(f"{title}, {name}: {at} and {value}; expected two arrays [n] of numbers above 0")
             color, mark = style[name]
             axes.plot(at, value, color=color, marker=mark, markersize=3.5, linewidth=1.4)
-        if title in floors:
-            axes.axhline(floors[title], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        if title in level:
+            axes.axhline(level[title], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.set_title(title, loc="left", color=INK, size=10)
         axes.set_xlabel(x if row == rows - 1 else "", color=GREY, size=9)
         axes.set_ylabel(y if column == 0 else "", color=GREY, size=9)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
+        for axis in (axes.xaxis, axes.yaxis):
+            decades = np.ptp(np.log10(axis.get_view_interval()))
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(FAINT)
         axes.tick_params(which="both", colors=GREY, labelsize=8, length=0)

@@ -9,7 +9,7 @@ from jaxdiff.samplers.inversion import invert
 from jaxdiff.samplers.predictor_corrector import AnnealedLangevin, PredictorCorrector, langevin
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode, solve
 from jaxdiff.samplers.reverse_sde import ReverseSDE
-from jaxdiff.samplers.sample import check_times, sample
+from jaxdiff.samplers.sample import sample
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
 from jaxdiff.samplers.switch import Switch
 from jaxdiff.samplers.unipc import UniPC
@@ -29,7 +29,6 @@ __all__ = [
     "Switch",
     "UniPC",
     "check_cond",
-    "check_times",
     "cross",
     "decode",
     "encode",

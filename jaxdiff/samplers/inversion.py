@@ -13,9 +13,8 @@ import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event, check_time
-from jaxdiff.processes.grids import Grid
+from jaxdiff.processes.grids import Grid, check_times
 from jaxdiff.samplers.ancestral import DDIM
-from jaxdiff.samplers.sample import check_times
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys, same_dtype
 
 

@@ -1,5 +1,6 @@
 """Samples against what is known of their distribution."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from conftest import draw_mixture, mixture, mixture_moments
 
 import jaxdiff as jd
-from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, PredictorCorrector
+from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, PredictorCorrector, ReverseSDE
 
 STOCHASTIC = [
     Ancestral(),
@@ -17,6 +18,7 @@ STOCHASTIC = [
     Heun(churn=40.0),
     DPMSolverPP(sde=True),
     PredictorCorrector(),
+    ReverseSDE(),
 ]
 
 
@@ -79,8 +81,10 @@ def test_ddpm_of_a_gaussian():
     check_moments(x, np.array([0.499994955059922]), np.array([[0.246125211360283]]))
 
 
-def test_euler_maruyama_of_a_gaussian(x64):
-    """Mean and variance after each of 20 steps of the VP reverse SDE, by its own affine recursion."""
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+def test_euler_maruyama_of_a_gaussian(eta, x64):
+    """Mean and variance after each of 20 steps of the VP reverse SDE, or of one between it and the flow, by its own
+    affine recursion."""
     process, n, steps = jd.VP(), 40_000, 20
     times = np.linspace(1.0, 0.1, steps + 1)
     mean, variance = 0.0, 1.0
@@ -88,10 +92,11 @@ def test_euler_maruyama_of_a_gaussian(x64):
         h, beta = t - s, 0.1 + 19.9 * t
         bar = np.exp(-(0.1 * t + 19.9 * t**2 / 2))
         spread = 0.25 * bar + 1 - bar  # of x_t for the data N(0.5, 0.25): the score is (0.5 √bar - x) / spread
-        slope = 1 + h * beta / 2 - h * beta / spread
-        mean = slope * mean + h * beta * 0.5 * np.sqrt(bar) / spread
-        variance = slope**2 * variance + h * beta
-    x = jd.sample(jax.random.key(0), gaussian(process), (n, 1), EulerMaruyama(), grid=times)
+        pull = (1 + eta**2) / 2 * h * beta / spread
+        slope = 1 + h * beta / 2 - pull
+        mean = slope * mean + pull * 0.5 * np.sqrt(bar)
+        variance = slope**2 * variance + eta**2 * h * beta
+    x = jd.sample(jax.random.key(0), gaussian(process), (n, 1), EulerMaruyama(noise=eta), grid=times)
     check_moments(x, np.array([mean]), np.array([[variance]]))
 
 
@@ -111,3 +116,124 @@ def test_first_order_sde_solver_is_ancestral(process, x64):
         for sampler in (DPMSolverPP(order=1, sde=True), Ancestral())
     ]
     np.testing.assert_allclose(*runs, rtol=1e-7, atol=1e-9)
+
+
+def steps_of(process, times):
+    """For every step (t, s) of a run to clean data: α, σ at both ends, as Python floats."""
+    ends = [tuple(map(float, process.marginal(t))) for t in times]
+    return list(zip(ends[:-1], ends[1:]))
+
+
+def answer(alpha, sigma):
+    """E[x_0 | x_t] of N(0.5, 0.25) as (constant, slope): by Bayes' rule."""
+    slope = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
+    return 0.5 - slope * alpha * 0.5, slope
+
+
+def run_recursion(process, times, step):
+    """Mean and variance after all steps x -> a x + b + std z, and the denoiser's answer; `step` gives (a, b, std)."""
+    mean, variance = 0.0, float(process.prior_std) ** 2
+    for (alpha, sigma), (alpha_s, sigma_s) in steps_of(process, times):
+        a, b, std = step(alpha, sigma, alpha_s, sigma_s)
+        mean, variance = a * mean + b, a**2 * variance + std**2
+    constant, slope = answer(*map(float, process.marginal(times[-1])))
+    return constant + slope * mean, slope**2 * variance
+
+
+def ddim(eta):
+    def step(alpha, sigma, alpha_s, sigma_s):
+        ratio = 1 - (alpha * sigma_s / (alpha_s * sigma)) ** 2
+        std = eta * sigma_s * np.sqrt(ratio)
+        constant, slope = answer(alpha, sigma)
+        kept = np.sqrt(sigma_s**2 - std**2) / sigma  # of ε = (x - α x_0)/σ
+        return kept + (alpha_s - kept * alpha) * slope, (alpha_s - kept * alpha) * constant, std
+
+    return step
+
+
+def ancestral_large(alpha, sigma, alpha_s, sigma_s):
+    ratio = 1 - (alpha * sigma_s / (alpha_s * sigma)) ** 2
+    c_x, c_data = alpha / alpha_s * (sigma_s / sigma) ** 2, alpha_s * ratio
+    constant, slope = answer(alpha, sigma)
+    return c_x + c_data * slope, c_data * constant, sigma * np.sqrt(ratio)
+
+
+def dpm_sde(alpha, sigma, alpha_s, sigma_s):
+    """First-order SDE-DPM-Solver++ (Lu et al. 2022, eq. 18): ℓ = log α/σ."""
+    h = np.log(alpha_s / sigma_s) - np.log(alpha / sigma)
+    constant, slope = answer(alpha, sigma)
+    lost = 1 - np.exp(-2 * h)
+    return sigma_s / sigma * np.exp(-h) + alpha_s * lost * slope, alpha_s * lost * constant, sigma_s * np.sqrt(lost)
+
+
+@pytest.mark.parametrize("process", [jd.VP(), jd.SubVP(), jd.EDM()], ids=["VP", "SubVP", "EDM"])
+def test_every_stochastic_step_has_its_moments(process):
+    """Ten steps, far from converged, so that only the method's own recursion fits."""
+    n = 20_000
+    times = np.asarray(jd.grids.LogSNR()(process, 10), np.float64)
+    start = float(process.prior_std) * jax.random.normal(jax.random.key(0), (n, 1))
+    for sampler, step in (
+        (Ancestral(), ddim(1.0)),
+        (Ancestral("large"), ancestral_large),
+        (DDIM(eta=0.6), ddim(0.6)),
+        (ReverseSDE(diffrax.Euler()), ddim(1.0)),
+        (DPMSolverPP(1, sde=True), dpm_sde),
+    ):
+        mean, variance = run_recursion(process, times, step)
+        x = jd.sample(jax.random.key(1), gaussian(process), (n, 1), sampler, 10, grid=jd.grids.LogSNR(), x_start=start)
+        check_moments(x, np.array([mean]), np.array([[variance]]))
+
+
+@pytest.mark.parametrize("process", [jd.VP(), jd.EDM(), jd.Flow()], ids=["VP", "EDM", "Flow"])
+def test_every_deterministic_step_has_its_moments(process, x64):
+    """DDIM and Heun by their recursion; DPM-Solver++ 2M by its own of two steps' answers, in x_0 and x."""
+    times = np.asarray(jd.grids.LogSNR()(process, 10, 0.9), np.float64)
+    start = jnp.array([[0.0], [1.0]])
+    run = lambda sampler: np.asarray(
+        jd.sample(
+            jax.random.key(0),
+            gaussian(process),
+            (2, 1),
+            sampler,
+            10,
+            grid=jd.grids.LogSNR(),
+            t_start=0.9,
+            x_start=start,
+        )
+    )[:, 0]
+
+    def end(advance):
+        ends = []
+        for x in (0.0, 1.0):
+            history = []
+            for i, ((alpha, sigma), (alpha_s, sigma_s)) in enumerate(steps_of(process, times)):
+                x = advance(i, x, alpha, sigma, alpha_s, sigma_s, history)
+            constant, slope = answer(*map(float, process.marginal(times[-1])))
+            ends.append(constant + slope * x)
+        return ends
+
+    def data_of(x, alpha, sigma):
+        constant, slope = answer(alpha, sigma)
+        return constant + slope * x
+
+    def by_ddim(i, x, alpha, sigma, alpha_s, sigma_s, history):
+        data = data_of(x, alpha, sigma)
+        return alpha_s * data + sigma_s * (x - alpha * data) / sigma
+
+    def by_heun(i, x, alpha, sigma, alpha_s, sigma_s, history):
+        ahead = by_ddim(i, x, alpha, sigma, alpha_s, sigma_s, history)
+        now, then = data_of(x, alpha, sigma), data_of(ahead, alpha_s, sigma_s)
+        noises = (x - alpha * now) / sigma, (ahead - alpha_s * then) / sigma_s
+        return x + (alpha_s - alpha) * (now + then) / 2 + (sigma_s - sigma) * sum(noises) / 2
+
+    def by_2m(i, x, alpha, sigma, alpha_s, sigma_s, history):
+        ell, ell_s, data = np.log(alpha / sigma), np.log(alpha_s / sigma_s), data_of(x, alpha, sigma)
+        h, mean = ell_s - ell, data
+        if history:
+            before, ell_before = history[-1]
+            mean = data + h / (2 * (ell - ell_before)) * (data - before)
+        history.append((data, ell))
+        return sigma_s / sigma * x - alpha_s * np.expm1(-h) * mean
+
+    for sampler, advance in ((DDIM(), by_ddim), (Heun(), by_heun), (DPMSolverPP(), by_2m)):
+        np.testing.assert_allclose(run(sampler), end(advance), rtol=1e-8)

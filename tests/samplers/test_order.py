@@ -7,7 +7,7 @@ import pytest
 from conftest import mixture
 
 import jaxdiff as jd
-from jaxdiff.samplers import DDIM, DPMSolverPP, Heun, ProbabilityFlow
+from jaxdiff.samplers import DDIM, DPMSolverPP, EulerMaruyama, Heun, ProbabilityFlow, UniPC
 
 T_START, T_END, N = 1.0, 0.01, 32
 
@@ -49,6 +49,32 @@ def test_orders(process, x64):
     assert abs(observed_order(denoiser, Heun(), start, end, even, 160) - 2) < 0.1
     assert abs(observed_order(denoiser, DPMSolverPP(), start, end, even, 160) - 2) < 0.1
     assert abs(observed_order(denoiser, DPMSolverPP(3), start, end, graded, 320) - 3) < 0.1
+
+
+@pytest.mark.parametrize("process", [jd.VP(), jd.EDM(), jd.Flow()], ids=["VP", "EDM", "Flow"])
+def test_orders_of_unipc(process, x64):
+    """UniPC-p is of order p + 1 (Zhao et al. 2023, theorem 3.1). For p = 2 its first step, UniPC-1, leaves O(h³) once,
+    which is no more than the rest; for p = 3 that step must be short, as with 3M. From t = 0.8, where the data is felt.
+    """
+    denoiser, start, end = start_and_end(process, 0.8)
+    even = lambda n: jd.grids.LogSNR()(process, n, 0.8, T_END)
+
+    def graded(n):
+        ends = process.log_snr(jnp.array([0.8, T_END]))
+        times = process.time_at_log_snr(ends[0] + (ends[1] - ends[0]) * (jnp.arange(n + 1) / n) ** 2)
+        return times.at[0].set(0.8).at[-1].set(T_END)
+
+    for order, grid, steps in ((1, even, 320), (2, even, 480), (3, graded, 320)):
+        observed = observed_order(denoiser, UniPC(order), start, end, grid, steps)
+        assert abs(observed - order - 1) < 0.1, (order, observed)
+
+
+@pytest.mark.parametrize("process", [jd.VP(), jd.EDM()], ids=["VP", "EDM"])
+def test_euler_maruyama_without_noise_is_eulers_method(process, x64):
+    """On the probability flow in t, of order 1."""
+    denoiser, start, end = start_and_end(process)
+    even = lambda n: jnp.linspace(T_START, T_END, n + 1)
+    assert abs(observed_order(denoiser, EulerMaruyama(noise=0.0), start, end, even, 640) - 1) < 0.1
 
 
 @pytest.mark.parametrize("process", [jd.Flow(), jd.Cosine(), jd.BrownianVE()], ids=["Flow", "Cosine", "BrownianVE"])

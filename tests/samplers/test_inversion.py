@@ -1,0 +1,66 @@
+"""From data to noise by a sampler's own step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import draw_mixture, mixture
+
+import jaxdiff as jd
+from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, Heun, invert
+
+PROCESSES = pytest.mark.parametrize("process", [jd.VP(), jd.EDM(), jd.Flow()], ids=["VP", "EDM", "Flow"])
+T_MIN = 0.01
+
+
+def there_and_back(denoiser, x, sampler, steps):
+    z = invert(denoiser, x, sampler, steps, t_min=T_MIN)
+    return z, jd.sample(jax.random.key(0), denoiser, x.shape, sampler, steps, t_end=T_MIN, x_start=z)
+
+
+@PROCESSES
+def test_orders(process, x64):
+    """To the flow's own noise DDIM is of order 1 and Heun of 2; there and back again 1 and 3 (the module says why)."""
+    denoiser, x = mixture(process), jnp.asarray(draw_mixture(0, 16))
+    truth = jd.encode(denoiser, x, t_min=T_MIN, rtol=1e-11, atol=1e-11)
+    rms = lambda a, b: float(jnp.sqrt(jnp.mean((a - b) ** 2)))
+    for sampler, order, returning in ((DDIM(), 1, 1), (Heun(), 2, 3)):
+        ends = [there_and_back(denoiser, x, sampler, steps) for steps in (320, 640)]
+        up, back = (np.log2(rms(a, b) / rms(c, b)) for a, c, b in zip(*ends, (truth, x)))
+        assert abs(up - order) < 0.1, (sampler, up)
+        assert abs(back - returning) < 0.1, (sampler, back)
+
+
+@PROCESSES
+def test_a_gaussians_noise_is_known(process, x64):
+    """x_1 = α m + √(S_1/S_0) (x - α_0 m), S = α² s² + σ²: to the second order's error of 2,000 steps."""
+    m, s = 0.5, 0.3
+    (a0, s0), (a1, s1) = process.marginal(T_MIN), process.marginal(1.0)
+    growth = jnp.sqrt((a1**2 * s**2 + s1**2) / (a0**2 * s**2 + s0**2))
+    x = jnp.array([[-0.2], [0.5], [1.4]])
+    z = invert(jd.exact.Gaussian(process, np.array([m]), np.array([[s**2]])), x, Heun(), 2000, t_min=T_MIN)
+    np.testing.assert_allclose(z, a1 * m + growth * (x - a0 * m), rtol=1e-5)
+
+
+def test_a_grid_is_walked_from_its_end():
+    process, x = jd.VP(), jnp.asarray(draw_mixture(1, 3), jnp.float32)
+    grid = jd.grids.Angle()(process, 6, 1.0, T_MIN)
+    by_array = invert(mixture(process), x, grid=grid)
+    np.testing.assert_allclose(by_array, invert(mixture(process), x, steps=6, t_min=T_MIN), rtol=1e-5)
+
+
+def test_bad_input_is_refused():
+    denoiser, x = mixture(jd.VP()), jnp.zeros((2, 2))
+    for sampler in (Ancestral(), DDIM(eta=0.5), Heun(churn=1.0), DPMSolverPP()):
+        with pytest.raises(ValueError, match=r"does not run from data to noise.*use DDIM\(\) or Heun\(\)"):
+            invert(denoiser, x, sampler)
+    for call, message in (
+        (lambda: invert(denoiser, x, steps=0), "steps = 0"),
+        (lambda: invert(denoiser, x, t_min=0.5, t_max=0.2), "decrease"),
+        (lambda: invert(denoiser, x.at[0, 0].set(jnp.nan)), r"x0\[0\] holds a NaN"),
+        (lambda: invert(denoiser, x, cond=np.zeros(3)), r"cond has shape \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError, match="expected an instance"):
+        invert(denoiser, x, DDIM)
