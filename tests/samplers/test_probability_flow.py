@@ -14,7 +14,6 @@ SOLVERS = [
     diffrax.Bosh3(),
     diffrax.Dopri5(),
     diffrax.Kvaerno3(),
-    diffrax.KenCarp4(),
     diffrax.HalfSolver(diffrax.Euler()),
     diffrax.HalfSolver(diffrax.Midpoint()),
 ]
@@ -40,8 +39,9 @@ class Counted:
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_every_solver_ends_where_the_gaussians_flow_does(solver, x64):
-    """x_t = α m + √S u with u constant along the flow, by `sample`, `encode` and back, and `log_likelihood`."""
-    tolerance = 1e-3 if "Euler" in str(solver) else 1e-6
+    """x_t = α m + √S u with u constant along the flow, by `sample`, `encode` and back, and `log_likelihood`; the
+    tolerance is that of a step, of which there are up to a hundred or so."""
+    tolerance = 1e-4 if "Euler" in str(solver) else 1e-6
     process = jd.VP()
     denoiser = jd.exact.Gaussian(process, np.array([M]), np.array([[S**2]]))
     (a0, s0), (a1, s1) = process.marginal(0.1), process.marginal(1.0)
@@ -50,14 +50,14 @@ def test_every_solver_ends_where_the_gaussians_flow_does(solver, x64):
     clean, noisy = a0 * M + std[0] * u, a1 * M + std[1] * u
     settings = {"solver": solver, "rtol": tolerance, "atol": tolerance}
     x = jd.sample(jax.random.key(0), denoiser, (3, 1), ProbabilityFlow(**settings), x_start=noisy, t_end=0.1)
-    np.testing.assert_allclose(x, clean, atol=20 * tolerance)
+    np.testing.assert_allclose(x, clean, atol=100 * tolerance)
     z = jd.encode(denoiser, clean, t_min=0.1, **settings)
-    np.testing.assert_allclose(z, noisy, atol=20 * tolerance)
-    np.testing.assert_allclose(jd.decode(denoiser, z, t_min=0.1, **settings), clean, atol=20 * tolerance)
+    np.testing.assert_allclose(z, noisy, atol=100 * tolerance)
+    np.testing.assert_allclose(jd.decode(denoiser, z, t_min=0.1, **settings), clean, atol=100 * tolerance)
     got = jd.log_likelihood(jax.random.key(0), denoiser, clean, "exact", t_min=0.1, **settings)
     truth = jax.scipy.stats.norm.logpdf(noisy[:, 0]) + np.log(std[1] / std[0])
     assert got.converged.all()
-    np.testing.assert_allclose(got.log_prob, truth, atol=30 * tolerance)
+    np.testing.assert_allclose(got.log_prob, truth, atol=100 * tolerance)
 
 
 @pytest.mark.parametrize("solver", [diffrax.Bosh3(), diffrax.HalfSolver(diffrax.Euler()), diffrax.Kvaerno3()], ids=str)
@@ -77,7 +77,7 @@ def test_solvers_that_cannot_choose_their_steps_are_refused():
     denoiser = Counted().exact
     for solver, error, message in (
         (diffrax.Euler(), ValueError, r"diffrax.Euler\(\) gives no estimate.*diffrax.HalfSolver\(diffrax.Euler\(\)\)"),
-        (diffrax.SemiImplicitEuler(), TypeError, "expected an instance of one of diffrax's solvers of ODEs"),
+        (diffrax.KenCarp4(), TypeError, "expected an instance of one of diffrax's solvers of ODEs"),
         (diffrax.Tsit5, TypeError, "such as Tsit5"),
     ):
         with pytest.raises(error, match=message):
