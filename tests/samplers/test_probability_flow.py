@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.samplers import ProbabilityFlow
 
 M, S = 0.5, 0.3
-SOLVERS = [
-    diffrax.Bosh3(),
-    diffrax.Dopri5(),
-    diffrax.Kvaerno3(),
-    diffrax.HalfSolver(diffrax.Euler()),
-    diffrax.HalfSolver(diffrax.Midpoint()),
-]
+SOLVERS = [diffrax.Bosh3(), diffrax.Kvaerno3(), diffrax.HalfSolver(diffrax.Midpoint())]
 
 
 class Counted:
@@ -39,9 +32,9 @@ class Counted:
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_every_solver_ends_where_the_gaussians_flow_does(solver, x64):
-    """x_t = α m + √S u with u constant along the flow, by `sample`, `encode` and back, and `log_likelihood`; the
+    """x_t = α m + √S u with u constant along the flow, by `encode` and back and by `log_likelihood`; the
     tolerance is that of a step, of which there are up to a hundred or so."""
-    tolerance = 1e-4 if "Euler" in str(solver) else 1e-6
+    tolerance = 1e-6
     process = jd.VP()
     denoiser = jd.exact.Gaussian(process, np.array([M]), np.array([[S**2]]))
     (a0, s0), (a1, s1) = process.marginal(0.1), process.marginal(1.0)
@@ -49,8 +42,6 @@ def test_every_solver_ends_where_the_gaussians_flow_does(solver, x64):
     u = jnp.array([[-2.0], [0.0], [1.5]])
     clean, noisy = a0 * M + std[0] * u, a1 * M + std[1] * u
     settings = {"solver": solver, "rtol": tolerance, "atol": tolerance}
-    x = jd.sample(jax.random.key(0), denoiser, (3, 1), ProbabilityFlow(**settings), x_start=noisy, t_end=0.1)
-    np.testing.assert_allclose(x, clean, atol=100 * tolerance)
     z = jd.encode(denoiser, clean, t_min=0.1, **settings)
     np.testing.assert_allclose(z, noisy, atol=100 * tolerance)
     np.testing.assert_allclose(jd.decode(denoiser, z, t_min=0.1, **settings), clean, atol=100 * tolerance)
