@@ -129,14 +129,14 @@ def pairings(keys, source, data, coupling):
 
 
 def fit_dsbm(keys, params, model, pools):
-    """Iterative Markovian fitting: match, let the SDE carry the source and the data in turn, match again."""
-    loss = BridgeMatching(Paired())
+    """Iterative Markovian fitting: match, let the SDE carry the true source and the true data in turn, match again."""
+    loss, pairs = BridgeMatching(Paired()), pools
     for k in range(ROUNDS):
-        params = train(keys, params, model, loss, pools, STEPS // ROUNDS)
+        params = train(keys, params, model, loss, pairs, STEPS // ROUNDS)
         if k < ROUNDS - 1:
             bridges = [of_seed(model, params, seed) for seed in range(SEEDS)]
             step_keys = [jax.random.fold_in(key, k) for key in keys]
-            pools = jnp.stack([recoupled(*seed, k) for seed in zip(step_keys, bridges, pools)])
+            pairs = jnp.stack([recoupled(*seed, k) for seed in zip(step_keys, bridges, pools)])
     return params
 
 
