@@ -1,0 +1,303 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which sampler, how many steps, how much noise?
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxdiff/jaxdiff/blob/main/notebooks/samplers.ipynb)
+#
+# You have a denoiser, perhaps [your first](first_model.ipynb). Now you want samples, and have to choose: a sampler, a
+# number of steps, noise on the way or none, guidance or none. This is a place to play with these choices.
+#
+# Nothing is trained here. For a mixture of Gaussians the perfect denoiser is a formula, `jd.exact.Mixture`, so whatever
+# goes wrong below, the network is not to blame. Everything runs in a minute on a laptop.
+
+# %%
+try:
+    import jaxdiff as jd
+except ModuleNotFoundError:
+    # %pip install --quiet jaxdiff
+    import jaxdiff as jd
+
+import jax
+import numpy as np
+from jaxdiff.plotting import BLUE, DEPTHS, INK, ORANGE, Density, Picture, Points, panels
+
+samplers, guidance = jd.samplers, jd.guidance
+process = jd.VP()
+
+# %% [markdown]
+# ## The way there, and two ways back
+#
+# Data on a line: two bumps. Noise comes in from left to right, as a random walk that forgets where it began. There are
+# two ways back, from right to left, with the same density at every $t$, the blue behind the lines. One is a random walk again, the
+# **reverse SDE**. The other draws no noise at all, the **probability flow**: smooth lines that never cross. They are
+# the two ends of one dial; `EulerMaruyama` calls it `noise`.
+
+# %%
+line = jd.exact.Mixture(process, [0.3, 0.7], [[1.3], [-0.8]], [[[0.02]], [[0.06]]])
+steps, n = 300, 40
+t = np.linspace(0, 1, steps + 1, dtype=np.float32)
+
+
+def back(key, noise, n):
+    sampler = samplers.EulerMaruyama(noise=noise)
+    return jd.sample(key, line, (n, 1), sampler, steps, grid=jd.grids.Time(), trajectory=True)[::-1]
+
+
+paths = {
+    "forward": samplers.forward_paths(jax.random.key(0), process, back(jax.random.key(1), 1.0, n)[0], steps),
+    "back, noise = 1: the reverse SDE": back(jax.random.key(2), 1.0, n),
+    "back, noise = 0: the probability flow": back(jax.random.key(2), 0.0, n),
+}
+
+height = np.linspace(-3, 3, 121, dtype=np.float32)
+across, up = (a.ravel() for a in np.meshgrid(t[3::3], height))
+density = np.exp(line.log_prob(up[:, None], across)).reshape(len(height), -1)
+
+picture = Picture(10.5, 3.2)
+picture.set_layout_engine("constrained")
+for axes, (name, x) in zip(picture.subplots(1, 3, sharey=True), paths.items()):
+    axes.imshow(density, cmap=DEPTHS, vmax=1.6, origin="lower", extent=(0, 1, -3, 3), aspect="auto")
+    for path in np.asarray(x)[..., 0].T:
+        axes.plot(t, path, color=ORANGE if path[0] > 0.4 else INK, linewidth=0.6)
+    axes.set_title(name, loc="left", size=10, color=INK)
+    axes.set(xlabel="t", ylim=(-3, 3))
+picture
+
+# %% [markdown]
+# Orange lines are those in the upper bump at $t = 0$. On the flow the start decides: the highest lines go there, the
+# others do not. On the reverse SDE it stays open until $t$ is about 0.2.
+#
+# ## How many steps?
+#
+# Few steps are coarse steps. Here is a cat, five hundred narrow Gaussians along its lines, sampled by DDIM from the
+# same noise in more and more steps. The network is asked once a step, so this is also the price.
+
+# %%
+strokes = jd.data.cat(jax.random.key(3), 500, noise=0.0)
+cat = jd.exact.Mixture(process, np.ones(500), strokes, np.tile(0.03**2 * np.eye(2), (500, 1, 1)))
+
+
+def draw(denoiser, sampler, steps):
+    return Points(jd.sample(jax.random.key(4), denoiser, (1500, 2), sampler, steps))
+
+
+panels({f"DDIM, {steps} steps": draw(cat, samplers.DDIM(), steps) for steps in (5, 10, 20, 50)})
+
+# %% [markdown]
+# A better sampler needs fewer. How far is each from the flow that it follows? `jd.decode` follows the flow with an
+# adaptive solver to any accuracy we ask for, so we can measure: same noise, same noise levels, the root mean square
+# distance of the results. Data are two Gaussians from here on, which will be two classes soon. Heun asks the denoiser
+# twice a step, so it gets half the steps.
+
+# %%
+weights, means = np.array([0.3, 0.7]), np.array([[1.0, -0.5], [-1.0, 0.5]])
+covariances = np.array([[[0.1, 0.05], [0.05, 0.2]], [[0.3, -0.1], [-0.1, 0.1]]])
+pair = jd.exact.Mixture(process, weights, means, covariances)
+
+flow_samplers = {
+    "DDIM": samplers.DDIM(),
+    "Heun": samplers.Heun(),
+    "DPM-Solver++ 2M": samplers.DPMSolverPP(order=2),
+    "DPM-Solver++ 3M": samplers.DPMSolverPP(order=3),
+    "UniPC-3": samplers.UniPC(order=3),
+}
+evaluations = (16, 32, 64)
+start, t_end = jax.random.normal(jax.random.key(5), (500, 2)), 1e-3
+truth = jd.decode(pair, start, t_min=t_end, rtol=1e-6, atol=1e-6)
+
+
+def error(sampler, steps):
+    x = jd.sample(
+        jax.random.key(6), pair, start.shape, sampler, steps, grid=jd.grids.LogSNR(), t_end=t_end, x_start=start
+    )
+    return float(np.sqrt(np.sum((x - truth) ** 2, axis=1).mean()))
+
+
+print(f"{'evaluations':16}", *(f"{e:9}" for e in evaluations))
+for name, sampler in flow_samplers.items():
+    print(f"{name:16}", *(f"{error(sampler, e // 2 if name == 'Heun' else e):9.1e}" for e in evaluations))
+
+# %% [markdown]
+# Twice the evaluations halve the error of DDIM, a method of first order, and divide those of Heun and 2M, of second, by
+# a little more than four. 3M and UniPC gain more still. What DDIM reaches with 64 evaluations, 2M, 3M and UniPC have
+# with 16. So 15 to 30 steps of one of these are a good start; `jd.sample` takes 50 steps of 2M unless told otherwise.
+#
+# ## Deterministic or stochastic?
+#
+# So why would anyone add noise? Because real denoisers make mistakes. Let us make one: start every sample one standard
+# deviation off, at $z + 1$. The mixture's mean and variance are known exactly, so here is how far the samples miss
+# them from the right start and from the wrong one, at 40 evaluations each. Chance alone moves the mean of this many
+# samples by about 0.01.
+
+# %%
+n = 10_000
+mean = weights @ means
+variance = weights @ (np.trace(covariances, axis1=1, axis2=2) + (means**2).sum(1)) - (mean**2).sum()
+right = jax.random.normal(jax.random.key(7), (n, 2))
+
+
+def misses(sampler, steps):
+    for start in (right, right + 1):
+        x = np.asarray(jd.sample(jax.random.key(8), pair, (n, 2), sampler, steps, x_start=start))
+        square = ((x - mean) ** 2).sum(1)
+        yield f"{np.linalg.norm(x.mean(0) - mean):8.3f}{square.mean() - variance:+10.3f} ± {square.std() / n**0.5:.3f}"
+
+
+def compare(several):
+    print(f"{'':34}{'right start':^26}{'wrong start':^26}\n{'':34}" + f"{'mean':>8}{'variance':>10}{'':8}" * 2)
+    for name, (sampler, steps) in several.items():
+        print(f"{name:34}", *misses(sampler, steps), sep="")
+
+
+compare(
+    {
+        "DPM-Solver++ 2M": (samplers.DPMSolverPP(), 40),
+        "DDIM": (samplers.DDIM(), 40),
+        "DDIM, corrected by Langevin": (samplers.PredictorCorrector(samplers.DDIM(), snr=0.4), 20),
+        "Ancestral": (samplers.Ancestral(), 40),
+        "EulerMaruyama": (samplers.EulerMaruyama(), 40),
+        "ReverseSDE": (samplers.ReverseSDE(), 20),
+        "AnnealedLangevin, 400 evaluations": (samplers.AnnealedLangevin(steps_per_level=10, epsilon=0.8), 40),
+    }
+)
+
+# %% [markdown]
+# The two that draw no noise carry the mistake to the end; the others forget it, and come out nearly as from the right
+# start. From there all get the mean, and the price shows in the variance: at this number of steps DDIM, Ancestral and
+# ReverseSDE come out too narrow. `PredictorCorrector` gives any sampler the gift of forgetting, for one evaluation more
+# a step. Annealed Langevin dynamics, the oldest of them, took ten times the evaluations and is still too wide.
+#
+# How much noise is a dial, not a switch. `ReverseSDE` has `noise` too. And `Switch` takes one sampler above a noise
+# level and another below: random while the picture is made, deterministic for the finish.
+
+# %%
+dial = {f"ReverseSDE, noise = {noise}": (samplers.ReverseSDE(noise=noise), 10) for noise in (0.0, 0.5, 1.0, 2.0)}
+compare(dial | {"ReverseSDE, from t = 0.3 Heun": (samplers.Switch(samplers.ReverseSDE(), samplers.Heun(), t=0.3), 10)})
+
+# %% [markdown]
+# More noise forgives more, and at ten steps a lot of it costs variance. The switch forgives nearly as much as
+# `noise = 1`, at about half its price.
+#
+# ## From data to noise
+#
+# A deterministic sampler can be run backwards: `jd.samplers.invert` takes the same steps upwards and finds the noise
+# that an example would have come from. `jd.encode` and `jd.decode` do it with the adaptive solver.
+
+# %%
+pet = jd.data.cat(jax.random.key(9), 500)
+
+
+def there_and_back(sampler, steps):
+    noise = samplers.invert(cat, pet, sampler, steps)
+    back = jd.sample(jax.random.key(0), cat, pet.shape, sampler, steps, t_end=1e-5, x_start=noise)
+    return noise, back
+
+
+trips = {"DDIM, 50 steps": there_and_back(samplers.DDIM(), 50), "Heun, 25 steps": there_and_back(samplers.Heun(), 25)}
+latent = jd.encode(cat, pet)
+trips["encode, decode"] = latent, jd.decode(cat, latent)
+for name, (_, back) in trips.items():
+    print(f"{name:16} misses by {np.median(np.linalg.norm(back - pet, axis=1)):.1e} in the median")
+
+
+def halves(x):
+    left = np.asarray(pet[:, 0] < 0)
+    return [Points(x[left]), Points(x[~left], color=ORANGE)]
+
+
+back = {f"back: {name}": halves(trips[name][1]) for name in ("DDIM, 50 steps", "encode, decode")}
+panels({"a cat": halves(pet), "its noise": halves(latent)} | back)
+
+# %% [markdown]
+# The noise of a cat looks like any other noise, but its left half is still on the left: the flow keeps
+# neighbours together.
+#
+# ## Guidance
+#
+# The two Gaussians are two classes now; the label goes in as `cond`. `ClassifierFree` blends the prediction with the
+# label and the one without: scale 0 ignores the label, 1 obeys it, and above 1 it exaggerates. The blue behind the
+# points is the density of class 1, which samples should follow.
+
+# %%
+n = 2000
+label = jax.numpy.ones(n, int)
+
+
+def noisy_classifier(x, t, label):
+    return pair.log_responsibilities(x, t)[np.arange(len(x)), label]
+
+
+def clean_classifier(x, label):
+    return noisy_classifier(x, 0.0, label)
+
+
+guided = {f"scale {scale:g}": guidance.ClassifierFree(pair, scale) for scale in (0.0, 1.0, 4.0)}
+guided["scale 4, where 0.3 < σ/α < 3"] = guidance.ClassifierFree(pair, guidance.Interval(4.0, low=0.3, high=3.0))
+guided["CFG++, scale 0.1"] = guidance.ClassifierFreePP(pair, 0.1)
+guided["CFG++, scale 0.6"] = guidance.ClassifierFreePP(pair, 0.6)
+guided["Classifier, scale 1"] = guidance.Classifier(pair, noisy_classifier, 1.0)
+guided["TweedieClassifier, scale 1"] = guidance.TweedieClassifier(pair, clean_classifier, 1.0)
+drawn = {
+    name: jd.sample(jax.random.key(10), denoiser, (n, 2), samplers.DDIM(), 50, cond=label)
+    for name, denoiser in guided.items()
+}
+
+print(f"{'class 1 itself':28}  mean ({means[1, 0]:.2f}, {means[1, 1]:.2f})  variance {np.trace(covariances[1]):.2f}")
+for name, x in drawn.items():
+    a, b = np.mean(x, 0)
+    print(f"{name:28}  mean ({a:.2f}, {b:.2f})  variance {np.var(x, 0).sum():.2f}")
+
+behind = Density(lambda x: pair.log_prob(x, cond=1))
+panels({name: [behind, Points(x, color=ORANGE)] for name, x in drawn.items()})
+
+# %% [markdown]
+# Scale 1 is the class, a little narrow, as DDIM was above. Scale 4 leaves the class behind: it goes where class 1 is
+# most unlike class 0, and variety is lost. Keeping it to the middle noise levels moves the mean less, but brings back
+# no variety here. CFG++ has a scale of its own, from 0 to 1; at 50 steps 0.6 of it does more than 4 of the other.
+#
+# The classifiers turn an unconditional model into a conditional one. The exact classifier of noisy data at scale 1 is
+# Bayes' rule, and gives the numbers of scale 1 above. A classifier that knows clean data only is asked about the
+# denoiser's guess. That is an approximation, and here it shows: many points end on an arc between the classes.
+#
+# ## One model, another process
+#
+# The cat's denoiser belongs to `VP`. `OnProcess` lets it serve any other process, as it would a network trained on
+# `VP`: same model, other curves, other noise levels. The key is the same too.
+
+# %%
+processes = {"VP": process, "VE": jd.VE(), "Flow": jd.Flow()}
+panels(
+    {
+        f"on {name}, 2M, 20 steps": draw(jd.denoisers.OnProcess(cat, other), samplers.DPMSolverPP(), 20)
+        for name, other in processes.items()
+    }
+)
+
+# %% [markdown]
+# The same noise makes the same cat: the probability flow is one flow, whatever the process.
+#
+# ## So which?
+#
+# - To begin: DPM-Solver++ 2M, 20 to 50 steps. Little time: UniPC or 3M, 15.
+# - A denoiser that you do not quite trust, and time: `ReverseSDE`, `Ancestral`, a corrector, or a `Switch`.
+# - To go from data to noise: `encode`, or `invert` with Heun.
+# - Guidance: begin at 1 and raise it while you look at what is lost.
+#
+# ## Your turn
+#
+# Put your own denoiser in the place of `pair` and `cat`: every line works as it is, except those that ask for the exact
+# density. Try `samplers.Heun(churn=20)`, another grid from `jd.grids`, or start the wrong way by 3.
