@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from jaxdiff import denoisers, losses, samplers
-from jaxdiff.denoisers import Bridge, Denoiser, Prediction, energy, exact, guidance, score
+from jaxdiff.denoisers import Bridge, Denoiser, OnProcess, Prediction, energy, exact, guidance, score
 from jaxdiff.likelihood import (
     BitsPerDim,
     Likelihood,
@@ -38,7 +38,7 @@ from jaxdiff.processes import (
     pytree,
     transition,
 )
-from jaxdiff.samplers import cross, decode, encode, sample
+from jaxdiff.samplers import cross, decode, encode, invert, sample
 
 if TYPE_CHECKING:
     from jaxdiff import data, metrics, networks, plotting, runs, training
@@ -62,6 +62,7 @@ __all__ = [
     "Flow",
     "LearnedVP",
     "Likelihood",
+    "OnProcess",
     "Prediction",
     "SubVP",
     "VariationalBound",
@@ -79,6 +80,7 @@ __all__ = [
     "from_betas",
     "grids",
     "guidance",
+    "invert",
     "log_likelihood",
     "losses",
     "metrics",

@@ -214,7 +214,8 @@ class TweedieClassifier(_Tilted):
 
     An approximation (Chung et al. 2023, "Diffusion posterior sampling", eq. 11; Bansal et al. 2023, eq. 6), since the
     true one is log E[p(y | x_0) | x_t]. It is exact where log p(y | x_0) is linear in x_0 and the data Gaussian, and as
-    σ -> 0; for N(m, s²) observed with noise of variance r its pull is too strong by 1 + Var[x_0 | x_t]/r.
+    σ -> 0; for N(m, s²) observed with noise of variance r its pull is too strong by 1 + Var[x_0 | x_t]/r. Where the
+    classifier is sure of E[x_0 | x_t] it does not pull at all, and leaves points on the border of its classes.
 
     `log_likelihood(x0, cond) -> [batch]`; everything else as in `Classifier`. The gradient goes through the denoiser.
     """
