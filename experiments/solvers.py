@@ -1,6 +1,6 @@
 r"""Which sampler, and how many evaluations: every sampler on mixtures whose flow and whose density are known.
 
-    python experiments/solvers.py        4 minutes on two cores; the table, and runs/solvers/solvers.png
+    python experiments/solvers.py        5 minutes of processor time; the table, and runs/solvers/solvers.png
 
 Two closed-form mixtures under VP, each sampler on its own grid from pure noise to clean data: eight Gaussians in the
 plane, and eight Gaussians in 64 dimensions whose covariances have spectra like those of 8 x 8 images.
@@ -11,7 +11,20 @@ plane, and eight Gaussians in 64 dimensions whose covariances have spectra like 
            mixture: for k(x, y) = exp(-|x - y|²/2h²), E k(x, y) = (2πh²)^{D/2} Σ w N(x; m, C + h² I). True samples score
            the floor, about 1/√4000.
 
-TABLE
+Expect, in 64 dimensions after about 12, 25, 50 and 100 evaluations,
+
+    flow  DDIM               0.24    0.16    0.10    0.063
+          Heun               0.20    0.11    0.070   0.033
+          DPM-Solver++ 2M    0.19    0.081   0.037   0.024
+          DPM-Solver++ 3M    0.14    0.055   0.021   0.0076
+          UniPC-2            0.15    0.055   0.019   0.0076
+          UniPC-3            0.13    0.048   0.0078  0.0076
+    law   DPM-Solver++ 2M    0.024   0.016   0.015   0.015       floor 0.015
+          Ancestral          0.13    0.074   0.042   0.027
+          Euler-Maruyama     0.022   0.018   0.014   0.019
+          reverse SDE, SRA1  0.12    0.051   0.028   0.018
+
+0.0076 is what the last step costs, the denoiser's answer at t = 0.001 in place of the flow's end.
 """
 
 from pathlib import Path
