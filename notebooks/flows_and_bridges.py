@@ -55,6 +55,9 @@ from jaxdiff.plotting import ORANGE, Density, Paths, Points, panels, plane
 #
 # The line is the process `Flow`, the network's answer is read as a `"velocity"`, and a **coupling** says who is paired
 # with whom. At first it is anyone with anyone.
+#
+# On the left, such pairs. In the middle, what the network made of them, followed in a hundred small steps: no two points
+# of a flow can be in one place at one time, so that its paths bend where the lines would meet.
 
 # %%
 data = jd.data.eight_gaussians(jax.random.key(0), 20_000)
@@ -74,15 +77,6 @@ def fit(model, loss, data=data, steps=1000):
         )
 
 
-random_pairs = Independent()
-random_flow = fit(untrained, FlowMatching(random_pairs))
-
-# %% [markdown]
-# On the left, pairs. In the middle, what the network made of them, followed in a hundred small steps: no two points of a
-# flow can be in one place at one time, so that its paths bend where the lines would meet.
-
-
-# %%
 def draw_pairs(coupling):
     x0, x1 = coupling(jax.random.key(3), data[:128])
     return Paths(jnp.stack([x1, x0]), color=ORANGE)
@@ -99,6 +93,9 @@ def show(coupling, paths):
     drawn = Paths(paths[:, :128], color=ORANGE)
     return panels({"pairs": draw_pairs(coupling), "paths": drawn, "samples": Points(paths[-1])})
 
+
+random_pairs = Independent()
+random_flow = fit(untrained, FlowMatching(random_pairs))
 
 noise = jax.random.normal(jax.random.key(5), (1000, 2))
 random_paths = follow(random_flow, noise, 100)
@@ -129,10 +126,8 @@ few = {
     for name, flow in {"random": random_flow, "optimal": optimal_flow}.items()
     for steps in (1, 2, 5, 20)
 }
-panels({f"{name}: {jd.metrics.wasserstein(x, unseen[:1000]):.2f}": Points(x) for name, x in few.items()})
 
 
-# %%
 def distance(start, end):
     return jnp.linalg.norm(end - start, axis=-1)
 
@@ -143,11 +138,12 @@ def detour(path):
 
 print(f"paths of random pairs:  {detour(random_paths):5.1%} longer than a straight line")
 print(f"paths of optimal pairs: {detour(optimal_paths):5.1%}")
-print(f"between two sets of data: {jd.metrics.wasserstein(data[:1000], unseen[:1000]):.2f}")
+print(f"Wasserstein distance of two sets of data: {jd.metrics.wasserstein(data[:1000], unseen[:1000]):.2f}")
+panels({f"{name}: {jd.metrics.wasserstein(x, unseen[:1000]):.2f}": Points(x) for name, x in few.items()})
 
 # %% [markdown]
 # One step along the average of random lines ends in the middle, where nobody lives. Along optimal lines it comes close.
-# (Two sets of a thousand points differ by chance alone, so that a distance like the last one is as good as it gets.)
+# (Two sets of a thousand points differ by chance alone: a distance like that of two sets of data is as good as it gets.)
 #
 # ## Start anywhere
 #
@@ -210,6 +206,9 @@ panels(
 #
 # Two things change. The coupling, `Entropic(sigma)`, pairs the ends as those particles would. And the model answers two
 # questions, how the ends lie apart and where the walkers are dense; two copies of the network will do.
+#
+# One bridge can then be crossed in three ways: by a random walk from the source to the data, by another back from the
+# data to the source, and by a flow, which has no noise but spreads its points at every time just as the walks do.
 
 
 # %%
@@ -221,12 +220,6 @@ bridges = {
     sigma: fit(jd.Bridge(twice, (params, params), sigma), BridgeMatching(Entropic(sigma, moon_pairs, sweeps=1)))
     for sigma in (0.2, 0.6)
 }
-
-# %% [markdown]
-# One bridge can be crossed in three ways: by a random walk from the source to the data, by another back from the data to
-# the source, and by a flow, which has no noise but spreads its points at every time just as the walks do.
-
-# %%
 walks = {sigma: jd.cross(jax.random.key(10), bridge, moons, trajectory=True) for sigma, bridge in bridges.items()}
 returns = {
     sigma: jd.cross(jax.random.key(11), bridge, unseen[:1000], to="source", trajectory=True)
@@ -277,7 +270,7 @@ def right(key, n):
     return 0.1 + jax.random.normal(key, (n, 2))
 
 
-left = right(jax.random.key(13), 10_000) - 0.2
+left = right(jax.random.key(13), 5000) - 0.2
 loss = BridgeMatching(Entropic(1.0, Independent(right), sweeps=1))
 bridge = fit(jd.Bridge(twice, (params, params), 1.0, data_std=1.0), loss, data=left, steps=600)
 
