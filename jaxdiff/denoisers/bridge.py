@@ -79,8 +79,9 @@ class BridgeLike(abc.ABC):
 class Bridge(BridgeLike):
     """A network as a bridge: `network(params, x, c_noise, cond) -> (w, -n s)`, each of the shape of x.
 
-    `sigma` is the Brownian motion's standard deviation a unit time, `data_std` that of both ends. The network sees x
-    scaled to about unit variance and c_noise = log(t/(1 - t))/4 within ±3. Two networks of one kind make a pair by
+    `sigma` is the Brownian motion's standard deviation a unit time, `data_std` that of both ends, or less where their
+    structure is much finer than their spread: it scales the score near them. The network sees x scaled to about unit
+    variance and c_noise = log(t/(1 - t))/4 within ±3. Two networks of one kind make a pair by
     `lambda params, *inputs: (network(params[0], *inputs), network(params[1], *inputs))`.
 
     Raises ValueError for a negative sigma, and when called for a network that returns something else.
