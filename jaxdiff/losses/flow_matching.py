@@ -12,8 +12,8 @@ so the law of x_t is carried by the conditional mean of the pairs' velocity (Lip
 is the line integral of `jaxdiff.samplers` with x_1 in the place of the noise. Nothing there asked it to be Gaussian: a
 flow from any source is a `Denoiser(network, params, jd.Flow(), "velocity")` whose noise is the source's point. Every
 deterministic sampler runs it from `x_start`, points of the source (Euler's method is `DDIM()` on `grids.Time()`), and
-so do `encode` and `decode`; `log_likelihood` needs the source's density. (Stochastic samplers add Gaussian noise: they are for a Gaussian source, drawn
-independently.)
+so do `encode` and `decode`; `log_likelihood` needs the source's density. (Stochastic samplers add Gaussian noise: they
+are for a Gaussian source, drawn independently.)
 
 The papers' time is 1 - t here, and their velocity x_data - x_source the negative of ours.
 
