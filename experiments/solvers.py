@@ -1,6 +1,6 @@
 r"""Which sampler, and how many evaluations: every sampler on mixtures whose flow and whose density are known.
 
-    python experiments/solvers.py        5 minutes of processor time; the table, and runs/solvers/solvers.png
+    python experiments/solvers.py        3 minutes on two cores; the table, and runs/solvers/solvers.png
 
 Two closed-form mixtures under VP, each sampler on its own grid from pure noise to clean data: eight Gaussians in the
 plane, and eight Gaussians in 64 dimensions whose covariances have spectra like those of 8 x 8 images.
