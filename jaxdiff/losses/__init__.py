@@ -3,14 +3,22 @@
 from jaxdiff.losses import couplings as couplings
 from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
+from jaxdiff.losses.bridge_matching import BridgeMatching
 from jaxdiff.losses.denoising import Denoising, velocity_error
+from jaxdiff.losses.flow_matching import FlowMatching
 from jaxdiff.losses.hybrid import Hybrid, transition_kl
-
-__all__ = ["Denoising", "Hybrid", "times", "transition_kl", "velocity_error", "weightings"]
 from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 
-__all__ = ["Denoising", "ScoreMatching", "SlicedScoreMatching", "times", "weightings"]
-from jaxdiff.losses.bridge_matching import BridgeMatching
-from jaxdiff.losses.flow_matching import FlowMatching
-
-__all__ = ["BridgeMatching", "Denoising", "FlowMatching", "couplings", "times", "weightings"]
+__all__ = [
+    "BridgeMatching",
+    "Denoising",
+    "FlowMatching",
+    "Hybrid",
+    "ScoreMatching",
+    "SlicedScoreMatching",
+    "couplings",
+    "times",
+    "transition_kl",
+    "velocity_error",
+    "weightings",
+]
