@@ -31,6 +31,13 @@ def observed_order(denoiser, sampler, start, end, grid_of, steps):
     return np.log2(coarse / fine)
 
 
+def graded(process, n, t_start):
+    """n steps that begin short: ℓ = ℓ_0 + Δ u² with u in equal steps."""
+    ends = jnp.maximum(process.log_snr(jnp.array([t_start, T_END])), -14.0)
+    times = process.time_at_log_snr(ends[0] + (ends[1] - ends[0]) * (jnp.arange(n + 1) / n) ** 2)
+    return times.at[0].set(t_start).at[-1].set(T_END)
+
+
 def test_orders(process, x64):
     """DDIM 1, Heun 2, DPM-Solver++ 2M 2, from pure noise at t = 1 (α = 0 among them) on equal steps in log-SNR.
 
@@ -40,15 +47,12 @@ def test_orders(process, x64):
     denoiser, start, end = start_and_end(process)
     even = lambda n: jd.grids.LogSNR()(process, n, T_START, T_END)
 
-    def graded(n):
-        ends = jnp.maximum(process.log_snr(jnp.array([T_START, T_END])), -14.0)
-        times = process.time_at_log_snr(ends[0] + (ends[1] - ends[0]) * (jnp.arange(n + 1) / n) ** 2)
-        return times.at[0].set(T_START).at[-1].set(T_END)
+    short_first = lambda n: graded(process, n, T_START)
 
     assert abs(observed_order(denoiser, DDIM(), start, end, even, 160) - 1) < 0.1
     assert abs(observed_order(denoiser, Heun(), start, end, even, 160) - 2) < 0.1
     assert abs(observed_order(denoiser, DPMSolverPP(), start, end, even, 160) - 2) < 0.1
-    assert abs(observed_order(denoiser, DPMSolverPP(3), start, end, graded, 320) - 3) < 0.1
+    assert abs(observed_order(denoiser, DPMSolverPP(3), start, end, short_first, 320) - 3) < 0.1
 
 
 @pytest.mark.parametrize("process", [jd.VP(), jd.EDM(), jd.Flow()], ids=["VP", "EDM", "Flow"])
@@ -59,12 +63,9 @@ def test_orders_of_unipc(process, x64):
     denoiser, start, end = start_and_end(process, 0.8)
     even = lambda n: jd.grids.LogSNR()(process, n, 0.8, T_END)
 
-    def graded(n):
-        ends = process.log_snr(jnp.array([0.8, T_END]))
-        times = process.time_at_log_snr(ends[0] + (ends[1] - ends[0]) * (jnp.arange(n + 1) / n) ** 2)
-        return times.at[0].set(0.8).at[-1].set(T_END)
+    short_first = lambda n: graded(process, n, 0.8)
 
-    for order, grid, steps in ((1, even, 320), (2, even, 480), (3, graded, 320)):
+    for order, grid, steps in ((1, even, 320), (2, even, 480), (3, short_first, 320)):
         observed = observed_order(denoiser, UniPC(order), start, end, grid, steps)
         assert abs(observed - order - 1) < 0.1, (order, observed)
 
