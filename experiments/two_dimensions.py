@@ -1,7 +1,7 @@
 r"""Flows and bridges between laws in the plane: the 2-D table of [SF]²M (Tong et al. 2024, arXiv 2307.03672).
 
-    python experiments/two_dimensions.py        30 minutes of processor time, in two threads; pictures in
-                                                runs/two_dimensions, the table it printed in experiments/README.md
+    python experiments/two_dimensions.py        17 minutes on two cores; pictures in runs/two_dimensions, the table it
+                                                printed in experiments/README.md
 
 W2: 2-Wasserstein distance of what the flow draws from the data, by exact assignment of 2,000 points, mean of three
 seeds; the floor is that of two sets of data. NPE: |∫ E|v|² dt - W2²(source, data)| / W2²(source, data), over 10,000
