@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test test-slow benchmark lint clean
+.PHONY: help install peers demo test test-slow benchmark lint clean
 
 help:
 	@echo "make demo       train on real digits, draw samples, report the likelihood (5 minutes on two cores)"
@@ -11,6 +11,7 @@ help:
 	@echo "make benchmark  measure training, sampling and likelihood on this machine"
 	@echo "make lint       ruff and pyright"
 	@echo "make install    only make .venv (the others call it)"
+	@echo "make peers      add PyTorch and diffusers to it: tests and benchmarks then run beside them"
 
 install: .venv/installed
 
@@ -19,6 +20,9 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+peers: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
 
 demo: install
 	$(BIN)/jaxdiff demo

@@ -73,20 +73,26 @@ def likelihood(
     split: Literal["train", "validation", "test"] = "test",
     limit: int | None = None,
     dequantization_samples: int = 1,
-    divergence: Literal["hutchinson", "exact"] = "hutchinson",
+    target_error: float | None = None,
+    budget: int = 64,
+    divergence: Literal["hutchinson", "hutch++", "xtrace", "exact"] = "hutchinson",
     probes: int = 1,
     rtol: float = 1e-4,
     atol: float = 1e-4,
     seed: int = 0,
     json_: Json = False,
 ) -> dict:
-    """Likelihood of held-out data under the run in FOLDER: bits/dim of images, nats of points.
+    """Likelihood of held-out data under the run in FOLDER, and how wrong it may be: bits/dim of images, nats of points.
+
+    The same command again goes on where it was interrupted.
 
     Args:
         folder: A run's folder.
         split: Which part of the data.
         limit: Use the first examples only.
         dequantization_samples: 1 is uniform dequantisation; more give the tighter importance-weighted bound.
+        target_error: Add images in random order, then repeats of them, until the standard error is this small.
+        budget: Images to measure the error budget on; 0 leaves it out.
         divergence: Estimated by random probes, or exact.
         probes: Random probes an example; two or more give their own standard error.
         rtol: Relative tolerance of the solver.
@@ -98,7 +104,10 @@ def likelihood(
         raise ValueError(f"limit = {limit}; expected at least one example")
     config, denoiser = runs.load(folder)
     settings: dict[str, Any] = {"divergence": divergence, "probes": probes, "rtol": rtol, "atol": atol}
-    return runs.likelihood(config, denoiser, folder, split, limit, seed, not json_, dequantization_samples, **settings)
+    samples = dequantization_samples
+    return runs.likelihood(
+        config, denoiser, folder, split, limit, seed, not json_, samples, target_error, budget, **settings
+    )
 
 
 BASELINES = {
@@ -121,7 +130,7 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
     say(f"training on 1,000 digits of 8 x 8 pixels; a picture of samples comes every 20 s: {folder}/samples.png")
     denoiser, _ = runs.train(config, folder, 20.0, not json_)
     say("likelihood of 447 digits it has not seen:")
-    summary = runs.likelihood(config, denoiser, folder, "test", None, seed, not json_, rtol=1e-3, atol=1e-3)
+    summary = runs.likelihood(config, denoiser, folder, "test", None, seed, not json_, budget=0, rtol=1e-3, atol=1e-3)
     for name, value in BASELINES.items():
         say(f"  {value:.3f}  {name}")
     say(f"  {summary['bits_per_dim']:.3f}  this diffusion model, +- {summary['standard_error']:.3f}")
@@ -140,13 +149,14 @@ def main() -> None:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\njaxdiff: interrupted; the same command again continues a training run", file=sys.stderr)
+        print("\njaxdiff: interrupted; the same command again goes on with training or a likelihood", file=sys.stderr)
         raise SystemExit(130) from None
     if "--json" in sys.argv:
         print(json.dumps(result))
     else:
         for name, value in result.items():
-            print(f"{name:<22}{value}")
+            if not isinstance(value, dict):
+                print(f"{name:<22}{value}")
 
 
 if __name__ == "__main__":

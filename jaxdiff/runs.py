@@ -5,6 +5,7 @@ summary.json    the final figures                                 *.png         
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -107,9 +108,16 @@ def _write_json(path: Path, value: dict) -> None:
     os.replace(temporary, path)
 
 
-def _update_summary(folder: Path, **figures) -> dict:
+def _finite(value) -> Any:
+    """`value` with None for every float in it that is not finite, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _update_summary(folder: Path, **figures) -> dict[str, Any]:
     path = folder / "summary.json"
-    figures = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in figures.items()}
+    figures = _finite(figures)
     summary = (json.loads(path.read_text()) if path.exists() else {}) | figures
     _write_json(path, summary)
     return summary
@@ -297,18 +305,60 @@ def train(config: Config, folder: Path, pictures_every: float, progress: bool) -
     return denoiser, summary
 
 
-def likelihood(config: Config, denoiser, folder: Path, split, limit, seed, progress, samples=1, **settings) -> dict:
-    """Likelihood of a split of the data into the summary: bits/dim of images, mean nats of points."""
+def _figures(report: jd.BitsPerDim) -> dict:
+    """The numbers of a report, its budget's among them, for a summary."""
+    numbers = lambda value: {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.repr}
+    figures = numbers(report)
+    if (budget := report.budget) is not None:
+        shifts = {name: getattr(budget, name)._asdict() for name in ("solver", "truncation")}
+        bound = {name: getattr(budget.bound, name) for name in ("bits_per_dim", "standard_error")}
+        figures["budget"] = numbers(budget) | shifts | {"bound": bound}
+    return figures
+
+
+def likelihood(
+    config: Config,
+    denoiser,
+    folder: Path,
+    split,
+    limit,
+    seed,
+    progress,
+    samples=1,
+    target_error=None,
+    budget=64,
+    **settings,
+) -> dict:
+    """Likelihood of a split of the data into the summary: bits/dim of images, mean nats of points.
+
+    The estimates of every image go into likelihood_SPLIT_*.npz, one file for each set of settings: a run that was
+    interrupted goes on.
+    """
     key = jax.random.key(seed)
     began = time.perf_counter()
     if config.data in IMAGES:
         data = load_images(config, split)
-        report = jd.bits_per_dim(key, denoiser, data.image[:limit], samples, data.levels, progress=progress, **settings)
+        asked = json.dumps([limit, seed, samples, settings], default=repr)
+        record = folder / f"likelihood_{split}_{hashlib.sha256(asked.encode()).hexdigest()[:8]}.npz"
+        report = jd.bits_per_dim(
+            key,
+            denoiser,
+            data.image[:limit],
+            samples,
+            data.levels,
+            progress=progress,
+            target_error=target_error,
+            budget=budget,
+            record=record,
+            **settings,
+        )
         print(report, file=sys.stderr)
-        figures = {f.name: getattr(report, f.name) for f in dataclasses.fields(report) if f.name != "per_example"}
+        figures = _figures(report) | {"per_example": str(record)}
     else:
         if samples != 1:
             raise ValueError(f"dequantization_samples = {samples}: {config.data} is continuous; leave it at 1")
+        if target_error is not None:
+            raise ValueError(f"target_error = {target_error}: for images; {config.data} is a set of points")
         found = jd.log_likelihood(key, denoiser, jnp.asarray(load_points(config, split)[: limit or 2000]), **settings)
         nats = np.asarray(found.log_prob, np.float64)[np.asarray(found.converged)]
         figures = {

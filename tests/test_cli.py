@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,7 +79,8 @@ def test_likelihood_goes_into_the_summary(digits_run, monkeypatch, capsys):
     assert summary["split"] == "test"
     assert 1.0 < summary["bits_per_dim"] < 8.0
     assert summary["standard_error"] > 0
-    assert summary["trace_standard_error"] > 0
+    assert summary["budget"]["trace"] > 0
+    assert Path(summary["per_example"]).is_file()
 
 
 def test_training_again_changes_nothing(digits_run, monkeypatch, capsys):

@@ -1,6 +1,6 @@
-"""A data set in batches of one size, the last filled up from its beginning, so that nothing recompiles."""
+"""A data set in batches of one size, the last filled up, so that nothing recompiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,17 +22,23 @@ def check_images(images, levels: int, batch_size: int) -> np.ndarray:
     return images
 
 
-def in_batches(compute: Callable[[np.ndarray], Any], n: int, batch_size: int, progress: bool, label: str) -> Any:
-    """`compute(index)` over all n indices, `batch_size` at a time, its leaves [..., batch] joined to [..., n]."""
-    starts = range(0, n, batch_size)
-    if progress:
+def in_batches(
+    compute: Callable[[np.ndarray], Any], index: np.ndarray, batch_size: int, progress: bool, label: str
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """(part, compute(part)) for the parts of `index`, `batch_size` at a time; leaves are [..., part]."""
+    starts = range(0, len(index), batch_size)
+    if progress and len(index):
         from tqdm.auto import tqdm
 
         starts = tqdm(starts, desc=label, unit="batch")
-    size = min(batch_size, n)
+    for start in starts:
+        part = index[start : start + batch_size]
+        result = compute(np.resize(part, batch_size))
+        count = len(part)
+        yield part, jax.tree.map(lambda a, count=count: np.asarray(a)[..., :count], result)
 
-    def batch(start):
-        result = compute(np.arange(start, start + size) % n)
-        return jax.tree.map(lambda a: np.asarray(a)[..., : n - start], result)
 
-    return jax.tree.map(lambda *batches: np.concatenate(batches, axis=-1), *map(batch, starts))
+def over_all(compute: Callable[[np.ndarray], Any], index: np.ndarray, batch_size: int, progress: bool, label: str):
+    """`compute` over all of `index` in batches, its leaves joined to [..., len(index)]."""
+    results = [result for _, result in in_batches(compute, index, batch_size, progress, label)]
+    return jax.tree.map(lambda *batches: np.concatenate(batches, axis=-1), *results)

@@ -1,18 +1,26 @@
 """Bits per dimension of integer images, with what is known of their error."""
 
 import dataclasses
+import inspect
 import math
+import os
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.likelihood.batching import check_images, in_batches
-from jaxdiff.likelihood.dequantization import dequantize, log_volume
-from jaxdiff.likelihood.log_likelihood import check_divergence, log_likelihood
+from jaxdiff.likelihood.budget import ErrorBudget, measure
+from jaxdiff.likelihood.dequantization import Dequantizer, Uniform
+from jaxdiff.likelihood.divergence import check_divergence
+from jaxdiff.likelihood.estimate import Estimator
+from jaxdiff.likelihood.log_likelihood import log_likelihood
+from jaxdiff.likelihood.record import Record, fingerprint
 from jaxdiff.samplers import check_cond, example_keys
+
+_FIRST_LOOK = 64  # examples before a target error may end the run
+_REPEATS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,28 +28,63 @@ class BitsPerDim:
     """Bits per dimension of a data set: `bits_per_dim` +- `standard_error`, over the examples that converged.
 
     standard_error: over examples; it holds every independent noise, that of images, dequantisation and probes.
-    trace_standard_error: the part that is due to the probes; NaN for a single probe, 0 for the exact divergence.
-    kind: what the number is. per_example: [n], NaN where a solve did not converge. evaluations_mean, evaluations_max:
-    of the flow, an example and dequantisation sample; NaN and -1 where the solver is implicit and they are not known.
+    kind: what the number is. examples: how many were looked at; all, unless a target error was met before.
+    evaluations_mean, evaluations_max: of the flow, an estimate; NaN and -1 where the solver is implicit and they are
+    not known. reached: whether the target error was met; None without one. budget: None unless asked for.
+    per_example: [n], the mean over an image's repeats; NaN where a solve did not converge, or none was made.
+    repeats: [n], how many estimates were made.
     """
 
     bits_per_dim: float
     standard_error: float
-    trace_standard_error: float
     kind: str
     examples: int
     not_converged: int
     evaluations_mean: float
     evaluations_max: int
+    reached: bool | None
+    budget: ErrorBudget | None
     per_example: np.ndarray = dataclasses.field(repr=False)
+    repeats: np.ndarray = dataclasses.field(repr=False)
 
     def __str__(self):
         lost = f", {self.not_converged} of {self.examples} not converged and left out" if self.not_converged else ""
-        cost = f", {self.evaluations_mean:.0f} evaluations each" if self.evaluations_max >= 0 else ""
-        return (
+        known = self.evaluations_max >= 0
+        cost = f", {self.evaluations_mean:.0f} evaluations each, at most {self.evaluations_max}" if known else ""
+        times = f" {self.repeats.max()} times" if self.repeats.max() > 1 else ""
+        lines = [
             f"{self.bits_per_dim:.4f} +- {self.standard_error:.4f} bits/dim "
-            f"({self.kind}; {self.examples} examples{cost}{lost})"
-        )
+            f"({self.kind}; {self.examples} examples{times}{cost}{lost})"
+        ]
+        if self.reached is False:
+            lines.append("the target error was not met: the spread of the images alone is too large; give more images")
+        return "\n".join(lines + [str(self.budget)] * (self.budget is not None))
+
+
+def _per_example(rows: dict, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each example's estimates, NaN where one did not converge or none is there, and how many there are."""
+    repeats = np.bincount(rows["example"], minlength=n)
+    total = np.bincount(rows["example"], np.where(rows["converged"], rows["bits_per_dim"], np.nan), n)
+    return np.where(repeats > 0, total / np.maximum(repeats, 1), np.nan), repeats
+
+
+def _standard_error(per_example: np.ndarray) -> float:
+    values = per_example[np.isfinite(per_example)]
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def _spread_alone(rows: dict, n: int) -> float:
+    """The standard error that any number of repeats would leave, less two standard errors of what is known of it."""
+    per_example, repeats = _per_example(rows, n)
+    found = np.isfinite(per_example)
+    if found.sum() < 2:
+        return math.inf
+    used = found[rows["example"]]
+    squares = (rows["bits_per_dim"] - per_example[rows["example"]])[used] ** 2
+    within = squares.sum() / np.maximum(repeats[found] - 1, 0).sum()
+    total = per_example[found].var(ddof=1)
+    alone = total * (1 - 2 * math.sqrt(2 / (found.sum() - 1))) - within / repeats[found].mean()
+    return math.sqrt(max(alone, 0.0) / found.sum())
 
 
 def bits_per_dim(
@@ -53,61 +96,113 @@ def bits_per_dim(
     batch_size: int = 64,
     cond: Any = None,
     progress: bool = False,
+    *,
+    target_error: float | None = None,
+    budget: int = 64,
+    record: str | os.PathLike | None = None,
+    dequantizer: Dequantizer = Uniform(),
     **likelihood,
 ) -> BitsPerDim:
     """-log2 P(image)/D of integer images [n, *event] in 0..levels-1, under a denoiser of data on [-1, 1].
 
-    `dequantization_samples` K = 1 is uniform dequantisation, an upper bound on the bits; K > 1 is the tighter
+    `dequantization_samples` K = 1 is the dequantisation bound, an upper bound on the bits; K > 1 is the tighter
     importance-weighted bound. It is a bound with divergence="exact"; under random probes the logarithm of a mean of
     noisy exponentials is biased towards fewer bits, by less the more probes there are. Example i depends on `key` and
-    i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None.
-    `progress` shows a bar; further arguments go to `log_likelihood` (probes, divergence, rtol, atol, t_min).
+    i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None. `progress` shows a bar; further arguments go to
+    `log_likelihood` (probes, divergence, rtol, atol, t_min, solver, source).
 
-    Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, or fewer than
-    one sample or example a batch.
+    Args:
+        target_error: look at the images in a random order until the standard error is that small, at least at 64;
+            where all do not suffice, again with new dequantisation and probes, until it is, or until no number of
+            repeats could: the images themselves spread too much.
+        budget: on how many of the images the error budget is measured, at most all; 0 leaves it out. It costs about
+            five times as much as the likelihood of these.
+        record: an .npz file for the estimates of every image, written after each batch; the same call on a file that
+            is there goes on from it.
+        dequantizer: where in its cell an image goes; `jaxdiff.likelihood.dequantization` has `Uniform` and
+            `Variational`.
+
+    Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, fewer than one
+    sample or example a batch, a target error that is not above 0, and a record of something else.
     """
     images = check_images(images_uint8, levels, batch_size)
+    n = len(images)
     if dequantization_samples < 1:
         raise ValueError(f"dequantization_samples = {dequantization_samples}; expected at least one")
-    check_divergence(likelihood.get("divergence", "exact"), likelihood.get("probes", 1))
-    n, size = len(images), math.prod(images.shape[1:])
-    cond = check_cond(cond, n)
-    keys = example_keys(key, n)
+    if target_error is not None and not target_error > 0:
+        raise ValueError(f"target_error = {target_error}; expected bits/dim above 0")
+    if budget < 0:
+        raise ValueError(f"budget = {budget}; expected a number of images, or 0 to leave it out")
+    known = inspect.signature(log_likelihood).parameters
+    defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
+    if unknown := likelihood.keys() - defaults.keys():
+        names = ", ".join(sorted(unknown))
+        raise TypeError(f"{names}: not a setting of log_likelihood, which has {', '.join(defaults)}")
+    likelihood = {name: value for name, value in (defaults | likelihood).items() if name != "cond"}
+    check_divergence(likelihood["divergence"], likelihood["probes"], math.prod(images.shape[1:]))
+    cond, keys = check_cond(cond, n), example_keys(key, n)
+    estimator = Estimator(keys, denoiser, images, cond, dequantizer, dequantization_samples, levels, likelihood)
+    size = min(batch_size, n)
 
-    def compute(index):
-        # One set of probes serves all K samples of an image: only what differs between them moves their weights.
-        probe_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(keys[index])
-        batch_cond = jax.tree.map(lambda c: c[index], cond)
+    kept = Record(
+        record,
+        {
+            "images": fingerprint((images, cond)),
+            "denoiser": fingerprint(denoiser),
+            "key": fingerprint(keys),
+            "levels": levels,
+            "dequantizer": fingerprint(dequantizer),
+            "dequantization_samples": dequantization_samples,
+            **{name: value if isinstance(value, str | int) else repr(value) for name, value in likelihood.items()},
+        },
+    )
+    order = np.random.default_rng(np.asarray(jax.random.key_data(keys[0]))).permutation(n)
+    least = min(n, max(_FIRST_LOOK, budget))
 
-        def one(sample):
-            x = dequantize(jax.vmap(jax.random.fold_in, (0, None))(noise_keys, sample), images[index], levels)
-            return log_likelihood(probe_keys, denoiser, x, cond=batch_cond, **likelihood)
+    def enough() -> bool:
+        per_example, repeats = _per_example(kept.rows, n)
+        met = target_error is not None and _standard_error(per_example) <= target_error
+        return met and (repeats > 0).sum() >= least
 
-        return jax.tree.map(lambda *samples: np.stack(samples), *map(one, range(dequantization_samples)))
+    for repeat in range(1 if target_error is None else _REPEATS):
+        if repeat > 1 and target_error is not None and _spread_alone(kept.rows, n) > target_error:
+            break
+        missing = kept.missing(order, repeat)
+        compute = lambda part, repeat=repeat: estimator(part, repeat)
+        if enough():
+            break
+        for part, found in in_batches(compute, missing, size, progress, "likelihood"):
+            kept.add(example=part, repeat=repeat, **found._asdict())
+            if enough():
+                break
 
-    # each [K, n]
-    log_prob, error, evaluations, converged = in_batches(compute, n, batch_size, progress, "likelihood")
-    weights = np.asarray(jax.nn.softmax(jnp.asarray(log_prob), axis=0))
-    log_p = np.asarray(jax.nn.logsumexp(jnp.asarray(log_prob), axis=0)) - math.log(dequantization_samples)
-    probed = likelihood.get("divergence", "hutchinson") == "hutchinson"
-    to_bits = 1 / (size * math.log(2))
-    ok = converged.all(0)
-    per_example = np.where(ok, -(log_p + log_volume(size, levels)) * to_bits, np.nan)
-    trace_variance = ((weights * error) ** 2).sum(0)[ok]
-    count = int(ok.sum())
-    spread = per_example[ok].std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+    rows = kept.rows
+    per_example, repeats = _per_example(rows, n)
+    count = int(np.isfinite(per_example).sum())
+    error = _standard_error(per_example)
+    kind = "uniform dequantisation" if isinstance(dequantizer, Uniform) else "variational dequantisation"
+    if dequantization_samples > 1:
+        probed = "" if likelihood["divergence"] == "exact" else ", estimated by probes"
+        of = "" if isinstance(dequantizer, Uniform) else f" of {kind}"
+        kind = f"importance-weighted bound{of}, K = {dequantization_samples}{probed}"
+    measured = None
+    if budget:
+        index = order[:budget]
+        first = rows["repeat"] == 0
+        base = dict(zip(rows["example"][first], rows["bits_per_dim"][first]))
+        base = np.array([base[i] for i in index])
+        measured = measure(key, estimator, index, base, per_example, repeats, size, progress)
+    evaluations = rows["evaluations"]
     return BitsPerDim(
-        bits_per_dim=float(per_example[ok].mean()) if count else math.nan,
-        standard_error=float(spread),
-        trace_standard_error=float(math.sqrt(trace_variance.sum()) / count * to_bits) if count else math.nan,
-        kind=(
-            "uniform dequantisation"
-            if dequantization_samples == 1
-            else f"importance-weighted bound, K = {dequantization_samples}{', estimated by probes' if probed else ''}"
-        ),
-        examples=n,
-        not_converged=n - count,
+        bits_per_dim=float(np.nanmean(per_example)) if count else math.nan,
+        standard_error=error,
+        kind=kind,
+        examples=int((repeats > 0).sum()),
+        not_converged=int((repeats > 0).sum()) - count,
         evaluations_mean=float(evaluations.mean()) if evaluations.min() >= 0 else math.nan,
-        evaluations_max=int(evaluations.max()),
+        evaluations_max=int(evaluations.max()) if evaluations.min() >= 0 else -1,
+        reached=None if target_error is None else error <= target_error,
+        budget=measured,
         per_example=per_example,
+        repeats=repeats,
     )

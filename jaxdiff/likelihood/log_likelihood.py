@@ -5,11 +5,10 @@ Along dz/dφ = v(z, φ) the density of z changes by d log p(z)/dφ = -tr ∂v/�
 
     log p(x_0) = log N(x_1; 0, prior_std²) + D log q_1/q_0 + ∫_{φ_0}^{φ_1} tr ∂v/∂z dφ.
 
-The trace comes forward, by Jacobian-vector products of v: over the D basis vectors ("exact"), or over Rademacher
-probes e with E[e eᵀ] = I ("hutchinson"; Hutchinson 1990, Grathwohl et al. 2019), drawn once an example and held along
-the flow. Every probe carries its own integral, so their spread is the standard error. A multiple of I in ∂v/∂z, the
-analytic part of every parameterisation, gives eᵀ(kI)e = kD exactly: it is never estimated. For a linear field v = A z
-the variance of one probe is 2 Σ_{i≠j} S_ij² with S the symmetric part of ∫A.
+The trace is that of `jaxdiff.likelihood.divergence`: exact, or estimated by random vectors drawn once an example and
+held along the flow. Every probe carries its own integral, so their spread is the standard error. Drift and products
+come from one pass of the network, forward. For a linear field v = A z the variance of one Rademacher probe is
+2 Σ_{i≠j} S_ij² with S the symmetric part of ∫A.
 
 The prior's density stands at one place. A flow from another source (see `jaxdiff.losses.flow_matching`) has the density
 of that source there.
@@ -24,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
+from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
 from jaxdiff.processes import as_pytree, check_event, check_time
 from jaxdiff.samplers import check_cond, example_keys, solve
 
@@ -40,14 +40,6 @@ class Likelihood(NamedTuple):
     standard_error: jax.Array
     evaluations: jax.Array
     converged: jax.Array
-
-
-def check_divergence(divergence: str, probes: int) -> None:
-    """Raise ValueError for a divergence that is not known, or fewer than one probe."""
-    if divergence not in ("hutchinson", "exact"):
-        raise ValueError(f'divergence = {divergence!r}; expected "hutchinson" or "exact"')
-    if probes < 1:
-        raise ValueError(f"probes = {probes}; expected at least one")
 
 
 def log_likelihood(
@@ -67,17 +59,18 @@ def log_likelihood(
 
     Each example has its own probes (from `key` and its index, or from `key` itself where it holds one key an example)
     and its own steps; `solver` is a diffrax solver of ODEs with an error estimate, Tsit5 unless given. `divergence` is
-    "hutchinson" with `probes` probes, or "exact", which costs as many products as an event has values. `t_min` = 0 is
-    allowed where the denoiser is (the exact denoisers with a density). `source` is the log-density of x at t = 1,
-    [n, *event] -> [n]; None is the process's own prior. The numbers in `jax.tree_util.Partial(function, numbers)`, and
-    in a pytree whose method it is (`exact.Mixture(...).log_prob`), compile nothing new.
+    "hutchinson", "hutch++" or "xtrace" with `probes` probes (`jaxdiff.likelihood.divergence` tells them apart), or
+    "exact", which costs as many products as an event has values. `t_min` = 0 is allowed where the denoiser is (the
+    exact denoisers with a density). `source` is the log-density of x at t = 1, [n, *event] -> [n]; None is the
+    process's own prior. The numbers in `jax.tree_util.Partial(function, numbers)`, and in a pytree whose method it is
+    (`exact.Mixture(...).log_prob`), compile nothing new.
 
     Raises TypeError for integer x0, an untyped key or a source that is no function; ValueError for a NaN in x0, an
-    unknown divergence, fewer than one probe, a denoiser without an answer at t = 1, a solver without an error estimate,
-    or a source of another shape.
+    unknown divergence, fewer than one probe (or, for the two that look for a basis, as many as an event has values), a
+    denoiser without an answer at t = 1, a solver without an error estimate, or a source of another shape.
     """
-    check_divergence(divergence, probes)
     x0 = check_event(x0, "x0")
+    check_divergence(divergence, probes, math.prod(x0.shape[1:]))
     check_start(denoiser, 1.0)
     cond = check_cond(cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])
@@ -99,17 +92,13 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
 
     def one(key, x, cond):
         cond = jax.tree.map(lambda c: c[None], cond)
-        if divergence == "exact":
-            directions = jnp.eye(size, dtype=x.dtype).reshape(size, *event)
-        else:
-            directions = jax.random.rademacher(key, (probes, *event), x.dtype)
+        vectors = draw_vectors(key, divergence, probes, event, x.dtype)
 
         def field(angle, state):
             t = process.time_at_angle(angle)
             velocity = lambda z: angular_velocity(denoiser, process.scale(t) * z[None], t, cond)[0].astype(z.dtype)
             v, product = jax.linearize(velocity, state[0])
-            along = jax.vmap(lambda e: jnp.vdot(e, product(e)))(directions)
-            return v, along.sum(keepdims=True) if divergence == "exact" else along
+            return v, trace(divergence, product, vectors, event)
 
         start = ((x / q_min).astype(x.dtype), jnp.zeros(1 if divergence == "exact" else probes, x.dtype))
         (z, traces), evaluations, converged = solve(

@@ -38,7 +38,7 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 
 from jaxdiff.denoisers import DenoiserLike, check_start, check_variance
-from jaxdiff.likelihood.batching import check_images, in_batches
+from jaxdiff.likelihood.batching import check_images, over_all
 from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
 from jaxdiff.processes import check_time, expand_time
@@ -153,7 +153,8 @@ def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, 
             keys[index], denoiser, jnp.asarray(images[index]), jax.tree.map(lambda c: c[index], cond), levels
         )
 
-    prior, transitions, reconstruction = in_batches(of, len(images), batch_size, progress, "bound")
+    size = min(batch_size, len(images))
+    prior, transitions, reconstruction = over_all(of, np.arange(len(images)), size, progress, "bound")
     return VariationalBound(kind, prior, transitions.T, reconstruction)
 
 

@@ -38,7 +38,7 @@ def test_bits_against_quadrature(levels):
         for low, high in zip(edges[:-1], edges[1:])
     ]
     truth = -np.array(cell)[images].mean()
-    report = jd.bits_per_dim(jax.random.key(0), standard_normal(d), images, levels=levels, batch_size=150)
+    report = jd.bits_per_dim(jax.random.key(0), standard_normal(d), images, levels=levels, batch_size=150, budget=0)
     spreads = [norm.logpdf(np.linspace(a, b, 50)).std() for a, b in zip(edges[:-1], edges[1:])]
     noise = np.max(spreads) / np.log(2)
     assert abs(report.bits_per_dim - truth) < 4 * noise / np.sqrt(n * d) + 1e-4
@@ -55,7 +55,9 @@ def test_importance_weighting_approaches_the_integral():
     edges = 2 * np.arange(levels + 1) / levels - 1
     truth = -np.log2(np.diff(norm.cdf(edges, scale=std))).mean()
     reports = [
-        jd.bits_per_dim(jax.random.key(0), standard_normal(1, std), images, k, levels, 400, divergence="exact")
+        jd.bits_per_dim(
+            jax.random.key(0), standard_normal(1, std), images, k, levels, 400, divergence="exact", budget=0
+        )
         for k in (1, 4, 64)
     ]
     values = [report.bits_per_dim for report in reports]
@@ -70,7 +72,7 @@ def test_probes_do_not_undo_the_importance_weighted_bound():
     denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(d), 0.02 * np.eye(d) + 0.2 * np.ones((d, d)))
     images = np.random.default_rng(5).integers(20, 44, (n, 1)) + np.zeros((1, d), int)
     exact, probed = (
-        jd.bits_per_dim(jax.random.key(0), denoiser, images, 8, 64, n, divergence=kind)
+        jd.bits_per_dim(jax.random.key(0), denoiser, images, 8, 64, n, divergence=kind, budget=0)
         for kind in ("exact", "hutchinson")
     )
     difference = probed.per_example - exact.per_example
@@ -86,10 +88,13 @@ def test_labels_of_the_wrong_number_are_refused():
 def test_report_does_not_depend_on_the_batch_size():
     images = np.random.default_rng(1).integers(0, 17, (7, 4))
     whole, parts = (
-        jd.bits_per_dim(jax.random.key(0), standard_normal(4), images, 2, 17, batch, probes=2) for batch in (7, 3)
+        jd.bits_per_dim(jax.random.key(0), standard_normal(4), images, 2, 17, batch, probes=2, budget=5)
+        for batch in (7, 3)
     )
     np.testing.assert_allclose(whole.per_example, parts.per_example, rtol=1e-4)
-    assert whole.trace_standard_error == pytest.approx(parts.trace_standard_error, rel=1e-2, abs=1e-6)
+    for name in ("images", "dequantisation", "trace", "prior"):
+        assert getattr(whole.budget, name) == pytest.approx(getattr(parts.budget, name), rel=1e-2, abs=1e-6)
+    np.testing.assert_allclose(whole.budget.bound.per_example, parts.budget.bound.per_example, rtol=1e-4)
 
 
 def test_failures_are_counted_and_left_out():

@@ -237,3 +237,67 @@ def test_every_deterministic_step_has_its_moments(process, x64):
 
     for sampler, advance in ((DDIM(), by_ddim), (Heun(), by_heun), (DPMSolverPP(), by_2m)):
         np.testing.assert_allclose(run(sampler), end(advance), rtol=1e-8)
+
+
+def test_churn_and_correctors_have_their_moments():
+    """Ten steps from t = 0.8 of EDM, by the affine recursions of Karras et al. 2022, algorithm 2, with S_churn = 4, of
+    Song et al. 2021, algorithm 2, with two corrector steps of ε = 2 r² σ², and of Song and Ermon 2019, algorithm 1."""
+    process, n, steps, r = jd.EDM(), 20_000, 10, 0.3
+    times = np.asarray(jd.grids.LogSNR()(process, steps, 0.8), np.float64)
+    sigmas = [float(process.marginal(t)[1]) for t in times]
+    pull = lambda sigma: (0.5 * sigma**2 / (0.25 + sigma**2), 0.25 / (0.25 + sigma**2))  # E[x_0 | x] = b + a x
+
+    def heun(mean, variance, sigma, sigma_s):
+        raised = sigma * (1 + 4 / steps)
+        variance += raised**2 - sigma**2
+        ends = []
+        for x in (0.0, 1.0):
+            slopes = []
+            for at, level in ((x, raised), (None, sigma_s)):
+                at = x + (sigma_s - raised) * slopes[0] if at is None else at
+                b, a = pull(level)
+                slopes.append((at - b - a * at) / level)
+            ends.append(x + (sigma_s - raised) * sum(slopes) / 2)
+        slope = ends[1] - ends[0]
+        return ends[0] + slope * mean, slope**2 * variance
+
+    def langevin(mean, variance, sigma, epsilon):
+        """x + ε ∇ log p + √(2 ε) z."""
+        shrink = epsilon / (0.25 + sigma**2)
+        return mean + shrink * (0.5 - mean), (1 - shrink) ** 2 * variance + 2 * epsilon
+
+    def corrected(mean, variance, sigma, sigma_s):
+        b, a = pull(sigma)
+        kept = (sigma_s / sigma) ** 2  # q(x_s | x, x_0) of a variance-exploding process
+        slope = kept + (1 - kept) * a
+        mean, variance = slope * mean + (1 - kept) * b, slope**2 * variance + kept * (sigma**2 - sigma_s**2)
+        for _ in range(2):
+            mean, variance = langevin(mean, variance, sigma_s, 2 * r**2 * sigma_s**2)
+        return mean, variance
+
+    def annealed(mean, variance, sigma, sigma_s):
+        for _ in range(3):
+            mean, variance = langevin(mean, variance, sigma_s, 0.2 * sigma_s**2 / 2)
+        return mean, variance
+
+    for sampler, advance in (
+        (Heun(churn=4.0), heun),
+        (PredictorCorrector(Ancestral(), 2, r), corrected),
+        (jd.samplers.AnnealedLangevin(3, 0.2), annealed),
+    ):
+        mean, variance = 0.3, sigmas[0] ** 2
+        start = mean + sigmas[0] * jax.random.normal(jax.random.key(0), (n, 1))
+        for sigma, sigma_s in zip(sigmas[:-1], sigmas[1:]):
+            mean, variance = advance(mean, variance, sigma, sigma_s)
+        b, a = pull(sigmas[-1])
+        x = jd.sample(
+            jax.random.key(1),
+            gaussian(process),
+            (n, 1),
+            sampler,
+            steps,
+            grid=jd.grids.LogSNR(),
+            t_start=0.8,
+            x_start=start,
+        )
+        check_moments(x, np.array([b + a * mean]), np.array([[a**2 * variance]]))

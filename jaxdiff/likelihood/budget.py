@@ -1,0 +1,153 @@
+r"""Where the error of a likelihood comes from.
+
+An estimate of an image draws x from its cell and integrates the flow under random probes; its mean over both is the
+dequantisation bound. The variance of a mean over n images of r estimates each is therefore
+
+    (images + (dequantisation + trace)/r)/n.
+
+trace is read off the spread of the probes of one solve, dequantisation is what more a second estimate of the same image
+differs by, and images is the rest of the spread over the data set, which no computing makes smaller.
+
+What repeating does not show are shifts: that of the solver, by tolerances ten times finer for the same x and probes,
+and that of beginning at t_min and not at the data, by a t_min ten times smaller. They are differences image by image,
+with a standard error of their own. The prior's term is KL(q(x_1 | x_0) || prior): x_1 is not quite noise.
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.likelihood.batching import over_all
+from jaxdiff.likelihood.estimate import Estimator
+from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound
+from jaxdiff.samplers import decode, encode
+
+SECOND = 2**32 - 1  # the repeat that only the budget uses
+
+
+class Shift(NamedTuple):
+    """A mean difference over the budget's examples and its standard error, bits/dim."""
+
+    mean: float
+    standard_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorBudget:
+    """Where the error of a `BitsPerDim` comes from, bits/dim, as far as `examples` of its images tell.
+
+    images, dequantisation, trace: the parts of its standard error, whose squares add up to its square. solver: what
+    tolerances ten times finer change. truncation: what t_min/10 changes. prior: KL(q(x_1 | x_0) || prior). round_trip:
+    the largest |x - decode(encode(x))| where both converge, in units of x. bound: the variational bound, continuous.
+    """
+
+    examples: int
+    images: float
+    dequantisation: float
+    trace: float
+    solver: Shift
+    truncation: Shift
+    prior: float
+    round_trip: float
+    bound: VariationalBound = dataclasses.field(repr=False)
+
+    def __str__(self):
+        shift = lambda value: f"{value.mean:+.5f} +- {value.standard_error:.5f}"
+        total = math.sqrt(self.images**2 + self.dequantisation**2 + self.trace**2)
+        below = "below" if abs(self.solver.mean) < total else "NOT below"
+        rows = (
+            ("images", f"{self.images:.4f}", "of the standard error: the images differ"),
+            ("dequantisation", f"{self.dequantisation:.4f}", "of the standard error: the draws from their cells"),
+            ("trace", f"{self.trace:.4f}", "of the standard error: the probes"),
+            ("solver", shift(self.solver), f"by tolerances ten times finer: {below} the standard error"),
+            ("truncation", shift(self.truncation), "by a t_min ten times smaller"),
+            ("prior", f"{self.prior:.5f}", "KL(q(x_1 | x_0) || prior)"),
+            ("round trip", f"{self.round_trip:.1e}", "the largest |x - decode(encode(x))|"),
+            ("bound", f"{self.bound.bits_per_dim:.4f} +- {self.bound.standard_error:.4f}", self.bound.kind),
+        )
+        lines = [f"  {name:<16}{value:>20}   {note}" for name, value, note in rows]
+        return "\n".join([f"error budget, measured on {self.examples} of the images, bits/dim:", *lines])
+
+
+def shift(changed: np.ndarray, base: np.ndarray) -> Shift:
+    """The mean difference over the examples that both have, and its standard error; NaN for fewer than two."""
+    difference = (changed - base)[np.isfinite(changed) & np.isfinite(base)]
+    if len(difference) == 0:
+        return Shift(math.nan, math.nan)
+    spread = difference.std(ddof=1) if len(difference) > 1 else math.nan
+    return Shift(float(difference.mean()), float(spread / math.sqrt(len(difference))))
+
+
+def _mean(values) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _largest(values) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.max()) if len(values) else math.nan
+
+
+def measure(
+    key,
+    estimator: Estimator,
+    index,
+    base: np.ndarray,
+    per_example: np.ndarray,
+    repeats,
+    batch_size: int,
+    progress: bool,
+) -> ErrorBudget:
+    """The budget by the images `index`, whose first estimates are `base`; the rest is that of the whole run."""
+    settings = estimator.likelihood
+    # every step in the same batches, filled up, so that what was compiled for the estimates serves here
+    over = lambda compute, label: over_all(compute, index, batch_size, progress, label)
+    changed = lambda label, repeat=0, **more: over(lambda part: estimator(part, repeat, **more), label)
+
+    probes = settings["probes"]
+    several = max(2, probes)
+    second = changed("budget: noise", SECOND, probes=several)
+    trace = 0.0 if settings["divergence"] == "exact" else _mean(second.trace_error**2) * several
+    spread = _mean((second.bits_per_dim - base) ** 2)
+    dequantisation = max((spread - trace / probes - trace / several) / 2, 0.0)
+
+    finer = changed("budget: solver", rtol=settings["rtol"] / 10, atol=settings["atol"] / 10)
+    earlier = changed("budget: truncation", t_min=settings["t_min"] / 10)
+
+    flow = {name: settings[name] for name in ("rtol", "atol", "t_min", "solver")}
+
+    def trip(part):
+        x, cond = estimator.draw(part, 0)[1][0][0], estimator.cond_of(part)
+        z = encode(estimator.denoiser, x, cond, **flow)
+        failed = jnp.isnan(z).any(range(1, z.ndim), keepdims=True)
+        back = decode(estimator.denoiser, jnp.where(failed, 0.0, z), cond, **flow)
+        return jnp.where(failed, jnp.nan, jnp.abs(back - x)).max(range(1, x.ndim))
+
+    bound = continuous_bound(
+        jax.random.fold_in(key, SECOND),
+        estimator.denoiser,
+        estimator.images[index],
+        levels=estimator.levels,
+        batch_size=batch_size,
+        cond=estimator.cond_of(index),
+        progress=progress,
+    )
+    found = np.isfinite(per_example)
+    count, each = found.sum(), repeats[found].mean()
+    total = per_example[found].var(ddof=1) if count > 1 else math.nan
+    part = lambda variance: math.sqrt(max(variance, 0.0) / count) if count else math.nan
+    return ErrorBudget(
+        examples=len(index),
+        images=part(total - (dequantisation + trace / probes) / each),
+        dequantisation=part(dequantisation / each),
+        trace=part(trace / probes / each),
+        solver=shift(finer.bits_per_dim, base),
+        truncation=shift(earlier.bits_per_dim, base),
+        prior=float(np.mean(bound.prior, dtype=np.float64)),
+        round_trip=_largest(over(trip, "budget: round trip")),
+        bound=bound,
+    )

@@ -1,0 +1,67 @@
+"""One estimate of the bits/dim of each of a batch of images."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.likelihood.dequantization import Dequantizer, place
+from jaxdiff.likelihood.log_likelihood import log_likelihood
+
+
+class Estimate(NamedTuple):
+    """Of images, each [n]: bits/dim, what the probes' error is in it, evaluations of all its solves, all converged."""
+
+    bits_per_dim: np.ndarray
+    trace_error: np.ndarray
+    evaluations: np.ndarray
+    converged: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+    """The estimates of a data set: `keys` [n], `images` [n, *event], `cond` with leaves [n, ...]."""
+
+    keys: jax.Array
+    denoiser: DenoiserLike
+    images: np.ndarray
+    cond: Any
+    dequantizer: Dequantizer
+    samples: int
+    levels: int
+    likelihood: dict
+
+    def draw(self, index, repeat: int) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+        """The keys of the probes, and each sample's x [batch, *event] with its log q(x | image), nats."""
+        repeated = jax.vmap(jax.random.fold_in, (0, None))(self.keys[index], repeat)
+        # One set of probes serves all K samples of an image: only what differs between them moves their weights.
+        probe_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(repeated)
+        sample_keys = [jax.vmap(jax.random.fold_in, (0, None))(noise_keys, k) for k in range(self.samples)]
+        return probe_keys, [place(self.dequantizer, keys, self.images[index], self.levels) for keys in sample_keys]
+
+    def cond_of(self, index) -> Any:
+        """`cond` of some of the images."""
+        return jax.tree.map(lambda c: c[index], self.cond)
+
+    def __call__(self, index, repeat: int, **changed) -> Estimate:
+        """The estimate number `repeat`, with some of the likelihood's settings changed."""
+        probe_keys, draws = self.draw(index, repeat)
+        settings = self.likelihood | changed
+        found = [log_likelihood(probe_keys, self.denoiser, x, cond=self.cond_of(index), **settings) for x, _ in draws]
+        log_prob, error, evaluations, converged = (np.stack(rows) for rows in zip(*found))  # each [K, batch]
+        log_weight = jnp.asarray(log_prob) - jnp.stack([log_q for _, log_q in draws])
+        log_p = np.asarray(jax.nn.logsumexp(log_weight, axis=0), np.float64) - math.log(self.samples)
+        size = math.prod(self.images.shape[1:])
+        to_bits = 1 / (size * math.log(2))
+        shares = np.asarray(jax.nn.softmax(log_weight, axis=0))
+        ok = np.all(converged, axis=0)
+        return Estimate(
+            np.where(ok, -log_p * to_bits, np.nan),
+            np.sqrt(((shares * error) ** 2).sum(0)) * to_bits,
+            np.where((evaluations < 0).any(0), -1, evaluations.sum(0)),
+            np.asarray(ok),
+        )

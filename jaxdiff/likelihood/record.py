@@ -1,0 +1,84 @@
+"""Estimates of single examples, kept in a file so that a run that was interrupted goes on where it stopped.
+
+A row is one estimate of one image's bits/dim: which example, which repeat of it, the value, the probes' error, the
+evaluations and whether every solve converged. Rows depend on their key alone, so that it does not matter in which run
+or batch they were made. What they were made of stands beside them, as JSON.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+COLUMNS = {
+    "example": np.int64,
+    "repeat": np.int64,
+    "bits_per_dim": np.float64,
+    "trace_error": np.float64,
+    "evaluations": np.int64,
+    "converged": np.bool_,
+}
+
+
+def fingerprint(tree) -> str:
+    """A hash of a pytree's structure and the values of its leaves."""
+    digest = hashlib.sha256(str(jax.tree.structure(tree)).encode())
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Record:
+    """The rows, in memory and, where `path` is given, in that .npz file too.
+
+    Raises ValueError for a path that does not end in .npz, for a file that is no such record, and for one of other
+    settings, which it names.
+    """
+
+    def __init__(self, path: str | os.PathLike | None, settings: dict):
+        self.path = None if path is None else Path(path)
+        self.settings = settings
+        self.rows = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
+        if self.path is not None:
+            if self.path.suffix != ".npz":
+                raise ValueError(f"record = {str(self.path)!r}; expected a file that ends in .npz")
+            if self.path.exists():
+                self._load(self.path)
+
+    def _load(self, path: Path) -> None:
+        try:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                self.rows = {name: file[name].astype(dtype) for name, dtype in COLUMNS.items()}
+                before = json.loads(str(file["settings"]))
+        except Exception as error:
+            raise ValueError(f"{path} is not a record of likelihoods ({error}); remove it or give another") from error
+        changed = [
+            f"{name}: {before.get(name)}, now {self.settings.get(name)}"
+            for name in sorted(before | self.settings)
+            if before.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise ValueError(f"{path} holds likelihoods of other settings ({'; '.join(changed)}); give another file")
+
+    def missing(self, order: np.ndarray, repeat: int) -> np.ndarray:
+        """Those of `order` that have no row of this repeat yet."""
+        return order[~np.isin(order, self.rows["example"][self.rows["repeat"] == repeat])]
+
+    def add(self, **columns) -> None:
+        """Append rows, and write the file anew, by a rename."""
+        self.rows = {
+            name: np.concatenate([rows, np.broadcast_to(columns[name], columns["example"].shape).astype(rows.dtype)])
+            for name, rows in self.rows.items()
+        }
+        if self.path is not None:
+            temporary = self.path.with_suffix(".tmp")
+            with open(temporary, "wb") as file:
+                np.savez(file, settings=np.array(json.dumps(self.settings)), **self.rows)  # pyright: ignore[reportArgumentType]
+            os.replace(temporary, self.path)

@@ -1,0 +1,197 @@
+"""The report against what is known of Gaussians, and what becomes of a run that is interrupted."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+import jaxdiff as jd
+
+LEVELS = 16
+
+
+def covariance(d=5, seed=0):
+    root = np.random.default_rng(seed).standard_normal((d, d)) / 2
+    return root @ root.T + 0.05 * np.eye(d)
+
+
+def correlated(d=5, seed=0):
+    return jd.exact.Gaussian(jd.VP(), np.zeros(d), covariance(d, seed))
+
+
+def isotropic(d, std=1.0):
+    return jd.exact.Gaussian(jd.VP(), np.zeros(d), std**2 * np.eye(d))
+
+
+def cell_variance(k, std):
+    """The variance of log2 p(x(u)) over the cell of k, u uniform, for N(0, std²), by a fine grid."""
+    x = 2 * (k + (np.arange(20_000) + 0.5) / 20_000) / LEVELS - 1
+    return norm.logpdf(x, scale=std).var() / np.log(2) ** 2
+
+
+def test_dequantisation_is_the_spread_within_a_cell():
+    """An isotropic model has no trace noise, and images that are all alike have no spread of their own."""
+    d, n, std = 4, 600, 0.4
+    image = np.array([1, 5, 9, 14])
+    report = jd.bits_per_dim(
+        jax.random.key(0), isotropic(d, std), np.tile(image, (n, 1)), 1, LEVELS, n, budget=n, rtol=1e-4, atol=1e-4
+    )
+    variance = sum(cell_variance(k, std) for k in image) / d**2
+    budget = report.budget
+    assert budget.trace < 1e-4 * budget.dequantisation + 1e-5
+    # a variance from n differences is known to √(2/n) of itself for a normal, here a little more or less
+    assert budget.dequantisation**2 * n == pytest.approx(variance, rel=5 * np.sqrt(2 / n))
+    assert report.standard_error**2 * n == pytest.approx(variance, rel=5 * np.sqrt(2 / n))
+    assert budget.images**2 < 5 * np.sqrt(3 / n) * report.standard_error**2
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_trace_is_the_known_variance_of_the_probes(probes):
+    """The symmetric ∫J of a Gaussian is diagonal in its eigenbasis: log of the growth of each direction."""
+    d, n = 5, 600
+    denoiser = correlated(d)
+    values, basis = np.linalg.eigh(covariance(d))
+    alpha, sigma = (float(c) for c in jd.VP().marginal(1.0))
+    growth = basis @ np.diag(0.5 * np.log((alpha**2 * values + sigma**2) / values)) @ basis.T
+    variance = 2 * ((growth**2).sum() - (np.diag(growth) ** 2).sum()) / (d * np.log(2)) ** 2 / probes
+    images = np.tile([3, 8, 8, 7, 9], (n, 1))
+    report = jd.bits_per_dim(
+        jax.random.key(0), denoiser, images, 1, LEVELS, n, budget=n, probes=probes, rtol=1e-3, atol=1e-3
+    )
+    budget = report.budget
+    assert budget.trace**2 * n == pytest.approx(variance, rel=5 * np.sqrt(8 / n))
+    parts = budget.images**2 + budget.dequantisation**2 + budget.trace**2
+    assert parts == pytest.approx(report.standard_error**2, rel=0.3)
+
+
+def test_shifts_are_what_refining_changes():
+    d, n = 3, 40
+    denoiser = correlated(d, 1)
+    images = np.random.default_rng(1).integers(0, LEVELS, (n, d))
+    settings = {"levels": LEVELS, "batch_size": n, "divergence": "exact"}
+    coarse = jd.bits_per_dim(jax.random.key(0), denoiser, images, **settings, rtol=1e-2, atol=1e-2, t_min=1e-2)
+    fine = {"rtol": 1e-6, "atol": 1e-6, "budget": 0}
+    solved = jd.bits_per_dim(jax.random.key(0), denoiser, images, **settings, t_min=1e-2, **fine)
+    early = jd.bits_per_dim(jax.random.key(0), denoiser, images, **settings, t_min=1e-3, **fine)
+    solver = solved.bits_per_dim - coarse.bits_per_dim
+    assert coarse.budget.solver.mean == pytest.approx(solver, abs=0.3 * abs(solver))
+    truncation = early.bits_per_dim - solved.bits_per_dim
+    noise = 4 * coarse.budget.truncation.standard_error
+    assert coarse.budget.truncation.mean == pytest.approx(truncation, abs=noise + 2 * abs(solver))
+    assert coarse.budget.trace == 0
+    assert 0 < coarse.budget.round_trip < 0.3
+
+    alpha, sigma = (float(c) for c in jd.VP().marginal(1.0))
+    x0 = 2 * (images + 0.5) / LEVELS - 1
+    prior = (sigma**2 - 1 - np.log(sigma**2) + alpha**2 * x0**2).mean() / 2 / np.log(2)
+    assert coarse.budget.prior == pytest.approx(prior, rel=1e-2)
+    assert coarse.budget.bound.bits_per_dim > coarse.bits_per_dim - 4 * coarse.budget.bound.standard_error
+
+
+def test_the_report_reads_well():
+    images = np.random.default_rng(2).integers(0, LEVELS, (6, 3))
+    text = str(jd.bits_per_dim(jax.random.key(0), correlated(3), images, levels=LEVELS))
+    for word in ("images", "dequantisation", "trace", "solver", "truncation", "prior", "round trip", "bound"):
+        assert f"\n  {word}" in text
+    assert "measured on 6 of the images" in text
+    assert "below the standard error" in text
+
+
+def test_a_target_error_takes_as_many_images_as_it_needs():
+    """Images from the model itself, whose spread is known to be that of |x|²/2: √(D/2) nats."""
+    d, n = 8, 2000
+    x = np.random.default_rng(3).normal(0, 0.3, (n, d))
+    images = np.clip(np.floor((x + 1) / 2 * 256), 0, 255).astype(np.uint8)
+    target = 0.03
+    report = jd.bits_per_dim(
+        jax.random.key(0), isotropic(d, 0.3), images, target_error=target, budget=0, rtol=1e-3, atol=1e-3
+    )
+    assert report.reached
+    assert report.standard_error <= target
+    expected = (np.sqrt(d / 2) / np.log(2) / d / target) ** 2
+    assert expected / 2 < report.examples < 2 * expected + 64
+    assert np.isfinite(report.per_example).sum() == report.examples
+    visited = np.flatnonzero(report.repeats)
+    assert visited.max() > n / 2, "the images are looked at in a random order"
+
+
+def test_repeats_shrink_noise_and_never_the_spread_of_images():
+    d = 5
+    denoiser = correlated(d)
+    alike = np.tile([3, 8, 8, 7, 9], (20, 1))
+    settings = {"levels": LEVELS, "budget": 0, "rtol": 1e-3, "atol": 1e-3}
+    once = jd.bits_per_dim(jax.random.key(0), denoiser, alike, **settings)
+    more = jd.bits_per_dim(jax.random.key(0), denoiser, alike, **settings, target_error=once.standard_error / 2)
+    assert more.reached
+    assert 3 <= more.repeats.max() <= 12
+    assert abs(more.bits_per_dim - once.bits_per_dim) < 4 * once.standard_error
+
+    different = np.random.default_rng(4).integers(0, LEVELS, (20, d))
+    stuck = jd.bits_per_dim(jax.random.key(0), isotropic(d), different, **settings, target_error=1e-3)
+    assert stuck.reached is False
+    assert stuck.repeats.max() == 2
+    assert "give more images" in str(stuck)
+
+
+def interrupted(after):
+    """A dequantizer that stops the run at its n-th batch."""
+
+    class Stop(jd.likelihood.Uniform):
+        calls = 0
+
+        def __call__(self, keys, images, levels):
+            type(self).calls += 1
+            if type(self).calls == after:
+                raise KeyboardInterrupt
+            return super().__call__(keys, images, levels)
+
+    return Stop()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "digits.npz"
+    images = np.random.default_rng(5).integers(0, LEVELS, (10, 3))
+    settings = {"levels": LEVELS, "batch_size": 2, "budget": 0}
+    call = lambda **more: jd.bits_per_dim(jax.random.key(0), correlated(3), images, **settings, **more)
+    whole = call()
+    jd.pytree(type(stop := interrupted(4)))
+    with pytest.raises(KeyboardInterrupt):
+        call(record=path, dequantizer=stop)
+    with np.load(path, allow_pickle=False) as file:
+        assert len(file["example"]) == 6
+    type(stop).calls = 100
+    rest = call(record=path, dequantizer=stop)
+    assert type(stop).calls == 102, "two of five batches were left"
+    np.testing.assert_array_equal(rest.per_example, whole.per_example)
+    np.testing.assert_array_equal(call(record=path, dequantizer=stop).per_example, whole.per_example)
+    assert type(stop).calls == 102, "nothing is left to do"
+    with np.load(path, allow_pickle=False) as file:
+        assert sorted(file["example"]) == list(range(10))
+        assert json.loads(str(file["settings"]))["levels"] == LEVELS
+
+
+def test_records_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "r.npz"
+    images = np.random.default_rng(6).integers(0, LEVELS, (4, 3))
+    call = lambda **more: jd.bits_per_dim(
+        jax.random.key(0), correlated(3), images, **{"levels": LEVELS, "budget": 0, "record": path, **more}
+    )
+    call()
+    for more, message in (
+        ({"rtol": 1e-3}, "other settings.*rtol: 1e-05, now 0.001"),
+        ({"levels": 17}, "levels: 16, now 17"),
+        ({"record": tmp_path / "r.parquet"}, "ends in .npz"),
+        ({"target_error": 0.0}, "target_error = 0.0"),
+        ({"budget": -1}, "budget = -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(**more)
+    with pytest.raises(ValueError, match="denoiser: "):
+        jd.bits_per_dim(jax.random.key(0), correlated(3, 9), images, levels=LEVELS, budget=0, record=path)
+    with pytest.raises(TypeError, match="tolerance: not a setting of log_likelihood"):
+        call(tolerance=1)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="not a record of likelihoods"):
+        call()
