@@ -1,6 +1,6 @@
 r"""The scores of a cat: learned in three ways, and the exact ones.
 
-    python experiments/scores_of_a_cat.py        about 3 minutes on two cores; run again, it only draws
+    python experiments/scores_of_a_cat.py        about 2 minutes on two cores; run again, it only draws
 
 4,000 points on the lines of a cat's face. Noised to level σ their density is a mixture of 4,000 Gaussians, whose score
 is known and minimises every loss used here. One network, three fits:

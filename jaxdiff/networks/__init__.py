@@ -1,6 +1,7 @@
 """Neural networks in Flax NNX, as pure functions of parameters, x, noise level and label."""
 
 from jaxdiff.denoisers import Gradient, InnerProduct
+from jaxdiff.networks.coupling import Coupling
 from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal
 from jaxdiff.networks.functional import Network, initialize
 from jaxdiff.networks.mlp import MLP
@@ -8,6 +9,7 @@ from jaxdiff.networks.unet import UNet
 
 __all__ = [
     "MLP",
+    "Coupling",
     "Fourier",
     "Gradient",
     "InnerProduct",

@@ -95,8 +95,15 @@ class NoiseEmbedding(nnx.Module):
         self.dense_out = nnx.Linear(features, features, rngs=rngs)
         self.label = LabelEmbedding(classes, features, rngs=rngs) if classes else None
 
-    def __call__(self, c_noise: jax.Array, cond=None) -> jax.Array:
-        """Return [batch, features] for c_noise [batch]; ValueError for labels where there are no classes."""
+    def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
+        """Return [batch, features] for the batch and dtype of x [batch, ...] and c_noise, a scalar or [batch].
+
+        Raises ValueError for a c_noise of another shape, and for labels where there are no classes.
+        """
+        c_noise = jnp.asarray(c_noise, x.dtype)
+        if c_noise.shape not in ((), x.shape[:1]):
+            raise ValueError(f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example")
+        c_noise = jnp.broadcast_to(c_noise, x.shape[:1])
         embedding = self.dense_out(nnx.silu(self.dense_in(self.waves(c_noise))))
         if self.label is not None:
             embedding = embedding + self.label(cond, len(c_noise))

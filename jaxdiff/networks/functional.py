@@ -9,27 +9,18 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A module `(x, c_noise, cond) -> out` without its parameters; equal to any other of its structure."""
+    """A module without its parameters; equal to any other of its structure."""
 
     graphdef: nnx.GraphDef
 
-    def __call__(self, params: dict, x: jax.Array, c_noise, cond=None) -> jax.Array:
-        """Return out [batch, *event] for x [batch, *event] of about unit variance.
-
-        c_noise: log(σ/α)/4, a scalar or [batch]. cond: integer labels, a scalar or [batch]; None for no
-        label. Raises ValueError for a c_noise of another shape, and what the module raises.
-        """
-        c_noise = jnp.asarray(c_noise, x.dtype)
-        if c_noise.shape not in ((), x.shape[:1]):
-            raise ValueError(f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example")
-        module = nnx.merge(self.graphdef, params)
-        return module(x, jnp.broadcast_to(c_noise, x.shape[:1]), cond)
+    def __call__(self, params: dict, *inputs):
+        """What the module makes of `inputs`: for a denoiser's x, c_noise and cond, as `jaxdiff.networks.UNet` says."""
+        return nnx.merge(self.graphdef, params)(*inputs)
 
 
 def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Network, dict]:

@@ -40,7 +40,7 @@ class MLP(nnx.Module):
         """Return [batch, *event], the last axis times `outputs`, for x [batch, *event]; c_noise and cond [batch]."""
         if x.shape[1:] != self.event:
             raise ValueError(f"x has shape {x.shape}; expected [batch, {', '.join(map(str, self.event))}]")
-        embedding = self.embed(c_noise, cond)
+        embedding = self.embed(x, c_noise, cond)
         h = x.reshape(len(x), -1)
         for layer, level in zip(self.layers, self.levels):
             update = nnx.silu(layer(h) + level(embedding))

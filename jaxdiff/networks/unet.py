@@ -152,7 +152,7 @@ class UNet(nnx.Module):
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return out [batch, height, width, outputs * channels_in] for x [..., channels_in]; c_noise [batch]."""
         self._check(x)
-        embedding = self.embed(c_noise, cond)
+        embedding = self.embed(x, c_noise, cond)
         h = self.conv_in(x)
         skips = []
         for level, blocks in enumerate(self.down):

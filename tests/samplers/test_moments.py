@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import draw_mixture, mixture, mixture_moments
+from scipy.integrate import quad
 
 import jaxdiff as jd
 from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, PredictorCorrector, ReverseSDE
@@ -301,3 +302,50 @@ def test_churn_and_correctors_have_their_moments():
             x_start=start,
         )
         check_moments(x, np.array([b + a * mean]), np.array([[a**2 * variance]]))
+
+
+def test_third_order_integrates_the_polynomial_through_its_predictions(x64):
+    """Ten steps of VP; the integral of Lu et al. 2022, eq. 8, by quadrature of the polynomial that NumPy fits."""
+    process = jd.VP()
+    times = np.asarray(jd.grids.LogSNR()(process, 10, 0.9), np.float64)
+    ends = []
+    for x in (0.0, 1.0):
+        history = []
+        for (alpha, sigma), (alpha_s, sigma_s) in steps_of(process, times):
+            constant, slope = answer(alpha, sigma)
+            ell, ell_s = np.log(alpha / sigma), np.log(alpha_s / sigma_s)
+            history = [*history, (ell, constant + slope * x)][-3:]
+            nodes, values = np.transpose(history)
+            through = np.polynomial.Polynomial(np.polyfit(nodes - ell, values, len(nodes) - 1)[::-1])
+            integral = quad(lambda u: np.exp(u - (ell_s - ell)) * through(u), 0, ell_s - ell, epsabs=1e-13)[0]
+            x = sigma_s / sigma * x + alpha_s * integral
+        constant, slope = answer(*map(float, process.marginal(times[-1])))
+        ends.append(constant + slope * x)
+    start = jnp.array([[0.0], [1.0]])
+    x = jd.sample(
+        jax.random.key(0), gaussian(process), (2, 1), DPMSolverPP(3), grid=np.append(times, 0.0), x_start=start
+    )
+    np.testing.assert_allclose(x[:, 0], ends, rtol=1e-8)
+
+
+@pytest.mark.parametrize("process", [jd.VP(), jd.EDM()], ids=["VP", "EDM"])
+def test_second_order_sde_step_has_its_moments(process):
+    """The joint law of x and the prediction before, which SDE-DPM-Solver++(2M) carries on linearly."""
+    n = 20_000
+    times = np.asarray(jd.grids.LogSNR()(process, 10), np.float64)
+    mean, covariance, before = np.zeros(2), np.diag([float(process.prior_std) ** 2, 0.0]), None
+    for (alpha, sigma), (alpha_s, sigma_s) in steps_of(process, times):
+        ell, h = np.log(alpha / sigma), np.log(alpha_s / sigma_s) - np.log(alpha / sigma)
+        constant, slope = answer(alpha, sigma)
+        more = 0.0 if before is None else h / (ell - before) / 2
+        lost = 1 - np.exp(-2 * h)
+        pull = alpha_s * lost
+        step = np.array([[sigma_s / sigma * np.exp(-h) + pull * (1 + more) * slope, -pull * more], [slope, 0.0]])
+        mean = step @ mean + np.array([pull * (1 + more), 1.0]) * constant
+        covariance = step @ covariance @ step.T + np.diag([sigma_s**2 * lost, 0.0])
+        before = ell
+    constant, slope = answer(*map(float, process.marginal(times[-1])))
+    start = float(process.prior_std) * jax.random.normal(jax.random.key(0), (n, 1))
+    sampler = DPMSolverPP(sde=True)
+    x = jd.sample(jax.random.key(1), gaussian(process), (n, 1), sampler, 10, grid=jd.grids.LogSNR(), x_start=start)
+    check_moments(x, np.array([constant + slope * mean[0]]), np.array([[slope**2 * covariance[0, 0]]]))
