@@ -41,12 +41,12 @@ from jaxdiff.processes import (
 from jaxdiff.samplers import cross, decode, encode, invert, sample
 
 if TYPE_CHECKING:
-    from jaxdiff import data, metrics, networks, plotting, runs, training
+    from jaxdiff import data, metrics, networks, plotting, pretrained, runs, training
 
 __version__ = "0.1.0"
 
 # flax, orbax, TFDS and matplotlib load when they are used
-_LAZY = ("data", "metrics", "networks", "plotting", "runs", "training")
+_LAZY = ("data", "metrics", "networks", "plotting", "pretrained", "runs", "training")
 
 __all__ = [
     "EDM",
@@ -88,6 +88,7 @@ __all__ = [
     "perturb",
     "plotting",
     "posterior",
+    "pretrained",
     "pytree",
     "quantize",
     "runs",

@@ -11,7 +11,7 @@ import jaxdiff
 
 PACKAGE = Path(jaxdiff.__file__).parent
 LAYERS = ["processes", "denoisers", "losses", "samplers", "likelihood", "networks", "pipelines", "data", "metrics"]
-LAYERS += ["training", "plotting", "runs", "cli"]
+LAYERS += ["training", "plotting", "pretrained", "runs", "cli"]
 ROOMS = {
     "flax": {"networks", "training"},
     "diffrax": {"samplers", "likelihood"},
@@ -20,6 +20,7 @@ ROOMS = {
     "sklearn": {"data"},
     "matplotlib": {"plotting"},
     "orbax": {"training"},
+    "safetensors": {"pretrained"},
     "tyro": {"cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

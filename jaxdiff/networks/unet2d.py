@@ -1,0 +1,206 @@
+"""The U-Net of diffusers' `UNet2DModel` as one function of its weights, by the names they have in its files.
+
+    x ─ conv_in ─ down_blocks ─ mid_block ─ up_blocks ─ conv_norm_out, SiLU, conv_out ─ out
+
+A down block is residual blocks, each with attention after it under "AttnDownBlock2D", and a convolution of stride 2; an
+up block has one residual block more, each of which also reads an output of the way down, and the nearest neighbour and
+a convolution. The noise level comes as the step of the table it was trained on, counted from 0.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+_DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
+
+
+def _conv(w, name, x, stride: int = 1, padding: tuple[int, int] = (1, 1)):
+    kernel = w[f"{name}.weight"]
+    out = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), [padding, padding], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return out + w[f"{name}.bias"]
+
+
+def _dense(w, name, x):
+    return x @ w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def _norm(w, name, x, groups, eps):
+    shape = x.shape
+    x = x.reshape(shape[0], math.prod(shape[1:-1]), groups, shape[-1] // groups)
+    mean = x.mean((1, 3), keepdims=True)
+    variance = jnp.square(x - mean).mean((1, 3), keepdims=True)
+    x = ((x - mean) * jax.lax.rsqrt(variance + eps)).reshape(shape)
+    return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def timestep_features(k, size: int, flip: bool, shift: float) -> jax.Array:
+    """[batch, size]: sin and cos of k 10000^(-i/(size/2 - shift)), cos first under `flip` (Ho et al. 2020)."""
+    half = size // 2
+    phase = k[:, None] * jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - shift))
+    parts = (jnp.cos(phase), jnp.sin(phase)) if flip else (jnp.sin(phase), jnp.cos(phase))
+    return jnp.pad(jnp.concatenate(parts, axis=1), ((0, 0), (0, size % 2)))
+
+
+@dataclasses.dataclass(frozen=True)
+class UNet2D:
+    """`network(params, x, c_noise, cond) -> out` of a `UNet2DModel` config, its fields by diffusers' names.
+
+    params: {name: array}, convolutions [h, w, in, out] and dense layers [in, out]. levels: the rising c_noise of every
+    step of the table it was trained on; between steps it is told a fraction, outside the nearest end. cond: labels,
+    where `num_class_embeds` is not None.
+
+    Raises ValueError for what of diffusers is not here, and when called with labels where there are no classes, without
+    labels where there are, or on x of other channels.
+    """
+
+    levels: tuple[float, ...]
+    in_channels: int = 3
+    out_channels: int = 3
+    center_input_sample: bool = False
+    freq_shift: int = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")
+    up_block_types: tuple[str, ...] = ("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")
+    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
+    layers_per_block: int = 2
+    mid_block_type: str | None = "UNetMidBlock2D"
+    mid_block_scale_factor: float = 1
+    downsample_padding: int = 1
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    act_fn: str = "silu"
+    attention_head_dim: int | None = 8
+    norm_num_groups: int | None = 32
+    attn_norm_num_groups: int | None = None
+    norm_eps: float = 1e-5
+    resnet_time_scale_shift: str = "default"
+    add_attention: bool = True
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+    time_embedding_type: str = "positional"
+
+    def __post_init__(self):
+        for name, known in (
+            ("act_fn", ("silu", "swish")),
+            ("resnet_time_scale_shift", ("default", "scale_shift")),
+            ("downsample_type", ("conv", "resnet")),
+            ("upsample_type", ("conv", "resnet")),
+            ("mid_block_type", ("UNetMidBlock2D", None)),
+            ("class_embed_type", (None,)),
+            ("time_embedding_type", ("positional",)),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is not supported; expected one of {known}")
+        for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
+            for kind in getattr(self, name):
+                if kind not in known:
+                    raise ValueError(f"{name} has {kind!r}, which is not supported; expected of {known}")
+        if self.norm_num_groups is None:
+            raise ValueError("norm_num_groups = None is not supported; expected a number of groups")
+
+    def __call__(self, params: dict, x, c_noise, cond=None) -> jax.Array:
+        """Return out [batch, height, width, out_channels] for x [batch, height, width, in_channels]."""
+        k = jnp.interp(jnp.asarray(c_noise), jnp.asarray(self.levels), jnp.arange(len(self.levels), dtype=float))
+        return self.at_step(params, x, jnp.broadcast_to(k, x.shape[:1]).astype(x.dtype), cond)
+
+    def at_step(self, params: dict, x, k, cond=None) -> jax.Array:
+        """The same for the step k [batch]."""
+        if x.ndim != 4 or x.shape[-1] != self.in_channels:
+            raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {self.in_channels}]")
+        if (cond is None) != (self.num_class_embeds is None):
+            raise ValueError(
+                f"cond = {cond}, for a network of {self.num_class_embeds} classes; give one with the other"
+            )
+        waves = timestep_features(k, self.block_out_channels[0], self.flip_sin_to_cos, self.freq_shift)
+        embedding = _dense(params, "time_embedding.linear_1", waves.astype(x.dtype))
+        embedding = _dense(params, "time_embedding.linear_2", jax.nn.silu(embedding))
+        if cond is not None:
+            labels = jnp.broadcast_to(jnp.asarray(cond), x.shape[:1])
+            embedding += params["class_embedding.weight"].at[labels].get(mode="fill", fill_value=jnp.nan)
+        embedding = jax.nn.silu(embedding)
+
+        x = 2 * x - 1 if self.center_input_sample else x
+        h = _conv(params, "conv_in", x)
+        skips = [h]
+        last = len(self.block_out_channels) - 1
+        for level, kind in enumerate(self.down_block_types):
+            for i in range(self.layers_per_block):
+                h = self._block(params, f"down_blocks.{level}", i, h, embedding, "Attn" in kind)
+                skips.append(h)
+            if level < last:
+                h = self._halve(params, f"down_blocks.{level}.downsamplers.0", h, embedding, kind)
+                skips.append(h)
+        if self.mid_block_type is not None:
+            scale = self.mid_block_scale_factor
+            h = self._residual(params, "mid_block.resnets.0", h, embedding, scale=scale)
+            if self.add_attention:
+                default = self.norm_num_groups if self.resnet_time_scale_shift == "default" else None
+                h = self._attend(params, "mid_block.attentions.0", h, self.attn_norm_num_groups or default, scale)
+            h = self._residual(params, "mid_block.resnets.1", h, embedding, scale=scale)
+        for level, kind in enumerate(self.up_block_types):
+            for i in range(self.layers_per_block + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._block(params, f"up_blocks.{level}", i, h, embedding, "Attn" in kind)
+            if level < last:
+                h = self._double(params, f"up_blocks.{level}.upsamplers.0", h, embedding, kind)
+        h = _norm(params, "conv_norm_out", h, self.norm_num_groups, self.norm_eps)
+        return _conv(params, "conv_out", jax.nn.silu(h))
+
+    def _block(self, w, name, i, h, embedding, attend):
+        h = self._residual(w, f"{name}.resnets.{i}", h, embedding)
+        return self._attend(w, f"{name}.attentions.{i}", h, self.norm_num_groups) if attend else h
+
+    def _residual(self, w, name, x, embedding, resize=lambda x: x, scale: float = 1):
+        h = resize(jax.nn.silu(_norm(w, f"{name}.norm1", x, self.norm_num_groups, self.norm_eps)))
+        h = _conv(w, f"{name}.conv1", h)
+        told = _dense(w, f"{name}.time_emb_proj", embedding)[:, None, None]
+        if self.resnet_time_scale_shift == "scale_shift":
+            factor, shift = jnp.split(told, 2, axis=-1)
+            h = _norm(w, f"{name}.norm2", h, self.norm_num_groups, self.norm_eps) * (1 + factor) + shift
+        else:
+            h = _norm(w, f"{name}.norm2", h + told, self.norm_num_groups, self.norm_eps)
+        h = _conv(w, f"{name}.conv2", jax.nn.silu(h))
+        x = resize(x)
+        x = x if x.shape == h.shape else _conv(w, f"{name}.conv_shortcut", x, padding=(0, 0))
+        return (x + h) / scale
+
+    def _attend(self, w, name, x, groups, scale: float = 1):
+        b, height, width, c = x.shape
+        size = c if self.attention_head_dim is None else self.attention_head_dim
+        h = x if groups is None else _norm(w, f"{name}.group_norm", x, groups, self.norm_eps)
+        h = h.reshape(b, height * width, c)
+        q, k, v = (_dense(w, f"{name}.to_{part}", h).reshape(b, -1, c // size, size) for part in "qkv")
+        mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, height, width, c)
+        return (x + _dense(w, f"{name}.to_out.0", mixed)) / scale
+
+    def _halve(self, w, name, x, embedding, kind):
+        if self.downsample_type == "resnet" and "Attn" in kind:
+            return self._residual(w, name, x, embedding, resize=_mean_of_four)
+        before = self.downsample_padding
+        return _conv(w, f"{name}.conv", x, 2, (before, before or 1))  # without padding, one row and column behind
+
+    def _double(self, w, name, x, embedding, kind):
+        if self.upsample_type == "resnet" and "Attn" in kind:
+            return self._residual(w, name, x, embedding, resize=_repeat)
+        return _conv(w, f"{name}.conv", _repeat(x))
+
+
+def _repeat(x):
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+def _mean_of_four(x):
+    b, height, width, c = x.shape
+    return x.reshape(b, height // 2, 2, width // 2, 2, c).mean((2, 4))
+
+
+def layout(name: str, array) -> Any:
+    """A weight of PyTorch's layout in ours: [out, in, h, w] to [h, w, in, out], [out, in] to [in, out]."""
+    if name == "class_embedding.weight":
+        return array
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -1,0 +1,162 @@
+"""Models that diffusers builds, at random weights; `make peers` installs it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+
+SMALL = {"sample_size": 16, "block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8}
+PLAIN = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+# what the layouts of well-known checkpoints turn on, in small
+CONFIGS = {
+    "ddpm-cifar10": {
+        **PLAIN,
+        "attention_head_dim": None,
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+        "norm_eps": 1e-6,
+        "layers_per_block": 2,
+    },
+    "ddpm-celebahq, church": {
+        "block_out_channels": (8, 8, 16, 16),
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        "attention_head_dim": None,
+        "downsample_padding": 0,
+        "flip_sin_to_cos": False,
+        "freq_shift": 1,
+    },
+    "labels, heads": {**PLAIN, "num_class_embeds": 10, "attention_head_dim": 8, "in_channels": 1, "out_channels": 1},
+    "scale and shift": {**PLAIN, "resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 4},
+    "resampling blocks": {**PLAIN, "downsample_type": "resnet", "upsample_type": "resnet", "center_input_sample": True},
+    "scaled middle": {**PLAIN, "mid_block_scale_factor": 1.5, "add_attention": False},
+    "learned variance": {**PLAIN, "out_channels": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    return pytest.importorskip("diffusers")
+
+
+def save(diffusers, folder, config, **scheduler):
+    """A pipeline's folder of a model whose every weight is random, and the model."""
+    import torch
+
+    torch.manual_seed(0)
+    model = diffusers.UNet2DModel(**{**SMALL, **config})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.eval().save_pretrained(folder / "unet")
+    diffusers.DDPMScheduler(**scheduler).save_pretrained(folder / "scheduler")
+    return model
+
+
+def outputs(model, denoiser, steps, labels):
+    """What both networks say at whole steps of the table."""
+    import torch
+
+    config = model.config
+    x = np.random.default_rng(1).standard_normal((len(steps), 16, 16, config.in_channels)).astype(np.float32)
+    cond = None if labels is None else torch.tensor(labels)
+    with torch.no_grad():
+        theirs = model(torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(steps), cond).sample
+    return x, theirs.numpy().transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_outputs_are_those_of_diffusers(name, diffusers, tmp_path):
+    config = CONFIGS[name]
+    model = save(diffusers, tmp_path, config)
+    denoiser = jd.pretrained.from_diffusers(tmp_path)
+    steps = np.array([0, 17, 500, 999])
+    labels = np.array([3, 0, 9, 1]) if "num_class_embeds" in config else None
+    x, theirs = outputs(model, denoiser, steps, labels)
+    assert np.abs(theirs).max() > 0.1
+    ours = denoiser.network.at_step(denoiser.params, jnp.asarray(x), jnp.asarray(steps, jnp.float32), labels)
+    np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1.0, np.abs(theirs).max()))
+
+    # and by the noise level alone: step k of a table counted from 0 is t = (k + 1)/T
+    t = jnp.asarray((steps + 1) / 1000, jnp.float32)
+    alpha = np.sqrt(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))[steps].reshape(-1, 1, 1, 1)
+    prediction = denoiser(jnp.asarray(x), t, labels)
+    noise = theirs[..., : x.shape[-1]]
+    np.testing.assert_allclose(prediction.noise, noise, atol=2e-3)
+    np.testing.assert_allclose(alpha * prediction.data, x - np.sqrt(1 - alpha**2) * noise, atol=2e-3)
+    assert denoiser.learned_variance == ("out_channels" in config and config["out_channels"] == 6)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction"},
+        {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "num_train_timesteps": 400},
+        {"trained_betas": [0.01, 0.1, 0.3]},
+    ],
+    ids=lambda s: s.get("beta_schedule", "table"),
+)
+def test_the_scheduler_becomes_the_process(scheduler, diffusers, tmp_path):
+    save(diffusers, tmp_path, PLAIN, **scheduler)
+    denoiser = jd.pretrained.from_diffusers(tmp_path)
+    bar = np.asarray(diffusers.DDPMScheduler(**scheduler).alphas_cumprod)
+    alpha, _ = denoiser.process.marginal(np.arange(1, len(bar) + 1) / len(bar))
+    np.testing.assert_allclose(alpha**2, bar, rtol=2e-4, atol=1e-6)
+    expected = {"v_prediction": "v", "sample": "data"}.get(scheduler.get("prediction_type"), "noise")
+    assert denoiser.parameterization == expected
+
+
+def test_from_a_folder_to_samples_and_bits(diffusers, tmp_path):
+    save(diffusers, tmp_path, {**PLAIN, "in_channels": 1, "out_channels": 1})
+    denoiser = jd.pretrained.from_diffusers(tmp_path)
+    x = jd.sample(jax.random.key(0), denoiser, (2, 8, 8, 1), steps=4)
+    assert np.isfinite(x).all()
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+    report = jd.bits_per_dim(jax.random.key(1), denoiser, images, budget=0, t_min=1e-3, rtol=1e-2, atol=1e-2)
+    assert report.not_converged == 0
+
+
+def test_what_cannot_be_read_is_refused(diffusers, tmp_path):
+    weights = "unet/diffusion_pytorch_model.safetensors"
+
+    def refused(message, change):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        save(diffusers, folder, PLAIN)
+        change(folder)
+        with pytest.raises(ValueError, match=message):
+            jd.pretrained.from_diffusers(folder)
+
+    def config(**changed):
+        def change(folder):
+            path = folder / "unet/config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+        return change
+
+    cut = lambda folder: (folder / weights).write_bytes((folder / weights).read_bytes()[:5000])
+    refused("damaged or cut short", cut)
+    refused("is a pickle, which is never loaded", lambda f: (f / weights).rename(f / "unet/pytorch_model.bin"))
+    refused("no unet/config.json or config.json", lambda f: (f / "unet/config.json").unlink())
+    refused("no scheduler", lambda f: (f / "scheduler/scheduler_config.json").unlink())
+    refused("has no weight .*down_blocks.0.resnets.1", config(layers_per_block=2))
+    refused("shapes are not those", config(block_out_channels=[32, 32]))
+    refused("weights that its config knows nothing of", config(add_attention=False))
+    refused("SkipDownBlock2D", config(down_block_types=["SkipDownBlock2D", "AttnDownBlock2D"]))
+    refused("holds a UNet2DConditionModel", config(_class_name="UNet2DConditionModel"))
+
+    def poison(folder):
+        from safetensors.numpy import load_file, save_file
+
+        arrays = load_file(folder / weights)
+        arrays["conv_in.weight"][0, 0, 0, 0] = np.nan
+        save_file(arrays, folder / weights)
+
+    refused("conv_in.weight holds a value that is not finite", poison)
+    with pytest.raises(ValueError, match="is not a folder"):
+        jd.pretrained.from_diffusers(tmp_path / "nowhere")
