@@ -160,9 +160,10 @@ def bits_per_dim(
     least = min(n, max(_FIRST_LOOK, budget))
 
     def enough() -> bool:
+        if target_error is None:
+            return False
         per_example, repeats = _per_example(kept.rows, n)
-        met = target_error is not None and _standard_error(per_example) <= target_error
-        return met and (repeats > 0).sum() >= least
+        return _standard_error(per_example) <= target_error and (repeats > 0).sum() >= least
 
     for repeat in range(1 if target_error is None else _REPEATS):
         if repeat > 1 and target_error is not None and _spread_alone(kept.rows, n) > target_error:

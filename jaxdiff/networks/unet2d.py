@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.networks.unet import double, halve
+
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
 
@@ -180,23 +182,14 @@ class UNet2D:
 
     def _halve(self, w, name, x, embedding, kind):
         if self.downsample_type == "resnet" and "Attn" in kind:
-            return self._residual(w, name, x, embedding, resize=_mean_of_four)
+            return self._residual(w, name, x, embedding, resize=halve)
         before = self.downsample_padding
         return _conv(w, f"{name}.conv", x, 2, (before, before or 1))  # without padding, one row and column behind
 
     def _double(self, w, name, x, embedding, kind):
         if self.upsample_type == "resnet" and "Attn" in kind:
-            return self._residual(w, name, x, embedding, resize=_repeat)
-        return _conv(w, f"{name}.conv", _repeat(x))
-
-
-def _repeat(x):
-    return x.repeat(2, axis=1).repeat(2, axis=2)
-
-
-def _mean_of_four(x):
-    b, height, width, c = x.shape
-    return x.reshape(b, height // 2, 2, width // 2, 2, c).mean((2, 4))
+            return self._residual(w, name, x, embedding, resize=double)
+        return _conv(w, f"{name}.conv", double(x))
 
 
 def layout(name: str, array) -> Any:
