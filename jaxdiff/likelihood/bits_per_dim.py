@@ -16,6 +16,7 @@ from jaxdiff.likelihood.dequantization import Dequantizer, Uniform
 from jaxdiff.likelihood.divergence import check_divergence
 from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.log_likelihood import log_likelihood
+from jaxdiff.likelihood.mean import finite, mean_of
 from jaxdiff.likelihood.record import Record, fingerprint
 from jaxdiff.samplers import check_cond, example_keys
 
@@ -66,11 +67,6 @@ def _per_example(rows: dict, n: int) -> tuple[np.ndarray, np.ndarray]:
     repeats = np.bincount(rows["example"], minlength=n)
     total = np.bincount(rows["example"], np.where(rows["converged"], rows["bits_per_dim"], np.nan), n)
     return np.where(repeats > 0, total / np.maximum(repeats, 1), np.nan), repeats
-
-
-def _standard_error(per_example: np.ndarray) -> float:
-    values = per_example[np.isfinite(per_example)]
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def _spread_alone(rows: dict, n: int) -> float:
@@ -146,7 +142,7 @@ def bits_per_dim(
 
     kept = Record(
         record,
-        {
+        lambda: {
             "images": fingerprint((images, cond)),
             "denoiser": fingerprint(denoiser),
             "key": fingerprint(keys),
@@ -163,7 +159,7 @@ def bits_per_dim(
         if target_error is None:
             return False
         per_example, repeats = _per_example(kept.rows, n)
-        return _standard_error(per_example) <= target_error and (repeats > 0).sum() >= least
+        return mean_of(finite(per_example)).standard_error <= target_error and (repeats > 0).sum() >= least
 
     for repeat in range(1 if target_error is None else _REPEATS):
         if repeat > 1 and target_error is not None and _spread_alone(kept.rows, n) > target_error:
@@ -179,8 +175,8 @@ def bits_per_dim(
 
     rows = kept.rows
     per_example, repeats = _per_example(rows, n)
-    count = int(np.isfinite(per_example).sum())
-    error = _standard_error(per_example)
+    values = finite(per_example)
+    mean, error = mean_of(values)
     kind = "uniform dequantisation" if isinstance(dequantizer, Uniform) else "variational dequantisation"
     if dequantization_samples > 1:
         probed = "" if likelihood["divergence"] == "exact" else ", estimated by probes"
@@ -195,11 +191,11 @@ def bits_per_dim(
         measured = measure(key, estimator, index, base, per_example, repeats, size, progress)
     evaluations = rows["evaluations"]
     return BitsPerDim(
-        bits_per_dim=float(np.nanmean(per_example)) if count else math.nan,
+        bits_per_dim=mean,
         standard_error=error,
         kind=kind,
         examples=int((repeats > 0).sum()),
-        not_converged=int((repeats > 0).sum()) - count,
+        not_converged=int((repeats > 0).sum()) - len(values),
         evaluations_mean=float(evaluations.mean()) if evaluations.min() >= 0 else math.nan,
         evaluations_max=int(evaluations.max()) if evaluations.min() >= 0 else -1,
         reached=None if target_error is None else error <= target_error,

@@ -15,7 +15,6 @@ with a standard error of their own. The prior's term is KL(q(x_1 | x_0) || prior
 
 import dataclasses
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +22,11 @@ import numpy as np
 
 from jaxdiff.likelihood.batching import over_all
 from jaxdiff.likelihood.estimate import Estimator
+from jaxdiff.likelihood.mean import Mean, finite, mean_of
 from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound
 from jaxdiff.samplers import decode, encode
 
 SECOND = 2**32 - 1  # the repeat that only the budget uses
-
-
-class Shift(NamedTuple):
-    """A mean difference over the budget's examples and its standard error, bits/dim."""
-
-    mean: float
-    standard_error: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +42,8 @@ class ErrorBudget:
     images: float
     dequantisation: float
     trace: float
-    solver: Shift
-    truncation: Shift
+    solver: Mean
+    truncation: Mean
     prior: float
     round_trip: float
     bound: VariationalBound = dataclasses.field(repr=False)
@@ -73,25 +66,6 @@ class ErrorBudget:
         return "\n".join([f"error budget, measured on {self.examples} of the images, bits/dim:", *lines])
 
 
-def shift(changed: np.ndarray, base: np.ndarray) -> Shift:
-    """The mean difference over the examples that both have, and its standard error; NaN for fewer than two."""
-    difference = (changed - base)[np.isfinite(changed) & np.isfinite(base)]
-    if len(difference) == 0:
-        return Shift(math.nan, math.nan)
-    spread = difference.std(ddof=1) if len(difference) > 1 else math.nan
-    return Shift(float(difference.mean()), float(spread / math.sqrt(len(difference))))
-
-
-def _mean(values) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else math.nan
-
-
-def _largest(values) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.max()) if len(values) else math.nan
-
-
 def measure(
     key,
     estimator: Estimator,
@@ -111,8 +85,8 @@ def measure(
     probes = settings["probes"]
     several = max(2, probes)
     second = changed("budget: noise", SECOND, probes=several)
-    trace = 0.0 if settings["divergence"] == "exact" else _mean(second.trace_error**2) * several
-    spread = _mean((second.bits_per_dim - base) ** 2)
+    trace = 0.0 if settings["divergence"] == "exact" else mean_of(finite(second.trace_error**2)).mean * several
+    spread = mean_of(finite((second.bits_per_dim - base) ** 2)).mean
     dequantisation = max((spread - trace / probes - trace / several) / 2, 0.0)
 
     finer = changed("budget: solver", rtol=settings["rtol"] / 10, atol=settings["atol"] / 10)
@@ -145,9 +119,9 @@ def measure(
         images=part(total - (dequantisation + trace / probes) / each),
         dequantisation=part(dequantisation / each),
         trace=part(trace / probes / each),
-        solver=shift(finer.bits_per_dim, base),
-        truncation=shift(earlier.bits_per_dim, base),
+        solver=mean_of(finite(finer.bits_per_dim - base)),
+        truncation=mean_of(finite(earlier.bits_per_dim - base)),
         prior=float(np.mean(bound.prior, dtype=np.float64)),
-        round_trip=_largest(over(trip, "budget: round trip")),
+        round_trip=float(max(finite(over(trip, "budget: round trip")), default=math.nan)),
         bound=bound,
     )

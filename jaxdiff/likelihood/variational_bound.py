@@ -39,6 +39,7 @@ from jax.scipy.special import log_ndtr
 
 from jaxdiff.denoisers import DenoiserLike, check_start, check_variance
 from jaxdiff.likelihood.batching import check_images, over_all
+from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
 from jaxdiff.processes import check_time, expand_time
@@ -68,13 +69,12 @@ class VariationalBound:
     @property
     def bits_per_dim(self) -> float:
         """The mean over examples."""
-        return float(self.per_example.mean())
+        return mean_of(self.per_example).mean
 
     @property
     def standard_error(self) -> float:
         """Of `bits_per_dim`, over examples: the spread of the images and of the noise together; NaN for one."""
-        n = len(self.prior)
-        return float(self.per_example.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+        return mean_of(self.per_example).standard_error
 
     def __str__(self):
         terms = (self.prior, self.transitions.sum(1, dtype=np.float64), self.reconstruction)

@@ -1,5 +1,6 @@
 """The report against what is known of Gaussians, and what becomes of a run that is interrupted."""
 
+import importlib
 import json
 
 import jax
@@ -189,3 +190,16 @@ def test_records_of_something_else_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a record of likelihoods"):
         call()
+
+
+def test_nothing_is_hashed_for_a_record_that_nobody_asked_for(tmp_path, monkeypatch):
+    module = importlib.import_module("jaxdiff.likelihood.bits_per_dim")
+    hashed = []
+    monkeypatch.setattr(module, "fingerprint", lambda tree: hashed.append(tree) or "")
+    call = lambda **more: jd.bits_per_dim(
+        jax.random.key(0), correlated(3), np.zeros((2, 3), int), levels=LEVELS, budget=0, **more
+    )
+    call()
+    assert not hashed
+    call(record=tmp_path / "r.npz")
+    assert hashed
