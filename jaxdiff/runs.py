@@ -5,6 +5,7 @@ summary.json    the final figures                                 *.png         
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,11 @@ import numpy as np
 
 import jaxdiff as jd
 
-IMAGES = ("digits",)
+IMAGES = {
+    "digits": jd.data.load_digits,
+    "fashion_mnist": jd.data.load_fashion_mnist,
+    "cifar10": jd.data.load_cifar10,
+}
 TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles", "cat")
 POINTS_IN_A_SET = 20_000
 Split = Literal["train", "validation", "test"]
@@ -70,7 +75,7 @@ class Config:
     """What a run is: its data, model and training. A run folder keeps it as config.json."""
 
     data: Literal[*IMAGES, *TOYS] = "digits"  # pyright: ignore[reportInvalidTypeForm]
-    """Data set: scikit-learn's 8x8 digits, or a toy set in the plane."""
+    """Data set: images (scikit-learn's 8x8 digits, Fashion-MNIST, CIFAR-10) or a toy set in the plane."""
     process: Literal[*PROCESSES] = "vp"  # pyright: ignore[reportInvalidTypeForm]
     """How data becomes noise."""
     parameterization: Literal["data", "noise", "score", "v", "velocity", "edm"] = "v"
@@ -89,6 +94,8 @@ class Config:
     """MLP (toy sets): widths of its layers."""
     conditional: bool = False
     """Train on labels, dropped for one example in ten so that the unconditional model is learned too."""
+    flip: bool = False
+    """Mirror half of the images left to right, drawn anew each step; not for digits, which mean something else then."""
     steps: int = 4000
     """Training steps."""
     batch_size: int = 64
@@ -135,7 +142,7 @@ def read_config(folder: Path) -> Config:
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not a config of this version of jaxdiff: {error}") from error
     for name, words in (
-        ("data", IMAGES + TOYS),
+        ("data", (*IMAGES, *TOYS)),
         ("process", PROCESSES),
         ("weighting", WEIGHTINGS),
         ("times", TIMES),
@@ -145,9 +152,12 @@ def read_config(folder: Path) -> Config:
     return config
 
 
+@functools.lru_cache(maxsize=3)
 def load_images(config: Config, split: Split) -> jd.data.Images:
-    """The images of a split, "train", "validation" or "test"."""
-    return {"digits": jd.data.load_digits}[config.data](split)
+    """The images of a split, "train", "validation" or "test"; read once, and not to be written to."""
+    data = IMAGES[config.data](split)
+    data.image.flags.writeable = data.label.flags.writeable = False
+    return data
 
 
 def load_points(config: Config, split: Split) -> np.ndarray:
@@ -164,11 +174,16 @@ def build(config: Config) -> jd.Denoiser:
     if config.data in IMAGES:
         data = load_images(config, "train")
         classes = data.classes if config.conditional else 0
-        make = lambda rngs: UNet(1, config.channels, config.blocks, config.attention, classes=classes, rngs=rngs)
-        std = float(np.std(2 * (data.image + 0.5) / data.levels - 1))
+        make = lambda rngs: UNet(
+            data.image.shape[-1], config.channels, config.blocks, config.attention, classes=classes, rngs=rngs
+        )
+        std = 2 / data.levels * float(np.std(data.image, dtype=np.float32))
     else:
-        if config.conditional:
-            raise ValueError(f"conditional training needs labels, which {config.data} has not; leave it out")
+        if config.conditional or config.flip:
+            setting = "conditional" if config.conditional else "flip"
+            raise ValueError(
+                f"{setting} = True is for images; {config.data} has neither labels nor sides: leave it out"
+            )
         make = lambda rngs: MLP(2, config.hidden, rngs=rngs)
         std = float(np.std(load_points(config, "train")))
     network, params = initialize(key, make)
@@ -195,8 +210,11 @@ def _preparation(config: Config):
         arrays = {"image": data.image, "label": data.label}
 
         def prepare(key, batch):
-            noise_key, drop_key = jax.random.split(key)
+            noise_key, drop_key, flip_key = jax.random.split(key, 3)
             x0 = jd.dequantize(noise_key, batch["image"], data.levels)
+            if config.flip:
+                mirrored = jax.random.bernoulli(flip_key, 0.5, (len(x0), 1, 1, 1))
+                x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
             if not config.conditional:
                 return x0, None
             dropped = jax.random.bernoulli(drop_key, 0.1, batch["label"].shape)
@@ -209,7 +227,7 @@ def draw(
     config: Config, denoiser, n: int, sampler="dpm_solver", steps=50, seed=0, label=None, batch_size=4096, **more
 ) -> np.ndarray:
     """Draw n samples, `batch_size` at a time; further arguments go to `jaxdiff.sample`."""
-    event = (8, 8, 1) if config.data in IMAGES else (2,)
+    event = load_images(config, "train").image.shape[1:] if config.data in IMAGES else (2,)
     keys = jd.samplers.example_keys(jax.random.key(seed), n)
     parts = []
     for start in range(0, n, batch_size):

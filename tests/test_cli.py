@@ -119,7 +119,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         (("train", digits_run, "--steps", 30), "another config (channels: (4, 8), now"),
         (("train", tmp_path / "a", "--steps", 0), "steps = 0"),
         (("train", tmp_path / "b", "--batch-size", 5000), "5000"),
-        (("train", tmp_path / "c", "--data", "circles", "--conditional"), "circles has not"),
+        (("train", tmp_path / "c", "--data", "circles", "--conditional"), "circles has neither"),
         (("sample", digits_run, "--n", 0), "n = 0"),
         (("sample", digits_run, "--steps", 0), "steps = 0"),
         (("sample", digits_run, "--label", 10), "label = 10; expected 0 to 9"),

@@ -1,7 +1,7 @@
-"""Data: the digits through TFDS, toy sets in the plane, and batches that depend on (seed, step) alone."""
+"""Data: images through TFDS, toy sets in the plane, and batches that depend on (seed, step) alone."""
 
 from jaxdiff.data.batches import batches, fingerprint
-from jaxdiff.data.digits import Images, load_digits
+from jaxdiff.data.images import Images, load_cifar10, load_digits, load_fashion_mnist
 from jaxdiff.data.toys import (
     cat,
     checkerboard,
@@ -23,7 +23,9 @@ __all__ = [
     "eight_gaussians",
     "eight_gaussians_mixture",
     "fingerprint",
+    "load_cifar10",
     "load_digits",
+    "load_fashion_mnist",
     "pinwheel",
     "s_curve",
     "swiss_roll",

@@ -1,5 +1,6 @@
 """How far samples are from data."""
 
+from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.metrics.wasserstein import wasserstein
 
-__all__ = ["wasserstein"]
+__all__ = ["frechet_distance", "wasserstein"]

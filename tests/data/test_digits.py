@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits as sklearn_digits
 
-from jaxdiff.data import digits_dataset_builder, load_digits
+from jaxdiff.data import builders, load_digits
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_a_second_call_reads_what_the_first_prepared(data_dir, monkeypatch):
     def prepare_again(self, **_):
         raise AssertionError("prepared a second time")
 
-    monkeypatch.setattr(digits_dataset_builder.Builder, "download_and_prepare", prepare_again)
+    monkeypatch.setattr(builders.Digits, "download_and_prepare", prepare_again)
     assert len(load_digits("test", data_dir)) == 447
 
 
@@ -51,13 +51,13 @@ def test_preparing_is_silent_and_two_processes_may_do_it_at_once(tmp_path):
 
 
 def test_losing_the_race_to_prepare_is_not_an_error(tmp_path, monkeypatch):
-    prepare = digits_dataset_builder.Builder.download_and_prepare
+    prepare = builders.Digits.download_and_prepare
 
     def be_overtaken(self):
         prepare(self)
         raise OSError("Directory not empty")
 
-    monkeypatch.setattr(digits_dataset_builder.Builder, "download_and_prepare", be_overtaken)
+    monkeypatch.setattr(builders.Digits, "download_and_prepare", be_overtaken)
     assert len(load_digits("train", tmp_path)) == 1000
 
 
@@ -104,11 +104,11 @@ def test_an_unknown_split_is_refused_before_anything_is_prepared(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_the_builder_may_be_imported_twice():
-    importlib.reload(digits_dataset_builder)
+def test_the_builders_may_be_imported_twice():
+    importlib.reload(builders)
 
 
 def test_importing_the_data_layer_loads_no_data_library():
-    heavy = "{'grain', 'tensorflow_datasets', 'sklearn', 'tensorflow'}"
+    heavy = "{'grain', 'tensorflow_datasets', 'sklearn', 'tensorflow', 'requests'}"
     code = f"import sys, jaxdiff.data; loaded = {heavy} & sys.modules.keys(); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", code], check=True)

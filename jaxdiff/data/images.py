@@ -1,0 +1,130 @@
+"""Sets of images, prepared once by TFDS and read back as arrays."""
+
+import contextlib
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxdiff.data.builders import ImageBuilder
+
+Split = Literal["train", "validation", "test"]
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """Integer images with their labels.
+
+    Attributes:
+        image: uint8 [n, height, width, channels], values 0..levels-1.
+        label: int32 [n], values 0..classes-1.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    levels: int
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def load_digits(split: Split = "train", data_dir: str | os.PathLike | None = None) -> Images:
+    """1,797 digits of 8 x 8 pixels, 17 levels, ten classes (Alpaydin and Kaynak 1998), in scikit-learn order.
+
+    "train" is the first 1,000 images, "validation" the next 350, "test" the last 447. The first call prepares
+    the data set in `data_dir`/sklearn_digits (by default in TFDS's own folder); nothing is downloaded.
+
+    Raises:
+        ValueError: for another split.
+        RuntimeError: for a prepared folder that is damaged, naming the folder to remove.
+    """
+    from jaxdiff.data.builders import Digits
+
+    return _load(Digits, split, data_dir)
+
+
+def load_fashion_mnist(
+    split: Split = "train", folder: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None
+) -> Images:
+    """70,000 grey images of clothes, 28 x 28 pixels, 256 levels, ten classes (Xiao, Rasul and Vollgraf 2017).
+
+    "train" is the first 55,000 of the published training set, "validation" its last 5,000, "test" the published
+    10,000. The first call prepares the data set in `data_dir`/jaxdiff_fashion_mnist (by default in TFDS's own folder)
+    from the four published files (train-images-idx3-ubyte.gz, ...), whose content is checked: those in `folder`, or of
+    Debian's package dataset-fashion-mnist, or else downloaded. Later calls do not look at `folder`.
+
+    Raises:
+        ValueError: for another split, and for a file that is not the published one.
+        FileNotFoundError: for a `folder` that lacks one of the four.
+        ConnectionError: where they must be downloaded and cannot be.
+        RuntimeError: for a prepared folder that is damaged, naming the folder to remove.
+    """
+    from jaxdiff.data.builders import FashionMNIST
+
+    return _load(FashionMNIST, split, data_dir, folder=folder or (DEBIAN if DEBIAN.is_dir() else None))
+
+
+def load_cifar10(split: Split = "train", data_dir: str | os.PathLike | None = None) -> Images:
+    """60,000 colour photographs, 32 x 32 pixels, 256 levels, ten classes (Krizhevsky 2009).
+
+    "train" is the first 45,000 of the published training set, "validation" its last 5,000, "test" the published
+    10,000. The first call downloads the binary version and prepares the data set in `data_dir`/jaxdiff_cifar10 (by
+    default in TFDS's own folder).
+
+    Raises:
+        ValueError: for another split.
+        ConnectionError: where it must be downloaded and cannot be.
+        RuntimeError: for a prepared folder that is damaged, naming the folder to remove.
+    """
+    from jaxdiff.data.builders import Cifar10
+
+    return _load(Cifar10, split, data_dir)
+
+
+def _load(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source) -> Images:
+    if split not in get_args(Split):
+        raise ValueError(f"split = {split!r}; expected one of {', '.join(map(repr, get_args(Split)))}")
+    from tensorflow_datasets.core.constants import DATA_DIR
+
+    data_dir = os.path.expanduser(data_dir or DATA_DIR)
+    builder = lambda: kind(data_dir=data_dir, file_format="array_record", **source)
+    folder = os.path.join(data_dir, kind.name, str(kind.VERSION))
+    if not os.path.exists(folder):
+        _prepare(builder(), folder)
+    try:
+        examples = _read(builder(), split)
+        if len(examples) != len(kind.SPLITS[split]):
+            raise RuntimeError(f"{len(examples)} examples where {split} has {len(kind.SPLITS[split])}")
+    except (ImportError, PermissionError):
+        raise
+    except Exception as error:  # a damaged file raises whatever its format's parser does
+        raise RuntimeError(
+            f"{folder} is damaged ({error}); remove that folder, and the next call prepares it"
+        ) from error
+    return Images(
+        image=np.stack([example["image"] for example in examples]),
+        label=np.array([example["label"] for example in examples], np.int32),
+        levels=kind.LEVELS,
+        classes=10,
+    )
+
+
+def _prepare(builder, folder: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            builder.download_and_prepare()
+        except OSError:
+            if not os.path.exists(folder):  # otherwise another process has just put it there, whole
+                raise
+
+
+def _read(builder, split: Split) -> Sequence[dict]:
+    source = builder.as_data_source(split)
+    return source.__getitems__(range(len(source)))
