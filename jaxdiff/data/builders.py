@@ -127,7 +127,7 @@ class Cifar10(ImageBuilder, skip_registration=True):
 
     def arrays(self, dl_manager) -> tuple[np.ndarray, np.ndarray]:
         """The five training batches, then the test batch; a record is the label, then the red, green, blue planes."""
-        fix = f"connect to the network, or copy {self.data_dir} from a machine that has prepared it"
+        fix = f"connect to the network, or copy {Path(self.data_dir).parent} from a machine that has prepared it"
         path = _download(dl_manager, {"archive": CIFAR10_URL}, fix)["archive"]
         names = [
             f"cifar-10-batches-bin/{name}.bin" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")

@@ -1,0 +1,23 @@
+import jax
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff import runs
+
+
+def test_flips_mirror_about_half_of_a_batch_and_nothing_else():
+    for flip in (False, True):
+        batches, prepare = runs._preparation(runs.Config(flip=flip))
+        batch = batches[0]
+        x0 = np.asarray(jd.quantize(prepare(jax.random.key(0), batch)[0], 17))
+        same = (x0 == batch["image"]).all((1, 2, 3))
+        mirrored = (x0[:, :, ::-1] == batch["image"]).all((1, 2, 3))
+        assert (same | mirrored).all()
+        assert 16 < mirrored.sum() < 48 if flip else same.all()
+
+
+def test_images_are_read_once():
+    config = runs.Config()
+    data = runs.load_images(config, "test")
+    assert runs.load_images(config, "test") is data
+    assert not data.image.flags.writeable
