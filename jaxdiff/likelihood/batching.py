@@ -30,7 +30,7 @@ def in_batches(
     if progress and len(index):
         from tqdm.auto import tqdm
 
-        starts = tqdm(starts, desc=label, unit="batch")
+        starts = tqdm(starts, desc=label, unit="batch", leave=False)
     for start in starts:
         part = index[start : start + batch_size]
         result = compute(np.resize(part, batch_size))

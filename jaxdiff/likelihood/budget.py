@@ -35,7 +35,8 @@ class ErrorBudget:
 
     images, dequantisation, trace: the parts of its standard error, whose squares add up to its square. solver: what
     tolerances ten times finer change. truncation: what t_min/10 changes. prior: KL(q(x_1 | x_0) || prior). round_trip:
-    the largest |x - decode(encode(x))| where both converge, in units of x. bound: the variational bound, continuous.
+    the largest |x - decode(encode(x))| where both converge, in levels. bound: the variational bound of these images in
+    continuous time. flow: the mean of their first estimates, which belongs beside it.
     """
 
     examples: int
@@ -46,24 +47,40 @@ class ErrorBudget:
     truncation: Mean
     prior: float
     round_trip: float
+    flow: float
     bound: VariationalBound = dataclasses.field(repr=False)
 
     def __str__(self):
         shift = lambda value: f"{value.mean:+.5f} +- {value.standard_error:.5f}"
         total = math.sqrt(self.images**2 + self.dequantisation**2 + self.trace**2)
         below = "below" if abs(self.solver.mean) < total else "NOT below"
-        rows = (
-            ("images", f"{self.images:.4f}", "of the standard error: the images differ"),
-            ("dequantisation", f"{self.dequantisation:.4f}", "of the standard error: the draws from their cells"),
-            ("trace", f"{self.trace:.4f}", "of the standard error: the probes"),
-            ("solver", shift(self.solver), f"by tolerances ten times finer: {below} the standard error"),
-            ("truncation", shift(self.truncation), "by a t_min ten times smaller"),
-            ("prior", f"{self.prior:.5f}", "KL(q(x_1 | x_0) || prior)"),
-            ("round trip", f"{self.round_trip:.1e}", "the largest |x - decode(encode(x))|"),
-            ("bound", f"{self.bound.bits_per_dim:.4f} +- {self.bound.standard_error:.4f}", self.bound.kind),
+        bound = f"{self.bound.bits_per_dim:.4f} +- {self.bound.standard_error:.4f}"
+        parts = (
+            ("images", f"{self.images:.4f}", "how they differ; only more of them make it smaller"),
+            (
+                "dequantisation",
+                f"{self.dequantisation:.4f}",
+                "where in their cells they were put; smaller by repeats, too",
+            ),
+            ("trace", f"{self.trace:.4f}", "the random probes; smaller by repeats or more probes, too"),
         )
-        lines = [f"  {name:<16}{value:>20}   {note}" for name, value, note in rows]
-        return "\n".join([f"error budget, measured on {self.examples} of the images, bits/dim:", *lines])
+        beside = (
+            ("solver", shift(self.solver), f"what tolerances ten times finer change, {below} the standard error"),
+            ("truncation", shift(self.truncation), "what a t_min ten times smaller changes"),
+            ("prior", f"{self.prior:.5f}", "x at t = 1 is not quite noise: KL(q(x_1 | x_0) || prior)"),
+            ("round trip", f"{self.round_trip:.1e}", "the largest |x - decode(encode(x))|, in levels"),
+            ("bound", bound, f"{self.bound.kind}; the flow on these images: {self.flow:.4f}"),
+        )
+        row = lambda name, value, note: f"  {name:<15}{value:>20}   {note}"
+        return "\n".join(
+            [
+                f"error budget, measured on {self.examples} of the images, bits/dim",
+                "in the standard error, whose square is the sum of these squares:",
+                *(row(*part) for part in parts),
+                "beside it:",
+                *(row(*one) for one in beside),
+            ]
+        )
 
 
 def measure(
@@ -99,7 +116,7 @@ def measure(
         z = encode(estimator.denoiser, x, cond, **flow)
         failed = jnp.isnan(z).any(range(1, z.ndim), keepdims=True)
         back = decode(estimator.denoiser, jnp.where(failed, 0.0, z), cond, **flow)
-        return jnp.where(failed, jnp.nan, jnp.abs(back - x)).max(range(1, x.ndim))
+        return jnp.where(failed, jnp.nan, jnp.abs(back - x)).max(range(1, x.ndim)) * estimator.levels / 2
 
     bound = continuous_bound(
         jax.random.fold_in(key, SECOND),
@@ -123,5 +140,6 @@ def measure(
         truncation=mean_of(finite(earlier.bits_per_dim - base)),
         prior=float(np.mean(bound.prior, dtype=np.float64)),
         round_trip=float(max(finite(over(trip, "budget: round trip")), default=math.nan)),
+        flow=mean_of(finite(base)).mean,
         bound=bound,
     )

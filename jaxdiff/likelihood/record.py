@@ -8,6 +8,7 @@ or batch they were made. What they were made of stands beside them, as JSON.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,8 +27,12 @@ COLUMNS = {
 
 
 def fingerprint(tree) -> str:
-    """A hash of a pytree's structure and the values of its leaves."""
-    digest = hashlib.sha256(str(jax.tree.structure(tree)).encode())
+    """A hash of a pytree's structure and the values of its leaves, the same in every process.
+
+    Functions count by their names: where they lie in memory is another place each time.
+    """
+    structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))
+    digest = hashlib.sha256(structure.encode())
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
