@@ -1,6 +1,7 @@
-"""The command line: `jaxdiff demo | train | sample | likelihood`."""
+"""The command line: `jaxdiff demo | train | sample | likelihood | export`."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ import jaxdiff as jd
 from jaxdiff import runs
 from jaxdiff.runs import Config
 
-Folder = Annotated[Path, tyro.conf.Positional]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress bars.")]
 
 
@@ -110,6 +111,27 @@ def likelihood(
     )
 
 
+def export(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")], folder: Folder, json_: Json = False
+) -> dict:
+    """Write the model of a run as two files: its averaged weights, as safetensors, and its config.
+
+    FOLDER is then a run's folder to all that reads one: `jaxdiff sample`, `jaxdiff likelihood`, jaxdiff.runs.load.
+
+    Args:
+        run: A run's folder.
+        folder: Where to; new or empty.
+        json_: Print the result as one line of JSON.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder; give one that is new or empty")
+    _, denoiser = runs.load(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    jd.pretrained.write_params(folder / runs.WEIGHTS, denoiser.params)
+    shutil.copyfile(run / "config.json", folder / "config.json")  # last: without it a folder is no run
+    return {"weights": str(folder / runs.WEIGHTS), "config": str(folder / "config.json")}
+
+
 BASELINES = {
     "one Gaussian": 2.964,
     "ten Gaussians": 2.731,
@@ -141,7 +163,7 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
 def main() -> None:
     """Entry point of `jaxdiff`: errors are one line and exit code 1."""
     app = tyro.extras.SubcommandApp()
-    for command in (demo, train, sample, likelihood):
+    for command in (demo, train, sample, likelihood, export):
         app.command(command)
     try:
         result = app.cli(description="Diffusion models in JAX. Every run lives in one folder.")
@@ -155,8 +177,8 @@ def main() -> None:
         print(json.dumps(result))
     else:
         for name, value in result.items():
-            if not isinstance(value, dict):
-                print(f"{name:<22}{value}")
+            if not isinstance(value, dict | None):
+                print(f"{name:<22}{value:.6g}" if isinstance(value, float) else f"{name:<22}{value}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Models that others have trained, as denoisers.
+"""Weights in files that others can read, and models that others have trained, as denoisers.
 
     denoiser = jd.pretrained.from_diffusers("ddpm-cifar10-32")        # a folder that diffusers wrote
     print(jd.bits_per_dim(jax.random.key(0), denoiser, images))
 
-Weights are read from safetensors alone: never from a pickle, which can run code.
+Weights are kept in safetensors alone: never in a pickle, which can run code.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,77 @@ from jaxdiff.processes import from_betas
 
 _PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file: whole, finite, and, where the file has their sha256, bit for bit."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            digest = (file.metadata() or {}).get("sha256")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from error
+    if digest not in (None, _digest(arrays)):
+        raise ValueError(f"{path} is damaged: its weights are not those it was written with; fetch it again")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} holds a value that is not finite")
+    return arrays
+
+
+def _check(path: Path, found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
+    """Raise where the shapes `found` in a file are not those `expected` by the config beside it."""
+    if missing := sorted(expected.keys() - found.keys()):
+        raise ValueError(f"{path} has no weight {missing[0]!r} that its config asks for; are both of one model?")
+    if surplus := sorted(found.keys() - expected.keys()):
+        raise ValueError(
+            f"{path} has {len(surplus)} weights that its config knows nothing of, the first {surplus[0]!r}"
+        )
+    for name, shape in sorted(expected.items()):
+        if found[name] != shape:
+            raise ValueError(f"{path}: {name} has shape {found[name]}; expected {shape} by its config")
+
+
+def _names(tree) -> list[str]:
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+
+
+def write_params(path: str | os.PathLike, params) -> None:
+    """Write a pytree of arrays into a safetensors file, with their sha256, and hold what it reads back to be them.
+
+    A leaf's name is its way from the root, joined by dots. Raises ValueError for a value that is not finite and
+    OSError for a disk that does not keep what it is given.
+    """
+    from safetensors.numpy import save
+
+    path = Path(path)
+    arrays = dict(zip(_names(params), map(np.asarray, jax.tree.leaves(params))))
+    path.write_bytes(save(arrays, {"sha256": _digest(arrays)}))
+    if _digest(_read(path)) != _digest(arrays):
+        raise OSError(f"{path} reads back as something else than was written; is the disk sound?")
+
+
+def read_params(path: str | os.PathLike, like):
+    """What `write_params` wrote; `like` is a pytree of arrays, abstract or not.
+
+    Raises ValueError for a file that is damaged or cut short, a value that is not finite, and weights that `like` has
+    and the file has not, the other way round, or in another shape.
+    """
+    found, names, leaves = _read(Path(path)), _names(like), jax.tree.leaves(like)
+    shapes = {name: array.shape for name, array in found.items()}
+    _check(Path(path), shapes, {name: tuple(leaf.shape) for name, leaf in zip(names, leaves)})
+    arrays = [jnp.asarray(found[name], leaf.dtype) for name, leaf in zip(names, leaves)]
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
 
 def betas_of(config: dict) -> np.ndarray:
@@ -58,17 +131,11 @@ def _read_json(folder: Path, *places: str) -> dict:
     raise ValueError(f"{folder} has no {names}; expected a folder that diffusers' save_pretrained wrote")
 
 
-def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
+def _weights_of(folder: Path) -> Path:
     places = [folder / "unet" / "diffusion_pytorch_model.safetensors", folder / "diffusion_pytorch_model.safetensors"]
     for path in places:
         if path.is_file():
-            try:
-                return path, load_file(path)
-            except SafetensorError as error:
-                raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from error
+            return path
     pickled = [path for place in places for path in place.parent.glob("*.bin")]
     why = (
         f"{pickled[0]} is a pickle, which is never loaded"
@@ -80,36 +147,63 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
     )
 
 
-class _Read(dict):
+class _Asked(dict):
     """The weights, which note what was asked for."""
 
-    def __init__(self, weights: dict):
-        super().__init__(weights)
-        self.used: set[str] = set()
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
 
     def __getitem__(self, name):
-        self.used.add(name)
+        self.names.add(name)
         return super().__getitem__(name)
 
 
-def _check(network: UNet2D, params: dict, path: Path) -> None:
-    """Run the network without computing: every weight must be there, of a shape that fits, and be used."""
+def _widths(network: UNet2D, found: Mapping[str, tuple]) -> dict[str, tuple]:
+    """The shapes `found`, [out, in, ...], with every width that a config has itself put in the file's place.
+
+    A layer puts out the width of its part of the network; but the first norm of a residual block is as wide as what
+    comes in, which is what another part puts out.
+    """
+    widths = network.block_out_channels
+    parts = {
+        **{"time_embedding": 4 * widths[0], "conv_in": widths[0]},
+        **{f"down_blocks.{i}": width for i, width in enumerate(widths)},
+        "mid_block": widths[-1],
+        **{f"up_blocks.{i}": width for i, width in enumerate(reversed(widths))},
+        **{"conv_norm_out": widths[0], "conv_out": network.out_channels},
+    }
+
+    def shape_of(name):
+        if name == "class_embedding.weight" and network.num_class_embeds is not None:
+            return network.num_class_embeds, 4 * widths[0]
+        width = next((width for part, width in parts.items() if name.startswith(f"{part}.")), None)
+        if width is None or ".norm1." in name:
+            return found[name]
+        twice = network.resnet_time_scale_shift == "scale_shift" and ".time_emb_proj." in name
+        return (2 * width if twice else width, *found[name][1:])
+
+    return {name: shape_of(name) for name in found}
+
+
+def _hold(network: UNet2D, params: dict, path: Path, found: Mapping[str, tuple]) -> None:
+    """Raise where a file's weights, `found` in its own layout and `params` in ours, are not those of their config."""
+    _check(path, found, _widths(network, found))
     size = 2 ** (len(network.block_out_channels) - 1)
-    read = _Read({name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in params.items()})
     cond = None if network.num_class_embeds is None else jnp.zeros(1, int)
+    asked = _Asked()
 
     def run(weights, x, k):
-        read.update(weights)
-        return network.at_step(read, x, k, cond)
+        asked.update(weights)
+        return network.at_step(asked, x, k, cond)
 
-    try:
-        jax.eval_shape(run, dict(read), jnp.zeros((1, size, size, network.in_channels)), jnp.zeros(1))
-    except KeyError as error:
-        raise ValueError(f"{path} has no weight {error} that its config asks for; are both of one model?") from None
+    try:  # without computing: every weight must be there, fit to the one before, and be used
+        jax.eval_shape(run, params, jnp.zeros((1, size, size, network.in_channels)), jnp.zeros(1))
+    except KeyError:  # the last that was asked for
+        pass
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} has weights whose shapes are not those of its config: {error}") from None
-    if unused := sorted(params.keys() - read.used):
-        raise ValueError(f"{path} has {len(unused)} weights that its config knows nothing of, the first {unused[0]!r}")
+    _check(path, found, {name: found.get(name, ()) for name in asked.names})
 
 
 def from_diffusers(folder: str | os.PathLike) -> Denoiser:
@@ -141,14 +235,13 @@ def from_diffusers(folder: str | os.PathLike) -> Denoiser:
     steps = np.arange(1, len(betas) + 1) / len(betas)
     network = UNet2D(tuple(np.asarray(c_noise(process, steps), float).tolist()), **settings)
 
-    path, weights = _read_weights(folder)
-    params = {}
-    for name, array in weights.items():
+    path = _weights_of(folder)
+    params, shapes = {}, {}
+    for name, array in _read(path).items():
         for old, new in _OLD_NAMES.items():
             name = name.replace(old, new)
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path}: {name} holds a value that is not finite")
+        shapes[name] = array.shape
         params[name] = jnp.asarray(layout(name, array), jnp.float32)
-    _check(network, params, path)
+    _hold(network, params, path, shapes)
     learned = network.out_channels == 2 * network.in_channels
     return Denoiser(network, params, process, _PREDICTIONS[prediction], data_std=1.0, learned_variance=learned)

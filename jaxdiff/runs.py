@@ -2,6 +2,8 @@
 
 config.json     `Config`, from which everything is rebuilt        checkpoints/, metrics.jsonl    see `training`
 summary.json    the final figures                                 *.png                         pictures of it
+
+An exported run has its averaged weights in weights.safetensors in place of checkpoints.
 """
 
 import dataclasses
@@ -28,6 +30,7 @@ IMAGES = {
 }
 TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles", "cat")
 POINTS_IN_A_SET = 20_000
+WEIGHTS = "weights.safetensors"
 Split = Literal["train", "validation", "test"]
 
 PROCESSES = {
@@ -191,13 +194,15 @@ def build(config: Config) -> jd.Denoiser:
 
 
 def load(folder: str | os.PathLike) -> tuple[Config, jd.Denoiser]:
-    """The config and trained denoiser (averaged weights) of a run folder."""
-    from jaxdiff.training import load_params
-
+    """The config and trained denoiser (averaged weights) of a run folder, or of one that `jaxdiff export` wrote."""
     folder = Path(folder)
     config = read_config(folder)
     denoiser = build(config)
-    return config, dataclasses.replace(denoiser, params=load_params(folder, denoiser.params))
+    if (weights := folder / WEIGHTS).exists():
+        params = jd.pretrained.read_params(weights, denoiser.params)
+    else:
+        params = jd.training.load_params(folder, denoiser.params)
+    return config, dataclasses.replace(denoiser, params=params)
 
 
 def _preparation(config: Config):
@@ -281,6 +286,8 @@ def train(config: Config, folder: Path, pictures_every: float, progress: bool) -
     """
     from jaxdiff import training
 
+    if (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} is an exported model, from which training cannot go on; give another folder")
     if (folder / "config.json").exists():
         before = dataclasses.asdict(read_config(folder))
         changed = [f"{k}: {before[k]!r}, now {v!r}" for k, v in dataclasses.asdict(config).items() if before[k] != v]

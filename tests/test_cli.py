@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -81,6 +82,10 @@ def test_likelihood_goes_into_the_summary(digits_run, monkeypatch, capsys):
     assert summary["standard_error"] > 0
     assert summary["budget"]["trace"] > 0
     assert Path(summary["per_example"]).is_file()
+    again = [sys.executable, "-m", "jaxdiff.cli", *map(str, arguments), "--budget", "0"]
+    done = subprocess.run(again, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bits_per_dim"] == summary["bits_per_dim"]
 
 
 def test_training_again_changes_nothing(digits_run, monkeypatch, capsys):
@@ -88,6 +93,64 @@ def test_training_again_changes_nothing(digits_run, monkeypatch, capsys):
     code, _, _ = jaxdiff(monkeypatch, capsys, "train", digits_run, *TINY, "--conditional", "--json")
     assert code == 0
     assert (digits_run / "metrics.jsonl").read_text() == before
+
+
+def test_an_exported_run_is_the_run_bit_for_bit(digits_run, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "new" / "model"
+    code, out, err = jaxdiff(monkeypatch, capsys, "export", digits_run, folder, "--json")
+    assert code == 0, err
+    assert {path.name for path in folder.iterdir()} == {"config.json", "weights.safetensors"}
+    assert json.loads(out) == {"weights": str(folder / "weights.safetensors"), "config": str(folder / "config.json")}
+    (config, denoiser), (before, trained) = runs.load(folder), runs.load(digits_run)
+    assert config == before
+    jax.tree.map(np.testing.assert_array_equal, denoiser.params, trained.params)
+
+    drawn = []
+    for where in (digits_run, folder):
+        code, _, err = jaxdiff(monkeypatch, capsys, "sample", where, "--n", 2, "--steps", 3, "--json")
+        assert code == 0, err
+        drawn.append(np.load(where / "samples.npy"))
+    np.testing.assert_array_equal(*drawn)
+
+    again = tmp_path / "again"
+    again.mkdir()
+    assert jaxdiff(monkeypatch, capsys, "export", folder, again)[0] == 0
+    for name in ("config.json", "weights.safetensors"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_what_is_wrong_with_an_export_is_said_in_one_line(digits_run, tmp_path, monkeypatch, capsys):
+    model = tmp_path / "model"
+    assert jaxdiff(monkeypatch, capsys, "export", digits_run, model)[0] == 0
+    weights = (model / "weights.safetensors").read_bytes()
+    config = json.loads((model / "config.json").read_text())
+
+    def broken(name, weights=weights, **changed):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.safetensors").write_bytes(weights)
+        (tmp_path / name / "config.json").write_text(json.dumps(config | changed))
+        return tmp_path / name
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a file").write_text("mine")
+    flipped = bytearray(weights)
+    flipped[-1000] ^= 1
+    for arguments, message in (
+        (("export", tmp_path / "empty", tmp_path / "a"), "is not a run folder"),
+        (("export", digits_run, model), "is not an empty folder; give one that is new or empty"),
+        (("export", digits_run, tmp_path / "a file"), "is not an empty folder"),
+        (("train", model, *TINY, "--conditional"), "is an exported model"),
+        (("sample", broken("cut", weights[:-1])), "damaged or cut short"),
+        (("likelihood", broken("flipped", bytes(flipped))), "not those it was written with"),
+        (("sample", broken("wide", channels=[8, 16])), "conv_in.bias has shape (4,); expected (8,) by its config"),
+        (("sample", broken("deep", blocks=2)), "that its config asks for"),
+        (("sample", broken("plain", attention=[])), "that its config knows nothing of"),
+    ):
+        code, out, err = jaxdiff(monkeypatch, capsys, *arguments)
+        assert (code, out) == (1, ""), arguments
+        assert message in err, (arguments, err)
+        assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "a").exists()
 
 
 def test_toy_run(tmp_path, monkeypatch, capsys):
@@ -138,7 +201,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
 
 
 def test_help_reads_well():
-    for command in ("", "demo", "train", "sample", "likelihood"):
+    for command in ("", "demo", "train", "sample", "likelihood", "export"):
         done = subprocess.run(
             [sys.executable, "-m", "jaxdiff.cli", *command.split(), "--help"], capture_output=True, text=True
         )

@@ -1,4 +1,4 @@
-"""Models that diffusers builds, at random weights; `make peers` installs it."""
+"""Files of weights; and models that diffusers builds, at random weights: `make peers` installs it."""
 
 import json
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import jaxdiff as jd
 
@@ -37,6 +38,57 @@ CONFIGS = {
     "scaled middle": {**PLAIN, "mid_block_scale_factor": 1.5, "add_attention": False},
     "learned variance": {**PLAIN, "out_channels": 6},
 }
+
+
+def params():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    return {"down": {0: {"kernel": draw(3, 5), "bias": draw(5)}}, "scale": draw(), "odd": draw(7)[::2]}
+
+
+def test_params_read_back_bit_for_bit(tmp_path):
+    path = tmp_path / "w.safetensors"
+    jd.pretrained.write_params(path, params())
+    jax.tree.map(np.testing.assert_array_equal, jd.pretrained.read_params(path, params()), params())
+    arrays = load_file(path)  # by anyone
+    assert arrays.keys() == {"down.0.kernel", "down.0.bias", "scale", "odd"}
+    np.testing.assert_array_equal(arrays["down.0.kernel"], params()["down"][0]["kernel"])
+
+
+def test_no_damage_goes_unnoticed(tmp_path):
+    """Every bit of the file flipped in turn, and every length but its own."""
+    path = tmp_path / "w.safetensors"
+    jd.pretrained.write_params(path, like := params())
+    whole = path.read_bytes()
+    numbers = len(whole) - 4 * sum(leaf.size for leaf in jax.tree.leaves(like))
+    for i in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[i] ^= 1 << i % 8
+        path.write_bytes(flipped)
+        try:
+            read = jd.pretrained.read_params(path, like)
+        except ValueError:
+            continue
+        assert i < numbers  # a flip in the digest's own name leaves the weights as they were
+        jax.tree.map(np.testing.assert_array_equal, read, like)
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="damaged or cut short"):
+            jd.pretrained.read_params(path, like)
+
+
+def test_params_of_something_else_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    jd.pretrained.write_params(path, params())
+    for like, message in (
+        (params() | {"more": jnp.zeros(1)}, "has no weight 'more' that its config asks for"),
+        ({"down": params()["down"], "odd": params()["odd"]}, "has 1 weights that its config knows nothing of.*'scale'"),
+        (params() | {"odd": jnp.zeros(5)}, r"odd has shape \(4,\); expected \(5,\) by its config"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jd.pretrained.read_params(path, like)
+    with pytest.raises(ValueError, match="scale holds a value that is not finite"):
+        jd.pretrained.write_params(path, params() | {"scale": jnp.asarray(jnp.inf)})
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +197,16 @@ def test_what_cannot_be_read_is_refused(diffusers, tmp_path):
     refused("no unet/config.json or config.json", lambda f: (f / "unet/config.json").unlink())
     refused("no scheduler", lambda f: (f / "scheduler/scheduler_config.json").unlink())
     refused("has no weight .*down_blocks.0.resnets.1", config(layers_per_block=2))
-    refused("shapes are not those", config(block_out_channels=[32, 32]))
+    refused(r"conv_in.bias has shape \(16,\); expected \(32,\) by its config", config(block_out_channels=[32, 32]))
+    refused(r"down_blocks.1.*has shape \(32,\); expected \(64,\)", config(block_out_channels=[16, 64]))
+    refused(r"conv_out.bias has shape \(3,\); expected \(6,\)", config(out_channels=6))
+    refused(r"time_emb_proj.bias has shape \(16,\); expected \(32,\)", config(resnet_time_scale_shift="scale_shift"))
+    refused("shapes are not those of its config", config(norm_num_groups=7))
     refused("weights that its config knows nothing of", config(add_attention=False))
     refused("SkipDownBlock2D", config(down_block_types=["SkipDownBlock2D", "AttnDownBlock2D"]))
     refused("holds a UNet2DConditionModel", config(_class_name="UNet2DConditionModel"))
 
     def poison(folder):
-        from safetensors.numpy import load_file, save_file
-
         arrays = load_file(folder / weights)
         arrays["conv_in.weight"][0, 0, 0, 0] = np.nan
         save_file(arrays, folder / weights)
