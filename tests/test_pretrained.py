@@ -176,10 +176,10 @@ def test_from_a_folder_to_samples_and_bits(diffusers, tmp_path):
 def test_what_cannot_be_read_is_refused(diffusers, tmp_path):
     weights = "unet/diffusion_pytorch_model.safetensors"
 
-    def refused(message, change):
+    def refused(message, change, model=PLAIN):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        save(diffusers, folder, PLAIN)
+        save(diffusers, folder, model)
         change(folder)
         with pytest.raises(ValueError, match=message):
             jd.pretrained.from_diffusers(folder)
@@ -202,6 +202,8 @@ def test_what_cannot_be_read_is_refused(diffusers, tmp_path):
     refused(r"conv_out.bias has shape \(3,\); expected \(6,\)", config(out_channels=6))
     refused(r"time_emb_proj.bias has shape \(16,\); expected \(32,\)", config(resnet_time_scale_shift="scale_shift"))
     refused("shapes are not those of its config", config(norm_num_groups=7))
+    labels = PLAIN | {"num_class_embeds": 10}
+    refused(r"class_embedding.weight has shape \(10, 64\); expected \(12, 64\)", config(num_class_embeds=12), labels)
     refused("weights that its config knows nothing of", config(add_attention=False))
     refused("SkipDownBlock2D", config(down_block_types=["SkipDownBlock2D", "AttnDownBlock2D"]))
     refused("holds a UNet2DConditionModel", config(_class_name="UNet2DConditionModel"))

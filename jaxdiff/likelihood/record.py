@@ -78,7 +78,7 @@ class Record:
         return order[~np.isin(order, self.rows["example"][self.rows["repeat"] == repeat])]
 
     def add(self, **columns) -> None:
-        """Append rows, and write the file anew, by a rename: 3 ms at 10,000 rows, for estimates that take seconds."""
+        """Append rows, and write the file anew, by a rename: 3 ms at 10,000 rows, where 64 digits take 650 ms."""
         self.rows = {
             name: np.concatenate([rows, np.broadcast_to(columns[name], columns["example"].shape).astype(rows.dtype)])
             for name, rows in self.rows.items()
