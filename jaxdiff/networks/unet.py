@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdiff.networks.attention import attention
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal
 
 _zero = nnx.initializers.zeros
@@ -74,7 +75,7 @@ class Attention(nnx.Module):
         """[batch, h, w, channels] -> the same."""
         b, h, w, c = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, c // self.heads)
-        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        mixed = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return x + self.out(mixed.reshape(x.shape))
 
 

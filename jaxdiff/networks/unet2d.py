@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.networks.attention import attention
 from jaxdiff.networks.unet import double, halve
 
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
@@ -32,12 +33,13 @@ def _dense(w, name, x):
 
 
 def _norm(w, name, x, groups, eps):
-    shape = x.shape
-    x = x.reshape(shape[0], math.prod(shape[1:-1]), groups, shape[-1] // groups)
-    mean = x.mean((1, 3), keepdims=True)
-    variance = jnp.square(x - mean).mean((1, 3), keepdims=True)
-    x = ((x - mean) * jax.lax.rsqrt(variance + eps)).reshape(shape)
-    return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+    def mean(x):  # over pixels first: half the time of both at once on CPU
+        by_group = x.mean((1, 2)).reshape(len(x), groups, -1).mean(2)
+        return by_group.repeat(x.shape[-1] // groups, 1)[:, None, None]
+
+    x = x - mean(x)
+    scale = jax.lax.rsqrt(mean(jnp.square(x)) + eps) * w[f"{name}.weight"]
+    return x * scale + w[f"{name}.bias"]
 
 
 def timestep_features(k, size: int, flip: bool, shift: float) -> jax.Array:
@@ -177,7 +179,7 @@ class UNet2D:
         h = x if groups is None else _norm(w, f"{name}.group_norm", x, groups, self.norm_eps)
         h = h.reshape(b, height * width, c)
         q, k, v = (_dense(w, f"{name}.to_{part}", h).reshape(b, -1, c // size, size) for part in "qkv")
-        mixed = jax.nn.dot_product_attention(q, k, v).reshape(b, height, width, c)
+        mixed = attention(q, k, v).reshape(b, height, width, c)
         return (x + _dense(w, f"{name}.to_out.0", mixed)) / scale
 
     def _halve(self, w, name, x, embedding, kind):
