@@ -1,0 +1,100 @@
+"""Fashion-MNIST: 28 x 28 grey images, a U-Net, bits/dim of the test set, FMNIST-FID, and a picture of samples.
+
+    python experiments/fashion_mnist.py
+    python experiments/fashion_mnist.py --setting gpu
+
+Both train, draw and score in one folder of runs/; run again, they go on where they stopped. The data: see
+`jaxdiff.data.load_fashion_mnist`.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import fashion_mnist_classifier
+import jax
+import numpy as np
+import tyro
+
+import jaxdiff as jd
+from jaxdiff import runs
+from jaxdiff.metrics import frechet_distance
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A run, how many samples its FID is of, in how many steps each, and how its likelihood is measured."""
+
+    config: runs.Config
+    samples: int
+    sampler_steps: int
+    likelihood: dict[str, Any]
+
+
+SETTINGS = {
+    "cpu": Setting(
+        runs.Config(data="fashion_mnist", channels=(8, 24, 48), attention=(2,), steps=2_500, ema_decay=0.998),
+        samples=2_000,
+        sampler_steps=20,
+        likelihood={"target_error": 0.05, "budget": 32, "batch_size": 32, "rtol": 1e-3, "atol": 1e-3},
+    ),
+    "gpu": Setting(
+        runs.Config(
+            data="fashion_mnist",
+            channels=(64, 128, 128),
+            blocks=2,
+            attention=(2,),
+            steps=25_000,
+            batch_size=256,
+            learning_rate=1e-3,
+            ema_decay=0.9995,
+        ),
+        samples=10_000,
+        sampler_steps=50,
+        likelihood={"rtol": 1e-4, "atol": 1e-4, "batch_size": 500},
+    ),
+}
+
+
+def distances(classifier, images_uint8, train: np.ndarray, test: np.ndarray) -> tuple[float, float]:
+    """FMNIST-FID of n images against the test images, and its floor: that of n training images, drawn at random."""
+    chosen = np.random.default_rng(0).choice(len(train), len(images_uint8), replace=False)
+    drawn, real, held_out = (classifier(images)[0] for images in (images_uint8, train[chosen], test))
+    return frechet_distance(drawn, held_out), frechet_distance(real, held_out)
+
+
+def samples(setting: Setting, denoiser, folder: Path) -> np.ndarray:
+    """The samples of the FID, uint8, drawn once."""
+    path = folder / "fid_samples.npy"
+    if not path.is_file():
+        x = runs.draw(setting.config, denoiser, setting.samples, steps=setting.sampler_steps, batch_size=250)
+        np.save(path, np.asarray(jd.quantize(x)).astype(np.uint8))
+    return np.load(path)
+
+
+def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
+    """Train, draw and score.
+
+    Args:
+        setting: For two CPU cores, or for one GPU.
+    """
+    chosen, folder = SETTINGS[setting], Path(f"runs/fashion_mnist_{setting}")
+    config = chosen.config
+    classifier = fashion_mnist_classifier.load()
+    train, test = (runs.load_images(config, split) for split in ("train", "test"))
+    denoiser, summary = runs.train(config, folder, pictures_every=120.0, progress=True)
+    drawn = samples(chosen, denoiser, folder)
+    fid, floor = distances(classifier, drawn, train.image, test.image)
+    summary = runs.likelihood(config, denoiser, folder, "test", None, 0, True, **chosen.likelihood)
+
+    print(f"{summary['parameters']:,} parameters, {summary['train_seconds']:.0f} s of training on {jax.devices()[0]}")
+    print(f"classifier: {fashion_mnist_classifier.accuracy(classifier, test):.4f} of the test images")
+    print(f"FMNIST-FID of {len(drawn):,} samples {fid:.2f}; of as many training images {floor:.2f}")
+    print(
+        f"{summary['bits_per_dim']:.3f} +- {summary['standard_error']:.3f} bits/dim of {summary['examples']:,} images"
+    )
+    print(f"pictures in {folder}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
