@@ -98,7 +98,7 @@ class Config:
     conditional: bool = False
     """Train on labels, dropped for one example in ten so that the unconditional model is learned too."""
     flip: bool = False
-    """Mirror half of the images left to right, drawn anew each step; not for digits, which mean something else then."""
+    """Mirror half of the images left to right, drawn anew each step; not where sides matter, as they do for digits."""
     steps: int = 4000
     """Training steps."""
     batch_size: int = 64
