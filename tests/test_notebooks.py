@@ -22,6 +22,9 @@ NAMES = sorted({path.stem for path in FOLDER.iterdir() if path.suffix in (".py",
 MACHINE_PATH = re.compile(r"(?<![\w:/.])/(work|tmp|root|home|Users|usr|opt|var|private|content)\b")
 
 
+LONG = ("samplers", "flows_and_bridges")
+
+
 @pytest.fixture(params=NAMES)
 def name(request):
     return request.param
@@ -49,6 +52,9 @@ def test_the_first_model_is_there():
     assert "first_model" in NAMES
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in NAMES], indirect=True
+)
 def test_notebook_runs(text, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

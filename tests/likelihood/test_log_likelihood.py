@@ -79,6 +79,7 @@ def test_hutchinson_is_unbiased_with_the_known_variance_and_an_honest_error(proc
         assert abs(estimate - variance / probes) < 4 * error
 
 
+@pytest.mark.parametrize("process", [jd.VP(), jd.VE(), jd.Flow()], ids=["VP", "VE", "Flow"])
 def test_an_isotropic_gaussian_needs_no_luck(process):
     """A multiple of I has the trace kD under every Rademacher probe: one probe is exact."""
     denoiser = jd.exact.Gaussian(process, np.ones(7), 0.3 * np.eye(7))

@@ -51,7 +51,15 @@ def test_every_solver_ends_where_the_gaussians_flow_does(solver, x64):
     np.testing.assert_allclose(got.log_prob, truth, atol=100 * tolerance)
 
 
-@pytest.mark.parametrize("solver", [diffrax.Bosh3(), diffrax.HalfSolver(diffrax.Euler()), diffrax.Kvaerno3()], ids=str)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        diffrax.Bosh3(),
+        diffrax.HalfSolver(diffrax.Euler()),
+        pytest.param(diffrax.Kvaerno3(), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_evaluations_are_counted_or_said_to_be_unknown(solver):
     network = Counted()
     denoiser = jd.Denoiser(network, None, jd.VP(), "v")
