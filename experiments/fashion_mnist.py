@@ -1,10 +1,19 @@
 """Fashion-MNIST: 28 x 28 grey images, a U-Net, bits/dim of the test set, FMNIST-FID, and a picture of samples.
 
-    python experiments/fashion_mnist.py
-    python experiments/fashion_mnist.py --setting gpu
+    python experiments/fashion_mnist.py                     18 minutes 31 seconds on two cores shared with other work
+    python experiments/fashion_mnist.py --setting gpu       not measured yet
 
-Both train, draw and score in one folder of runs/; run again, they go on where they stopped. The data: see
-`jaxdiff.data.load_fashion_mnist`.
+Run again, they go on where they stopped. Expect on two cores, after 2,500 steps of 265,409 parameters: 3.90 +- 0.05
+bits/dim (uniform dequantisation, as many test images as that error needs: 288), FMNIST-FID 45.4 with a floor of 4.5. 50
+steps took 10 s while the cores were free, 17 s on average.
+
+FMNIST-FID is the Fréchet distance of the 128 features of `fashion_mnist_classifier.py` between n samples (2,000 on CPU,
+10,000 on GPU; 8 bits) and the 10,000 test images; its floor is that of n training images, drawn at random, in the
+samples' place. Its scale is the classifier's, so that only distances by one classifier.safetensors can be compared.
+
+The GPU setting by XLA's count: a forward pass is 1.39 GFLOP an image; 1.39 x 3 x 256 x 25,000 = 27 PFLOP of training,
+0.7 of sampling, and for the likelihood of all 10,000 test images, three passes an evaluation, 4 if it takes 100
+evaluations. 32 PFLOP are 25 minutes at 21 TFLOP/s, which one H100 should pass in TF32.
 """
 
 import dataclasses
