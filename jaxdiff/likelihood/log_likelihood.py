@@ -54,16 +54,21 @@ def log_likelihood(
     cond: Any = None,
     solver: Any = None,
     source: Callable | None = None,
+    adjoint: Any = None,
 ) -> Likelihood:
     """log p(x0) in nats for x0 [batch, *event], read as x at `t_min`, under the denoiser's probability flow.
 
     Each example has its own probes (from `key` and its index, or from `key` itself where it holds one key an example)
-    and its own steps; `solver` is a diffrax solver of ODEs with an error estimate, Tsit5 unless given. `divergence` is
+    and its own steps; `solver` is a diffrax solver of ODEs with an error estimate, Dopri5 unless given. `divergence` is
     "hutchinson", "hutch++" or "xtrace" with `probes` probes (`jaxdiff.likelihood.divergence` tells them apart), or
     "exact", which costs as many products as an event has values. `t_min` = 0 is allowed where the denoiser is (the
     exact denoisers with a density). `source` is the log-density of x at t = 1, [n, *event] -> [n]; None is the
     process's own prior. The numbers in `jax.tree_util.Partial(function, numbers)`, and in a pytree whose method it is
     (`exact.Mixture(...).log_prob`), compile nothing new.
+
+    `adjoint` is how derivatives go through the solve, one of diffrax's. None is `RecursiveCheckpointAdjoint()`: reverse
+    mode, which keeps the states of some steps (`checkpoints` of them, where given) and computes the others again, so
+    that its memory is that of one step and a few states. `ForwardMode()` is for `jax.jvp` and `jax.jacfwd`.
 
     Raises TypeError for integer x0, an untyped key or a source that is no function; ValueError for a NaN in x0, an
     unknown divergence, fewer than one probe (or, for the two that look for a basis, as many as an event has values), a
@@ -79,11 +84,11 @@ def log_likelihood(
         if not callable(source):
             raise TypeError(f"source = {source!r}; expected a function, the log-density [n, *event] -> [n]")
         source = as_pytree(source)
-    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source)
+    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint)
 
 
-@functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver"))
-def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source) -> Likelihood:
+@functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver", "adjoint"))
+def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint):
     process = denoiser.process
     event = x0.shape[1:]
     size = math.prod(event)
@@ -102,7 +107,7 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
 
         start = ((x / q_min).astype(x.dtype), jnp.zeros(1 if divergence == "exact" else probes, x.dtype))
         (z, traces), evaluations, converged = solve(
-            field, start, process.angle(t_min), process.angle(t_max), solver, rtol, atol
+            field, start, process.angle(t_min), process.angle(t_max), solver, rtol, atol, adjoint
         )
         x_1 = q_max * z
         if source is None:

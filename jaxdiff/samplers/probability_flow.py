@@ -31,15 +31,17 @@ class Solution(NamedTuple):
     converged: jax.Array
 
 
-def solve(field, start, angle_start, angle_end, solver, rtol, atol) -> Solution:
-    """Integrate `field(angle, state)` for one example with adaptive steps; `solver` None is Tsit5.
+def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None) -> Solution:
+    """Integrate `field(angle, state)` for one example with adaptive steps; `solver` None is Dopri5.
+
+    `adjoint` None is diffrax's RecursiveCheckpointAdjoint.
 
     Never raises for a failure: `converged` is false where the steps ran out or a value stopped being finite. Raises
     TypeError for a solver that is not one of ODEs, ValueError for one that gives no estimate of its error.
     """
     import diffrax
 
-    solver = diffrax.Tsit5() if solver is None else solver
+    solver = diffrax.Dopri5() if solver is None else solver
     check_solver(solver)
     resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
     solution = diffrax.diffeqsolve(
@@ -51,6 +53,7 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol) -> Solution:
         y0=start,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, dtmin=resolution, force_dtmin=False),
         max_steps=_MAX_STEPS,
+        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
         throw=False,
     )
     assert solution.ys is not None
@@ -67,7 +70,7 @@ def check_solver(solver) -> None:
 
     if not isinstance(solver, diffrax.AbstractSolver) or solver.term_structure is not diffrax.AbstractTerm:
         raise TypeError(
-            f"solver = {solver!r}; expected an instance of one of diffrax's solvers of ODEs, such as Tsit5()"
+            f"solver = {solver!r}; expected an instance of one of diffrax's solvers of ODEs, such as Dopri5()"
         )
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         name = f"diffrax.{type(solver).__name__}()"
@@ -117,7 +120,7 @@ def _nan_where_failed(solution: Solution) -> jax.Array:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ProbabilityFlow(Sampler):
-    """The probability flow ODE by a diffrax solver (None: Tsit5), with steps of its own for every sample.
+    """The probability flow ODE by a diffrax solver (None: Dopri5), with steps of its own for every sample.
 
     Any solver of ODEs with an error estimate, explicit or implicit; `diffrax.HalfSolver` gives one to those without.
     A sample whose solve fails (no convergence in 4,096 steps, a value that is not finite) is returned as NaN.

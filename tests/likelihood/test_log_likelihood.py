@@ -1,5 +1,6 @@
 import dataclasses
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,16 +152,22 @@ def test_a_solver_that_gives_up_is_flagged_and_not_raised():
     assert got.evaluations[1] < 2000
 
 
-def test_gradients_reach_the_parameters(x64):
+@pytest.mark.parametrize(
+    ("derivative", "adjoint"),
+    [(jax.grad, None), (jax.grad, diffrax.RecursiveCheckpointAdjoint(2)), (jax.jacfwd, diffrax.ForwardMode())],
+    ids=["checkpoints", "two checkpoints", "forward"],
+)
+def test_derivatives_reach_the_parameters(derivative, adjoint, x64):
     """d log p / d mean of an exact Gaussian by autodiff through the solve, against its closed form."""
     denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(2), 0.5 * np.eye(2))
     x = jnp.array([[0.4, -0.3]])
 
     def value(mean):
         moved = dataclasses.replace(denoiser, means=mean[None])
-        return jd.log_likelihood(jax.random.key(0), moved, x, "exact", t_min=0.0, rtol=1e-8, atol=1e-8).log_prob[0]
+        settings = {"t_min": 0.0, "rtol": 1e-8, "atol": 1e-8, "adjoint": adjoint}
+        return jd.log_likelihood(jax.random.key(0), moved, x, "exact", **settings).log_prob[0]
 
-    gradient = jax.grad(value)(jnp.zeros(2))
+    gradient = derivative(value)(jnp.zeros(2))
     alpha, sigma = jd.VP().marginal(1.0)  # x_1 = α m + √(S_1/S_0) (x - m) under the standard normal prior
     ratio = jnp.sqrt((alpha**2 * 0.5 + sigma**2) / 0.5)
     truth = -(ratio * x[0]) * (alpha - ratio)

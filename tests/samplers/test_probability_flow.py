@@ -77,7 +77,7 @@ def test_solvers_that_cannot_choose_their_steps_are_refused():
     for solver, error, message in (
         (diffrax.Euler(), ValueError, r"diffrax.Euler\(\) gives no estimate.*diffrax.HalfSolver\(diffrax.Euler\(\)\)"),
         (diffrax.KenCarp4(), TypeError, "expected an instance of one of diffrax's solvers of ODEs"),
-        (diffrax.Tsit5, TypeError, "such as Tsit5"),
+        (diffrax.Tsit5, TypeError, "such as Dopri5"),
     ):
         with pytest.raises(error, match=message):
             jd.encode(denoiser, jnp.zeros((2, 1)), solver=solver)
