@@ -53,9 +53,10 @@ class BitsPerDim:
         known = self.evaluations_max >= 0
         cost = f", {self.evaluations_mean:.0f} evaluations each, at most {self.evaluations_max}" if known else ""
         times = f" {self.repeats.max()} times" if self.repeats.max() > 1 else ""
+        seen = f"{self.examples} of {len(self.repeats)}" if self.examples < len(self.repeats) else self.examples
         lines = [
             f"{self.bits_per_dim:.4f} +- {self.standard_error:.4f} bits/dim "
-            f"({self.kind}; {self.examples} examples{times}{cost}{lost})"
+            f"({self.kind}; {seen} examples{times}{cost}{lost})"
         ]
         if self.reached is False:
             lines.append("the target error was not met: the spread of the images alone is too large; give more images")

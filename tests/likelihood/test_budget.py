@@ -112,6 +112,7 @@ def test_a_target_error_takes_as_many_images_as_it_needs():
     expected = (np.sqrt(d / 2) / np.log(2) / d / target) ** 2
     assert expected / 2 < report.examples < 2 * expected + 64
     assert np.isfinite(report.per_example).sum() == report.examples
+    assert f"; {report.examples} of {n} examples" in str(report)
     visited = np.flatnonzero(report.repeats)
     assert visited.max() > n / 2, "the images are looked at in a random order"
 
