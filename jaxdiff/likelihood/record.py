@@ -71,7 +71,9 @@ class Record:
             if before.get(name) != self.settings.get(name)
         ]
         if changed:
-            raise ValueError(f"{path} holds likelihoods of other settings ({'; '.join(changed)}); remove it or give another")
+            raise ValueError(
+                f"{path} holds likelihoods of other settings ({'; '.join(changed)}); remove it or give another"
+            )
 
     def missing(self, order: np.ndarray, repeat: int) -> np.ndarray:
         """Those of `order` that have no row of this repeat yet."""
