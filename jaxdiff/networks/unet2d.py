@@ -15,21 +15,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.networks.attention import attention
+from jaxdiff.networks.convolution import convolution
 from jaxdiff.networks.unet import double, halve
 
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
 
-def _conv(w, name, x, stride: int = 1, padding: tuple[int, int] = (1, 1)):
-    kernel = w[f"{name}.weight"]
-    out = jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [padding, padding], dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return out + w[f"{name}.bias"]
+def _conv(w, name, x):
+    return convolution(x, w[f"{name}.weight"]) + w[f"{name}.bias"]
+
+
+def _halving_conv(w, name, x, before: int):
+    kernel, padding = w[f"{name}.weight"], [(before, before or 1)] * 2  # without padding, one row and column behind
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), padding, dimension_numbers=dimensions) + w[f"{name}.bias"]
 
 
 def _dense(w, name, x):
-    return x @ w[f"{name}.weight"] + w[f"{name}.bias"]
+    kernel = w[f"{name}.weight"]
+    return x @ kernel.reshape(kernel.shape[-2:]) + w[f"{name}.bias"]
 
 
 def _norm(w, name, x, groups, eps):
@@ -170,7 +174,7 @@ class UNet2D:
             h = _norm(w, f"{name}.norm2", h + told, self.norm_num_groups, self.norm_eps)
         h = _conv(w, f"{name}.conv2", jax.nn.silu(h))
         x = resize(x)
-        x = x if x.shape == h.shape else _conv(w, f"{name}.conv_shortcut", x, padding=(0, 0))
+        x = x if x.shape == h.shape else _dense(w, f"{name}.conv_shortcut", x)
         return (x + h) / scale
 
     def _attend(self, w, name, x, groups, scale: float = 1):
@@ -185,8 +189,7 @@ class UNet2D:
     def _halve(self, w, name, x, embedding, kind):
         if self.downsample_type == "resnet" and "Attn" in kind:
             return self._residual(w, name, x, embedding, resize=halve)
-        before = self.downsample_padding
-        return _conv(w, f"{name}.conv", x, 2, (before, before or 1))  # without padding, one row and column behind
+        return _halving_conv(w, f"{name}.conv", x, self.downsample_padding)
 
     def _double(self, w, name, x, embedding, kind):
         if self.upsample_type == "resnet" and "Attn" in kind:
