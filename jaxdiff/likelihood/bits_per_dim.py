@@ -18,7 +18,7 @@ from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.log_likelihood import log_likelihood
 from jaxdiff.likelihood.mean import finite, mean_of
 from jaxdiff.likelihood.record import Record, fingerprint
-from jaxdiff.samplers import check_cond, example_keys
+from jaxdiff.samplers import check_cond, default_solver, example_keys
 
 _FIRST_LOOK = 64  # examples before a target error may end the run
 _REPEATS = 64
@@ -106,7 +106,7 @@ def bits_per_dim(
     importance-weighted bound. It is a bound with divergence="exact"; under random probes the logarithm of a mean of
     noisy exponentials is biased towards fewer bits, by less the more probes there are. Example i depends on `key` and
     i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None. `progress` shows a bar; further arguments go to
-    `log_likelihood` (probes, divergence, rtol, atol, t_min, solver, source).
+    `log_likelihood` (probes, divergence, rtol, atol, t_min, solver, source, adjoint).
 
     Args:
         target_error: look at the images in a random order until the standard error is that small, at least at 64;
@@ -151,6 +151,7 @@ def bits_per_dim(
             "dequantizer": fingerprint(dequantizer),
             "dequantization_samples": dequantization_samples,
             **{name: value if isinstance(value, str | int) else repr(value) for name, value in likelihood.items()},
+            "solver": repr(likelihood["solver"] or default_solver()),
         },
     )
     order = np.random.default_rng(np.asarray(jax.random.key_data(keys[0]))).permutation(n)

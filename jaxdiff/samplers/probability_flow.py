@@ -31,6 +31,13 @@ class Solution(NamedTuple):
     converged: jax.Array
 
 
+def default_solver():
+    """The solver where none is given, by `experiments/likelihood_solvers.py`."""
+    import diffrax
+
+    return diffrax.Dopri5()
+
+
 def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None) -> Solution:
     """Integrate `field(angle, state)` for one example with adaptive steps; `solver` None is Dopri5.
 
@@ -41,7 +48,7 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None
     """
     import diffrax
 
-    solver = diffrax.Dopri5() if solver is None else solver
+    solver = default_solver() if solver is None else solver
     check_solver(solver)
     resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
     solution = diffrax.diffeqsolve(
