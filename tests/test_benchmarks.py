@@ -59,3 +59,15 @@ def test_the_command_prints_one_line_of_json():
     figures = json.loads(run.stdout)
     assert all(figures[name]["rate"] > 0 for name in ("training", "sampling", "likelihood"))
     assert figures["import_jaxdiff_seconds"] < 0.8
+
+
+@pytest.mark.slow
+def test_the_peers_likelihoods_are_ours():
+    """score_sde's and flow_matching's codes on the same weights and probe tend to our number with the tolerance."""
+    pytest.importorskip("torchdiffeq")
+    sizes = ["--channels", "8", "16", "--batch", "2", "--training-steps", "50", "--repetitions", "1"]
+    run = subprocess.run(
+        [sys.executable, PATH.parent / "likelihood.py", *sizes, "--json"], capture_output=True, check=True, text=True
+    )
+    for name, rows in json.loads(run.stdout).items():
+        assert rows["1e-05"]["error"] < 2e-3, name
