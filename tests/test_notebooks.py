@@ -22,7 +22,7 @@ NAMES = sorted({path.stem for path in FOLDER.iterdir() if path.suffix in (".py",
 MACHINE_PATH = re.compile(r"(?<![\w:/.])/(work|tmp|root|home|Users|usr|opt|var|private|content)\b")
 
 
-LONG = ("samplers", "flows_and_bridges")
+LONG = ("flows_and_bridges", "likelihood", "samplers")
 
 
 @pytest.fixture(params=NAMES)
