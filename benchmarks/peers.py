@@ -39,7 +39,7 @@ class Settings:
 
 
 def digits(n: int) -> np.ndarray:
-    """Test digits of 8 x 8 pixels, each pixel as 4 x 4 of three channels: uint8 [n, 32, 32, 3] of 17 levels."""
+    """Training digits of 8 x 8 pixels, each pixel as 4 x 4 of three channels: uint8 [n, 32, 32, 3] of 17 levels."""
     image = jd.data.load_digits("train").image[:n]
     return image.repeat(4, 1).repeat(4, 2).repeat(3, 3)
 
@@ -68,15 +68,9 @@ def models(settings: Settings) -> tuple[jd.Denoiser, UNet2DModel]:
     for i in range(settings.training_steps):
         state, _ = step(state, batches[i])
     denoiser = dataclasses.replace(denoiser, params=jax.block_until_ready(state.params))
-    module.load_state_dict({name: torch.tensor(to_torch(name, np.asarray(w))) for name, w in state.params.items()})
+    to_torch = lambda w: torch.tensor(w.transpose(3, 2, 0, 1) if w.ndim == 4 else w.T)
+    module.load_state_dict({name: to_torch(np.asarray(w)) for name, w in state.params.items()})
     return denoiser, module.eval().to(device())
-
-
-def to_torch(name: str, weight: np.ndarray) -> np.ndarray:
-    """A weight of ours in PyTorch's layout."""
-    if name == "class_embedding.weight":
-        return weight
-    return weight.transpose(3, 2, 0, 1) if weight.ndim == 4 else weight.T
 
 
 def device() -> torch.device:

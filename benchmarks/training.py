@@ -13,6 +13,7 @@ On a GPU the peers also run under autocast to bfloat16, channels last.
 """
 
 import contextlib
+import copy
 import json
 
 import jax
@@ -62,7 +63,7 @@ def measure(settings: Settings) -> tuple[dict, str]:
     }
     if device().type == "cuda":
         low = lambda: torch.autocast("cuda", torch.bfloat16)
-        channels_last = module.to(memory_format=torch.channels_last)
+        channels_last = copy.deepcopy(module).to(memory_format=torch.channels_last)
         sides["compile, bfloat16"] = torch_step(channels_last, as_tensor(x0), True, low)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(RATE))
     update = jd.training.make_step(denoiser, jd.losses.Denoising(), optimizer)
