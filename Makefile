@@ -32,7 +32,7 @@ test: install
 	JAX_ENABLE_X64=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow --numprocesses auto
+	XLA_FLAGS= $(BIN)/python -m pytest -m slow --numprocesses auto
 
 benchmark: install
 	$(BIN)/python benchmarks/speed.py
