@@ -163,6 +163,6 @@ def table(found: dict) -> str:
 
 
 if __name__ == "__main__":
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = tyro.cli(Settings, description=__doc__, default=Settings(batch=4, repetitions=2))
     found, about = measure(settings)
     print(json.dumps(found) if settings.json else f"{about}\n\n{table(found)}")

@@ -1,12 +1,30 @@
 """The trace, the dequantisation and the gradient of a likelihood, on the demo's network and test digits.
 
-    python experiments/likelihood_estimators.py        some minutes on two cores, not measured yet
+    python experiments/likelihood_estimators.py        10 minutes 30 seconds on two cores, once the demo's run is there
 
 trace      the root mean squared error of log p by signs, Hutch++ and XTrace at about as many products, and the error
            they state themselves, against the exact trace
 dequantisation  bits/dim by uniform draws, by K of them, and by a coupling flow trained for the model (1,500 steps)
 gradient   what the gradient of -log p by the weights needs in memory, beside the likelihood alone, for the adjoints
-           of diffrax, by XLA's count; and how far it is from that of a solve at rtol 1e-7
+           of diffrax, by XLA's count; and how far it is from that of a solve at rtol 1e-6
+
+Expect, in bits/dim, the error of log p and in brackets the stated one:
+
+    products    1        4 or 5           15 or 16         31               49
+    signs       0.150    0.059 (0.071)    0.033 (0.034)    0.023 (0.025)    0.016 (0.020)
+    Hutch++              0.308            0.099 (0.106)    0.061 (0.059)    0.039 (0.040)
+    XTrace               0.214 (0.180)    0.095 (0.084)    0.052 (0.043)    0.033 (0.024)
+
+The network's J is far from a multiple of I in more directions than a sketch can hold: signs win. XTrace states too little.
+
+    uniform    K = 4             K = 16            learned, K = 1    learned, K = 4
+    1.983      -0.058 +- 0.008   -0.097 +- 0.009   -0.050 +- 0.005   -0.092 +- 0.008
+
+The learned dequantiser is worth four uniform draws for the price of one, after a minute of training.
+
+The gradient of 16 digits takes 28 MiB with the default checkpoints and 27 with 20 or 4 of them, beside 1 MiB for the
+likelihood alone: it is the backward pass of one evaluation, the states of 64 values kept are nothing beside it. At rtol 1e-4
+each of the three is 2.3 % from the gradient at 1e-6.
 """
 
 import dataclasses

@@ -43,7 +43,7 @@ def load_digits(split: Split = "train", data_dir: str | os.PathLike | None = Non
 
     Raises:
         ValueError: for another split.
-        RuntimeError: for a prepared folder that is damaged, naming the folder to remove.
+        ValueError: for a prepared folder that is damaged, naming the folder to remove.
     """
     from jaxdiff.data.builders import Digits
 
@@ -64,7 +64,7 @@ def load_fashion_mnist(
         ValueError: for another split, and for a file that is not the published one.
         FileNotFoundError: for a `folder` that lacks one of the four.
         ConnectionError: where they must be downloaded and cannot be.
-        RuntimeError: for a prepared folder that is damaged, naming the folder to remove.
+        ValueError: for a prepared folder that is damaged, naming the folder to remove.
     """
     from jaxdiff.data.builders import FashionMNIST
 
@@ -81,7 +81,7 @@ def load_cifar10(split: Split = "train", data_dir: str | os.PathLike | None = No
     Raises:
         ValueError: for another split.
         ConnectionError: where it must be downloaded and cannot be.
-        RuntimeError: for a prepared folder that is damaged, naming the folder to remove.
+        ValueError: for a prepared folder that is damaged, naming the folder to remove.
     """
     from jaxdiff.data.builders import Cifar10
 
@@ -101,13 +101,11 @@ def _load(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike 
     try:
         examples = _read(builder(), split)
         if len(examples) != len(kind.SPLITS[split]):
-            raise RuntimeError(f"{len(examples)} examples where {split} has {len(kind.SPLITS[split])}")
+            raise ValueError(f"{len(examples)} examples where {split} has {len(kind.SPLITS[split])}")
     except (ImportError, PermissionError):
         raise
     except Exception as error:  # a damaged file raises whatever its format's parser does
-        raise RuntimeError(
-            f"{folder} is damaged ({error}); remove that folder, and the next call prepares it"
-        ) from error
+        raise ValueError(f"{folder} is damaged ({error}); remove that folder, and the next call prepares it") from error
     return Images(
         image=np.stack([example["image"] for example in examples]),
         label=np.array([example["label"] for example in examples], np.int32),

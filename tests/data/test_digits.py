@@ -94,7 +94,7 @@ def test_a_damaged_folder_is_named(tmp_path, data_dir, damage):
     for file in (data_dir / "sklearn_digits" / "1.0.0").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     damage(folder)
-    with pytest.raises(RuntimeError, match=f"{folder} is damaged .*remove that folder"):
+    with pytest.raises(ValueError, match=f"{folder} is damaged .*remove that folder"):
         load_digits("train", tmp_path)
 
 
