@@ -42,7 +42,7 @@ class Setting:
 
 SETTINGS = {
     "cpu": Setting(
-        runs.Config(data="fashion_mnist", channels=(8, 24, 48), attention=(2,), steps=2_500, ema_decay=0.998),
+        runs.Config(data="fashion_mnist", channels=(8, 24, 48), attention=(2,), steps=2_000, ema_decay=0.998),
         samples=2_000,
         sampler_steps=20,
         likelihood={"target_error": 0.05, "budget": 32, "batch_size": 32, "rtol": 1e-3, "atol": 1e-3},

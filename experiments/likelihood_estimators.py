@@ -15,7 +15,8 @@ Expect, in bits/dim, the error of log p and in brackets the stated one:
     Hutch++              0.308            0.099 (0.106)    0.061 (0.059)    0.039 (0.040)
     XTrace               0.214 (0.180)    0.095 (0.084)    0.052 (0.043)    0.033 (0.024)
 
-The network's J is far from a multiple of I in more directions than a sketch can hold: signs win. XTrace states too little.
+The network's J is far from a multiple of I in more directions than a sketch can hold: signs win. XTrace states too
+little.
 
     uniform    K = 4             K = 16            learned, K = 1    learned, K = 4
     1.983      -0.058 +- 0.008   -0.097 +- 0.009   -0.050 +- 0.005   -0.092 +- 0.008
@@ -23,8 +24,8 @@ The network's J is far from a multiple of I in more directions than a sketch can
 The learned dequantiser is worth four uniform draws for the price of one, after a minute of training.
 
 The gradient of 16 digits takes 28 MiB with the default checkpoints and 27 with 20 or 4 of them, beside 1 MiB for the
-likelihood alone: it is the backward pass of one evaluation, the states of 64 values kept are nothing beside it. At rtol 1e-4
-each of the three is 2.3 % from the gradient at 1e-6.
+likelihood alone: it is the backward pass of one step, and the kept states of 64 values are nothing beside it. At rtol
+1e-4 each of the three is 2.3 % from the gradient at 1e-6.
 """
 
 import dataclasses
