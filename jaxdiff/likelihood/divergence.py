@@ -19,8 +19,8 @@ estimates share directions, and their spread is a little less than their error w
 
 They pay where J is a multiple of I but in fewer directions than m, as near data on a surface of few dimensions: with 3
 such of 100, 49 products leave an error 25 to 45 times smaller than that of 49 signs; with 10 of 784, 10 to 25 times
-smaller, but 16 products leave one that is larger. On a network trained on 8 x 8 digits they do not pay: 49 products leave
-twice the error of 49 signs (`experiments/likelihood_estimators.py`).
+smaller, but 16 products leave one that is larger. On a network trained on 8 x 8 digits they do not pay: 49 products
+leave twice the error of 49 signs (`experiments/likelihood_estimators.py`).
 """
 
 import math
