@@ -1,6 +1,6 @@
 """The probability-flow likelihood, ours beside the two codes people use: seconds an image at equal error.
 
-    make peers && python benchmarks/likelihood.py        10 minutes or more on two cores; --help for sizes
+    make peers && python benchmarks/likelihood.py        6 minutes on two cores; --help for sizes
 
 The same U-Net with the same weights, the same flow (VP from t = 1e-5 to 1, the step of its table told to the network),
 the same images and the same probe of signs an image:
@@ -11,7 +11,8 @@ the same images and the same probe of signs an image:
     jaxdiff       jd.log_likelihood: every image its own steps, one pass with the product forward, in (z, φ)
 
 Each at three tolerances. The error is the root mean square over images against jaxdiff at rtol 1e-5, and
-seconds at equal error are read off between two tolerances (linear in the logarithms).
+seconds at equal error are read off between two tolerances (linear in the logarithms). Ours compiles once,
+before the first turn; another tolerance costs it nothing.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ from scipy.integrate import solve_ivp
 import jaxdiff as jd
 from jaxdiff.likelihood.divergence import draw_vectors
 
-T_MIN, TOLERANCES, TARGET = 1e-5, (1e-2, 1e-3, 1e-4), 1e-3
+T_MIN, TOLERANCES, TARGET = 1e-5, (1e-2, 1e-3, 1e-4), 5e-3
 
 
 class Flow:
