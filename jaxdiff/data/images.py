@@ -42,8 +42,7 @@ def load_digits(split: Split = "train", data_dir: str | os.PathLike | None = Non
     the data set in `data_dir`/sklearn_digits (by default in TFDS's own folder); nothing is downloaded.
 
     Raises:
-        ValueError: for another split.
-        ValueError: for a prepared folder that is damaged, naming the folder to remove.
+        ValueError: for another split, and for a prepared folder that is damaged, naming the folder to remove.
     """
     from jaxdiff.data.builders import Digits
 
@@ -61,10 +60,10 @@ def load_fashion_mnist(
     Debian's package dataset-fashion-mnist, or else downloaded. Later calls do not look at `folder`.
 
     Raises:
-        ValueError: for another split, and for a file that is not the published one.
+        ValueError: for another split, for a file that is not the published one, and for a prepared folder that is
+            damaged, naming the folder to remove.
         FileNotFoundError: for a `folder` that lacks one of the four.
         ConnectionError: where they must be downloaded and cannot be.
-        ValueError: for a prepared folder that is damaged, naming the folder to remove.
     """
     from jaxdiff.data.builders import FashionMNIST
 
@@ -79,9 +78,8 @@ def load_cifar10(split: Split = "train", data_dir: str | os.PathLike | None = No
     default in TFDS's own folder).
 
     Raises:
-        ValueError: for another split.
+        ValueError: for another split, and for a prepared folder that is damaged, naming the folder to remove.
         ConnectionError: where it must be downloaded and cannot be.
-        ValueError: for a prepared folder that is damaged, naming the folder to remove.
     """
     from jaxdiff.data.builders import Cifar10
 
