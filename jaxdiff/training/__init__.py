@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxdiff.training.checkpoints import Checkpoints, load_params
+    from jaxdiff.training.hosts import connect, failing_together
     from jaxdiff.training.log import MetricsLog, read_metrics
     from jaxdiff.training.loop import train
+    from jaxdiff.training.mesh import batch_sharding, make_mesh
+    from jaxdiff.training.preemption import Preempted
     from jaxdiff.training.state import TrainState
     from jaxdiff.training.step import Diverged, clipped_adam, make_step, prepare_as_given
 
@@ -14,9 +17,14 @@ _MODULE_OF = {
     "Checkpoints": "checkpoints",
     "Diverged": "step",
     "MetricsLog": "log",
+    "Preempted": "preemption",
     "TrainState": "state",
+    "batch_sharding": "mesh",
     "clipped_adam": "step",
+    "connect": "hosts",
+    "failing_together": "hosts",
     "load_params": "checkpoints",
+    "make_mesh": "mesh",
     "make_step": "step",
     "prepare_as_given": "step",
     "read_metrics": "log",
@@ -27,9 +35,14 @@ __all__ = [
     "Checkpoints",
     "Diverged",
     "MetricsLog",
+    "Preempted",
     "TrainState",
+    "batch_sharding",
     "clipped_adam",
+    "connect",
+    "failing_together",
     "load_params",
+    "make_mesh",
     "make_step",
     "prepare_as_given",
     "read_metrics",

@@ -21,10 +21,13 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 class MetricsLog:
     """A metrics file open for appending, its lines past `step` dropped: a resumed run writes those again.
 
-    `last` is the last record kept, or {}.
+    `last` is the last record kept, or {}. Without a path it writes nothing: of several processes one does.
     """
 
-    def __init__(self, path: str | os.PathLike, step: int):
+    def __init__(self, path: str | os.PathLike | None, step: int):
+        self.last, self._file = {}, None
+        if path is None:
+            return
         path = Path(path)
         kept = [r for r in read_metrics(path) if r["step"] <= step] if path.exists() else []
         self.last = kept[-1] if kept else {}
@@ -35,12 +38,15 @@ class MetricsLog:
 
     def write(self, record: dict) -> None:
         """Append `record`; every number in it must be finite."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps(record, allow_nan=False)
+        if self._file is not None:
+            self._file.write(line + "\n")
+            self._file.flush()
         self.last = record
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

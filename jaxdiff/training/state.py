@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff.processes import pytree
+from jaxdiff.training.mesh import make_mesh, place, state_sharding
 
 
 @pytree
@@ -30,10 +31,13 @@ class TrainState:
     finite: jax.Array  # bool
 
     @classmethod
-    def create(cls, key: jax.Array, params, optimizer: optax.GradientTransformation) -> "TrainState":
-        """The state before the first update. It owns copies, for a step donates its state.
+    def create(
+        cls, key: jax.Array, params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh | None = None
+    ) -> "TrainState":
+        """The state before the first update, on `mesh` (by default all devices, data parallel).
 
-        Raises TypeError for a key that is not typed and for parameters that are not floating.
+        It owns copies, for a step donates its state. Raises TypeError for a key that is not typed and for parameters
+        that are not floating.
         """
         if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
             raise TypeError(f"key = {key!r} is not a typed key; make one by jax.random.key(seed)")
@@ -44,16 +48,22 @@ class TrainState:
                     f"parameter {name} has dtype {jnp.result_type(leaf)}; expected a floating array. "
                     "Keep counters and keys out of the trained parameters"
                 )
+        state = cls._new(key, params, optimizer)
+        return place(state, state_sharding(make_mesh() if mesh is None else mesh, state))
 
-        def copy(tree):
-            return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype, copy=True), tree)
+    @classmethod
+    def like(cls, params, optimizer: optax.GradientTransformation) -> "TrainState":
+        """The shapes and types of such a state, as `jax.ShapeDtypeStruct`."""
+        return jax.eval_shape(lambda: cls._new(jax.random.key(0), params, optimizer))
 
-        params = copy(params)
+    @classmethod
+    def _new(cls, key, params, optimizer) -> "TrainState":
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), params)
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=copy(optimizer.init(params)),
-            ema=copy(params),
-            key=copy(key),
+            opt_state=jax.tree.map(jnp.asarray, optimizer.init(params)),
+            ema=params,
+            key=key,
             finite=jnp.array(True),
         )

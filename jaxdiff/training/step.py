@@ -6,6 +6,10 @@ hang on to the initial weights:
     ema <- d ema + (1 - d) params,      d = min(ema_decay, (1 + k) / (10 + k)).
 
 A loss, gradient or update that is not finite changes nothing: the state keeps what it held before that step.
+
+With `accumulate` = k the batch goes through in k parts, one after another, each with noise of its own, and the update
+is made of the mean of their gradients: the memory of a k-th of the batch. Part i takes every k-th example from the i-th
+on, so that each device works on its own examples throughout.
 """
 
 import dataclasses
@@ -14,10 +18,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxdiff.processes import check_event
+from jaxdiff.training.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from jaxdiff.training.state import TrainState
 
 
@@ -53,13 +57,19 @@ def clipped_adam(
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule))
 
 
-def _example_losses(denoiser, loss, prepare, params, key, batch) -> jax.Array:
-    prepare_key, loss_key = jax.random.split(key)
-    x0, cond = prepare(prepare_key, batch)
-    losses = loss(dataclasses.replace(denoiser, params=params), loss_key, check_event(x0, "x0"), cond)
+def _example_losses(denoiser, loss, params, key, x0, cond) -> jax.Array:
+    losses = loss(dataclasses.replace(denoiser, params=params), key, x0, cond)
     if losses.shape != x0.shape[:1]:
         raise ValueError(f"loss gave shape {losses.shape} for x0 {x0.shape}; expected one number an example, [batch]")
     return losses
+
+
+def _parts(key, x0, cond, accumulate: int) -> tuple:
+    """(keys, x0, cond) of the parts of a batch, along a new first axis."""
+    if accumulate == 1:
+        return jax.tree.map(lambda array: array[None], (key, x0, cond))
+    split = lambda array: array.reshape(-1, accumulate, *array.shape[1:]).swapaxes(0, 1)
+    return jax.random.split(key, accumulate), *jax.tree.map(split, (x0, cond))
 
 
 def make_step(
@@ -68,22 +78,57 @@ def make_step(
     optimizer: optax.GradientTransformation,
     ema_decay: float = 0.999,
     prepare: Callable = prepare_as_given,
+    mesh: jax.sharding.Mesh | None = None,
+    accumulate: int = 1,
 ) -> Callable:
     """The jitted update `(state, batch) -> (state, {"loss", "grad_norm"})`; it consumes (donates) its state.
 
     `denoiser` gives all but the weights, which are the state's. `prepare(key, batch) -> (x0, cond)` and
-    `loss(denoiser, key, x0, cond) -> [batch]` run inside. grad_norm is the gradient's global norm, unclipped.
+    `loss(denoiser, key, x0, cond) -> [batch]` run inside. grad_norm is the gradient's global norm, unclipped. The state
+    and the batch lie on `mesh` (by default `make_mesh()`: data parallel over all devices).
     """
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay = {ema_decay}; expected 0 <= ema_decay < 1, for instance 0.999")
+    if accumulate < 1:
+        raise ValueError(f"accumulate = {accumulate}; expected at least 1 part of a batch")
+    mesh = make_mesh() if mesh is None else mesh
+    shardings = state_sharding(mesh, TrainState.like(denoiser.params, optimizer))
 
-    def mean_loss(params, key, batch):
-        return _example_losses(denoiser, loss, prepare, params, key, batch).mean()
+    def mean_loss(params, key, x0, cond):
+        gathered = jax.lax.with_sharding_constraint(params, replicated(mesh))
+        return _example_losses(denoiser, loss, gathered, key, x0, cond).mean()
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    def gradient(params, key, x0, cond):
+        value, grads = jax.value_and_grad(mean_loss)(params, key, x0, cond)
+        return value, jax.lax.with_sharding_constraint(grads, shardings.params)
+
+    def mean_gradient(params, key, x0, cond):
+        parts = _parts(key, x0, cond, accumulate)
+        first = jax.tree.map(lambda part: part[0], parts)
+        if accumulate == 1:
+            return gradient(params, *first)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient, params, *first))
+        total, _ = jax.lax.scan(add, nothing, parts)
+        return jax.tree.map(lambda leaf: leaf / accumulate, total)
+
+    @functools.partial(
+        jax.jit,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        key = jax.random.fold_in(state.key, state.step)
-        value, grads = jax.value_and_grad(mean_loss)(state.params, key, batch)
+        prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        x0, cond = prepare(prepare_key, batch)
+        if len(check_event(x0, "x0")) % (accumulate * mesh.size):
+            raise ValueError(
+                f"a batch of {len(x0)} is not accumulate x devices = {accumulate} x {mesh.size} times a whole number"
+            )
+        value, grads = mean_gradient(state.params, loss_key, x0, cond)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -101,26 +146,37 @@ def make_step(
     return step
 
 
-def explain(denoiser, loss: Callable, prepare: Callable, state: TrainState, batch: dict) -> str:
-    """What is not finite first in the step after `state`: the data, a loss, a gradient or else the update."""
-    key = jax.random.fold_in(state.key, state.step)
-    x0, _ = prepare(jax.random.split(key)[0], batch)
-    bad = ~np.isfinite(np.asarray(x0, np.float64)).reshape(len(x0), -1).all(1)
-    if bad.any():
-        return f"example {bad.argmax()} of its batch, in the data"
+def explain(denoiser, loss: Callable, optimizer, prepare: Callable, mesh, accumulate: int, state, batch) -> str:
+    """What is not finite first in the step after `state`: the data, a loss, a gradient or else an update.
 
-    @jax.jit
-    def pull_back(params):
-        losses, vjp = jax.vjp(lambda p: _example_losses(denoiser, loss, prepare, p, key, batch), params)
-        return losses, vjp(jnp.full_like(losses, 1 / len(losses)))[0]
+    Every process of a run calls it, and every one gets the same answer.
+    """
 
-    losses, grads = jax.device_get(pull_back(state.params))
-    bad = ~np.isfinite(losses)
-    if bad.any():
-        return f"the loss of {bad.sum()} of its {len(bad)} examples (the first: {bad.argmax()})"
-    leaves = jax.tree_util.tree_leaves_with_path(grads)
-    bad = [path for path, leaf in leaves if not np.isfinite(leaf).all()]
-    if bad:
-        name = jax.tree_util.keystr(bad[0], simple=True, separator="/")
-        return f"the gradient of {len(bad)} of {len(leaves)} parameter arrays (the first: {name})"
-    return "the update of the parameters, though each loss and gradient is finite"
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def look(state, batch):
+        prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        x0, cond = prepare(prepare_key, batch)
+        parts = _parts(loss_key, x0, cond, accumulate)
+
+        def losses_of(params):
+            part = lambda i: jax.tree.map(lambda leaf: leaf[i], parts)
+            return jnp.stack([_example_losses(denoiser, loss, params, *part(i)) for i in range(accumulate)], 1).ravel()
+
+        losses, vjp = jax.vjp(losses_of, state.params)
+        grads = vjp(jnp.full_like(losses, 1 / len(losses)))[0]
+        updates, _ = optimizer.update(grads, state.opt_state, state.params)
+        each = lambda array: jnp.isfinite(array).reshape(len(array), -1).all(1)
+        whole = lambda tree: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+        return each(x0), each(losses), whole(grads), whole(updates)
+
+    data, losses, grads, updates = jax.device_get(look(state, batch))
+    if not data.all():
+        return f"example {data.argmin()} of its batch, in the data"
+    if not losses.all():
+        return f"the loss of {(~losses).sum()} of its {len(losses)} examples (the first: {losses.argmin()})"
+    for what, tree in (("gradient", grads), ("update", updates)):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, finite in leaves if not finite]
+        if bad:
+            return f"the {what} of {len(bad)} of {len(leaves)} parameter arrays (the first: {bad[0]})"
+    return "the norm of the update, though each of its numbers is finite"

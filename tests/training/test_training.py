@@ -79,7 +79,8 @@ def newest(folder, denoiser, optimizer):
 
 
 def without_seconds(folder):
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(folder / "metrics.jsonl")]
+    timed = {"seconds", "steps_per_second", "examples_per_second"}
+    return [{k: v for k, v in r.items() if k not in timed} for r in read_metrics(folder / "metrics.jsonl")]
 
 
 def same_bits(a, b):
@@ -153,9 +154,9 @@ def test_save_broken_off_resumes_from_the_newest_complete(tmp_path):
     with pytest.raises(Killed):
         train(KEY, tmp_path, denoiser, denoising, Batches(), **settings(on_log=kill_at(25)))
     checkpoints = tmp_path / "checkpoints"
-    torn = checkpoints / "25.orbax-checkpoint-tmp"
+    torn = checkpoints / "25.draft"
     shutil.copytree(checkpoints / "20", torn)
-    shutil.rmtree(torn / "state" / "d")
+    shutil.rmtree(torn / "arrays" / "state" / "d")
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 30, "lo')
     started = []
@@ -166,7 +167,7 @@ def test_save_broken_off_resumes_from_the_newest_complete(tmp_path):
             return super().__getitem__(step)
 
     train(KEY, tmp_path, denoiser, denoising, Recorded(), **settings())
-    assert min(started) == 20
+    assert sorted(started)[:2] == [0, 20]  # the first batch says whether the data are the same
     assert not torn.exists()
     assert [r["step"] for r in without_seconds(tmp_path)] == list(range(5, 41, 5))
 
@@ -322,7 +323,9 @@ def test_repaired_data_continue_as_if_nothing_had_happened(finished, tmp_path):
 
 
 def test_update_that_overflows_is_divergence(tmp_path):
-    with pytest.raises(Diverged, match=r"step 0 .* in the update of the parameters.*no checkpoint was saved yet"):
+    with pytest.raises(
+        Diverged, match=r"step 0 .* in the update of 1 of 1 parameter arrays .the first: w.*no checkpoint was saved yet"
+    ):
         train(
             KEY,
             tmp_path,
@@ -358,7 +361,7 @@ def test_load_params_gives_the_averaged_weights(finished):
 
 def test_load_params_leaves_a_save_in_progress_alone(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
-    saving = tmp_path / "checkpoints" / "50.orbax-checkpoint-tmp"
+    saving = tmp_path / "checkpoints" / "50.draft"
     saving.mkdir()
     load_params(tmp_path, linear().params)
     assert saving.exists()
@@ -399,7 +402,8 @@ def test_logged_numbers_are_means_over_the_interval(tmp_path):
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert seen == [((3,), r) for r in records]
     for r, (a, b) in zip(records, [(0, 5), (5, 10), (10, 12)], strict=True):
-        assert list(r) == ["step", "loss", "grad_norm", "seconds"]
+        assert list(r) == ["step", "loss", "grad_norm", "seconds", "steps_per_second", "examples_per_second"]
+        np.testing.assert_allclose(r["examples_per_second"], 8 * r["steps_per_second"])
         np.testing.assert_allclose([r["loss"], r["grad_norm"]], [np.mean(losses[a:b]), np.mean(norms[a:b])], rtol=1e-5)
 
 
@@ -448,16 +452,10 @@ def test_checkpoint_errors(finished, tmp_path):
         load_params(tmp_path / "run", like | {"w": jnp.ones((4, 4))})
     with pytest.raises(ValueError, match=r"state/opt_state.* in the checkpoint and .* here; use the settings"):
         train(KEY, tmp_path / "run", linear(), denoising, Batches(), **settings(optimizer=optax.sgd(1.0, 0.9)))
-    with pytest.raises(ValueError, match="another key"):
+    with pytest.raises(ValueError, match=r"another key: \[0, 0\], now \[0, 1\].*accept .* by name: allow key"):
         train(jax.random.key(1), tmp_path / "run", linear(), denoising, Batches(), **settings())
     with pytest.raises(ValueError, match=r"steps = 30, but the run .* has 40 already"):
         train(KEY, tmp_path / "run", linear(), denoising, Batches(), **settings(steps=30))
-
-    (file,) = (tmp_path / "run/checkpoints/40/ema").glob("manifest*")
-    file.rename(tmp_path / "elsewhere")
-    file.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="symbolic link"):
-        load_params(tmp_path / "run", like)
 
 
 def test_metrics_log(tmp_path):

@@ -1,0 +1,119 @@
+"""Run by test_mesh.py in a process with eight simulated devices: prints one JSON object of what it found."""
+
+import json
+import re
+import sys
+from collections import Counter
+
+import jax
+import numpy as np
+import optax
+
+import jaxdiff as jd
+from jaxdiff.networks import UNet, initialize
+from jaxdiff.training import TrainState, make_mesh, make_step, train
+
+KEY = jax.random.key(0)
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+SHAPES = {"data": (8, 1), "model": (1, 8), "both": (2, 4)}
+
+
+def moved(compiled):
+    """How often, and how many values, each kind of collective moves in a compiled program."""
+    count, values = Counter(), Counter()
+    for line in compiled.as_text().splitlines():
+        found = re.search(r"= (.*?) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", line)
+        if found:
+            shapes = re.findall(r"\w\d+\[([\d,]*)\]", found[1])
+            count[found[2]] += 1
+            values[found[2]] += sum(int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes)
+    return {kind: [count[kind], values[kind]] for kind in count}
+
+
+def unet():
+    network, params = initialize(KEY, lambda rngs: UNet(1, (16,), 1, (0,), rngs=rngs))
+    rng = np.random.default_rng(0)  # away from its zeros, which hide what they multiply
+    params = jax.tree.map(lambda p: p + 0.02 * rng.standard_normal(p.shape).astype(p.dtype), params)
+    return jd.Denoiser(network, params, jd.VP())
+
+
+def images(k):
+    return {"x": np.random.default_rng(k).uniform(-1, 1, (16, 8, 8, 1)).astype(np.float32)}
+
+
+def collectives():
+    denoiser = unet()
+    found = {"parameters": sum(p.size for p in jax.tree.leaves(denoiser.params))}
+    for name, shape in SHAPES.items():
+        mesh = make_mesh(shape[1])
+        state = TrainState.create(KEY, denoiser.params, OPTIMIZER, mesh)
+        step = make_step(denoiser, jd.losses.Denoising(), OPTIMIZER, mesh=mesh)
+        compiled = step.lower(state, images(0)).compile()
+        split = [not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params)]
+        values = [leaf.size for leaf in jax.tree.leaves(state.params)]
+        found[name] = {
+            "moved": moved(compiled),
+            "split": sum(v for v, s in zip(values, split) if s),
+            "arrays_split": sum(split),
+            "bytes": compiled.memory_analysis().argument_size_in_bytes,
+            "aliased": compiled.memory_analysis().alias_size_in_bytes,
+        }
+        for k in range(3):
+            state, metrics = compiled(state, jax.device_put(images(k), jd.training.batch_sharding(mesh)))
+        found[name]["loss"] = float(metrics["loss"])
+    found["batch_bytes"] = images(0)["x"].nbytes // 8
+    found["split_bytes"] = 4 * 4 * found["model"]["split"]  # weights, their average, two moments
+    mesh = make_mesh(devices=jax.devices()[:1])
+    state = TrainState.create(KEY, denoiser.params, OPTIMIZER, mesh)
+    step = make_step(denoiser, jd.losses.Denoising(), OPTIMIZER, mesh=mesh)
+    for k in range(3):
+        state, metrics = step(state, images(k))
+    found["one"] = {"loss": float(metrics["loss"])}
+    return found
+
+
+def linear():
+    return jd.Denoiser(lambda params, x, c_noise, cond: x @ params["w"] + params["b"], PARAMS, jd.VP())
+
+
+PARAMS = {"w": np.full((64, 64), 0.01, np.float32), "b": np.zeros(64, np.float32)}
+
+
+def points(k):
+    return {"x": np.random.default_rng(k).standard_normal((24, 64)).astype(np.float32) / 2}
+
+
+class Points:
+    def __getitem__(self, step):
+        return points(step)
+
+
+def numbers(folder):
+    """Fifty steps on every mesh, then on from one to another, against one device."""
+    found = {}
+    settings = {"optimizer": OPTIMIZER, "log_every": 10, "checkpoint_every": 10, "progress": False}
+    run = lambda name, mesh, steps: (
+        train(
+            KEY, f"{folder}/{name}", linear(), jd.losses.Denoising(), Points(), steps=steps, mesh=mesh, **settings
+        ).params
+    )
+    one = run("one", make_mesh(devices=jax.devices()[:1]), 50)
+    move = lambda tree: jax.tree.map(np.asarray, tree)
+    distance = lambda params: max(float(abs(params[name] - np.asarray(one[name])).max()) for name in one)
+    for name, shape in SHAPES.items():
+        found[name] = distance(move(run(name, make_mesh(shape[1]), 50)))
+        run(f"{name} moves", make_mesh(shape[1]), 20)
+        found[f"{name} moves"] = distance(move(run(f"{name} moves", make_mesh(devices=jax.devices()[:1]), 50)))
+    found["moved"] = distance(PARAMS)
+    try:
+        train(KEY, f"{folder}/odd", linear(), jd.losses.Denoising(), [{"x": points(0)["x"][:20]}], steps=1, **settings)
+    except ValueError as error:
+        found["odd"] = str(error)
+    return found
+
+
+def main(folder):
+    print(json.dumps({"collectives": collectives(), "numbers": numbers(folder)}))
+
+
+main(sys.argv[1])
