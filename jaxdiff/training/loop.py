@@ -14,7 +14,6 @@ import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +26,7 @@ import optax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from jaxdiff.data.reading import read_from
 from jaxdiff.processes import check_event
 from jaxdiff.training import hosts
 from jaxdiff.training.checkpoints import Checkpoints
@@ -37,7 +37,6 @@ from jaxdiff.training.speed import Speed
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.step import Diverged, clipped_adam, explain, make_step, prepare_as_given
 
-READERS = 8  # batches read at a time, and ahead
 LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # whose versions may change the numbers
 
 
@@ -58,21 +57,6 @@ def _first_batch(batches) -> dict:
         if np.ndim(array) == 0 or len(array) == 0:
             raise ValueError(f"batches[0][{name!r}] has shape {np.shape(array)}; expected [batch, ...], batch > 0")
     return batch
-
-
-def _read(batches, start: int) -> Iterator[dict]:
-    """The batches from `start` on; those of Grain are read ahead."""
-    if hasattr(batches, "to_iter_dataset"):
-        import grain
-
-        iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=READERS)))
-        iterator.set_state({"next_index": start})
-        yield from iterator
-    for step in itertools.count(start):
-        try:
-            yield batches[step]
-        except IndexError as error:
-            raise ValueError(f"batches[{step}] does not exist; give a batch for every step >= 0") from error
 
 
 def _identity(batch: dict) -> dict[str, Any]:
@@ -221,7 +205,7 @@ def train(
             tqdm(total=steps, initial=done, unit="step", disable=not (progress and hosts.first())) as bar,
             preemption.held(),
         ):
-            source = _read(batches, done)
+            source = read_from(batches, done)
             stop = False
             while done < steps:
                 start = done // log_every * log_every

@@ -22,9 +22,9 @@ PEAK_FLOPS = {  # a second and chip, dense bfloat16, as the makers state it
 }
 
 
-def peak_flops(device: jax.Device) -> float | None:
-    """The most FLOPs a second that `device` can do in bfloat16; None where it is not known."""
-    return next((peak for name, peak in PEAK_FLOPS.items() if device.device_kind.startswith(name)), None)
+def peak_flops(device_kind: str) -> float | None:
+    """The most FLOPs a second of one such device in bfloat16; None where it is not known."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name)), None)
 
 
 def flops(compiled) -> float | None:
@@ -45,5 +45,5 @@ class Speed:
         """{"steps_per_second", "examples_per_second"} of so many steps, and "flop_utilization" where it is known."""
         rate = steps / seconds
         found = {"steps_per_second": rate, "examples_per_second": rate * self.examples}
-        peak, count = peak_flops(self.mesh.devices.flat[0]), flops(self.compiled)
+        peak, count = peak_flops(self.mesh.devices.flat[0].device_kind), flops(self.compiled)
         return found if peak is None or count is None else found | {"flop_utilization": rate * count / peak}

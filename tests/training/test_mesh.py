@@ -1,4 +1,4 @@
-"""A step on eight simulated devices: what it moves, read off the compiled program, and that its numbers are the same."""
+"""A step on eight simulated devices: what it moves, read off the compiled program, and that its numbers stay."""
 
 import importlib.metadata
 import json
