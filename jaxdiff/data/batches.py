@@ -177,7 +177,7 @@ def _check(arrays: Mapping[str, np.ndarray], indices: Sequence[int]) -> None:
         if array.dtype.kind not in "biufcV":
             raise TypeError(f"{name} has dtype {array.dtype}; expected numbers, each example of one shape")
         if np.issubdtype(array.dtype, np.inexact):
-            bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+            bad = np.logical_not(np.isfinite(array).reshape(len(array), -1).all(1))
             if bad.any():
                 raise ValueError(
                     f"{name}[{indices[bad.argmax()]}] holds a NaN or an infinity; {bad.sum()} of {len(bad)} examples "
