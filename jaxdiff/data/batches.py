@@ -11,7 +11,7 @@ import hashlib
 import operator
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Mapping[str, np.ndarray]: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
 def batches(
@@ -179,9 +179,10 @@ def _check(arrays: Mapping[str, np.ndarray], indices: Sequence[int]) -> None:
         if np.issubdtype(array.dtype, np.inexact):
             bad = np.logical_not(np.isfinite(array).reshape(len(array), -1).all(1))
             if bad.any():
+                first = indices[int(bad.argmax())]
                 raise ValueError(
-                    f"{name}[{indices[bad.argmax()]}] holds a NaN or an infinity; {bad.sum()} of {len(bad)} examples "
-                    "do: remove or repair them"
+                    f"{name}[{first}] holds a NaN or an infinity; {bad.sum()} of {len(bad)} examples do: "
+                    "remove or repair them"
                 )
 
 

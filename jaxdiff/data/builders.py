@@ -172,9 +172,7 @@ class Cifar10(ImageBuilder, skip_registration=True):
         path = _download(dl_manager, {"archive": CIFAR10_URL}, fix)["archive"]
         names = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
         record = 1 + 3 * 32 * 32
-        content = _members(
-            path, [f"cifar-10-batches-bin/{name}.bin" for name in names], self.IMAGES_IN_A_FILE * record
-        )
+        content = _members(path, [f"cifar-10-batches-bin/{name}.bin" for name in names], self.IMAGES_IN_A_FILE * record)
         records = np.frombuffer(content, np.uint8).reshape(-1, record)
         return _whole(_from_planes(records[:, 1:], 32), records[:, 0])
 
@@ -216,12 +214,10 @@ class ImageNet64(ImageBuilder, skip_registration=True):
                 f"{self.folder} has {train} training and {test} validation images; expected {of.start} and {len(of)}: "
                 "fetch the archives again"
             )
-        return [
-            Part(len(of), functools.partial(self._read, path, of)) for path, of in zip(paths, labels)
-        ]
+        return [Part(len(of), functools.partial(self._read, path, of)) for path, of in zip(paths, labels)]
 
     def _labels(self, path: Path) -> np.ndarray:
-        """0..CLASSES-1 where the archive counts from 1; the pixels beside them must be as many, before they are read."""
+        """0..CLASSES-1 where the archive counts from 1; that its pixels are as many is held before they are read."""
         labels = _array(path, "labels", 8 * self.SPLITS["test"].stop)
         pixels = int(np.prod(self.SHAPE))
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
@@ -275,7 +271,9 @@ def _inflate(path: os.PathLike, limit: int) -> bytes:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
     if len(content) > limit:
-        raise ValueError(f"{path} unpacks to more than {limit} bytes, which the published file does not; fetch it again")
+        raise ValueError(
+            f"{path} unpacks to more than {limit} bytes, which the published file does not; fetch it again"
+        )
     return content
 
 
@@ -288,7 +286,9 @@ def _members(path: os.PathLike, names: list[str], size: int) -> bytes:
                 if member.name in names:
                     if not member.isreg() or member.size != size or member.name in found:
                         kind = f"a file of {member.size} bytes" if member.isreg() else "no file"
-                        raise ValueError(f"{path}: {member.name} is {kind}; expected one file of {size}: fetch it again")
+                        raise ValueError(
+                            f"{path}: {member.name} is {kind}; expected one file of {size}: fetch it again"
+                        )
                     found[member.name] = archive.extractfile(member).read()  # pyright: ignore[reportOptionalMemberAccess]
     except tarfile.TarError as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again") from error

@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -47,10 +47,10 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([range(len(self))[index]])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         examples = self._examples.__getitems__(indices)  # pyright: ignore[reportAttributeAccessIssue]
         return [{"image": example["image"], "label": np.int32(example["label"])} for example in examples]
 
@@ -112,14 +112,14 @@ def load_imagenet64(
     """1,331,167 photographs, 64 x 64 pixels, 256 levels, a thousand classes (Chrabaszcz et al. 2017), read from disk.
 
     "train" is the first 1,271,167 of the published training set, "validation" its last 10,000, "test" the published
-    50,000 for validation, on which papers report likelihoods and FIDs. The first call prepares the data set in
+    50,000 for validation, which papers report on. The first call prepares the data set in
     `data_dir`/jaxdiff_imagenet64 (by default in TFDS's own folder), 16 GB, from the published archives in `folder`:
     train_data_batch_1.npz to train_data_batch_10.npz and val_data.npz, which https://image-net.org gives to who is
     logged in. Later calls do not look at `folder`.
 
     Raises:
-        ValueError: for another split, for an archive that is not as published, and for a prepared folder that is damaged,
-            naming the folder to remove.
+        ValueError: for another split, for an archive that is not as published, and for a prepared folder that is
+            damaged, naming the folder to remove.
         FileNotFoundError: for a `folder` that lacks an archive.
     """
     from jaxdiff.data.builders import ImageNet64
@@ -143,7 +143,7 @@ def _load(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike 
 
 
 @contextlib.contextmanager
-def _prepared(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source):
+def _prepared(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source) -> Iterator[Any]:
     """The builder of a set that lies prepared on the disk, whose damages are told from other errors."""
     if split not in get_args(Split):
         raise ValueError(f"split = {split!r}; expected one of {', '.join(map(repr, get_args(Split)))}")
