@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -41,8 +41,9 @@ class ImageSource:
     An example is {"image": uint8 [height, width, channels], values 0..levels-1; "label": int32, 0..classes-1}.
     """
 
-    def __init__(self, examples: Sequence[dict], levels: int, classes: int):
-        self._examples, self.levels, self.classes = examples, levels, classes
+    def __init__(self, examples: Sequence[dict], levels: int, classes: int, folder: str):
+        self._examples, self._folder = examples, folder
+        self.levels, self.classes = levels, classes
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -51,7 +52,8 @@ class ImageSource:
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        examples = self._examples.__getitems__(indices)  # pyright: ignore[reportAttributeAccessIssue]
+        with _named_where_damaged(self._folder):
+            examples = self._examples.__getitems__(indices)  # pyright: ignore[reportAttributeAccessIssue]
         return [{"image": example["image"], "label": np.int32(example["label"])} for example in examples]
 
 
@@ -124,15 +126,20 @@ def load_imagenet64(
     """
     from jaxdiff.data.builders import ImageNet64
 
-    with _prepared(ImageNet64, split, data_dir, folder=folder) as builder:
-        source = builder.as_data_source(split)
-        _check_length(ImageNet64, split, len(source))
-        return ImageSource(source, ImageNet64.LEVELS, ImageNet64.CLASSES)
+    builder, prepared = _prepared(ImageNet64, split, data_dir, folder=folder)
+    with _named_where_damaged(prepared):
+        examples = builder().as_data_source(split)
+        _check_length(ImageNet64, split, len(examples))
+        lengths = examples.dataset_info.splits[split].shard_lengths
+        source = ImageSource(examples, ImageNet64.LEVELS, ImageNet64.CLASSES, prepared)
+    source.__getitems__([0, *np.cumsum(lengths[:-1]).tolist()])  # one of each file, so that none is missed only later
+    return source
 
 
 def _load(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source) -> Images:
-    with _prepared(kind, split, data_dir, **source) as builder:
-        examples = _read(builder, split)
+    builder, prepared = _prepared(kind, split, data_dir, **source)
+    with _named_where_damaged(prepared):
+        examples = _read(builder(), split)
         _check_length(kind, split, len(examples))
     return Images(
         image=np.stack([example["image"] for example in examples]),
@@ -142,9 +149,10 @@ def _load(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike 
     )
 
 
-@contextlib.contextmanager
-def _prepared(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source) -> Iterator[Any]:
-    """The builder of a set that lies prepared on the disk, whose damages are told from other errors."""
+def _prepared(
+    kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source
+) -> tuple[Callable[[], Any], str]:
+    """What makes the builder of a set, and the folder where that now lies prepared."""
     if split not in get_args(Split):
         raise ValueError(f"split = {split!r}; expected one of {', '.join(map(repr, get_args(Split)))}")
     from tensorflow_datasets.core.constants import DATA_DIR
@@ -154,8 +162,13 @@ def _prepared(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathL
     folder = os.path.join(data_dir, kind.name, str(kind.VERSION))
     if not os.path.exists(folder):
         _prepare(builder(), folder)
+    return builder, folder
+
+
+@contextlib.contextmanager
+def _named_where_damaged(folder: str) -> Iterator[None]:
     try:
-        yield builder()
+        yield
     except (ImportError, PermissionError):
         raise
     except Exception as error:  # a damaged file raises whatever its format's parser does
