@@ -1,7 +1,8 @@
-"""Data: images through TFDS, toy sets in the plane, and batches that depend on (seed, step) alone."""
+"""Data: images through TFDS and in folders, toy sets in the plane, and batches that depend on (seed, step) alone."""
 
-from jaxdiff.data.batches import batches, fingerprint
-from jaxdiff.data.images import Images, load_cifar10, load_digits, load_fashion_mnist
+from jaxdiff.data.batches import Source, batches, fingerprint
+from jaxdiff.data.folder import ImageFolder
+from jaxdiff.data.images import Images, ImageSource, load_cifar10, load_digits, load_fashion_mnist, load_imagenet64
 from jaxdiff.data.toys import (
     cat,
     checkerboard,
@@ -15,7 +16,10 @@ from jaxdiff.data.toys import (
 )
 
 __all__ = [
+    "ImageFolder",
+    "ImageSource",
     "Images",
+    "Source",
     "batches",
     "cat",
     "checkerboard",
@@ -26,6 +30,7 @@ __all__ = [
     "load_cifar10",
     "load_digits",
     "load_fashion_mnist",
+    "load_imagenet64",
     "pinwheel",
     "s_curve",
     "swiss_roll",

@@ -1,12 +1,12 @@
-"""Sets of images, prepared once by TFDS and read back as arrays."""
+"""Sets of images, prepared once by TFDS and read back as arrays, or example by example where they are too large."""
 
 import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -33,6 +33,28 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.label)
+
+
+class ImageSource:
+    """Integer images with their labels on disk: a source for `batches`.
+
+    An example is {"image": uint8 [height, width, channels], values 0..levels-1; "label": int32, 0..classes-1}.
+    """
+
+    def __init__(self, examples: Sequence[dict], levels: int, classes: int, folder: str):
+        self._examples, self._folder = examples, folder
+        self.levels, self.classes = levels, classes
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        with _named_where_damaged(self._folder):
+            examples = self._examples.__getitems__(indices)  # pyright: ignore[reportAttributeAccessIssue]
+        return [{"image": example["image"], "label": np.int32(example["label"])} for example in examples]
 
 
 def load_digits(split: Split = "train", data_dir: str | os.PathLike | None = None) -> Images:
@@ -86,7 +108,51 @@ def load_cifar10(split: Split = "train", data_dir: str | os.PathLike | None = No
     return _load(Cifar10, split, data_dir)
 
 
+def load_imagenet64(
+    split: Split = "train", folder: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None
+) -> ImageSource:
+    """1,331,167 photographs, 64 x 64 pixels, 256 levels, a thousand classes (Chrabaszcz et al. 2017), read from disk.
+
+    "train" is the first 1,271,167 of the published training set, "validation" its last 10,000, "test" the published
+    50,000 for validation, which papers report on. The first call prepares the data set in
+    `data_dir`/jaxdiff_imagenet64 (by default in TFDS's own folder), 16 GB, from the published archives in `folder`:
+    train_data_batch_1.npz to train_data_batch_10.npz and val_data.npz, which https://image-net.org gives to who is
+    logged in. Later calls do not look at `folder`.
+
+    Raises:
+        ValueError: for another split, for an archive that is not as published, and for a prepared folder that is
+            damaged, naming the folder to remove.
+        FileNotFoundError: for a `folder` that lacks an archive.
+    """
+    from jaxdiff.data.builders import ImageNet64
+
+    builder, prepared = _prepared(ImageNet64, split, data_dir, folder=folder)
+    with _named_where_damaged(prepared):
+        examples = builder().as_data_source(split)
+        _check_length(ImageNet64, split, len(examples))
+        lengths = examples.dataset_info.splits[split].shard_lengths
+        source = ImageSource(examples, ImageNet64.LEVELS, ImageNet64.CLASSES, prepared)
+    source.__getitems__([0, *np.cumsum(lengths[:-1]).tolist()])  # one of each file, so that none is missed only later
+    return source
+
+
 def _load(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source) -> Images:
+    builder, prepared = _prepared(kind, split, data_dir, **source)
+    with _named_where_damaged(prepared):
+        examples = _read(builder(), split)
+        _check_length(kind, split, len(examples))
+    return Images(
+        image=np.stack([example["image"] for example in examples]),
+        label=np.array([example["label"] for example in examples], np.int32),
+        levels=kind.LEVELS,
+        classes=kind.CLASSES,
+    )
+
+
+def _prepared(
+    kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source
+) -> tuple[Callable[[], Any], str]:
+    """What makes the builder of a set, and the folder where that now lies prepared."""
     if split not in get_args(Split):
         raise ValueError(f"split = {split!r}; expected one of {', '.join(map(repr, get_args(Split)))}")
     from tensorflow_datasets.core.constants import DATA_DIR
@@ -96,20 +162,22 @@ def _load(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike 
     folder = os.path.join(data_dir, kind.name, str(kind.VERSION))
     if not os.path.exists(folder):
         _prepare(builder(), folder)
+    return builder, folder
+
+
+@contextlib.contextmanager
+def _named_where_damaged(folder: str) -> Iterator[None]:
     try:
-        examples = _read(builder(), split)
-        if len(examples) != len(kind.SPLITS[split]):
-            raise ValueError(f"{len(examples)} examples where {split} has {len(kind.SPLITS[split])}")
+        yield
     except (ImportError, PermissionError):
         raise
     except Exception as error:  # a damaged file raises whatever its format's parser does
         raise ValueError(f"{folder} is damaged ({error}); remove that folder, and the next call prepares it") from error
-    return Images(
-        image=np.stack([example["image"] for example in examples]),
-        label=np.array([example["label"] for example in examples], np.int32),
-        levels=kind.LEVELS,
-        classes=10,
-    )
+
+
+def _check_length(kind: "type[ImageBuilder]", split: Split, found: int) -> None:
+    if found != len(kind.SPLITS[split]):
+        raise ValueError(f"{found} examples where {split} has {len(kind.SPLITS[split])}")
 
 
 def _prepare(builder, folder: str) -> None:

@@ -47,7 +47,7 @@ def test_preparing_is_silent_and_two_processes_may_do_it_at_once(tmp_path):
     printed = [process.communicate(timeout=120)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], printed
     assert printed == [b"", b""]
-    assert os.listdir(tmp_path / "sklearn_digits") == ["1.0.0"]
+    assert os.listdir(tmp_path / "sklearn_digits") == ["1.1.0"]
 
 
 def test_losing_the_race_to_prepare_is_not_an_error(tmp_path, monkeypatch):
@@ -89,9 +89,9 @@ def _swap_splits(folder):
     ids=["bit", "swapped", "truncated", "missing", "without info", "torn info"],
 )
 def test_a_damaged_folder_is_named(tmp_path, data_dir, damage):
-    folder = tmp_path / "sklearn_digits" / "1.0.0"
+    folder = tmp_path / "sklearn_digits" / "1.1.0"
     folder.mkdir(parents=True)
-    for file in (data_dir / "sklearn_digits" / "1.0.0").iterdir():
+    for file in (data_dir / "sklearn_digits" / "1.1.0").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     damage(folder)
     with pytest.raises(ValueError, match=f"{folder} is damaged .*remove that folder"):

@@ -1,0 +1,225 @@
+"""A folder of pictures as a data set.
+
+A picture of another size is halved by 2 x 2 means while its shorter side is twice too long, resized by a bicubic filter
+to the size, and cut to its centre, as Dhariwal and Nichol (2021) prepared ImageNet.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from jaxdiff.data.images import Images, Split
+
+FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # no other of Pillow's readers is tried, whatever a file is called
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+AT_A_TIME = 32  # files a thread is given
+SHARES: dict[Split, range] = {"train": range(0, 90), "validation": range(90, 95), "test": range(95, 100)}
+
+
+class ImageFolder:
+    """The .png, .jpg, .jpeg, .webp and .bmp files in a folder and those below it, in the order of their names.
+
+    An example is {"image": uint8 [size, size, channels], "label": int32}, read when it is asked for: a source for
+    `batches`. `load()` has them all in memory. Immediate sub-folders are classes, in the order of their names; without
+    any, all have label 0. Names that begin with a dot are passed over.
+
+    Colours are those of the file: profiles and orientation tags are not applied, CMYK is converted, 16 bits become
+    their upper 8, what is transparent is laid on white, and of several frames the first is taken.
+
+    Attributes:
+        paths: of the files, relative to the folder.
+        label: int32 [n].
+        levels: 256.
+        classes: how many there are.
+        names: of the classes.
+        skipped: (path, reason) of the files that were left out.
+
+    Args:
+        channels: 3 for colours, 1 for grey.
+        split: "train", "validation" or "test" for about 90, 5 or 5 % of the files; None for all. Which one a file is in
+            depends on its relative path alone, by its SHA-256: adding files moves none.
+        on_corrupt: whether a file that is no picture raises or is left out. Here only its header is read. One whose
+            pixels turn out damaged raises, by name, when it is read; `load()` and `checked()` leave it out.
+
+    Raises ValueError for a folder without pictures, with pictures beside its classes, with a link that leads out of it
+    or to a folder, and for files that are no pictures or have more pixels than `PIL.Image.MAX_IMAGE_PIXELS`;
+    FileNotFoundError where there is none.
+    """
+
+    levels = 256
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        size: int,
+        channels: Literal[1, 3] = 3,
+        split: Split | None = None,
+        on_corrupt: Literal["raise", "skip"] = "raise",
+        progress: bool = False,
+    ):
+        if size < 1:
+            raise ValueError(f"size = {size}; expected at least 1")
+        if channels not in (1, 3):
+            raise ValueError(f"channels = {channels}; expected 3 for colours or 1 for grey")
+        if split not in (None, *SHARES):
+            raise ValueError(f"split = {split!r}; expected None or one of {', '.join(map(repr, get_args(Split)))}")
+        if on_corrupt not in ("raise", "skip"):
+            raise ValueError(f"on_corrupt = {on_corrupt!r}; expected 'raise' or 'skip'")
+        self.folder, self.size, self.channels = Path(folder).resolve(), size, channels
+        self.on_corrupt: Literal["raise", "skip"] = on_corrupt
+        self.skipped: list[tuple[str, str]] = []
+        found = _pictures(self.folder)
+        self.names = sorted({path.split("/")[0] for path in found if "/" in path})
+        self._class = {name: i for i, name in enumerate(self.names)}
+        if self.names and (beside := [path for path in found if "/" not in path]):
+            raise ValueError(
+                f"{self.folder} has {len(beside)} pictures beside its classes {', '.join(self.names)}, the first "
+                f"{beside[0]}; move them into one of these, or elsewhere"
+            )
+        self.classes = len(self.names) or 1
+        self.paths = [path for path in found if split is None or _share(path) in SHARES[split]]
+        if not self.paths:
+            of = "" if split is None else f" in its split {split!r}, where each path has a place by its hash"
+            raise ValueError(f"{self.folder} has no pictures{of}; expected files that end in {', '.join(SUFFIXES)}")
+        self._keep_those_that(lambda i: self._open(self.paths[i], lambda image: None), progress)
+
+    @property
+    def label(self) -> np.ndarray:
+        """The class of every file, int32 [n]."""
+        return np.array([self._class.get(path.split("/")[0], 0) for path in self.paths], np.int32)
+
+    @property
+    def fingerprint(self) -> str:
+        """What stands for the contents: the files' names and how many bytes they have, the size and the channels."""
+        digest = hashlib.sha256(f"{self.size} {self.channels}".encode())
+        for path in self.paths:
+            digest.update(f"\n{path!r} {(self.folder / path).stat().st_size}".encode())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        path = self.paths[index]
+        return {"image": self._read(path), "label": np.array(self._class.get(path.split("/")[0], 0), np.int32)}
+
+    def checked(self, progress: bool = True) -> "ImageFolder":
+        """This set, every picture of which has been read once; on_corrupt="skip" leaves out those that are damaged."""
+        self._keep_those_that(lambda i: self._read(self.paths[i]), progress)
+        return self
+
+    def load(self, progress: bool = True) -> Images:
+        """All in memory; on_corrupt="skip" leaves out those that are damaged, here too."""
+        images = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
+
+        def read(i: int) -> None:
+            images[i] = self._read(self.paths[i])
+
+        kept = self._keep_those_that(read, progress)
+        return Images(images if len(kept) == len(images) else images[kept], self.label, self.levels, self.classes)
+
+    def _read(self, path: str) -> np.ndarray:
+        return self._open(path, lambda image: _fitted(image, self.size, self.channels))
+
+    def _open(self, path: str, use: Callable):
+        """`use` of an open picture, whose pixels are not read yet; a ValueError that names what is none."""
+        from PIL import Image
+
+        try:
+            with Image.open(self.folder / path, formats=FORMATS) as image:
+                width, height = image.size
+                pixels = width * height * max(1, self.size / min(width, height)) ** 2
+                if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+                    raise ValueError(
+                        f"{width} x {height}, {pixels:.0f} pixels at this size, are more than "
+                        f"PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}"
+                    )
+                return use(image)
+        except Exception as error:  # a damaged file raises whatever its format's parser does
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
+                raise
+            raise ValueError(f"{self.folder / path} is damaged or no picture ({error})") from error
+
+    def _keep_those_that(self, work: Callable[[int], object], progress: bool) -> list[int]:
+        """The indices of those of which `work` raises no ValueError; the others are left out, or raised."""
+        from tqdm.auto import tqdm
+
+        def attempt(start: int) -> list[ValueError | None]:
+            reasons: list[ValueError | None] = []
+            for i in range(start, min(start + AT_A_TIME, len(self))):
+                try:
+                    work(i)
+                    reasons.append(None)
+                except ValueError as error:
+                    reasons.append(error)
+            return reasons
+
+        found: list[ValueError | None] = []
+        with ThreadPoolExecutor() as pool, tqdm(total=len(self), unit="file", disable=not progress, leave=False) as bar:
+            for reasons in pool.map(attempt, range(0, len(self), AT_A_TIME)):
+                found += reasons
+                bar.update(len(reasons))
+        bad = [(path, error) for path, error in zip(self.paths, found) if error is not None]
+        if bad and self.on_corrupt == "raise":
+            raise ValueError(
+                f"{bad[0][1]}, the first of {len(bad)} such files among {len(found)}; repair or remove them, or leave "
+                'them out by on_corrupt="skip"'
+            ) from bad[0][1]
+        self.skipped += [(path, str(error.__cause__)) for path, error in bad]
+        kept = [i for i, error in enumerate(found) if error is None]
+        if not kept:
+            raise ValueError(f"all {len(found)} files in {self.folder} were left out; the first: {bad[0][1]}")
+        self.paths = [self.paths[i] for i in kept]
+        return kept
+
+
+def _pictures(folder: Path) -> list[str]:
+    """The relative paths of the picture files below a folder, in order."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected one with pictures in it")
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    found = []
+    for where, below, files in os.walk(folder, onerror=stop):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in below:
+            if os.path.islink(path := os.path.join(where, name)):
+                raise ValueError(f"{path} is a link to a folder, which is not followed; put the folder itself there")
+        for name in files:
+            path = Path(where, name)
+            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+                continue
+            if not path.is_file() or not path.resolve().is_relative_to(folder):
+                raise ValueError(f"{path} is not a file in {folder}, or a link that leads out of it; remove it")
+            found.append(path.relative_to(folder).as_posix())
+    return sorted(found)
+
+
+def _share(path: str) -> int:
+    """0 to 99, by the hash of a path."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8]) % 100
+
+
+def _fitted(image, size: int, channels: int) -> np.ndarray:
+    """The centre of a picture at the size, uint8 [size, size, channels]."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16 bits of grey
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size))).reshape(size, size, channels)
