@@ -79,7 +79,7 @@ def samples(setting: Setting, denoiser, folder: Path) -> np.ndarray:
     if not path.is_file():
         x = runs.draw(setting.config, denoiser, setting.samples, steps=setting.sampler_steps, batch_size=250)
         np.save(path, np.asarray(jd.quantize(x)).astype(np.uint8))
-    return np.load(path)
+    return np.load(path, allow_pickle=False)
 
 
 def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:

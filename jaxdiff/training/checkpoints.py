@@ -197,9 +197,8 @@ class Checkpoints:
                 draft.mkdir()
             barrier(f"jaxdiff: draft {step}")
             self._checkpointer.save(draft / "arrays", args=items)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+        except Exception as error:
+            raise _not_written(draft, error) from error
         manifest = {"step": step, **content}
         self._saving = self._background.submit(self._finish, step, draft, manifest)
         self.latest, self.manifest = step, manifest
@@ -210,9 +209,8 @@ class Checkpoints:
             if first():
                 _seal(draft, manifest)
                 draft.rename(self._folder / str(step))
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+        except Exception as error:
+            raise _not_written(draft, error) from error
         if first():
             for old in _steps(self._folder)[self._keep :]:
                 unnamed = self._folder / f"{old}.old"
@@ -249,6 +247,15 @@ class Checkpoints:
         finally:
             self._background.shutdown()
             self._checkpointer.close()
+
+
+def _not_written(draft: Path, error: Exception) -> OSError:
+    shutil.rmtree(draft, ignore_errors=True)
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return OSError(
+        f"the checkpoint of step {draft.stem} could not be written: {reason[0]}. Those before are in place: make room "
+        f"in {draft.parent}, and the same command goes on from the newest"
+    )
 
 
 def _rename(path: Path, to: Path) -> None:

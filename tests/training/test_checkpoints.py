@@ -1,0 +1,264 @@
+"""Checkpoints that are damaged, killed while they are written, or have no room; each is really done."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import run
+
+from jaxdiff.training import Checkpoints, TrainState, load_params, make_step, read_metrics, train
+
+HERE = Path(__file__).parent
+
+
+def fresh():
+    return TrainState.create(run.KEY, run.denoiser().params, run.OPTIMIZER)
+
+
+def digest(state):
+    state = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if leaf.dtype == run.KEY.dtype else leaf, state)
+    return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))).hexdigest()
+
+
+def reference(steps):
+    """The digest of the state after each step of an uninterrupted run, and the loss of each step."""
+    step, state = make_step(run.denoiser(), run.LOSS, run.OPTIMIZER), fresh()
+    digests, losses = [digest(state)], []
+    for k in range(steps):
+        state, metrics = step(state, run.Points()[k])
+        digests.append(digest(state))
+        losses.append(float(metrics["loss"]))
+    return digests, losses
+
+
+def start(folder, **settings):
+    command = [sys.executable, HERE / "run.py", folder, json.dumps(settings)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE.parents[1])
+
+
+def finish(process, timeout=120):
+    """(exit code, output, error output) of a process, within `timeout` seconds."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def steps_in(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+def logged(folder):
+    path = folder / "metrics.jsonl"
+    return read_metrics(path) if path.exists() else []
+
+
+def wait_for_step(folder, step, process):
+    deadline = time.time() + 60
+    while not (lines := logged(folder)) or lines[-1]["step"] < step:
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.002)
+
+
+# Damage
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with checkpoints of steps 10 and 20."""
+    folder = tmp_path_factory.mktemp("saved")
+    run.main(folder, steps=20)
+    return folder
+
+
+def flip(path, rng):
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def truncate(path, rng):
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+
+
+def remove(path, rng):
+    path.unlink()
+
+
+def link(path, rng):
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def add(path, rng):
+    path.with_name("d" * 32).write_bytes(b"mine")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, remove, link, add])
+def test_damage_is_found_and_the_step_before_taken(saved, tmp_path, damage):
+    """At ten random places for each kind."""
+    digests, _ = reference(10)
+    rng = random.Random(damage.__name__)
+    for place in range(10):
+        folder = tmp_path / str(place)
+        shutil.copytree(saved, folder)
+        newest = folder / "checkpoints" / "20"
+        path = rng.choice(sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size))
+        damage(path, rng)
+        named = {add: "d" * 32, link: ""}.get(damage, path.name)
+        with pytest.warns(UserWarning, match=f"{named}.*leaving step 20"):
+            params = load_params(folder, run.denoiser().params)
+        with pytest.warns(UserWarning, match="leaving step 20"), Checkpoints(folder / "checkpoints") as checkpoints:
+            state = checkpoints.restore(fresh())
+        assert digest(state) == digests[10]
+        assert digest(params) == digest(state.ema)
+        assert sorted(os.listdir(folder / "checkpoints")) == ["10", "20.damaged"]
+
+
+def test_a_run_never_begins_anew_over_damaged_checkpoints(saved, tmp_path):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    for step in ("10", "20"):
+        (tmp_path / "checkpoints" / step / "manifest.json").unlink()
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    for use in (lambda: run.main(tmp_path, steps=30), lambda: load_params(tmp_path, run.denoiser().params)):
+        refused = pytest.raises(ValueError, match=r"no checkpoint that is whole \(of 20, 10\)")
+        with pytest.warns(UserWarning, match="manifest.json is missing"), refused:
+            use()
+    assert steps_in(tmp_path) == [10, 20]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+# Another run
+
+
+def test_what_a_run_is_made_of_is_held_to(saved, tmp_path):
+    class Other(run.Points):
+        def __getitem__(self, step):
+            return {"x": super().__getitem__(step)["x"][::-1]}
+
+    def go_on(steps=30, key=run.KEY, batches=None, **settings):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        shutil.copytree(saved, tmp_path)
+        return train(
+            key,
+            tmp_path,
+            run.denoiser(),
+            run.LOSS,
+            batches or run.Points(),
+            **{"steps": steps, "optimizer": run.OPTIMIZER, "progress": False} | settings,
+        )
+
+    for changed, message in (
+        ({"key": jax.random.key(7)}, r"another key: \[0, 0\], now \[0, 7\].* by name: allow key"),
+        ({"batches": Other()}, r"another first_batch: \w+, now \w+\..* allow first_batch"),
+        ({"batches": run.Points(slice(0, 8))}, r"another batch: .*24, 64.*, now .*8, 64.* allow batch first_batch"),
+        ({"identity": {"config": "b"}}, "another config: None, now b"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            go_on(**changed)
+        assert steps_in(tmp_path) == [10, 20]
+    go_on(batches=Other(), allow=("first_batch",))
+    assert steps_in(tmp_path) == [20, 30]
+
+    manifest = tmp_path / "checkpoints" / "30" / "manifest.json"
+    sealed = json.loads(manifest.read_text())
+    assert sealed["content"]["data"] == {"next_index": 30}
+    assert {"jax", "jaxlib", "flax", "optax", "jaxdiff"} <= sealed["content"]["identity"].keys()
+
+
+def test_another_version_of_a_library_is_another_run(saved, tmp_path, monkeypatch):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    version = run.jax.__version__
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.9" if name == "jax" else _version(name))
+    from importlib.metadata import distribution
+
+    _version = lambda name: distribution(name).version
+    with pytest.raises(ValueError, match=rf"another jax: {version}, now 9\.9.* allow jax"):
+        run.main(tmp_path, steps=30)
+    run.main(tmp_path, steps=30, allow=["jax"])
+    assert steps_in(tmp_path) == [20, 30]
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    process = start(tmp_path, steps=10_000, delay=0.01)
+    try:
+        wait_for_step(tmp_path, 5, process)
+        with pytest.raises(ValueError, match=rf"is in use by process {process.pid} of "):
+            run.main(tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# No room
+
+
+def test_a_disk_that_is_full_is_said_within_an_interval_and_costs_nothing(tmp_path):
+    """The system allows no file of more than 20,000 bytes: the weights do not fit, the metrics do."""
+    digests, _ = reference(20)
+    run.main(tmp_path, steps=10)
+    code, _, err = finish(start(tmp_path, steps=10_000, delay=0.01, bytes_a_file=20_000))
+    assert code == 1
+    assert "OSError: the checkpoint of step 20 could not be written" in err
+    assert "File too large" in err
+    assert logged(tmp_path)[-1]["step"] <= 30  # saved in the background at 20, told at the next log or the one after
+    assert os.listdir(tmp_path / "checkpoints") == ["10"]
+    run.main(tmp_path, steps=20)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert digest(checkpoints.restore(fresh())) == digests[20]
+
+
+# kill -9
+
+
+def soak(folder, kills, seed):
+    """Kill a run that saves at every step; each time the newest step is whole, and that of the uninterrupted run."""
+    rng = random.Random(seed)
+    digests, losses = reference(100)
+    for kill in range(kills):
+        before = max(steps_in(folder), default=0) if (folder / "checkpoints").exists() else 0
+        seen = logged(folder)[-1]["step"] if logged(folder) else 0
+        process = start(folder, steps=10**6, log_every=1, checkpoint_every=1)
+        if kill % 4 == 3:
+            time.sleep(rng.uniform(0.0, 5.0))  # anywhere, mostly in the start
+        else:
+            wait_for_step(folder, seen + 1, process)
+            time.sleep(rng.uniform(0.0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if not (folder / "checkpoints").exists():
+            continue
+        newest = max(steps_in(folder), default=0)
+        told = logged(folder)[-1]["step"] if logged(folder) else 0
+        assert newest >= max(before, told - 2), "a step that was saved is gone"
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            left = sorted(path.name for path in (folder / "checkpoints").iterdir())
+            assert left == [str(step) for step in steps_in(folder)], "something was left behind"
+            assert (checkpoints.latest or 0) == newest
+            if newest:
+                while len(digests) <= newest:
+                    digests, losses = reference(2 * len(digests))
+                assert digest(checkpoints.restore(fresh())) == digests[newest]
+    for number, line in enumerate(logged(folder), 1):
+        assert line["step"] == number
+        assert line["loss"] == losses[number - 1]
+    return newest
+
+
+def test_kill_soak(tmp_path):
+    assert soak(tmp_path, 10, seed=0) > 20
+
+
+@pytest.mark.slow
+def test_kill_soak_of_a_hundred(tmp_path):
+    assert soak(tmp_path, 100, seed=1) > 200
