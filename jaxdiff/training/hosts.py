@@ -42,18 +42,27 @@ def first() -> bool:
 def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Join the processes of a run, before anything else of JAX; those of a cluster (SLURM, TPU pods, ...) know where.
 
-    Raises ConnectionError where they have not all come within a minute.
+    Where they have not all come within a minute, every one that has says so and ends. Raises ConnectionError for an
+    address that cannot be used; RuntimeError where JAX has begun already.
     """
+    fix = (
+        "start all of them, each with the same --coordinator HOST:PORT and --processes, and with a --process of its own, "
+        "from 0 on"
+    )
+    late = f"jaxdiff: the processes have not found each other within {START} s; {fix}"
+    told = threading.Timer(START - 1, lambda: print(late, file=sys.stderr, flush=True))
+    told.daemon = True
+    told.start()  # JAX itself ends the process, without coming back to Python
     try:
         jax.distributed.initialize(
             coordinator, processes, process, initialization_timeout=START, heartbeat_timeout_seconds=HEARTBEAT
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConnectionError(
-            f"the processes did not find each other within {START} s ({reason}); start all of them, each with the same "
-            "--coordinator HOST:PORT and --processes, and with a --process of its own, from 0 on"
-        ) from error
+        if "before any JAX" in str(error):
+            raise
+        raise ConnectionError(f"the processes cannot connect ({str(error).strip().splitlines()[0]}); {fix}") from error
+    finally:
+        told.cancel()
 
 
 def barrier(name: str) -> None:
@@ -117,31 +126,33 @@ def failing_together(folder: Path) -> Iterator[None]:
 
     def look():
         while not done.wait(1.0):
-            if path.exists():
-                with contextlib.suppress(OSError, ValueError, KeyError):
-                    failure = json.loads(path.read_text())
-                    _end(f"process {failure['process']} failed: {failure['cause']}")
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                failure = json.loads(path.read_text())
+                _end(f"process {failure['process']} failed: {failure['cause']}", failure["time"])
 
     threading.Thread(target=look, daemon=True).start()
     try:
         yield
     except Exception as error:
-        cause = str(error).strip() or type(error).__name__
+        done.set()
+        failure = {"process": jax.process_index(), "cause": str(error).strip() or type(error).__name__}
+        failure["time"] = time.time()
         with contextlib.suppress(OSError):
             draft = folder / f"failure.{jax.process_index()}.tmp"
-            draft.write_text(json.dumps({"process": jax.process_index(), "cause": cause}))
-            if not path.exists():
+            draft.write_text(json.dumps(failure))
+            if path.exists():
+                draft.unlink()
+            else:
                 draft.replace(path)
-            draft.unlink(missing_ok=True)
-        done.set()
-        time.sleep(2.0)  # the others read it before the coordinator goes
-        _end(cause)
+        _end(failure["cause"], failure["time"])
     finally:
         done.set()
         _together = False
 
 
-def _end(cause: str) -> None:
-    """End this process without waiting for the others, whatever its threads are doing."""
+def _end(cause: str, since: float) -> None:
+    """Say why, wait until all have had the time to, and end this process whatever its threads are doing."""
     print(f"jaxdiff: {cause}", file=sys.stderr, flush=True)
+    last = 0.5 if first() else 0.0  # without the process that coordinates the others are aborted
+    time.sleep(min(max(since + 2.0 + last - time.time(), 0.0), 3.0))
     os._exit(FAILED)

@@ -165,18 +165,18 @@ def train(
     state = TrainState.create(key, denoiser.params, optimizer, mesh)
     folder = Path(folder)
 
-    with (
-        hosts.failing_together(folder),
-        _in_use(folder),
-        Preemption() as preemption,
-        Checkpoints(folder / "checkpoints") as checkpoints,
-    ):
-        now = {
-            "key": jax.random.key_data(key).tolist(),
-            **{name: importlib.metadata.version(name) for name in LIBRARIES},
-            **(identity or {}),
-        }
+    now = {
+        "key": jax.random.key_data(key).tolist(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        **(identity or {}),
+    }
+
+    with contextlib.ExitStack() as held:
+        held.enter_context(hosts.failing_together(folder))
         hosts.agree(folder, now | {"steps": steps, "mesh": mesh.shape})
+        held.enter_context(_in_use(folder))
+        preemption = held.enter_context(Preemption())
+        checkpoints = held.enter_context(Checkpoints(folder / "checkpoints"))
         done = checkpoints.latest or 0
         if done:
             _check_identity(checkpoints.manifest["identity"], now, allow, folder)

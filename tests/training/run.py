@@ -15,6 +15,11 @@ import optax
 import jaxdiff as jd
 from jaxdiff.training import connect, failing_together, make_mesh, train
 
+if __name__ == "__main__":
+    FOLDER, SETTINGS = sys.argv[1], json.loads(sys.argv[2])
+    if "process" in SETTINGS:
+        connect(SETTINGS["coordinator"], SETTINGS["processes"], SETTINGS["process"])  # before anything else of JAX
+
 KEY = jax.random.key(0)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
 BATCH = 24
@@ -51,15 +56,14 @@ def slow_to_compile(denoiser, key, x0, cond):
 
 
 def main(folder, steps=40, log_every=5, checkpoint_every=10, delay=0.0, slow=False, seed=0, model=1, **run):
-    rows, lock = slice(0, BATCH), Path(folder)
+    rows = slice(0, BATCH)
     if "process" in run:
-        connect(run["coordinator"], run["processes"], run["process"])
         n = BATCH // run["processes"]
         rows = slice(n * run["process"], n * (run["process"] + 1))
     special = {name: run[name] for name in ("throws_at", "dies_at") if name in run}
     if "bytes_a_file" in run:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run["bytes_a_file"], resource.RLIM_INFINITY))
-    with failing_together(lock):
+    with failing_together(Path(folder)):
         if run.get("comes_not"):
             raise ValueError("the data of this host are missing")
         trained = train(
@@ -81,4 +85,4 @@ def main(folder, steps=40, log_every=5, checkpoint_every=10, delay=0.0, slow=Fal
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], **json.loads(sys.argv[2]))
+    main(FOLDER, **SETTINGS)

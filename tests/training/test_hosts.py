@@ -1,0 +1,134 @@
+"""Two and four real processes on this machine: the same numbers, and failures that all of them tell."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import run
+from test_checkpoints import HERE, fresh, logged, steps_in, wait_for_step
+from test_mesh import devices
+
+from jaxdiff.training import Checkpoints
+
+
+def together(folders, devices_each=1, **settings):
+    """Start one process for each folder, all connected; settings that are lists hold one for each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    started = []
+    for index, folder in enumerate(folders):
+        own = {k: v[index] if isinstance(v, list) else v for k, v in settings.items()}
+        own = {k: v for k, v in own.items() if v is not None}
+        own |= {"coordinator": coordinator, "processes": len(folders), "process": index}
+        command = [sys.executable, HERE / "run.py", folder, json.dumps(own)]
+        started.append(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=devices(devices_each),
+                cwd=HERE.parents[1],
+            )
+        )
+    return started
+
+
+def ends(processes, timeout=60):
+    """The exit codes and error outputs of all, which must end in time."""
+    deadline = time.time() + timeout
+    try:
+        found = [process.communicate(timeout=max(deadline - time.time(), 0.1)) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], [err for _, err in found]
+
+
+def newest(folder):
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        return checkpoints.restore(fresh())
+
+
+def distance(a, b):
+    return max(float(np.abs(a.params[name] - b.params[name]).max()) for name in a.params)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    run.main(folder, steps=40)
+    return newest(folder)
+
+
+def test_two_processes_train_as_one_and_hand_over_to_four_and_to_one(tmp_path, alone):
+    codes, errors = ends(together([tmp_path] * 2, 2, steps=20, model=2))
+    assert codes == [0, 0], errors
+    codes, errors = ends(together([tmp_path] * 4, 1, steps=30, model=[2] * 4))
+    assert codes == [0] * 4, errors
+    run.main(tmp_path, steps=40)
+    assert distance(newest(tmp_path), alone) < 2e-6
+    assert distance(alone, fresh()) > 0.02
+    assert [line["step"] for line in logged(tmp_path)] == list(range(5, 41, 5))
+
+
+def test_sigterm_to_one_of_two_stops_both_after_the_same_step(tmp_path, alone):
+    processes = together([tmp_path] * 2, steps=40, delay=0.1)
+    wait_for_step(tmp_path, 10, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    codes, errors = ends(processes)
+    assert codes == [75, 75], errors
+    at = steps_in(tmp_path)[-1]
+    assert 10 <= at < 40
+    assert all(f"saved at step {at}" in err for err in errors)
+    run.main(tmp_path, steps=40)
+    assert distance(newest(tmp_path), alone) < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": [0, 1]}, "started with different settings: key"),
+        ({"identity": [{"config": "a"}, {"config": "b"}]}, "started with different settings: config"),
+        ({"comes_not": [None, True]}, "process 1 failed: the data of this host are missing"),
+        ({"throws_at": [None, 7]}, "process 1 failed: the disk of this host is gone"),
+    ],
+)
+def test_a_host_that_is_different_or_throws_is_told_by_all(tmp_path, settings, message):
+    codes, errors = ends(together([tmp_path] * 2, **settings), timeout=45)
+    assert codes == [1, 1], errors
+    assert message in errors[0]
+    assert message.split(": ")[-1] in errors[1]
+
+
+def test_folders_that_are_not_shared_are_told_by_all(tmp_path):
+    codes, errors = ends(together([tmp_path / "a", tmp_path / "b"]), timeout=45)
+    assert codes == [1, 1], errors
+    assert all("process 1 does not see what process 0 writes" in err for err in errors)
+
+
+@pytest.mark.slow
+def test_a_host_that_dies_ends_the_others_within_a_minute(tmp_path):
+    processes = together([tmp_path] * 2, dies_at=[None, 7])
+    began = time.time()
+    codes, errors = ends(processes, timeout=90)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] != 0
+    assert time.time() - began < 75
+    assert "jaxdiff:" in errors[0]
+
+
+@pytest.mark.slow
+def test_a_host_that_does_not_come_is_told_after_a_minute(tmp_path):
+    first, second = together([tmp_path] * 2)
+    second.kill()
+    second.communicate()
+    codes, errors = ends([first], timeout=90)
+    assert codes[0] != 0
+    assert "jaxdiff: the processes have not found each other within 60 s; start all of them" in errors[0]
