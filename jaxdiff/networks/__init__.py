@@ -3,12 +3,13 @@
 from jaxdiff.denoisers import Gradient, InnerProduct
 from jaxdiff.networks.coupling import Coupling
 from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal
-from jaxdiff.networks.functional import Network, initialize
+from jaxdiff.networks.functional import Cast, Network, initialize
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.unet import UNet
 
 __all__ = [
     "MLP",
+    "Cast",
     "Coupling",
     "Fourier",
     "Gradient",

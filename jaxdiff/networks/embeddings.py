@@ -100,7 +100,7 @@ class NoiseEmbedding(nnx.Module):
 
         Raises ValueError for a c_noise of another shape, and for labels where there are no classes.
         """
-        c_noise = jnp.asarray(c_noise, x.dtype)
+        c_noise = jnp.asarray(c_noise, jnp.promote_types(x.dtype, jnp.float32))
         if c_noise.shape not in ((), x.shape[:1]):
             raise ValueError(f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example")
         c_noise = jnp.broadcast_to(c_noise, x.shape[:1])
@@ -111,4 +111,4 @@ class NoiseEmbedding(nnx.Module):
             raise ValueError(
                 "cond was given to a network without classes; build it with classes=..., or leave cond out"
             )
-        return nnx.silu(embedding)
+        return nnx.silu(embedding).astype(x.dtype)

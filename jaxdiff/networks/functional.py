@@ -2,13 +2,17 @@
 
 A module is split once: `Network` keeps its structure, which is static and hashable, and `params` its arrays,
 a plain nested dict. The module is put together again only inside the call, so `jax.jit`, `grad`, `jvp` and
-`vmap` apply as to any function, and two networks of the same structure share one compiled program.
+`vmap` apply as to any function, and two networks of the same structure share one compiled program. What
+changes how a network is computed wraps it and gives a network (`Cast`), or is said where its module is built
+(`UNet(remat=True)`).
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 
@@ -21,6 +25,23 @@ class Network:
     def __call__(self, params: dict, *inputs):
         """What the module makes of `inputs`: for a denoiser's x, c_noise and cond, as `jaxdiff.networks.UNet` says."""
         return nnx.merge(self.graphdef, params)(*inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cast:
+    """`network` computed in `dtype`, such as jnp.bfloat16, over weights that stay as they are.
+
+    Weights and x are cast on the way in, what comes out is cast to the dtype of x. The noise level is not: bfloat16 has
+    eight bits, too few for it.
+    """
+
+    network: Callable[..., jax.Array]
+    dtype: Any
+
+    def __call__(self, params, x: jax.Array, *inputs) -> jax.Array:
+        """`network(params, x, *inputs)`, in the dtype of x."""
+        cast = lambda leaf: leaf.astype(self.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        return self.network(jax.tree.map(cast, params), x.astype(self.dtype), *inputs).astype(x.dtype)
 
 
 def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Network, dict]:

@@ -92,13 +92,21 @@ class Block(nnx.Module):
         return x if self.attention is None else self.attention(x)
 
 
+def _computed_twice(block: Block) -> Callable[..., jax.Array]:
+    """`block`, of which a gradient keeps the inputs alone and computes the rest again."""
+    graphdef, params = nnx.split(block)
+    again = jax.checkpoint(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs))
+    return lambda *inputs: again(params, *inputs)
+
+
 class UNet(nnx.Module):
     """Images [batch, height, width, channels_in], each level half the size of the one before.
 
     channels: one entry a level. blocks: residual blocks a level, each way. attention: the levels that have
     it, 0 being the full image, with `heads` heads. classes: how many labels `cond` knows, 0 for none. waves:
     the features of c_noise, `Sinusoidal` or `Fourier`. outputs: values out for each one in, in the last axis (2 for a
-    learned variance).
+    learned variance). remat: whether a gradient computes every block twice rather than keep what it holds: less
+    memory for a third more time.
 
     Raises ValueError for no level or no block, a level in `attention` that does not exist, channels that
     `heads` does not divide, and when called on images of other channels or of a size that cannot be halved so
@@ -115,6 +123,7 @@ class UNet(nnx.Module):
         classes: int = 0,
         waves: Callable[[jax.Array], jax.Array] = Sinusoidal(),
         outputs: int = 1,
+        remat: bool = False,
         *,
         rngs: nnx.Rngs,
     ):
@@ -134,6 +143,7 @@ class UNet(nnx.Module):
             return Block(channels_in, channels[level], features, heads if attend else 0, rngs=rngs)
 
         self.channels_in = channels_in
+        self.remat = remat
         self.embed = NoiseEmbedding(features, waves, classes, rngs=rngs)
         self.conv_in = Conv(channels_in, channels[0], rngs=rngs)
         self.down = nnx.List()
@@ -154,19 +164,20 @@ class UNet(nnx.Module):
         """Return out [batch, height, width, outputs * channels_in] for x [..., channels_in]; c_noise [batch]."""
         self._check(x)
         embedding = self.embed(x, c_noise, cond)
+        apply = _computed_twice if self.remat else lambda block: block
         h = self.conv_in(x)
         skips = []
         for level, blocks in enumerate(self.down):
             h = halve(h) if level else h
             for block in blocks:
-                h = block(h, embedding)
+                h = apply(block)(h, embedding)
                 skips.append(h)
         for block in self.middle:
-            h = block(h, embedding)
+            h = apply(block)(h, embedding)
         for rise, blocks in enumerate(self.up):
             h = double(h) if rise else h
             for block in blocks:
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), embedding)
+                h = apply(block)(jnp.concatenate([h, skips.pop()], axis=-1), embedding)
         return self.conv_out(nnx.silu(self.norm_out(h)))
 
     def _check(self, x: jax.Array) -> None:

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import orbax.checkpoint
 import pytest
 from flax import nnx
 
-from jaxdiff.networks import MLP, Fourier, Network, UNet, initialize
+from jaxdiff.networks import MLP, Cast, Fourier, Network, UNet, initialize
 
 
 def small_unet(rngs, **options):
@@ -166,3 +167,31 @@ def test_c_noise_of_another_shape_is_refused(case):
     network, params, x, _, _ = case
     with pytest.raises(ValueError, match=r"c_noise has shape \(3, 1\); expected a scalar or \(3,\)"):
         network(params, x, jnp.zeros((3, 1)))
+
+
+def test_cast_computes_in_bfloat16_over_float32_weights():
+    network, params = built(CASES["unet"][0])
+    params = randomised(params)
+    cast = Cast(network, jnp.bfloat16)
+    x, c_noise = jax.random.normal(jax.random.key(1), (16, 8, 4, 1)), jnp.linspace(-2.9, 2.9, 16)
+    half, full = run(cast, params, x, c_noise, None), run(network, params, x, c_noise, None)
+    assert half.dtype == jnp.float32
+    error = np.sqrt(np.mean((half - full) ** 2) / np.mean(full**2))
+    assert 2**-12 < error < 0.05  # eight bits, and some twenty roundings one after another: 20 x 2**-9
+
+    loss = lambda params: jnp.square(cast(params, x, c_noise, None)).mean()
+    grads = jax.eval_shape(jax.grad(loss), params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    text = jax.jit(loss).lower(params).as_text()
+    convolutions = re.findall(r"stablehlo.convolution.*-> tensor<[\dx]*x(\w+)>", text)
+    assert set(convolutions) == {"bf16"}
+    assert len(convolutions) > 8
+
+
+def test_cast_does_not_round_the_noise_level():
+    """One that sees c_noise alone keeps apart what bfloat16 does not."""
+    level = lambda params, x, c_noise, cond: jnp.broadcast_to(c_noise[:, None] - 2.0, x.shape).astype(x.dtype)
+    c_noise = jnp.array([2.001, 2.002])
+    assert jnp.bfloat16(2.001) == jnp.bfloat16(2.002)
+    out = Cast(level, jnp.bfloat16)({}, jnp.ones((2, 3)), c_noise, None)
+    np.testing.assert_allclose(out[:, 0], [0.001, 0.002], rtol=2**-7)

@@ -1,6 +1,8 @@
+import math
 import re
 
 import jax
+import jax.ad_checkpoint
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -124,3 +126,24 @@ def test_outputs_are_blocks_of_channels():
     network, params = initialize(jax.random.key(0), lambda rngs: UNet(3, (8,), 1, outputs=2, rngs=rngs))
     out = jax.eval_shape(network, params, jnp.zeros((2, 4, 4, 3)), jnp.zeros(2))
     assert out.shape == (2, 4, 4, 6)
+
+
+def test_rematerialisation_keeps_less_and_changes_no_gradient(capsys):
+    x, c_noise = jax.random.normal(jax.random.key(0), (4, 4, 4, 1)), jnp.linspace(-2, 2, 4)
+
+    def gradient(remat):
+        """(the gradient, how many values are kept for it beside weights and inputs)."""
+        make = lambda rngs: UNet(1, (8,), 1, (0,), heads=2, remat=remat, rngs=rngs)
+        network, params = initialize(jax.random.key(1), make)
+        rng = np.random.default_rng(0)
+        params = jax.tree.map(lambda p: p + jnp.asarray(0.1 * rng.normal(size=p.shape), jnp.float32), params)
+        loss = lambda params: jnp.square(network(params, x, c_noise)).mean()
+        jax.ad_checkpoint.print_saved_residuals(loss, params)
+        kept = [line for line in capsys.readouterr().out.splitlines() if "from the argument" not in line]
+        shapes = [re.match(r"\w+\[([\d,]*)\]", line)[1] for line in kept if line]
+        values = sum(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)
+        return jax.jit(jax.grad(loss))(params), values
+
+    (grads, kept), (grads_again, kept_again) = gradient(False), gradient(True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * abs(b).max()), grads_again, grads)
+    assert kept_again < kept / 3

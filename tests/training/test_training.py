@@ -248,6 +248,38 @@ def test_randomness_is_the_key_folded_with_the_step():
     assert losses_from(0, jax.random.key(1)) != whole
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_is_the_whole_batch_where_there_is_no_noise(parts):
+    loss = lambda denoiser, key, x0, cond: jnp.square(denoiser(x0) - cond[:, None]).mean(1)
+    prepare = lambda key, batch: (batch["x"], batch["x"][:, 0] ** 2)
+    results = []
+    for accumulate in (1, parts):
+        step = make_step(linear(), loss, optax.adam(1e-2), prepare=prepare, accumulate=accumulate)
+        state = TrainState.create(KEY, linear().params, optax.adam(1e-2))
+        losses = []
+        for k in range(10):
+            state, metrics = step(state, Batches()[k])
+            losses.append((float(metrics["loss"]), float(metrics["grad_norm"])))
+        results.append((losses, state.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
+
+
+def test_parts_have_their_own_noise_and_every_example_is_in_one(tmp_path):
+    """The gradient in w is the mean of x0 u, u drawn anew for each part; here x0 is one-hot, so that all show."""
+    loss = lambda denoiser, key, x0, cond: x0 @ denoiser.params["w"] * jax.random.uniform(key)
+    step = make_step(vector(*[0.0] * 8), loss, optax.sgd(8.0), accumulate=4)
+    state, _ = step(TrainState.create(KEY, {"w": jnp.zeros(8)}, optax.sgd(8.0)), {"x": np.eye(8, dtype=np.float32)})
+    drawn = -np.asarray(state.params["w"])
+    assert (drawn > 0).all()
+    np.testing.assert_array_equal(drawn[:4], drawn[4:])  # part i has examples i and i + 4
+    assert len(set(drawn)) == 4
+
+
+def test_a_batch_that_the_parts_do_not_divide_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a batch of 8 is not accumulate x devices = 3 x 1 times a whole number"):
+        train(KEY, tmp_path, linear(), denoising, Batches(), **settings(accumulate=3))
+
+
 def test_one_trace():
     counted = chex.assert_max_traces(denoising, n=1)
     chex.clear_trace_counter()
