@@ -1,31 +1,89 @@
 """The command line: `jaxdiff demo | train | sample | likelihood | export`."""
 
+import contextlib
+import dataclasses
 import json
+import logging
 import shutil
 import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 import tyro
 
 import jaxdiff as jd
-from jaxdiff import runs
-from jaxdiff.runs import Config
+from jaxdiff import runs, training
+from jaxdiff.config import IMAGES, Config
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress bars.")]
 
 
-def train(folder: Folder, config: Annotated[Config, tyro.conf.arg(name="")] = Config(), json_: Json = False) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """Several processes, each with its own devices: give every one the same command, and these."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0."""
+    processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which one this is, from 0 on."""
+    cluster: bool = False
+    """Take all three from the cluster: SLURM, TPU pods, Open MPI, Kubernetes."""
+
+
+@contextlib.contextmanager
+def _together(hosts: Hosts, folder: Path, at_once: str, agreed: bool = False) -> Iterator[None]:
+    """Connect the processes of a run; a failure ends all, and SIGTERM this one, or all where they agree on it."""
+    given = hosts.coordinator, hosts.processes, hosts.process_id
+    if None not in given or hosts.cluster:
+        jax.config.update("jax_enable_preemption_service", agreed)
+        training.connect(*given)
+    elif given != (None, None, None):
+        raise ValueError("several processes need --coordinator, --processes and --process-id, or --cluster")
+    with training.failing_together(folder), training.Preemption(at_once):
+        yield
+
+
+def train(
+    folder: Folder,
+    config: Annotated[Config, tyro.conf.arg(name="")] = Config(),
+    model_devices: int = 1,
+    allow: tuple[str, ...] = (),
+    checkpoint_every: int = 500,
+    log_every: int = 50,
+    tensorboard: bool = False,
+    wandb: str | None = None,
+    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
+    json_: Json = False,
+) -> dict:
     """Train a diffusion model into FOLDER. The same command again continues a run that was stopped.
 
     Args:
         folder: The run's folder; new, or that of the same run.
         config: What to train.
+        model_devices: Devices that share one copy of the weights (FSDP); the others multiply the batch (data parallel).
+        allow: What may differ from the run that is continued, by the names an error gave.
+        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between lines in metrics.jsonl.
+        tensorboard: Log to TensorBoard too, into FOLDER/tensorboard.
+        wandb: Log to this project of Weights & Biases too.
+        hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
-    return runs.train(config, folder, 20.0, not json_)[1]
+
+    def writers(folder: Path) -> list:
+        told = [training.tensorboard(folder)] if tensorboard else []
+        return told + ([training.wandb(folder, wandb, dataclasses.asdict(config))] if wandb else [])
+
+    with _together(hosts, folder, "nothing is lost; the same command goes on", agreed=True):
+        settings = model_devices, writers, allow, checkpoint_every, log_every
+        return runs.train(config, folder, 20.0, not json_, *settings)[1]
 
 
 def sample(
@@ -65,7 +123,7 @@ def sample(
         denoiser = jd.guidance.ClassifierFree(denoiser, guidance)
     x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size)
     np.save(folder / "samples.npy", x)
-    runs.picture_samples(config, x[:256] if config.data in runs.IMAGES else x, folder / "samples.png")
+    runs.picture_samples(config, x[:256] if config.data in IMAGES else x, folder / "samples.png")
     return {"samples": str(folder / "samples.npy"), "picture": str(folder / "samples.png"), "n": n}
 
 
@@ -162,12 +220,14 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
 
 def main() -> None:
     """Entry point of `jaxdiff`: errors are one line and exit code 1."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of an error in forty lines, and then raises it
+    warnings.formatwarning = lambda message, *_: f"jaxdiff: {message}\n"
     app = tyro.extras.SubcommandApp()
     for command in (demo, train, sample, likelihood, export):
         app.command(command)
     try:
         result = app.cli(description="Diffusion models in JAX. Every run lives in one folder.")
-    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+    except (ValueError, TypeError, FloatingPointError, ImportError, OSError) as error:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,41 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
+from jaxdiff.config import IMAGES, PROCESSES, TIMES, TOYS, WEIGHTINGS, Config, read_config
 
-IMAGES = {
-    "digits": jd.data.load_digits,
-    "fashion_mnist": jd.data.load_fashion_mnist,
-    "cifar10": jd.data.load_cifar10,
-}
-TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles", "cat")
 POINTS_IN_A_SET = 20_000
 WEIGHTS = "weights.safetensors"
+TRACES = ("lock", "failure.json")  # what a start that came to nothing may leave in a folder
+SEEN = 10_000  # images of a set on disk that its standard deviation is measured on
+IN_MEMORY = 4 * 2**30  # bytes of images; larger folders are read as they are needed
 Split = Literal["train", "validation", "test"]
 
-PROCESSES = {
-    "vp": jd.VP,
-    "sub_vp": jd.SubVP,
-    "ou": jd.OU,
-    "ve": jd.VE,
-    "brownian_ve": jd.BrownianVE,
-    "edm": jd.EDM,
-    "cosine": jd.Cosine,
-    "flow": jd.Flow,
-}
-WEIGHTINGS = {
-    "simple": jd.losses.weightings.Simple,
-    "likelihood": jd.losses.weightings.Likelihood,
-    "min_snr": jd.losses.weightings.MinSNR,
-    "edm": jd.losses.weightings.EDM,
-    "sigmoid": jd.losses.weightings.Sigmoid,
-}
-TIMES = {
-    "uniform": jd.losses.times.Uniform,
-    "stratified": jd.losses.times.Stratified,
-    "log_normal": jd.losses.times.LogNormal,
-    "logit_normal": jd.losses.times.LogitNormal,
-    "importance": jd.losses.times.Importance,
-}
 SAMPLERS: dict[str, Callable[[], jd.samplers.Sampler]] = {
     "dpm_solver": jd.samplers.DPMSolverPP,
     "dpm_solver_3": lambda: jd.samplers.DPMSolverPP(order=3),
@@ -71,44 +45,6 @@ SAMPLERS: dict[str, Callable[[], jd.samplers.Sampler]] = {
     "predictor_corrector": jd.samplers.PredictorCorrector,
     "annealed_langevin": jd.samplers.AnnealedLangevin,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """What a run is: its data, model and training. A run folder keeps it as config.json."""
-
-    data: Literal[*IMAGES, *TOYS] = "digits"  # pyright: ignore[reportInvalidTypeForm]
-    """Data set: images (scikit-learn's 8x8 digits, Fashion-MNIST, CIFAR-10) or a toy set in the plane."""
-    process: Literal[*PROCESSES] = "vp"  # pyright: ignore[reportInvalidTypeForm]
-    """How data becomes noise."""
-    parameterization: Literal["data", "noise", "score", "v", "velocity", "edm"] = "v"
-    """What the network's output means."""
-    weighting: Literal[*WEIGHTINGS] = "simple"  # pyright: ignore[reportInvalidTypeForm]
-    """How much each noise level counts."""
-    times: Literal[*TIMES] = "stratified"  # pyright: ignore[reportInvalidTypeForm]
-    """Where t is drawn."""
-    channels: tuple[int, ...] = (16, 32)
-    """U-Net (images): channels of each level, each half the size of the one before."""
-    blocks: int = 1
-    """U-Net: residual blocks a level, each way."""
-    attention: tuple[int, ...] = (1,)
-    """U-Net: the levels with attention, 0 being the full image."""
-    hidden: tuple[int, ...] = (128, 128, 128)
-    """MLP (toy sets): widths of its layers."""
-    conditional: bool = False
-    """Train on labels, dropped for one example in ten so that the unconditional model is learned too."""
-    flip: bool = False
-    """Mirror half of the images left to right, drawn anew each step; not where sides matter, as they do for digits."""
-    steps: int = 4000
-    """Training steps."""
-    batch_size: int = 64
-    """Examples a step."""
-    learning_rate: float = 3e-3
-    """Peak of the learning rate, which rises linearly and falls by a cosine."""
-    ema_decay: float = 0.999
-    """Decay of the moving average of the weights, the ones that are used."""
-    seed: int = 0
-    """Seed of weights, batches and noise."""
 
 
 def _write_json(path: Path, value: dict) -> None:
@@ -133,34 +69,35 @@ def _update_summary(folder: Path, **figures) -> dict[str, Any]:
     return summary
 
 
-def read_config(folder: Path) -> Config:
-    """The config of a run folder; a ValueError that says what is wrong with one that is not."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a run folder: it has no config.json. Make one by `jaxdiff train {folder}`")
-    try:
-        values = json.loads(path.read_text())
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        config = Config(**settings)
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is not a config of this version of jaxdiff: {error}") from error
-    for name, words in (
-        ("data", (*IMAGES, *TOYS)),
-        ("process", PROCESSES),
-        ("weighting", WEIGHTINGS),
-        ("times", TIMES),
-    ):
-        if getattr(config, name) not in words:
-            raise ValueError(f"{path}: {name} = {getattr(config, name)!r}; expected one of {', '.join(words)}")
-    return config
-
-
 @functools.lru_cache(maxsize=3)
-def load_images(config: Config, split: Split) -> jd.data.Images:
-    """The images of a split, "train", "validation" or "test"; read once, and not to be written to."""
-    data = IMAGES[config.data](split)
-    data.image.flags.writeable = data.label.flags.writeable = False
+def load_images(config: Config, split: Split) -> jd.data.Images | jd.data.ImageFolder | jd.data.ImageSource:
+    """The images of a split, "train", "validation" or "test"; read once, and not to be written to.
+
+    Those that fit in memory are there, as `jaxdiff.data.Images`; of others examples are read as they are asked for.
+    """
+    if config.data == "folder" and config.image_folder is not None:
+        on_corrupt = "skip" if config.skip_corrupt else "raise"
+        data = jd.data.ImageFolder(config.image_folder, config.image_size, 1 if config.grey else 3, split, on_corrupt)
+        if len(data) * config.image_size**2 * (1 if config.grey else 3) <= IN_MEMORY:
+            found = data.load()
+        else:
+            found = data = data.checked() if config.skip_corrupt else data
+        for path, reason in data.skipped:
+            print(f"left out {path}: {reason}", file=sys.stderr)
+        return found
+    settings = {"folder": config.image_folder} if config.data == "imagenet64" else {}
+    data = IMAGES[config.data](split, **settings)
+    if isinstance(data, jd.data.Images):
+        data.image.flags.writeable = data.label.flags.writeable = False
     return data
+
+
+def pixels(data: jd.data.Images | jd.data.ImageFolder | jd.data.ImageSource, n: int | None = None) -> np.ndarray:
+    """The first n images of a set, or all, as an array uint8 [n, height, width, channels]."""
+    if isinstance(data, jd.data.Images):
+        return data.image[:n]
+    indices = range(len(data) if n is None else min(n, len(data)))
+    return np.stack([data[i]["image"] for i in indices])
 
 
 def load_points(config: Config, split: Split) -> np.ndarray:
@@ -171,25 +108,23 @@ def load_points(config: Config, split: Split) -> np.ndarray:
 
 def build(config: Config) -> jd.Denoiser:
     """The denoiser of a config, with its initial weights."""
-    from jaxdiff.networks import MLP, UNet, initialize
+    from jaxdiff.networks import MLP, Cast, UNet, initialize
 
+    config.check()
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     if config.data in IMAGES:
         data = load_images(config, "train")
+        seen = pixels(data, None if isinstance(data, jd.data.Images) else SEEN)
+        structure = config.channels, config.blocks, config.attention
         classes = data.classes if config.conditional else 0
-        make = lambda rngs: UNet(
-            data.image.shape[-1], config.channels, config.blocks, config.attention, classes=classes, rngs=rngs
-        )
-        std = 2 / data.levels * float(np.std(data.image, dtype=np.float32))
+        make = lambda rngs: UNet(seen.shape[-1], *structure, classes=classes, remat=config.remat, rngs=rngs)
+        std = 2 / data.levels * float(np.std(seen, dtype=np.float32))
     else:
-        if config.conditional or config.flip:
-            setting = "conditional" if config.conditional else "flip"
-            raise ValueError(
-                f"{setting} = True is for images; {config.data} has neither labels nor sides: leave it out"
-            )
         make = lambda rngs: MLP(2, config.hidden, rngs=rngs)
         std = float(np.std(load_points(config, "train")))
     network, params = initialize(key, make)
+    if config.dtype != "float32":
+        network = Cast(network, jnp.dtype(config.dtype))
     return jd.Denoiser(network, params, PROCESSES[config.process](), config.parameterization, data_std=std)
 
 
@@ -206,13 +141,13 @@ def load(folder: str | os.PathLike) -> tuple[Config, jd.Denoiser]:
 
 
 def _preparation(config: Config):
-    """Batches of the training set, and what makes (x_0, cond) of one inside the step."""
+    """What a run reads and does with it: examples, and what makes (x_0, cond) of a batch of them inside the step."""
     if config.data in TOYS:
-        arrays = {"x": load_points(config, "train")}
+        examples = {"x": load_points(config, "train")}
         prepare = lambda key, batch: (batch["x"], None)
     else:
         data = load_images(config, "train")
-        arrays = {"image": data.image, "label": data.label}
+        examples = {"image": data.image, "label": data.label} if isinstance(data, jd.data.Images) else data
 
         def prepare(key, batch):
             noise_key, drop_key, flip_key = jax.random.split(key, 3)
@@ -225,14 +160,14 @@ def _preparation(config: Config):
             dropped = jax.random.bernoulli(drop_key, 0.1, batch["label"].shape)
             return x0, jnp.where(dropped, data.classes, batch["label"])
 
-    return jd.data.batches(arrays, config.batch_size, config.seed), prepare
+    return examples, prepare
 
 
 def draw(
     config: Config, denoiser, n: int, sampler="dpm_solver", steps=50, seed=0, label=None, batch_size=4096, **more
 ) -> np.ndarray:
     """Draw n samples, `batch_size` at a time; further arguments go to `jaxdiff.sample`."""
-    event = load_images(config, "train").image.shape[1:] if config.data in IMAGES else (2,)
+    event = pixels(load_images(config, "train"), 1).shape[1:] if config.data in IMAGES else (2,)
     keys = jd.samplers.example_keys(jax.random.key(seed), n)
     parts = []
     for start in range(0, n, batch_size):
@@ -267,7 +202,7 @@ def _picture_run(config: Config, denoiser, folder: Path) -> None:
     picture_samples(config, draw(config, denoiser, 64), folder / "samples.png")
     times = np.append(jd.grids.Angle()(denoiser.process, 44)[::4], 0.0)
     held_out = load_images(config, "test")
-    x0 = jd.dequantize(jax.random.key(1), held_out.image[:1], held_out.levels)
+    x0 = jd.dequantize(jax.random.key(1), pixels(held_out, 1), held_out.levels)
     alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
     noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
     denoising = draw(config, denoiser, 1, "ddim", 44, seed=1, grid=jd.grids.Angle(), trajectory=True)[::4, 0]
@@ -279,34 +214,70 @@ def _picture_run(config: Config, denoiser, folder: Path) -> None:
     )
 
 
-def train(config: Config, folder: Path, pictures_every: float, progress: bool) -> tuple[jd.Denoiser, dict]:
+def train(
+    config: Config,
+    folder: Path,
+    pictures_every: float,
+    progress: bool,
+    model: int = 1,
+    writers: Callable[[Path], Sequence[Callable]] = lambda folder: (),
+    allow: tuple[str, ...] = (),
+    checkpoint_every: int = 500,
+    log_every: int = 50,
+) -> tuple[jd.Denoiser, dict]:
     """Train into `folder`, or go on where it stopped; a picture of samples every so many seconds. Returns its summary.
+
+    model: devices that share one copy of the weights; the others multiply the batch. writers: what else is told of each
+    logged line, `writer(metrics, picture)`, made once the folder is there; picture is a path where there is a new one.
 
     Raises ValueError where the folder holds something else or a run with another config.
     """
     from jaxdiff import training
 
+    config.check()
     if (folder / WEIGHTS).exists():
         raise ValueError(f"{folder} is an exported model, from which training cannot go on; give another folder")
     if (folder / "config.json").exists():
         before = dataclasses.asdict(read_config(folder))
-        changed = [f"{k}: {before[k]!r}, now {v!r}" for k, v in dataclasses.asdict(config).items() if before[k] != v]
+        now = dataclasses.asdict(config)
+        changed = [name for name, value in now.items() if before[name] != value and name not in allow]
         if changed:
-            raise ValueError(f"{folder} holds a run with another config ({'; '.join(changed)}); give another folder")
-    elif folder.exists() and any(folder.iterdir()):
+            what = "; ".join(f"{name}: {before[name]!r}, now {now[name]!r}" for name in changed)
+            raise ValueError(
+                f"{folder} holds a run with another config ({what}); give another folder, or accept the difference by "
+                f"name: allow {' '.join(changed)}"
+            )
+    elif folder.exists() and any(path.name not in TRACES for path in folder.iterdir()):
         raise ValueError(f"{folder} is neither empty nor a run folder; give another one")
+    mesh = training.make_mesh(model)
+    if config.batch_size % (mesh.size * config.accumulate):
+        raise ValueError(
+            f"batch_size = {config.batch_size} on {mesh.size} devices in {config.accumulate} parts; expected a "
+            f"multiple of {mesh.size * config.accumulate}"
+        )
+    examples, prepare = _preparation(config)
+    several = jax.process_count() > 1
+    batches = jd.data.batches(
+        examples, config.batch_size, config.seed, shard=jd.data.process_shard() if several else None
+    )
     denoiser = build(config)
-    batches, prepare = _preparation(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", dataclasses.asdict(config))
+    first = jax.process_index() == 0
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(folder / "config.json", dataclasses.asdict(config))
+    told = writers(folder) if first else ()
     last_picture = 0.0
 
     def on_log(denoiser, metrics):
         nonlocal last_picture
-        if metrics["seconds"] - last_picture >= pictures_every:
+        picture = None
+        if first and metrics["seconds"] - last_picture >= pictures_every:
             last_picture = metrics["seconds"]
             x = draw(config, denoiser, 64 if config.data in IMAGES else 4000)
-            picture_samples(config, x, folder / "samples.png", f"samples after {metrics['step']} steps")
+            picture = folder / "samples.png"
+            picture_samples(config, x, picture, f"samples after {metrics['step']} steps")
+        for write in told:
+            write(metrics, picture)
 
     denoiser = training.train(
         jax.random.fold_in(jax.random.key(config.seed), 1),
@@ -318,9 +289,17 @@ def train(config: Config, folder: Path, pictures_every: float, progress: bool) -
         optimizer=training.clipped_adam(config.steps, config.learning_rate),
         ema_decay=config.ema_decay,
         prepare=prepare,
+        mesh=mesh,
+        accumulate=config.accumulate,
+        identity={"data": jd.data.fingerprint(examples, config.batch_size, config.seed)},
+        allow=allow,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
         on_log=on_log,
         progress=progress,
     )
+    if not first:
+        return denoiser, {}
     _picture_run(config, denoiser, folder)
     last = training.read_metrics(folder / "metrics.jsonl")[-1]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(denoiser.params))
@@ -368,7 +347,7 @@ def likelihood(
         report = jd.bits_per_dim(
             key,
             denoiser,
-            data.image[:limit],
+            pixels(data, limit),
             samples,
             data.levels,
             progress=progress,

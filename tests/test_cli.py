@@ -36,7 +36,7 @@ def digits_run(tmp_path_factory):
 def test_train_leaves_a_whole_run_folder(digits_run):
     names = {path.name for path in digits_run.iterdir()}
     assert names == {
-        *("config.json", "metrics.jsonl", "checkpoints", "summary.json"),
+        *("config.json", "metrics.jsonl", "checkpoints", "summary.json", "lock"),
         *("samples.png", "denoising.png", "training.png"),
     }
     summary = json.loads((digits_run / "summary.json").read_text())

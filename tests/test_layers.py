@@ -11,7 +11,7 @@ import jaxdiff
 
 PACKAGE = Path(jaxdiff.__file__).parent
 LAYERS = ["processes", "denoisers", "losses", "samplers", "likelihood", "networks", "pipelines", "data", "metrics"]
-LAYERS += ["training", "plotting", "pretrained", "runs", "cli"]
+LAYERS += ["training", "plotting", "pretrained", "config", "runs", "cli"]
 ROOMS = {
     "flax": {"networks", "training"},
     "diffrax": {"samplers", "likelihood"},

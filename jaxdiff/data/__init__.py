@@ -3,6 +3,7 @@
 from jaxdiff.data.batches import Source, batches, fingerprint
 from jaxdiff.data.folder import ImageFolder
 from jaxdiff.data.images import Images, ImageSource, load_cifar10, load_digits, load_fashion_mnist, load_imagenet64
+from jaxdiff.data.reading import process_shard
 from jaxdiff.data.toys import (
     cat,
     checkerboard,
@@ -32,6 +33,7 @@ __all__ = [
     "load_fashion_mnist",
     "load_imagenet64",
     "pinwheel",
+    "process_shard",
     "s_curve",
     "swiss_roll",
     "two_moons",

@@ -6,6 +6,13 @@ from collections.abc import Iterator
 AHEAD = 8  # batches
 
 
+def process_shard():
+    """The rows of a batch that this process of a `jax.distributed` run reads: what `batches` takes as `shard`."""
+    import grain
+
+    return grain.sharding.ShardByJaxProcess()
+
+
 def read_from(batches, step: int) -> Iterator[dict]:
     """batches[step], batches[step + 1], ...: read ahead where `batches` is a `grain.MapDataset`.
 

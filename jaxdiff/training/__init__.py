@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxdiff.training.checkpoints import Checkpoints, load_params
     from jaxdiff.training.hosts import connect, failing_together
-    from jaxdiff.training.log import MetricsLog, read_metrics
+    from jaxdiff.training.log import MetricsLog, read_metrics, tensorboard, wandb
     from jaxdiff.training.loop import train
     from jaxdiff.training.mesh import batch_sharding, make_mesh
-    from jaxdiff.training.preemption import Preempted
+    from jaxdiff.training.preemption import Preempted, Preemption
     from jaxdiff.training.state import TrainState
     from jaxdiff.training.step import Diverged, clipped_adam, make_step, prepare_as_given
 
@@ -18,6 +18,7 @@ _MODULE_OF = {
     "Diverged": "step",
     "MetricsLog": "log",
     "Preempted": "preemption",
+    "Preemption": "preemption",
     "TrainState": "state",
     "batch_sharding": "mesh",
     "clipped_adam": "step",
@@ -28,7 +29,9 @@ _MODULE_OF = {
     "make_step": "step",
     "prepare_as_given": "step",
     "read_metrics": "log",
+    "tensorboard": "log",
     "train": "loop",
+    "wandb": "log",
 }
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "Diverged",
     "MetricsLog",
     "Preempted",
+    "Preemption",
     "TrainState",
     "batch_sharding",
     "clipped_adam",
@@ -46,7 +50,9 @@ __all__ = [
     "make_step",
     "prepare_as_given",
     "read_metrics",
+    "tensorboard",
     "train",
+    "wandb",
 ]
 
 

@@ -46,7 +46,7 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
     address that cannot be used; RuntimeError where JAX has begun already.
     """
     fix = (
-        "start all of them, each with the same --coordinator HOST:PORT and --processes, and with a --process of its "
+        "start all of them, each with the same --coordinator HOST:PORT and --processes, and with a --process-id of its "
         "own, from 0 on"
     )
     late = f"jaxdiff: the processes have not found each other within {START} s; {fix}"

@@ -1,7 +1,13 @@
-"""metrics.jsonl: one JSON object a line, its `step` rising."""
+"""metrics.jsonl: one JSON object a line, its `step` rising; and the same numbers for TensorBoard and Weights & Biases.
 
+A writer is called as `writer(metrics, picture)` with a line and the path of a new picture or None. Of a run that goes
+on, both services keep what was told of the steps before.
+"""
+
+import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -50,3 +56,46 @@ class MetricsLog:
     def __exit__(self, *_) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def tensorboard(folder: str | os.PathLike) -> Callable[[dict, Path | None], None]:
+    """A writer for TensorBoard into `folder`/tensorboard. Raises ImportError with what to install."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ImportError("tensorboardX is not installed; pip install 'jaxdiff[tensorboard]'") from error
+    import numpy as np
+    from PIL import Image
+
+    writer = None
+
+    def write(metrics: dict, picture: Path | None) -> None:
+        nonlocal writer
+        step = metrics["step"]
+        if writer is None:
+            writer = SummaryWriter(os.fspath(Path(folder) / "tensorboard"), purge_step=step)
+        for name, value in metrics.items():
+            if name != "step":
+                writer.add_scalar(name, value, step)
+        if picture is not None:
+            writer.add_image("samples", np.asarray(Image.open(picture).convert("RGB")), step, dataformats="HWC")
+        writer.flush()
+
+    return write
+
+
+def wandb(folder: str | os.PathLike, project: str, config: dict) -> Callable[[dict, Path | None], None]:
+    """A writer for Weights & Biases, one run for each folder. Raises ImportError with what to install."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError("wandb is not installed; pip install 'jaxdiff[wandb]'") from error
+    folder = Path(folder).absolute()
+    name = hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:8]
+    run = wandb.init(project=project, name=folder.name, id=name, resume="allow", dir=folder, config=config)
+
+    def write(metrics: dict, picture: Path | None) -> None:
+        seen = {} if picture is None else {"samples": wandb.Image(os.fspath(picture))}
+        run.log({k: v for k, v in metrics.items() if k != "step"} | seen, step=metrics["step"])
+
+    return write

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 
+import jax
 from jax.experimental import multihost_utils
 
 from jaxdiff.training.hosts import several
@@ -51,7 +52,8 @@ class Preemption:
         self._at_once = at_once
 
     def __enter__(self) -> "Preemption":
-        self._listening = threading.current_thread() is threading.main_thread() and not several()
+        self._agreed = several() and jax.config.read("jax_enable_preemption_service")
+        self._listening = threading.current_thread() is threading.main_thread() and not self._agreed
         if self._listening:
             self._out, self._in = os.pipe()
             os.set_blocking(self._in, False)
@@ -86,4 +88,4 @@ class Preemption:
 
     def requested(self, step: int) -> bool:
         """Whether to save and leave now, after `step` updates: the same answer in every process of a run."""
-        return multihost_utils.reached_preemption_sync_point(step) if several() else self._told.is_set()
+        return multihost_utils.reached_preemption_sync_point(step) if self._agreed else self._told.is_set()
