@@ -41,6 +41,8 @@ def sample(
 ) -> dict:
     """Draw samples from the run in FOLDER into samples.npy and samples.png.
 
+    The same command again goes on where it was interrupted.
+
     Args:
         folder: A run's folder.
         n: How many samples. Sample i is the same whatever their number and the batch size.
@@ -52,8 +54,8 @@ def sample(
         batch_size: Samples drawn at once.
         json_: Print the result as one line of JSON.
     """
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"n = {n}, batch_size = {batch_size}; expected at least one")
+    if min(n, steps, batch_size) < 1:
+        raise ValueError(f"n = {n}, steps = {steps}, batch_size = {batch_size}; expected at least one of each")
     config, denoiser = runs.load(folder)
     if label is not None and not config.conditional:
         raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
@@ -63,9 +65,12 @@ def sample(
         if label is None:
             raise ValueError(f"guidance = {guidance} needs a label to guide to; give --label")
         denoiser = jd.guidance.ClassifierFree(denoiser, guidance)
-    x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size)
-    np.save(folder / "samples.npy", x)
+    keep, unfinished = folder / "samples.partial", folder / "samples.tmp.npy"
+    x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size, keep=keep, progress=not json_)
+    np.save(unfinished, x)
+    unfinished.replace(folder / "samples.npy")
     runs.picture_samples(config, x[:256] if config.data in runs.IMAGES else x, folder / "samples.png")
+    shutil.rmtree(keep)
     return {"samples": str(folder / "samples.npy"), "picture": str(folder / "samples.png"), "n": n}
 
 
@@ -171,7 +176,7 @@ def main() -> None:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\njaxdiff: interrupted; the same command again goes on with training or a likelihood", file=sys.stderr)
+        print("\njaxdiff: interrupted; the same command again goes on where this one was", file=sys.stderr)
         raise SystemExit(130) from None
     if "--json" in sys.argv:
         print(json.dumps(result))

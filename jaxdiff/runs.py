@@ -231,15 +231,10 @@ def _preparation(config: Config):
 def draw(
     config: Config, denoiser, n: int, sampler="dpm_solver", steps=50, seed=0, label=None, batch_size=4096, **more
 ) -> np.ndarray:
-    """Draw n samples, `batch_size` at a time; further arguments go to `jaxdiff.sample`."""
+    """Draw n samples, `batch_size` at a time; further arguments go to `jaxdiff.samplers.draw`."""
     event = load_images(config, "train").image.shape[1:] if config.data in IMAGES else (2,)
-    keys = jd.samplers.example_keys(jax.random.key(seed), n)
-    parts = []
-    for start in range(0, n, batch_size):
-        part = keys[start : start + batch_size]
-        cond = None if label is None else jnp.full(len(part), label)
-        parts.append(jd.sample(part, denoiser, (len(part), *event), SAMPLERS[sampler](), steps, cond, **more))
-    return np.concatenate(parts, axis=1 if more.get("trajectory") else 0)
+    settings = {"sampler": SAMPLERS[sampler](), "steps": steps, **more}
+    return jd.samplers.draw(jax.random.key(seed), denoiser, (n, *event), batch_size, label, **settings)
 
 
 def picture_samples(config: Config, x, path: Path, title: str | None = None) -> None:

@@ -11,15 +11,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdiff.denoisers import DenoiserLike
-from jaxdiff.likelihood.batching import check_images, in_batches
 from jaxdiff.likelihood.budget import ErrorBudget, measure
-from jaxdiff.likelihood.dequantization import Dequantizer, Uniform
+from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
 from jaxdiff.likelihood.divergence import check_divergence
 from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.log_likelihood import log_likelihood
 from jaxdiff.likelihood.mean import finite, mean_of
-from jaxdiff.likelihood.record import Record, fingerprint
+from jaxdiff.likelihood.record import Record
 from jaxdiff.samplers import check_cond, default_solver, example_keys
+from jaxdiff.samplers.batches import fingerprint, in_batches
 from jaxdiff.samplers.mesh import copied
 
 _FIRST_LOOK = 64  # examples before a target error may end the run

@@ -5,20 +5,17 @@ evaluations and whether every solve converged. Rows depend on their key alone, s
 or batch they were made. What they were made of stands beside them, as JSON.
 """
 
-import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdiff.samplers.mesh import agreed, fetched, writes
+from jaxdiff.samplers.batches import write_npz
+from jaxdiff.samplers.mesh import agreed, writes
 
 COLUMNS = {
     "example": np.int64,
@@ -28,31 +25,6 @@ COLUMNS = {
     "evaluations": np.int64,
     "converged": np.bool_,
 }
-
-
-def fingerprint(tree) -> str:
-    """A hash of a pytree's structure and the values of its leaves, the same in every process.
-
-    Functions count by their names: where they lie in memory is another place each time.
-    """
-    structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))
-    digest = hashlib.sha256(structure.encode())
-    for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(fetched(leaf))
-        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def write_npz(path: Path, **arrays) -> None:
-    """Write by a rename once all is on the disk, so that whatever stops this, the file is whole: the old or the new."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class Record:
@@ -71,12 +43,9 @@ class Record:
             self.settings = settings()
             if self.path.suffix != ".npz":
                 raise ValueError(f"record = {str(self.path)!r}; expected a file that ends in .npz")
-            self.writes = writes(mesh)
-            there = np.array(self.path.exists() if self.writes else False)
-            if agreed(there, mesh):
-                content = self.path.read_bytes() if self.writes else b""
-                size = int(agreed(np.array(len(content)), mesh))
-                self._load(self.path, agreed(np.frombuffer(content.ljust(size, b"\0"), np.uint8), mesh).tobytes())
+            self.writes, path = writes(mesh), self.path
+            if content := agreed(lambda: path.read_bytes() if path.exists() else b"", mesh):
+                self._load(path, content)
 
     def _load(self, path: Path, content: bytes) -> None:
         try:

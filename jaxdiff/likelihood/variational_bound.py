@@ -39,13 +39,14 @@ from jax.scipy.special import log_ndtr
 from jax.sharding import Mesh
 
 from jaxdiff.denoisers import DenoiserLike, check_start, check_variance
-from jaxdiff.likelihood.batching import check_images, over_all
+from jaxdiff.likelihood.dequantization import check_images
 from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
 from jaxdiff.processes import check_time, expand_time
 from jaxdiff.processes.grids import Grid, LogSNR, check_times
 from jaxdiff.samplers import check_cond, example_keys
+from jaxdiff.samplers.batches import over_all
 from jaxdiff.samplers.mesh import copied, spread
 from jaxdiff.samplers.sampler import normal
 

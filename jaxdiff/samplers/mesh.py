@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -63,13 +64,15 @@ def writes(mesh: Mesh | None) -> bool:
     return mesh is None or not mesh.is_multi_process or jax.process_index() == 0
 
 
-def agreed(tree: Any, mesh: Mesh | None) -> Any:
-    """The first process's `tree`, NumPy arrays of shapes that all know, on every process of `mesh`."""
+def agreed(read: Callable[[], bytes], mesh: Mesh | None) -> bytes:
+    """What the first process reads, on every process of `mesh`."""
     if mesh is None or not mesh.is_multi_process:
-        return tree
-    from jax.experimental import multihost_utils
+        return read()
+    from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+    content = np.frombuffer(read() if jax.process_index() == 0 else b"", np.uint8)
+    size = int(broadcast_one_to_all(np.array(content.size)))
+    return np.asarray(broadcast_one_to_all(np.resize(content, size))).tobytes()
 
 
 def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
@@ -78,7 +81,7 @@ def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
     There XLA splits the work: diffrax's reverse mode does not go through `by_device`.
     """
     leaves = jax.tree.leaves(examples)
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in [*leaves, *jax.tree.leaves(denoiser)]):
+    if not any(isinstance(leaf, Tracer) for leaf in [*leaves, *jax.tree.leaves(denoiser)]):
         for sharding in (getattr(leaf, "sharding", None) for leaf in leaves):
             if isinstance(sharding, NamedSharding) and sharding.spec and sharding.spec[0] is not None:
                 return NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0]))
