@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 import jaxdiff as jd
 from jaxdiff import cli, runs
@@ -45,13 +47,54 @@ def denoiser():
     return jd.exact.Gaussian(jd.VP(), np.zeros(3), np.diag([0.1, 0.2, 0.4]))
 
 
-def estimate(record=None, mesh=None):
+def estimate(record=None, images=IMAGES, mesh=None):
     """What is killed: 75 batches of likelihoods."""
-    return jd.bits_per_dim(jax.random.key(0), denoiser(), IMAGES, **SETTINGS, record=record, mesh=mesh).per_example
+    return jd.bits_per_dim(jax.random.key(0), denoiser(), images, **SETTINGS, record=record, mesh=mesh).per_example
 
 
-ESTIMATE = [sys.executable, "-c", "import sys; sys.path.insert(0, 'tests'); import test_mesh_evaluation as t"]
-ESTIMATE[-1] += "; t.estimate(sys.argv[1])"
+def draw(n, keep=None, mesh=None):
+    return jd.samplers.draw(jax.random.key(1), denoiser(), (n, 3), 4, steps=3, keep=keep, mesh=mesh)
+
+
+CALL = [sys.executable, "-c", "import sys; sys.path.insert(0, 'tests'); import test_mesh_evaluation as t; "]
+ESTIMATE = [*CALL[:2], CALL[2] + "t.estimate(sys.argv[1])"]
+
+
+def as_one_of_two(rank, address, folder):
+    """Go on with what is in `folder`, and leave there what this process got."""
+    jax.distributed.initialize(address, 2, int(rank))
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("data", "model"))
+    folder = Path(folder)
+    per_example, x = estimate(folder / "record.npz", IMAGES[:21], mesh), draw(13, folder / "kept", mesh)
+    bound = jd.continuous_bound(jax.random.key(0), denoiser(), IMAGES[:5], 8, LEVELS, mesh=mesh).per_example
+    np.savez(folder / f"{rank}.npz", per_example=per_example, x=x, bound=bound)
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_go_on_together(tmp_path):
+    record = tmp_path / "record.npz"
+    alone, x = estimate(record, IMAGES[:21]), draw(13)
+    with np.load(record) as file:
+        begun = {name: file[name] if name == "settings" else file[name][:8] for name in file.files}
+    np.savez(record, **begun)
+    draw(4, tmp_path / "kept")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = lambda rank: [*CALL[:2], CALL[2] + "t.as_one_of_two(*sys.argv[1:])", str(rank), address, str(tmp_path)]
+    started = [subprocess.Popen(command(rank), cwd=ROOT, env=with_devices(2)) for rank in range(2)]
+    assert [process.wait(timeout=280) for process in started] == [0, 0]
+
+    first, second = (dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    np.testing.assert_allclose(first["per_example"], alone, rtol=1e-5)
+    np.testing.assert_array_equal(first["per_example"][begun["example"]], begun["bits_per_dim"])
+    np.testing.assert_array_equal(np.sort(np.load(record)["example"]), np.arange(21))
+    np.testing.assert_allclose(first["x"], x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(first["x"][:4], x[:4])
+    bound = jd.continuous_bound(jax.random.key(0), denoiser(), IMAGES[:5], 8, LEVELS).per_example
+    np.testing.assert_allclose(first["bound"], bound, rtol=1e-5)
 
 
 def kill_after(command, there, seconds):

@@ -36,8 +36,9 @@ def in_batches(
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """(part, compute(part)) for the parts of `index`, `batch_size` at a time; `axis` of its leaves is that of `part`.
 
-    What is computed is more: a multiple of the devices of `mesh`, whose surplus is dropped here.
+    On a `mesh` it is the next multiple of the number of devices. The last batch is filled up, and the filling dropped.
     """
+    batch_size = filled(batch_size, mesh)
     starts = range(0, len(index), batch_size)
     if progress and len(index):
         from tqdm.auto import tqdm
@@ -45,7 +46,7 @@ def in_batches(
         starts = tqdm(starts, desc=label, unit="batch", leave=False)
     for start in starts:
         part = index[start : start + batch_size]
-        result = fetched(compute(np.resize(part, filled(batch_size, mesh))))
+        result = fetched(compute(np.resize(part, batch_size)))
         count = len(part)
         yield part, jax.tree.map(lambda a, count=count: np.split(a, [count], axis)[0], result)
 
@@ -118,7 +119,7 @@ def draw(
     """What `jaxdiff.sample` draws, `batch_size` samples at a time; `settings` are its other arguments.
 
     Args:
-        mesh: the devices each batch is split between, filled up to a multiple of their number. Several processes call
+        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several processes call
             alike, and all get the samples.
         keep: a folder for finished batches, by whose help the same call goes on where it was stopped, in batches of
             any size; what other settings or weights left in it is removed. It is the caller's to remove at the end.

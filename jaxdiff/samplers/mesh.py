@@ -78,7 +78,7 @@ def agreed(read: Callable[[], bytes], mesh: Mesh | None) -> bytes:
 def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
     """How the first axis of these examples lies on a mesh; None where it does on none, or where anything is traced.
 
-    There XLA splits the work: diffrax's reverse mode does not go through `by_device`.
+    Under a transformation XLA splits the work: diffrax's reverse mode does not go through `by_device`.
     """
     leaves = jax.tree.leaves(examples)
     if not any(isinstance(leaf, Tracer) for leaf in [*leaves, *jax.tree.leaves(denoiser)]):
