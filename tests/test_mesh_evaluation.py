@@ -17,7 +17,7 @@ import jaxdiff as jd
 from jaxdiff import cli, runs
 
 ROOT = Path(__file__).parent.parent
-LEVELS, IMAGES = 16, np.random.default_rng(0).integers(0, 16, (300, 3))
+LEVELS, IMAGES = 16, np.random.default_rng(0).integers(0, 16, (160, 3))
 SETTINGS = {"levels": LEVELS, "batch_size": 4, "budget": 0, "rtol": 1e-3, "atol": 1e-3}
 ENDED = -signal.SIGKILL
 
@@ -48,7 +48,7 @@ def denoiser():
 
 
 def estimate(record=None, images=IMAGES, mesh=None):
-    """What is killed: 75 batches of likelihoods."""
+    """What is killed: 40 batches of likelihoods."""
     return jd.bits_per_dim(jax.random.key(0), denoiser(), images, **SETTINGS, record=record, mesh=mesh).per_example
 
 
@@ -137,7 +137,7 @@ def toy_run(folder):
 def killed_samples(tmp_path, waits):
     config, model = toy_run(folder := tmp_path / "run")
     command = [sys.executable, "-m", "jaxdiff.cli", "sample", str(folder), "--json", "--steps", "4"]
-    command += ["--n", "300", "--batch-size", "2"]
+    command += ["--n", "160", "--batch-size", "2"]
     kept = lambda: {path: path.stat().st_mtime_ns for path in (folder / "samples.partial").glob("*/*.npz")}
     before, kills = kept(), 0
     for seconds in waits:
@@ -150,11 +150,11 @@ def killed_samples(tmp_path, waits):
         index = np.concatenate([np.load(path)["index"] for path in after])
         assert len(set(index)) == len(index)
     assert kills
-    cli.sample(folder, 300, steps=4, batch_size=2, json_=True)
-    samples = runs.draw(config, model, 300, steps=4, batch_size=2)
+    cli.sample(folder, 160, steps=4, batch_size=2, json_=True)
+    samples = runs.draw(config, model, 160, steps=4, batch_size=2)
     np.testing.assert_array_equal(np.load(folder / "samples.npy"), samples)
     assert not (folder / "samples.partial").exists()
-    np.testing.assert_allclose(samples[:200], runs.draw(config, model, 200, steps=4), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(samples[:100], runs.draw(config, model, 100, steps=4), rtol=1e-4, atol=1e-5)
 
 
 def test_a_killed_likelihood_goes_on(tmp_path):

@@ -121,8 +121,8 @@ def bits_per_dim(
             is there goes on from it, on any number of devices.
         dequantizer: where in its cell an image goes; `jaxdiff.likelihood.dequantization` has `Uniform` and
             `Variational`.
-        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several processes call
-            alike; the first reads and writes the record, all get the report.
+        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several
+            processes call alike; the first reads and writes the record, all get the report.
 
     Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, fewer than one
     sample or example a batch, a target error that is not above 0, and a record of something else.

@@ -119,8 +119,8 @@ def draw(
     """What `jaxdiff.sample` draws, `batch_size` samples at a time; `settings` are its other arguments.
 
     Args:
-        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several processes call
-            alike, and all get the samples.
+        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several
+            processes call alike, and all get the samples.
         keep: a folder for finished batches, by whose help the same call goes on where it was stopped, in batches of
             any size; what other settings or weights left in it is removed. It is the caller's to remove at the end.
         progress: show a bar.
