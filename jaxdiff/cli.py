@@ -37,6 +37,9 @@ class Hosts:
     """Take all three from the cluster: SLURM, TPU pods, Open MPI, Kubernetes."""
 
 
+KEPT = "what is done is kept; the same command goes on"
+
+
 @contextlib.contextmanager
 def _together(hosts: Hosts, folder: Path, at_once: str, agreed: bool = False) -> Iterator[None]:
     """Connect the processes of a run; a failure ends all, and SIGTERM this one, or all where they agree on it."""
@@ -95,9 +98,12 @@ def sample(
     guidance: float = 1.0,
     seed: int = 0,
     batch_size: int = 256,
+    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
     """Draw samples from the run in FOLDER into samples.npy and samples.png.
+
+    The same command again goes on where it was interrupted.
 
     Args:
         folder: A run's folder.
@@ -108,22 +114,29 @@ def sample(
         guidance: Classifier-free guidance: 1 is the conditional model, above 1 exaggerates the label.
         seed: Seed of the noise.
         batch_size: Samples drawn at once.
+        hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"n = {n}, batch_size = {batch_size}; expected at least one")
-    config, denoiser = runs.load(folder)
-    if label is not None and not config.conditional:
-        raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
-    if label is not None and not 0 <= label < (classes := runs.load_images(config, "train").classes):
-        raise ValueError(f"label = {label}; expected 0 to {classes - 1}")
-    if guidance != 1.0:
-        if label is None:
-            raise ValueError(f"guidance = {guidance} needs a label to guide to; give --label")
-        denoiser = jd.guidance.ClassifierFree(denoiser, guidance)
-    x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size)
-    np.save(folder / "samples.npy", x)
-    runs.picture_samples(config, x[:256] if config.data in IMAGES else x, folder / "samples.png")
+    if min(n, steps, batch_size) < 1:
+        raise ValueError(f"n = {n}, steps = {steps}, batch_size = {batch_size}; expected at least one of each")
+    with _together(hosts, folder, KEPT):
+        config, denoiser = runs.load(folder)
+        if label is not None and not config.conditional:
+            raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
+        if label is not None and not 0 <= label < (classes := runs.load_images(config, "train").classes):
+            raise ValueError(f"label = {label}; expected 0 to {classes - 1}")
+        if guidance != 1.0:
+            if label is None:
+                raise ValueError(f"guidance = {guidance} needs a label to guide to; give --label")
+            denoiser = jd.guidance.ClassifierFree(denoiser, guidance)
+        keep, unfinished = folder / "samples.partial", folder / "samples.tmp.npy"
+        lasting = {"mesh": runs.every_device(), "keep": keep, "progress": not json_ and jax.process_index() == 0}
+        x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size, **lasting)
+        if jax.process_index() == 0:
+            np.save(unfinished, x)
+            unfinished.replace(folder / "samples.npy")
+            runs.picture_samples(config, x[:256] if config.data in IMAGES else x, folder / "samples.png")
+            shutil.rmtree(keep)
     return {"samples": str(folder / "samples.npy"), "picture": str(folder / "samples.png"), "n": n}
 
 
@@ -139,6 +152,7 @@ def likelihood(
     rtol: float = 1e-4,
     atol: float = 1e-4,
     seed: int = 0,
+    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
     """Likelihood of held-out data under the run in FOLDER, and how wrong it may be: bits/dim of images, nats of points.
@@ -157,16 +171,17 @@ def likelihood(
         rtol: Relative tolerance of the solver.
         atol: Absolute tolerance of the solver.
         seed: Seed of dequantisation and probes.
+        hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit = {limit}; expected at least one example")
-    config, denoiser = runs.load(folder)
     settings: dict[str, Any] = {"divergence": divergence, "probes": probes, "rtol": rtol, "atol": atol}
     samples = dequantization_samples
-    return runs.likelihood(
-        config, denoiser, folder, split, limit, seed, not json_, samples, target_error, budget, **settings
-    )
+    with _together(hosts, folder, KEPT):
+        progress = not json_ and jax.process_index() == 0
+        asked = split, limit, seed, progress, samples, target_error, budget
+        return runs.likelihood(*runs.load(folder), folder, *asked, **settings)
 
 
 def export(
@@ -231,7 +246,7 @@ def main() -> None:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("\njaxdiff: interrupted; the same command again goes on with training or a likelihood", file=sys.stderr)
+        print("\njaxdiff: interrupted; the same command again goes on where this one was", file=sys.stderr)
         raise SystemExit(130) from None
     if "--json" in sys.argv:
         print(json.dumps(result))

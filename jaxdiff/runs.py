@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
+from jaxdiff import training
 from jaxdiff.config import IMAGES, PROCESSES, TIMES, TOYS, WEIGHTINGS, Config, read_config
 
 POINTS_IN_A_SET = 20_000
@@ -65,7 +66,8 @@ def _update_summary(folder: Path, **figures) -> dict[str, Any]:
     path = folder / "summary.json"
     figures = _finite(figures)
     summary = (json.loads(path.read_text()) if path.exists() else {}) | figures
-    _write_json(path, summary)
+    if jax.process_index() == 0:
+        _write_json(path, summary)
     return summary
 
 
@@ -166,15 +168,15 @@ def _preparation(config: Config):
 def draw(
     config: Config, denoiser, n: int, sampler="dpm_solver", steps=50, seed=0, label=None, batch_size=4096, **more
 ) -> np.ndarray:
-    """Draw n samples, `batch_size` at a time; further arguments go to `jaxdiff.sample`."""
+    """Draw n samples, `batch_size` at a time; further arguments go to `jaxdiff.samplers.draw`."""
     event = pixels(load_images(config, "train"), 1).shape[1:] if config.data in IMAGES else (2,)
-    keys = jd.samplers.example_keys(jax.random.key(seed), n)
-    parts = []
-    for start in range(0, n, batch_size):
-        part = keys[start : start + batch_size]
-        cond = None if label is None else jnp.full(len(part), label)
-        parts.append(jd.sample(part, denoiser, (len(part), *event), SAMPLERS[sampler](), steps, cond, **more))
-    return np.concatenate(parts, axis=1 if more.get("trajectory") else 0)
+    settings = {"sampler": SAMPLERS[sampler](), "steps": steps, **more}
+    return jd.samplers.draw(jax.random.key(seed), denoiser, (n, *event), batch_size, label, **settings)
+
+
+def every_device() -> jax.sharding.Mesh | None:
+    """The mesh that samples and likelihoods are split over; None where there is one device."""
+    return None if jax.device_count() == 1 else training.make_mesh()
 
 
 def picture_samples(config: Config, x, path: Path, title: str | None = None) -> None:
@@ -186,20 +188,18 @@ def picture_samples(config: Config, x, path: Path, title: str | None = None) -> 
         jd.plotting.panels({config.data: jd.plotting.Points(truth), title or "samples": jd.plotting.Points(x)}, path)
 
 
-def _picture_run(config: Config, denoiser, folder: Path) -> None:
+def _picture_run(config: Config, denoiser, folder: Path, mesh: jax.sharding.Mesh | None) -> None:
     """What a trained run shows: samples, the way there and back of an example, the curve, a toy model's density."""
-    from jaxdiff.training import read_metrics
-
-    jd.plotting.training_curve(read_metrics(folder / "metrics.jsonl"), folder / "training.png")
+    jd.plotting.training_curve(training.read_metrics(folder / "metrics.jsonl"), folder / "training.png")
     if config.data in TOYS:
-        picture_samples(config, draw(config, denoiser, 4000), folder / "samples.png")
+        picture_samples(config, draw(config, denoiser, 4000, mesh=mesh), folder / "samples.png")
         plane = jnp.asarray(jd.plotting.plane(2.5, 80), jnp.float32)
         log_prob = jd.log_likelihood(jax.random.key(0), denoiser, plane, "exact", rtol=1e-3, atol=1e-3).log_prob
         jd.plotting.panels(
             {f"density of {config.data}": jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png"
         )
         return
-    picture_samples(config, draw(config, denoiser, 64), folder / "samples.png")
+    picture_samples(config, draw(config, denoiser, 64, mesh=mesh), folder / "samples.png")
     times = np.append(jd.grids.Angle()(denoiser.process, 44)[::4], 0.0)
     held_out = load_images(config, "test")
     x0 = jd.dequantize(jax.random.key(1), pixels(held_out, 1), held_out.levels)
@@ -232,8 +232,6 @@ def train(
 
     Raises ValueError where the folder holds something else or a run with another config.
     """
-    from jaxdiff import training
-
     config.check()
     if (folder / WEIGHTS).exists():
         raise ValueError(f"{folder} is an exported model, from which training cannot go on; give another folder")
@@ -261,7 +259,7 @@ def train(
         examples, config.batch_size, config.seed, shard=jd.data.process_shard() if several else None
     )
     denoiser = build(config)
-    first = jax.process_index() == 0
+    first, alone = jax.process_index() == 0, None if several else every_device()
     if first:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", dataclasses.asdict(config))
@@ -273,7 +271,7 @@ def train(
         picture = None
         if first and metrics["seconds"] - last_picture >= pictures_every:
             last_picture = metrics["seconds"]
-            x = draw(config, denoiser, 64 if config.data in IMAGES else 4000)
+            x = draw(config, denoiser, 64 if config.data in IMAGES else 4000, mesh=alone)
             picture = folder / "samples.png"
             picture_samples(config, x, picture, f"samples after {metrics['step']} steps")
         for write in told:
@@ -300,7 +298,7 @@ def train(
     )
     if not first:
         return denoiser, {}
-    _picture_run(config, denoiser, folder)
+    _picture_run(config, denoiser, folder, alone)
     last = training.read_metrics(folder / "metrics.jsonl")[-1]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(denoiser.params))
     summary = _update_summary(
@@ -354,6 +352,7 @@ def likelihood(
             target_error=target_error,
             budget=budget,
             record=record,
+            mesh=every_device(),
             **settings,
         )
         print(report, file=sys.stderr)

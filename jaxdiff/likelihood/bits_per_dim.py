@@ -8,17 +8,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdiff.denoisers import DenoiserLike
-from jaxdiff.likelihood.batching import check_images, in_batches
 from jaxdiff.likelihood.budget import ErrorBudget, measure
-from jaxdiff.likelihood.dequantization import Dequantizer, Uniform
+from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
 from jaxdiff.likelihood.divergence import check_divergence
 from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.log_likelihood import log_likelihood
 from jaxdiff.likelihood.mean import finite, mean_of
-from jaxdiff.likelihood.record import Record, fingerprint
+from jaxdiff.likelihood.record import Record
 from jaxdiff.samplers import check_cond, default_solver, example_keys
+from jaxdiff.samplers.batches import fingerprint, in_batches
+from jaxdiff.samplers.mesh import copied
 
 _FIRST_LOOK = 64  # examples before a target error may end the run
 _REPEATS = 64
@@ -98,6 +100,7 @@ def bits_per_dim(
     budget: int = 64,
     record: str | os.PathLike | None = None,
     dequantizer: Dequantizer = Uniform(),
+    mesh: Mesh | None = None,
     **likelihood,
 ) -> BitsPerDim:
     """-log2 P(image)/D of integer images [n, *event] in 0..levels-1, under a denoiser of data on [-1, 1].
@@ -115,9 +118,11 @@ def bits_per_dim(
         budget: on how many of the images the error budget is measured, at most all; 0 leaves it out. It costs about
             five times as much as the likelihood of these.
         record: an .npz file for the estimates of every image, written after each batch; the same call on a file that
-            is there goes on from it.
+            is there goes on from it, on any number of devices.
         dequantizer: where in its cell an image goes; `jaxdiff.likelihood.dequantization` has `Uniform` and
             `Variational`.
+        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several
+            processes call alike; the first reads and writes the record, all get the report.
 
     Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, fewer than one
     sample or example a batch, a target error that is not above 0, and a record of something else.
@@ -138,7 +143,8 @@ def bits_per_dim(
     likelihood = {name: value for name, value in (defaults | likelihood).items() if name != "cond"}
     check_divergence(likelihood["divergence"], likelihood["probes"], math.prod(images.shape[1:]))
     cond, keys = check_cond(cond, n), example_keys(key, n)
-    estimator = Estimator(keys, denoiser, images, cond, dequantizer, dequantization_samples, levels, likelihood)
+    model, place = copied((denoiser, dequantizer), mesh)
+    estimator = Estimator(keys, model, images, cond, place, dequantization_samples, levels, likelihood, mesh)
     size = min(batch_size, n)
 
     kept = Record(
@@ -153,6 +159,7 @@ def bits_per_dim(
             **{name: value if isinstance(value, str | int) else repr(value) for name, value in likelihood.items()},
             "solver": repr(likelihood["solver"] or default_solver()),
         },
+        mesh,
     )
     order = np.random.default_rng(np.asarray(jax.random.key_data(keys[0]))).permutation(n)
     least = min(n, max(_FIRST_LOOK, budget))
@@ -170,7 +177,7 @@ def bits_per_dim(
         compute = lambda part, repeat=repeat: estimator(part, repeat)
         if enough():
             break
-        for part, found in in_batches(compute, missing, size, progress, "likelihood"):
+        for part, found in in_batches(compute, missing, size, progress, "likelihood", mesh):
             kept.add(example=part, repeat=repeat, **found._asdict())
             if enough():
                 break

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.likelihood.batching import over_all
 from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.mean import Mean, finite, mean_of
 from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound
 from jaxdiff.samplers import decode, encode
+from jaxdiff.samplers.batches import over_all
 
 SECOND = 2**32 - 1  # the repeat that only the budget uses
 
@@ -96,7 +96,7 @@ def measure(
     """The budget by the images `index`, whose first estimates are `base`; the rest is that of the whole run."""
     settings = estimator.likelihood
     # every step in the same batches, filled up, so that what was compiled for the estimates serves here
-    over = lambda compute, label: over_all(compute, index, batch_size, progress, label)
+    over = lambda compute, label: over_all(compute, index, batch_size, progress, label, estimator.mesh)
     changed = lambda label, repeat=0, **more: over(lambda part: estimator(part, repeat, **more), label)
 
     probes = settings["probes"]
@@ -124,8 +124,9 @@ def measure(
         estimator.images[index],
         levels=estimator.levels,
         batch_size=batch_size,
-        cond=estimator.cond_of(index),
+        cond=jax.tree.map(lambda c: c[index], estimator.cond),
         progress=progress,
+        mesh=estimator.mesh,
     )
     found = np.isfinite(per_example)
     count, each = found.sum(), repeats[found].mean()

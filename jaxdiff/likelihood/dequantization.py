@@ -41,6 +41,19 @@ def check_integers(images, levels: int) -> None:
             raise ValueError(f"images hold values {low}..{high}; expected 0..{levels - 1} for levels = {levels}")
 
 
+def check_images(images, levels: int, batch_size: int) -> np.ndarray:
+    """`images` as a NumPy array [n, *event]; raise where they are none, or not integers in 0..levels-1."""
+    images = np.asarray(images)
+    check_integers(images, levels)
+    if images.ndim < 2:
+        raise ValueError(f"images have shape {images.shape}; expected a batch axis and an event: [n, *event]")
+    if len(images) == 0:
+        raise ValueError(f"images have shape {images.shape}: the data set is empty; expected at least one image")
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}; expected at least one")
+    return images
+
+
 class Dequantizer(Protocol):
     """Where in its cell an image goes: `(keys [n], images [n, *event], levels) -> (u [n, *event], log q(u) [n])`."""
 

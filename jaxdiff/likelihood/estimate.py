@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.likelihood.dequantization import Dequantizer, place
 from jaxdiff.likelihood.log_likelihood import log_likelihood
+from jaxdiff.samplers.mesh import fetched, spread
 
 
 class Estimate(NamedTuple):
@@ -24,7 +26,7 @@ class Estimate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """The estimates of a data set: `keys` [n], `images` [n, *event], `cond` with leaves [n, ...]."""
+    """The estimates of a data set: `keys` [n], `images` [n, *event], `cond` with leaves [n, ...]; a batch on `mesh`."""
 
     keys: jax.Array
     denoiser: DenoiserLike
@@ -34,26 +36,31 @@ class Estimator:
     samples: int
     levels: int
     likelihood: dict
+    mesh: Mesh | None
 
     def draw(self, index, repeat: int) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """The keys of the probes, and each sample's x [batch, *event] with its log q(x | image), nats."""
-        repeated = jax.vmap(jax.random.fold_in, (0, None))(self.keys[index], repeat)
+        keys, images = spread((self.keys[index], self.images[index]), self.mesh)
+        repeated = jax.vmap(jax.random.fold_in, (0, None))(keys, repeat)
         # One set of probes serves all K samples of an image: only what differs between them moves their weights.
         probe_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(repeated)
         sample_keys = [jax.vmap(jax.random.fold_in, (0, None))(noise_keys, k) for k in range(self.samples)]
-        return probe_keys, [place(self.dequantizer, keys, self.images[index], self.levels) for keys in sample_keys]
+        return probe_keys, [place(self.dequantizer, keys, images, self.levels) for keys in sample_keys]
 
     def cond_of(self, index) -> Any:
         """`cond` of some of the images."""
-        return jax.tree.map(lambda c: c[index], self.cond)
+        return spread(jax.tree.map(lambda c: c[index], self.cond), self.mesh)
 
     def __call__(self, index, repeat: int, **changed) -> Estimate:
         """The estimate number `repeat`, with some of the likelihood's settings changed."""
         probe_keys, draws = self.draw(index, repeat)
         settings = self.likelihood | changed
-        found = [log_likelihood(probe_keys, self.denoiser, x, cond=self.cond_of(index), **settings) for x, _ in draws]
-        log_prob, error, evaluations, converged = (np.stack(rows) for rows in zip(*found))  # each [K, batch]
-        log_weight = jnp.asarray(log_prob) - jnp.stack([log_q for _, log_q in draws])
+        found = [
+            (*log_likelihood(probe_keys, self.denoiser, x, cond=self.cond_of(index), **settings), log_q)
+            for x, log_q in draws
+        ]
+        log_prob, error, evaluations, converged, log_q = map(np.stack, zip(*fetched(found)))  # each [K, batch]
+        log_weight = jnp.asarray(log_prob) - log_q
         log_p = np.asarray(jax.nn.logsumexp(log_weight, axis=0), np.float64) - math.log(self.samples)
         size = math.prod(self.images.shape[1:])
         to_bits = 1 / (size * math.log(2))

@@ -26,6 +26,7 @@ from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
 from jaxdiff.processes import as_pytree, check_event, check_time
 from jaxdiff.samplers import check_cond, example_keys, solve
+from jaxdiff.samplers.mesh import by_device, split_of
 
 
 class Likelihood(NamedTuple):
@@ -62,7 +63,8 @@ def log_likelihood(
     and its own steps; `solver` is a diffrax solver of ODEs with an error estimate, Dopri5 unless given. `divergence` is
     "hutchinson", "hutch++" or "xtrace" with `probes` probes (`jaxdiff.likelihood.divergence` tells them apart), or
     "exact", which costs as many products as an event has values. `t_min` = 0 is allowed where the denoiser is (the
-    exact denoisers with a density). `source` is the log-density of x at t = 1, [n, *event] -> [n]; None is the
+    exact denoisers with a density). Where x0 is split between the devices of a mesh, each solves for its own, and the
+    results stay there. `source` is the log-density of x at t = 1, [n, *event] -> [n]; None is the
     process's own prior. The numbers in `jax.tree_util.Partial(function, numbers)`, and in a pytree whose method it is
     (`exact.Mixture(...).log_prob`), compile nothing new.
 
@@ -84,11 +86,12 @@ def log_likelihood(
         if not callable(source):
             raise TypeError(f"source = {source!r}; expected a function, the log-density [n, *event] -> [n]")
         source = as_pytree(source)
-    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint)
+    split = split_of(denoiser, x0, keys, cond)
+    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint, split)
 
 
-@functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver", "adjoint"))
-def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint):
+@functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver", "adjoint", "split"))
+def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint, split):
     process = denoiser.process
     event = x0.shape[1:]
     size = math.prod(event)
@@ -126,4 +129,4 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
             standard_error = traces.std(ddof=1) / math.sqrt(probes)
         return Likelihood(log_prob, standard_error, evaluations, converged & jnp.isfinite(log_prob))
 
-    return jax.vmap(one)(keys, x0, cond)
+    return by_device(jax.vmap(one), split)(keys, x0, cond)

@@ -5,16 +5,17 @@ evaluations and whether every solve converged. Rows depend on their key alone, s
 or batch they were made. What they were made of stands beside them, as JSON.
 """
 
-import hashlib
+import io
 import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+
+from jaxdiff.samplers.batches import write_npz
+from jaxdiff.samplers.mesh import agreed, writes
 
 COLUMNS = {
     "example": np.int64,
@@ -26,41 +27,29 @@ COLUMNS = {
 }
 
 
-def fingerprint(tree) -> str:
-    """A hash of a pytree's structure and the values of its leaves, the same in every process.
-
-    Functions count by their names: where they lie in memory is another place each time.
-    """
-    structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))
-    digest = hashlib.sha256(structure.encode())
-    for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()[:16]
-
-
 class Record:
     """The rows, in memory and, where `path` is given, in that .npz file too, with what `settings()` says of them.
+
+    Where `mesh` has several processes the file is the first one's, and all begin from what it holds.
 
     Raises ValueError for a path that does not end in .npz, for a file that is no such record, and for one of other
     settings, which it names.
     """
 
-    def __init__(self, path: str | os.PathLike | None, settings: Callable[[], dict]):
+    def __init__(self, path: str | os.PathLike | None, settings: Callable[[], dict], mesh: Mesh | None = None):
         self.path = None if path is None else Path(path)
         self.rows = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
         if self.path is not None:
             self.settings = settings()
             if self.path.suffix != ".npz":
                 raise ValueError(f"record = {str(self.path)!r}; expected a file that ends in .npz")
-            if self.path.exists():
-                self._load(self.path)
+            self.writes, path = writes(mesh), self.path
+            if content := agreed(lambda: path.read_bytes() if path.exists() else b"", mesh):
+                self._load(path, content)
 
-    def _load(self, path: Path) -> None:
+    def _load(self, path: Path, content: bytes) -> None:
         try:
-            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 self.rows = {name: file[name].astype(dtype) for name, dtype in COLUMNS.items()}
                 before = json.loads(str(file["settings"]))
         except Exception as error:
@@ -85,8 +74,5 @@ class Record:
             name: np.concatenate([rows, np.broadcast_to(columns[name], columns["example"].shape).astype(rows.dtype)])
             for name, rows in self.rows.items()
         }
-        if self.path is not None:
-            temporary = self.path.with_suffix(".tmp")
-            with open(temporary, "wb") as file:
-                np.savez(file, settings=np.array(json.dumps(self.settings)), **self.rows)  # pyright: ignore[reportArgumentType]
-            os.replace(temporary, self.path)
+        if self.path is not None and self.writes:
+            write_npz(self.path, settings=np.array(json.dumps(self.settings)), **self.rows)

@@ -36,15 +36,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
+from jax.sharding import Mesh
 
 from jaxdiff.denoisers import DenoiserLike, check_start, check_variance
-from jaxdiff.likelihood.batching import check_images, over_all
+from jaxdiff.likelihood.dequantization import check_images
 from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
 from jaxdiff.processes import check_time, expand_time
 from jaxdiff.processes.grids import Grid, LogSNR, check_times
 from jaxdiff.samplers import check_cond, example_keys
+from jaxdiff.samplers.batches import over_all
+from jaxdiff.samplers.mesh import copied, spread
 from jaxdiff.samplers.sampler import normal
 
 
@@ -144,17 +147,18 @@ def _continuous(keys, denoiser, images, cond, bins, draws, t_min):
     return _terms(keys, denoiser, images, cond, bins, 1.0, (t, weight), cost)
 
 
-def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, kind) -> VariationalBound:
+def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, kind, mesh) -> VariationalBound:
     images = check_images(images, levels, batch_size)
     keys, cond = example_keys(key, len(images)), check_cond(cond, len(images))
+    denoiser = copied(denoiser, mesh)
 
     def of(index):
-        return compute(
-            keys[index], denoiser, jnp.asarray(images[index]), jax.tree.map(lambda c: c[index], cond), levels
-        )
+        picked = keys[index], jnp.asarray(images[index]), jax.tree.map(lambda c: c[index], cond)
+        batch_keys, batch, batch_cond = spread(picked, mesh)
+        return compute(batch_keys, denoiser, batch, batch_cond, levels)
 
     size = min(batch_size, len(images))
-    prior, transitions, reconstruction = over_all(of, np.arange(len(images)), size, progress, "bound")
+    prior, transitions, reconstruction = over_all(of, np.arange(len(images)), size, progress, "bound", mesh)
     return VariationalBound(kind, prior, transitions.T, reconstruction)
 
 
@@ -180,6 +184,7 @@ def variational_bound(
     batch_size: int = 64,
     cond: Any = None,
     progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> VariationalBound:
     """The bound on -log2 P(image)/D of integer images [n, *event] in 0..levels-1, for T = `steps` noise levels.
 
@@ -187,7 +192,8 @@ def variational_bound(
     integers from x at `t_min`. `grid` is one of `jaxdiff.grids`, from t = 1 to `t_min`, or an array of decreasing
     times, taken as it stands. `t_min` None ends where σ/α is a cell wide, 2/levels: right for a model of dequantised
     images; one of the cells' middles may bear a smaller one. It costs T evaluations an image. Example i depends on
-    `key` and i alone. `cond` has leaves [n, ...] or is None; `progress` shows a bar.
+    `key` and i alone. `cond` has leaves [n, ...] or is None; `progress` shows a bar. A batch is split between the
+    devices of `mesh`.
 
     Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, fewer than two
     levels or one example a batch, times that do not decrease or end where there is no noise, an unknown variance or
@@ -206,7 +212,7 @@ def variational_bound(
     check_start(denoiser, times[0])
     compute = functools.partial(_discrete, times=times, variance=variance)
     kind = f"variational bound, {len(times)} steps, {variance} variance"
-    return _report(compute, key, denoiser, images_uint8, levels, cond, batch_size, progress, kind)
+    return _report(compute, key, denoiser, images_uint8, levels, cond, batch_size, progress, kind, mesh)
 
 
 def continuous_bound(
@@ -219,6 +225,7 @@ def continuous_bound(
     batch_size: int = 64,
     cond: Any = None,
     progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> VariationalBound:
     """The same bound for T -> ∞ on [t_min, 1] (Kingma et al. 2021, eq. 15-17), by `draws` random times an image.
 
@@ -231,4 +238,4 @@ def continuous_bound(
     check_start(denoiser, 1.0)
     compute = functools.partial(_continuous, draws=draws, t_min=_end(denoiser.process, levels, t_min))
     kind = f"variational bound, continuous time, {draws} draws"
-    return _report(compute, key, denoiser, images_uint8, levels, cond, batch_size, progress, kind)
+    return _report(compute, key, denoiser, images_uint8, levels, cond, batch_size, progress, kind, mesh)

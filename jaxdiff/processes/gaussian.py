@@ -31,8 +31,10 @@ def _floating(t) -> jax.Array:
 
 
 def is_concrete(x) -> bool:
-    """Whether the values of x can be looked at: false under a transformation such as `jit`."""
-    return not isinstance(x, jax.core.Tracer)
+    """Whether the values of x can be looked at: false under `jit` and the like, and where other processes hold some."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
 
 
 def check_time(t, name: str = "t") -> jax.Array:

@@ -1,6 +1,7 @@
 """How noise becomes data: one step under the one scan."""
 
 from jaxdiff.samplers.ancestral import DDIM, Ancestral
+from jaxdiff.samplers.batches import draw
 from jaxdiff.samplers.bridge import cross
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.euler_maruyama import EulerMaruyama, forward_paths
@@ -32,6 +33,7 @@ __all__ = [
     "cross",
     "decode",
     "default_solver",
+    "draw",
     "encode",
     "example_keys",
     "forward_paths",

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.processes import check_event, check_time, pytree
+from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.sampler import Sampler, check_cond, same_dtype
 
 _MAX_STEPS = 4096
@@ -148,9 +149,10 @@ class ProbabilityFlow(Sampler):
         return _nan_where_failed(flow(denoiser, x, t, s, cond, self.solver, self.rtol, self.atol)), state
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-def _carry(denoiser, x, t, s, cond, solver, rtol, atol):
-    return _nan_where_failed(flow(denoiser, x, t, s, cond, solver, rtol, atol))
+@functools.partial(jax.jit, static_argnames=("solver", "split"))
+def _carry(denoiser, x, t, s, cond, solver, rtol, atol, split):
+    run = lambda x, cond: _nan_where_failed(flow(denoiser, x, t, s, cond, solver, rtol, atol))
+    return by_device(run, split)(x, cond)
 
 
 def encode(denoiser: DenoiserLike, x0, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5) -> jax.Array:
@@ -161,7 +163,7 @@ def encode(denoiser: DenoiserLike, x0, cond=None, t_min=1e-5, solver=None, rtol=
     x0 = check_event(x0, "x0")
     check_start(denoiser, 1.0)
     cond = check_cond(cond, x0.shape[0])
-    return _carry(denoiser, x0, check_time(t_min, "t_min"), 1.0, cond, solver, rtol, atol)
+    return _carry(denoiser, x0, check_time(t_min, "t_min"), 1.0, cond, solver, rtol, atol, split_of(denoiser, x0, cond))
 
 
 def decode(denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5) -> jax.Array:
@@ -169,4 +171,4 @@ def decode(denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1
     z = check_event(z, "z")
     check_start(denoiser, 1.0)
     cond = check_cond(cond, z.shape[0])
-    return _carry(denoiser, z, 1.0, check_time(t_min, "t_min"), cond, solver, rtol, atol)
+    return _carry(denoiser, z, 1.0, check_time(t_min, "t_min"), cond, solver, rtol, atol, split_of(denoiser, z, cond))

@@ -23,6 +23,7 @@ from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event, check_time, is_concrete
 from jaxdiff.processes.grids import Grid, check_times
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
+from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys, normal, same_dtype
 
 ADAPTIVE_END = 1e-5
@@ -45,6 +46,7 @@ def sample(
 
     Sample i depends on `key` and i alone: not on n, nor on how many devices draw it. `key` may also be n keys, one a
     sample. Compiled once for a shape, a number of steps and the types of its arguments; other numbers reuse it.
+    Keys split between the devices of a mesh are each drawn on their own, and the samples stay there.
 
     - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two; a corrector: its own more).
     - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
@@ -88,13 +90,21 @@ def sample(
         x_start = check_event(x_start, "x_start")
         if x_start.shape != shape:
             raise ValueError(f"x_start has shape {x_start.shape}; expected shape = {shape}")
-    return _sample(keys, denoiser, shape, sampler, steps, cond, grid, start, end, x_start, trajectory)
+    split = split_of(denoiser, keys, x_start, cond)
+    return _sample(keys, denoiser, shape[1:], sampler, steps, cond, grid, start, end, x_start, trajectory, split)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "steps", "trajectory"))
+@functools.partial(jax.jit, static_argnames=("event", "steps", "trajectory", "split"))
 def _sample(
-    keys, denoiser, shape, sampler, steps, cond, grid: Any, t_start, t_end, x_start: Any, trajectory
+    keys, denoiser, event, sampler, steps, cond, grid: Any, t_start, t_end, x_start: Any, trajectory, split
 ) -> jax.Array:
+    def run(keys, cond, x_start):
+        return _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory)
+
+    return by_device(run, split, axis=int(trajectory))(keys, cond, x_start)
+
+
+def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> jax.Array:
     process = denoiser.process
     to_data = t_end is None
     if not isinstance(grid, Grid):
@@ -105,7 +115,7 @@ def _sample(
         times = grid(process, steps, t_start, t_end)
     if x_start is None:
         std = process.prior_std * process.scale(times[0]) / process.scale(1.0)
-        x_start = std * normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 0), jnp.empty(shape))
+        x_start = std * normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 0), jnp.empty((len(keys), *event)))
     times = times.astype(x_start.dtype)
 
     def advance(carry, step):

@@ -1,0 +1,209 @@
+"""What must hold on a mesh of eight devices; `test_mesh_evaluation.py` runs this file in a process that has them."""
+
+import importlib
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import jaxdiff as jd
+from jaxdiff.samplers.mesh import copied
+from jaxdiff.samplers.probability_flow import _MAX_STEPS
+
+D, N, LEVELS = 3, 16, 17
+MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+SPLIT = NamedSharding(MESH, PartitionSpec(("data", "model")))
+COLLECTIVE = r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast)(-start)?\("
+STATIC = {"event", "steps", "trajectory", "split", "divergence", "probes", "solver", "adjoint"}
+STATIC |= {"bins", "variance", "draws"}
+FINE, NAN, ENDLESS = 0, 1, 2
+TOLERANCES = {"rtol": 1e-3, "atol": 1e-3}
+SAMPLERS = {"ancestral": jd.samplers.Ancestral(), "flow": jd.samplers.ProbabilityFlow()}
+KEY = jax.random.key(7)
+KEYS = jd.samplers.example_keys(KEY, N)
+X = np.random.default_rng(0).normal(0, 0.5, (N, D)).astype(np.float32)
+IMAGES = np.random.default_rng(1).integers(0, LEVELS, (13, D))
+BAD = np.array([FINE, NAN, FINE, FINE, ENDLESS, FINE, FINE, FINE, NAN, ENDLESS, FINE, FINE, FINE])
+
+
+def network(params, x, c_noise, cond):
+    """One layer; where cond says so its answer is NaN from half of the way on, or swings too fast for 4,096 steps."""
+    out = jnp.tanh(x @ params["in"] + c_noise[:, None]) @ params["out"]
+    if cond is None:
+        return out
+    poisoned = jnp.where(c_noise > 0, jnp.nan, 0.0)
+    restless = 2000 * jnp.sin(2e5 * c_noise)
+    return out + jnp.select([cond == NAN, cond == ENDLESS], [poisoned, restless], 0.0)[:, None]
+
+
+def denoiser():
+    rng = np.random.default_rng(2)
+    params = {"in": rng.normal(0, 0.5, (D, 32)), "out": rng.normal(0, 0.2, (32, D))}
+    return jd.Denoiser(network, jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params), jd.VP(), "v")
+
+
+def run(name, call):
+    """What `call` gives by the jitted function `name`, "module.function", and the program that ran."""
+    module, function = name.rsplit(".", 1)
+    module, programs = importlib.import_module(f"jaxdiff.{module}"), []
+    jitted = getattr(module, function)
+
+    def compiled(*arguments, **settings):
+        given = inspect.signature(jitted).bind(*arguments, **settings).arguments
+        program = jitted.lower(**given).compile()
+        programs.append(program.as_text())
+        return program(**{name: value for name, value in given.items() if name not in STATIC})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, function, compiled)
+        return call(), programs[0]
+
+
+def on_mesh(*arrays):
+    return jax.device_put(arrays, SPLIT)
+
+
+def assert_split(tree):
+    for leaf in jax.tree.leaves(tree):
+        assert leaf.sharding.is_equivalent_to(SPLIT, leaf.ndim), leaf.sharding
+
+
+def draw(keys, sampler=SAMPLERS["ancestral"]):
+    return jd.sample(keys, denoiser(), (len(keys), D), sampler, 5)
+
+
+def likelihoods(keys, x, divergence="hutchinson"):
+    return jd.log_likelihood(keys, denoiser(), x, divergence, 2, **TOLERANCES)
+
+
+@pytest.mark.parametrize(
+    "sampler", [SAMPLERS["ancestral"], pytest.param(SAMPLERS["flow"], marks=pytest.mark.slow)], ids=SAMPLERS.keys()
+)
+def test_samples_are_those_of_one_device(sampler):
+    x, program = run("samplers.sample._sample", lambda: draw(*on_mesh(KEYS), sampler))
+    assert_split(x)
+    assert not re.findall(COLLECTIVE, program)
+    np.testing.assert_allclose(x, draw(KEYS, sampler), rtol=1e-5, atol=1e-5)
+
+
+def test_a_trajectory_is_split_as_its_samples_are():
+    keys = on_mesh(KEYS)[0]
+    path = jd.sample(keys, denoiser(), (N, D), jd.samplers.DDIM(), 3, trajectory=True)
+    assert path.sharding.is_equivalent_to(NamedSharding(MESH, PartitionSpec(None, ("data", "model"))), 3)
+    alone = jd.sample(KEYS, denoiser(), (N, D), jd.samplers.DDIM(), 3, trajectory=True)
+    np.testing.assert_allclose(path, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "divergence",
+    ["hutchinson", pytest.param("xtrace", marks=pytest.mark.slow)],  # XLA would gather what a QR needs
+)
+def test_likelihoods_are_those_of_one_device(divergence):
+    of = lambda *inputs: likelihoods(*inputs, divergence)
+    found, program = run("likelihood.log_likelihood._log_likelihood", lambda: of(*on_mesh(KEYS, X)))
+    assert_split(found)
+    assert not re.findall(COLLECTIVE, program)
+    alone = of(KEYS, X)
+    np.testing.assert_allclose(found.log_prob, alone.log_prob, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(found.evaluations, alone.evaluations)
+    assert found.converged.all()
+
+
+@pytest.mark.slow
+def test_an_error_budget_is_that_of_one_device():
+    settings = {"levels": LEVELS, "batch_size": 5, **TOLERANCES, "budget": 4}
+    alone, split = (jd.bits_per_dim(KEY, denoiser(), IMAGES, **settings, mesh=mesh).budget for mesh in (None, MESH))
+    np.testing.assert_allclose(split.bound.per_example, alone.bound.per_example, rtol=1e-5)
+    assert split.round_trip == pytest.approx(alone.round_trip, abs=1e-3)
+    for name in ("images", "dequantisation", "trace", "prior", "flow"):
+        assert getattr(split, name) == pytest.approx(getattr(alone, name), rel=1e-2, abs=1e-6), name
+
+
+@pytest.mark.slow
+def test_derivatives_of_a_likelihood_go_through():
+    def mean(denoiser, keys, x):
+        return jd.log_likelihood(keys, denoiser, x, **TOLERANCES).log_prob.mean()
+
+    split, alone = (jax.grad(mean)(denoiser(), *inputs).params for inputs in (on_mesh(KEYS, X), (KEYS, X)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), split, alone)
+
+
+@pytest.mark.parametrize("mesh", [None, MESH], ids=["one device", "eight devices"])
+def test_a_solver_that_fails_is_flagged_and_disturbs_nobody(mesh):
+    """Batches of 16, 13 of them images: the same with the bad examples and with good ones in their place."""
+    bad = np.resize(BAD, N)
+    keys, x, cond, good = (KEYS, X, bad, 0 * bad) if mesh is None else on_mesh(KEYS, X, bad, 0 * bad)
+    model = copied(denoiser(), mesh)
+    calls = {
+        "likelihood": lambda cond: jd.log_likelihood(keys, model, x, cond=cond, **TOLERANCES),
+        "encode": lambda cond: jd.encode(model, x, cond, **TOLERANCES),
+        "sample": lambda cond: jd.sample(keys, model, x.shape, jd.samplers.ProbabilityFlow(**TOLERANCES), cond=cond),
+    }
+    for name, call in calls.items():
+        found, without = call(cond), call(good)
+        if name == "likelihood":
+            steps = np.asarray(found.evaluations - 1) // 6  # of Dopri5
+            assert (steps[bad == ENDLESS] == _MAX_STEPS).all()
+            assert (steps[bad == NAN] < _MAX_STEPS).all()
+            converged, found, without = found.converged, found.log_prob, without.log_prob
+        else:
+            converged = ~jnp.isnan(found).all(1)
+        np.testing.assert_array_equal(converged, bad == FINE, err_msg=name)
+        assert np.isfinite(without).all(), name
+        np.testing.assert_array_equal(found[bad == FINE], without[bad == FINE], err_msg=name)
+
+    settings = {"levels": LEVELS, "batch_size": N, "budget": 0, "mesh": mesh, **TOLERANCES}
+    report, clean = (jd.bits_per_dim(KEY, denoiser(), IMAGES, cond=cond, **settings) for cond in (BAD, 0 * BAD))
+    np.testing.assert_array_equal(np.isnan(report.per_example), BAD != FINE)
+    np.testing.assert_array_equal(report.per_example[BAD == FINE], clean.per_example[BAD == FINE])
+    assert report.not_converged == (BAD != FINE).sum()
+    assert report.bits_per_dim == clean.per_example[BAD == FINE].mean()
+
+
+@pytest.mark.slow
+def test_batches_that_do_not_divide_are_filled_up_and_the_filling_is_dropped(tmp_path):
+    settings = {"levels": LEVELS, "batch_size": 5, **TOLERANCES, "budget": 0}
+    record = tmp_path / "r.npz"
+    alone = jd.bits_per_dim(KEY, denoiser(), IMAGES, **settings)
+    split = jd.bits_per_dim(KEY, denoiser(), IMAGES, **settings, mesh=MESH, record=record)
+    np.testing.assert_allclose(split.per_example, alone.per_example, rtol=1e-5)
+    assert sorted(np.load(record)["example"]) == list(range(len(IMAGES)))
+    again = jd.bits_per_dim(KEY, denoiser(), IMAGES, **settings, record=record)
+    np.testing.assert_array_equal(again.per_example, split.per_example, err_msg="one device goes on from eight")
+
+
+@pytest.mark.slow
+def test_bounds_are_those_of_one_device():
+    for bound, module in ((jd.variational_bound, "_discrete"), (jd.continuous_bound, "_continuous")):
+        call = lambda mesh: bound(KEY, denoiser(), IMAGES, 6, LEVELS, batch_size=5, mesh=mesh)
+        split, program = run(f"likelihood.variational_bound.{module}", lambda: call(MESH))
+        assert not re.findall(COLLECTIVE, program)
+        np.testing.assert_allclose(split.per_example, call(None).per_example, rtol=1e-5)
+
+
+def test_a_drawing_is_one_sample_in_batches(tmp_path):
+    whole = jd.sample(KEY, denoiser(), (13, D), steps=4)
+    split = jd.samplers.draw(KEY, denoiser(), (13, D), 5, mesh=MESH, keep=tmp_path, steps=4)
+    np.testing.assert_allclose(split, whole, rtol=1e-5, atol=1e-5)
+    kept = jd.samplers.draw(KEY, denoiser(), (13, D), 2, keep=tmp_path, steps=4)
+    np.testing.assert_array_equal(kept, split, err_msg="nothing was left to draw")
+    more = jd.samplers.draw(KEY, denoiser(), (15, D), 2, keep=tmp_path, steps=4)
+    np.testing.assert_array_equal(more[:13], split)
+
+
+def test_pmap_of_the_pure_functions():
+    share = (MESH.size, N // MESH.size)
+    np.testing.assert_allclose(jax.pmap(draw)(KEYS.reshape(share)).reshape(N, D), draw(KEYS), rtol=1e-5, atol=1e-5)
+    found, alone = jax.pmap(likelihoods)(KEYS.reshape(share), X.reshape(*share, D)), likelihoods(KEYS, X)
+    np.testing.assert_allclose(found.log_prob.reshape(N), alone.log_prob, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(found.evaluations.reshape(N), alone.evaluations)
+
+
+def test_weights_that_were_put_elsewhere_are_an_error():
+    elsewhere = jax.device_put(denoiser(), jax.devices()[3])
+    with pytest.raises(ValueError, match="incompatible devices.*params"):
+        jd.sample(*on_mesh(KEYS), elsewhere, (N, D), steps=5)
