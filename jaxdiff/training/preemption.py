@@ -52,7 +52,7 @@ class Preemption:
         self._at_once = at_once
 
     def __enter__(self) -> "Preemption":
-        self._agreed = several() and jax.config.read("jax_enable_preemption_service")
+        self._agreed = several() and jax.config.jax_enable_preemption_service  # pyright: ignore[reportAttributeAccessIssue]
         self._listening = threading.current_thread() is threading.main_thread() and not self._agreed
         if self._listening:
             self._out, self._in = os.pipe()
