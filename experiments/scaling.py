@@ -3,9 +3,9 @@ r"""What a step moves between devices, how long that takes, and when it would do
     python experiments/scaling.py        TIME on two cores; the tables, and runs/scaling/scaling.png
 
 Measured: a small U-Net on 1, 2, 4 and 8 devices, the first of `jax.devices()`. Where those are CPUs, eight are
-simulated on the cores there are, which shows what sharing out costs and cannot show that it pays. Beside the step's time
-stand the bytes its collectives give out, read off the compiled program, and those that the shapes of the parameters
-predict; the experiment fails where they differ.
+simulated on the cores there are, which shows what sharing out costs and cannot show that it pays. Beside the time of a
+step stand the bytes its collectives give out, read off the compiled program, and those that the shapes of the
+parameters predict; the experiment fails where they differ.
 
 Predicted, nothing of it measured: for published sizes, from their parameters and FLOPs and the makers' figures,
 
@@ -220,7 +220,7 @@ def measure(denoiser, batches: list[dict], meshes: list) -> list[bool]:
 
 
 def memory(denoiser, side: int) -> dict[int, float]:
-    """{model: bytes a parameter on each device} of a network that is wide for its images, so that little else counts."""
+    """{model: bytes a parameter on each device}, of a network so wide for its images that little else counts."""
     parameters, found = sum(leaf.size for leaf in jax.tree.leaves(denoiser.params)), {}
     for model in sorted({1, jax.device_count()}):
         batch = {"x": np.zeros((jax.device_count(), side, side, 3), np.float32)}
@@ -279,11 +279,11 @@ def picture(found: list[Size]) -> None:
     examples = 2.0 ** np.arange(9)
     panels = {
         f"{n} {machine.name}": {size.name: (examples, break_even(size, machine, n) / examples) for size in found}
-        for machine, n in zip((MACHINES[0], *MACHINES), (8, 128, 256))
+        for machine, n in zip(MACHINES, (128, 256))
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     x, y, equal = "examples a device", "communication / compute", dict.fromkeys(panels, 1.0)
-    lines(panels, FOLDER / "scaling.png", x=x, y=y, floors=equal, columns=3)
+    lines(panels, FOLDER / "scaling.png", x=x, y=y, floors=equal)
 
 
 def main() -> None:
@@ -291,7 +291,7 @@ def main() -> None:
     agreed, bytes_a_parameter = measured()
     found = sizes()
     foretold(found, bytes_a_parameter)
-    picture([*found[:4], found[-1]])
+    picture([*found[:3], found[-1]])
     if not agreed:
         raise SystemExit("a program moved other bytes than predicted; the rows above say which")
 
