@@ -56,15 +56,14 @@ class Machine:
 
     name: str
     peak: float
-    memory: float
     node: int
     near: float
     far: float
 
 
 MACHINES = (  # the makers' data sheets; Austin et al. 2025, How to Scale Your Model, chapters 2 and 12
-    Machine("H100", PEAK_FLOPS["NVIDIA H100"], 80e9, 8, 450e9, 50e9),  # NVLink 900 GB/s both ways; 400 Gb/s InfiniBand
-    Machine("TPU v5e", PEAK_FLOPS["TPU v5e"], 16e9, 256, 90e9, 3.125e9),  # two of four links of 45 GB/s; 25 Gb/s
+    Machine("H100", PEAK_FLOPS["NVIDIA H100"], 8, 450e9, 50e9),  # NVLink 900 GB/s both ways; 400 Gb/s InfiniBand
+    Machine("TPU v5e", PEAK_FLOPS["TPU v5e"], 256, 90e9, 3.125e9),  # two of four links of 45 GB/s; 25 Gb/s
 )
 
 
@@ -97,7 +96,7 @@ def unet(name: str, side: int, batch: int, classes: int, *shape) -> Size:
     params = nnx.to_pure_dict(state)
     x, c_noise = jnp.zeros((1, side, side, 3)), jnp.zeros(1)
     cond = jnp.zeros(1, jnp.int32) if classes else None
-    cost = jax.jit(Network(graphdef)).lower(params, x, c_noise, cond).cost_analysis()
+    cost = jax.jit(Network(graphdef)).lower(params, x, c_noise, cond).cost_analysis() or {}
     return Size(name, sum(leaf.size for leaf in jax.tree.leaves(params)), cost["flops"], batch)
 
 

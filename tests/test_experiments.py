@@ -85,7 +85,7 @@ def sent_by_rings(values, devices):
 
 def test_scaling_predicts_what_rings_send(experiment):
     scaling = experiment("scaling")
-    machine = scaling.Machine("one byte a second, four to a node", 1.0, 0.0, 4, near=1.0, far=1.0)
+    machine = scaling.Machine("one byte a second, four to a node", 1.0, 4, near=1.0, far=1.0)
     size = scaling.Size("", 96, 1.0, 16)
     assert scaling.communication(size, machine, 1) == 0
     assert scaling.communication(size, machine, 4) == sent_by_rings(96, 4)
