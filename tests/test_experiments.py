@@ -5,6 +5,7 @@ import functools
 import importlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -12,6 +13,8 @@ import tensorflow_datasets as tfds
 import jaxdiff as jd
 from jaxdiff import runs
 from jaxdiff.data import builders, images
+from jaxdiff.networks import MLP, initialize
+from jaxdiff.training import make_mesh
 
 
 @pytest.fixture
@@ -62,3 +65,65 @@ def test_the_fid_and_its_floor_are_against_the_test_images(experiment):
     shifted, floor = distances(pixels, train[:150] + np.uint8(1), train, test)
     assert shifted != floor
     assert distances(pixels, train[:150], train, test)[1] == floor
+
+
+def sent_by_rings(values, devices):
+    """What each of `devices` sends while a vector of `values` is summed in a ring, by doing it: bytes of float32."""
+    rng = np.random.default_rng(0)
+    held = rng.standard_normal((devices, devices, values // devices))
+    whole, sent = held.sum(0), 0
+    for turn in range(2 * (devices - 1)):  # pieces are added up on their way round once, and handed on another time
+        passed = [(device - turn) % devices for device in range(devices)]
+        pieces = [held[device, piece].copy() for device, piece in enumerate(passed)]
+        sent += 4 * pieces[0].size
+        for device, piece in enumerate(passed):
+            after = (device + 1) % devices
+            held[after, piece] = pieces[device] + (held[after, piece] if turn < devices - 1 else 0)
+    np.testing.assert_allclose(held, np.broadcast_to(whole, held.shape))
+    return sent
+
+
+def test_scaling_predicts_what_rings_send(experiment):
+    scaling = experiment("scaling")
+    machine = scaling.Machine("one byte a second, four to a node", 1.0, 4, near=1.0, far=1.0)
+    size = scaling.Size("", 96, 1.0, 16)
+    assert scaling.communication(size, machine, 1) == 0
+    assert scaling.communication(size, machine, 4) == sent_by_rings(96, 4)
+    assert scaling.communication(size, machine, 12) == sent_by_rings(96, 4) + sent_by_rings(96 // 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "parameters", "products"),  # Peebles and Xie 2023, table 4: millions, and 1e9 multiply-adds
+    [(12, 384, 33, 6.06), (12, 768, 130, 23.01), (24, 1024, 458, 80.71), (28, 1152, 675, 118.64)],
+)
+def test_scaling_counts_the_published_transformers(experiment, depth, width, parameters, products):
+    size = experiment("scaling").dit("", depth, width)
+    assert round(size.parameters / 1e6) == parameters
+    assert size.forward == pytest.approx(2e9 * products, rel=1e-3)
+
+
+def test_scaling_reads_what_a_program_moves(experiment):
+    program = """
+%body.1 (p: (f32[8])) -> (f32[8]) {
+  %sum = (f32[3,2]{1,0}, bf16[]) all-reduce(%a, %b), to_apply=%add
+}
+
+ENTRY %main.2 (p: f32[8]) -> f32[8] {
+  %gather.start = (f32[2]{0}, f32[8]{0}) all-gather-start(%p)
+  %gather = f32[8]{0} all-gather-done(%gather.start)
+  %piece = f32[4]{0} reduce-scatter(%gather)
+}
+"""
+    assert experiment("scaling").moved(program) == {
+        "all-reduce in the loop": [1, 26],
+        "all-gather": [1, 32],
+        "reduce-scatter": [1, 16],
+    }
+
+
+def test_scaling_measures_what_it_predicts(experiment, capsys):
+    network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, (8,), rngs=rngs))
+    denoiser = jd.Denoiser(network, params, jd.VP())
+    mesh = make_mesh(devices=jax.devices()[:1])
+    assert experiment("scaling").measure(denoiser, [{"x": np.zeros((4, 2), np.float32)}], [mesh]) == [True]
+    assert "(1, 1)" in capsys.readouterr().out
