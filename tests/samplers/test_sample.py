@@ -27,7 +27,7 @@ EVERY = [
     Heun(churn=5.0),
     DPMSolverPP(),
     DPMSolverPP(3),
-    ProbabilityFlow(),
+    ProbabilityFlow(rtol=1e-6, atol=1e-6),
     PredictorCorrector(),
     AnnealedLangevin(2),
     ReverseSDE(),
