@@ -6,6 +6,7 @@ summary.json    the final figures                                 *.png         
 An exported run has its averaged weights in weights.safetensors in place of checkpoints.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -220,7 +221,7 @@ def train(
     pictures_every: float,
     progress: bool,
     model: int = 1,
-    writers: Callable[[Path], Sequence[Callable]] = lambda folder: (),
+    writers: Callable[[Path], Sequence[contextlib.AbstractContextManager[Callable]]] = lambda folder: (),
     allow: tuple[str, ...] = (),
     checkpoint_every: int = 500,
     log_every: int = 50,
@@ -228,7 +229,8 @@ def train(
     """Train into `folder`, or go on where it stopped; a picture of samples every so many seconds. Returns its summary.
 
     model: devices that share one copy of the weights; the others multiply the batch. writers: what else is told of each
-    logged line, `writer(metrics, picture)`, made once the folder is there; picture is a path where there is a new one.
+    logged line, `writer(metrics, picture)`, context managers that give it, made once the folder is there; picture is a
+    path where there is a new one.
 
     Raises ValueError where the folder holds something else or a run with another config.
     """
@@ -263,7 +265,6 @@ def train(
     if first:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", dataclasses.asdict(config))
-    told = writers(folder) if first else ()
     last_picture = 0.0
 
     def on_log(denoiser, metrics):
@@ -277,25 +278,27 @@ def train(
         for write in told:
             write(metrics, picture)
 
-    denoiser = training.train(
-        jax.random.fold_in(jax.random.key(config.seed), 1),
-        folder,
-        denoiser,
-        jd.losses.Denoising(WEIGHTINGS[config.weighting](), TIMES[config.times]()),
-        batches,
-        steps=config.steps,
-        optimizer=training.clipped_adam(config.steps, config.learning_rate),
-        ema_decay=config.ema_decay,
-        prepare=prepare,
-        mesh=mesh,
-        accumulate=config.accumulate,
-        identity={"data": jd.data.fingerprint(examples, config.batch_size, config.seed)},
-        allow=allow,
-        log_every=log_every,
-        checkpoint_every=checkpoint_every,
-        on_log=on_log,
-        progress=progress,
-    )
+    with contextlib.ExitStack() as open_writers:
+        told = [open_writers.enter_context(writer) for writer in (writers(folder) if first else ())]
+        denoiser = training.train(
+            jax.random.fold_in(jax.random.key(config.seed), 1),
+            folder,
+            denoiser,
+            jd.losses.Denoising(WEIGHTINGS[config.weighting](), TIMES[config.times]()),
+            batches,
+            steps=config.steps,
+            optimizer=training.clipped_adam(config.steps, config.learning_rate),
+            ema_decay=config.ema_decay,
+            prepare=prepare,
+            mesh=mesh,
+            accumulate=config.accumulate,
+            identity={"data": jd.data.fingerprint(examples, config.batch_size, config.seed)},
+            allow=allow,
+            log_every=log_every,
+            checkpoint_every=checkpoint_every,
+            on_log=on_log,
+            progress=progress,
+        )
     if not first:
         return denoiser, {}
     _picture_run(config, denoiser, folder, alone)

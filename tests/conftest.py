@@ -3,8 +3,8 @@ import importlib.metadata
 import os
 
 # Tests compile far more than they compute: without XLA's optimisations and fusion emitters the suite takes half the
-# time, and with AVX's rounding it keeps the bounds that it keeps with them. jax after 0.10 insists on its emitters. With
-# XLA_FLAGS set, be it to nothing, the tests are of what XLA makes otherwise: `make test-slow` does so.
+# time, and with AVX's rounding it keeps the bounds that it keeps with them. jax after 0.10 insists on its emitters.
+# With XLA_FLAGS set, be it to nothing, the tests are of what XLA makes otherwise: `make test-slow` does so.
 if "XLA_FLAGS" not in os.environ and int(importlib.metadata.version("jax").split(".")[1]) < 11:
     quick = ("xla_cpu_use_fusion_emitters=false", "xla_backend_optimization_level=0", "xla_cpu_max_isa=AVX")
     os.environ["XLA_FLAGS"] = " ".join(f"--{flag}" for flag in quick)

@@ -4,10 +4,11 @@ A writer is called as `writer(metrics, picture)` with a line and the path of a n
 on, both services keep what was told of the steps before.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -58,7 +59,8 @@ class MetricsLog:
             self._file.close()
 
 
-def tensorboard(folder: str | os.PathLike) -> Callable[[dict, Path | None], None]:
+@contextlib.contextmanager
+def tensorboard(folder: str | os.PathLike) -> Iterator[Callable[[dict, Path | None], None]]:
     """A writer for TensorBoard into `folder`/tensorboard. Raises ImportError with what to install."""
     try:
         from tensorboardX import SummaryWriter
@@ -67,24 +69,28 @@ def tensorboard(folder: str | os.PathLike) -> Callable[[dict, Path | None], None
     import numpy as np
     from PIL import Image
 
-    writer = None
+    opened = []
 
     def write(metrics: dict, picture: Path | None) -> None:
-        nonlocal writer
         step = metrics["step"]
-        if writer is None:
-            writer = SummaryWriter(os.fspath(Path(folder) / "tensorboard"), purge_step=step)
+        if not opened:
+            opened.append(SummaryWriter(os.fspath(Path(folder) / "tensorboard"), purge_step=step, flush_secs=5))
+        (writer,) = opened
         for name, value in metrics.items():
             if name != "step":
                 writer.add_scalar(name, value, step)
         if picture is not None:
             writer.add_image("samples", np.asarray(Image.open(picture).convert("RGB")), step, dataformats="HWC")
-        writer.flush()
 
-    return write
+    try:
+        yield write
+    finally:
+        for writer in opened:
+            writer.close()
 
 
-def wandb(folder: str | os.PathLike, project: str, config: dict) -> Callable[[dict, Path | None], None]:
+@contextlib.contextmanager
+def wandb(folder: str | os.PathLike, project: str, config: dict) -> Iterator[Callable[[dict, Path | None], None]]:
     """A writer for Weights & Biases, one run for each folder. Raises ImportError with what to install."""
     try:
         import wandb
@@ -92,10 +98,10 @@ def wandb(folder: str | os.PathLike, project: str, config: dict) -> Callable[[di
         raise ImportError("wandb is not installed; pip install 'jaxdiff[wandb]'") from error
     folder = Path(folder).absolute()
     name = hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:8]
-    run = wandb.init(project=project, name=folder.name, id=name, resume="allow", dir=folder, config=config)
+    with wandb.init(project=project, name=folder.name, id=name, resume="allow", dir=folder, config=config) as run:
 
-    def write(metrics: dict, picture: Path | None) -> None:
-        seen = {} if picture is None else {"samples": wandb.Image(os.fspath(picture))}
-        run.log({k: v for k, v in metrics.items() if k != "step"} | seen, step=metrics["step"])
+        def write(metrics: dict, picture: Path | None) -> None:
+            seen = {} if picture is None else {"samples": wandb.Image(os.fspath(picture))}
+            run.log({k: v for k, v in metrics.items() if k != "step"} | seen, step=metrics["step"])
 
-    return write
+        yield write
