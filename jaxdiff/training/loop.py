@@ -37,6 +37,7 @@ from jaxdiff.training.speed import Speed
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.step import Diverged, clipped_adam, explain, make_step, prepare_as_given
 
+TOO_LARGE = 20.0  # times data_std: 0..255 where [-1, 1] is due is 250 times
 LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # whose versions may change the numbers
 
 
@@ -57,6 +58,17 @@ def _first_batch(batches) -> dict:
         if np.ndim(array) == 0 or len(array) == 0:
             raise ValueError(f"batches[0][{name!r}] has shape {np.shape(array)}; expected [batch, ...], batch > 0")
     return batch
+
+
+def _check_scale(x0, denoiser) -> None:
+    """Raise ValueError where the data are of another scale than the denoiser was told."""
+    expected = float(getattr(denoiser, "data_std", np.inf))
+    found = float(np.sqrt(np.mean(np.square(np.asarray(x0, np.float64)))))
+    if found > TOO_LARGE * expected:
+        raise ValueError(
+            f"x0 (batches[0], prepared) has root mean square {found:.3g}, but the denoiser has data_std = "
+            f"{expected:.3g}; scale the data, images to [-1, 1] (jaxdiff.dequantize), or give the denoiser their standard deviation"
+        )
 
 
 def _identity(batch: dict) -> dict[str, Any]:
@@ -187,7 +199,7 @@ def train(
             return dataclasses.replace(denoiser, params=_local(state.ema))
 
         batch = _first_batch(batches)
-        check_event(jax.jit(prepare)(key, batch)[0], "x0 (batches[0], prepared)")
+        _check_scale(check_event(jax.jit(prepare)(key, batch)[0], "x0 (batches[0], prepared)"), denoiser)
         now |= _identity(batch)
         if done:
             _check_identity(checkpoints.manifest["identity"], now, allow, folder)

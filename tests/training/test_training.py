@@ -554,6 +554,15 @@ def test_first_batch_is_checked(tmp_path, batches, error, message):
         train(KEY, tmp_path, linear(), denoising, batches, **settings())
 
 
+def test_data_of_another_scale_are_refused(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3)).astype(np.float32)
+    with pytest.raises(
+        ValueError, match=r"root mean square 1\d\d, but the denoiser has data_std = 0\.5; scale the data"
+    ):
+        train(KEY, tmp_path, linear(), denoising, [{"x": pixels}], **settings())
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
 def test_state_and_loss_are_checked(tmp_path):
     with pytest.raises(TypeError, match="is not a typed key"):
         TrainState.create(jax.random.PRNGKey(0), linear().params, optax.sgd(1.0))

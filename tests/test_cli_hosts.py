@@ -1,0 +1,158 @@
+"""The command line on several processes, on a cluster's word, and under SIGTERM and bad input."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TOY = ["--data", "two_moons", "--steps", "20", "--hidden", "16", "--batch-size", "32", "--log-every", "10"]
+
+
+def start(*arguments, **env):
+    command = [sys.executable, "-m", "jaxdiff.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | env | {"JAX_PLATFORMS": "cpu"},
+    )
+
+
+def finish(*processes, timeout=120):
+    found = [process.communicate(timeout=timeout) for process in processes]
+    return [(process.returncode, out, err) for process, (out, err) in zip(processes, found)]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def two(*arguments):
+    """The same command as two processes."""
+    coordinator = f"localhost:{free_port()}"
+    hosts = lambda i: ["--coordinator", coordinator, "--processes", 2, "--process-id", i]
+    return finish(*(start(*arguments, "--json", *hosts(i)) for i in range(2)))
+
+
+def test_two_processes_train_sample_and_score_as_one(tmp_path):
+    for index, (code, _, err) in enumerate(two("train", tmp_path / "two", *TOY)):
+        assert code == 0, (index, err)
+    ((code, _, err),) = finish(start("train", tmp_path / "one", *TOY, "--json"))
+    assert code == 0, err
+    for name in ("two", "one"):
+        metrics = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in metrics] == [10, 20]
+    drawn = []
+    for name, run in (("two", two), ("one", lambda *a: finish(start(*a)))):
+        for code, _, err in run("sample", tmp_path / name, "--n", "21", "--steps", "4"):
+            assert code == 0, err
+        drawn.append(np.load(tmp_path / name / "samples.npy", allow_pickle=False))
+    assert drawn[0].shape == (21, 2)
+    np.testing.assert_allclose(*drawn, rtol=1e-4, atol=1e-4)
+    assert not (tmp_path / "two" / "samples.partial").exists()
+
+
+def test_a_cluster_says_who_is_who(tmp_path):
+    """SLURM's own variables, as srun sets them on two tasks of one node."""
+    job = str(free_port())
+    env = {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    processes = [
+        start("train", tmp_path, *TOY, "--cluster", "--json", **env, SLURM_PROCID=str(i), SLURM_LOCALID="0")
+        for i in range(2)
+    ]
+    for code, _, err in finish(*processes):
+        assert code == 0, err
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 20
+
+
+def test_sigterm_in_a_likelihood_keeps_what_is_done_and_it_goes_on(tmp_path):
+    run = tmp_path / "run"
+    small = ["--steps", "2", "--batch-size", "16", "--channels", "4", "--attention", "--json"]
+    ((code, _, err),) = finish(start("train", run, *small))
+    assert code == 0, err
+    score = ["likelihood", run, "--limit", "447", "--budget", "0", "--rtol", "1e-3", "--atol", "1e-3", "--json"]
+    process = start(*score)
+    deadline = time.time() + 90
+    while not (records := list(run.glob("likelihood_*.npz"))):
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    ((code, out, err),) = finish(process)
+    assert (code, out) == (75, "")
+    assert "stopped by SIGTERM; what is done is kept; the same command goes on" in err
+    kept = np.load(records[0], allow_pickle=False)
+    values = dict(zip(kept["example"].tolist(), kept["bits_per_dim"].tolist()))
+    assert 0 < len(values) < 447
+    ((code, out, err),) = finish(start(*score))
+    assert code == 0, err
+    whole = np.load(records[0], allow_pickle=False)
+    assert sorted(whole["example"].tolist()) == list(range(447))
+    after = dict(zip(whole["example"].tolist(), whole["bits_per_dim"].tolist()))
+    assert {i: after[i] for i in values} == values
+
+
+def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "pictures" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    folder = ["--data", "folder", "--image-folder", tmp_path / "pictures", "--image-size", 8]
+    command = ["train", tmp_path / "run", *folder, "--steps", 4, "--batch-size", 8, "--channels", 4, "--attention"]
+    ((code, out, err),) = finish(start(*command, "--json"))
+    assert (code, out) == (1, "")
+    assert "torn.png" in err
+    assert len(err.strip().splitlines()) == 1
+    ((code, _, err),) = finish(start(*command, "--skip-corrupt", "--json"))
+    assert code == 0, err
+    assert "left out torn.png" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coordinator", "localhost:1"], "several processes need --coordinator, --processes and --process-id"),
+        (["--model-devices", "3"], "model = 3 does not divide 1 devices"),
+        (["--accumulate", "5"], "accumulate = 5 does not divide batch_size = 32"),
+        (["--data", "folder", "--image-folder", "/nowhere"], "/nowhere"),
+        (["--data", "folder"], "data = folder needs image_folder"),
+        (["--image-folder", "here"], "image_folder is given, but data = two_moons"),
+        (["--seed", "-1"], "seed = -1; expected"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(tmp_path, arguments, message, monkeypatch, capsys):
+    from jaxdiff import cli
+
+    monkeypatch.setattr(sys, "argv", ["jaxdiff", "train", str(tmp_path / "run"), *TOY, *arguments, "--json"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1
+    assert out == ""
+    assert message in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_flag_that_does_not_exist_is_told_with_the_nearest(tmp_path, monkeypatch, capsys):
+    from jaxdiff import cli
+
+    monkeypatch.setattr(sys, "argv", ["jaxdiff", "train", str(tmp_path / "run"), "--stepz", "3"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "--stepz" in err
+    assert "--steps" in err
+    assert "Traceback" not in err
