@@ -30,12 +30,15 @@ def run(config: runs.Config, folder: Path, limit: int | None = None, **likelihoo
     return runs.likelihood(config, denoiser, folder, "test", limit, 0, True, **likelihood)
 
 
-def main() -> None:
-    summary = run(CONFIG, FOLDER, rtol=1e-4, atol=1e-4)
+def report(summary: dict, folder: Path) -> None:
     print(
         f"{summary['bits_per_dim']:.3f} +- {summary['standard_error']:.3f} bits/dim of {summary['examples']:,} images"
     )
-    print(f"{summary['parameters']:,} parameters, {summary['train_seconds']:.0f} s of training; pictures in {FOLDER}")
+    print(f"{summary['parameters']:,} parameters, {summary['train_seconds']:.0f} s of training; pictures in {folder}")
+
+
+def main() -> None:
+    report(run(CONFIG, FOLDER, rtol=1e-4, atol=1e-4), FOLDER)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,31 @@ def test_cifar10(experiment, tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"samples.png", "denoising.png", "training.png"}
 
 
+@pytest.mark.slow
+def test_imagenet64(experiment, tmp_path, monkeypatch):
+    """On archives of the published layout with 22 images."""
+    module = experiment("imagenet64")
+    splits = {"train": range(0, 16), "validation": range(16, 18), "test": range(18, 22)}
+    monkeypatch.setattr(builders.ImageNet64, "SPLITS", splits)
+    load = functools.partial(jd.data.load_imagenet64, data_dir=tmp_path / "data")
+    monkeypatch.setitem(runs.IMAGES, "imagenet64", load)
+    rng = np.random.default_rng(0)
+    for i in range(11):
+        n = 4 if i == 10 else 2 - (i in (8, 9))
+        name = f"train_data_batch_{i + 1}.npz" if i < 10 else "val_data.npz"
+        np.savez(
+            tmp_path / name, data=rng.integers(0, 256, (n, 12288)).astype(np.uint8), labels=rng.integers(1, 1001, n)
+        )
+    tiny = {"channels": (4, 8), "blocks": 1, "attention": (), "steps": 3, "batch_size": 4, "accumulate": 2}
+    config = dataclasses.replace(module.CONFIG, image_folder=str(tmp_path), **tiny)
+    summary = module.run(config, tmp_path / "run", limit=2, budget=0, rtol=0.1, atol=0.1)
+    assert summary["examples"] == 2
+    assert 1.0 < summary["bits_per_dim"] < 20.0
+    again, denoiser = runs.load(tmp_path / "run")
+    assert again == config
+    assert {leaf.dtype for leaf in jax.tree.leaves(denoiser.params)} == {np.dtype("float32")}
+
+
 def stripes(n, seed):
     """Images whose class is how many rows are bright."""
     rng = np.random.default_rng(seed)

@@ -67,7 +67,8 @@ def _check_scale(x0, denoiser) -> None:
     if found > TOO_LARGE * expected:
         raise ValueError(
             f"x0 (batches[0], prepared) has root mean square {found:.3g}, but the denoiser has data_std = "
-            f"{expected:.3g}; scale the data, images to [-1, 1] (jaxdiff.dequantize), or give the denoiser their standard deviation"
+            f"{expected:.3g}; scale the data, images to [-1, 1] (jaxdiff.dequantize), or give the denoiser their "
+            "standard deviation"
         )
 
 

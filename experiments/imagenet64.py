@@ -1,0 +1,44 @@
+"""ImageNet at 64 x 64: a class-conditional U-Net of ADM's widths, bits/dim of a thousand test images. For a pod.
+
+    python experiments/imagenet64.py ARCHIVES        run again, it goes on where it stopped
+
+ARCHIVES is where the published train_data_batch_1.npz to train_data_batch_10.npz and val_data.npz lie
+(`jaxdiff.data.load_imagenet64`); preparing them takes 16 GB. Several machines: the same settings by `jaxdiff train`, as
+docs/running.md says. Dhariwal and Nichol (2021, table 11) train 540,000 steps of 2,048 images; docs/scaling.md says on
+how many devices that pays. Its result is not measured: the tests run its path on made-up archives.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from cifar10 import report, run
+
+from jaxdiff import runs
+
+FOLDER = Path("runs/imagenet64")
+CONFIG = runs.Config(
+    data="imagenet64",
+    channels=(192, 384, 576, 768),
+    blocks=3,
+    attention=(1, 2, 3),
+    conditional=True,
+    dtype="bfloat16",
+    remat=True,
+    steps=540_000,
+    batch_size=2048,
+    learning_rate=3e-4,
+    ema_decay=0.9999,
+    flip=True,
+)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise SystemExit("give the folder of the published archives: python experiments/imagenet64.py ARCHIVES")
+    config = dataclasses.replace(CONFIG, image_folder=sys.argv[1])
+    report(run(config, FOLDER, limit=1000, rtol=1e-4, atol=1e-4), FOLDER)
+
+
+if __name__ == "__main__":
+    main()
