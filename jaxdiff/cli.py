@@ -235,7 +235,8 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
 
 def main() -> None:
     """Entry point of `jaxdiff`: errors are one line and exit code 1."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of an error in forty lines, and then raises it
+    for name in ("absl", "asyncio"):  # Orbax tells of an error in hundreds of lines, and then raises it
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.formatwarning = lambda message, *_: f"jaxdiff: {message}\n"
     app = tyro.extras.SubcommandApp()
     for command in (demo, train, sample, likelihood, export):

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,10 @@ class Checkpoints:
             )
         self.check(wait=True)
         draft = self._folder / f"{step}.draft"
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if first() and needed > free:
+            raise _not_written(draft, OSError(f"it needs {needed:,} bytes, and {free:,} are free"))
         items = ocp.args.Composite(
             ema=ocp.args.StandardSave(state.ema),
             state=ocp.args.StandardSave(dataclasses.replace(state, ema=None)),
@@ -250,7 +255,11 @@ class Checkpoints:
 
 
 def _not_written(draft: Path, error: Exception) -> OSError:
-    shutil.rmtree(draft, ignore_errors=True)
+    for _ in range(20):
+        shutil.rmtree(draft, ignore_errors=True)
+        if not draft.exists():
+            break
+        time.sleep(0.1)  # what else was being written into it still is
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return OSError(
         f"the checkpoint of step {draft.stem} could not be written: {reason[0]}. Those before are in place: make room "

@@ -218,6 +218,17 @@ def test_a_disk_that_is_full_is_said_within_an_interval_and_costs_nothing(tmp_pa
         assert digest(checkpoints.restore(fresh())) == digests[20]
 
 
+def test_room_is_looked_for_before_anything_is_written(tmp_path, monkeypatch):
+    run.main(tmp_path, steps=10)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=50_000))
+    with pytest.raises(
+        OSError, match=r"step 20 could not be .* needs 66,\d+ bytes, and 50,000 are free"
+    ):
+        run.main(tmp_path, steps=20)
+    assert steps_in(tmp_path) == [10]
+
+
 # kill -9
 
 
