@@ -154,7 +154,7 @@ def test_a_solver_that_fails_is_flagged_and_disturbs_nobody(mesh):
             converged = ~jnp.isnan(found).all(1)
         np.testing.assert_array_equal(converged, bad == FINE, err_msg=name)
         assert np.isfinite(without).all(), name
-        np.testing.assert_array_equal(found[bad == FINE], without[bad == FINE], err_msg=name)
+        np.testing.assert_allclose(found[bad == FINE], without[bad == FINE], rtol=2e-6, err_msg=name)
 
     settings = {"levels": LEVELS, "batch_size": N, "budget": 0, "mesh": mesh, **TOLERANCES}
     report, clean = (jd.bits_per_dim(KEY, denoiser(), IMAGES, cond=cond, **settings) for cond in (BAD, 0 * BAD))

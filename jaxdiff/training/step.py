@@ -147,7 +147,7 @@ def make_step(
 
 
 def explain(denoiser, loss: Callable, optimizer, prepare: Callable, mesh, accumulate: int, state, batch) -> str:
-    """What is not finite first in the step after `state`: the data, a loss, a gradient or else an update.
+    """What is not finite first in the step after `state`: data, parameters, losses, gradients or updates.
 
     Every process of a run calls it, and every one gets the same answer.
     """
@@ -167,16 +167,22 @@ def explain(denoiser, loss: Callable, optimizer, prepare: Callable, mesh, accumu
         updates, _ = optimizer.update(grads, state.opt_state, state.params)
         each = lambda array: jnp.isfinite(array).reshape(len(array), -1).all(1)
         whole = lambda tree: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
-        return each(x0), each(losses), whole(grads), whole(updates)
+        return each(x0), each(losses), *map(whole, (state.params, grads, updates))
 
-    data, losses, grads, updates = jax.device_get(look(state, batch))
-    if not data.all():
-        return f"example {data.argmin()} of its batch, in the data"
-    if not losses.all():
-        return f"the loss of {(~losses).sum()} of its {len(losses)} examples (the first: {losses.argmin()})"
-    for what, tree in (("gradient", grads), ("update", updates)):
+    def named(what: str, tree) -> str | None:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, finite in leaves if not finite]
-        if bad:
-            return f"the {what} of {len(bad)} of {len(leaves)} parameter arrays (the first: {bad[0]})"
-    return "the norm of the update, though each of its numbers is finite"
+        return f"the {what} of {len(bad)} of {len(leaves)} parameter arrays (the first: {bad[0]})" if bad else None
+
+    data, losses, params, grads, updates = jax.device_get(look(state, batch))
+    if not data.all():
+        return f"example {data.argmin()} of its batch, in the data"
+    if found := named("value", params):
+        return found
+    if not losses.all():
+        return f"the loss of {(~losses).sum()} of its {len(losses)} examples (the first: {losses.argmin()})"
+    return (
+        named("gradient", grads)
+        or named("update", updates)
+        or "the norm of the update, though each of its numbers is finite"
+    )

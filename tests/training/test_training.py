@@ -370,6 +370,12 @@ def test_update_that_overflows_is_divergence(tmp_path):
         assert checkpoints.latest is None
 
 
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    broken = Linear(linear().params | {"layer": {"b": jnp.array([0.0, jnp.inf, 0.0])}})
+    with pytest.raises(Diverged, match=r"step 0 .* the value of 1 of 2 parameter arrays \(the first: layer/b\)"):
+        train(KEY, tmp_path, broken, denoising, Batches(), **settings())
+
+
 def test_state_holds_the_last_finite_weights():
     optimizer = optax.adam(1e-2)
     step = make_step(linear(), denoising, optimizer)
