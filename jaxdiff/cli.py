@@ -18,6 +18,7 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import runs, training
 from jaxdiff.config import IMAGES, Config
+from jaxdiff.training.hosts import agree
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress bars.")]
@@ -41,8 +42,11 @@ KEPT = "what is done is kept; the same command goes on"
 
 
 @contextlib.contextmanager
-def _together(hosts: Hosts, folder: Path, at_once: str, agreed: bool = False) -> Iterator[None]:
-    """Connect the processes of a run; a failure ends all, and SIGTERM this one, or all where they agree on it."""
+def _together(hosts: Hosts, folder: Path, asked: tuple, at_once: str, agreed: bool = False) -> Iterator[None]:
+    """Connect the processes of a run, of all of which the same is asked.
+
+    A failure ends all of them; SIGTERM ends this one, or all where they agree on it.
+    """
     given = hosts.coordinator, hosts.processes, hosts.process_id
     if None not in given or hosts.cluster:
         jax.config.update("jax_enable_preemption_service", agreed)
@@ -50,6 +54,7 @@ def _together(hosts: Hosts, folder: Path, at_once: str, agreed: bool = False) ->
     elif given != (None, None, None):
         raise ValueError("several processes need --coordinator, --processes and --process-id, or --cluster")
     with training.failing_together(folder), training.Preemption(at_once):
+        agree(folder, {"arguments": repr(asked)})
         yield
 
 
@@ -84,7 +89,8 @@ def train(
         told = [training.tensorboard(folder)] if tensorboard else []
         return told + ([training.wandb(folder, wandb, dataclasses.asdict(config))] if wandb else [])
 
-    with _together(hosts, folder, "nothing is lost; the same command goes on", agreed=True):
+    asked = config, model_devices, allow, checkpoint_every, log_every
+    with _together(hosts, folder, asked, "nothing is lost; the same command goes on", agreed=True):
         settings = model_devices, writers, allow, checkpoint_every, log_every
         return runs.train(config, folder, 20.0, not json_, *settings)[1]
 
@@ -119,7 +125,7 @@ def sample(
     """
     if min(n, steps, batch_size) < 1:
         raise ValueError(f"n = {n}, steps = {steps}, batch_size = {batch_size}; expected at least one of each")
-    with _together(hosts, folder, KEPT):
+    with _together(hosts, folder, (n, sampler, steps, label, guidance, seed, batch_size), KEPT):
         config, denoiser = runs.load(folder)
         if label is not None and not config.conditional:
             raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
@@ -178,7 +184,7 @@ def likelihood(
         raise ValueError(f"limit = {limit}; expected at least one example")
     settings: dict[str, Any] = {"divergence": divergence, "probes": probes, "rtol": rtol, "atol": atol}
     samples = dequantization_samples
-    with _together(hosts, folder, KEPT):
+    with _together(hosts, folder, (split, limit, seed, samples, target_error, budget, settings), KEPT):
         progress = not json_ and jax.process_index() == 0
         asked = split, limit, seed, progress, samples, target_error, budget
         return runs.likelihood(*runs.load(folder), folder, *asked, **settings)

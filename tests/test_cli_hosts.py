@@ -37,10 +37,10 @@ def free_port():
         return free.getsockname()[1]
 
 
-def two(*arguments):
-    """The same command as two processes."""
+def two(*arguments, own=((), ())):
+    """The same command as two processes, and what each of them has of its `own`."""
     coordinator = f"localhost:{free_port()}"
-    hosts = lambda i: ["--coordinator", coordinator, "--processes", 2, "--process-id", i]
+    hosts = lambda i: ["--coordinator", coordinator, "--processes", 2, "--process-id", i, *own[i]]
     return finish(*(start(*arguments, "--json", *hosts(i)) for i in range(2)))
 
 
@@ -60,6 +60,9 @@ def test_two_processes_train_sample_and_score_as_one(tmp_path):
     assert drawn[0].shape == (21, 2)
     np.testing.assert_allclose(*drawn, rtol=1e-4, atol=1e-4)
     assert not (tmp_path / "two" / "samples.partial").exists()
+    for code, _, err in two("sample", tmp_path / "two", own=(["--seed", "1"], ["--seed", "2"])):
+        assert code == 1
+        assert "started with different settings: arguments; start all with the same command" in err
 
 
 def test_a_cluster_says_who_is_who(tmp_path):
