@@ -215,6 +215,24 @@ def _picture_run(config: Config, denoiser, folder: Path, mesh: jax.sharding.Mesh
     )
 
 
+def _check_folder(config: Config, folder: Path, allow: tuple[str, ...]) -> None:
+    """Raise ValueError where the folder holds something else, or a run with another config."""
+    if (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} is an exported model, from which training cannot go on; give another folder")
+    if (folder / "config.json").exists():
+        before = dataclasses.asdict(read_config(folder))
+        now = dataclasses.asdict(config)
+        changed = [name for name, value in now.items() if before[name] != value and name not in allow]
+        if changed:
+            what = "; ".join(f"{name}: {before[name]!r}, now {now[name]!r}" for name in changed)
+            raise ValueError(
+                f"{folder} holds a run with another config ({what}); give another folder, or accept the difference by "
+                f"name: allow {' '.join(changed)}"
+            )
+    elif folder.exists() and any(path.name not in TRACES for path in folder.iterdir()):
+        raise ValueError(f"{folder} is neither empty nor a run folder; give another one")
+
+
 def train(
     config: Config,
     folder: Path,
@@ -235,20 +253,9 @@ def train(
     Raises ValueError where the folder holds something else or a run with another config.
     """
     config.check()
-    if (folder / WEIGHTS).exists():
-        raise ValueError(f"{folder} is an exported model, from which training cannot go on; give another folder")
-    if (folder / "config.json").exists():
-        before = dataclasses.asdict(read_config(folder))
-        now = dataclasses.asdict(config)
-        changed = [name for name, value in now.items() if before[name] != value and name not in allow]
-        if changed:
-            what = "; ".join(f"{name}: {before[name]!r}, now {now[name]!r}" for name in changed)
-            raise ValueError(
-                f"{folder} holds a run with another config ({what}); give another folder, or accept the difference by "
-                f"name: allow {' '.join(changed)}"
-            )
-    elif folder.exists() and any(path.name not in TRACES for path in folder.iterdir()):
-        raise ValueError(f"{folder} is neither empty nor a run folder; give another one")
+    first = jax.process_index() == 0
+    if first:
+        _check_folder(config, folder, allow)
     mesh = training.make_mesh(model)
     if config.batch_size % (mesh.size * config.accumulate):
         raise ValueError(
@@ -261,7 +268,7 @@ def train(
         examples, config.batch_size, config.seed, shard=jd.data.process_shard() if several else None
     )
     denoiser = build(config)
-    first, alone = jax.process_index() == 0, None if several else every_device()
+    alone = None if several else every_device()
     if first:
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", dataclasses.asdict(config))

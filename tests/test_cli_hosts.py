@@ -78,31 +78,46 @@ def test_a_cluster_says_who_is_who(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 20
 
 
-def test_sigterm_in_a_likelihood_keeps_what_is_done_and_it_goes_on(tmp_path):
+def likelihood_stopped_by_sigterm(tmp_path, started, told, tolerance):
+    """Start it by `started(arguments)`, stop the process `told`: its records before, and its codes and errors."""
     run = tmp_path / "run"
     small = ["--steps", "2", "--batch-size", "16", "--channels", "4", "--attention", "--json"]
     ((code, _, err),) = finish(start("train", run, *small))
     assert code == 0, err
-    score = ["likelihood", run, "--limit", "447", "--budget", "0", "--rtol", "1e-3", "--atol", "1e-3", "--json"]
-    process = start(*score)
+    score = ["likelihood", run, "--limit", "447", "--budget", "0", "--json"]
+    score += ["--rtol", tolerance, "--atol", tolerance]
+    processes = started(score)
     deadline = time.time() + 90
     while not (records := list(run.glob("likelihood_*.npz"))):
-        assert process.poll() is None, process.communicate()
+        assert processes[0].poll() is None, processes[0].communicate()
         assert time.time() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    ((code, out, err),) = finish(process)
-    assert (code, out) == (75, "")
-    assert "stopped by SIGTERM; what is done is kept; the same command goes on" in err
-    kept = np.load(records[0], allow_pickle=False)
-    values = dict(zip(kept["example"].tolist(), kept["bits_per_dim"].tolist()))
+    processes[told].send_signal(signal.SIGTERM)
+    for code, out, err in finish(*processes):
+        assert code == 75, err
+        assert "bits_per_dim" not in out
+        assert "stopped by SIGTERM; what is done is kept; the same command goes on" in err
+    rows = lambda: np.load(records[0], allow_pickle=False)
+    values = dict(zip(rows()["example"].tolist(), rows()["bits_per_dim"].tolist()))
     assert 0 < len(values) < 447
-    ((code, out, err),) = finish(start(*score))
+    ((code, _, err),) = finish(start(*score))
     assert code == 0, err
-    whole = np.load(records[0], allow_pickle=False)
-    assert sorted(whole["example"].tolist()) == list(range(447))
-    after = dict(zip(whole["example"].tolist(), whole["bits_per_dim"].tolist()))
+    assert sorted(rows()["example"].tolist()) == list(range(447))
+    after = dict(zip(rows()["example"].tolist(), rows()["bits_per_dim"].tolist()))
     assert {i: after[i] for i in values} == values
+
+
+def test_sigterm_in_a_likelihood_keeps_what_is_done_and_it_goes_on(tmp_path):
+    likelihood_stopped_by_sigterm(tmp_path, lambda score: [start(*score)], told=0, tolerance=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+def test_sigterm_to_one_of_two_in_a_likelihood_stops_both(tmp_path, told):
+    coordinator = f"localhost:{free_port()}"
+    hosts = lambda i: ["--coordinator", coordinator, "--processes", 2, "--process-id", i]
+    both = lambda score: [start(*score, *hosts(i)) for i in range(2)]
+    likelihood_stopped_by_sigterm(tmp_path, both, told, tolerance=1e-6)  # so that the end is more than two seconds away
 
 
 def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path):

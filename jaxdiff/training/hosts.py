@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ from jax.experimental import multihost_utils
 
 FAILED = 1
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
-_together = False
+_together: Path | None = None  # the file of a failure, while this run fails together
 START = 60  # seconds in which all must have come
 
 
@@ -94,6 +95,7 @@ def agree(folder: Path, settings: dict) -> None:
     everyone = multihost_utils.process_allgather(np.append(own, np.uint32(seen)))
     if first():
         shared.unlink()
+    barrier("jaxdiff: agreed")
     if not everyone[:, -1].all():
         blind = np.flatnonzero(everyone[:, -1] == 0)
         raise ValueError(
@@ -116,8 +118,7 @@ def failing_together(folder: Path) -> Iterator[None]:
     if not several() or _together:
         yield
         return
-    _together = True
-    path = folder / "failure.json"
+    _together = path = folder / "failure.json"
     if first():
         folder.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -128,31 +129,37 @@ def failing_together(folder: Path) -> Iterator[None]:
         while not done.wait(1.0):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 failure = json.loads(path.read_text())
-                _end(f"process {failure['process']} failed: {failure['cause']}", failure["time"])
+                _end(f"process {failure['process']} ended: {failure['cause']}", failure["code"], failure["time"])
 
     threading.Thread(target=look, daemon=True).start()
     try:
         yield
     except Exception as error:
         done.set()
-        failure = {"process": jax.process_index(), "cause": str(error).strip() or type(error).__name__}
-        failure["time"] = time.time()
-        with contextlib.suppress(OSError):
-            draft = folder / f"failure.{jax.process_index()}.tmp"
-            draft.write_text(json.dumps(failure))
-            if path.exists():
-                draft.unlink()
-            else:
-                draft.replace(path)
-        _end(failure["cause"], failure["time"])
+        end(str(error).strip() or type(error).__name__, FAILED)
     finally:
         done.set()
-        _together = False
+        _together = None
 
 
-def _end(cause: str, since: float) -> None:
-    """Say why, wait until all have had the time to, and end this process whatever its threads are doing."""
-    print(f"jaxdiff: {cause}", file=sys.stderr, flush=True)
-    last = 0.5 if first() else 0.0  # without the process that coordinates the others are aborted
-    time.sleep(min(max(since + 2.0 + last - time.time(), 0.0), 3.0))
-    os._exit(FAILED)
+def end(cause: str, code: int) -> NoReturn:
+    """End this process at once with an exit code, and with it all that fail together."""
+    now = time.time()
+    if _together is not None:
+        with contextlib.suppress(OSError):
+            draft = _together.with_name(f"failure.{jax.process_index()}.tmp")
+            draft.write_text(json.dumps({"process": jax.process_index(), "cause": cause, "code": code, "time": now}))
+            if _together.exists():
+                draft.unlink()
+            else:
+                draft.replace(_together)
+    _end(cause, code, now)
+
+
+def _end(cause: str, code: int, since: float) -> NoReturn:
+    """Say why, wait until all have had the time to, and end whatever the threads of this process are doing."""
+    print(f"\njaxdiff: {cause}", file=sys.stderr, flush=True)
+    if _together is not None:
+        last = 0.5 if first() else 0.0  # without the process that coordinates the others are aborted
+        time.sleep(min(max(since + 2.0 + last - time.time(), 0.0), 3.0))
+    os._exit(code)

@@ -6,7 +6,7 @@ code that means "start me again". Python runs its handlers only between two of i
 one instruction that may take minutes; so a thread reads the pipe into which the signal is written the moment it comes.
 
 Of several processes one may be told and all must stop after the same step: there JAX's own service listens and agrees
-on the step.
+on the step. Where it does not listen (in sampling, in a likelihood), one that is told ends all.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-from jaxdiff.training.hosts import several
+from jaxdiff.training.hosts import end, several
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
@@ -73,8 +73,7 @@ class Preemption:
             if signal.SIGTERM in signals:
                 self._told.set()
                 if not self._saving:
-                    say(self._at_once)
-                    os._exit(EXIT_CODE)
+                    end(f"stopped by SIGTERM; {self._at_once}", EXIT_CODE)
         os.close(self._out)
 
     @contextlib.contextmanager

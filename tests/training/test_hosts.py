@@ -96,8 +96,8 @@ def test_sigterm_to_one_of_two_stops_both_after_the_same_step(tmp_path, alone):
     [
         ({"seed": [0, 1]}, "started with different settings: key"),
         ({"identity": [{"config": "a"}, {"config": "b"}]}, "started with different settings: config"),
-        ({"comes_not": [None, True]}, "process 1 failed: the data of this host are missing"),
-        ({"throws_at": [None, 7]}, "process 1 failed: the disk of this host is gone"),
+        ({"comes_not": [None, True]}, "process 1 ended: the data of this host are missing"),
+        ({"throws_at": [None, 7]}, "process 1 ended: the disk of this host is gone"),
     ],
 )
 def test_a_host_that_is_different_or_throws_is_told_by_all(tmp_path, settings, message):
