@@ -18,6 +18,7 @@ IMAGES = {
     "imagenet64": jd.data.load_imagenet64,
     "folder": None,  # of the config
 }
+IN_A_FOLDER = ("fashion_mnist", "imagenet64")  # whose published files may be given
 TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles", "cat")
 
 PROCESSES = {
@@ -54,7 +55,8 @@ class Config:
     """Data set: images (scikit-learn's 8x8 digits, Fashion-MNIST, CIFAR-10, ImageNet at 64x64, a folder of yours) or a
     toy set in the plane."""
     image_folder: str | None = None
-    """With data "folder": where the pictures are; sub-folders are classes. With "imagenet64": its archives."""
+    """With data "folder": where the pictures are; sub-folders are classes. With "imagenet64", and with "fashion_mnist"
+    where it cannot be downloaded: where the published files are."""
     image_size: int = 64
     """With data "folder": pixels of a side; larger pictures are shrunk and cut to their centre."""
     grey: bool = False
@@ -111,7 +113,7 @@ class Config:
             raise ValueError(f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
         if self.data == "folder" and self.image_folder is None:
             raise ValueError("data = folder needs image_folder: where the pictures are")
-        if self.image_folder is not None and self.data not in ("folder", "imagenet64"):
+        if self.image_folder is not None and self.data not in ("folder", *IN_A_FOLDER):
             raise ValueError(f"image_folder is given, but data = {self.data}; set data to folder, or leave it out")
         if self.data in TOYS and (self.conditional or self.flip):
             setting = "conditional" if self.conditional else "flip"

@@ -24,7 +24,7 @@ import numpy as np
 
 import jaxdiff as jd
 from jaxdiff import training
-from jaxdiff.config import IMAGES, PROCESSES, TIMES, TOYS, WEIGHTINGS, Config, read_config
+from jaxdiff.config import IMAGES, IN_A_FOLDER, PROCESSES, TIMES, TOYS, WEIGHTINGS, Config, read_config
 
 POINTS_IN_A_SET = 20_000
 WEIGHTS = "weights.safetensors"
@@ -88,7 +88,7 @@ def load_images(config: Config, split: Split) -> jd.data.Images | jd.data.ImageF
         for path, reason in data.skipped:
             print(f"left out {path}: {reason}", file=sys.stderr)
         return found
-    settings = {"folder": config.image_folder} if config.data == "imagenet64" else {}
+    settings = {"folder": config.image_folder} if config.data in IN_A_FOLDER else {}
     data = IMAGES[config.data](split, **settings)
     if isinstance(data, jd.data.Images):
         data.image.flags.writeable = data.label.flags.writeable = False

@@ -21,3 +21,13 @@ def test_images_are_read_once():
     data = runs.load_images(config, "test")
     assert runs.load_images(config, "test") is data
     assert not data.image.flags.writeable
+
+
+def test_published_files_may_be_given(monkeypatch):
+    given = []
+    data = jd.data.Images(np.zeros((2, 28, 28, 1), np.uint8), np.zeros(2, np.int32), 256, 10)
+    monkeypatch.setitem(runs.IMAGES, "fashion_mnist", lambda split, folder: given.append((split, folder)) or data)
+    config = runs.Config(data="fashion_mnist", image_folder="/where/they/are")
+    config.check()
+    runs.load_images(config, "test")
+    assert given == [("test", "/where/they/are")]

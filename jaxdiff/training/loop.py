@@ -60,8 +60,12 @@ def _first_batch(batches) -> dict:
     return batch
 
 
-def _check_scale(x0, denoiser) -> None:
-    """Raise ValueError where the data are of another scale than the denoiser was told."""
+def _check_batch(denoiser, loss, key, x0, cond) -> None:
+    """Raise where the loss cannot be of this batch; cond has its values, so that labels out of range are seen."""
+    check_event(x0, "x0 (batches[0], prepared)")
+    jax.eval_shape(
+        lambda params, x0: loss(dataclasses.replace(denoiser, params=params), key, x0, cond), denoiser.params, x0
+    )
     expected = float(getattr(denoiser, "data_std", np.inf))
     found = float(np.sqrt(np.mean(np.square(np.asarray(x0, np.float64)))))
     if found > TOO_LARGE * expected:
@@ -200,7 +204,7 @@ def train(
             return dataclasses.replace(denoiser, params=_local(state.ema))
 
         batch = _first_batch(batches)
-        _check_scale(check_event(jax.jit(prepare)(key, batch)[0], "x0 (batches[0], prepared)"), denoiser)
+        _check_batch(denoiser, loss, key, *jax.jit(prepare)(key, batch))
         now |= _identity(batch)
         if done:
             _check_identity(checkpoints.manifest["identity"], now, allow, folder)

@@ -13,6 +13,8 @@ import numpy as np
 import optax
 import pytest
 
+import jaxdiff as jd
+from jaxdiff.networks import MLP, initialize
 from jaxdiff.processes import pytree
 from jaxdiff.training import (
     Checkpoints,
@@ -567,6 +569,16 @@ def test_data_of_another_scale_are_refused(tmp_path):
     ):
         train(KEY, tmp_path, linear(), denoising, [{"x": pixels}], **settings())
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_labels_out_of_range_are_refused_before_anything_is_compiled(tmp_path, monkeypatch):
+    network, params = initialize(KEY, lambda rngs: MLP(3, hidden=(8,), classes=4, rngs=rngs))
+    denoiser = jd.Denoiser(network, params, jd.VP())
+    monkeypatch.setattr("jaxdiff.training.loop.make_step", lambda *a, **k: None)
+    for label, message in ((7, "label 7 is out of range; expected 0 to 3"), (-1, "label -1 is out of range")):
+        batch = {"x": 0.1 * np.ones((8, 3), np.float32), "label": np.full(8, label, np.int32)}
+        with pytest.raises(ValueError, match=message):
+            train(KEY, tmp_path, denoiser, jd.losses.Denoising(), [batch], **settings())
 
 
 def test_state_and_loss_are_checked(tmp_path):
