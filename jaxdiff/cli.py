@@ -18,7 +18,7 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import runs, training
 from jaxdiff.config import IMAGES, Config
-from jaxdiff.training.hosts import agree
+from jaxdiff.training.hosts import agree, first
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress bars.")]
@@ -136,9 +136,9 @@ def sample(
                 raise ValueError(f"guidance = {guidance} needs a label to guide to; give --label")
             denoiser = jd.guidance.ClassifierFree(denoiser, guidance)
         keep, unfinished = folder / "samples.partial", folder / "samples.tmp.npy"
-        lasting = {"mesh": runs.every_device(), "keep": keep, "progress": not json_ and jax.process_index() == 0}
+        lasting = {"mesh": runs.every_device(), "keep": keep, "progress": not json_ and first()}
         x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size, **lasting)
-        if jax.process_index() == 0:
+        if first():
             np.save(unfinished, x)
             unfinished.replace(folder / "samples.npy")
             runs.picture_samples(config, x[:256] if config.data in IMAGES else x, folder / "samples.png")
@@ -185,7 +185,7 @@ def likelihood(
     settings: dict[str, Any] = {"divergence": divergence, "probes": probes, "rtol": rtol, "atol": atol}
     samples = dequantization_samples
     with _together(hosts, folder, (split, limit, seed, samples, target_error, budget, settings), KEPT):
-        progress = not json_ and jax.process_index() == 0
+        progress = not json_ and first()
         asked = split, limit, seed, progress, samples, target_error, budget
         return runs.likelihood(*runs.load(folder), folder, *asked, **settings)
 

@@ -25,6 +25,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.config import IMAGES, IN_A_FOLDER, PROCESSES, TIMES, TOYS, WEIGHTINGS, Config, read_config
+from jaxdiff.training.hosts import first, several
 
 POINTS_IN_A_SET = 20_000
 WEIGHTS = "weights.safetensors"
@@ -67,7 +68,7 @@ def _update_summary(folder: Path, **figures) -> dict[str, Any]:
     path = folder / "summary.json"
     figures = _finite(figures)
     summary = (json.loads(path.read_text()) if path.exists() else {}) | figures
-    if jax.process_index() == 0:
+    if first():
         _write_json(path, summary)
     return summary
 
@@ -253,8 +254,7 @@ def train(
     Raises ValueError where the folder holds something else or a run with another config.
     """
     config.check()
-    first = jax.process_index() == 0
-    if first:
+    if first():
         _check_folder(config, folder, allow)
     mesh = training.make_mesh(model)
     if config.batch_size % (mesh.size * config.accumulate):
@@ -263,13 +263,10 @@ def train(
             f"multiple of {mesh.size * config.accumulate}"
         )
     examples, prepare = _preparation(config)
-    several = jax.process_count() > 1
-    batches = jd.data.batches(
-        examples, config.batch_size, config.seed, shard=jd.data.process_shard() if several else None
-    )
+    shard, alone = (jd.data.process_shard(), None) if several() else (None, every_device())
+    batches = jd.data.batches(examples, config.batch_size, config.seed, shard)
     denoiser = build(config)
-    alone = None if several else every_device()
-    if first:
+    if first():
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", dataclasses.asdict(config))
     last_picture = 0.0
@@ -277,7 +274,7 @@ def train(
     def on_log(denoiser, metrics):
         nonlocal last_picture
         picture = None
-        if first and metrics["seconds"] - last_picture >= pictures_every:
+        if first() and metrics["seconds"] - last_picture >= pictures_every:
             last_picture = metrics["seconds"]
             x = draw(config, denoiser, 64 if config.data in IMAGES else 4000, mesh=alone)
             picture = folder / "samples.png"
@@ -286,7 +283,7 @@ def train(
             write(metrics, picture)
 
     with contextlib.ExitStack() as open_writers:
-        told = [open_writers.enter_context(writer) for writer in (writers(folder) if first else ())]
+        told = [open_writers.enter_context(writer) for writer in (writers(folder) if first() else ())]
         denoiser = training.train(
             jax.random.fold_in(jax.random.key(config.seed), 1),
             folder,
@@ -306,7 +303,7 @@ def train(
             on_log=on_log,
             progress=progress,
         )
-    if not first:
+    if not first():
         return denoiser, {}
     _picture_run(config, denoiser, folder, alone)
     last = training.read_metrics(folder / "metrics.jsonl")[-1]

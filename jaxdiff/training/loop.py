@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from jaxdiff.data.reading import read_from
 from jaxdiff.processes import check_event
+from jaxdiff.samplers.mesh import fetched
 from jaxdiff.training import hosts
 from jaxdiff.training.checkpoints import Checkpoints
 from jaxdiff.training.log import MetricsLog
@@ -119,12 +120,7 @@ def _in_use(folder: Path) -> Iterator[None]:
 
 def _local(params):
     """Weights that this process can use alone; all processes must ask."""
-    if not hosts.several():
-        return params
-    whole = lambda leaf: (
-        leaf.addressable_data(0) if leaf.is_fully_replicated else multihost_utils.process_allgather(leaf, tiled=True)
-    )
-    return jax.tree.map(whole, params)
+    return fetched(params) if hosts.several() else params
 
 
 def train(
