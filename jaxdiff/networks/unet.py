@@ -6,25 +6,33 @@
 
 A level is `blocks` residual blocks on the way down and as many on the way up, each of which also reads the
 output of its opposite. The middle is two blocks, with attention between them if the last level has it.
-
-Convolutions are XLA's: on CPU too, patches and one matrix product were no faster in a whole step. One
-exception: on CPU a gradient through a convolution inside `scan` takes 10 to 60 times longer than outside of it
-(jax 0.10, 4 x 4 to 28 x 28 pixels); forward mode does not. Take gradients outside of loops there.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxdiff.networks.attention import attention
+from jaxdiff.networks.convolution import convolution
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal
 
 _zero = nnx.initializers.zeros
-Conv = partial(nnx.Conv, kernel_size=(3, 3))
+
+
+class Conv(nnx.Conv):
+    """3 x 3, zeros around."""
+
+    bias: nnx.Param
+
+    def __init__(self, channels_in: int, channels: int, **options):
+        super().__init__(channels_in, channels, kernel_size=(3, 3), **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, h, w, channels_in] -> [batch, h, w, channels]."""
+        return convolution(x, self.kernel[...]) + self.bias[...]
 
 
 def GroupNorm(channels: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.networks.attention import attention
-from jaxdiff.networks.convolution import convolution
+from jaxdiff.networks.convolution import convolution, halving_convolution
 from jaxdiff.networks.unet import double, halve
 
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
@@ -26,9 +26,8 @@ def _conv(w, name, x):
 
 
 def _halving_conv(w, name, x, before: int):
-    kernel, padding = w[f"{name}.weight"], [(before, before or 1)] * 2  # without padding, one row and column behind
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (2, 2), padding, dimension_numbers=dimensions) + w[f"{name}.bias"]
+    padding = (before, before or 1)  # without padding, one row and column behind
+    return halving_convolution(x, w[f"{name}.weight"], padding) + w[f"{name}.bias"]
 
 
 def _dense(w, name, x):

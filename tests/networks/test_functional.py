@@ -1,3 +1,4 @@
+import collections
 import functools
 import re
 
@@ -183,9 +184,11 @@ def test_cast_computes_in_bfloat16_over_float32_weights():
     grads = jax.eval_shape(jax.grad(loss), params)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
     text = jax.jit(loss).lower(params).as_text()
-    convolutions = re.findall(r"stablehlo.convolution.*-> tensor<[\dx]*x(\w+)>", text)
-    assert set(convolutions) == {"bf16"}
-    assert len(convolutions) > 8
+    product = r"stablehlo.(?:convolution|dot_general).* : \(tensor<(?:\d+x)*(\w+)>, tensor<(?:\d+x)*(\w+)>"
+    operands = collections.Counter(re.findall(product, text))
+    assert operands.pop(("f32", "f32")) == 2  # of the noise level's embedding
+    assert set(operands) == {("bf16", "bf16")}
+    assert operands.total() > 8
 
 
 def test_cast_does_not_round_the_noise_level():
