@@ -31,8 +31,8 @@ def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _by_xla(x, kernel, 1, (1, 1))
 
 
-def halving_convolution(x: jax.Array, kernel: jax.Array, padding: tuple[int, int] = (1, 1)) -> jax.Array:
-    """The same with stride 2 and `padding` rows and columns of zeros before and behind."""
+def halving_convolution(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+    """The same with stride 2, and `padding` rows and columns of zeros before and behind."""
     if jax.default_backend() == "cpu":
         return _by_patches(x, kernel, padding)
     return _by_xla(x, kernel, 2, padding)
