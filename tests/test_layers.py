@@ -10,7 +10,18 @@ import pytest
 import jaxdiff
 
 PACKAGE = Path(jaxdiff.__file__).parent
-LAYERS = ["processes", "denoisers", "losses", "samplers", "likelihood", "networks", "pipelines", "data", "metrics"]
+LAYERS = [
+    "arrays",
+    "processes",
+    "denoisers",
+    "losses",
+    "samplers",
+    "likelihood",
+    "networks",
+    "pipelines",
+    "data",
+    "metrics",
+]
 LAYERS += ["training", "plotting", "pretrained", "config", "runs", "cli"]
 ROOMS = {
     "flax": {"networks", "training"},
@@ -101,7 +112,7 @@ def test_nothing_is_pickled():
 
 
 def test_pytrees_know_their_class():
-    """`jaxdiff.processes.pytree` says why they are not registered by JAX itself."""
+    """`jaxdiff.arrays.pytree` says why they are not registered by JAX itself."""
     for path in FILES:
         code = ast.dump(ast.parse(path.read_text()))
         assert "'register_dataclass'" not in code, path

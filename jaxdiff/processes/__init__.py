@@ -1,19 +1,9 @@
 """How data becomes noise: two curves, one rotation."""
 
+from jaxdiff.arrays import as_pytree, check_event, check_time, expand_time, is_concrete, pytree
 from jaxdiff.processes import grids as grids
-from jaxdiff.processes.gaussian import (
-    Process,
-    check_event,
-    check_time,
-    expand_time,
-    forward_sde,
-    is_concrete,
-    perturb,
-    posterior,
-    transition,
-)
+from jaxdiff.processes.gaussian import Process, forward_sde, perturb, posterior, transition
 from jaxdiff.processes.learned import LearnedVP
-from jaxdiff.processes.pytree import as_pytree, pytree
 from jaxdiff.processes.schedules import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [

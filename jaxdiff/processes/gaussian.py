@@ -20,62 +20,10 @@ r"""A process is two curves, and every Gaussian process is one rotation.
 import abc
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 
-
-def _floating(t) -> jax.Array:
-    t = jnp.asarray(t)
-    return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
-
-
-def is_concrete(x) -> bool:
-    """Whether the values of x can be looked at: false under `jit` and the like, and where other processes hold some."""
-    if isinstance(x, jax.core.Tracer):
-        return False
-    return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
-
-
-def check_time(t, name: str = "t") -> jax.Array:
-    """`t` as a floating array; a ValueError where it is concrete and leaves [0, 1]."""
-    t = _floating(t)
-    if is_concrete(t):
-        values = np.asarray(t)
-        outside = ~((values >= 0) & (values <= 1))
-        if outside.any():
-            raise ValueError(
-                f"{name} = {values[outside].flat[0]} is outside [0, 1]: t is 0 at the data and 1 at the noise; "
-                "divide the step of a table of T steps by T"
-            )
-    return t
-
-
-def check_event(x, name: str = "x") -> jax.Array:
-    """`x` as a batch of floating events; an error where it holds integers, has no batch axis, or (concrete) a NaN."""
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} has dtype {x.dtype}; expected floating values. Integer images go through "
-            "jaxdiff.dequantize (to [-1, 1]) first"
-        )
-    if x.ndim < 2:
-        raise ValueError(f"{name} has shape {x.shape}; expected a batch axis and an event: [batch, *event]")
-    if is_concrete(x):
-        bad = ~np.isfinite(np.asarray(x)).all(axis=tuple(range(1, x.ndim)))
-        if bad.any():
-            raise ValueError(f"{name}[{int(bad.argmax())}] holds a NaN or an infinity; remove or repair that example")
-    return x
-
-
-def expand_time(t, x: jax.Array) -> jax.Array:
-    """`t`, a scalar or [batch], with trailing axes so that it broadcasts against `x`: [batch, *event]."""
-    t = jnp.asarray(t)
-    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
-        raise ValueError(
-            f"t has shape {t.shape}; expected a scalar or [{x.shape[0]}], one time an example of x {x.shape}"
-        )
-    return t.reshape(t.shape + (1,) * (x.ndim - 1)) if t.ndim else t
+from jaxdiff.arrays import check_event, check_time, expand_time
+from jaxdiff.arrays.checks import floating
 
 
 class Process(abc.ABC):
@@ -127,11 +75,11 @@ class Process(abc.ABC):
     def time_at_log_snr(self, log_snr) -> jax.Array:
         """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
         noisiest, cleanest = self._log_snr(jnp.asarray(1.0)), self._log_snr(jnp.asarray(0.0))
-        return jnp.clip(self._time_at(jnp.clip(_floating(log_snr), noisiest, cleanest)), 0.0, 1.0)
+        return jnp.clip(self._time_at(jnp.clip(floating(log_snr), noisiest, cleanest)), 0.0, 1.0)
 
     def time_at_angle(self, angle) -> jax.Array:
         """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""
-        angle = _floating(angle)
+        angle = floating(angle)
         cos, sin = jnp.maximum(jnp.cos(angle), 0.0), jnp.maximum(jnp.sin(angle), 0.0)
         return self.time_at_log_snr(2 * (jnp.log(cos) - jnp.log(sin)))
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.processes.gaussian import Process, check_time, is_concrete
-from jaxdiff.processes.pytree import pytree
+from jaxdiff.arrays import check_time, is_concrete, pytree
+from jaxdiff.processes.gaussian import Process
 
 _LAST_TIME = 1e-3
 _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; VP(0.1, 20) ends at -10.05

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import pytree
 from jaxdiff.processes.gaussian import Process
-from jaxdiff.processes.pytree import pytree
 
 
 @pytree

@@ -24,19 +24,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import check_number, is_concrete, pytree
 from jaxdiff.processes.gaussian import Process
-from jaxdiff.processes.pytree import pytree
 
 
-def _check_positive(**values):
-    for name, value in values.items():
-        if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"{name} = {value}; expected a number above 0")
-
-
-def _check_rising(low: str, high: str, **values):
-    a, b = values[low], values[high]
-    if isinstance(a, int | float) and isinstance(b, int | float) and not a < b:
+def _check_rising(low: str, high: str, process: Process) -> None:
+    """Raise where the field `low` is not above 0 or the field `high` not above it."""
+    a, b = getattr(process, low), getattr(process, high)
+    check_number(low, a, above=0)
+    check_number(high, b, above=0)
+    if is_concrete(a) and is_concrete(b) and not (np.asarray(a) < np.asarray(b)).all():
         raise ValueError(f"{low} = {a} is not below {high} = {b}; swap them")
 
 
@@ -76,7 +73,8 @@ class _LinearBeta(Process):
     beta_max: float = 20.0
 
     def __post_init__(self):
-        _check_positive(beta_min=self.beta_min, beta_max=self.beta_max)
+        check_number("beta_min", self.beta_min, above=0)
+        check_number("beta_max", self.beta_max, above=0)
 
     def _integral(self, t):
         return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
@@ -97,7 +95,7 @@ class VP(_LinearBeta, _VariancePreserving):
 
 def OU(beta: float = 10.0) -> VP:
     """The Ornstein-Uhlenbeck process dx = -β/2 x dt + √β dw: VP with a constant β."""
-    _check_positive(beta=beta)
+    check_number("beta", beta, above=0)
     return VP(beta, beta)
 
 
@@ -174,8 +172,7 @@ class VE(Process):
     sigma_max: float = 50.0
 
     def __post_init__(self):
-        _check_positive(sigma_min=self.sigma_min)
-        _check_rising("sigma_min", "sigma_max", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        _check_rising("sigma_min", "sigma_max", self)
 
     @property
     def prior_std(self):
@@ -210,7 +207,7 @@ class Brownian(Process):
     sigma: float = 1.0
 
     def __post_init__(self):
-        _check_positive(sigma=self.sigma)
+        check_number("sigma", self.sigma, above=0)
 
     @property
     def prior_std(self):
@@ -238,8 +235,7 @@ class BrownianVE(Process):
     sigma: float = 25.0
 
     def __post_init__(self):
-        if isinstance(self.sigma, int | float) and not self.sigma > 1:
-            raise ValueError(f"sigma = {self.sigma}; expected a number above 1, since g(t) = sigma^t grows from 1")
+        check_number("sigma", self.sigma, above=1, fix=", since g(t) = sigma^t grows from 1")
 
     @property
     def prior_std(self):
@@ -274,8 +270,8 @@ class EDM(Process):
     rho: float = 7.0
 
     def __post_init__(self):
-        _check_positive(sigma_min=self.sigma_min, rho=self.rho)
-        _check_rising("sigma_min", "sigma_max", sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        _check_rising("sigma_min", "sigma_max", self)
+        check_number("rho", self.rho, above=0)
 
     @property
     def prior_std(self):
@@ -314,8 +310,7 @@ class Cosine(Process):
     s: float = 0.008
 
     def __post_init__(self):
-        if isinstance(self.s, int | float) and not self.s >= 0:
-            raise ValueError(f"s = {self.s}; expected a number of 0 or more")
+        check_number("s", self.s, least=0)
 
     @property
     def _rate(self):
@@ -357,8 +352,7 @@ class Flow(Process):
     sigma_min: float = 0.0
 
     def __post_init__(self):
-        if isinstance(self.sigma_min, int | float) and not 0 <= self.sigma_min < 1:
-            raise ValueError(f"sigma_min = {self.sigma_min}; expected a number in [0, 1)")
+        check_number("sigma_min", self.sigma_min, least=0, below=1)
 
     def _marginal(self, t):
         return 1 - t, t + self.sigma_min * (1 - t)

@@ -1,12 +1,12 @@
 """What every sampler is made of, and the keys of its samples."""
 
 import abc
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import example_keys as example_keys
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.processes import Process
 from jaxdiff.processes.grids import Angle
@@ -36,17 +36,6 @@ class Sampler(abc.ABC):
         """x [n, *event] at the scalar s < t from x at t, with one key a sample, and what is carried on."""
 
 
-def example_keys(key, n: int) -> jax.Array:
-    """The keys of examples 0..n-1: those of `key` folded with their index, or `key` itself where it holds n keys."""
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"key = {key!r} is not a typed key; make one by jax.random.key(seed)")
-    if key.ndim == 0:
-        return _indexed_keys(key, n)
-    if key.shape != (n,):
-        raise ValueError(f"key has shape {key.shape}; expected one key, or {n} keys for {n} examples")
-    return key
-
-
 def check_cond(cond, n: int) -> Any:
     """`cond` with leaves [n, ...], scalars repeated; ValueError for a leaf of another length."""
 
@@ -57,11 +46,6 @@ def check_cond(cond, n: int) -> Any:
         return leaf if leaf.ndim else jnp.broadcast_to(leaf, (n,))
 
     return jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
-
-
-@functools.partial(jax.jit, static_argnames="n")
-def _indexed_keys(key, n: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
 
 
 def normal(keys, x: jax.Array) -> jax.Array:

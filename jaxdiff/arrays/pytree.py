@@ -5,6 +5,11 @@ equal whenever they have as many leaves and equal static fields, whatever their 
 of SubVP(0.1, 20) and of VE(0.1, 20). Only their hashes differ, and a table that is asked for an equal key with another
 hash still answers now and then. `jit` keeps its programs in such tables, and one first call in tens to hundreds was
 run by the program of another class. Structures of nodes registered as here differ.
+
+Three things more distinguish them. JAX rebuilds a node around leaves that are no numbers (axes, masks, gradients,
+shapes), so that rebuilding sets the fields and runs no constructor: only a user's own call is checked. Two are equal
+where their classes, structures and values are, whatever arrays they hold. Their hash is that of the structure, so that
+`jax.jit` takes a callable one.
 """
 
 import dataclasses
@@ -13,6 +18,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
 
 T = TypeVar("T")
 
@@ -37,10 +45,44 @@ def pytree(cls: type[T]) -> type[T]:
         return tuple(zip(keys, children)), structure
 
     def unflatten(structure, children):
-        return cls(**dict(zip(nodes, children)), **dict(zip(static, structure)))
+        tree = object.__new__(cls)
+        for name, value in (*zip(nodes, children), *zip(static, structure)):
+            object.__setattr__(tree, name, value)
+        return tree
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    cls.__eq__ = _equal
+    cls.__hash__ = _hash
     return cls
+
+
+def _equal(self, other) -> bool:
+    """Whether both are of one class and structure, and every leaf has the same values; a traced one equals itself."""
+    if self is other:
+        return True
+    if type(self) is not type(other):
+        return NotImplemented
+    if jax.tree.structure(self) != jax.tree.structure(other):
+        return False
+    return all(map(_same, jax.tree.leaves(self), jax.tree.leaves(other)))
+
+
+def _same(one, other) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer):
+        return False
+    one, other = (
+        jax.random.key_data(leaf)
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else leaf
+        for leaf in (one, other)
+    )
+    return bool(np.array_equal(one, other))
+
+
+def _hash(self) -> int:
+    return hash((type(self), jax.tree.structure(self)))
 
 
 def as_pytree(function: Callable) -> Callable:

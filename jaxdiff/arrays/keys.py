@@ -1,0 +1,43 @@
+"""Random keys, one an example: what an example draws depends on its key and its index alone.
+
+Under `vmap` the generators "rbg" and "unsafe_rbg" draw other numbers for another batch, as JAX documents. A key of
+theirs is therefore hashed to a threefry key, from which all that is drawn an example comes.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def check_key(key, name: str = "key") -> jax.Array:
+    """`key`, a typed key or an array of them; TypeError for anything else."""
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"{name} = {key!r} is not a typed key; make one by jax.random.key(seed)")
+    return key
+
+
+def example_keys(key, n: int) -> jax.Array:
+    """The keys of examples 0..n-1: those of `key` folded with their index, or `key` itself where it holds n keys."""
+    check_key(key)
+    if key.ndim and key.shape != (n,):
+        raise ValueError(f"key has shape {key.shape}; expected one key, or {n} keys for {n} examples")
+    if "rbg" in str(jax.random.key_impl(key)):
+        key = _threefry(key)
+    return key if key.ndim else _indexed_keys(key, n)
+
+
+@jax.jit
+def _threefry(key) -> jax.Array:
+    data = jax.random.key_data(key)
+
+    def hashed(words):
+        return functools.reduce(jax.random.fold_in, words, jax.random.key(0, impl="threefry2x32"))
+
+    flat = jax.vmap(hashed)(data.reshape(-1, data.shape[-1]))
+    return flat.reshape(data.shape[:-1])
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _indexed_keys(key, n: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
