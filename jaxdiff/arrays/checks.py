@@ -4,9 +4,13 @@ A value is checked where it is concrete. Under a transformation (`jit`, `vmap`, 
 alone, and a number outside its range gives NaN or what the formula gives.
 """
 
+import contextlib
+import dataclasses
 import math
 import operator
 import os
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.core
@@ -21,24 +25,32 @@ def is_concrete(x) -> bool:
     return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
 
 
+def said(value) -> str:
+    """`value` as a message shows it: an array by its type and shape, all else in at most 120 characters."""
+    if isinstance(value, np.ndarray | jax.Array) and value.size != 1:
+        return f"array of {value.dtype} {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
 def _kind(value) -> str | None:
     """ "float", "int" or None: what kind of number or array of numbers `value` is; a bool is none."""
     if isinstance(value, bool | complex) or not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
         return None
-    dtype = jnp.result_type(value) if isinstance(value, int | float) else value.dtype
+    dtype = value.dtype if hasattr(value, "dtype") else np.dtype(type(value) if isinstance(value, float) else int)
     if jnp.issubdtype(dtype, jnp.floating):
         return "float"
     return "int" if jnp.issubdtype(dtype, jnp.integer) else None
 
 
 def _bounds(above, least, below, most, noun: str) -> str:
-    """The words for a range: "a number above 0", "a number in [0, 1)", "a whole number of at least 1"."""
+    """The words for a range: "a number above 0", "a number in [0, 1)", "a whole number of 1 or more"."""
     low, high = (above if least is None else least), (below if most is None else most)
     if low is not None and high is not None and not math.isinf(high):
         return f"{noun} in {'(' if least is None else '['}{low}, {high}{')' if most is None else ']'}"
     if low is not None:
         return f"{noun} above {low}" if least is None else f"{noun} of {low} or more"
-    if high is not None:
+    if high is not None and not math.isinf(high):
         return f"{noun} below {high}" if most is None else f"{noun} of {high} or less"
     return noun
 
@@ -48,7 +60,7 @@ def _inside(values, above, least, below, most):
     for compare, bound in ((operator.gt, above), (operator.ge, least), (operator.lt, below), (operator.le, most)):
         if bound is not None:
             inside &= compare(values, bound)
-    return inside
+    return inside if most == math.inf else inside & np.isfinite(values)
 
 
 def check_number(
@@ -59,27 +71,70 @@ def check_number(
     least: float | None = None,
     below: float | None = None,
     most: float | None = None,
+    noun: str = "a number",
     fix: str = "",
 ):
     """`value` as it is, a real number or an array of them, each finite and within the bounds as far as can be seen.
 
-    `above` and `below` are open bounds, `least` and `most` closed ones; `most=math.inf` allows infinity. `fix` ends the
-    message. Raises TypeError for what is no number, ValueError for one outside the bounds.
+    `above` and `below` are open bounds, `least` and `most` closed ones; `most=math.inf` allows infinity. A Python
+    number counts as the float it is computed as. `noun` says what it is, and `fix` ends the message. Raises TypeError for what is no number,
+    ValueError for one outside the bounds.
     """
-    expected = _bounds(above, least, below, most, "a number")
+    expected = _bounds(above, least, below, most, noun)
     if _kind(value) is None:
-        raise TypeError(f"{name} = {value!r}; expected {expected}{fix}")
+        raise TypeError(f"{name} = {said(value)}; expected {expected}{fix}")
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
-        raise TypeError(f"{name} has dtype {value.dtype.str}, bytes in the other order; convert it by `native`")
+        raise TypeError(f"{name} has dtype {value.dtype.str}, bytes in the other order; expected this machine's own")
+    if np.size(value) == 0:
+        raise ValueError(f"{name} has shape {np.shape(value)}; expected {expected}, and it holds none")
     if is_concrete(value):
-        values = np.asarray(value)
+        values = np.asarray(value) if hasattr(value, "dtype") else _as_computed(value)
         inside = np.asarray(_inside(values, above, least, below, most))
-        if most != math.inf:
-            inside &= np.isfinite(values)
         if not inside.all():
             wrong = values[~inside].flat[0] if values.ndim else value
             raise ValueError(f"{name} = {wrong}; expected {expected}{fix}")
     return value
+
+
+def _as_computed(number: float) -> np.ndarray:
+    """A Python number in JAX's floating precision: 1e300 is infinite in float32, 1e-300 is 0."""
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(float(number)).astype(jnp.result_type(float))
+    except OverflowError:
+        return np.asarray(math.copysign(math.inf, number))
+
+
+def check_scalar(name: str, value, *, fix: str = "", **bounds):
+    """`check_number` for a single number: ValueError for an array of several."""
+    check_number(name, value, fix=fix, **bounds)
+    if np.ndim(value):
+        raise ValueError(
+            f"{name} has shape {np.shape(value)}; expected one number for all examples{fix}. For one an example use "
+            "jax.vmap over keys, examples and numbers"
+        )
+    return value
+
+
+def check_tolerances(rtol, atol) -> None:
+    """Raise unless the tolerances of an adaptive solver are numbers of 0 or more, one of them above 0."""
+    check_scalar("rtol", rtol, least=0)
+    check_scalar("atol", atol, least=0)
+    if is_concrete(rtol) and is_concrete(atol) and not _as_computed(rtol) + _as_computed(atol) > 0:
+        raise ValueError(f"rtol = {rtol} and atol = {atol}; expected one of them above 0, such as 1e-5")
+
+
+def check_shared(name: str, tree) -> None:
+    """Raise where a field annotated `float`, in the dataclass `tree` or in one inside of it, holds an array.
+
+    A process or a sampler serves a whole batch: an array in it would be broadcast along the event.
+    """
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for field in dataclasses.fields(tree):
+            value, inner = getattr(tree, field.name), f"{name}.{field.name}"
+            if field.type in (float, "float") and np.ndim(value):
+                check_scalar(inner, value)
+            check_shared(inner, value)
 
 
 def check_whole(name: str, value, *, least: int | None = 1, most: int | None = None, fix: str = "") -> int:
@@ -92,35 +147,71 @@ def check_whole(name: str, value, *, least: int | None = 1, most: int | None = N
             raise TypeError
         whole = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} = {value!r}; expected {expected}{fix}") from None
+        raise TypeError(f"{name} = {said(value)}; expected {expected}{fix}") from None
     if (least is not None and whole < least) or (most is not None and whole > most):
         raise ValueError(f"{name} = {whole}; expected {expected}{fix}")
     return whole
 
 
+def check_flag(name: str, value) -> bool:
+    """`value` as a bool; TypeError for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} = {said(value)}; expected True or False")
+    return bool(value)
+
+
 def check_choice(name: str, value, choices) -> None:
     """Raise ValueError where `value` is none of `choices`."""
     if not isinstance(value, str) or value not in choices:
-        known = ", ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name} = {value!r}; expected one of {known}")
+        known = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name} = {said(value)}; expected {known}")
 
 
 def check_instance(name: str, value, kind: type | tuple[type, ...], expected: str) -> None:
     """Raise TypeError where `value` is no instance of `kind`, which a message calls `expected`."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} = {value!r}; expected {expected}")
+        raise TypeError(f"{name} = {said(value)}; expected {expected}")
+
+
+def check_function(name: str, value, expected: str) -> None:
+    """Raise TypeError where `value` cannot be called, or is a class in place of an instance."""
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(f"{name} = {said(value)}; expected {expected}")
+
+
+def check_shape(name: str, shape, expected: str, least_axes: int = 1) -> tuple[int, ...]:
+    """`shape` as a tuple of ints of 1 or more; TypeError for what is no such tuple, ValueError for too few or a 0."""
+    try:
+        if isinstance(shape, str | bytes) or np.ndim(shape) != 1:
+            raise TypeError
+        sizes = tuple(check_whole(name, size, least=None) for size in shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} = {said(shape)}; expected {expected}, whole numbers") from None
+    if len(sizes) < least_axes or min(sizes, default=0) < 1:
+        raise ValueError(f"{name} = {sizes}; expected {expected}, each 1 or more")
+    return sizes
 
 
 def check_room(what: str, *shape: int, itemsize: int = 4) -> None:
     """Raise ValueError where an array of `shape` is larger than the memory of this machine, or of its device."""
     needed = math.prod(shape) * itemsize
+    if needed < 2**28:  # not worth a look
+        return
     stats = jax.local_devices()[0].memory_stats() or {}
-    there = stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = stats.get("bytes_limit") or _memory()
     if needed > there:
         raise ValueError(
             f"{what} of shape {shape} takes {needed / 2**30:.3g} GiB, more than the {there / 2**30:.3g} GiB there are; "
             "ask for less at a time"
         )
+
+
+def _memory() -> int:
+    """The memory of this machine in bytes, or what a container leaves of it."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max"
+        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return there
 
 
 def native(x):
@@ -139,35 +230,76 @@ def floating(t) -> jax.Array:
 
 def check_time(t, name: str = "t") -> jax.Array:
     """`t` as a floating array; TypeError for what is no number, ValueError where it is concrete and leaves [0, 1]."""
-    t = t if isinstance(t, jax.Array) else native(t)
-    if _kind(t) is None:
-        raise TypeError(f"{name} = {t!r}; expected a number in [0, 1], or an array of them")
-    if is_concrete(t):
-        values = np.asarray(t)
+    times = t if isinstance(t, jax.Array) else _array(t)
+    if _kind(times) is None:
+        raise TypeError(f"{name} = {said(t)}; expected a number in [0, 1], or an array of them")
+    if is_concrete(times):
+        values = np.asarray(times)
         outside = ~((values >= 0) & (values <= 1))
         if outside.any():
             raise ValueError(
                 f"{name} = {values[outside].flat[0]} is outside [0, 1]: t is 0 at the data and 1 at the noise; "
                 "divide the step of a table of T steps by T"
             )
-    return floating(t)
+    return floating(times)
+
+
+def _array(x) -> np.ndarray | jax.Array | None:
+    """`x` as `native` has it; None for what makes no array."""
+    try:
+        return native(x)
+    except Exception:  # rows of different lengths, a tensor on another device
+        return None
+
+
+def check_batch(x, name: str = "x") -> jax.Array:
+    """`x` as a batch of floating events; TypeError for other values, ValueError for other shapes or none at all."""
+    array = _array(x)
+    if array is None or _kind(array) != "float":
+        kind = said(x) if array is None or array.dtype.kind in "OSU" else f"an array of {array.dtype}"
+        raise TypeError(
+            f"{name} has dtype {getattr(array, 'dtype', None)}: {kind}; expected floating values. Integer images go "
+            "through jaxdiff.dequantize (to [-1, 1]) first"
+        )
+    if array.ndim < 2:
+        raise ValueError(f"{name} has shape {array.shape}; expected a batch axis and an event: [batch, *event]")
+    if 0 in array.shape:
+        raise ValueError(f"{name} has shape {array.shape}: it is empty; expected at least one example of one value")
+    return jnp.asarray(array)
 
 
 def check_event(x, name: str = "x") -> jax.Array:
-    """`x` as a batch of floating events; an error where it holds integers, has no batch axis, or (concrete) a NaN."""
-    x = native(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} has dtype {x.dtype}; expected floating values. Integer images go through "
-            "jaxdiff.dequantize (to [-1, 1]) first"
-        )
-    if x.ndim < 2:
-        raise ValueError(f"{name} has shape {x.shape}; expected a batch axis and an event: [batch, *event]")
+    """`check_batch`, and a ValueError where a concrete x holds a NaN or an infinity."""
+    x = check_batch(x, name)
     if is_concrete(x):
         bad = ~np.isfinite(np.asarray(x)).all(axis=tuple(range(1, x.ndim)))
         if bad.any():
             raise ValueError(f"{name}[{int(bad.argmax())}] holds a NaN or an infinity; remove or repair that example")
-    return jnp.asarray(x)
+    return x
+
+
+def check_output(name: str, value, x, shape: tuple[int, ...] | None = None, note: str = "") -> None:
+    """Raise where `value`, what a user's function returned for `x`, has another shape than that of x, or `shape`."""
+    expected = f"{'the same shape' if shape in (None, x.shape) else shape}{note}"
+    if not hasattr(value, "shape"):
+        raise TypeError(f"{name} returned {said(value)} for x of shape {x.shape}; expected an array of {expected}")
+    if value.shape != (x.shape if shape is None else shape):
+        raise ValueError(f"{name} returned shape {value.shape} for x of shape {x.shape}; expected {expected}")
+
+
+def check_cond(cond, n: int) -> Any:
+    """`cond` with leaves [n, ...], scalars repeated; an error for a leaf of no numbers or of another length."""
+
+    def check(leaf):
+        array = leaf if isinstance(leaf, jax.Array) else _array(leaf)
+        if array is None or not (_kind(array) or array.dtype == bool):
+            raise TypeError(f"cond = {said(leaf)}; expected numbers, [{n}, ...], or trees of them")
+        leaf = jnp.asarray(array)
+        if leaf.ndim and leaf.shape[0] != n:
+            raise ValueError(f"cond has shape {leaf.shape}; expected one entry each for {n} examples, or a scalar")
+        return leaf if leaf.ndim else jnp.broadcast_to(leaf, (n,))
+
+    return jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
 
 
 def along_batch(value, x, name: str) -> jax.Array:
@@ -176,9 +308,11 @@ def along_batch(value, x, name: str) -> jax.Array:
     Raises ValueError for another shape: broadcasting would put it along the event wherever sizes agree.
     """
     value = jnp.asarray(value)
-    if value.ndim > 1 or (value.ndim == 1 and value.shape[0] not in (1, x.shape[0])):
+    if value.shape not in ((), (1,), x.shape[:1]):
         raise ValueError(
-            f"{name} has shape {value.shape}; expected a scalar or [{x.shape[0]}], one number an example of x {x.shape}"
+            f"{name} has shape {value.shape}; expected a scalar, or one number an example of x {x.shape}. What takes "
+            "examples one by one (adaptive solvers, likelihoods, ReverseSDE) takes one number for all: for one an "
+            "example use jax.vmap over keys, examples and numbers"
         )
     return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
 

@@ -9,17 +9,25 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays.checks import said
+
 
 def check_key(key, name: str = "key") -> jax.Array:
-    """`key`, a typed key or an array of them; TypeError for anything else."""
+    """`key`, one typed key; TypeError for anything else, ValueError for several."""
+    if _typed(key, name).ndim:
+        raise ValueError(f"{name} has shape {key.shape}; expected one key")
+    return key
+
+
+def _typed(key, name: str) -> jax.Array:
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"{name} = {key!r} is not a typed key; make one by jax.random.key(seed)")
+        raise TypeError(f"{name} = {said(key)} is not a typed key; make one by jax.random.key(seed)")
     return key
 
 
 def example_keys(key, n: int) -> jax.Array:
     """The keys of examples 0..n-1: those of `key` folded with their index, or `key` itself where it holds n keys."""
-    check_key(key)
+    _typed(key, "key")
     if key.ndim and key.shape != (n,):
         raise ValueError(f"key has shape {key.shape}; expected one key, or {n} keys for {n} examples")
     if "rbg" in str(jax.random.key_impl(key)):

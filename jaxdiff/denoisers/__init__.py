@@ -9,6 +9,7 @@ from jaxdiff.denoisers.denoiser import (
     Prediction,
     angular_velocity,
     c_noise,
+    check_denoiser,
     check_start,
     score,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "TwoEnded",
     "angular_velocity",
     "c_noise",
+    "check_denoiser",
     "check_start",
     "check_variance",
     "energy",

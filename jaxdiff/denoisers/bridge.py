@@ -41,7 +41,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoisers.denoiser import Prediction, c_noise
+from jaxdiff.arrays import along_batch, check_batch, check_function, check_instance, check_number, said
+from jaxdiff.denoisers.denoiser import Prediction, c_noise, check_params
 from jaxdiff.processes import Brownian, Flow, check_time, expand_time, pytree
 
 
@@ -68,9 +69,10 @@ class BridgeLike(abc.ABC):
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Where the flow's velocity at x [batch, *event] points to: x - t u and x + (1 - t) u."""
+        x = check_batch(x)
         displacement, score = self.predict(x, t, cond)
         t = expand_time(check_time(t), x)
-        velocity = displacement - self.sigma**2 * (0.5 - t) * score
+        velocity = displacement - along_batch(self.sigma, x, "sigma") ** 2 * (0.5 - t) * score
         return Prediction(x - t * velocity, x + (1 - t) * velocity)
 
 
@@ -84,7 +86,8 @@ class Bridge(BridgeLike):
     variance and c_noise = log(t/(1 - t))/4 within ±3. Two networks of one kind make a pair by
     `lambda params, *inputs: (network(params[0], *inputs), network(params[1], *inputs))`.
 
-    Raises ValueError for a negative sigma, and when called for a network that returns something else.
+    Raises TypeError for a network that is no function, ValueError for a negative sigma or a data_std that is not above
+    0, and when called for a network that returns something else.
     """
 
     network: Callable[..., tuple[jax.Array, jax.Array]] = dataclasses.field(metadata={"static": True})
@@ -93,20 +96,31 @@ class Bridge(BridgeLike):
     data_std: float = 0.5
 
     def __post_init__(self):
-        if isinstance(self.sigma, int | float) and not self.sigma >= 0:
-            raise ValueError(f"sigma = {self.sigma}; expected a number of 0 or more")
+        check_function("network", self.network, "a function (params, x, c_noise, cond) -> (w, -n s)")
+        object.__setattr__(self, "params", check_params(self.params))
+        check_number("sigma", self.sigma, least=0)
+        check_number("data_std", self.data_std, above=0)
 
     def predict(self, x, t, cond=None) -> TwoEnded:
         """E[x_1 - x_0 | x_t] and the score at x [batch, *event], t a scalar or [batch]."""
+        x = check_batch(x)
         t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
-        gamma = self.sigma * jnp.sqrt(t * (1 - t))
-        c_in = expand_time(1 / jnp.hypot(jnp.hypot(1 - t, t) * self.data_std, gamma), x)
+        data_std = along_batch(self.data_std, t, "data_std")
+        gamma = along_batch(self.sigma, t, "sigma") * jnp.sqrt(t * (1 - t))
+        c_in = expand_time(1 / jnp.hypot(jnp.hypot(1 - t, t) * data_std, gamma), x)
         out = self.network(self.params, c_in * x, c_noise(self.process, t), cond)
-        shapes = [jnp.shape(part) for part in out]
+        if not isinstance(out, tuple | list):
+            raise TypeError(f"the network returned {said(out)} for x {x.shape}; expected two arrays of that shape")
+        shapes = [getattr(part, "shape", said(part)) for part in out]
         if shapes != [x.shape] * 2:
             raise ValueError(f"the network returned shapes {shapes} for x {x.shape}; expected two of that shape")
         displacement, scaled = out
-        return TwoEnded(displacement, -scaled / expand_time(jnp.hypot(gamma, self.data_std), x))
+        return TwoEnded(displacement, -scaled / expand_time(jnp.hypot(gamma, data_std), x))
+
+
+def check_bridge(bridge) -> None:
+    """Raise TypeError for what is no bridge."""
+    check_instance("bridge", bridge, BridgeLike, "a bridge, such as jaxdiff.Bridge(network, params)")
 
 
 @pytree
@@ -115,6 +129,9 @@ class Swapped(BridgeLike):
     """A bridge read from its other end: its data are the source."""
 
     bridge: BridgeLike
+
+    def __post_init__(self):
+        check_bridge(self.bridge)
 
     @property
     def sigma(self):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -138,6 +155,9 @@ class ToData:
 
     bridge: BridgeLike
 
+    def __post_init__(self):
+        check_bridge(self.bridge)
+
     @property
     def process(self) -> Brownian:
         """Brownian motion of the bridge's sigma."""
@@ -145,8 +165,9 @@ class ToData:
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """E[x_0 | x] and the noise that goes with it at x [batch, *event], t a scalar or [batch]."""
+        x = check_batch(x)
         displacement, score = self.bridge.predict(x, t, cond)
         t = expand_time(check_time(t), x)
-        sigma = self.bridge.sigma
+        sigma = along_batch(self.bridge.sigma, x, "sigma")
         step = displacement - sigma**2 * (1 - t) * score
         return Prediction(x - t * step, jnp.sqrt(t) * step / sigma)

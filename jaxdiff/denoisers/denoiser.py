@@ -11,9 +11,20 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.denoisers.parameterization import ROWS, row
-from jaxdiff.processes import Process, check_time, expand_time, is_concrete, pytree
+from jaxdiff.arrays import (
+    along_batch,
+    check_batch,
+    check_flag,
+    check_function,
+    check_number,
+    check_output,
+    native,
+    said,
+)
+from jaxdiff.denoisers.parameterization import check_parameterization, row
+from jaxdiff.processes import Process, check_process, check_time, expand_time, is_concrete, pytree
 
 
 @pytree
@@ -46,6 +57,28 @@ class DenoiserLike(Protocol):
         ...
 
 
+def check_denoiser(denoiser, name: str = "denoiser") -> None:
+    """Raise TypeError for what is no denoiser: a callable with a process."""
+    if isinstance(denoiser, type) or not callable(denoiser) or not isinstance(_process_of(denoiser), Process):
+        raise TypeError(
+            f"{name} = {said(denoiser)}; expected a denoiser, such as jaxdiff.Denoiser(network, params, process)"
+        )
+
+
+def _process_of(denoiser):
+    return getattr(denoiser, "process", None)
+
+
+def check_params(params) -> Any:
+    """`params` in this machine's byte order; TypeError for a leaf that is no number or array of them."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in leaves:
+        if not isinstance(leaf, int | float | complex) and getattr(leaf, "dtype", np.dtype(object)).kind in "OSUMm":
+            raise TypeError(f"params{jax.tree_util.keystr(path)} = {said(leaf)}; expected arrays of numbers")
+    swapped = any(isinstance(leaf, np.ndarray) and not leaf.dtype.isnative for _, leaf in leaves)
+    return jax.tree.map(native, params) if swapped else params
+
+
 def c_noise(process: Process, t) -> jax.Array:
     """log(σ/α)/4 within ±3, the noise level that networks see."""
     return jnp.clip(-process.log_snr(t) / 8, -3.0, 3.0)
@@ -57,12 +90,15 @@ class Denoiser:
     """A network as a denoiser: `network(params, x, c_noise, cond) -> out`, its out read by `parameterization`.
 
     `parameterization` is one of "data", "noise", "score", "v", "velocity", "edm"; `data_std` is the standard deviation
-    of the data, a scalar. "noise" and "score" say nothing of x_0 where α = 0 (t = 1 of Flow and Cosine): start below.
+    of the data, a scalar or one an example. "noise" and "score" say nothing of x_0 where α = 0 (t = 1 of Flow and
+    Cosine): start below.
     With `learned_variance` the network returns twice the channels of x in the last axis: out, then u, and the share
     of the reverse variance is (u + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
 
-    Raises ValueError for an unknown parameterisation, and when called for t outside [0, 1], a t that is neither a
-    scalar nor [batch], or a network that returns another shape than that.
+    Raises TypeError for a network that is no function, parameters that are no arrays or a process that is none;
+    ValueError for an unknown parameterisation or a data_std that is not above 0. When called, TypeError for an x that
+    is not floating, ValueError for t outside [0, 1], a t or data_std that is neither a scalar nor [batch], or a network
+    that returns another shape than that.
     """
 
     network: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
@@ -73,24 +109,24 @@ class Denoiser:
     learned_variance: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self):
-        if self.parameterization not in ROWS:
-            raise ValueError(
-                f"parameterization {self.parameterization!r} is unknown; expected one of {', '.join(ROWS)}"
-            )
+        check_function("network", self.network, "a function (params, x, c_noise, cond) -> out")
+        object.__setattr__(self, "params", check_params(self.params))
+        check_process(self.process)
+        check_parameterization(self.parameterization)
+        check_number("data_std", self.data_std, above=0)
+        check_flag("learned_variance", self.learned_variance)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Predict data and noise from x [batch, *event] at t, a scalar or [batch]."""
+        x = check_batch(x)
         t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
         alpha, sigma = self.process.marginal(t)
-        a, b = row(self.parameterization, self.process, t, self.data_std)
-        c_in = 1 / jnp.hypot(alpha * self.data_std, sigma)
+        data_std = along_batch(self.data_std, t, "data_std")
+        a, b = row(self.parameterization, self.process, t, data_std)
+        c_in = 1 / jnp.hypot(alpha * data_std, sigma)
         out = self.network(self.params, expand_time(c_in, x) * x, c_noise(self.process, t), cond)
         expected = (*x.shape[:-1], x.shape[-1] * (1 + self.learned_variance))
-        if out.shape != expected:
-            raise ValueError(
-                f"the network returned shape {out.shape} for x of shape {x.shape}; expected "
-                f"{expected if self.learned_variance else 'the same shape'}"
-            )
+        check_output("the network", out, x, expected)
         share = None
         if self.learned_variance:
             out, u = jnp.split(out, 2, axis=-1)
@@ -125,6 +161,8 @@ def check_start(denoiser: DenoiserLike, t) -> None:
 
 def score(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
     """∇ log p_t(x) = -E[ε | x_t] / σ (Tweedie; Vincent 2011), [batch, *event]."""
+    check_denoiser(denoiser)
+    x = check_batch(x)
     _, sigma = denoiser.process.marginal(t)
     return -denoiser(x, t, cond).noise / expand_time(sigma, x)
 

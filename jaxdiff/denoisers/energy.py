@@ -23,6 +23,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import along_batch, check_batch, check_function, check_output
 from jaxdiff.denoisers.denoiser import Denoiser, c_noise
 from jaxdiff.denoisers.parameterization import row
 from jaxdiff.processes import check_time, expand_time
@@ -34,9 +35,14 @@ class InnerProduct:
 
     network: Callable[..., jax.Array]
 
+    def __post_init__(self):
+        check_function("network", self.network, "a function (params, x, c_noise, cond) -> out")
+
     def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
         """<x, network(x)> for x [batch, *event]."""
-        return jnp.sum(x * self.network(params, x, c_noise, cond), axis=range(1, x.ndim))
+        out = self.network(params, x, c_noise, cond)
+        check_output("the network", out, x)
+        return jnp.sum(x * out, axis=range(1, x.ndim))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +56,16 @@ class Gradient:
 
     potential: Callable[..., jax.Array]
 
+    def __post_init__(self):
+        check_function("potential", self.potential, "a function (params, x, c_noise, cond) -> [batch]")
+
     def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
         """∇ potential at x [batch, *event], of its shape."""
 
         def total(x):
             value = self.potential(params, x, c_noise, cond)
-            if value.shape != x.shape[:1]:
-                raise ValueError(
-                    f"the potential returned shape {value.shape} for x of shape {x.shape}; expected {x.shape[:1]}, one "
-                    "number an example; make a potential of a network by InnerProduct(network)"
-                )
+            note = ", one number an example; make a potential of a network by InnerProduct(network)"
+            check_output("the potential", value, x, x.shape[:1], note)
             return value.sum()
 
         return jax.grad(total)(x)
@@ -77,11 +83,12 @@ def energy(denoiser: Denoiser, x, t, cond=None) -> jax.Array:
             f"denoiser = {type(denoiser).__name__} of {type(network).__name__} has no energy; expected a "
             "Denoiser of Gradient(potential), for example Gradient(InnerProduct(network))"
         )
-    process = denoiser.process
+    process, x = denoiser.process, check_batch(x)
     t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
     alpha, sigma = process.marginal(t)
-    a, b = row(denoiser.parameterization, process, t, denoiser.data_std)
-    c_in = 1 / jnp.hypot(alpha * denoiser.data_std, sigma)
+    data_std = along_batch(denoiser.data_std, t, "data_std")
+    a, b = row(denoiser.parameterization, process, t, data_std)
+    c_in = 1 / jnp.hypot(alpha * data_std, sigma)
     potential = network.potential(denoiser.params, expand_time(c_in, x) * x, c_noise(process, t), cond)
     square = jnp.sum(x**2, axis=range(1, x.ndim))
     return (alpha / c_in * potential - a / 2 * square) / (sigma * (alpha * b - sigma * a))

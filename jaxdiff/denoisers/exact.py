@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import check_batch
 from jaxdiff.denoisers.denoiser import Prediction
 from jaxdiff.processes import Process, check_event, expand_time, is_concrete, pytree
 
@@ -53,7 +54,7 @@ class _Mixture:
 
     def _whiten(self, x, t, cond=None):
         """log w_k N(x; α m_k, S_k) [batch, k], Uᵀ(x - α m_k) [batch, k, d], its variances, α, and σ."""
-        d = self.means.shape[-1]
+        x, d = check_batch(x), self.means.shape[-1]
         flat = x.reshape(x.shape[0], -1)
         if flat.shape[1] != d:
             raise ValueError(f"x has events of {flat.shape[1]} values, shape {x.shape[1:]}; this density has {d}")
@@ -70,7 +71,7 @@ class _Mixture:
         `cond`: None for the mixture, or the component x is of, integers, a scalar or [batch].
         """
         log_joint, y, variances, alpha, sigma = self._whiten(x, t, cond)
-        r = jax.nn.softmax(log_joint, -1)
+        r, x = jax.nn.softmax(log_joint, -1), check_batch(x)
         rotate_back = lambda u: jnp.einsum("kij,bk,bkj->bi", self.bases, r, u)
         data = r @ self.means + rotate_back(alpha * self.variances * y / variances)
         return Prediction(data.reshape(x.shape), rotate_back(sigma * y / variances).reshape(x.shape))
@@ -92,6 +93,7 @@ def Mixture(process: Process, weights, means, covariances) -> _Mixture:
     not symmetric and positive semi-definite; when called, TypeError for a `cond` that is not an integer and ValueError
     for one out of range (under a transformation, where it cannot be read, the answer is NaN).
     """
+    check_process(process)
     weights, means, covariances = (np.asarray(a, jnp.result_type(float)) for a in (weights, means, covariances))
     if means.ndim != 2:
         raise ValueError(f"means has shape {means.shape}; expected [k, d]")
@@ -131,6 +133,7 @@ class _Empirical:
 
     def _log_kernel(self, x, t):
         """-|x - α x_i|² / 2σ², [batch, n], and the flat parts it was made of."""
+        x = check_batch(x)
         flat, data = x.reshape(x.shape[0], -1), self.data.reshape(self.data.shape[0], -1)
         if flat.shape[1] != data.shape[1]:
             raise ValueError(f"x has events of shape {x.shape[1:]}; this data set has {self.data.shape[1:]}")
@@ -157,6 +160,7 @@ def Empirical(process: Process, data) -> _Empirical:
 
     Raises TypeError for integer data, ValueError for an empty set or a NaN in it.
     """
+    check_process(process)
     data = check_event(data, "data")
     if data.shape[0] == 0:
         raise ValueError(f"data has shape {data.shape}: the data set is empty; expected at least one example")

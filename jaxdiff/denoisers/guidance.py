@@ -24,8 +24,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction
+from jaxdiff.arrays import along_batch, check_batch, check_flag, check_function, check_number, check_output, is_concrete
+from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_denoiser
 from jaxdiff.processes import Process, as_pytree, expand_time, pytree
 
 
@@ -34,8 +36,8 @@ from jaxdiff.processes import Process, as_pytree, expand_time, pytree
 class Interval:
     """`scale` where low < σ/α <= high and no guidance elsewhere (Kynkäänniemi et al. 2024, section 3).
 
-    It goes where a scale goes. No guidance is 1 for ClassifierFree and Auto, 0 for the classifiers. Raises ValueError
-    for an interval that is empty.
+    It goes where a scale goes. No guidance is 1 for ClassifierFree and Auto, 0 for the classifiers. Each of the three
+    is a number, or one an example. Raises ValueError for an interval that is empty.
     """
 
     scale: float
@@ -44,13 +46,17 @@ class Interval:
 
     def __post_init__(self):
         low, high = self.low, self.high
-        if isinstance(low, int | float) and isinstance(high, int | float) and not 0 <= low < high:
+        check_number("scale", self.scale)
+        check_number("low", low, least=0)
+        check_number("high", high, above=0, most=math.inf)
+        if is_concrete(low) and is_concrete(high) and not (np.asarray(low) < np.asarray(high)).all():
             raise ValueError(f"low = {low}, high = {high}; expected noise levels σ/α with 0 <= low < high")
 
     def at(self, process: Process, t, otherwise: float) -> jax.Array:
         """The scale at `t`, of its shape."""
         ratio = jnp.exp(-process.log_snr(t) / 2)
-        return jnp.where((self.low < ratio) & (ratio <= self.high), self.scale, otherwise)
+        scale, low, high = (along_batch(getattr(self, name), ratio, name) for name in ("scale", "low", "high"))
+        return jnp.where((low < ratio) & (ratio <= high), scale, otherwise)
 
 
 class _Wrapper:
@@ -62,10 +68,16 @@ class _Wrapper:
         """The process of the denoiser it wraps."""
         return self.denoiser.process
 
+    def __post_init__(self):
+        check_denoiser(self.denoiser)
+        if not isinstance(self.scale, Interval):
+            check_number("scale", self.scale)
+
     def _scale_at(self, t, x, otherwise: float):
-        if isinstance(self.scale, Interval):
-            return expand_time(self.scale.at(self.process, t, otherwise), x)
-        return self.scale
+        scale = self.scale
+        if isinstance(scale, Interval):
+            scale = scale.at(self.process, jnp.broadcast_to(t, x.shape[:1]), otherwise)
+        return along_batch(scale, x, "scale")
 
 
 def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
@@ -87,6 +99,7 @@ class ClassifierFree(_Wrapper):
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """The guided prediction at x [batch, *event], t a scalar or [batch]."""
+        x = check_batch(x)
         free, conditional = self.denoiser(x, t, None), self.denoiser(x, t, cond)
         return _extrapolate(free, conditional, self._scale_at(t, x, 1.0))
 
@@ -106,12 +119,15 @@ class Auto(_Wrapper):
     scale: float | Interval = 1.0
 
     def __post_init__(self):
-        ours, other = (getattr(denoiser, "process", None) for denoiser in (self.denoiser, self.weak))
-        if isinstance(ours, Process) and isinstance(other, Process) and _differ(ours, other):
+        super().__post_init__()
+        check_denoiser(self.weak, "weak")
+        ours, other = self.denoiser.process, self.weak.process
+        if _differ(ours, other):
             raise ValueError(f"weak is of the process {other}, the denoiser of {ours}; wrap weak in OnProcess")
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """The guided prediction at x [batch, *event], t a scalar or [batch]."""
+        x = check_batch(x)
         return _extrapolate(self.weak(x, t, cond), self.denoiser(x, t, cond), self._scale_at(t, x, 1.0))
 
 
@@ -142,13 +158,15 @@ class ClassifierFreePP(_Wrapper):
     scale: float = 0.6
 
     def __post_init__(self):
-        if isinstance(self.scale, int | float) and not 0 <= self.scale <= 1:
-            raise ValueError(f"scale = {self.scale}; expected the λ of CFG++ in [0, 1]")
+        check_denoiser(self.denoiser)
+        check_number("scale", self.scale, least=0, most=1, noun="the λ of CFG++")
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Guided data and unconditional noise at x [batch, *event], t a scalar or [batch]."""
+        x = check_batch(x)
         free, conditional = self.denoiser(x, t, None), self.denoiser(x, t, cond)
-        return dataclasses.replace(_extrapolate(free, conditional, self.scale), noise=free.noise)
+        guided = _extrapolate(free, conditional, along_batch(self.scale, x, "scale"))
+        return dataclasses.replace(guided, noise=free.noise)
 
 
 class _Tilted(_Wrapper):
@@ -158,19 +176,18 @@ class _Tilted(_Wrapper):
     conditional: bool
 
     def __post_init__(self):
-        if callable(self.log_likelihood):
-            object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
+        super().__post_init__()
+        check_function("log_likelihood", self.log_likelihood, "a function that gives one number an example, [batch]")
+        check_flag("conditional", self.conditional)
+        object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
 
     def _inner(self, x, t, cond) -> Prediction:
         return self.denoiser(x, t, cond if self.conditional else None)
 
     def _total(self, x, *arguments) -> jax.Array:
         value = self.log_likelihood(x, *arguments)
-        if value.shape != x.shape[:1]:
-            raise ValueError(
-                f"log_likelihood returned shape {value.shape} for x of shape {x.shape}; expected {x.shape[:1]}: one "
-                "number an example, the log-probability of its own cond"
-            )
+        note = ": one number an example, the log-probability of its own cond"
+        check_output("log_likelihood", value, x, x.shape[:1], note)
         return value.sum()
 
     def _tilt(self, predicted: Prediction, gradient, x, t) -> Prediction:
@@ -203,6 +220,7 @@ class Classifier(_Tilted):
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """The guided prediction at x [batch, *event], t a scalar or [batch]."""
+        x = check_batch(x)
         gradient = jax.grad(self._total)(x, t, cond)
         return self._tilt(self._inner(x, t, cond), gradient, x, t)
 
@@ -232,6 +250,7 @@ class TweedieClassifier(_Tilted):
             predicted = self._inner(x, t, cond)
             return self._total(predicted.data, cond), predicted
 
+        x = check_batch(x)
         gradient, predicted = jax.grad(value, has_aux=True)(x)
         return self._tilt(predicted, gradient, x, t)
 
@@ -252,10 +271,9 @@ class DynamicThreshold:
     bound: float = 1.0
 
     def __post_init__(self):
-        if isinstance(self.quantile, int | float) and not 0 <= self.quantile <= 1:
-            raise ValueError(f"quantile = {self.quantile}; expected a fraction in [0, 1], such as 0.995")
-        if isinstance(self.bound, int | float) and not self.bound > 0:
-            raise ValueError(f"bound = {self.bound}; expected the largest value of the data, above 0")
+        check_denoiser(self.denoiser)
+        check_number("quantile", self.quantile, least=0, most=1, noun="a fraction", fix=", such as 0.995")
+        check_number("bound", self.bound, above=0, noun="the largest value of the data,")
 
     @property
     def process(self) -> Process:
@@ -264,11 +282,14 @@ class DynamicThreshold:
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """The thresholded prediction at x [batch, *event], t a scalar or [batch]."""
+        x = check_batch(x)
         predicted = self.denoiser(x, t, cond)
         data, noise = predicted
-        size = jnp.quantile(jnp.abs(data).reshape(len(data), -1), self.quantile, axis=1)
-        size = expand_time(jnp.maximum(size, self.bound), data)
-        within = jnp.clip(data, -size, size) * (self.bound / size)
+        quantile = jnp.broadcast_to(along_batch(self.quantile, x, "quantile").ravel(), x.shape[:1])
+        size = jax.vmap(jnp.quantile)(jnp.abs(data).reshape(len(data), -1), quantile)
+        bound = along_batch(self.bound, x, "bound")
+        size = jnp.maximum(expand_time(size, data), bound)
+        within = jnp.clip(data, -size, size) * (bound / size)
         alpha, sigma = (expand_time(c, x) for c in self.process.marginal(t))
         ratio = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
         return dataclasses.replace(predicted, data=within, noise=noise + ratio * (data - within))

@@ -16,8 +16,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction
-from jaxdiff.processes import Process, expand_time, pytree
+from jaxdiff.arrays import check_batch
+from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_denoiser
+from jaxdiff.processes import Process, check_process, expand_time, pytree
 
 
 @pytree
@@ -32,8 +33,13 @@ class OnProcess:
     denoiser: DenoiserLike
     process: Process
 
+    def __post_init__(self):
+        check_denoiser(self.denoiser)
+        check_process(self.process)
+
     def __call__(self, x, t, cond=None) -> Prediction:
         """Predict data and noise from x [batch, *event] of `process` at t, a scalar or [batch]."""
+        x = check_batch(x)
         trained = self.denoiser.process
         alpha, sigma = self.process.marginal(t)
         trained_t = trained.time_at_log_snr(self.process.log_snr(t))

@@ -21,6 +21,8 @@ c_skip = α s²/n², c_out = σ s/n (the paper's, where α = 1) that is the row 
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import said
+
 
 def _data(process, t, alpha, sigma, data_std):
     return jnp.ones_like(alpha), jnp.zeros_like(alpha)
@@ -51,7 +53,14 @@ def _edm(process, t, alpha, sigma, data_std):
 ROWS = {"data": _data, "noise": _noise, "score": _score, "v": _v, "velocity": _velocity, "edm": _edm}
 
 
+def check_parameterization(name: str) -> None:
+    """Raise ValueError for a parameterisation that has no row."""
+    if not isinstance(name, str) or name not in ROWS:
+        raise ValueError(f"parameterization {said(name)} is unknown; expected one of {', '.join(ROWS)}")
+
+
 def row(name: str, process, t, data_std=0.5) -> tuple[jax.Array, jax.Array]:
     """The row (a, b) of the parameterisation `name` at times `t`, each of the shape of `t`."""
+    check_parameterization(name)
     alpha, sigma = process.marginal(t)
     return ROWS[name](process, t, alpha, sigma, data_std)

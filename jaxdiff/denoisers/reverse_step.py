@@ -15,7 +15,8 @@ probabilistic models". The best share is known for any data: the variance of q(x
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction
+from jaxdiff.arrays import check_batch, check_choice
+from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_denoiser
 from jaxdiff.processes import Process, expand_time, posterior
 
 VARIANCES = ("small", "large", "learned")
@@ -23,8 +24,7 @@ VARIANCES = ("small", "large", "learned")
 
 def check_variance(variance: str) -> None:
     """Raise ValueError for a choice of the reverse variance that is not known."""
-    if variance not in VARIANCES:
-        raise ValueError(f'variance = {variance!r}; expected "small" or "large", or "learned" where it is')
+    check_choice("variance", variance, VARIANCES)
 
 
 def log_variance_ratio(process: Process, prediction: Prediction, t, s, variance: str) -> jax.Array:
@@ -47,6 +47,9 @@ def log_variance_ratio(process: Process, prediction: Prediction, t, s, variance:
 
 def reverse(denoiser: DenoiserLike, x, t, s, cond=None, variance: str = "small") -> tuple[jax.Array, jax.Array]:
     """(mean, std) of p(x_s | x_t = x) for x [batch, *event]; s < t scalars or [batch]."""
+    check_denoiser(denoiser)
+    check_variance(variance)
+    x = check_batch(x)
     prediction = denoiser(x, t, cond)
     c_x, c_data, std = (expand_time(c, x) for c in posterior(denoiser.process, s, t))
     log_ratio = log_variance_ratio(denoiser.process, prediction, t, s, variance)

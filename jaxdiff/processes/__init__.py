@@ -2,7 +2,7 @@
 
 from jaxdiff.arrays import as_pytree, check_event, check_time, expand_time, is_concrete, pytree
 from jaxdiff.processes import grids as grids
-from jaxdiff.processes.gaussian import Process, forward_sde, perturb, posterior, transition
+from jaxdiff.processes.gaussian import Process, check_process, forward_sde, perturb, posterior, transition
 from jaxdiff.processes.learned import LearnedVP
 from jaxdiff.processes.schedules import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 
@@ -20,6 +20,7 @@ __all__ = [
     "SubVP",
     "as_pytree",
     "check_event",
+    "check_process",
     "check_time",
     "expand_time",
     "forward_sde",

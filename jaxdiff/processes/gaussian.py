@@ -18,11 +18,13 @@ r"""A process is two curves, and every Gaussian process is one rotation.
 """
 
 import abc
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.arrays import check_event, check_time, expand_time
+from jaxdiff.arrays import check_event, check_instance, check_key, check_number, check_time, expand_time, is_concrete
 from jaxdiff.arrays.checks import floating
 
 
@@ -74,18 +76,25 @@ class Process(abc.ABC):
 
     def time_at_log_snr(self, log_snr) -> jax.Array:
         """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
+        check_number("log_snr", log_snr, most=math.inf)
         noisiest, cleanest = self._log_snr(jnp.asarray(1.0)), self._log_snr(jnp.asarray(0.0))
         return jnp.clip(self._time_at(jnp.clip(floating(log_snr), noisiest, cleanest)), 0.0, 1.0)
 
     def time_at_angle(self, angle) -> jax.Array:
         """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""
-        angle = floating(angle)
+        angle = floating(check_number("angle", angle))
         cos, sin = jnp.maximum(jnp.cos(angle), 0.0), jnp.maximum(jnp.sin(angle), 0.0)
         return self.time_at_log_snr(2 * (jnp.log(cos) - jnp.log(sin)))
 
 
+def check_process(process, name: str = "process") -> None:
+    """Raise TypeError for what is no process."""
+    check_instance(name, process, Process, "a process such as jaxdiff.VP()")
+
+
 def forward_sde(process: Process, t) -> tuple[jax.Array, jax.Array]:
     """(f, g) of dx = f x dt + g dw at `t`; f is -inf and g inf at t = 1 where α(1) = 0 (Flow, Cosine)."""
+    check_process(process)
     return process._sde(check_time(t))
 
 
@@ -94,6 +103,8 @@ def perturb(key, process: Process, x0, t) -> tuple[jax.Array, jax.Array]:
 
     Raises TypeError for integer x0, ValueError for a concrete NaN in x0, t outside [0, 1] or of another shape.
     """
+    check_process(process)
+    check_key(key)
     x0 = check_event(x0, "x0")
     alpha, sigma = process.marginal(t)
     noise = jax.random.normal(key, x0.shape, x0.dtype)
@@ -105,15 +116,31 @@ def _snr_loss(process: Process, s, t) -> jax.Array:
     return -jnp.expm1(process.log_snr(t) - process.log_snr(s))
 
 
+def _check_order(process: Process, s, t) -> None:
+    check_process(process)
+    s, t = check_time(s, "s"), check_time(t, "t")
+    if is_concrete(s) and is_concrete(t) and (after := np.asarray(s) > np.asarray(t)).any():
+        s, t = (np.broadcast_to(time, after.shape)[after].flat[0] for time in (s, t))
+        raise ValueError(f"s = {s} is above t = {t}; expected s < t, the cleaner time first: swap them")
+
+
 def transition(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
-    """(a, std) of q(x_t | x_s) = N(a x_s, std²) for s < t, arrays of the shape of `s` and `t` together."""
+    """(a, std) of q(x_t | x_s) = N(a x_s, std²) for s < t, arrays of the shape of `s` and `t` together.
+
+    Raises ValueError for concrete times the wrong way round; traced ones give NaN.
+    """
+    _check_order(process, s, t)
     alpha_s, _ = process.marginal(s)
     alpha_t, sigma_t = process.marginal(t)
     return alpha_t / alpha_s, sigma_t * jnp.sqrt(_snr_loss(process, s, t))
 
 
 def posterior(process: Process, s, t) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(c_x, c_data, std) of q(x_s | x_t, x_0) = N(c_x x_t + c_data x_0, std²) for s < t (Ho et al. 2020, eq. 6-7)."""
+    """(c_x, c_data, std) of q(x_s | x_t, x_0) = N(c_x x_t + c_data x_0, std²) for s < t (Ho et al. 2020, eq. 6-7).
+
+    Raises ValueError for concrete times the wrong way round; traced ones give NaN.
+    """
+    _check_order(process, s, t)
     alpha_s, sigma_s = process.marginal(s)
     alpha_t, sigma_t = process.marginal(t)
     lost = _snr_loss(process, s, t)

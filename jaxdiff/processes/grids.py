@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_time, is_concrete, pytree
-from jaxdiff.processes.gaussian import Process
+from jaxdiff.arrays import check_number, check_room, check_time, check_whole, is_concrete, pytree
+from jaxdiff.processes.gaussian import Process, check_process
 
 _LAST_TIME = 1e-3
 _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; VP(0.1, 20) ends at -10.05
@@ -32,6 +32,13 @@ def check_times(times) -> jax.Array:
     return times
 
 
+def _one_time(t, name: str) -> jax.Array:
+    t = check_time(t, name)
+    if t.ndim:
+        raise ValueError(f"{name} has shape {t.shape}; expected one time for all examples")
+    return t
+
+
 class Grid(abc.ABC):
     """A coordinate u(t) and its inverse; `_finite` says that u(0) is finite where σ = 0."""
 
@@ -44,11 +51,21 @@ class Grid(abc.ABC):
     def _time(self, process: Process, u) -> jax.Array: ...
 
     def __call__(self, process: Process, steps: int, t_start=1.0, t_end=None) -> jax.Array:
-        """Decreasing times, [steps] to go on to clean data or [steps + 1] down to `t_end`."""
-        t_start = check_time(t_start, "t_start")
+        """Decreasing times, [steps] to go on to clean data or [steps + 1] down to `t_end`.
+
+        Raises ValueError for fewer than one step, and for ends that are no numbers in [0, 1] or the wrong way round.
+        """
+        check_process(process)
+        steps = check_whole("steps", steps)
+        check_room("a grid", steps)
+        t_start = _one_time(t_start, "t_start")
         first = self._coordinate(process, t_start)
         if t_end is not None:
-            t_end = check_time(t_end, "t_end")
+            t_end = _one_time(t_end, "t_end")
+            if is_concrete(t_start) and is_concrete(t_end) and not t_start > t_end:
+                raise ValueError(
+                    f"t_end = {t_end} is not below t_start = {t_start}; sampling goes down in t, swap them"
+                )
             fraction = jnp.arange(steps + 1) / steps
             last_time = t_end
             if not self._finite:  # the last of the steps goes from where u is still finite
@@ -116,6 +133,9 @@ class Karras(Grid):
     rho: float = 7.0
 
     _finite = False
+
+    def __post_init__(self):
+        check_number("rho", self.rho, above=0)
 
     def _coordinate(self, process, t):
         return jnp.exp(-jnp.maximum(process.log_snr(t), _LOWEST_LOG_SNR) / (2 * self.rho))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import pytree
+from jaxdiff.arrays import check_number, is_concrete, pytree
 from jaxdiff.processes.gaussian import Process
 
 
@@ -51,10 +51,13 @@ class LearnedVP(Process):
 
     def __post_init__(self):
         high, low = self.log_snr_max, self.log_snr_min
-        if isinstance(high, int | float) and isinstance(low, int | float) and not high > low:
+        check_number("log_snr_max", high)
+        check_number("log_snr_min", low)
+        if is_concrete(high) and is_concrete(low) and not (np.asarray(high) > np.asarray(low)).all():
             raise ValueError(f"log_snr_max = {high} is not above log_snr_min = {low}; swap them")
-        shape = getattr(self.logits, "shape", None)
-        if shape is not None and (len(shape) != 1 or shape[0] < 2):
+        check_number("logits", self.logits)
+        shape = np.shape(self.logits)
+        if len(shape) != 1 or shape[0] < 2:
             raise ValueError(f"logits have shape {shape}; expected [K + 1] for K >= 1 parts of [0, 1]")
 
     def _path(self):
