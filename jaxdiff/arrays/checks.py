@@ -77,8 +77,8 @@ def check_number(
     """`value` as it is, a real number or an array of them, each finite and within the bounds as far as can be seen.
 
     `above` and `below` are open bounds, `least` and `most` closed ones; `most=math.inf` allows infinity. A Python
-    number counts as the float it is computed as. `noun` says what it is, and `fix` ends the message. Raises TypeError for what is no number,
-    ValueError for one outside the bounds.
+    number counts as the float it is computed as. `noun` says what it is, and `fix` ends the message.
+    Raises TypeError for what is no number, ValueError for one outside the bounds.
     """
     expected = _bounds(above, least, below, most, noun)
     if _kind(value) is None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxdiff.arrays import check_batch
 from jaxdiff.denoisers.denoiser import Prediction
-from jaxdiff.processes import Process, check_event, expand_time, is_concrete, pytree
+from jaxdiff.processes import Process, check_event, check_process, expand_time, is_concrete, pytree
 
 
 @pytree
