@@ -214,6 +214,23 @@ def _memory() -> int:
     return there
 
 
+def check_labels(cond, classes: int, none: bool = False) -> jax.Array:
+    """`cond` as integer labels 0 to `classes` - 1, or, where `none` says so, `classes` for no label.
+
+    Raises TypeError for what is no integer, ValueError where it is concrete and a label does not exist.
+    """
+    labels = native(cond)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"cond has dtype {labels.dtype}; expected integer labels")
+    if is_concrete(labels):
+        values = np.asarray(labels)
+        outside = (values < 0) | (values >= classes + none)
+        if outside.any():
+            no_label = f", or {classes} (or cond=None) for no label" if none else ""
+            raise ValueError(f"label {values[outside].flat[0]} is out of range; expected 0 to {classes - 1}{no_label}")
+    return jnp.asarray(labels)
+
+
 def native(x):
     """`x` as an array, NumPy or JAX, whose bytes have this machine's order."""
     if isinstance(x, jax.Array):

@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_function, check_instance, check_number, said
-from jaxdiff.denoisers.denoiser import Prediction, c_noise, check_params
+from jaxdiff.denoisers.denoiser import Prediction, c_noise, check_cond_of, check_params
 from jaxdiff.processes import Brownian, Flow, check_time, expand_time, pytree
 
 
@@ -101,6 +101,10 @@ class Bridge(BridgeLike):
         check_number("sigma", self.sigma, least=0)
         check_number("data_std", self.data_std, above=0)
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""
+        check_cond_of(self.network, self.params, cond)
+
     def predict(self, x, t, cond=None) -> TwoEnded:
         """E[x_1 - x_0 | x_t] and the score at x [batch, *event], t a scalar or [batch]."""
         x = check_batch(x)
@@ -138,6 +142,10 @@ class Swapped(BridgeLike):
         """That of the bridge."""
         return self.bridge.sigma
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the bridge does not take."""
+        check_cond_of(self.bridge, cond)
+
     def predict(self, x, t, cond=None) -> TwoEnded:
         """Both conditional means at x [batch, *event], t from the other end."""
         displacement, score = self.bridge.predict(x, 1 - t, cond)
@@ -162,6 +170,10 @@ class ToData:
     def process(self) -> Brownian:
         """Brownian motion of the bridge's sigma."""
         return Brownian(self.bridge.sigma)
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the bridge does not take."""
+        check_cond_of(self.bridge, cond)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """E[x_0 | x] and the noise that goes with it at x [batch, *event], t a scalar or [batch]."""

@@ -45,7 +45,11 @@ class Prediction:
 
 
 class DenoiserLike(Protocol):
-    """What samplers, losses and likelihoods take: a callable pytree with its process."""
+    """What samplers, losses and likelihoods take: a callable pytree with its process.
+
+    One that knows which `cond` it takes may have a method `check_cond(cond)`, which raises for any other. It is called
+    before anything is traced, and so may look at the values of a concrete one.
+    """
 
     @property
     def process(self) -> Process:
@@ -135,11 +139,22 @@ class Denoiser:
         alpha, sigma, a, b, det = (expand_time(c, x) for c in (alpha, sigma, a, b, det))
         return Prediction((b * x - sigma * out) / det, (alpha * out - a * x) / det, share)
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""
+        check_cond_of(self.network, self.params, cond)
+
     def error_scale(self, t) -> jax.Array:
         """det/q, of the shape of `t`: an error e of the angular velocity v is det/q e of the network's output."""
         alpha, sigma = self.process.marginal(t)
         a, b = row(self.parameterization, self.process, t, self.data_std)
         return (alpha * b - sigma * a) / jnp.hypot(alpha, sigma)
+
+
+def check_cond_of(model, *arguments) -> None:
+    """`model.check_cond(*arguments)` where it has one: (cond) of a denoiser, (params, cond) of a network."""
+    check = getattr(model, "check_cond", None)
+    if check is not None:
+        check(*arguments)
 
 
 def check_start(denoiser: DenoiserLike, t) -> None:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_function, check_output
-from jaxdiff.denoisers.denoiser import Denoiser, c_noise
+from jaxdiff.denoisers.denoiser import Denoiser, c_noise, check_cond_of
 from jaxdiff.denoisers.parameterization import row
 from jaxdiff.processes import check_time, expand_time
 
@@ -37,6 +37,10 @@ class InnerProduct:
 
     def __post_init__(self):
         check_function("network", self.network, "a function (params, x, c_noise, cond) -> out")
+
+    def check_cond(self, params, cond) -> None:
+        """Raise for a `cond` that the network does not take."""
+        check_cond_of(self.network, params, cond)
 
     def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
         """<x, network(x)> for x [batch, *event]."""
@@ -58,6 +62,10 @@ class Gradient:
 
     def __post_init__(self):
         check_function("potential", self.potential, "a function (params, x, c_noise, cond) -> [batch]")
+
+    def check_cond(self, params, cond) -> None:
+        """Raise for a `cond` that the potential does not take."""
+        check_cond_of(self.potential, params, cond)
 
     def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
         """∇ potential at x [batch, *event], of its shape."""

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_batch
+from jaxdiff.arrays import check_batch, check_labels
 from jaxdiff.denoisers.denoiser import Prediction
-from jaxdiff.processes import Process, check_event, check_process, expand_time, is_concrete, pytree
+from jaxdiff.processes import Process, check_event, check_process, expand_time, pytree
 
 
 @pytree
@@ -35,20 +35,18 @@ class _Mixture:
     variances: jax.Array
     bases: jax.Array
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that is neither None nor the index of a component."""
+        if cond is not None:
+            check_labels(cond, len(self.log_weights))
+
     def _log_weights(self, cond, batch: int):
         """log p(component): the weights for `cond` None, otherwise 0 for that component and -inf for the others."""
         if cond is None:
             return self.log_weights
-        cond, k = jnp.asarray(cond), len(self.log_weights)
-        if not jnp.issubdtype(cond.dtype, jnp.integer):
-            raise TypeError(f"cond has dtype {cond.dtype}; expected integer labels, the index of a component")
+        cond, k = check_labels(cond, len(self.log_weights)), len(self.log_weights)
         if cond.shape not in ((), (batch,)):
             raise ValueError(f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example")
-        if is_concrete(cond):
-            labels = np.asarray(cond)
-            outside = (labels < 0) | (labels >= k)
-            if outside.any():
-                raise ValueError(f"label {labels[outside].flat[0]} is out of range; expected 0 to {k - 1}, or None")
         rows = jnp.log(jnp.eye(k)).at[cond]
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
@@ -131,6 +129,11 @@ class _Empirical:
     process: Process
     data: jax.Array
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond`: a data set has no labels here."""
+        if cond is not None:
+            raise ValueError("cond was given to an Empirical denoiser, which has no classes; make one of each class")
+
     def _log_kernel(self, x, t):
         """-|x - α x_i|² / 2σ², [batch, n], and the flat parts it was made of."""
         x = check_batch(x)
@@ -143,6 +146,7 @@ class _Empirical:
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch] with σ(t) > 0."""
+        self.check_cond(cond)
         log_kernel, flat, data, alpha, sigma = self._log_kernel(x, t)
         mean = jax.nn.softmax(log_kernel, -1) @ data
         return Prediction(mean.reshape(x.shape), ((flat - alpha * mean) / sigma).reshape(x.shape))

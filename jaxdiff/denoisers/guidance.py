@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import along_batch, check_batch, check_flag, check_function, check_number, check_output, is_concrete
-from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_denoiser
+from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_cond_of, check_denoiser
 from jaxdiff.processes import Process, as_pytree, expand_time, pytree
 
 
@@ -73,6 +73,10 @@ class _Wrapper:
         if not isinstance(self.scale, Interval):
             check_number("scale", self.scale)
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the denoiser does not take."""
+        check_cond_of(self.denoiser, cond)
+
     def _scale_at(self, t, x, otherwise: float):
         scale = self.scale
         if isinstance(scale, Interval):
@@ -85,13 +89,37 @@ def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
     return dataclasses.replace(better, data=data, noise=noise)
 
 
+class _TowardsCond(_Wrapper):
+    """Guidance away from the unconditional model, the denoiser's own at cond = None."""
+
+    def check_cond(self, cond) -> None:
+        """Raise for cond = None, which is no guidance, and for a `cond` or None that the denoiser does not take."""
+        self._check_given(cond)
+        check_cond_of(self.denoiser, None)
+        check_cond_of(self.denoiser, cond)
+
+    def _check_given(self, cond) -> None:
+        if cond is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} has no cond to guide to; give cond, or leave {name} out for unconditional samples"
+            )
+
+    def _both(self, x, t, cond) -> tuple[Prediction, Prediction]:
+        """The unconditional prediction and the conditional one."""
+        self._check_given(cond)
+        return self.denoiser(x, t, None), self.denoiser(x, t, cond)
+
+
 @pytree
 @dataclasses.dataclass(frozen=True)
-class ClassifierFree(_Wrapper):
+class ClassifierFree(_TowardsCond):
     """Classifier-free guidance (Ho and Salimans 2022, eq. 6): unconditional + scale (conditional - unconditional).
 
     `scale` = 1 + w of the paper: 0 is the unconditional model, 1 the conditional one, above 1 guided; a number or an
     `Interval`. The unconditional prediction is the denoiser's own at cond = None. Costs two evaluations a step.
+
+    Raises ValueError when called without cond, and for a denoiser without an unconditional model.
     """
 
     denoiser: DenoiserLike
@@ -100,7 +128,7 @@ class ClassifierFree(_Wrapper):
     def __call__(self, x, t, cond=None) -> Prediction:
         """The guided prediction at x [batch, *event], t a scalar or [batch]."""
         x = check_batch(x)
-        free, conditional = self.denoiser(x, t, None), self.denoiser(x, t, cond)
+        free, conditional = self._both(x, t, cond)
         return _extrapolate(free, conditional, self._scale_at(t, x, 1.0))
 
 
@@ -125,6 +153,11 @@ class Auto(_Wrapper):
         if _differ(ours, other):
             raise ValueError(f"weak is of the process {other}, the denoiser of {ours}; wrap weak in OnProcess")
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that one of both denoisers does not take."""
+        check_cond_of(self.denoiser, cond)
+        check_cond_of(self.weak, cond)
+
     def __call__(self, x, t, cond=None) -> Prediction:
         """The guided prediction at x [batch, *event], t a scalar or [batch]."""
         x = check_batch(x)
@@ -140,7 +173,7 @@ def _differ(one: Process, other: Process) -> bool:
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class ClassifierFreePP(_Wrapper):
+class ClassifierFreePP(_TowardsCond):
     r"""CFG++ (Chung et al. 2024, arXiv 2406.08070, algorithm 2): guided data, unconditional noise; `scale` in [0, 1].
 
     x_s = α_s x_0^guided + σ_s ε^free is the paper's step. x = α x_0 + σ ε no longer holds, so this belongs to that step
@@ -151,7 +184,8 @@ class ClassifierFreePP(_Wrapper):
     a scale that grows as the steps get shorter. DDIM takes this step, and Heun takes it as its predictor. Others see
     something else: ProbabilityFlow, `encode` and likelihoods integrate v = cos φ ε - sin φ x_0, which is that of
     ClassifierFree with scale sin² φ; DPM-Solver++ and Ancestral, which read x_0 alone, take it for ClassifierFree;
-    Euler-Maruyama, which reads ε alone, sees no guidance. Raises ValueError for a scale outside [0, 1].
+    Euler-Maruyama, which reads ε alone, sees no guidance. Raises ValueError for a scale outside [0, 1], and as
+    `ClassifierFree` does.
     """
 
     denoiser: DenoiserLike
@@ -164,7 +198,7 @@ class ClassifierFreePP(_Wrapper):
     def __call__(self, x, t, cond=None) -> Prediction:
         """Guided data and unconditional noise at x [batch, *event], t a scalar or [batch]."""
         x = check_batch(x)
-        free, conditional = self.denoiser(x, t, None), self.denoiser(x, t, cond)
+        free, conditional = self._both(x, t, cond)
         guided = _extrapolate(free, conditional, along_batch(self.scale, x, "scale"))
         return dataclasses.replace(guided, noise=free.noise)
 
@@ -180,6 +214,10 @@ class _Tilted(_Wrapper):
         check_function("log_likelihood", self.log_likelihood, "a function that gives one number an example, [batch]")
         check_flag("conditional", self.conditional)
         object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the denoiser does not take; what it is to the classifier is the classifier's."""
+        check_cond_of(self.denoiser, cond if self.conditional else None)
 
     def _inner(self, x, t, cond) -> Prediction:
         return self.denoiser(x, t, cond if self.conditional else None)
@@ -279,6 +317,10 @@ class DynamicThreshold:
     def process(self) -> Process:
         """The process of the denoiser it wraps."""
         return self.denoiser.process
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the denoiser does not take."""
+        check_cond_of(self.denoiser, cond)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """The thresholded prediction at x [batch, *event], t a scalar or [batch]."""

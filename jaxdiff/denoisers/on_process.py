@@ -17,7 +17,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_batch
-from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_denoiser
+from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_cond_of, check_denoiser
 from jaxdiff.processes import Process, check_process, expand_time, pytree
 
 
@@ -36,6 +36,10 @@ class OnProcess:
     def __post_init__(self):
         check_denoiser(self.denoiser)
         check_process(self.process)
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the denoiser does not take."""
+        check_cond_of(self.denoiser, cond)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Predict data and noise from x [batch, *event] of `process` at t, a scalar or [batch]."""

@@ -142,7 +142,7 @@ def bits_per_dim(
         raise TypeError(f"{names}: not a setting of log_likelihood, which has {', '.join(defaults)}")
     likelihood = {name: value for name, value in (defaults | likelihood).items() if name != "cond"}
     check_divergence(likelihood["divergence"], likelihood["probes"], math.prod(images.shape[1:]))
-    cond, keys = check_cond(cond, n), example_keys(key, n)
+    cond, keys = check_cond(denoiser, cond, n), example_keys(key, n)
     model, place = copied((denoiser, dequantizer), mesh)
     estimator = Estimator(keys, model, images, cond, place, dequantization_samples, levels, likelihood, mesh)
     size = min(batch_size, n)

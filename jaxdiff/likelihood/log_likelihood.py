@@ -79,7 +79,7 @@ def log_likelihood(
     x0 = check_event(x0, "x0")
     check_divergence(divergence, probes, math.prod(x0.shape[1:]))
     check_start(denoiser, 1.0)
-    cond = check_cond(cond, x0.shape[0])
+    cond = check_cond(denoiser, cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])
     t = check_time(t_min, "t_min")
     if source is not None:

@@ -149,7 +149,7 @@ def _continuous(keys, denoiser, images, cond, bins, draws, t_min):
 
 def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, kind, mesh) -> VariationalBound:
     images = check_images(images, levels, batch_size)
-    keys, cond = example_keys(key, len(images)), check_cond(cond, len(images))
+    keys, cond = example_keys(key, len(images)), check_cond(denoiser, cond, len(images))
     denoiser = copied(denoiser, mesh)
 
     def of(index):

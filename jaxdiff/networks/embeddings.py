@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.core import Tracer
+
+from jaxdiff.arrays import check_labels
 
 
 def _waves(c_noise: jax.Array, frequencies: np.ndarray) -> jax.Array:
@@ -68,19 +69,9 @@ class LabelEmbedding(nnx.Module):
         Raises TypeError for labels that are not integers, ValueError for another shape or a concrete label
         out of range. Under a transformation, where labels cannot be read, one out of range gives NaN.
         """
-        cond = jnp.asarray(self.classes if cond is None else cond)
-        if not jnp.issubdtype(cond.dtype, jnp.integer):
-            raise TypeError(f"cond has dtype {cond.dtype}; expected integer labels")
+        cond = check_labels(self.classes if cond is None else cond, self.classes, none=True)
         if cond.shape not in ((), (batch,)):
             raise ValueError(f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example")
-        if not isinstance(cond, Tracer):
-            labels = np.asarray(cond)
-            outside = (labels < 0) | (labels > self.classes)
-            if outside.any():
-                raise ValueError(
-                    f"label {labels[outside].flat[0]} is out of range; expected 0 to {self.classes - 1}, "
-                    f"or {self.classes} (or cond=None) for no label"
-                )
         rows = self.table.embedding[...].at[jnp.broadcast_to(cond, (batch,))]
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
@@ -95,11 +86,22 @@ class NoiseEmbedding(nnx.Module):
         self.dense_out = nnx.Linear(features, features, rngs=rngs)
         self.label = LabelEmbedding(classes, features, rngs=rngs) if classes else None
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that is neither None nor labels of the network's classes, as far as it is concrete."""
+        if cond is None:
+            return
+        if self.label is None:
+            raise ValueError(
+                "cond was given to a network without classes; build it with classes=..., or leave cond out"
+            )
+        check_labels(cond, self.label.classes, none=True)
+
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return [batch, features] for the batch and dtype of x [batch, ...] and c_noise, a scalar or [batch].
 
         Raises ValueError for a c_noise of another shape, and for labels where there are no classes.
         """
+        self.check_cond(cond)
         c_noise = jnp.asarray(c_noise, jnp.promote_types(x.dtype, jnp.float32))
         if c_noise.shape not in ((), x.shape[:1]):
             raise ValueError(f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example")
@@ -107,8 +109,4 @@ class NoiseEmbedding(nnx.Module):
         embedding = self.dense_out(nnx.silu(self.dense_in(self.waves(c_noise))))
         if self.label is not None:
             embedding = embedding + self.label(cond, len(c_noise))
-        elif cond is not None:
-            raise ValueError(
-                "cond was given to a network without classes; build it with classes=..., or leave cond out"
-            )
         return nnx.silu(embedding).astype(x.dtype)

@@ -15,12 +15,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdiff.denoisers import check_cond_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A module without its parameters; equal to any other of its structure."""
 
     graphdef: nnx.GraphDef
+
+    def check_cond(self, params: dict, cond) -> None:
+        """Raise for a `cond` that the module does not take, by its own `check_cond(cond)`."""
+        check_cond_of(nnx.merge(self.graphdef, params), cond)
 
     def __call__(self, params: dict, *inputs):
         """What the module makes of `inputs`: for a denoiser's x, c_noise and cond, as `jaxdiff.networks.UNet` says."""
@@ -37,6 +43,10 @@ class Cast:
 
     network: Callable[..., jax.Array]
     dtype: Any
+
+    def check_cond(self, params, cond) -> None:
+        """Raise for a `cond` that the network does not take."""
+        check_cond_of(self.network, params, cond)
 
     def __call__(self, params, x: jax.Array, *inputs) -> jax.Array:
         """`network(params, x, *inputs)`, in the dtype of x."""

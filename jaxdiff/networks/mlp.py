@@ -36,6 +36,10 @@ class MLP(nnx.Module):
         self.levels = nnx.List([nnx.Linear(hidden[0], b, rngs=rngs) for b in hidden])
         self.out = nnx.Linear(widths[-1], outputs * widths[0], kernel_init=nnx.initializers.zeros, rngs=rngs)
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that is neither None nor labels of the network's classes."""
+        self.embed.check_cond(cond)
+
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return [batch, *event], the last axis times `outputs`, for x [batch, *event]; c_noise and cond [batch]."""
         if x.shape[1:] != self.event:

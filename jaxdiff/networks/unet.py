@@ -168,6 +168,10 @@ class UNet(nnx.Module):
         self.norm_out = GroupNorm(width, rngs=rngs)
         self.conv_out = Conv(width, outputs * channels_in, kernel_init=_zero, rngs=rngs)
 
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that is neither None nor labels of the network's classes."""
+        self.embed.check_cond(cond)
+
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return out [batch, height, width, outputs * channels_in] for x [..., channels_in]; c_noise [batch]."""
         self._check(x)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import check_labels
 from jaxdiff.networks.attention import attention
 from jaxdiff.networks.convolution import convolution, halving_convolution
 from jaxdiff.networks.unet import double, halve
@@ -110,6 +111,19 @@ class UNet2D:
         if self.norm_num_groups is None:
             raise ValueError("norm_num_groups = None is not supported; expected a number of groups")
 
+    def check_cond(self, params: dict, cond) -> None:
+        """Raise for a `cond` other than labels of its classes, or other than None where it has none."""
+        if self.num_class_embeds is None:
+            if cond is not None:
+                raise ValueError("cond was given to a network without classes; leave cond out")
+            return
+        if cond is None:
+            raise ValueError(
+                f"cond = None, for a network of {self.num_class_embeds} classes, none of which stands for no label: "
+                "it has no unconditional model, which classifier-free guidance needs; give cond, without that guidance"
+            )
+        check_labels(cond, self.num_class_embeds)
+
     def __call__(self, params: dict, x, c_noise, cond=None) -> jax.Array:
         """Return out [batch, height, width, out_channels] for x [batch, height, width, in_channels]."""
         k = jnp.interp(jnp.asarray(c_noise), jnp.asarray(self.levels), jnp.arange(len(self.levels), dtype=float))
@@ -119,16 +133,14 @@ class UNet2D:
         """The same for the step k [batch]."""
         if x.ndim != 4 or x.shape[-1] != self.in_channels:
             raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {self.in_channels}]")
-        if (cond is None) != (self.num_class_embeds is None):
-            raise ValueError(
-                f"cond = {cond}, for a network of {self.num_class_embeds} classes; give one with the other"
-            )
+        self.check_cond(params, cond)
         waves = timestep_features(k, self.block_out_channels[0], self.flip_sin_to_cos, self.freq_shift)
         embedding = _dense(params, "time_embedding.linear_1", waves.astype(x.dtype))
         embedding = _dense(params, "time_embedding.linear_2", jax.nn.silu(embedding))
         if cond is not None:
             labels = jnp.broadcast_to(jnp.asarray(cond), x.shape[:1])
-            embedding += params["class_embedding.weight"].at[labels].get(mode="fill", fill_value=jnp.nan)
+            rows = params["class_embedding.weight"].at[labels]
+            embedding += rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         embedding = jax.nn.silu(embedding)
 
         x = 2 * x - 1 if self.center_input_sample else x

@@ -131,7 +131,7 @@ def draw(
     if n < 1 or batch_size < 1:
         raise ValueError(f"n = {n}, batch_size = {batch_size}; expected at least one")
     keys, axis = example_keys(key, n), int(settings.get("trajectory", False))
-    every, model = (check_cond(cond, n), x_start), copied(denoiser, mesh)
+    every, model = (check_cond(denoiser, cond, n), x_start), copied(denoiser, mesh)
 
     def compute(part):
         part_keys, (part_cond, start) = spread((keys[part], jax.tree.map(lambda a: a[part], every)), mesh)

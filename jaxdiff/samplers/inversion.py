@@ -46,7 +46,7 @@ def invert(
         )
     if steps < 1:
         raise ValueError(f"steps = {steps}; expected at least one")
-    cond = check_cond(cond, x0.shape[0])
+    cond = check_cond(denoiser, cond, x0.shape[0])
     if grid is None or isinstance(grid, Grid):
         ends = check_times(jnp.stack([check_time(t_max, "t_max"), check_time(t_min, "t_min")]))
         grid = sampler.grid if grid is None else grid

@@ -162,7 +162,7 @@ def encode(denoiser: DenoiserLike, x0, cond=None, t_min=1e-5, solver=None, rtol=
     """
     x0 = check_event(x0, "x0")
     check_start(denoiser, 1.0)
-    cond = check_cond(cond, x0.shape[0])
+    cond = check_cond(denoiser, cond, x0.shape[0])
     return _carry(denoiser, x0, check_time(t_min, "t_min"), 1.0, cond, solver, rtol, atol, split_of(denoiser, x0, cond))
 
 
@@ -170,5 +170,5 @@ def decode(denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1
     """The inverse of `encode`: z [n, *event] at t = 1 carried back to x at `t_min`."""
     z = check_event(z, "z")
     check_start(denoiser, 1.0)
-    cond = check_cond(cond, z.shape[0])
+    cond = check_cond(denoiser, cond, z.shape[0])
     return _carry(denoiser, z, 1.0, check_time(t_min, "t_min"), cond, solver, rtol, atol, split_of(denoiser, z, cond))

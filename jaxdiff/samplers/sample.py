@@ -71,7 +71,6 @@ def sample(
     if not isinstance(sampler, Sampler):
         raise TypeError(f"sampler = {sampler!r}; expected an instance such as jaxdiff.samplers.DDIM()")
     keys = example_keys(key, shape[0])
-    cond = check_cond(cond, shape[0])
     start, end = check_time(t_start, "t_start"), None
     if grid is None or isinstance(grid, Grid):
         grid = sampler.grid if grid is None else grid
@@ -84,6 +83,7 @@ def sample(
         grid = check_times(grid)
         start, end = grid[0], grid[-1]
     check_start(denoiser, start)
+    cond = check_cond(denoiser, cond, shape[0])
     if all(map(is_concrete, [start, *jax.tree.leaves(denoiser.process)])):
         sampler.check_start(denoiser.process, start)
     if x_start is not None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.arrays import example_keys as example_keys
-from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.arrays import is_concrete, native
+from jaxdiff.denoisers import DenoiserLike, check_cond_of
 from jaxdiff.processes import Process
 from jaxdiff.processes.grids import Angle
 
@@ -36,16 +38,26 @@ class Sampler(abc.ABC):
         """x [n, *event] at the scalar s < t from x at t, with one key a sample, and what is carried on."""
 
 
-def check_cond(cond, n: int) -> Any:
-    """`cond` with leaves [n, ...], scalars repeated; ValueError for a leaf of another length."""
+def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:
+    """`cond` with leaves [n, ...], scalars repeated, held to be what the denoiser takes (see `DenoiserLike`).
+
+    Raises TypeError for a leaf that holds no numbers, ValueError for one of another length, or (concrete) with a NaN.
+    """
 
     def check(leaf):
-        leaf = jnp.asarray(leaf)
+        leaf = native(leaf)
+        if not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+            raise TypeError(f"cond has dtype {leaf.dtype}; expected arrays of numbers, such as integer labels")
         if leaf.ndim and leaf.shape[0] != n:
             raise ValueError(f"cond has shape {leaf.shape}; expected one entry each for {n} examples, or a scalar")
-        return leaf if leaf.ndim else jnp.broadcast_to(leaf, (n,))
+        if is_concrete(leaf) and ((values := np.asarray(leaf)) != values).any():
+            raise ValueError("cond holds a NaN; remove or repair that example")
+        return leaf
 
-    return jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
+    cond = jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
+    check_cond_of(denoiser, cond)
+    every = lambda leaf: jnp.asarray(leaf) if leaf.ndim else jnp.broadcast_to(leaf, (n,))
+    return jax.tree.map(every, cond)
 
 
 def normal(keys, x: jax.Array) -> jax.Array:

@@ -112,4 +112,4 @@ def test_samplers_take_it_and_a_start_is_judged_by_the_trained_level():
     jd.denoisers.check_start(cosine, 0.999)
     jd.denoisers.check_start(OnProcess(echo(jd.Flow()), jd.VP()), 1.0)
     on_flow = OnProcess(jd.guidance.ClassifierFree(echo(jd.VP()), 2.0), jd.Flow())  # VP's last level answers at α = 0
-    assert jnp.isfinite(jd.sample(jax.random.key(0), on_flow, (2, 2), steps=4)).all()
+    assert jnp.isfinite(jd.sample(jax.random.key(0), on_flow, (2, 2), steps=4, cond=0)).all()

@@ -124,7 +124,7 @@ def test_new_numbers_compile_nothing():
     for k in (0.3, 0.2):
         denoiser = jd.Denoiser(network, k, jd.VP(beta_min=k), "v", data_std=k)
         guided = jd.guidance.ClassifierFree(denoiser, 1 + k)
-        jd.log_likelihood(jax.random.key(0), guided, k * x, rtol=k * 1e-2, atol=k * 1e-2, t_min=k * 1e-3)
+        jd.log_likelihood(jax.random.key(0), guided, k * x, rtol=k * 1e-2, atol=k * 1e-2, t_min=k * 1e-3, cond=0)
         if k == 0.3:
             traces = network.traces
     assert network.traces == traces > 0

@@ -193,7 +193,7 @@ def test_everything_else_takes_a_denoiser_with_a_learned_variance():
     step = jax.jit(lambda model: jd.samplers.DDIM(0.5).step(keys, model, x, 0.3, 0.2, (), None)[0])
     np.testing.assert_allclose(step(denoiser), step(plain), rtol=1e-3, atol=1e-5)
     guided = jd.guidance.ClassifierFree(denoiser, 2.0)  # its two predictions agree
-    reverse = jax.jit(lambda model: jd.denoisers.reverse(model, x, 0.3, 0.2, variance="learned"))
+    reverse = jax.jit(lambda model: jd.denoisers.reverse(model, x, 0.3, 0.2, 0, variance="learned"))
     for one, other in zip(reverse(guided), reverse(denoiser)):
         np.testing.assert_allclose(one, other, rtol=1e-5)
 

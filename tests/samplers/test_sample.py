@@ -84,7 +84,7 @@ def test_new_numbers_compile_nothing():
             process = jd.VP(beta_min=k)
             denoiser = jd.guidance.ClassifierFree(counting_denoiser(counter, process, k), 1 + k)
             grid = jd.grids.Karras(rho=5.0 + k)
-            jd.sample(jax.random.key(int(4 * k)), denoiser, (2, 3), make(k), 4, grid=grid, t_start=0.9 + k / 10)
+            jd.sample(jax.random.key(int(4 * k)), denoiser, (2, 3), make(k), 4, 0, grid=grid, t_start=0.9 + k / 10)
             seen.append(counter.traces)
         assert seen[0] == seen[1] > 0
 
@@ -95,7 +95,7 @@ def test_new_numbers_are_traced_once_under_jit():
     @jax.jit
     @chex.assert_max_traces(n=1)
     def run(key, denoiser, sampler):
-        return jd.sample(key, denoiser, (2, 2), sampler, 3)
+        return jd.sample(key, denoiser, (2, 2), sampler, 3, cond=0)
 
     for k in (0.1, 0.7):
         run(jax.random.key(0), jd.guidance.ClassifierFree(mixture(jd.VP(k)), k), DDIM(eta=k))
