@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.likelihood.dequantization import Dequantizer, place
-from jaxdiff.likelihood.log_likelihood import log_likelihood
+from jaxdiff.likelihood.log_likelihood import by_probe, probe_error
 from jaxdiff.samplers.mesh import fetched, spread
 
 
@@ -55,20 +55,21 @@ class Estimator:
         """The estimate number `repeat`, with some of the likelihood's settings changed."""
         probe_keys, draws = self.draw(index, repeat)
         settings = self.likelihood | changed
-        found = [
-            (*log_likelihood(probe_keys, self.denoiser, x, cond=self.cond_of(index), **settings), log_q)
-            for x, log_q in draws
-        ]
-        log_prob, error, evaluations, converged, log_q = map(np.stack, zip(*fetched(found)))  # each [K, batch]
+        cond = self.cond_of(index)
+        found = [(by_probe(probe_keys, self.denoiser, x, cond=cond, **settings), log_q) for x, log_q in draws]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *fetched(found))  # each [K, batch, ...]
+        ((log_prob, _, evaluations, converged), deviations), log_q = stacked
         log_weight = jnp.asarray(log_prob) - log_q
         log_p = np.asarray(jax.nn.logsumexp(log_weight, axis=0), np.float64) - math.log(self.samples)
         size = math.prod(self.images.shape[1:])
         to_bits = 1 / (size * math.log(2))
         shares = np.asarray(jax.nn.softmax(log_weight, axis=0))
+        # each probe moves all samples of an image together: by this much the logarithm of their mean
+        moved = (shares[..., None] * deviations).sum(0)
         ok = np.all(converged, axis=0)
         return Estimate(
             np.where(ok, -log_p * to_bits, np.nan),
-            np.sqrt(((shares * error) ** 2).sum(0)) * to_bits,
+            np.asarray(probe_error(moved, settings["divergence"])) * to_bits,
             np.where((evaluations < 0).any(0), -1, evaluations.sum(0)),
             np.asarray(ok),
         )

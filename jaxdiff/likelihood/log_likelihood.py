@@ -76,6 +76,13 @@ def log_likelihood(
     unknown divergence, fewer than one probe (or, for the two that look for a basis, as many as an event has values), a
     denoiser without an answer at t = 1, a solver without an error estimate, or a source of another shape.
     """
+    return by_probe(key, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint)[0]
+
+
+def by_probe(
+    key, denoiser: DenoiserLike, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint
+) -> tuple[Likelihood, jax.Array]:
+    """What `log_likelihood` returns, and how much further up each probe's own log_prob is, nats: [batch, probes]."""
     x0 = check_event(x0, "x0")
     check_divergence(divergence, probes, math.prod(x0.shape[1:]))
     check_start(denoiser, 1.0)
@@ -88,6 +95,16 @@ def log_likelihood(
         source = as_pytree(source)
     split = split_of(denoiser, x0, keys, cond)
     return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint, split)
+
+
+def probe_error(by_probe, divergence: str) -> jax.Array:
+    """The standard error of the mean of what each probe gave, [..., probes] -> [...]; NaN for a single random one."""
+    probes = by_probe.shape[-1]
+    if divergence == "exact":
+        return jnp.zeros_like(by_probe[..., 0])
+    if probes == 1:
+        return jnp.full_like(by_probe[..., 0], jnp.nan)
+    return by_probe.std(-1, ddof=1) / math.sqrt(probes)
 
 
 @functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver", "adjoint", "split"))
@@ -121,12 +138,7 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
                 raise ValueError(f"source gave shape {densities.shape} for x of shape {(1, *event)}; expected (1,)")
             prior = densities[0].astype(x.dtype)
         log_prob = prior + size * jnp.log(q_max / q_min) + traces.mean()
-        if divergence == "exact":
-            standard_error = jnp.zeros((), x.dtype)
-        elif probes == 1:
-            standard_error = jnp.full((), jnp.nan, x.dtype)
-        else:
-            standard_error = traces.std(ddof=1) / math.sqrt(probes)
-        return Likelihood(log_prob, standard_error, evaluations, converged & jnp.isfinite(log_prob))
+        found = Likelihood(log_prob, probe_error(traces, divergence), evaluations, converged & jnp.isfinite(log_prob))
+        return found, traces - traces.mean()
 
     return by_device(jax.vmap(one), split)(keys, x0, cond)

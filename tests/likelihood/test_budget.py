@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm
 
 import jaxdiff as jd
 
@@ -66,6 +67,39 @@ def test_trace_is_the_known_variance_of_the_probes(probes):
     assert budget.trace**2 * n == pytest.approx(variance, rel=5 * np.sqrt(8 / n))
     parts = budget.images**2 + budget.dequantisation**2 + budget.trace**2
     assert parts == pytest.approx(report.standard_error**2, rel=0.3)
+
+
+def test_samples_that_share_their_probes_share_the_error_of_these():
+    """The probes of a Gaussian's flow err by the same for every x: K samples are off together, not one by one."""
+    d, samples, n, probes = 15, 8, 200, 2
+    denoiser, image = correlated(d), np.random.default_rng(2).integers(5, 11, d)
+    values, basis = np.linalg.eigh(covariance(d))
+    alpha, sigma = (float(c) for c in jd.VP().marginal(1.0))
+    growth = basis @ np.diag(0.5 * np.log((alpha**2 * values + sigma**2) / values)) @ basis.T
+    trace = 2 * ((growth**2).sum() - (np.diag(growth) ** 2).sum()) / (d * np.log(2)) ** 2 / probes
+    report = jd.bits_per_dim(
+        jax.random.key(0),
+        denoiser,
+        np.tile(image, (n, 1)),
+        samples,
+        LEVELS,
+        n,
+        budget=n,
+        probes=probes,
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    # the variance of two probes' spread is twice its square, of a normal error
+    assert report.budget.trace**2 * n == pytest.approx(trace, rel=5 * np.sqrt(2 / n))
+
+    # and what is left is the spread of log mean p(x_k) over the samples of a cell, by Monte Carlo
+    u = np.random.default_rng(3).random((20_000, samples, d))
+    x = 2 * (image + u) / LEVELS - 1
+    log_p = multivariate_normal.logpdf(x, np.zeros(d), covariance(d))
+    left = logsumexp(log_p, axis=1).var() / (d * np.log(2)) ** 2
+    total = trace + left
+    assert report.standard_error**2 * n == pytest.approx(total, rel=5 * np.sqrt(3 / n))
+    assert report.budget.dequantisation**2 * n == pytest.approx(left, abs=5 * np.sqrt(3 / n) * total)
 
 
 def test_shifts_are_what_refining_changes():
