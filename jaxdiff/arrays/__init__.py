@@ -2,9 +2,9 @@
 
 from jaxdiff.arrays.checks import (
     along_batch,
+    as_array,
     check_batch,
     check_choice,
-    check_cond,
     check_event,
     check_flag,
     check_function,
@@ -31,11 +31,11 @@ from jaxdiff.arrays.pytree import as_pytree, pytree
 
 __all__ = [
     "along_batch",
+    "as_array",
     "as_pytree",
     "atomic_write",
     "check_batch",
     "check_choice",
-    "check_cond",
     "check_event",
     "check_flag",
     "check_function",

@@ -10,7 +10,6 @@ import math
 import operator
 import os
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.core
@@ -137,17 +136,30 @@ def check_shared(name: str, tree) -> None:
             check_shared(inner, value)
 
 
-def check_whole(name: str, value, *, least: int | None = 1, most: int | None = None, fix: str = "") -> int:
-    """`value` as an int, within closed bounds. Raises TypeError for what is no whole number, ValueError otherwise."""
-    expected = _bounds(None, least, None, most, "a whole number")
+_COUNTS = {1: "one", 2: "two"}
+
+
+def check_whole(
+    name: str, value, *, least: int | None = 1, most: int | None = None, noun: str = "", fix: str = ""
+) -> int:
+    """`value` as an int, within closed bounds; `noun` says of what.
+
+    Raises TypeError for what is no whole number, ValueError for one outside the bounds.
+    """
+    if least is not None and most is None:
+        expected = f"at least {_COUNTS.get(least, least)}{noun and ' '}{noun}"
+    else:
+        expected = _bounds(None, least, None, most, noun or "a whole number")
     if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} is traced; expected {expected}, known before tracing: make it a static argument")
+        raise TypeError(
+            f"{name} is traced; expected a whole number, {expected}, known before tracing: make it a static argument"
+        )
     try:
         if isinstance(value, bool):
             raise TypeError
         whole = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} = {said(value)}; expected {expected}{fix}") from None
+        raise TypeError(f"{name} = {said(value)}; expected a whole number, {expected}{fix}") from None
     if (least is not None and whole < least) or (most is not None and whole > most):
         raise ValueError(f"{name} = {whole}; expected {expected}{fix}")
     return whole
@@ -247,7 +259,7 @@ def floating(t) -> jax.Array:
 
 def check_time(t, name: str = "t") -> jax.Array:
     """`t` as a floating array; TypeError for what is no number, ValueError where it is concrete and leaves [0, 1]."""
-    times = t if isinstance(t, jax.Array) else _array(t)
+    times = t if isinstance(t, jax.Array) else as_array(t)
     if _kind(times) is None:
         raise TypeError(f"{name} = {said(t)}; expected a number in [0, 1], or an array of them")
     if is_concrete(times):
@@ -261,7 +273,7 @@ def check_time(t, name: str = "t") -> jax.Array:
     return floating(times)
 
 
-def _array(x) -> np.ndarray | jax.Array | None:
+def as_array(x) -> np.ndarray | jax.Array | None:
     """`x` as `native` has it; None for what makes no array."""
     try:
         return native(x)
@@ -271,7 +283,7 @@ def _array(x) -> np.ndarray | jax.Array | None:
 
 def check_batch(x, name: str = "x") -> jax.Array:
     """`x` as a batch of floating events; TypeError for other values, ValueError for other shapes or none at all."""
-    array = _array(x)
+    array = as_array(x)
     if array is None or _kind(array) != "float":
         kind = said(x) if array is None or array.dtype.kind in "OSU" else f"an array of {array.dtype}"
         raise TypeError(
@@ -302,21 +314,6 @@ def check_output(name: str, value, x, shape: tuple[int, ...] | None = None, note
         raise TypeError(f"{name} returned {said(value)} for x of shape {x.shape}; expected an array of {expected}")
     if value.shape != (x.shape if shape is None else shape):
         raise ValueError(f"{name} returned shape {value.shape} for x of shape {x.shape}; expected {expected}")
-
-
-def check_cond(cond, n: int) -> Any:
-    """`cond` with leaves [n, ...], scalars repeated; an error for a leaf of no numbers or of another length."""
-
-    def check(leaf):
-        array = leaf if isinstance(leaf, jax.Array) else _array(leaf)
-        if array is None or not (_kind(array) or array.dtype == bool):
-            raise TypeError(f"cond = {said(leaf)}; expected numbers, [{n}, ...], or trees of them")
-        leaf = jnp.asarray(array)
-        if leaf.ndim and leaf.shape[0] != n:
-            raise ValueError(f"cond has shape {leaf.shape}; expected one entry each for {n} examples, or a scalar")
-        return leaf if leaf.ndim else jnp.broadcast_to(leaf, (n,))
-
-    return jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
 
 
 def along_batch(value, x, name: str) -> jax.Array:

@@ -2,13 +2,14 @@
 
 from jaxdiff.denoisers import exact as exact
 from jaxdiff.denoisers import guidance as guidance
-from jaxdiff.denoisers.bridge import Bridge, BridgeLike, Swapped, ToData, TwoEnded
+from jaxdiff.denoisers.bridge import Bridge, BridgeLike, Swapped, ToData, TwoEnded, check_bridge
 from jaxdiff.denoisers.denoiser import (
     Denoiser,
     DenoiserLike,
     Prediction,
     angular_velocity,
     c_noise,
+    check_cond,
     check_cond_of,
     check_denoiser,
     check_start,
@@ -34,6 +35,8 @@ __all__ = [
     "TwoEnded",
     "angular_velocity",
     "c_noise",
+    "check_bridge",
+    "check_cond",
     "check_cond_of",
     "check_denoiser",
     "check_start",

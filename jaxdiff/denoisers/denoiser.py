@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxdiff.arrays import (
     along_batch,
+    as_array,
     check_batch,
     check_flag,
     check_function,
@@ -155,6 +156,28 @@ def check_cond_of(model, *arguments) -> None:
     check = getattr(model, "check_cond", None)
     if check is not None:
         check(*arguments)
+
+
+def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:
+    """`cond` with leaves [n, ...], scalars repeated, held to be what the denoiser takes (see `DenoiserLike`).
+
+    Raises TypeError for a leaf that holds no numbers, ValueError for one of another length, or (concrete) with a NaN.
+    """
+
+    def check(leaf):
+        given, leaf = leaf, as_array(leaf)
+        if leaf is None or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+            raise TypeError(f"cond = {said(given)}; expected arrays of numbers, such as integer labels")
+        if leaf.ndim and leaf.shape[0] != n:
+            raise ValueError(f"cond has shape {leaf.shape}; expected one entry each for {n} examples, or a scalar")
+        if is_concrete(leaf) and ((values := np.asarray(leaf)) != values).any():
+            raise ValueError("cond holds a NaN; remove or repair that example")
+        return leaf
+
+    cond = jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
+    check_cond_of(denoiser, cond)
+    every = lambda leaf: jnp.asarray(leaf) if leaf.ndim else jnp.broadcast_to(leaf, (n,))
+    return jax.tree.map(every, cond)
 
 
 def check_start(denoiser: DenoiserLike, t) -> None:

@@ -21,8 +21,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import along_batch
+from jaxdiff.denoisers import check_bridge
 from jaxdiff.losses import times as times_
-from jaxdiff.losses.couplings import Entropic, draw
+from jaxdiff.losses.couplings import Entropic, check_coupling, draw
+from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
 from jaxdiff.processes import expand_time, pytree
 
 
@@ -38,14 +41,21 @@ class BridgeMatching:
     coupling: Any = None
     times: Any = times_.Stratified()
 
+    def __post_init__(self):
+        if self.coupling is not None:
+            check_coupling(self.coupling)
+        check_times_law(self.times)
+
     def __call__(self, bridge, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
+        check_bridge(bridge)
+        x0, cond = check_batch_of(bridge, key, x0, cond)
         time_key, pair_key, noise_key = jax.random.split(key, 3)
         coupling = Entropic(bridge.sigma) if self.coupling is None else self.coupling
         x0, x1 = draw(coupling, pair_key, x0)
-        t, factor = self.times(time_key, bridge.process, x0.shape[0])
+        t, factor = draw_times(self.times, time_key, bridge.process, x0.shape[0])
         position = expand_time(t, x0)
-        gamma = bridge.sigma * jnp.sqrt(position * (1 - position))
+        gamma = along_batch(bridge.sigma, x0, "sigma") * jnp.sqrt(position * (1 - position))
         noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
         predicted = bridge.predict((1 - position) * x0 + position * x1 + gamma * noise, t, cond)
         error = (predicted.displacement - (x1 - x0)) ** 2 + (gamma * predicted.score + noise) ** 2

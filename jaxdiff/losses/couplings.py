@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import check_batch, check_function, check_scalar, check_whole, said
 from jaxdiff.processes import check_event, pytree
 
 
@@ -42,8 +43,13 @@ class Independent:
 
     source: Callable[..., jax.Array] | None = dataclasses.field(default=None, metadata={"static": True})
 
+    def __post_init__(self):
+        if self.source is not None:
+            check_function("source", self.source, "a function (key, n) -> [n, *event]")
+
     def __call__(self, key, x0) -> tuple[jax.Array, jax.Array]:
         """(x0, x1) for examples x0 [n, *event]."""
+        x0 = check_batch(x0, "x0")
         if self.source is None:
             return x0, jax.random.normal(key, x0.shape, x0.dtype)
         x1 = jnp.asarray(self.source(key, x0.shape[0]))
@@ -59,6 +65,7 @@ class Paired:
 
     def __call__(self, key, pairs) -> tuple[jax.Array, jax.Array]:
         """(x0, x1) of pairs [n, 2, *event]."""
+        pairs = check_batch(pairs, "pairs")
         if pairs.ndim < 3 or pairs.shape[1] != 2:
             raise ValueError(f"the batch has shape {pairs.shape}; expected pairs [n, 2, *event], data first")
         return pairs[:, 0], pairs[:, 1]
@@ -73,6 +80,9 @@ class OptimalTransport:
     """
 
     pairs: Any = Independent()
+
+    def __post_init__(self):
+        check_coupling(self.pairs, "pairs")
 
     def __call__(self, key, batch) -> tuple[jax.Array, jax.Array]:
         """(x0, x1) for a batch that `pairs` takes."""
@@ -104,10 +114,9 @@ class Entropic:
     sweeps: int = dataclasses.field(default=4, metadata={"static": True})
 
     def __post_init__(self):
-        if isinstance(self.sigma, int | float) and not self.sigma > 0:
-            raise ValueError(f"sigma = {self.sigma}; expected a number above 0, or couplings.OptimalTransport()")
-        if self.sweeps < 1:
-            raise ValueError(f"sweeps = {self.sweeps}; expected at least one")
+        check_scalar("sigma", self.sigma, above=0, fix=", or couplings.OptimalTransport()")
+        check_coupling(self.pairs, "pairs")
+        check_whole("sweeps", self.sweeps)
 
     def __call__(self, key, batch) -> tuple[jax.Array, jax.Array]:
         """(x0, x1) for a batch that `pairs` takes."""
@@ -129,6 +138,15 @@ class Entropic:
         return x0, x1[partner]
 
 
+def check_coupling(coupling, name: str = "coupling") -> None:
+    """Raise TypeError for what is no coupling."""
+    check_function(name, coupling, "one of jaxdiff.losses.couplings, such as Independent()")
+
+
 def draw(coupling, key, batch) -> tuple[jax.Array, jax.Array]:
-    """(x0, x1) of `coupling`; TypeError for an integer batch, ValueError for a concrete NaN in it."""
-    return coupling(key, check_event(batch, "x0"))
+    """(x0, x1) of `coupling`; TypeError for an integer batch, ValueError for a concrete NaN in it, or other shapes."""
+    pair = coupling(key, check_event(batch, "x0"))
+    shapes = [getattr(x, "shape", None) for x in pair] if isinstance(pair, tuple | list) else said(pair)
+    if len(shapes) != 2 or shapes[0] is None or shapes[0] != shapes[1]:
+        raise ValueError(f"the coupling gave {shapes}; expected (x0, x1), two arrays of one shape [n, *event]")
+    return pair[0], pair[1]

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxdiff.denoisers import Prediction
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
-from jaxdiff.processes import Process, check_event, expand_time, perturb, pytree
+from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
+from jaxdiff.processes import Process, expand_time, perturb, pytree
 
 
 def velocity_error(process: Process, prediction: Prediction, t, x0, noise) -> jax.Array:
@@ -30,12 +31,16 @@ class Denoising:
     weighting: Any = weightings.Simple()
     times: Any = times_.Stratified()
 
+    def __post_init__(self):
+        weightings.check_weighting(self.weighting)
+        check_times_law(self.times)
+
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
-        x0 = check_event(x0, "x0")
+        x0, cond = check_batch_of(denoiser, key, x0, cond)
         process = denoiser.process
         time_key, noise_key = jax.random.split(key)
-        t, factor = self.times(time_key, process, x0.shape[0])
+        t, factor = draw_times(self.times, time_key, process, x0.shape[0])
         x_t, noise = perturb(noise_key, process, x0, t)
         error = velocity_error(process, denoiser(x_t, t, cond), t, x0, noise)
-        return self.weighting(denoiser, t) * factor * jnp.mean(error**2, axis=range(1, x0.ndim))
+        return weightings.weights(self.weighting, denoiser, t) * factor * jnp.mean(error**2, axis=range(1, x0.ndim))

@@ -31,8 +31,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import along_batch, check_number
 from jaxdiff.losses import times as times_
-from jaxdiff.losses.couplings import Independent, draw
+from jaxdiff.losses.couplings import Independent, check_coupling, draw
+from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
 from jaxdiff.processes import expand_time, pytree
 
 
@@ -51,17 +53,20 @@ class FlowMatching:
     times: Any = times_.Stratified()
 
     def __post_init__(self):
-        if isinstance(self.sigma, int | float) and not self.sigma >= 0:
-            raise ValueError(f"sigma = {self.sigma}; expected a number of 0 or more")
+        check_coupling(self.coupling)
+        check_number("sigma", self.sigma, least=0)
+        check_times_law(self.times)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
+        x0, cond = check_batch_of(denoiser, key, x0, cond)
         process = denoiser.process
         time_key, pair_key, noise_key = jax.random.split(key, 3)
         x0, x1 = draw(self.coupling, pair_key, x0)
-        t, factor = self.times(time_key, process, x0.shape[0])
+        t, factor = draw_times(self.times, time_key, process, x0.shape[0])
         alpha, sigma, d_alpha, d_sigma = (expand_time(c, x0) for c in (*process.marginal(t), *process.velocity(t)))
-        x_t = alpha * x0 + sigma * x1 + self.sigma * jax.random.normal(noise_key, x0.shape, x0.dtype)
+        spread = along_batch(self.sigma, x0, "sigma")
+        x_t = alpha * x0 + sigma * x1 + spread * jax.random.normal(noise_key, x0.shape, x0.dtype)
         predicted = denoiser(x_t, t, cond)
         error = d_alpha * (predicted.data - x0) + d_sigma * (predicted.noise - x1)
         return factor * jnp.mean(error**2, axis=range(1, x0.ndim))

@@ -21,11 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import along_batch, check_number, check_whole
 from jaxdiff.denoisers import Prediction, log_variance_ratio
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
 from jaxdiff.losses.denoising import velocity_error
-from jaxdiff.processes import Process, check_event, expand_time, perturb, pytree
+from jaxdiff.losses.inputs import check_batch_of
+from jaxdiff.processes import Process, expand_time, perturb, pytree
 from jaxdiff.processes.grids import Grid, Time, check_times
 
 
@@ -56,12 +58,15 @@ class Hybrid:
     weighting: Any = weightings.Simple()
 
     def __post_init__(self):
-        if self.steps < 2:
-            raise ValueError(f"steps = {self.steps}; expected at least two noise levels with a step between them")
+        check_number("weight", self.weight, least=0)
+        check_whole("steps", self.steps, least=2, noun="noise levels with a step between them")
+        if not isinstance(self.grid, Grid):
+            check_times(self.grid)
+        weightings.check_weighting(self.weighting)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
-        x0 = check_event(x0, "x0")
+        x0, cond = check_batch_of(denoiser, key, x0, cond)
         process = denoiser.process
         time_key, noise_key = jax.random.split(key)
         levels = self.grid(process, self.steps) if isinstance(self.grid, Grid) else check_times(self.grid)
@@ -74,4 +79,6 @@ class Hybrid:
         simple = over_event(velocity_error(process, prediction, t, x0, noise) ** 2)
         held = dataclasses.replace(jax.lax.stop_gradient(prediction), share=prediction.share)
         bound = len(levels) * over_event(transition_kl(process, held, t, s, x0, noise, "learned"))
-        return self.weighting(denoiser, t) * simple + self.weight * bound
+        return (
+            weightings.weights(self.weighting, denoiser, t) * simple + along_batch(self.weight, bound, "weight") * bound
+        )

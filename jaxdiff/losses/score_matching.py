@@ -35,8 +35,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import check_choice, check_flag, check_room, check_whole
 from jaxdiff.losses import times as times_
-from jaxdiff.processes import check_event, perturb, pytree
+from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
+from jaxdiff.processes import perturb, pytree
 
 
 @pytree
@@ -51,11 +53,15 @@ class ScoreMatching:
 
     times: Any = times_.Stratified()
 
+    def __post_init__(self):
+        check_times_law(self.times)
+
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
 
         def basis(x):
             size = math.prod(x.shape[1:])
+            check_room("the directions of an exact trace", size, *x.shape)
             directions = math.sqrt(size) * jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
             return jnp.broadcast_to(directions, (size, *x.shape))
 
@@ -78,15 +84,16 @@ class SlicedScoreMatching:
     directions: str = dataclasses.field(default="rademacher", metadata={"static": True})
 
     def __post_init__(self):
-        if self.projections < 1:
-            raise ValueError(f"projections = {self.projections}; expected at least one")
-        if self.directions not in ("rademacher", "gaussian"):
-            raise ValueError(f'directions = {self.directions!r}; expected "rademacher" or "gaussian"')
+        check_times_law(self.times)
+        check_flag("variance_reduced", self.variance_reduced)
+        check_whole("projections", self.projections)
+        check_choice("directions", self.directions, ("rademacher", "gaussian"))
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
 
         def draw(x):
+            check_room("the directions", self.projections, *x.shape)
             law = jax.random.rademacher if self.directions == "rademacher" else jax.random.normal
             return law(jax.random.fold_in(key, 2), (self.projections, *x.shape), x.dtype)
 
@@ -95,10 +102,10 @@ class SlicedScoreMatching:
 
 def _loss(times, denoiser, key, x0, cond, directions, project: bool) -> jax.Array:
     """The loss along `directions(x)` [k, batch, *event], |ε̂|² along them as well where `project`."""
-    x0 = check_event(x0, "x0")
+    x0, cond = check_batch_of(denoiser, key, x0, cond)
     process = denoiser.process
     time_key, noise_key = jax.random.split(key)
-    t, factor = times(time_key, process, x0.shape[0])
+    t, factor = draw_times(times, time_key, process, x0.shape[0])
     x_t, _ = perturb(noise_key, process, x0, t)
     _, sigma = process.marginal(t)
     noise, product = jax.linearize(lambda x: denoiser(x, t, cond).noise, x_t)

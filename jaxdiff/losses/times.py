@@ -9,7 +9,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import Process, pytree
+from jaxdiff.arrays import along_batch, check_number
+from jaxdiff.processes import Process, check_time, is_concrete, pytree
 
 
 def _below_one(t) -> jax.Array:
@@ -17,9 +18,19 @@ def _below_one(t) -> jax.Array:
     return jnp.minimum(t, 1 - jnp.finfo(t.dtype).eps)
 
 
+def _between(t_min, fraction) -> jax.Array:
+    t_min = along_batch(t_min, fraction, "t_min")
+    return _below_one(t_min + (1 - t_min) * fraction)
+
+
 def _stratified(key, n: int) -> jax.Array:
     """One uniform number in each of n equal parts of [0, 1), all by the same shift (Kingma et al. 2021, app. I.1)."""
     return _below_one((jnp.arange(n) + jax.random.uniform(key)) / n)
+
+
+def _normal(key, n: int, mean, std) -> jax.Array:
+    z = jax.random.normal(key, (n,))
+    return along_batch(mean, z, "mean") + along_batch(std, z, "std") * z
 
 
 @pytree
@@ -29,9 +40,12 @@ class Uniform:
 
     t_min: float = 1e-5
 
+    def __post_init__(self):
+        check_number("t_min", self.t_min, least=0, below=1)
+
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
-        return _below_one(self.t_min + (1 - self.t_min) * jax.random.uniform(key, (n,))), jnp.ones(n)
+        return _between(self.t_min, jax.random.uniform(key, (n,))), jnp.ones(n)
 
 
 @pytree
@@ -41,9 +55,12 @@ class Stratified:
 
     t_min: float = 1e-5
 
+    def __post_init__(self):
+        check_number("t_min", self.t_min, least=0, below=1)
+
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
-        return _below_one(self.t_min + (1 - self.t_min) * _stratified(key, n)), jnp.ones(n)
+        return _between(self.t_min, _stratified(key, n)), jnp.ones(n)
 
 
 @pytree
@@ -54,12 +71,12 @@ class Fixed:
     t: float
 
     def __post_init__(self):
-        if isinstance(self.t, int | float) and not 0 <= self.t <= 1:
-            raise ValueError(f"t = {self.t} is outside [0, 1]: t is 0 at the data and 1 at the noise")
+        check_time(self.t)
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """The time, [n]."""
-        return jnp.full(n, self.t, float), jnp.ones(n)
+        t = jnp.asarray(self.t, float)
+        return along_batch(t, jnp.ones(n), "t") * jnp.ones(n), jnp.ones(n)
 
 
 @pytree
@@ -70,9 +87,13 @@ class LogNormal:
     mean: float = -1.2
     std: float = 1.2
 
+    def __post_init__(self):
+        check_number("mean", self.mean)
+        check_number("std", self.std, least=0)
+
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
-        log_ratio = self.mean + self.std * jax.random.normal(key, (n,))
+        log_ratio = _normal(key, n, self.mean, self.std)
         return process.time_at_log_snr(-2 * log_ratio), jnp.ones(n)
 
 
@@ -84,9 +105,13 @@ class LogitNormal:
     mean: float = 0.0
     std: float = 1.0
 
+    def __post_init__(self):
+        check_number("mean", self.mean)
+        check_number("std", self.std, least=0)
+
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
-        return _below_one(jax.nn.sigmoid(self.mean + self.std * jax.random.normal(key, (n,)))), jnp.ones(n)
+        return _below_one(jax.nn.sigmoid(_normal(key, n, self.mean, self.std))), jnp.ones(n)
 
 
 @pytree
@@ -99,8 +124,18 @@ class Importance:
 
     t_min: float = 1e-5
 
+    def __post_init__(self):
+        check_number("t_min", self.t_min, least=0, below=1)
+
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
-        """Draw [n] times with 1 / density."""
+        """Draw [n] times with 1 / density; ValueError where a concrete `t_min` has no noise, and so infinite weight."""
+        if (
+            all(map(is_concrete, [self.t_min, *jax.tree.leaves(process)]))
+            and (process.marginal(self.t_min)[1] == 0).any()
+        ):
+            raise ValueError(
+                f"t_min = {self.t_min}: no noise is left there, and the weight is infinite; expected t above"
+            )
         low, high = (-jax.nn.softplus(process.log_snr(t)) / 2 for t in (self.t_min, 1.0))
         log_sine = low + (high - low) * _stratified(key, n)
         t = jnp.maximum(process.time_at_log_snr(jnp.log(jnp.expm1(-2 * log_sine))), self.t_min)

@@ -15,12 +15,34 @@ dataclass called as `weighting(denoiser, t) -> [n]`; Simple and EDM read the row
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import along_batch, check_function, check_number, check_output
 from jaxdiff.losses.times import likelihood_rate
 from jaxdiff.processes import pytree
+
+
+def check_weighting(weighting) -> None:
+    """Raise TypeError for what is no weighting."""
+    check_function("weighting", weighting, "one of jaxdiff.losses.weightings, such as Simple()")
+
+
+def weights(weighting, denoiser, t) -> jax.Array:
+    """The weights of `weighting` at t [n]; an error where they have another shape."""
+    found = weighting(denoiser, t)
+    check_output("weighting", found, t)
+    return found
+
+
+def _check_own(weighting, denoiser, attribute: str) -> None:
+    if not hasattr(denoiser, attribute):
+        raise TypeError(
+            f"weighting = {weighting} reads the {attribute} of a jaxdiff.Denoiser, which {type(denoiser).__name__} has "
+            "not; expected Likelihood(), MinSNR() or Sigmoid()"
+        )
 
 
 @pytree
@@ -30,6 +52,7 @@ class Simple:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
+        _check_own(self, denoiser, "error_scale")
         return denoiser.error_scale(t) ** 2
 
 
@@ -50,10 +73,13 @@ class MinSNR:
 
     gamma: float = 5.0
 
+    def __post_init__(self):
+        check_number("gamma", self.gamma, above=0, most=math.inf)
+
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
         phi = denoiser.process.angle(t)
-        return jnp.minimum(jnp.cos(phi) ** 2, self.gamma * jnp.sin(phi) ** 2)
+        return jnp.minimum(jnp.cos(phi) ** 2, along_batch(self.gamma, phi, "gamma") * jnp.sin(phi) ** 2)
 
 
 @pytree
@@ -63,8 +89,9 @@ class EDM:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
+        _check_own(self, denoiser, "data_std")
         phi = denoiser.process.angle(t)
-        return (jnp.sin(phi) / denoiser.data_std) ** 2 + jnp.cos(phi) ** 2
+        return (jnp.sin(phi) / along_batch(denoiser.data_std, phi, "data_std")) ** 2 + jnp.cos(phi) ** 2
 
 
 @pytree
@@ -74,6 +101,10 @@ class Sigmoid:
 
     bias: float = 2.0
 
+    def __post_init__(self):
+        check_number("bias", self.bias)
+
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
-        return likelihood_rate(denoiser.process, t) * jax.nn.sigmoid(self.bias - denoiser.process.log_snr(t))
+        bias = along_batch(self.bias, t, "bias")
+        return likelihood_rate(denoiser.process, t) * jax.nn.sigmoid(bias - denoiser.process.log_snr(t))

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdiff.arrays import example_keys as example_keys
-from jaxdiff.arrays import is_concrete, native
-from jaxdiff.denoisers import DenoiserLike, check_cond_of
+from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.denoisers import check_cond as check_cond
 from jaxdiff.processes import Process
 from jaxdiff.processes.grids import Angle
 
@@ -36,28 +35,6 @@ class Sampler(abc.ABC):
     @abc.abstractmethod
     def step(self, keys, denoiser: DenoiserLike, x: jax.Array, t, s, state: Any, cond) -> tuple[jax.Array, Any]:
         """x [n, *event] at the scalar s < t from x at t, with one key a sample, and what is carried on."""
-
-
-def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:
-    """`cond` with leaves [n, ...], scalars repeated, held to be what the denoiser takes (see `DenoiserLike`).
-
-    Raises TypeError for a leaf that holds no numbers, ValueError for one of another length, or (concrete) with a NaN.
-    """
-
-    def check(leaf):
-        leaf = native(leaf)
-        if not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
-            raise TypeError(f"cond has dtype {leaf.dtype}; expected arrays of numbers, such as integer labels")
-        if leaf.ndim and leaf.shape[0] != n:
-            raise ValueError(f"cond has shape {leaf.shape}; expected one entry each for {n} examples, or a scalar")
-        if is_concrete(leaf) and ((values := np.asarray(leaf)) != values).any():
-            raise ValueError("cond holds a NaN; remove or repair that example")
-        return leaf
-
-    cond = jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
-    check_cond_of(denoiser, cond)
-    every = lambda leaf: jnp.asarray(leaf) if leaf.ndim else jnp.broadcast_to(leaf, (n,))
-    return jax.tree.map(every, cond)
 
 
 def normal(keys, x: jax.Array) -> jax.Array:

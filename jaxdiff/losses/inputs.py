@@ -1,0 +1,30 @@
+"""What every loss asks of what it is given."""
+
+from typing import Any
+
+import jax
+
+from jaxdiff.arrays import check_event, check_function, check_key
+from jaxdiff.denoisers import check_cond, check_denoiser
+
+
+def check_batch_of(denoiser, key, x0, cond) -> tuple[jax.Array, Any]:
+    """(x0, cond) as arrays of one batch; TypeError or ValueError for what a loss cannot be computed of."""
+    check_denoiser(denoiser)
+    check_key(key)
+    x0 = check_event(x0, "x0")
+    return x0, check_cond(denoiser, cond, x0.shape[0])
+
+
+def check_times_law(times) -> None:
+    """Raise TypeError for what draws no times."""
+    check_function("times", times, "one of jaxdiff.losses.times, such as Stratified()")
+
+
+def draw_times(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
+    """(t, factor) of `times`, each [n]; ValueError where it gives other shapes."""
+    t, factor = times(key, process, n)
+    shapes = [getattr(part, "shape", None) for part in (t, factor)]
+    if shapes != [(n,)] * 2:
+        raise ValueError(f"times returned shapes {shapes}; expected two arrays [{n}], one number an example")
+    return t, factor
