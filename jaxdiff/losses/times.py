@@ -144,6 +144,4 @@ class Importance:
 
 def likelihood_rate(process: Process, t) -> jax.Array:
     """cot φ dφ/dt = -1/2 dλ/dt cos² φ, of the shape of `t`."""
-    one = jnp.ones_like(t)
-    slope = jax.jvp(process.log_snr, (t,), (one,))[1]
-    return -slope / 2 * jax.nn.sigmoid(process.log_snr(t))
+    return -process.log_snr_slope(t) / 2 * jax.nn.sigmoid(process.log_snr(t))

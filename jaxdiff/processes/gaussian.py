@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxdiff.arrays import check_event, check_instance, check_key, check_number, check_time, expand_time, is_concrete
 from jaxdiff.arrays.checks import floating
+from jaxdiff.processes import ends
 
 
 class Process(abc.ABC):
@@ -54,11 +55,16 @@ class Process(abc.ABC):
 
     def marginal(self, t) -> tuple[jax.Array, jax.Array]:
         """(α(t), σ(t)), each of the shape of `t`. Raises ValueError for a concrete t outside [0, 1]."""
-        return self._marginal(check_time(t))
+        alpha, sigma = _curve(_marginal, self, check_time(t))
+        return _not_negative(alpha), _not_negative(sigma)
 
     def log_snr(self, t) -> jax.Array:
         """λ(t) = log α²/σ², of the shape of `t`; infinite where α or σ is 0."""
-        return self._log_snr(check_time(t))
+        t = check_time(t)
+        log_snr = _curve(_log_snr, self, t)
+        alpha, sigma = self.marginal(t)
+        end = jnp.where(alpha == 0, -jnp.inf, jnp.inf)  # of a curve that is rounded to below 0, say
+        return jnp.where(jnp.isnan(log_snr) & ((alpha == 0) | (sigma == 0)), end, log_snr)
 
     def angle(self, t) -> jax.Array:
         """φ(t) = atan2(σ, α) in [0, π/2]."""
@@ -71,20 +77,59 @@ class Process(abc.ABC):
 
     def velocity(self, t) -> tuple[jax.Array, jax.Array]:
         """(α'(t), σ'(t)), the derivatives of the two curves in t."""
-        t = check_time(t)
-        return jax.jvp(self._marginal, (t,), (jnp.ones_like(t),))[1]
+        return _curve(_velocity, self, check_time(t))
+
+    def log_snr_slope(self, t) -> jax.Array:
+        """dλ/dt, of the shape of `t`."""
+        return _curve(_log_snr_slope, self, check_time(t))
 
     def time_at_log_snr(self, log_snr) -> jax.Array:
         """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
-        check_number("log_snr", log_snr, most=math.inf)
-        noisiest, cleanest = self._log_snr(jnp.asarray(1.0)), self._log_snr(jnp.asarray(0.0))
-        return jnp.clip(self._time_at(jnp.clip(floating(log_snr), noisiest, cleanest)), 0.0, 1.0)
+        log_snr = floating(check_number("log_snr", log_snr, most=math.inf))
+        log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
+        noisiest, middle, cleanest = (
+            jax.lax.stop_gradient(self.log_snr(jnp.full((), t, log_snr.dtype))) for t in (1.0, 0.5, 0.0)
+        )
+        outside = (log_snr <= noisiest) | (log_snr >= cleanest)
+        t = jnp.clip(self._time_at(jnp.where(outside, middle, log_snr)), 0.0, 1.0)
+        return jnp.where(outside, jnp.where(log_snr <= noisiest, 1.0, 0.0), t)
 
     def time_at_angle(self, angle) -> jax.Array:
         """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""
         angle = floating(check_number("angle", angle))
-        cos, sin = jnp.maximum(jnp.cos(angle), 0.0), jnp.maximum(jnp.sin(angle), 0.0)
-        return self.time_at_log_snr(2 * (jnp.log(cos) - jnp.log(sin)))
+        return self.time_at_log_snr(2 * (ends.log(jnp.cos(angle)) - ends.log(jnp.sin(angle))))
+
+
+def _curve(function, process, t):
+    """`function(process, t)` by `ends.curve`; a process that is no pytree is part of the program."""
+    if jax.tree_util.all_leaves([process]):
+        return ends.curve(lambda _, t: function(process, t), (), t)
+    return ends.curve(function, process, t)
+
+
+def _marginal(process, t):
+    return process._marginal(t)
+
+
+def _log_snr(process, t):
+    return process._log_snr(t)
+
+
+def _sde(process, t):
+    return process._sde(t)
+
+
+def _velocity(process, t):
+    return jax.jvp(process._marginal, (t,), (jnp.ones_like(t),))[1]
+
+
+def _log_snr_slope(process, t):
+    return jax.jvp(process._log_snr, (t,), (jnp.ones_like(t),))[1]
+
+
+def _not_negative(value):
+    """`value`, what is below 0 by rounding taken as 0; its derivatives stay."""
+    return value - jax.lax.stop_gradient(jnp.minimum(value, 0.0))
 
 
 def check_process(process, name: str = "process") -> None:
@@ -95,7 +140,10 @@ def check_process(process, name: str = "process") -> None:
 def forward_sde(process: Process, t) -> tuple[jax.Array, jax.Array]:
     """(f, g) of dx = f x dt + g dw at `t`; f is -inf and g inf at t = 1 where α(1) = 0 (Flow, Cosine)."""
     check_process(process)
-    return process._sde(check_time(t))
+    t = check_time(t)
+    f, g = _curve(_sde, process, t)
+    beyond = (process.marginal(t)[0] == 0) & ~((f <= 0) & (g >= 0))  # by rounding
+    return jnp.where(beyond, -jnp.inf, f), jnp.where(beyond, jnp.inf, g)
 
 
 def perturb(key, process: Process, x0, t) -> tuple[jax.Array, jax.Array]:
@@ -112,8 +160,10 @@ def perturb(key, process: Process, x0, t) -> tuple[jax.Array, jax.Array]:
 
 
 def _snr_loss(process: Process, s, t) -> jax.Array:
-    """1 - exp(λ_t - λ_s), in [0, 1] for s <= t."""
-    return -jnp.expm1(process.log_snr(t) - process.log_snr(s))
+    """1 - exp(λ_t - λ_s), in [0, 1] for s <= t; 0 where both are at one end."""
+    log_snr_s, log_snr_t = process.log_snr(s), process.log_snr(t)
+    same_end = (log_snr_s == log_snr_t) & jnp.isinf(log_snr_t)
+    return -jnp.expm1(jnp.where(same_end, 0.0, log_snr_t - log_snr_s))
 
 
 def _check_order(process: Process, s, t) -> None:
@@ -132,7 +182,7 @@ def transition(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
     _check_order(process, s, t)
     alpha_s, _ = process.marginal(s)
     alpha_t, sigma_t = process.marginal(t)
-    return alpha_t / alpha_s, sigma_t * jnp.sqrt(_snr_loss(process, s, t))
+    return ends.ratio(alpha_t, alpha_s), sigma_t * ends.sqrt(_snr_loss(process, s, t))
 
 
 def posterior(process: Process, s, t) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -144,5 +194,5 @@ def posterior(process: Process, s, t) -> tuple[jax.Array, jax.Array, jax.Array]:
     alpha_s, sigma_s = process.marginal(s)
     alpha_t, sigma_t = process.marginal(t)
     lost = _snr_loss(process, s, t)
-    c_x = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2
-    return c_x, alpha_s * lost, sigma_s * jnp.sqrt(lost)
+    c_x = ends.ratio(alpha_t, alpha_s) * ends.ratio(sigma_s, sigma_t) ** 2
+    return c_x, alpha_s * lost, sigma_s * ends.sqrt(lost)

@@ -329,10 +329,9 @@ class Cosine(Process):
     def _time_at(self, log_snr):
         start = self.s * self._rate
         cos0, sin0 = jnp.cos(start), jnp.sin(start)
-        variance = jax.nn.sigmoid(-log_snr)
-        cos_u = jnp.sqrt(jax.nn.sigmoid(log_snr)) * cos0
-        sin_u = jnp.sqrt(variance + jax.nn.sigmoid(log_snr) * sin0**2)
-        sine = variance * cos0**2 / (sin_u * cos0 + cos_u * sin0)  # sin(u - u_0)
+        alpha, sigma = (jnp.exp(jax.nn.log_sigmoid(sign * log_snr) / 2) for sign in (1, -1))
+        cos_u, sin_u = alpha * cos0, jnp.hypot(sigma, alpha * sin0)
+        sine = sigma * cos0 * (sigma * cos0 / (sin_u * cos0 + cos_u * sin0))  # sin(u - u_0)
         return jnp.arctan2(sine, cos_u * cos0 + sin_u * sin0) / self._rate
 
     def _sde(self, t):
@@ -361,7 +360,8 @@ class Flow(Process):
         return 2 * (jnp.log1p(-t) - jnp.log(self._marginal(t)[1]))
 
     def _time_at(self, log_snr):
-        return 1 / (1 + 1 / (jnp.exp(-log_snr / 2) - self.sigma_min))  # σ/α - σ_min = t/(1 - t)
+        share, rest = jax.nn.sigmoid(-log_snr / 2), jax.nn.sigmoid(log_snr / 2)
+        return (share - self.sigma_min * rest) / (1 - self.sigma_min * rest)  # σ/α - σ_min = t/(1 - t)
 
     def _sde(self, t):
         return -1 / (1 - t), jnp.sqrt(2 * self._marginal(t)[1] / (1 - t))

@@ -1,0 +1,47 @@
+"""Derivatives at the ends of a process, where a curve is finite or infinite but its slope is not.
+
+At t = 0 of VP σ = √0 and the log-SNR is -log 0. Whatever the parameters, so are they, and the derivative in the
+parameters is 0; but the chain rule multiplies an infinite slope by it and finds NaN. And a `where` that leaves such a
+value out still multiplies its slope by 0. So a curve whose slope in t is infinite at some t is held fixed there, and
+a square root or a logarithm at 0.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def curve(function, process, t):
+    """`function(process, t)`, an array or several of the shape of `t`, held fixed where its slope in t is not finite."""
+    return function(process, t)
+
+
+@curve.defjvp
+def _curve_jvp(function, primals, tangents):
+    process, t = primals
+    value = curve(function, process, t)
+    slope = jax.jvp(functools.partial(function, process), (t,), (jnp.ones_like(t),))[1]
+    held = jax.tree.map(lambda leaf: ~jnp.isfinite(leaf), slope)
+    between = jnp.where(functools.reduce(jnp.logical_or, jax.tree.leaves(held)), jnp.asarray(0.5, t.dtype), t)
+    change = jax.jvp(function, (process, between), tangents)[1]
+    return value, jax.tree.map(lambda held, leaf: jnp.where(held, jnp.zeros_like(leaf), leaf), held, change)
+
+
+def sqrt(x) -> jax.Array:
+    """√x, 0 below 0; its derivative at 0 is 0."""
+    inside = x > 0
+    return jnp.where(inside, jnp.sqrt(jnp.where(inside, x, 1)), jnp.zeros_like(x))
+
+
+def log(x) -> jax.Array:
+    """Log x, -inf below 0; its derivative at 0 is 0."""
+    outside = x <= 0
+    return jnp.where(outside, -jnp.inf, jnp.log(jnp.where(outside, 1, x)))
+
+
+def ratio(a, b) -> jax.Array:
+    """a/b, 1 where b is 0."""
+    there = b != 0
+    return jnp.where(there, a / jnp.where(there, b, 1), 1)
