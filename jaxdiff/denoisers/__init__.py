@@ -18,6 +18,7 @@ from jaxdiff.denoisers.denoiser import (
 from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
 from jaxdiff.denoisers.on_process import OnProcess
 from jaxdiff.denoisers.parameterization import ROWS, row
+from jaxdiff.denoisers.prior import warn_uncovered
 from jaxdiff.denoisers.reverse_step import check_variance, log_variance_ratio, reverse
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     "reverse",
     "row",
     "score",
+    "warn_uncovered",
 ]

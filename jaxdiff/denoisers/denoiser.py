@@ -25,7 +25,7 @@ from jaxdiff.arrays import (
     said,
 )
 from jaxdiff.denoisers.parameterization import check_parameterization, row
-from jaxdiff.processes import Process, check_process, check_time, expand_time, is_concrete, pytree
+from jaxdiff.processes import Process, check_curves, check_process, check_time, expand_time, is_concrete, pytree
 
 
 @pytree
@@ -182,14 +182,24 @@ def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:
 
 def check_start(denoiser: DenoiserLike, t) -> None:
     """Raise ValueError where x_0 cannot be read at a concrete `t`: α = 0 under "noise" or "score", wrapped or not."""
+    check_curves(denoiser.process)
     if not all(map(is_concrete, [t, *jax.tree.leaves(denoiser.process)])):
         return
     wrapped = [getattr(denoiser, name) for name in ("denoiser", "weak") if hasattr(denoiser, name)]
     for inner in wrapped:
-        same = inner.process is denoiser.process
-        check_start(inner, t if same else inner.process.time_at_log_snr(denoiser.process.log_snr(t)))
+        at = t
+        if inner.process is not denoiser.process:
+            if not all(map(is_concrete, jax.tree.leaves(inner.process))):
+                continue
+            with jax.ensure_compile_time_eval():
+                at = inner.process.time_at_log_snr(denoiser.process.log_snr(t))
+        check_start(inner, at)
     named = getattr(denoiser, "parameterization", None)
-    if not wrapped and named in ("noise", "score") and denoiser.process.marginal(t)[0] == 0:
+    if wrapped or named not in ("noise", "score"):
+        return
+    with jax.ensure_compile_time_eval():
+        alpha = denoiser.process.marginal(t)[0]
+    if alpha == 0:
         raise ValueError(
             f"alpha({float(t)}) = 0 for {type(denoiser.process).__name__}: a network trained on "
             f'"{named}" says nothing of the data there. Start below, for example '

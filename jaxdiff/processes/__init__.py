@@ -4,6 +4,7 @@ from jaxdiff.arrays import as_pytree, check_event, check_time, expand_time, is_c
 from jaxdiff.processes import grids as grids
 from jaxdiff.processes.gaussian import Process, check_process, forward_sde, perturb, posterior, transition
 from jaxdiff.processes.learned import LearnedVP
+from jaxdiff.processes.plausible import check_curves
 from jaxdiff.processes.schedules import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Process",
     "SubVP",
     "as_pytree",
+    "check_curves",
     "check_event",
     "check_process",
     "check_time",

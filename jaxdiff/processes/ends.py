@@ -21,12 +21,17 @@ def curve(function, process, t):
 @curve.defjvp
 def _curve_jvp(function, primals, tangents):
     process, t = primals
-    value = curve(function, process, t)
-    slope = jax.jvp(functools.partial(function, process), (t,), (jnp.ones_like(t),))[1]
-    held = jax.tree.map(lambda leaf: ~jnp.isfinite(leaf), slope)
-    between = jnp.where(functools.reduce(jnp.logical_or, jax.tree.leaves(held)), jnp.asarray(0.5, t.dtype), t)
-    change = jax.jvp(function, (process, between), tangents)[1]
-    return value, jax.tree.map(lambda held, leaf: jnp.where(held, jnp.zeros_like(leaf), leaf), held, change)
+    values, slopes = jax.jvp(functools.partial(function, process), (t,), (jnp.ones_like(t),))
+    structure = jax.tree.structure(values)
+
+    def change(index, slope):
+        held = ~jnp.isfinite(slope)
+        one = lambda process, t: jax.tree.leaves(function(process, t))[index]
+        moved = jax.jvp(one, (process, jnp.where(held, jnp.asarray(0.5, t.dtype), t)), tangents)[1]
+        return jnp.where(held, jnp.zeros_like(moved), moved)
+
+    changes = [change(index, slope) for index, slope in enumerate(jax.tree.leaves(slopes))]
+    return curve(function, process, t), structure.unflatten(changes)
 
 
 def sqrt(x) -> jax.Array:

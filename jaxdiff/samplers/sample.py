@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoisers import DenoiserLike, check_start
+from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
 from jaxdiff.processes import check_event, check_time, is_concrete
 from jaxdiff.processes.grids import Grid, check_times
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
@@ -90,6 +90,8 @@ def sample(
         x_start = check_event(x_start, "x_start")
         if x_start.shape != shape:
             raise ValueError(f"x_start has shape {x_start.shape}; expected shape = {shape}")
+    else:
+        warn_uncovered(denoiser)
     split = split_of(denoiser, keys, x_start, cond)
     return _sample(keys, denoiser, shape[1:], sampler, steps, cond, grid, start, end, x_start, trajectory, split)
 
