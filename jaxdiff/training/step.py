@@ -34,10 +34,19 @@ class Diverged(FloatingPointError):
 
 
 def prepare_as_given(key, batch: dict):
-    """(x0, cond) = (batch["x"], batch.get("label")): data that is ready as it comes."""
+    """(x0, cond) of data that is ready as it comes: "x", and "label" or "cond" where there is one of them.
+
+    Raises KeyError for a batch without "x", ValueError for one with anything else, which nothing would read.
+    """
     if "x" not in batch:
         raise KeyError(f'batch has {sorted(batch)} and no "x"; name the data "x", or give train a `prepare`')
-    return batch["x"], batch.get("label")
+    cond = sorted(batch.keys() & {"label", "cond"})
+    if unread := sorted(batch.keys() - {"x", *cond[:1]}):
+        raise ValueError(
+            f'batch has {sorted(batch)}, of which {unread} would not be read; name what the model is given "label" or '
+            '"cond", leave the others out, or give train a `prepare` that reads them'
+        )
+    return batch["x"], batch[cond[0]] if cond else None
 
 
 def clipped_adam(
