@@ -1,14 +1,17 @@
 """One hash of anything a run is made of: numbers, arrays, settings, functions, and trees of them.
 
 It is the same in every process and on every machine with the same version of Python. A function counts by its name, its
-code, its defaults and the values that it closes over, not by where it lies in memory; what it reads from its module is
-not looked at.
+code, its defaults, the values that it closes over, and the numbers, arrays and functions among the globals that it
+reads, not by where it lies in memory. A class counts by its name and its methods. Of what an installed package defines
+the name alone counts: its version says the rest.
 """
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import re
+import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +20,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, tuple, np.ndarray, np.generic, jax.Array)
+_FUNCTIONS = (types.FunctionType, functools.partial, type)
+
 
 def fingerprint(*parts) -> str:
     """A hexadecimal SHA-256 of `parts`, its first 16 digits. Arrays must be whole on this process."""
     digest = hashlib.sha256()
-    seen: set[int] = set()
+    seen: dict[int, int] = {}
     for part in parts:
         _feed(digest, part, seen)
     return digest.hexdigest()[:16]
 
 
-def _feed(digest, value, seen: set[int]) -> None:
+def _feed(digest, value, seen: dict[int, int]) -> None:
     say = lambda *words: digest.update("\0".join(map(str, words)).encode() + b"\n")
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return say(type(value).__name__, repr(value))
@@ -38,13 +44,14 @@ def _feed(digest, value, seen: set[int]) -> None:
         array = np.asarray(value)
         say("array", array.dtype, array.shape)
         return digest.update(np.ascontiguousarray(array).tobytes())
-    if id(value) in seen:  # a function that refers to itself
-        return say("again", type(value).__qualname__)
-    seen.add(id(value))
+    if id(value) in seen:  # what refers to itself; a function used twice
+        return say("again", seen[id(value)])
+    seen[id(value)] = len(seen)
     say(type(value).__module__, type(value).__qualname__)
     for part in _parts(value):
         _feed(digest, part, seen)
-    seen.discard(id(value))
+    if not isinstance(value, types.FunctionType | type):
+        del seen[id(value)]
 
 
 def _parts(value) -> list:
@@ -56,18 +63,26 @@ def _parts(value) -> list:
     if isinstance(value, tuple | list):
         return list(value)
     if isinstance(value, type):
-        return [value.__module__, value.__qualname__]
+        own = [kind for kind in value.__mro__ if not _is_installed(kind)]
+        methods = [(name, part) for kind in own for name, part in vars(kind).items() if _is_method(part)]
+        return [value.__module__, value.__qualname__, *sorted(methods, key=lambda method: method[0])]
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
     if isinstance(value, types.MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, types.FunctionType):
         closure = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-        return [value.__module__, value.__qualname__, value.__code__, value.__defaults__, value.__kwdefaults__, closure]
+        code = [] if _is_installed(value) else [value.__code__, _globals_read(value)]
+        return [value.__module__, value.__qualname__, value.__defaults__, value.__kwdefaults__, closure, *code]
     if isinstance(value, types.CodeType):
         return [value.co_code, value.co_names, value.co_consts]
+    if isinstance(value, property):
+        return [value.fget]
+    if isinstance(value, staticmethod | classmethod):
+        return [value.__func__]
     if dataclasses.is_dataclass(value):
-        return [item for field in dataclasses.fields(value) for item in (field.name, getattr(value, field.name))]
+        fields = [item for field in dataclasses.fields(value) for item in (field.name, getattr(value, field.name))]
+        return [type(value), *fields]
     if hasattr(value, "__wrapped__"):  # jit, vmap and the like
         return [value.__wrapped__]
     leaves, structure = jax.tree.flatten(value)
@@ -75,7 +90,36 @@ def _parts(value) -> list:
         return [_without_addresses(str(structure)), *leaves]
     if isinstance(value, Path):
         return [str(value)]
+    if type(value).__repr__ is object.__repr__:  # which says nothing of it
+        return [type(value), getattr(value, "__dict__", {})]
     return [_without_addresses(repr(value))]
+
+
+def _is_installed(value) -> bool:
+    return _is_package(str(value.__module__).partition(".")[0])
+
+
+@functools.cache
+def _is_package(name: str) -> bool:
+    """Whether the module `name` belongs to Python, to an installed package or to this one."""
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    here = name in ("jaxdiff", "builtins") or name in sys.stdlib_module_names
+    return name != "__main__" and (here or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts))
+
+
+def _is_method(value) -> bool:
+    return isinstance(value, types.FunctionType | property | staticmethod | classmethod)
+
+
+def _globals_read(function: types.FunctionType) -> dict:
+    """The constants and functions among the globals that `function`, and those defined inside it, read."""
+
+    def names(code: types.CodeType) -> set[str]:
+        own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+        return own.union(*(names(part) for part in code.co_consts if isinstance(part, types.CodeType)))
+
+    found = {name: function.__globals__.get(name) for name in names(function.__code__)}
+    return {name: value for name, value in found.items() if isinstance(value, _CONSTANTS + _FUNCTIONS)}
 
 
 def _filled(cell) -> bool:
