@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.arrays import check_flag, check_function, check_instance, check_scalar, check_whole
+from jaxdiff.denoisers import DenoiserLike, check_denoiser
 from jaxdiff.likelihood.budget import ErrorBudget, measure
 from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
 from jaxdiff.likelihood.divergence import check_divergence
@@ -129,12 +130,15 @@ def bits_per_dim(
     """
     images = check_images(images_uint8, levels, batch_size)
     n = len(images)
-    if dequantization_samples < 1:
-        raise ValueError(f"dequantization_samples = {dequantization_samples}; expected at least one")
-    if target_error is not None and not target_error > 0:
-        raise ValueError(f"target_error = {target_error}; expected bits/dim above 0")
-    if budget < 0:
-        raise ValueError(f"budget = {budget}; expected a number of images, or 0 to leave it out")
+    check_whole("dequantization_samples", dequantization_samples)
+    if target_error is not None:
+        check_scalar("target_error", target_error, above=0, noun="bits/dim")
+    check_whole("budget", budget, least=0, fix=": how many images, or 0 to leave it out")
+    check_flag("progress", progress)
+    check_function("dequantizer", dequantizer, "one of jaxdiff.likelihood, such as Uniform()")
+    check_denoiser(denoiser)
+    if mesh is not None:
+        check_instance("mesh", mesh, Mesh, "a jax.sharding.Mesh, such as jaxdiff.training.make_mesh()")
     known = inspect.signature(log_likelihood).parameters
     defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
     if unknown := likelihood.keys() - defaults.keys():

@@ -21,37 +21,72 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import (
+    as_array,
+    check_function,
+    check_key,
+    check_number,
+    check_output,
+    check_whole,
+    said,
+)
+from jaxdiff.denoisers.denoiser import check_denoiser, check_params
 from jaxdiff.losses import Denoising
 from jaxdiff.losses.times import Importance
 from jaxdiff.losses.weightings import Likelihood
-from jaxdiff.processes import is_concrete, pytree
+from jaxdiff.processes import check_event, is_concrete, pytree
 from jaxdiff.samplers import example_keys
 from jaxdiff.samplers.sampler import normal
 
+_PLACES = 8  # the fewest that u is told apart by in a cell
 
-def check_integers(images, levels: int) -> None:
-    """Raise where `images` are not integers in 0..levels-1, as far as that can be seen before tracing."""
-    if levels < 2:
-        raise ValueError(f"levels = {levels}; expected at least two")
-    if not jnp.issubdtype(images.dtype, jnp.integer):
-        raise TypeError(f"images have dtype {images.dtype}; expected integers in 0..{levels - 1}, as they were stored")
-    if is_concrete(images) and images.size:
-        low, high = np.min(np.asarray(images)), np.max(np.asarray(images))
+
+def noise_dtype(levels: int):
+    """The dtype of k + u for `levels` values of k: float32 where it tells u apart to an eighth of a cell or finer,
+    otherwise JAX's widest. Raises ValueError where neither does."""
+    check_whole("levels", levels, least=2)
+    for dtype in (jnp.float32, jnp.result_type(float)):
+        most = 2 ** jnp.finfo(dtype).nmant // _PLACES
+        if levels <= most:
+            return dtype
+    fix = "" if jax.config.jax_enable_x64 else ', or float64 by jax.config.update("jax_enable_x64", True)'
+    raise ValueError(
+        f"levels = {levels}: {jnp.dtype(dtype)} has no room for noise in so many cells; expected at most {most}{fix}"
+    )
+
+
+def _spacing(levels: int) -> float:
+    """How far apart the values of k + u are for the largest k."""
+    return 2.0 ** (math.ceil(math.log2(levels)) - jnp.finfo(noise_dtype(levels)).nmant - 1)
+
+
+def check_integers(images, levels: int) -> np.ndarray | jax.Array:
+    """`images` as an array; raise where they are not integers in 0..levels-1, as far as can be seen before tracing.
+
+    Raises TypeError for another dtype, ValueError for values out of range, no batch axis, or none at all.
+    """
+    noise_dtype(levels)
+    array = as_array(images)
+    if array is None or not jnp.issubdtype(array.dtype, jnp.integer):
+        kind = said(images) if array is None else array.dtype
+        raise TypeError(f"images have dtype {kind}; expected integers in 0..{levels - 1}, as they were stored")
+    if array.ndim < 2:
+        raise ValueError(f"images have shape {array.shape}; expected a batch axis and an event: [n, *event]")
+    if array.size == 0:
+        raise ValueError(f"images have shape {array.shape}: the data set is empty; expected at least one image")
+    if is_concrete(array):
+        low, high = np.min(np.asarray(array)), np.max(np.asarray(array))
         if low < 0 or high >= levels:
             raise ValueError(f"images hold values {low}..{high}; expected 0..{levels - 1} for levels = {levels}")
+    return array
 
 
 def check_images(images, levels: int, batch_size: int) -> np.ndarray:
     """`images` as a NumPy array [n, *event]; raise where they are none, or not integers in 0..levels-1."""
-    images = np.asarray(images)
-    check_integers(images, levels)
-    if images.ndim < 2:
-        raise ValueError(f"images have shape {images.shape}; expected a batch axis and an event: [n, *event]")
-    if len(images) == 0:
-        raise ValueError(f"images have shape {images.shape}: the data set is empty; expected at least one image")
-    if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size}; expected at least one")
-    return images
+    check_whole("batch_size", batch_size)
+    if isinstance(images, jax.core.Tracer):
+        raise TypeError("images are traced; this function works through a data set in batches: call it outside of jit")
+    return np.asarray(check_integers(images, levels))
 
 
 class Dequantizer(Protocol):
@@ -65,12 +100,13 @@ class Dequantizer(Protocol):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Uniform:
-    """u uniform in [0, 1)^D."""
+    """u uniform in [0, 1)^D, at the middles of as many equal parts of a cell as there is room for beside `levels`."""
 
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
         """Draw u, and log q = 0."""
-        u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], jnp.float32))(keys)
-        return u, jnp.zeros(images.shape[0])
+        part = 2 * _spacing(levels)
+        u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], noise_dtype(levels)))(keys)
+        return (jnp.floor(u / part) + 0.5) * part, jnp.zeros(images.shape[0])
 
 
 @pytree
@@ -86,21 +122,34 @@ class Variational:
     network: Callable[..., tuple[jax.Array, jax.Array]] = dataclasses.field(metadata={"static": True})
     params: Any
 
+    def __post_init__(self):
+        check_function("network", self.network, "a function (params, noise, x) -> (y, log_det)")
+        object.__setattr__(self, "params", check_params(self.params))
+
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
         """Draw u and its log-density."""
-        x = 2 * (jnp.asarray(images, jnp.float32) + 0.5) / levels - 1
+        x = 2 * (jnp.asarray(images, noise_dtype(levels)) + 0.5) / levels - 1
         noise = normal(keys, x)
-        y, log_det = self.network(self.params, noise, x)
+        y, log_det = _pair("network", self.network(self.params, noise, x), x)
         log_slope = jax.nn.log_sigmoid(y) + jax.nn.log_sigmoid(-y)  # of the logistic function
         over_event = lambda a: a.sum(range(1, a.ndim))
         return jax.nn.sigmoid(y), over_event(jax.scipy.stats.norm.logpdf(noise) - log_slope) - log_det
 
 
+def _pair(name: str, returned, images) -> tuple[jax.Array, jax.Array]:
+    """What a dequantizer or its network `returned`, held to be two arrays, of the shape of images and [n]."""
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        raise TypeError(f"{name} returned {said(returned)}; expected two arrays, {images.shape} and {images.shape[:1]}")
+    check_output(name, returned[0], images)
+    check_output(name, returned[1], images, images.shape[:1])
+    return returned[0], returned[1]
+
+
 def place(dequantizer: Dequantizer, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
     """x [n, *event] in [-1, 1) drawn from the cells of images [n, *event], and log q(x | image) [n], nats."""
-    u, log_q = dequantizer(keys, images, levels)
-    u = jnp.minimum(u, 1 - levels * jnp.finfo(jnp.float32).eps)  # k + u must not round to k + 1
-    x = 2 * (jnp.asarray(images, jnp.float32) + u) / levels - 1
+    u, log_q = _pair("dequantizer", dequantizer(keys, images, levels), images)
+    u = jnp.minimum(u, 1 - _spacing(levels))  # k + u must not round to k + 1
+    x = 2 * (jnp.asarray(images, noise_dtype(levels)) + u) / levels - 1
     return x, log_q + math.prod(x.shape[1:]) * math.log(levels / 2)
 
 
@@ -116,9 +165,18 @@ class DequantizationLoss:
     denoiser: Any
     levels: int = 256
 
+    def __post_init__(self):
+        check_denoiser(self.denoiser)
+        noise_dtype(self.levels)
+
     def __call__(self, dequantizer: Dequantizer, key, images, cond=None) -> jax.Array:
         """One number for each of images [batch, *event], integers or their floating values."""
-        draw_key, loss_key = jax.random.split(key)
+        if jnp.issubdtype(getattr(images, "dtype", np.dtype(int)), jnp.floating):
+            images = check_event(images, "images")
+            check_number("images", images, least=0, most=self.levels - 1)
+        else:
+            images = check_integers(images, self.levels)
+        draw_key, loss_key = jax.random.split(check_key(key))
         x, log_q = place(dequantizer, example_keys(draw_key, images.shape[0]), images, self.levels)
         bound = Denoising(Likelihood(), Importance())(self.denoiser, loss_key, x, cond)
         return bound + log_q / math.prod(x.shape[1:])
@@ -127,14 +185,29 @@ class DequantizationLoss:
 def dequantize(key, images, levels: int = 256) -> jax.Array:
     """Integers in 0..levels-1, [n, *event], to float32 in [-1, 1) by uniform noise of one level's width.
 
-    Example i's noise depends on `key` and i alone; `key` may be n keys. Raises TypeError for images that are not
-    integers, ValueError for values out of range.
+    Example i's noise depends on `key` and i alone; `key` may be n keys. Of float32's 24 bits those that the levels
+    leave are the noise's: 32,768 places in a cell of 256 levels, 128 of 65,536. Above 2^20 levels
+    float64 is needed, and returned.
+
+    Raises TypeError for images that are not integers, ValueError for values out of range, and for levels that leave
+    no room for noise.
     """
-    images = jnp.asarray(images)
-    check_integers(images, levels)
+    images = check_integers(images, levels)
     return place(Uniform(), example_keys(key, images.shape[0]), images, levels)[0]
 
 
 def quantize(x, levels: int = 256) -> jax.Array:
-    """The integer level each value of x in [-1, 1] falls into; values outside go to the nearest level."""
-    return jnp.clip(jnp.floor((jnp.asarray(x) + 1) / 2 * levels), 0, levels - 1).astype(jnp.int32)
+    """The integer level each value of x in [-1, 1] falls into; values outside go to the nearest level.
+
+    Raises TypeError for x that is not floating, ValueError for a NaN in it; under a transformation a NaN gives -1.
+    """
+    noise_dtype(levels)
+    array = as_array(x)
+    if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
+        kind = said(x) if array is None else array.dtype
+        raise TypeError(f"x has dtype {kind}; expected floating values in [-1, 1]")
+    if is_concrete(array) and np.isnan(np.asarray(array)).any():
+        raise ValueError("x holds a NaN, which is on no level; remove the samples that failed")
+    x = jnp.asarray(array, jnp.promote_types(array.dtype, jnp.float32))
+    level = jnp.clip(jnp.floor((x + 1) / 2 * levels), 0, levels - 1)
+    return jnp.where(jnp.isnan(x), -1, level).astype(jnp.int32)
