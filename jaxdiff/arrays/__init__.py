@@ -21,8 +21,10 @@ from jaxdiff.arrays.checks import (
     check_whole,
     expand_time,
     is_concrete,
+    is_real,
     native,
     said,
+    with_dtype,
 )
 from jaxdiff.arrays.files import atomic_write, is_leftover, own_folder, remove_folder
 from jaxdiff.arrays.fingerprint import fingerprint
@@ -56,9 +58,11 @@ __all__ = [
     "fingerprint",
     "is_concrete",
     "is_leftover",
+    "is_real",
     "native",
     "own_folder",
     "pytree",
     "remove_folder",
     "said",
+    "with_dtype",
 ]

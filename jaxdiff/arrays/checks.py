@@ -42,6 +42,11 @@ def _kind(value) -> str | None:
     return "int" if jnp.issubdtype(dtype, jnp.integer) else None
 
 
+def is_real(array) -> bool:
+    """Whether `array` holds whole or floating numbers."""
+    return _kind(array) is not None
+
+
 def _bounds(above, least, below, most, noun: str) -> str:
     """The words for a range: "a number above 0", "a number in [0, 1)", "a whole number of 1 or more"."""
     low, high = (above if least is None else least), (below if most is None else most)
@@ -281,14 +286,19 @@ def as_array(x) -> np.ndarray | jax.Array | None:
         return None
 
 
+def with_dtype(name: str, x) -> str:
+    """What a message says of `x` where its dtype is wrong."""
+    array = as_array(x)
+    return f"{name} = {said(x)}" if array is None or array.dtype == object else f"{name} has dtype {array.dtype}"
+
+
 def check_batch(x, name: str = "x") -> jax.Array:
     """`x` as a batch of floating events; TypeError for other values, ValueError for other shapes or none at all."""
     array = as_array(x)
     if array is None or _kind(array) != "float":
-        kind = said(x) if array is None or array.dtype.kind in "OSU" else f"an array of {array.dtype}"
         raise TypeError(
-            f"{name} has dtype {getattr(array, 'dtype', None)}: {kind}; expected floating values. Integer images go "
-            "through jaxdiff.dequantize (to [-1, 1]) first"
+            f"{with_dtype(name, x)}; expected floating values. Integer images go through jaxdiff.dequantize (to "
+            "[-1, 1]) first"
         )
     if array.ndim < 2:
         raise ValueError(f"{name} has shape {array.shape}; expected a batch axis and an event: [batch, *event]")

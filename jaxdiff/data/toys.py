@@ -1,20 +1,21 @@
 """Toy distributions in the plane, of roughly unit scale: `toy(key, n) -> float32 [n, 2]`.
 
 Point i depends on the key and on i alone: `toy(key, 10)` is the first ten points of `toy(key, 100)`. Each
-raises ValueError for n < 1.
+raises ValueError for n < 1 or a noise below 0.
 """
 
 import math
-import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import check_key, check_room, check_scalar, check_whole
+
 
 def two_moons(key: jax.Array, n: int, noise: float = 0.1) -> jax.Array:
     """Two interleaved half circles of radius 1, with Gaussian noise of standard deviation `noise`."""
-    which, along, around = _keys(key, n)
+    which, along, around = _keys(key, n, noise)
     angle = jnp.pi * _uniform(along, n)
     sign = jax.random.rademacher(which, (n, 1), jnp.float32)  # the second moon is the first, turned about
     points = sign * (_polar(1.0, angle) - jnp.float32([0.5, 0.25]))
@@ -49,14 +50,14 @@ def checkerboard(key: jax.Array, n: int) -> jax.Array:
 
 def swiss_roll(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
     """A spiral of one and a half turns, the 3-D roll's cross-section over 7 (Marsland 2009, chapter 6)."""
-    _, along, around = _keys(key, n)
+    _, along, around = _keys(key, n, noise)
     angle = 1.5 * jnp.pi * (1 + 2 * _uniform(along, n))
     return _polar(angle / 7, angle) + noise * _normal(around, n)
 
 
 def s_curve(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
     """The letter S, three quarters of a circle twice: the cross-section of the 3-D S-curve."""
-    _, along, around = _keys(key, n)
+    _, along, around = _keys(key, n, noise)
     angle = 3 * jnp.pi * (_uniform(along, n) - 0.5)
     points = jnp.stack([jnp.sin(angle), jnp.sign(angle) * (jnp.cos(angle) - 1)], axis=1)
     return points + noise * _normal(around, n)
@@ -74,7 +75,7 @@ def pinwheel(key: jax.Array, n: int) -> jax.Array:
 
 def circles(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
     """Two concentric circles of radius 1.5 and 0.75, half of the points on each."""
-    which, along, around = _keys(key, n)
+    which, along, around = _keys(key, n, noise)
     radius = jnp.where(jax.random.bernoulli(which, shape=(n,)), 1.5, 0.75).astype(jnp.float32)
     return _polar(radius, 2 * jnp.pi * _uniform(along, n)) + noise * _normal(around, n)
 
@@ -101,7 +102,7 @@ def _cat_strokes() -> list[np.ndarray]:
 
 def cat(key: jax.Array, n: int, noise: float = 0.02) -> jax.Array:
     """The face of a cat: points spread evenly along its lines, with Gaussian noise of standard deviation `noise`."""
-    _, along, around = _keys(key, n)
+    _, along, around = _keys(key, n, noise)
     strokes = _cat_strokes()
     steps = [np.linalg.norm(np.diff(stroke, axis=0, prepend=stroke[:1]), axis=1) for stroke in strokes]
     length = np.concatenate(steps).cumsum()  # no step leads from one stroke to the next
@@ -111,10 +112,10 @@ def cat(key: jax.Array, n: int, noise: float = 0.02) -> jax.Array:
     return points + noise * _normal(around, n)
 
 
-def _keys(key, n):
-    if operator.index(n) < 1:
-        raise ValueError(f"n = {n}; expected at least one point")
-    return jax.random.split(key, 3)
+def _keys(key, n, noise=0.0):
+    check_room("points", check_whole("n", n, noun="point"), 2)
+    check_scalar("noise", noise, least=0)
+    return jax.random.split(check_key(key), 3)
 
 
 def _polar(radius, angle):

@@ -113,7 +113,7 @@ class Bridge(BridgeLike):
         gamma = along_batch(self.sigma, t, "sigma") * jnp.sqrt(t * (1 - t))
         c_in = expand_time(1 / jnp.hypot(jnp.hypot(1 - t, t) * data_std, gamma), x)
         out = self.network(self.params, c_in * x, c_noise(self.process, t), cond)
-        if not isinstance(out, tuple | list):
+        if not hasattr(out, "__iter__"):
             raise TypeError(f"the network returned {said(out)} for x {x.shape}; expected two arrays of that shape")
         shapes = [getattr(part, "shape", said(part)) for part in out]
         if shapes != [x.shape] * 2:

@@ -23,6 +23,7 @@ from jaxdiff.arrays import (
     check_output,
     native,
     said,
+    with_dtype,
 )
 from jaxdiff.denoisers.parameterization import check_parameterization, row
 from jaxdiff.processes import Process, check_curves, check_process, check_time, expand_time, is_concrete, pytree
@@ -167,7 +168,7 @@ def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:
     def check(leaf):
         given, leaf = leaf, as_array(leaf)
         if leaf is None or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
-            raise TypeError(f"cond = {said(given)}; expected arrays of numbers, such as integer labels")
+            raise TypeError(f"{with_dtype('cond', given)}; expected arrays of numbers, such as integer labels")
         if leaf.ndim and leaf.shape[0] != n:
             raise ValueError(f"cond has shape {leaf.shape}; expected one entry each for {n} examples, or a scalar")
         if is_concrete(leaf) and ((values := np.asarray(leaf)) != values).any():

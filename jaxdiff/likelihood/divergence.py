@@ -29,6 +29,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import check_choice, check_whole
+
 _CHUNK = 64
 _SHIFT = 1e-3  # δ
 
@@ -111,11 +113,8 @@ ESTIMATORS = {
 
 def check_divergence(divergence: str, probes: int, size: int | None = None) -> None:
     """Raise ValueError for a divergence that is not known, too few probes, or more than an event has values."""
-    if divergence not in ESTIMATORS:
-        known = ", ".join(f'"{name}"' for name in ESTIMATORS)
-        raise ValueError(f"divergence = {divergence!r}; expected one of {known}")
-    if probes < 1:
-        raise ValueError(f"probes = {probes}; expected at least one")
+    check_choice("divergence", divergence, ESTIMATORS)
+    check_whole("probes", probes)
     if divergence in ("hutch++", "xtrace") and size is not None and probes >= size:
         raise ValueError(f'probes = {probes} for events of {size} values; expected fewer, or divergence="exact"')
 

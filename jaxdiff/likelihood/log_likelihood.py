@@ -22,11 +22,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
+from jaxdiff.arrays import check_function, check_instance, check_shared, check_tolerances
+from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_denoiser, check_start
 from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
-from jaxdiff.processes import as_pytree, check_event, check_time
+from jaxdiff.processes import as_pytree, check_event
+from jaxdiff.processes.grids import one_time
 from jaxdiff.samplers import check_cond, example_keys, solve
 from jaxdiff.samplers.mesh import by_device, split_of
+from jaxdiff.samplers.probability_flow import check_solver
 
 
 class Likelihood(NamedTuple):
@@ -83,15 +86,21 @@ def by_probe(
     key, denoiser: DenoiserLike, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint
 ) -> tuple[Likelihood, jax.Array]:
     """What `log_likelihood` returns, and how much further up each probe's own log_prob is, nats: [batch, probes]."""
+    check_denoiser(denoiser)
+    check_shared("process", denoiser.process)
     x0 = check_event(x0, "x0")
     check_divergence(divergence, probes, math.prod(x0.shape[1:]))
     check_start(denoiser, 1.0)
     cond = check_cond(denoiser, cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])
-    t = check_time(t_min, "t_min")
+    t = one_time(t_min, "t_min")
+    check_tolerances(rtol, atol)
+    if solver is not None:
+        check_solver(solver)
+    if adjoint is not None:
+        _check_adjoint(adjoint)
     if source is not None:
-        if not callable(source):
-            raise TypeError(f"source = {source!r}; expected a function, the log-density [n, *event] -> [n]")
+        check_function("source", source, "a function, the log-density [n, *event] -> [n]")
         source = as_pytree(source)
     split = split_of(denoiser, x0, keys, cond)
     return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint, split)
@@ -105,6 +114,12 @@ def probe_error(by_probe, divergence: str) -> jax.Array:
     if probes == 1:
         return jnp.full_like(by_probe[..., 0], jnp.nan)
     return by_probe.std(-1, ddof=1) / math.sqrt(probes)
+
+
+def _check_adjoint(adjoint) -> None:
+    import diffrax
+
+    check_instance("adjoint", adjoint, diffrax.AbstractAdjoint, "one of diffrax's, such as ForwardMode()")
 
 
 @functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver", "adjoint", "split"))

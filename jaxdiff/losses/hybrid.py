@@ -28,7 +28,7 @@ from jaxdiff.losses import weightings
 from jaxdiff.losses.denoising import velocity_error
 from jaxdiff.losses.inputs import check_batch_of
 from jaxdiff.processes import Process, expand_time, perturb, pytree
-from jaxdiff.processes.grids import Grid, Time, check_times
+from jaxdiff.processes.grids import Grid, Time, check_grid, check_times
 
 
 def transition_kl(process: Process, prediction: Prediction, t, s, x0, noise, variance: str = "small") -> jax.Array:
@@ -60,8 +60,7 @@ class Hybrid:
     def __post_init__(self):
         check_number("weight", self.weight, least=0)
         check_whole("steps", self.steps, least=2, noun="noise levels with a step between them")
-        if not isinstance(self.grid, Grid):
-            check_times(self.grid)
+        check_grid(self.grid)
         weightings.check_weighting(self.weighting)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:

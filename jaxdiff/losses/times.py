@@ -129,17 +129,21 @@ class Importance:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times with 1 / density; ValueError where a concrete `t_min` has no noise, and so infinite weight."""
-        if (
-            all(map(is_concrete, [self.t_min, *jax.tree.leaves(process)]))
-            and (process.marginal(self.t_min)[1] == 0).any()
-        ):
-            raise ValueError(
-                f"t_min = {self.t_min}: no noise is left there, and the weight is infinite; expected t above"
-            )
-        low, high = (-jax.nn.softplus(process.log_snr(t)) / 2 for t in (self.t_min, 1.0))
+        _check_noise(process, self.t_min)
+        t_min = along_batch(self.t_min, jnp.ones(n), "t_min")
+        low, high = (-jax.nn.softplus(process.log_snr(t)) / 2 for t in (t_min, 1.0))
         log_sine = low + (high - low) * _stratified(key, n)
-        t = jnp.maximum(process.time_at_log_snr(jnp.log(jnp.expm1(-2 * log_sine))), self.t_min)
+        t = jnp.maximum(process.time_at_log_snr(jnp.log(jnp.expm1(-2 * log_sine))), t_min)
         return t, (high - low) / likelihood_rate(process, t)
+
+
+def _check_noise(process: Process, t_min) -> None:
+    """Raise ValueError where there is no noise at `t_min`, as far as that is known."""
+    if all(map(is_concrete, [t_min, *jax.tree.leaves(process)])):
+        with jax.ensure_compile_time_eval():
+            clean = bool((process.marginal(t_min)[1] == 0).any())
+        if clean:
+            raise ValueError(f"t_min = {t_min}: no noise is left there, and the weight is infinite; expected t above")
 
 
 def likelihood_rate(process: Process, t) -> jax.Array:

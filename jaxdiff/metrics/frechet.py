@@ -8,7 +8,10 @@ on a classifier's features it is the FID (Heusel et al. 2017, arXiv 1706.08500, 
 distance says something only beside that of two sets of data, and at one n.
 """
 
+import jax.numpy as jnp
 import numpy as np
+
+from jaxdiff.arrays import as_array, with_dtype
 
 
 def frechet_distance(x, y) -> float:
@@ -31,9 +34,10 @@ def frechet_distance(x, y) -> float:
 
 
 def _features(features, name: str) -> np.ndarray:
+    given, features = features, as_array(features)
+    if features is None or not jnp.issubdtype(features.dtype, jnp.floating):
+        raise TypeError(f"{with_dtype(name, given)}; expected floating features, not the images themselves")
     features = np.asarray(features)
-    if features.dtype.kind != "f" and features.dtype.name != "bfloat16":
-        raise TypeError(f"{name} has dtype {features.dtype}; expected floating features, not the images themselves")
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"{name} has shape {features.shape}; expected features [n, d]")
     n, d = features.shape

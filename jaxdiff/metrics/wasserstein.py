@@ -9,18 +9,30 @@ distance says something only beside that floor, W_2 of two sets of data.
 
 import numpy as np
 
+from jaxdiff.arrays import as_array, check_room, is_real, with_dtype
 from jaxdiff.losses.couplings import assign
 
 
 def wasserstein(x, y) -> float:
     """W_2 of x and y, each [n, *event], by an exact assignment in O(n³): seconds for n = 2,000.
 
-    Raises ValueError for sets of different shape, or a value that is not finite.
+    Raises TypeError for what are no numbers, ValueError for sets of different shape, a value that is not finite, or so
+    many points that their n² distances do not fit in memory.
     """
-    x, y = (np.asarray(points, np.float64).reshape(len(points), -1) for points in (x, y))
+    x, y = (_points(points, name) for name, points in (("x", x), ("y", y)))
+    check_room("distances", len(x), len(y), itemsize=8)
     if x.shape != y.shape or not x.size:
         raise ValueError(f"the sets have shapes {x.shape} and {y.shape}; expected as many points in each")
     for name, points in (("x", x), ("y", y)):
         if not np.isfinite(points).all():
             raise ValueError(f"{name} holds a NaN or an infinity; remove the samples that failed")
     return float(np.sqrt(np.mean(np.sum((x - y[assign(x, y)]) ** 2, axis=1))))
+
+
+def _points(points, name: str) -> np.ndarray:
+    array = as_array(points)
+    if not is_real(array):
+        raise TypeError(f"{with_dtype(name, points)}; expected points, real numbers [n, *event]")
+    if array.ndim < 1:
+        raise ValueError(f"{name} has shape {array.shape}; expected points [n, *event]")
+    return np.asarray(array, np.float64).reshape(len(array), -1)

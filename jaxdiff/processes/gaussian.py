@@ -168,7 +168,8 @@ def _snr_loss(process: Process, s, t) -> jax.Array:
 
 def _check_order(process: Process, s, t) -> None:
     check_process(process)
-    s, t = check_time(s, "s"), check_time(t, "t")
+    check_time(s, "s")
+    check_time(t, "t")
     if is_concrete(s) and is_concrete(t) and (after := np.asarray(s) > np.asarray(t)).any():
         s, t = (np.broadcast_to(time, after.shape)[after].flat[0] for time in (s, t))
         raise ValueError(f"s = {s} is above t = {t}; expected s < t, the cleaner time first: swap them")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_number, check_room, check_time, check_whole, is_concrete, pytree
+from jaxdiff.arrays import check_number, check_room, check_scalar, check_time, check_whole, is_concrete, pytree, said
 from jaxdiff.processes.gaussian import Process, check_process
 
 _LAST_TIME = 1e-3
@@ -24,19 +24,35 @@ _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; V
 
 def check_times(times) -> jax.Array:
     """`times` as an array of at least two, decreasing strictly within [0, 1] as far as that can be seen."""
-    times = check_time(times, "grid")
+    given, times = times, check_time(times, "grid")
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"grid has shape {times.shape}; expected an array of at least two times, from noise to data")
-    if is_concrete(times) and not (np.diff(np.asarray(times)) < 0).all():
+    if is_concrete(given) and not (np.diff(np.asarray(given).astype(times.dtype)) < 0).all():
         raise ValueError("grid must decrease strictly from noise (t near 1) to data (t near 0); reverse or sort it")
     return times
 
 
-def _one_time(t, name: str) -> jax.Array:
+def one_time(t, name: str) -> jax.Array:
+    """`t` as a single time in [0, 1]; ValueError for an array of several."""
     t = check_time(t, name)
-    if t.ndim:
-        raise ValueError(f"{name} has shape {t.shape}; expected one time for all examples")
-    return t
+    return check_scalar(name, t)
+
+
+def check_ends(high, low, names: tuple[str, str] = ("t_start", "t_end")) -> tuple[jax.Array, jax.Array]:
+    """(high, low) as single times in [0, 1], ValueError where they are concrete and do not decrease."""
+    times = one_time(high, names[0]), one_time(low, names[1])
+    if is_concrete(high) and is_concrete(low) and not float(high) > float(low):
+        raise ValueError(
+            f"{names[0]} = {high}, {names[1]} = {low}; expected times that decrease from noise to data: swap them"
+        )
+    return times
+
+
+def check_grid(grid) -> "Grid | jax.Array":
+    """`grid`, one of this module's or an array of decreasing times; an error for what is neither."""
+    if isinstance(grid, str | type) or (callable(grid) and not isinstance(grid, Grid)):
+        raise TypeError(f"grid = {said(grid)}; expected one of jaxdiff.grids, such as Angle(), or an array of times")
+    return grid if isinstance(grid, Grid) else check_times(grid)
 
 
 class Grid(abc.ABC):
@@ -58,14 +74,10 @@ class Grid(abc.ABC):
         check_process(process)
         steps = check_whole("steps", steps)
         check_room("a grid", steps)
-        t_start = _one_time(t_start, "t_start")
+        t_start = one_time(t_start, "t_start")
         first = self._coordinate(process, t_start)
         if t_end is not None:
-            t_end = _one_time(t_end, "t_end")
-            if is_concrete(t_start) and is_concrete(t_end) and not t_start > t_end:
-                raise ValueError(
-                    f"t_end = {t_end} is not below t_start = {t_start}; sampling goes down in t, swap them"
-                )
+            t_start, t_end = check_ends(t_start, t_end)
             fraction = jnp.arange(steps + 1) / steps
             last_time = t_end
             if not self._finite:  # the last of the steps goes from where u is still finite

@@ -49,7 +49,12 @@ def _check(process: Process) -> None:
     outside = (alpha <= 0) | (sigma <= 0) | (t == 0) | (t == 1)
     with np.errstate(all="ignore"):
         (log_snr,) = values(lambda t: [process.log_snr(t)])
-        hold(near(log_snr, 2 * (np.log(alpha) - np.log(sigma))), "_log_snr", log_snr, expected="log alpha^2/sigma^2 of _marginal")
+        hold(
+            near(log_snr, 2 * (np.log(alpha) - np.log(sigma))),
+            "_log_snr",
+            log_snr,
+            expected="log alpha^2/sigma^2 of _marginal",
+        )
         falls = np.append(True, np.diff(log_snr) <= 0)
         hold(falls, "_log_snr", log_snr, expected="one that falls as t grows")
         (back,) = values(lambda t: [process.log_snr(process.time_at_log_snr(process.log_snr(t)))])

@@ -13,7 +13,9 @@ models", eq. 12) keep the marginals for any share η of that noise:
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 
+from jaxdiff.arrays import check_number
 from jaxdiff.denoisers import check_variance, reverse
 from jaxdiff.processes import is_concrete, posterior, pytree
 from jaxdiff.samplers.sampler import Sampler, normal
@@ -45,18 +47,17 @@ class DDIM(Sampler):
     eta: float = 0.0
 
     def __post_init__(self):
-        if isinstance(self.eta, int | float) and not 0 <= self.eta <= 1:
-            raise ValueError(f"eta = {self.eta}; expected a share of the noise in [0, 1]")
+        check_number("eta", self.eta, least=0, most=1, noun="a share of the noise")
 
     @property
     def reversible(self) -> bool:
         """η = 0, as far as that can be seen."""
-        return is_concrete(self.eta) and bool(self.eta == 0)
+        return is_concrete(self.eta) and bool(np.all(np.asarray(self.eta) == 0))
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Recombine the predicted data and noise at s."""
         data, noise = denoiser(x, t, cond)
         alpha, sigma = denoiser.process.marginal(s)
-        std = jnp.where(self.eta > 0, self.eta * posterior(denoiser.process, s, t)[2], 0.0)
+        std = jnp.where(self.eta > 0, self.eta * posterior(denoiser.process, jnp.minimum(s, t), t)[2], 0.0)
         kept = jnp.sqrt(jnp.maximum(sigma**2 - std**2, 0.0))
         return alpha * data + kept * noise + std * normal(keys, x), state

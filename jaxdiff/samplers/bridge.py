@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from jaxdiff.denoisers import BridgeLike, Swapped, ToData
+from jaxdiff.arrays import check_choice
+from jaxdiff.denoisers import BridgeLike, Swapped, ToData, check_bridge
 from jaxdiff.processes import check_event
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.sample import sample
@@ -26,8 +27,8 @@ def cross(
 
     Raises ValueError for another `to`, a bridge of sigma 0, a NaN in x, or what `jaxdiff.sample` refuses.
     """
-    if to not in ("data", "source"):
-        raise ValueError(f'to = {to!r}; expected "data" or "source"')
+    check_bridge(bridge)
+    check_choice("to", to, ("data", "source"))
     x = check_event(x)
     denoiser = ToData(bridge if to == "data" else Swapped(bridge))
     sampler = DPMSolverPP(sde=True)

@@ -21,6 +21,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from jaxdiff.arrays import check_flag, check_whole
 from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.sampler import Sampler, normal
@@ -41,6 +42,8 @@ class DPMSolverPP(Sampler):
     grid = LogSNR()
 
     def __post_init__(self):
+        check_whole("order", self.order, least=None)
+        check_flag("sde", self.sde)
         if self.order not in (1, 2, 3) or (self.sde and self.order == 3):
             raise ValueError(
                 f"order = {self.order}, sde = {self.sde}; expected order 1, 2 or 3, and 1 or 2 with sde=True"

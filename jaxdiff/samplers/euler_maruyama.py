@@ -19,8 +19,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.processes import Process, check_event, check_time, forward_sde, pytree
-from jaxdiff.samplers.sampler import Sampler, example_keys, normal
+from jaxdiff.arrays import check_room, check_shared, check_whole, is_concrete
+from jaxdiff.processes import Process, check_event, check_process, forward_sde, pytree
+from jaxdiff.processes.grids import one_time
+from jaxdiff.samplers.sampler import Sampler, check_noise, example_keys, normal
 
 
 @pytree
@@ -34,8 +36,7 @@ class EulerMaruyama(Sampler):
     noise: float = 1.0
 
     def __post_init__(self):
-        if isinstance(self.noise, int | float) and not self.noise >= 0:
-            raise ValueError(f"noise = {self.noise}; expected 0 (the probability flow), 1 (the reverse SDE) or between")
+        check_noise(self.noise)
 
     def check_start(self, process, t) -> None:
         """Raise ValueError where the SDE is singular at `t`: α = 0."""
@@ -64,10 +65,12 @@ def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t
     times outside [0, 1] or not rising.
     """
     x0 = check_event(x0, "x0")
-    if steps < 1:
-        raise ValueError(f"steps = {steps}; expected at least one")
-    start, end = check_time(t_start, "t_start"), check_time(t_end, "t_end")
-    if not start < end:
+    check_process(process)
+    check_shared("process", process)
+    steps = check_whole("steps", steps)
+    check_room("paths", steps + 1, *x0.shape)
+    start, end = one_time(t_start, "t_start"), one_time(t_end, "t_end")
+    if is_concrete(t_start) and is_concrete(t_end) and not float(t_start) < float(t_end):
         raise ValueError(f"t_start = {float(start)} is not below t_end = {float(end)}; noise grows with t, swap them")
     return _forward_paths(example_keys(key, x0.shape[0]), process, x0, steps, start, end)
 

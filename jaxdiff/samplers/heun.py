@@ -14,7 +14,9 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 
+from jaxdiff.arrays import check_number
 from jaxdiff.processes import is_concrete, pytree, transition
 from jaxdiff.samplers.sampler import Sampler, normal
 
@@ -33,15 +35,16 @@ class Heun(Sampler):
     s_noise: float = 1.0
 
     def __post_init__(self):
-        for name in ("churn", "s_min", "s_max", "s_noise"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not value >= 0:
-                raise ValueError(f"{name} = {value}; expected a number of 0 or more")
+        for name in ("churn", "s_min", "s_noise"):
+            check_number(name, getattr(self, name), least=0)
+        check_number("s_max", self.s_max, least=0, most=math.inf)
+        if is_concrete(self.s_min) and is_concrete(self.s_max) and not np.all(np.less_equal(self.s_min, self.s_max)):
+            raise ValueError(f"s_min = {self.s_min}, s_max = {self.s_max}; expected s_min <= s_max: swap them")
 
     @property
     def reversible(self) -> bool:
         """Without churn, as far as that can be seen."""
-        return is_concrete(self.churn) and bool(self.churn == 0)
+        return is_concrete(self.churn) and bool(np.all(np.asarray(self.churn) == 0))
 
     def init(self, denoiser, x, steps):
         """γ of every step."""

@@ -9,13 +9,13 @@ where it is even (Heun: 3).
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from jaxdiff.arrays import check_whole
 from jaxdiff.denoisers import DenoiserLike, check_start
-from jaxdiff.processes import check_event, check_time
-from jaxdiff.processes.grids import Grid, check_times
+from jaxdiff.processes import check_event
+from jaxdiff.processes.grids import Grid, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
-from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys, same_dtype
+from jaxdiff.samplers.sampler import Sampler, check_cond, check_run, example_keys, same_dtype
 
 
 def invert(
@@ -38,21 +38,19 @@ def invert(
     x0, times outside [0, 1] or not in order, or a denoiser without an answer at the start.
     """
     x0 = check_event(x0, "x0")
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler = {sampler!r}; expected an instance such as jaxdiff.samplers.DDIM()")
+    check_run(denoiser, sampler)
     if not sampler.reversible:
         raise ValueError(
             f"sampler = {sampler!r} does not run from data to noise: it draws noise or looks back; use DDIM() or Heun()"
         )
-    if steps < 1:
-        raise ValueError(f"steps = {steps}; expected at least one")
+    steps = check_whole("steps", steps)
     cond = check_cond(denoiser, cond, x0.shape[0])
-    if grid is None or isinstance(grid, Grid):
-        ends = check_times(jnp.stack([check_time(t_max, "t_max"), check_time(t_min, "t_min")]))
-        grid = sampler.grid if grid is None else grid
+    grid = check_grid(sampler.grid if grid is None else grid)
+    if isinstance(grid, Grid):
+        ends = check_ends(t_max, t_min, ("t_max", "t_min"))
         times = grid(denoiser.process, steps, *ends)
     else:
-        times = check_times(grid)
+        times = grid
     check_start(denoiser, times[0])
     return _invert(denoiser, x0, sampler, cond, times.astype(x0.dtype))
 

@@ -38,11 +38,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import along_batch, check_flag, check_function, check_number, check_output, check_room, check_whole
 from jaxdiff.denoisers import score
-from jaxdiff.processes import check_event, is_concrete, pytree
+from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.ancestral import Ancestral
-from jaxdiff.samplers.sampler import Sampler, example_keys, normal, same_dtype
+from jaxdiff.samplers.sampler import Sampler, check_sampler, example_keys, normal, same_dtype
 
 
 def _langevin_step(keys, x, gradient, size) -> jax.Array:
@@ -63,12 +64,9 @@ class PredictorCorrector(Sampler):
     snr: float = 0.16
 
     def __post_init__(self):
-        if not isinstance(self.predictor, Sampler):
-            raise TypeError(f"predictor = {self.predictor!r}; expected an instance such as jaxdiff.samplers.DDIM()")
-        if self.corrector_steps < 0:
-            raise ValueError(f"corrector_steps = {self.corrector_steps}; expected a number of 0 or more")
-        if isinstance(self.snr, int | float) and not 0 <= self.snr < 1:
-            raise ValueError(f"snr = {self.snr}; expected a number in [0, 1): Langevin steps of 1 or more diverge")
+        check_sampler(self.predictor, "predictor")
+        check_whole("corrector_steps", self.corrector_steps, least=0)
+        check_number("snr", self.snr, least=0, below=1, fix=": Langevin steps of 1 or more diverge")
 
     @property
     def grid(self):
@@ -125,11 +123,9 @@ def AnnealedLangevin(steps_per_level: int = 100, epsilon: float = 0.2) -> Predic
 
     Raises ValueError for an epsilon out of range; `sample` raises it where α = 0 at the start.
     """
-    if isinstance(epsilon, int | float) and not 0 <= epsilon < 4:
-        raise ValueError(
-            f"epsilon = {epsilon}; expected a number in [0, 4), in units of the last level's variance: divide the "
-            "paper's by sigma_L squared"
-        )
+    check_whole("steps_per_level", steps_per_level, least=None)
+    units = ", in units of the last level's variance: divide the paper's by sigma_L squared"
+    check_number("epsilon", epsilon, least=0, below=4, fix=units)
     return PredictorCorrector(_HandOn(), steps_per_level, epsilon**0.5 / 2)
 
 
@@ -137,17 +133,19 @@ def langevin(key, score: Callable, x_start, step_size, steps: int, trajectory: b
     """`steps` Langevin steps of size `step_size` on any score: x [n, *event], or [steps + 1, n, *event] on the way.
 
     `score(x)` is ∇ log p at x [n, *event], such as `lambda x: jd.score(denoiser, x, t)`; x' = x + step_size/2 score(x)
-    + √step_size z. Chain i depends on `key`, which may be n keys, and i alone. Compiled once for a score function, the
-    shape of `x_start` and `steps`. It does not correct for the step: its law is p as the step goes to 0.
+    + √step_size z. The size is one for all, or one a chain. Chain i depends on `key`, which may be n keys, and i alone.
+    Compiled once for a score function, the shape of `x_start` and `steps`. It does not correct for the step: its law is
+    p as the step goes to 0.
 
     Raises ValueError for fewer than one step, a step size not above 0, an `x_start` that is no batch of finite events,
     a score of another shape; TypeError for integers or a key that is not typed.
     """
-    if steps < 1:
-        raise ValueError(f"steps = {steps}; expected at least one")
-    if is_concrete(step_size) and not step_size > 0:
-        raise ValueError(f"step_size = {step_size}; expected a number above 0")
+    check_function("score", score, "a function [n, *event] -> [n, *event]")
     x_start = check_event(x_start, "x_start")
+    step_size = along_batch(check_number("step_size", step_size, above=0), x_start, "step_size")
+    steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
+    if trajectory:
+        check_room("chains", steps + 1, *x_start.shape)
     return _langevin(example_keys(key, x_start.shape[0]), score, x_start, step_size, steps, trajectory)
 
 
@@ -155,8 +153,7 @@ def langevin(key, score: Callable, x_start, step_size, steps: int, trajectory: b
 def _langevin(keys, score, x_start, step_size, steps, trajectory) -> jax.Array:
     def advance(x, index):
         gradient = score(x)
-        if gradient.shape != x.shape:
-            raise ValueError(f"score returned shape {gradient.shape} for x of shape {x.shape}; expected the same shape")
+        check_output("score", gradient, x)
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
         x = _langevin_step(step_keys, x, gradient, step_size).astype(x.dtype)
         return x, x if trajectory else None

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
-from jaxdiff.processes import check_event, check_time, pytree
+from jaxdiff.arrays import check_shared, check_tolerances
+from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_denoiser, check_start
+from jaxdiff.processes import check_event, pytree
+from jaxdiff.processes.grids import one_time
 from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.sampler import Sampler, check_cond, same_dtype
 
@@ -143,6 +145,7 @@ class ProbabilityFlow(Sampler):
     def __post_init__(self):
         if self.solver is not None:
             check_solver(self.solver)
+        check_tolerances(self.rtol, self.atol)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Integrate from t to s."""
@@ -155,20 +158,30 @@ def _carry(denoiser, x, t, s, cond, solver, rtol, atol, split):
     return by_device(run, split)(x, cond)
 
 
+def _checked(denoiser, x, cond, t_min, solver, rtol, atol):
+    """(cond, t_min) as arrays; raises for anything in what `encode` and `decode` are given that makes no sense."""
+    check_denoiser(denoiser)
+    check_shared("process", denoiser.process)
+    check_start(denoiser, 1.0)
+    if solver is not None:
+        check_solver(solver)
+    check_tolerances(rtol, atol)
+    return check_cond(denoiser, cond, x.shape[0]), one_time(t_min, "t_min")
+
+
 def encode(denoiser: DenoiserLike, x0, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5) -> jax.Array:
     """The latent of x0 [n, *event]: x0, read as x at `t_min`, carried along the probability flow to t = 1.
 
-    NaN where a solve fails. Raises for integer or NaN x0, and for a `t_min` outside [0, 1].
+    NaN where a solve fails. Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0, and
+    what is no denoiser or no solver of ODEs.
     """
     x0 = check_event(x0, "x0")
-    check_start(denoiser, 1.0)
-    cond = check_cond(denoiser, cond, x0.shape[0])
-    return _carry(denoiser, x0, check_time(t_min, "t_min"), 1.0, cond, solver, rtol, atol, split_of(denoiser, x0, cond))
+    cond, t_min = _checked(denoiser, x0, cond, t_min, solver, rtol, atol)
+    return _carry(denoiser, x0, t_min, 1.0, cond, solver, rtol, atol, split_of(denoiser, x0, cond))
 
 
 def decode(denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5) -> jax.Array:
     """The inverse of `encode`: z [n, *event] at t = 1 carried back to x at `t_min`."""
     z = check_event(z, "z")
-    check_start(denoiser, 1.0)
-    cond = check_cond(denoiser, cond, z.shape[0])
-    return _carry(denoiser, z, 1.0, check_time(t_min, "t_min"), cond, solver, rtol, atol, split_of(denoiser, z, cond))
+    cond, t_min = _checked(denoiser, z, cond, t_min, solver, rtol, atol)
+    return _carry(denoiser, z, 1.0, t_min, cond, solver, rtol, atol, split_of(denoiser, z, cond))

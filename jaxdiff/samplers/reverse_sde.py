@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.processes import pytree
-from jaxdiff.samplers.sampler import Sampler
+from jaxdiff.samplers.sampler import Sampler, check_noise
 
 
 def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> jax.Array:
@@ -86,8 +86,7 @@ class ReverseSDE(Sampler):
     noise: float = 1.0
 
     def __post_init__(self):
-        if isinstance(self.noise, int | float) and not self.noise >= 0:
-            raise ValueError(f"noise = {self.noise}; expected 0 (the probability flow), 1 (the reverse SDE) or between")
+        check_noise(self.noise)
         if self.solver is not None:
             _check_solver(self.solver)
 

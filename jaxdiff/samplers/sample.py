@@ -19,12 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import check_flag, check_room, check_shape, check_whole
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
-from jaxdiff.processes import check_event, check_time, is_concrete
-from jaxdiff.processes.grids import Grid, check_times
+from jaxdiff.processes import check_event, is_concrete
+from jaxdiff.processes.grids import Grid, check_ends, check_grid, one_time
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.mesh import by_device, split_of
-from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys, normal, same_dtype
+from jaxdiff.samplers.sampler import Sampler, check_cond, check_run, example_keys, normal, same_dtype
 
 ADAPTIVE_END = 1e-5
 
@@ -60,27 +61,27 @@ def sample(
 
     Adaptive samplers (`ProbabilityFlow`) choose their own steps: `steps` then only marks the points of a trajectory.
 
+    The numbers of a sampler and of a process are one for all samples; those of a denoiser (a guidance scale) may be one
+    a sample. For other settings a sample: `jax.vmap` over keys and settings.
+
     Raises ValueError for times outside [0, 1] or not decreasing, fewer than one step, an `x_start` of another shape, a
-    denoiser or sampler that has no answer at `t_start`; TypeError for a key that is not a typed key.
+    denoiser or sampler that has no answer at `t_start`, more than memory holds; TypeError for a key that is not a typed
+    key, and for what is no denoiser, sampler or grid.
     """
-    shape = tuple(shape)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"shape = {shape}; expected (n, *event) with n >= 1 samples of at least one axis")
-    if steps < 1:
-        raise ValueError(f"steps = {steps}; expected at least one")
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler = {sampler!r}; expected an instance such as jaxdiff.samplers.DDIM()")
+    check_run(denoiser, sampler)
+    shape = check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
+    steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
+    check_room("samples", *([steps] if trajectory else []), *shape)
+    check_room("a grid", steps)
     keys = example_keys(key, shape[0])
-    start, end = check_time(t_start, "t_start"), None
-    if grid is None or isinstance(grid, Grid):
-        grid = sampler.grid if grid is None else grid
+    start, end = one_time(t_start, "t_start"), None
+    grid = check_grid(sampler.grid if grid is None else grid)
+    if isinstance(grid, Grid):
         if t_end is not None:
-            end = check_time(t_end, "t_end")
-            check_times(jnp.stack([start, end]))
+            start, end = check_ends(t_start, t_end)
     else:
         if t_end is not None:
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
-        grid = check_times(grid)
         start, end = grid[0], grid[-1]
     check_start(denoiser, start)
     cond = check_cond(denoiser, cond, shape[0])

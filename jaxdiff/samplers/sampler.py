@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import check_instance, check_number, check_shared
 from jaxdiff.arrays import example_keys as example_keys
-from jaxdiff.denoisers import DenoiserLike
+from jaxdiff.denoisers import DenoiserLike, check_denoiser
 from jaxdiff.denoisers import check_cond as check_cond
 from jaxdiff.processes import Process
 from jaxdiff.processes.grids import Angle
@@ -35,6 +36,27 @@ class Sampler(abc.ABC):
     @abc.abstractmethod
     def step(self, keys, denoiser: DenoiserLike, x: jax.Array, t, s, state: Any, cond) -> tuple[jax.Array, Any]:
         """x [n, *event] at the scalar s < t from x at t, with one key a sample, and what is carried on."""
+
+
+def check_sampler(sampler, name: str = "sampler") -> None:
+    """Raise TypeError for what is no sampler."""
+    check_instance(name, sampler, Sampler, "an instance such as jaxdiff.samplers.DDIM()")
+
+
+def check_run(denoiser, sampler) -> None:
+    """Raise for what is no denoiser or no sampler, or where a number of its process or of the sampler is an array.
+
+    A step is the same for the whole batch: an array would be broadcast along the event.
+    """
+    check_denoiser(denoiser)
+    check_sampler(sampler)
+    check_shared("process", denoiser.process)
+    check_shared("sampler", sampler)
+
+
+def check_noise(noise) -> None:
+    """Raise unless `noise` is the η of the SDEs that keep a process's marginals, a number of 0 or more."""
+    check_number("noise", noise, least=0, noun="0 (the probability flow), 1 (the reverse SDE), or a number")
 
 
 def normal(keys, x: jax.Array) -> jax.Array:

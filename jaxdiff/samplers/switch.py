@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.processes import check_time, is_concrete, pytree
-from jaxdiff.samplers.sampler import Sampler
+from jaxdiff.samplers.sampler import Sampler, check_sampler
 
 
 @pytree
@@ -23,8 +23,9 @@ class Switch(Sampler):
     t: float = 0.5
 
     def __post_init__(self):
-        if isinstance(self.t, int | float):
-            check_time(self.t)
+        check_sampler(self.first, "first")
+        check_sampler(self.second, "second")
+        check_time(self.t)
 
     @property
     def grid(self):

@@ -26,6 +26,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from jaxdiff.arrays import check_whole
 from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.sampler import Sampler
@@ -41,6 +42,7 @@ class UniPC(Sampler):
     grid = LogSNR()
 
     def __post_init__(self):
+        check_whole("order", self.order, least=None)
         if self.order not in (1, 2, 3):
             raise ValueError(f"order = {self.order}; expected 1, 2 or 3")
 
