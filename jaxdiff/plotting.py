@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from jaxdiff.arrays import atomic_write, check_choice, check_path
+
 INK, GREY, FAINT, BLUE, ORANGE = "#22303c", "#7b8794", "#e4e8ec", "#2b6c99", "#d9692f"
 DEPTHS = LinearSegmentedColormap.from_list("depths", ["#ffffff", "#d3e5ef", "#8fbcd6", "#4a8db7", BLUE, "#123a5a"])
 
@@ -44,7 +46,10 @@ class Picture(Figure):
 
     def _saved(self, path: _Path) -> "Picture":
         if path is not None:
-            self.savefig(path)
+            path = check_path("path", path)
+            check_choice("the ending of path", path.suffix[1:].lower(), sorted(self.canvas.get_supported_filetypes()))
+            with atomic_write(path) as file:
+                self.savefig(file, format=path.suffix[1:].lower())
         return self
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import atomic_write, check_file, check_path
 from jaxdiff.denoisers import Denoiser, c_noise
 from jaxdiff.networks.unet2d import UNet2D, layout
 from jaxdiff.processes import from_betas
@@ -39,7 +40,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(check_file(path), framework="numpy") as file:
             digest = (file.metadata() or {}).get("sha256")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
@@ -78,9 +79,10 @@ def write_params(path: str | os.PathLike, params) -> None:
     """
     from safetensors.numpy import save
 
-    path = Path(path)
+    path = check_path("path", path)
     arrays = dict(zip(_names(params), map(np.asarray, jax.tree.leaves(params))))
-    path.write_bytes(save(arrays, {"sha256": _digest(arrays)}))
+    with atomic_write(path) as file:
+        file.write(save(arrays, {"sha256": _digest(arrays)}))
     if _digest(_read(path)) != _digest(arrays):
         raise OSError(f"{path} reads back as something else than was written; is the disk sound?")
 
@@ -91,9 +93,10 @@ def read_params(path: str | os.PathLike, like):
     Raises ValueError for a file that is damaged or cut short, a value that is not finite, and weights that `like` has
     and the file has not, the other way round, or in another shape.
     """
-    found, names, leaves = _read(Path(path)), _names(like), jax.tree.leaves(like)
+    path = check_path("path", path)
+    found, names, leaves = _read(path), _names(like), jax.tree.leaves(like)
     shapes = {name: array.shape for name, array in found.items()}
-    _check(Path(path), shapes, {name: tuple(leaf.shape) for name, leaf in zip(names, leaves)})
+    _check(path, shapes, {name: tuple(leaf.shape) for name, leaf in zip(names, leaves)})
     arrays = [jnp.asarray(found[name], leaf.dtype) for name, leaf in zip(names, leaves)]
     return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
@@ -216,7 +219,7 @@ def from_diffusers(folder: str | os.PathLike) -> Denoiser:
     Raises ValueError for a folder that is none, weights that are missing, damaged, of other shapes, a pickle, or hold a
     value that is not finite, and for a model or schedule that is not supported.
     """
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one that diffusers' save_pretrained wrote")
     config = _read_json(folder, "unet/config.json", "config.json")

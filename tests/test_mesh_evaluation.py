@@ -1,5 +1,6 @@
 """Sampling and likelihood on eight devices, between two processes, and killed and called again."""
 
+import json
 import os
 import signal
 import socket
@@ -130,7 +131,7 @@ def toy_run(folder):
     model = runs.build(config)
     folder.mkdir()
     jd.pretrained.write_params(folder / runs.WEIGHTS, model.params)
-    runs._write_json(folder / "config.json", {"data": config.data, "hidden": config.hidden})
+    (folder / "config.json").write_text(json.dumps({"data": config.data, "hidden": config.hidden}))
     return config, model
 
 
@@ -182,7 +183,7 @@ def test_kept_batches_that_are_torn_or_of_other_settings_do_not_count(tmp_path):
     content = [path.read_bytes() for path in files()]
     flipped = bytearray(content[1])
     flipped[flipped.index(np.load(files()[1])["x"].tobytes())] ^= 1
-    for damaged in (content[1][:-7], b"", bytes(flipped), content[0]):
+    for damaged in (content[1][:-7], b"", bytes(flipped)):
         files()[1].write_bytes(damaged)
         np.testing.assert_array_equal(draw(), whole)
         assert [path.read_bytes() for path in files()] == content

@@ -26,7 +26,15 @@ from jaxdiff.arrays.checks import (
     said,
     with_dtype,
 )
-from jaxdiff.arrays.files import atomic_write, is_leftover, own_folder, remove_folder
+from jaxdiff.arrays.files import (
+    atomic_write,
+    check_file,
+    check_path,
+    is_leftover,
+    own_folder,
+    read_json,
+    remove_folder,
+)
 from jaxdiff.arrays.fingerprint import fingerprint
 from jaxdiff.arrays.keys import check_key, example_keys
 from jaxdiff.arrays.pytree import as_pytree, pytree
@@ -39,6 +47,7 @@ __all__ = [
     "check_batch",
     "check_choice",
     "check_event",
+    "check_file",
     "check_flag",
     "check_function",
     "check_instance",
@@ -46,6 +55,7 @@ __all__ = [
     "check_labels",
     "check_number",
     "check_output",
+    "check_path",
     "check_room",
     "check_scalar",
     "check_shape",
@@ -62,6 +72,7 @@ __all__ = [
     "native",
     "own_folder",
     "pytree",
+    "read_json",
     "remove_folder",
     "said",
     "with_dtype",

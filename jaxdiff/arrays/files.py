@@ -2,19 +2,61 @@
 
 A folder that somebody handed over may hold links that lead out of it. A file is therefore written under a new name,
 which no link can have, and takes its own by a rename, which replaces a link and does not follow it. Folders are made
-and removed one by one, and refused where a link stands in their place.
+and removed one by one, and refused where a link stands in their place. What is read must be a file: a pipe of that name
+would wait for a writer for ever.
 """
 
 import contextlib
+import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+
+
+def check_path(name: str, value) -> Path:
+    """`value` as a path, its `~` replaced by the home folder. Raises TypeError for what is no path, or ValueError."""
+    try:
+        path = Path(os.fspath(value))
+    except TypeError:
+        raise TypeError(f"{name} = {value!r}; expected a path, as a string or a pathlib.Path") from None
+    if not os.fspath(value) or "\0" in os.fspath(value):
+        raise ValueError(f"{name} = {os.fspath(value)!r}; expected a path of one character or more, none of them NUL")
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} = {str(value)!r} has no home folder ({error}); give the whole path") from None
+
+
+def check_file(path: str | os.PathLike) -> Path:
+    """`path`, a regular file or a link to one; FileNotFoundError where nothing is, ValueError for anything else."""
+    path = Path(path)
+    if not stat.S_ISREG(mode := path.stat().st_mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise ValueError(f"{path} is {kind}; expected a file: remove it, or put back the file")
+    return path
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """The JSON object that a file holds; FileNotFoundError where there is none, ValueError for anything else."""
+    path = check_file(path)
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {_kind(value)}; expected a JSON object, {{...}}")
+    return value
+
+
+def _kind(value) -> str:
+    return {list: "a list", str: "a string", type(None): "null", bool: "a truth value"}.get(type(value), "a number")
 
 
 @contextlib.contextmanager
@@ -46,7 +88,10 @@ def is_leftover(path: Path) -> bool:
 def own_folder(root: str | os.PathLike, *names: str) -> Path:
     """The folder `root`/`names`, made where it is missing; ValueError for a link or a file below `root`."""
     folder = Path(root)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{folder} cannot be a folder: it, or what it lies in, is a file; give another path") from None
     for name in names:
         folder /= name
         _refuse_link(folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdiff.samplers.batches import write_npz
+from jaxdiff.arrays import atomic_write, check_file, check_path
 from jaxdiff.samplers.mesh import agreed, writes
 
 COLUMNS = {
@@ -25,33 +25,41 @@ COLUMNS = {
     "evaluations": np.int64,
     "converged": np.bool_,
 }
+LARGEST = 1e12  # bits/dim: less than noise of standard deviation 1e-6 gives to a value that is 2 away from it
 
 
 class Record:
     """The rows, in memory and, where `path` is given, in that .npz file too, with what `settings()` says of them.
 
-    Where `mesh` has several processes the file is the first one's, and all begin from what it holds.
+    They are of `n` examples. Where `mesh` has several processes the file is the first one's, and all begin from what it
+    holds.
 
-    Raises ValueError for a path that does not end in .npz, for a file that is no such record, and for one of other
-    settings, which it names.
+    Raises ValueError for a path that does not end in .npz, for a file that is no such record, for one of other
+    settings, which it names, and for rows that no run over n examples can have written.
     """
 
-    def __init__(self, path: str | os.PathLike | None, settings: Callable[[], dict], mesh: Mesh | None = None):
-        self.path = None if path is None else Path(path)
+    def __init__(
+        self,
+        path: str | os.PathLike | None,
+        settings: Callable[[], dict],
+        mesh: Mesh | None = None,
+        n: int | None = None,
+    ):
+        self.path = None if path is None else check_path("record", path)
         self.rows = {name: np.empty(0, dtype) for name, dtype in COLUMNS.items()}
         if self.path is not None:
             self.settings = settings()
             if self.path.suffix != ".npz":
                 raise ValueError(f"record = {str(self.path)!r}; expected a file that ends in .npz")
             self.writes, path = writes(mesh), self.path
-            if content := agreed(lambda: path.read_bytes() if path.exists() else b"", mesh):
-                self._load(path, content)
+            if agreed(lambda: b"there" if os.path.lexists(path) else b"", mesh):
+                self._load(path, agreed(lambda: check_file(path).read_bytes(), mesh), n)
 
-    def _load(self, path: Path, content: bytes) -> None:
+    def _load(self, path: Path, content: bytes, n: int | None) -> None:
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                self.rows = {name: file[name].astype(dtype) for name, dtype in COLUMNS.items()}
-                before = json.loads(str(file["settings"]))
+                rows = {name: file[name] for name in COLUMNS}
+                before = dict(json.loads(str(file["settings"])))
         except Exception as error:
             raise ValueError(f"{path} is not a record of likelihoods ({error}); remove it or give another") from error
         changed = [
@@ -63,6 +71,9 @@ class Record:
             raise ValueError(
                 f"{path} holds likelihoods of other settings ({'; '.join(changed)}); remove it or give another"
             )
+        if wrong := _fault(rows, n):
+            raise ValueError(f"{path} is not what a likelihood wrote: {wrong}; remove it or give another")
+        self.rows = rows
 
     def missing(self, order: np.ndarray, repeat: int) -> np.ndarray:
         """Those of `order` that have no row of this repeat yet."""
@@ -75,4 +86,31 @@ class Record:
             for name, rows in self.rows.items()
         }
         if self.path is not None and self.writes:
-            write_npz(self.path, settings=np.array(json.dumps(self.settings)), **self.rows)
+            with atomic_write(self.path) as file:
+                np.savez(file, settings=np.array(json.dumps(self.settings)), **self.rows)
+
+
+def _fault(rows: dict[str, np.ndarray], n: int | None) -> str | None:
+    """What no run over n examples can have written of these rows; None where all is possible."""
+    size = rows["example"].size
+    for name, dtype in COLUMNS.items():
+        if rows[name].dtype != dtype or rows[name].shape != (size,):
+            return f"{name} is {rows[name].dtype}{list(rows[name].shape)}; expected {np.dtype(dtype)}[{size}]"
+    example, repeat, value, error = (rows[name] for name in ("example", "repeat", "bits_per_dim", "trace_error"))
+    possible = {
+        "example": (example >= 0) & (example < (size if n is None else n)),
+        "repeat": (repeat >= 0) & (repeat < size),
+        "bits_per_dim": np.where(rows["converged"], np.abs(value) <= LARGEST, np.isnan(value)),
+        "trace_error": ~((error < 0) | (error > LARGEST)),
+        "evaluations": rows["evaluations"] >= -1,
+    }
+    for name, fine in possible.items():
+        if not fine.all():
+            row = int(fine.argmin())
+            return f"row {row}, of example {example[row]}, has {name} = {rows[name][row]}"
+    counts = np.bincount(example)
+    last = np.zeros_like(counts)
+    np.maximum.at(last, example, repeat)
+    if len(np.unique(np.stack([example, repeat]), axis=1).T) < size or (counts != last + (counts > 0)).any():
+        return "the repeats of an example are not 0, 1, ..., each once"
+    return None

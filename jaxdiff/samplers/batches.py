@@ -4,25 +4,34 @@ A sample depends on its key and its index alone, so that it does not matter in w
 that was stopped goes on with what is missing. A file that is not whole counts as missing, too.
 """
 
-import hashlib
+import functools
 import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdiff.arrays import (
+    atomic_write,
+    check_file,
+    check_path,
+    check_room,
+    check_whole,
+    example_keys,
+    fingerprint,
+    own_folder,
+    remove_folder,
+)
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.samplers.mesh import agreed, copied, fetched, filled, spread, writes
 from jaxdiff.samplers.sample import sample
-from jaxdiff.samplers.sampler import check_cond, example_keys
+from jaxdiff.samplers.sampler import check_cond
 
 
 def in_batches(
@@ -64,43 +73,39 @@ def over_all(
     return jax.tree.map(lambda *batches: np.concatenate(batches, axis=-1), *results)
 
 
-def fingerprint(tree) -> str:
-    """A hash of a pytree's structure and the values of its leaves, the same in every process.
+def _kept(folder: Path, mesh: Mesh | None, axis: int, like: Callable[[], jax.ShapeDtypeStruct]) -> Iterator[tuple]:
+    """(index, x) of the files in `folder`, without those that an interruption left torn.
 
-    Functions count by their names: where they lie in memory is another place each time.
+    `like` gives the shape and dtype of all samples, which lie along `axis`. Raises ValueError, by name, for a file of
+    others.
     """
-    structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))
-    digest = hashlib.sha256(structure.encode())
-    for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.ascontiguousarray(fetched(leaf))
-        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def write_npz(path: Path, **arrays) -> None:
-    """Write by a rename once all is on the disk, so that whatever stops this, the file is whole: the old or the new."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _finished(folder: Path, axis: int, event: tuple[int, ...], mesh: Mesh | None) -> Iterator[tuple[np.ndarray, Any]]:
-    """(index, x) of the whole files in `folder`."""
     names = json.loads(agreed(lambda: json.dumps(sorted(path.name for path in folder.glob("*.npz"))).encode(), mesh))
-    for name in names:
-        content = agreed((folder / name).read_bytes, mesh)
+    seen = np.empty(0, np.int64)
+    for path in (folder / name for name in names):
+        content = agreed(lambda path=path: check_file(path).read_bytes(), mesh)
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 index, x = file["index"], file["x"]
         except Exception:  # a damaged zip file is found out in many ways
             continue
-        if x.shape[axis:] == (len(index), *event):
-            yield index, x
+        expected = like()
+        n = expected.shape[axis]
+        shape = (*expected.shape[:axis], index.size, *expected.shape[axis + 1 :])
+        if x.dtype.kind == "V" and x.dtype.itemsize == expected.dtype.itemsize:  # as NumPy stores bfloat16
+            x = x.view(expected.dtype)
+        wrong = None
+        if index.ndim != 1 or index.dtype != np.int64:
+            wrong = f"index is {index.dtype}{list(index.shape)}; expected int64 [n]"
+        elif len(beyond := index[(index < 0) | (index >= n)]):
+            wrong = f"it holds sample {beyond[0]}; expected 0 to {n - 1}, those that are asked for"
+        elif len(np.unique(index)) < len(index) or np.isin(index, seen).any():
+            wrong = "it holds a sample that is there twice"
+        elif x.shape != shape or x.dtype != expected.dtype:
+            wrong = f"x is {x.dtype}{list(x.shape)}; expected {expected.dtype}{list(shape)}"
+        if wrong:
+            raise ValueError(f"{path} is no part of these samples: {wrong}. Remove it, and they are drawn again")
+        seen = np.concatenate([seen, index])
+        yield index, x
 
 
 def draw(
@@ -125,11 +130,12 @@ def draw(
             any size; what other settings or weights left in it is removed. It is the caller's to remove at the end.
         progress: show a bar.
 
-    Raises ValueError for fewer than one sample a batch, and what `jaxdiff.sample` raises.
+    Raises ValueError for fewer than one sample a batch, more samples than memory holds, and a whole file in `keep`
+    that holds others than those asked for; TypeError for what is no whole number; and what `jaxdiff.sample` raises.
     """
     n, *event = shape
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"n = {n}, batch_size = {batch_size}; expected at least one")
+    n, batch_size = check_whole("n", n), check_whole("batch_size", batch_size)
+    check_room("an array of samples", n, *event)
     keys, axis = example_keys(key, n), int(settings.get("trajectory", False))
     every, model = (check_cond(denoiser, cond, n), x_start), copied(denoiser, mesh)
 
@@ -139,17 +145,20 @@ def draw(
 
     done, folder = [], None
     if keep is not None:
-        folder = Path(keep) / fingerprint((key, denoiser, event, cond, x_start, settings))
+        root = check_path("keep", keep)
+        folder = root / fingerprint(keys, *fetched((denoiser, cond, x_start)), event, settings)
         if writes(mesh):
-            folder.mkdir(parents=True, exist_ok=True)
-            for other in Path(keep).iterdir():
+            own_folder(root, folder.name)
+            for other in root.iterdir():
                 if other != folder and re.fullmatch("[0-9a-f]{16}", other.name):
-                    shutil.rmtree(other)
-        done = list(_finished(folder, axis, tuple(event), mesh))
+                    remove_folder(other)
+        asked = functools.partial(sample, keys, model, (n, *event), cond=every[0], x_start=x_start, **settings)
+        done = list(_kept(folder, mesh, axis, functools.cache(lambda: jax.eval_shape(asked))))
     missing = np.setdiff1d(np.arange(n), np.concatenate([index for index, _ in done]) if done else [])
     for part, x in in_batches(compute, missing, min(batch_size, n), progress, "samples", mesh, axis):
         if folder is not None and writes(mesh):
-            write_npz(folder / f"{part[0]}.npz", index=part, x=x)
+            with atomic_write(folder / f"{part[0]}.npz") as file:
+                np.savez(file, index=part, x=x)
         done.append((part, x))
-    _, first = np.unique(np.concatenate([index for index, _ in done]), return_index=True)
-    return np.concatenate([x for _, x in done], axis).take(first[:n], axis)
+    order = np.argsort(np.concatenate([index for index, _ in done]))
+    return np.concatenate([x for _, x in done], axis).take(order, axis)

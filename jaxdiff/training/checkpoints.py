@@ -17,7 +17,9 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import time
 import warnings
 from pathlib import Path
@@ -27,10 +29,14 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from jaxdiff.arrays import atomic_write, check_path, check_whole, own_folder, read_json, remove_folder
 from jaxdiff.training.hosts import barrier, first, from_first
+from jaxdiff.training.log import read_metrics
+from jaxdiff.training.preemption import uninterrupted
 from jaxdiff.training.state import TrainState
 
 MANIFEST = "manifest.json"
+_STEP = re.compile("0|[1-9][0-9]{0,17}")
 
 
 def _sha256(path: Path) -> str:
@@ -43,34 +49,51 @@ def _digest(content: dict) -> str:
 
 
 def _files(step: Path) -> list[Path]:
-    return sorted(path for path in step.rglob("*") if path.is_symlink() or path.is_file())
+    """The files of a step; ValueError for what is neither a file nor a folder, and is therefore never opened."""
+    found, folders = [], [step]
+    for folder in folders:
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise ValueError(f"{folder} is {_kind(folder)}; expected the folder of a checkpoint")
+        for path in folder.iterdir():
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                folders.append(path)
+            elif stat.S_ISREG(mode):
+                found.append(path)
+            else:
+                raise ValueError(f"{path} is {_kind(path)}; a checkpoint holds plain files only: do not trust this one")
+    return sorted(found)
+
+
+def _kind(path: Path) -> str:
+    return "a symbolic link" if path.is_symlink() else "a file" if path.is_file() else "a pipe, a socket or a device"
 
 
 def _seal(step: Path, content: dict) -> None:
     """Write the manifest of all that `step` holds."""
     content = content | {"files": {str(path.relative_to(step)): _sha256(path) for path in _files(step)}}
-    with open(step / MANIFEST, "w") as file:
-        json.dump({"sha256": _digest(content), "content": content}, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
+    sealed = json.dumps({"sha256": _digest(content), "content": content}, indent=1, allow_nan=False)
+    with atomic_write(step / MANIFEST) as file:
+        file.write(sealed.encode())
 
 
 def read_manifest(step: Path) -> dict:
     """The manifest of a step, after every file was held against it; ValueError names the first that does not fit."""
-    for path in [step, *_files(step)]:
-        if path.is_symlink():
-            raise ValueError(f"{path} is a symbolic link; a checkpoint holds plain files only: do not trust this one")
+    held = _files(step)
     try:
-        manifest = json.loads((step / MANIFEST).read_text())
+        manifest = read_json(step / MANIFEST)
         content, sealed = manifest["content"], manifest["sha256"]
-        files = {str(step / name): digest for name, digest in content["files"].items()}
+        number, files = content["step"], {str(step / name): digest for name, digest in content["files"].items()}
+        found = _digest(content)
     except FileNotFoundError:
         raise ValueError(f"{step / MANIFEST} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{step / MANIFEST} is damaged ({error})") from None
-    if _digest(content) != sealed:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{step / MANIFEST} is damaged ({error!r})") from None
+    if found != sealed:
         raise ValueError(f"{step / MANIFEST} is damaged (its SHA-256 is another)")
-    for name in sorted({str(path) for path in _files(step)} ^ {*files, str(step / MANIFEST)}):
+    if str(number) != step.name:
+        raise ValueError(f"{step} is step {number} under another name; give it its own back")
+    for name in sorted({str(path) for path in held} ^ {*files, str(step / MANIFEST)}):
         raise ValueError(f"{name} is {'missing' if name in files else 'not of this checkpoint'}")
     for name, digest in files.items():
         if _sha256(Path(name)) != digest:
@@ -79,7 +102,7 @@ def read_manifest(step: Path) -> dict:
 
 
 def _steps(folder: Path) -> list[int]:
-    return sorted((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), reverse=True)
+    return sorted((int(path.name) for path in folder.iterdir() if _STEP.fullmatch(path.name)), reverse=True)
 
 
 def _newest(folder: Path) -> tuple[int, dict] | None:
@@ -97,7 +120,7 @@ def _newest(folder: Path) -> tuple[int, dict] | None:
             break
     chosen = from_first(chosen)
     if chosen >= 0:
-        return chosen, json.loads((folder / str(chosen) / MANIFEST).read_text())["content"]
+        return chosen, read_json(folder / str(chosen) / MANIFEST)["content"]
     if steps:
         raise ValueError(
             f"{folder} has no checkpoint that is whole (of {', '.join(map(str, steps))}); put back a copy of it, or "
@@ -121,6 +144,7 @@ def _handler() -> ocp.CompositeCheckpointHandler:
     return ocp.CompositeCheckpointHandler(ema=ocp.StandardCheckpointHandler(), state=ocp.StandardCheckpointHandler())
 
 
+@uninterrupted()
 def _restore(folder: Path, step: int, **targets) -> Any:
     """The items named in `targets`, each as the pytree of arrays (abstract or not) given for it."""
     arrays = folder / str(step) / "arrays"
@@ -151,17 +175,21 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2):
-        if keep < 1:
-            raise ValueError(f"keep = {keep}; expected at least 1 checkpoint")
-        self._folder, self._keep = Path(folder).absolute(), keep
+        self._folder, self._keep = check_path("folder", folder).absolute(), check_whole("keep", keep)
         if first():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            own_folder(self._folder.parent, self._folder.name)
             self._sweep()
         barrier("jaxdiff: checkpoints")
         found = _newest(self._folder)
         self.latest, self.manifest = found or (None, {})
         barrier("jaxdiff: newest checkpoint")
         if first():
+            if self.latest is None:
+                self._check_none_lost()
+                with atomic_write(self._unsaved):
+                    pass
+            else:
+                self._unsaved.unlink(missing_ok=True)
             for step in _steps(self._folder):  # damaged, since newer than the newest that is whole
                 if self.latest is not None and step > self.latest:
                     _rename(self._folder / str(step), self._folder / f"{step}.damaged")
@@ -169,11 +197,30 @@ class Checkpoints:
         self._background = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future | None = None
 
+    @property
+    def _unsaved(self) -> Path:
+        """A file that is there while no checkpoint was saved: without it, none means that they are gone."""
+        return self._folder.with_name(f".{self._folder.name}.unsaved")
+
+    def _check_none_lost(self) -> None:
+        """Raise ValueError where checkpoints were there, and are not; what tells of them is named."""
+        traces = sorted(self._folder.glob("*.damaged"))
+        log = self._folder.with_name("metrics.jsonl")
+        if log.exists() and not self._unsaved.exists() and (records := read_metrics(log)):
+            traces.append(log)
+        if traces:
+            of = f", whose last line is of step {records[-1]['step']}" if log in traces else ""
+            raise ValueError(
+                f"{self._folder} has no checkpoint any more, though there is {traces[-1]}{of}: put the checkpoints back, "
+                f"or start in another folder. To begin anew in this one, remove {', '.join(map(str, traces))}"
+            )
+
     def _sweep(self) -> None:
         for path in self._folder.iterdir():
-            if path.suffix in (".draft", ".old") and path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+            if path.suffix in (".draft", ".old"):
+                remove_folder(path)
 
+    @uninterrupted()
     def save(self, state: TrainState, **content) -> None:
         """Start saving `state` under its step, which must be above every step saved so far, and finite.
 
@@ -214,13 +261,14 @@ class Checkpoints:
             if first():
                 _seal(draft, manifest)
                 draft.rename(self._folder / str(step))
+                self._unsaved.unlink(missing_ok=True)
         except Exception as error:
             raise _not_written(draft, error) from error
         if first():
             for old in _steps(self._folder)[self._keep :]:
                 unnamed = self._folder / f"{old}.old"
-                (self._folder / str(old)).rename(unnamed)
-                shutil.rmtree(unnamed)
+                _rename(self._folder / str(old), unnamed)
+                remove_folder(unnamed)
 
     def check(self, wait: bool = False) -> None:
         """Raise what went wrong in the background since; `wait` for a save that is on its way."""
@@ -246,6 +294,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
+    @uninterrupted()
     def __exit__(self, *_) -> None:
         try:
             self.check(wait=True)
@@ -268,8 +317,8 @@ def _not_written(draft: Path, error: Exception) -> OSError:
 
 
 def _rename(path: Path, to: Path) -> None:
-    if to.exists():
-        shutil.rmtree(to)
+    if os.path.lexists(to):
+        remove_folder(to)
     path.rename(to)
 
 
@@ -279,7 +328,8 @@ def load_params(folder: str | os.PathLike, like):
     Raises FileNotFoundError where `folder` is not a run or has no complete checkpoint, ValueError where its
     parameters are others than `like`, or none of its checkpoints is whole.
     """
-    checkpoints = (Path(folder) / "checkpoints").absolute()
+    folder = check_path("folder", folder)
+    checkpoints = (folder / "checkpoints").absolute()
     if not checkpoints.is_dir():
         raise FileNotFoundError(f"{folder} is not a run: it has no folder checkpoints/. Give the folder train wrote to")
     found = _newest(checkpoints)

@@ -4,12 +4,11 @@
 for one another. What is added here is what neither does: a run whose processes were started differently is refused,
 and the first failure is in the log of every host.
 
-A process that fails says so in a file of the run's folder and ends at once (JAX would wait five minutes for it); a
-thread in each of the others looks there every second, says the same and ends too.
+A process that fails, or leaves by sys.exit or Ctrl-C, says so in a file of the run's folder and ends at once (JAX would
+wait five minutes for it); a thread in each of the others looks there every second, says the same and ends too.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -24,7 +23,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxdiff.arrays import atomic_write, check_path, fingerprint, own_folder, read_json
+
 FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
 _together: Path | None = None  # the file of a failure, while this run fails together
 START = 60  # seconds in which all must have come
@@ -78,18 +80,18 @@ def from_first(number: int) -> int:
 
 
 def agree(folder: Path, settings: dict) -> None:
-    """Raise ValueError where the processes have other `settings` (JSON), or another folder, than process 0."""
+    """Raise ValueError where the processes have other `settings`, or another folder, than process 0."""
     if not several():
         return
     names = sorted(settings)
-    digests = [hashlib.sha256(json.dumps(settings[name], default=str).encode()).digest()[:8] for name in names]
-    own = np.array([int.from_bytes(digest) for digest in digests], np.uint64).view(np.uint32)
+    own = np.array([int(fingerprint(settings[name]), 16) for name in names], np.uint64).view(np.uint32)
     nonce = np.frombuffer(secrets.token_bytes(4), np.uint32)
     token = multihost_utils.broadcast_one_to_all(nonce)
     shared = folder / f".shared-{token[0]:08x}"
     if first():
-        folder.mkdir(parents=True, exist_ok=True)
-        shared.touch()
+        own_folder(folder)
+        with atomic_write(shared):
+            pass
     barrier("jaxdiff: a shared folder")
     seen = shared.exists()
     everyone = multihost_utils.process_allgather(np.append(own, np.uint32(seen)))
@@ -109,8 +111,8 @@ def agree(folder: Path, settings: dict) -> None:
 
 
 @contextlib.contextmanager
-def failing_together(folder: Path) -> Iterator[None]:
-    """While inside, a failure of one process ends all, each with its cause in the log.
+def failing_together(folder: str | os.PathLike) -> Iterator[None]:
+    """While inside, whatever ends one process ends all, each with its cause in the log: sys.exit and Ctrl-C as well.
 
     The file of a failure stays in `folder` until the next run starts there. Inside another it does nothing.
     """
@@ -118,42 +120,52 @@ def failing_together(folder: Path) -> Iterator[None]:
     if not several() or _together:
         yield
         return
-    _together = path = folder / "failure.json"
+    path = own_folder(check_path("folder", folder)) / "failure.json"  # by all, so that all raise where it cannot be
+    if path.is_dir() and not path.is_symlink():
+        raise ValueError(f"{path} is a folder; remove it, or give another run")
+    _together = path
     if first():
-        folder.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
     barrier("jaxdiff: together")
     done = threading.Event()
 
     def look():
         while not done.wait(1.0):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                failure = json.loads(path.read_text())
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                failure = read_json(path)
                 _end(f"process {failure['process']} ended: {failure['cause']}", failure["code"], failure["time"])
 
     threading.Thread(target=look, daemon=True).start()
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         done.set()
-        end(str(error).strip() or type(error).__name__, FAILED)
+        if isinstance(error, SystemExit | KeyboardInterrupt) and hasattr(error, "step"):
+            raise  # as in all the others, which have saved after the same step
+        end(*_cause(error))
     finally:
         done.set()
         _together = None
 
 
+def _cause(error: BaseException) -> tuple[str, int]:
+    """What to say of an exception that ends this process, and the exit code, which is not 0: the others are not done."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted (Ctrl-C)", INTERRUPTED
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else FAILED
+        return f"left by sys.exit({error.code!r}) before the others", code & 0xFF or FAILED
+    return str(error).strip() or type(error).__name__, FAILED
+
+
 def end(cause: str, code: int) -> NoReturn:
     """End this process at once with an exit code, and with it all that fail together."""
     now = time.time()
-    if _together is not None:
-        with contextlib.suppress(OSError):
-            draft = _together.with_name(f"failure.{jax.process_index()}.tmp")
-            draft.write_text(json.dumps({"process": jax.process_index(), "cause": cause, "code": code, "time": now}))
-            if _together.exists():
-                draft.unlink()
-            else:
-                draft.replace(_together)
-    _end(cause, code, now)
+    if _together is not None and not _together.exists():
+        failure = {"process": jax.process_index(), "cause": cause, "code": code, "time": now}
+        with contextlib.suppress(OSError), atomic_write(_together) as file:
+            file.write(json.dumps(failure).encode())
+    _end(f"process {jax.process_index()} ended: {cause}" if several() else cause, code, now)
 
 
 def _end(cause: str, code: int, since: float) -> NoReturn:

@@ -5,24 +5,35 @@ on, both services keep what was told of the steps before.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jaxdiff.arrays import atomic_write, check_file, check_path, fingerprint, own_folder
+
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
     """The lines of a metrics file, without a last line torn by a kill; ValueError for any other bad line."""
-    lines = Path(path).read_text().splitlines()
+    lines = check_file(check_path("path", path)).read_bytes().splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError):
             if number < len(lines):
-                raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}; repair or remove it") from error
+                raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}; repair or remove it") from None
+            break
+        if not _is_record(records[-1]):
+            raise ValueError(
+                f'{path}, line {number}: expected numbers, "step" among them, not {line[:80]!r}; remove it'
+            )
     return records
+
+
+def _is_record(value) -> bool:
+    numbers = isinstance(value, dict) and all(isinstance(number, int | float) for number in value.values())
+    return numbers and isinstance(value.get("step"), int)
 
 
 class MetricsLog:
@@ -35,13 +46,12 @@ class MetricsLog:
         self.last, self._file = {}, None
         if path is None:
             return
-        path = Path(path)
+        path = check_path("path", path)
         kept = [r for r in read_metrics(path) if r["step"] <= step] if path.exists() else []
         self.last = kept[-1] if kept else {}
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        draft.replace(path)
-        self._file = path.open("a")
+        with atomic_write(path) as file:
+            file.write("".join(json.dumps(r) + "\n" for r in kept).encode())
+        self._file = open(path, "a", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW))
 
     def write(self, record: dict) -> None:
         """Append `record`; every number in it must be finite."""
@@ -74,7 +84,8 @@ def tensorboard(folder: str | os.PathLike) -> Iterator[Callable[[dict, Path | No
     def write(metrics: dict, picture: Path | None) -> None:
         step = metrics["step"]
         if not opened:
-            opened.append(SummaryWriter(os.fspath(Path(folder) / "tensorboard"), purge_step=step, flush_secs=5))
+            events = own_folder(check_path("folder", folder), "tensorboard")
+            opened.append(SummaryWriter(os.fspath(events), purge_step=step, flush_secs=5))
         (writer,) = opened
         for name, value in metrics.items():
             if name != "step":
@@ -96,8 +107,9 @@ def wandb(folder: str | os.PathLike, project: str, config: dict) -> Iterator[Cal
         import wandb
     except ImportError as error:
         raise ImportError("wandb is not installed; pip install 'jaxdiff[wandb]'") from error
-    folder = Path(folder).absolute()
-    name = hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:8]
+    folder = check_path("folder", folder).absolute()
+    own_folder(folder, "wandb")
+    name = fingerprint(os.fspath(folder))[:8]
     with wandb.init(project=project, name=folder.name, id=name, resume="allow", dir=folder, config=config) as run:
 
         def write(metrics: dict, picture: Path | None) -> None:

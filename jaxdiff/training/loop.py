@@ -11,12 +11,11 @@ checkpoint for the restart to go on with. At most two steps are on their way at 
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,16 @@ import optax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from jaxdiff.arrays import check_path
 from jaxdiff.data.reading import read_from
 from jaxdiff.processes import check_event
 from jaxdiff.samplers.mesh import fetched
 from jaxdiff.training import hosts
 from jaxdiff.training.checkpoints import Checkpoints
+from jaxdiff.training.lock import in_use
 from jaxdiff.training.log import MetricsLog
 from jaxdiff.training.mesh import make_mesh, place_batch
-from jaxdiff.training.preemption import Preempted, Preemption, say
+from jaxdiff.training.preemption import Preemption
 from jaxdiff.training.speed import Speed
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.step import Diverged, clipped_adam, explain, make_step, prepare_as_given
@@ -98,26 +99,6 @@ def _check_identity(before: dict, now: dict, allow: tuple[str, ...], folder: Pat
         )
 
 
-@contextlib.contextmanager
-def _in_use(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run; the system lets go of it when the process ends, however it does."""
-    if not hosts.first():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise ValueError(f"{folder} is in use by {holder}; stop that run, or give another folder") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} of {os.uname().nodename}")
-        file.flush()
-        yield
-
-
 def _local(params):
     """Weights that this process can use alone; all processes must ask."""
     return fetched(params) if hosts.several() else params
@@ -161,12 +142,13 @@ def train(
         allow: names of what may differ from the run that is continued.
         checkpoint_every: a checkpoint is saved at the first log at or after each multiple, and at the end.
         on_log: `on_log(denoiser, metrics)` after each log: the denoiser with EMA weights, valid during the
-            call only, and the line just written, whose `seconds` is the time spent in steps so far.
+            call only, and the line just written, whose `seconds` is the time spent in steps so far. The numbers that it
+            returns, a dict or None, are in all later lines, too.
 
     Raises:
         Diverged: a loss, gradient or update was not finite: at which step, where, and what to do. The
             checkpoints and metrics of the finite steps before stay in place.
-        Preempted: SIGTERM came; the run is saved.
+        Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the run is saved. A second Ctrl-C ends the process at once.
         OSError: a checkpoint could not be written; those before are in place.
         TypeError, ValueError: before the first step, for settings or a first batch that cannot work, and for
             a checkpoint that belongs to another run, is damaged, or whose folder is in use.
@@ -176,7 +158,7 @@ def train(
     mesh = make_mesh() if mesh is None else mesh
     update = make_step(denoiser, loss, optimizer, ema_decay, prepare, mesh, accumulate)
     state = TrainState.create(key, denoiser.params, optimizer, mesh)
-    folder = Path(folder)
+    folder = check_path("folder", folder)
 
     now = {
         "key": jax.random.key_data(key).tolist(),
@@ -187,7 +169,7 @@ def train(
     with contextlib.ExitStack() as held:
         held.enter_context(hosts.failing_together(folder))
         hosts.agree(folder, now | {"steps": steps, "mesh": mesh.shape})
-        held.enter_context(_in_use(folder))
+        held.enter_context(in_use(folder))
         preemption = held.enter_context(Preemption())
         checkpoints = held.enter_context(Checkpoints(folder / "checkpoints"))
         done = checkpoints.latest or 0
@@ -219,7 +201,7 @@ def train(
             preemption.held(),
         ):
             source = read_from(batches, done)
-            stop = False
+            stop, noted = False, {}
             while done < steps:
                 start = done // log_every * log_every
                 end = min(steps, start + log_every)
@@ -244,18 +226,19 @@ def train(
                 if done == end:
                     means = {name: float(np.mean([m[name] for m in history])) for name in ("loss", "grad_norm")}
                     seconds = log.last.get("seconds", 0.0) + spent
-                    log.write({"step": end, **means, "seconds": seconds, **speed(len(fresh), spent)})
+                    log.write({"step": end, **means, "seconds": seconds, **speed(len(fresh), spent), **noted})
                     history = []
                     bar.set_postfix(loss=f"{means['loss']:.4g}")
                 bar.update(done - bar.n)
                 if stop or done == steps or end // checkpoint_every > start // checkpoint_every:
                     save(history)
-                if stop:
+                if stop or done == steps:
                     checkpoints.check(wait=True)
-                    say(f"saved at step {done}; the same command goes on from there")
-                    raise Preempted(done)
+                if stop:
+                    preemption.leave(done)
                 if on_log is not None:
-                    on_log(dataclasses.replace(denoiser, params=_local(state.ema)), log.last)
+                    averaged = dataclasses.replace(denoiser, params=_local(state.ema))
+                    noted |= on_log(averaged, log.last) or {}
         return dataclasses.replace(denoiser, params=_local(state.ema))
 
 
