@@ -211,8 +211,8 @@ class Checkpoints:
         if traces:
             of = f", whose last line is of step {records[-1]['step']}" if log in traces else ""
             raise ValueError(
-                f"{self._folder} has no checkpoint any more, though there is {traces[-1]}{of}: put the checkpoints back, "
-                f"or start in another folder. To begin anew in this one, remove {', '.join(map(str, traces))}"
+                f"{self._folder} has no checkpoint any more, though there is {traces[-1]}{of}: put the checkpoints "
+                f"back, or start in another folder. To begin anew in this one, remove {', '.join(map(str, traces))}"
             )
 
     def _sweep(self) -> None:

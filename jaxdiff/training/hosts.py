@@ -149,7 +149,7 @@ def failing_together(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> tuple[str, int]:
-    """What to say of an exception that ends this process, and the exit code, which is not 0: the others are not done."""
+    """What to say of an exception that ends this process, and the exit code, never 0: the others are not done."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted (Ctrl-C)", INTERRUPTED
     if isinstance(error, SystemExit):

@@ -25,9 +25,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
                 raise ValueError(f"{path}, line {number} is not JSON: {line[:80]!r}; repair or remove it") from None
             break
         if not _is_record(records[-1]):
-            raise ValueError(
-                f'{path}, line {number}: expected numbers, "step" among them, not {line[:80]!r}; remove it'
-            )
+            raise ValueError(f'{path}, line {number}: expected numbers with a "step", not {line[:80]!r}; remove it')
     return records
 
 
@@ -51,7 +49,9 @@ class MetricsLog:
         self.last = kept[-1] if kept else {}
         with atomic_write(path) as file:
             file.write("".join(json.dumps(r) + "\n" for r in kept).encode())
-        self._file = open(path, "a", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW))
+        self._file = open(  # noqa: SIM115
+            path, "a", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW)
+        )
 
     def write(self, record: dict) -> None:
         """Append `record`; every number in it must be finite."""

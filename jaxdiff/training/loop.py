@@ -148,7 +148,7 @@ def train(
     Raises:
         Diverged: a loss, gradient or update was not finite: at which step, where, and what to do. The
             checkpoints and metrics of the finite steps before stay in place.
-        Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the run is saved. A second Ctrl-C ends the process at once.
+        Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the run is saved. A second Ctrl-C ends the process.
         OSError: a checkpoint could not be written; those before are in place.
         TypeError, ValueError: before the first step, for settings or a first batch that cannot work, and for
             a checkpoint that belongs to another run, is damaged, or whose folder is in use.

@@ -156,7 +156,7 @@ class Preemption:
         return self._told or self._interrupted
 
     def leave(self, step: int) -> NoReturn:
-        """Say that the run was saved after `step` updates and raise KeyboardInterrupt, or Preempted; both have `step`."""
+        """Raise KeyboardInterrupt, or Preempted: the run was saved after `step` updates, which both have as `step`."""
         if self._interrupted:
             self._interrupted = False
             stop = KeyboardInterrupt(f"interrupted; {_saved(step)}")  # no subclass: Python would exit by another code

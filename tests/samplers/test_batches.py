@@ -100,7 +100,7 @@ def test_a_folder_of_the_home_folder_is_expanded(tmp_path, monkeypatch, whole):
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
-        ({"batch_size": 0}, ValueError, "batch_size = 0; expected a whole number of 1 or more"),
+        ({"batch_size": 0}, ValueError, "batch_size = 0; expected at least one"),
         ({"batch_size": 2.5}, TypeError, "batch_size = 2.5; expected a whole number"),
         ({"keep": 3}, TypeError, "keep = 3; expected a path"),
         ({"keep": ""}, ValueError, "keep = ''; expected a path"),

@@ -1,0 +1,33 @@
+"""Pictures: image grids, trajectories, the training curve, and densities, fields and samples in the plane.
+
+Every function returns its figure, and saves it where `path` is given (the ending says how: .png, .pdf, .svg).
+None needs a display or touches pyplot's state. A picture of the plane is panels, each of a layer or several:
+
+    panels({"data": Points(x), "model": [Density(log_prob), Field(score)]}, path="model.png")
+"""
+
+from jaxdiff.plotting.curves import lines, training_curve
+from jaxdiff.plotting.images import sample_grid, strip
+from jaxdiff.plotting.picture import BLUE, DEPTHS, FAINT, GREY, INK, ORANGE, Picture
+from jaxdiff.plotting.plane import Density, Field, Layer, Paths, Points, panels, plane
+
+__all__ = [
+    "BLUE",
+    "DEPTHS",
+    "FAINT",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "Density",
+    "Field",
+    "Layer",
+    "Paths",
+    "Picture",
+    "Points",
+    "lines",
+    "panels",
+    "plane",
+    "sample_grid",
+    "strip",
+    "training_curve",
+]

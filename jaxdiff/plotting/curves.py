@@ -1,0 +1,105 @@
+"""Curves: that of a training run, and several on logarithmic axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
+
+from jaxdiff.plotting.picture import BLUE, FAINT, GREY, HUES, INK, PathLike, Picture
+
+
+def training_curve(metrics: Sequence[Mapping], path: PathLike = None, title: str | None = None) -> Picture:
+    """The loss over the steps, as recorded and smoothed by a Gaussian window a sixtieth of the run wide.
+
+    `metrics` are records {"step", "loss", ...}, as `jaxdiff.training` writes them; other records, and
+    those whose loss is not finite, are left out. The axis is logarithmic where the smoothed loss changes more
+    than threefold. Raises ValueError if no record is left.
+    """
+    records = [(r["step"], r["loss"]) for r in metrics if "step" in r and np.isfinite(r.get("loss", np.nan))]
+    if not records:
+        raise ValueError(f'none of {len(metrics)} records has a "step" and a finite "loss"; train for a step first')
+    step, loss = np.array(sorted(records), float).T
+    at, smooth = _smoothed(step, loss)
+
+    picture = Picture(6.4, 3.4)
+    axes = picture.add_axes((0.08, 0.16, 0.82, 0.7))
+    axes.plot(step, loss, color=BLUE, alpha=0.3, linewidth=0.8, marker="." if len(step) == 1 else None)
+    axes.plot(at, smooth, color=BLUE, linewidth=2.0)
+    last = axes.annotate(f"{smooth[-1]:.3g}", (at[-1], smooth[-1]), (6, 0), textcoords="offset points")
+    last.set(color=BLUE, size=9, va="center")
+    if loss.min() > 0 and smooth.max() > 3 * smooth.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(min(0, step[0]), step[-1] + (step[-1] == step[0]))
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    axes.set_xlabel("step", color=GREY, size=9)
+    axes.set_title(title or "training loss", loc="left", color=INK, size=11, pad=10)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GREY)
+    axes.tick_params(which="both", colors=GREY, labelsize=9, length=0)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return picture.saved(path)
+
+
+def lines(
+    panels: Mapping[str, Mapping[str, tuple]],
+    path: PathLike = None,
+    x: str = "",
+    y: str = "",
+    floors: Mapping[str, float] | None = None,
+    columns: int = 2,
+) -> Picture:
+    """Curves on logarithmic axes, {panel: {name: (x, y)}}, a name in one colour and with one mark in all of them.
+
+    `floors` {panel: y} marks the level that no curve can pass. Raises ValueError for no panels, a curve whose two
+    arrays differ in length or hold a value that is not above 0, or a floor of a panel that is not there.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("panels is empty, or one of them; expected {panel: {name: (x, y)}}")
+    level = dict(floors or {})
+    if unknown := set(level) - set(panels):
+        raise ValueError(f"floors has {sorted(unknown)}; expected names among {sorted(panels)}")
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    style = {name: (HUES[i % len(HUES)], "os^Dv"[i // len(HUES) % 5]) for i, name in enumerate(names)}
+    columns = min(columns, len(panels))
+    width, height = 4.2 * columns + 2.4, 3.1 * (rows := math.ceil(len(panels) / columns))
+    picture = Picture(width, height)
+    for i, (title, curves) in enumerate(panels.items()):
+        row, column = divmod(i, columns)
+        box = ((4.2 * column + 0.7) / width, (height - 3.1 * row - 2.65) / height, 3.4 / width, 2.25 / height)
+        axes = picture.add_axes(box, xscale="log", yscale="log")
+        for name, (at, value) in curves.items():
+            at, value = np.asarray(at, float), np.asarray(value, float)
+            if at.shape != value.shape or at.ndim != 1 or not ((at > 0).all() and (value > 0).all()):
+                raise ValueError(f"{title}, {name}: {at} and {value}; expected two arrays [n] of numbers above 0")
+            color, mark = style[name]
+            axes.plot(at, value, color=color, marker=mark, markersize=3.5, linewidth=1.4)
+        if title in level:
+            axes.axhline(level[title], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.set_title(title, loc="left", color=INK, size=10)
+        axes.set_xlabel(x if row == rows - 1 else "", color=GREY, size=9)
+        axes.set_ylabel(y if column == 0 else "", color=GREY, size=9)
+        for axis in (axes.xaxis, axes.yaxis):
+            decades = np.ptp(np.log10(axis.get_view_interval()))
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(FAINT)
+        axes.tick_params(which="both", colors=GREY, labelsize=8, length=0)
+        axes.grid(color=FAINT, linewidth=0.8)
+    entries = [Line2D([], [], color=c, marker=m, markersize=4, linewidth=1.4) for c, m in style.values()]
+    picture.legend(entries, names, loc="center left", bbox_to_anchor=(4.2 * columns / width, 0.5), frameon=False)
+    return picture.saved(path)
+
+
+def _smoothed(step, loss, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the loss there under a Gaussian window of standard deviation a sixtieth of the run."""
+    at = np.linspace(step[0], step[-1], points)
+    width = max((step[-1] - step[0]) / 60, 1)
+    return at, np.array([np.average(loss, weights=np.exp(-(((step - s) / width) ** 2) / 2)) for s in at])

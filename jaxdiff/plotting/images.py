@@ -1,0 +1,102 @@
+"""Images in rows, and the noising or denoising of them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxdiff.plotting.picture import DPI, GREY, INK, PathLike, Picture
+
+
+def sample_grid(images, path: PathLike = None, columns: int | None = None, title: str | None = None) -> Picture:
+    """Images [n, H, W, C], C = 1 or 3, in rows of `columns` (by default about as many as there are rows).
+
+    Values are model values, [-1, 1]; those outside are clipped. Raises TypeError for integers, ValueError for
+    another shape, no images, a NaN, or columns < 1.
+    """
+    images = _model_values(images, "images", "[n, H, W, C]", 4)
+    columns = min(math.ceil(math.sqrt(len(images))) if columns is None else columns, len(images))
+    if columns < 1:
+        raise ValueError(f"columns = {columns}; expected at least 1")
+    return _tiles(images, columns, 56, title).saved(path)
+
+
+def strip(
+    trajectory, path: PathLike = None, times=None, names: Sequence[str] | None = None, title: str | None = None
+) -> Picture:
+    """The noising or denoising of one example, [frames, H, W, C], or of several: [rows, frames, H, W, C].
+
+    Values are model values, [-1, 1]; those outside are clipped.
+
+    Args:
+        times: [frames], the t written under each column.
+        names: one for each row, written to its left.
+
+    Raises TypeError for integers, ValueError for shapes that do not fit, no frames, or a NaN.
+    """
+    if np.ndim(trajectory) == 4:
+        trajectory = np.asarray(trajectory)[None]
+    frames = _model_values(trajectory, "trajectory", "[frames, H, W, C] or [rows, frames, H, W, C]", 5)
+    rows, columns = frames.shape[:2]
+    if times is not None and np.shape(times) != (columns,):
+        raise ValueError(f"times has shape {np.shape(times)}; expected ({columns},), one t for each frame")
+    if names is not None and len(names) != rows:
+        raise ValueError(f"names has {len(names)} entries; expected {rows}, one for each row")
+    below = [] if times is None else [f"{float(t):.2g}" for t in np.asarray(times)]
+    if below:
+        below[0] = f"t = {below[0]}"
+    return _tiles(frames.reshape(-1, *frames.shape[2:]), columns, 80, title, below, names or []).saved(path)
+
+
+def _model_values(images, name: str, expected: str, ndim: int) -> np.ndarray:
+    """`images` as float32 clipped to [-1, 1]; an error where they are not images of model values."""
+    images = np.asarray(images)
+    if np.issubdtype(images.dtype, np.integer) or images.dtype == bool:
+        raise TypeError(
+            f"{name} have dtype {images.dtype}; expected floating model values in [-1, 1]: show integer "
+            "images as 2 * images / (levels - 1) - 1"
+        )
+    if images.ndim != ndim or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"{name} have shape {images.shape}; expected {expected}, none of them 0, and C = 1 or 3")
+    images = images.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
+    if bad.size:
+        raise ValueError(f"{name}[{bad[0]}] holds a NaN or an infinity; {bad.size} of {len(images)} do")
+    return images.clip(-1, 1)
+
+
+def _tiles(images, columns: int, size: int, title: str | None, below=(), beside=()) -> Picture:
+    """Images [n, H, W, C] row by row, enlarged by a whole factor to about `size` pixels each."""
+    n, height, width, _ = images.shape
+    rows, scale = math.ceil(n / columns), max(1, round(size / height))
+    gap = round(size / 10)
+    pitch_y, pitch_x = height * scale + gap, width * scale + gap
+    canvas = np.ones((rows * pitch_y - gap, columns * pitch_x - gap, 3), np.float32)
+    for i, image in enumerate((images + 1) / 2):
+        y, x = i // columns * pitch_y, i % columns * pitch_x
+        canvas[y : y + height * scale, x : x + width * scale] = image.repeat(scale, 0).repeat(scale, 1)
+
+    margin, line = 16, 30
+    left = margin + max((11 * len(name) for name in beside), default=0)
+    top, bottom = margin + line * bool(title), margin + line * bool(below)
+    full_x, full_y = left + canvas.shape[1] + margin, top + canvas.shape[0] + bottom
+    picture = Picture(full_x / DPI, full_y / DPI)
+    box = (left / full_x, bottom / full_y, canvas.shape[1] / full_x, canvas.shape[0] / full_y)
+    axes = picture.add_axes(box, xlim=(0, canvas.shape[1]), ylim=(canvas.shape[0], 0))
+    axes.imshow(canvas, interpolation="nearest", extent=(0, canvas.shape[1], canvas.shape[0], 0), aspect="auto")
+    axes.axis("off")
+    if title:
+        axes.text(0, -12, title, va="bottom", color=INK, size=11)
+    for column, text in enumerate(below):
+        axes.text(
+            (column + 0.5) * pitch_x - gap / 2,
+            canvas.shape[0] + 10,
+            text,
+            ha="center",
+            va="top",
+            color=GREY,
+            size=8,
+        )
+    for row, text in enumerate(beside):
+        axes.text(-12, (row + 0.5) * pitch_y - gap / 2, text, ha="right", va="center", color=INK, size=9)
+    return picture

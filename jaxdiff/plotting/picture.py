@@ -1,0 +1,39 @@
+"""A figure that needs no display and touches nothing of pyplot's, and the colours of all."""
+
+import io
+import os
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from jaxdiff.arrays import atomic_write, check_choice, check_path
+
+INK, GREY, FAINT, BLUE, ORANGE = "#22303c", "#7b8794", "#e4e8ec", "#2b6c99", "#d9692f"
+DEPTHS = LinearSegmentedColormap.from_list("depths", ["#ffffff", "#d3e5ef", "#8fbcd6", "#4a8db7", BLUE, "#123a5a"])
+
+HUES = (BLUE, ORANGE, "#3c9d72", "#8a5fb0", "#c2456b", "#b8952b", "#4bb3c3")
+DPI = 144
+PathLike = str | os.PathLike | None
+
+
+class Picture(Figure):
+    """A figure that a notebook shows whether or not pyplot was imported. Width and height in inches."""
+
+    def __init__(self, width: float, height: float):
+        super().__init__(figsize=(width, height), dpi=DPI, facecolor="white")
+        FigureCanvasAgg(self)
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+    def saved(self, path: PathLike) -> "Picture":
+        """This figure, saved where `path` is given; ValueError for an ending that is none of a picture."""
+        if path is not None:
+            path = check_path("path", path)
+            check_choice("the ending of path", path.suffix[1:].lower(), sorted(self.canvas.get_supported_filetypes()))
+            with atomic_write(path) as file:
+                self.savefig(file, format=path.suffix[1:].lower())
+        return self
