@@ -10,3 +10,215 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdiff.arrays import check_flag, check_function, check_instance, check_scalar, check_whole, fingerprint
+from jaxdiff.denoisers import DenoiserLike, check_denoiser
+from jaxdiff.likelihood.budget import ErrorBudget, measure
+from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
+from jaxdiff.likelihood.divergence import check_divergence
+from jaxdiff.likelihood.estimate import Estimator
+from jaxdiff.likelihood.log_likelihood import log_likelihood
+from jaxdiff.likelihood.mean import finite, mean_of
+from jaxdiff.likelihood.record import Record
+from jaxdiff.samplers import check_cond, default_solver, example_keys
+from jaxdiff.samplers.batches import in_batches
+from jaxdiff.samplers.mesh import copied, fetched
+
+_FIRST_LOOK = 64  # examples before a target error may end the run
+_REPEATS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class BitsPerDim:
+    """Bits per dimension of a data set: `bits_per_dim` +- `standard_error`, over the examples that converged.
+
+    standard_error: over examples; it holds every independent noise, that of images, dequantisation and probes.
+    kind: what the number is. examples: how many were looked at; all, unless a target error was met before.
+    evaluations_mean, evaluations_max: of the flow, an estimate; NaN and -1 where the solver is implicit and they are
+    not known. reached: whether the target error was met; None without one. budget: None unless asked for.
+    per_example: [n], the mean over an image's repeats; NaN where a solve did not converge, or none was made.
+    repeats: [n], how many estimates were made.
+    """
+
+    bits_per_dim: float
+    standard_error: float
+    kind: str
+    examples: int
+    not_converged: int
+    evaluations_mean: float
+    evaluations_max: int
+    reached: bool | None
+    budget: ErrorBudget | None
+    per_example: np.ndarray = dataclasses.field(repr=False)
+    repeats: np.ndarray = dataclasses.field(repr=False)
+
+    def __str__(self):
+        lost = f", {self.not_converged} of {self.examples} not converged and left out" if self.not_converged else ""
+        known = self.evaluations_max >= 0
+        cost = f", {self.evaluations_mean:.0f} evaluations each, at most {self.evaluations_max}" if known else ""
+        times = f" {self.repeats.max()} times" if self.repeats.max() > 1 else ""
+        seen = f"{self.examples} of {len(self.repeats)}" if self.examples < len(self.repeats) else self.examples
+        lines = [
+            f"{self.bits_per_dim:.4f} +- {self.standard_error:.4f} bits/dim "
+            f"({self.kind}; {seen} examples{times}{cost}{lost})"
+        ]
+        if self.reached is False:
+            lines.append("the target error was not met: the spread of the images alone is too large; give more images")
+        return "\n".join(lines + [str(self.budget)] * (self.budget is not None))
+
+
+def _per_example(rows: dict, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each example's estimates, NaN where one did not converge or none is there, and how many there are."""
+    repeats = np.bincount(rows["example"], minlength=n)
+    total = np.bincount(rows["example"], np.where(rows["converged"], rows["bits_per_dim"], np.nan), n)
+    return np.where(repeats > 0, total / np.maximum(repeats, 1), np.nan), repeats
+
+
+def _spread_alone(rows: dict, n: int) -> float:
+    """The standard error that any number of repeats would leave, less two standard errors of what is known of it."""
+    per_example, repeats = _per_example(rows, n)
+    found = np.isfinite(per_example)
+    if found.sum() < 2:
+        return math.inf
+    used = found[rows["example"]]
+    squares = (rows["bits_per_dim"] - per_example[rows["example"]])[used] ** 2
+    within = squares.sum() / np.maximum(repeats[found] - 1, 0).sum()
+    total = per_example[found].var(ddof=1)
+    alone = total * (1 - 2 * math.sqrt(2 / (found.sum() - 1))) - within / repeats[found].mean()
+    return math.sqrt(max(alone, 0.0) / found.sum())
+
+
+def _named(value) -> str | int | float | None:
+    """What a record says of a setting: itself, or its class and its hash."""
+    return value if isinstance(value, str | int | float | None) else f"{type(value).__name__} {fingerprint(value)}"
+
+
+def bits_per_dim(
+    key,
+    denoiser: DenoiserLike,
+    images_uint8,
+    dequantization_samples: int = 1,
+    levels: int = 256,
+    batch_size: int = 64,
+    cond: Any = None,
+    progress: bool = False,
+    *,
+    target_error: float | None = None,
+    budget: int = 64,
+    record: str | os.PathLike | None = None,
+    dequantizer: Dequantizer = Uniform(),
+    mesh: Mesh | None = None,
+    **likelihood,
+) -> BitsPerDim:
+    """-log2 P(image)/D of integer images [n, *event] in 0..levels-1, under a denoiser of data on [-1, 1].
+
+    `dequantization_samples` K = 1 is the dequantisation bound, an upper bound on the bits; K > 1 is the tighter
+    importance-weighted bound. It is a bound with divergence="exact"; under random probes the logarithm of a mean of
+    noisy exponentials is biased towards fewer bits, by less the more probes there are. Example i depends on `key` and
+    i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None. `progress` shows a bar; further arguments go to
+    `log_likelihood` (probes, divergence, rtol, atol, t_min, solver, source, adjoint).
+
+    Args:
+        target_error: look at the images in a random order until the standard error is that small, at least at 64;
+            where all do not suffice, again with new dequantisation and probes, until it is, or until no number of
+            repeats could: the images themselves spread too much.
+        budget: on how many of the images the error budget is measured, at most all; 0 leaves it out. It costs about
+            five times as much as the likelihood of these.
+        record: an .npz file for the estimates of every image, written after each batch; the same call on a file that
+            is there goes on from it, on any number of devices.
+        dequantizer: where in its cell an image goes; `jaxdiff.likelihood.dequantization` has `Uniform` and
+            `Variational`.
+        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several
+            processes call alike; the first reads and writes the record, all get the report.
+
+    Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, fewer than one
+    sample or example a batch, a target error that is not above 0, and a record of something else.
+    """
+    images = check_images(images_uint8, levels, batch_size)
+    n = len(images)
+    check_whole("dequantization_samples", dequantization_samples)
+    if target_error is not None:
+        check_scalar("target_error", target_error, above=0, noun="bits/dim")
+    check_whole("budget", budget, least=0, fix=": how many images, or 0 to leave it out")
+    check_flag("progress", progress)
+    check_function("dequantizer", dequantizer, "one of jaxdiff.likelihood, such as Uniform()")
+    check_denoiser(denoiser)
+    if mesh is not None:
+        check_instance("mesh", mesh, Mesh, "a jax.sharding.Mesh, such as jaxdiff.training.make_mesh()")
+    known = inspect.signature(log_likelihood).parameters
+    defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
+    if unknown := likelihood.keys() - defaults.keys():
+        names = ", ".join(sorted(unknown))
+        raise TypeError(f"{names}: not a setting of log_likelihood, which has {', '.join(defaults)}")
+    likelihood = {name: value for name, value in (defaults | likelihood).items() if name != "cond"}
+    check_divergence(likelihood["divergence"], likelihood["probes"], math.prod(images.shape[1:]))
+    cond, keys = check_cond(denoiser, cond, n), example_keys(key, n)
+    model, place = copied((denoiser, dequantizer), mesh)
+    estimator = Estimator(keys, model, images, cond, place, dequantization_samples, levels, likelihood, mesh)
+    size = min(batch_size, n)
+
+    kept = Record(
+        record,
+        lambda: {
+            "images": fingerprint(fetched((images, cond))),
+            "denoiser": fingerprint(fetched(denoiser)),
+            "key": fingerprint(keys),
+            "levels": levels,
+            "dequantizer": fingerprint(dequantizer),
+            "dequantization_samples": dequantization_samples,
+            **{name: _named(value) for name, value in likelihood.items()},
+            "solver": _named(likelihood["solver"] or default_solver()),
+        },
+        mesh,
+        n,
+    )
+    order = np.random.default_rng(np.asarray(jax.random.key_data(keys[0]))).permutation(n)
+    least = min(n, max(_FIRST_LOOK, budget))
+
+    def enough() -> bool:
+        if target_error is None:
+            return False
+        per_example, repeats = _per_example(kept.rows, n)
+        return mean_of(finite(per_example)).standard_error <= target_error and (repeats > 0).sum() >= least
+
+    for repeat in range(1 if target_error is None else _REPEATS):
+        if repeat > 1 and target_error is not None and _spread_alone(kept.rows, n) > target_error:
+            break
+        missing = kept.missing(order, repeat)
+        compute = lambda part, repeat=repeat: estimator(part, repeat)
+        if enough():
+            break
+        for part, found in in_batches(compute, missing, size, progress, "likelihood", mesh):
+            kept.add(example=part, repeat=repeat, **found._asdict())
+            if enough():
+                break
+
+    rows = kept.rows
+    per_example, repeats = _per_example(rows, n)
+    values = finite(per_example)
+    mean, error = mean_of(values)
+    kind = "uniform dequantisation" if isinstance(dequantizer, Uniform) else "variational dequantisation"
+    if dequantization_samples > 1:
+        probed = "" if likelihood["divergence"] == "exact" else ", estimated by probes"
+        of = "" if isinstance(dequantizer, Uniform) else f" of {kind}"
+        kind = f"importance-weighted bound{of}, K = {dequantization_samples}{probed}"
+    measured = None
+    if budget:
+        index = order[:budget]
+        first = rows["repeat"] == 0
+        base = dict(zip(rows["example"][first], rows["bits_per_dim"][first]))
+        base = np.array([base[i] for i in index])
+        measured = measure(key, estimator, index, base, per_example, repeats, size, progress)
+    evaluations = rows["evaluations"]
+    return BitsPerDim(
+        bits_per_dim=mean,
+        standard_error=error,
+        kind=kind,
+        examples=int((repeats > 0).sum()),
+        not_converged=int((repeats > 0).sum()) - len(values),
+        evaluations_mean=float(evaluations.mean()) if evaluations.min() >= 0 else math.nan,
+        evaluations_max=int(evaluations.max()) if evaluations.min() >= 0 else -1,
+        reached=None if target_error is None else error <= target_error,
+        budget=measured,
+        per_example=per_example,
+        repeats=repeats,
+    )
