@@ -29,7 +29,7 @@ class ImageFolder:
     any, all have label 0. Names that begin with a dot are passed over.
 
     Colours are those of the file: profiles and orientation tags are not applied, CMYK is converted, 16 bits become
-    their upper 8, what is transparent is laid on white, and of several frames the first is taken.
+    their upper 8 (12 bits in a file of 16 are refused), what is transparent is laid on white, and of several frames the first is taken.
 
     Attributes:
         paths: of the files, relative to the folder.
@@ -207,10 +207,26 @@ def _share(path: str) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8]) % 100
 
 
+def _check_depth(image) -> None:
+    """Raise where a picture of 16 bits leaves two or more of the upper ones unused, as one of 12 bits does."""
+    if not (image.tile and str(image.tile[0].args).endswith(";16B")):  # Pillow's name for PNG's 16 bits
+        return
+    values = np.asarray(image)
+    if values.ndim == 2 and not values.any():  # black in any depth
+        return
+    used = int(values.max()).bit_length() if values.ndim == 2 else int(values[..., :3].max()).bit_length() + 8
+    if used <= 14:
+        raise ValueError(
+            f"its values have 16 bits, and the upper {16 - used} are unused: of one with {used} bits the upper 8, which "
+            f"are read, are nearly black; multiply the values by {2 ** (16 - used)}, or save them with 8 bits"
+        )
+
+
 def _fitted(image, size: int, channels: int) -> np.ndarray:
     """The centre of a picture at the size, uint8 [size, size, channels]."""
     from PIL import Image
 
+    _check_depth(image)
     if image.mode.startswith("I"):  # 16 bits of grey
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.has_transparency_data:

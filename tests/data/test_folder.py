@@ -119,6 +119,42 @@ def test_what_a_file_holds_becomes_eight_bits_of_colour_or_grey(tmp_path):
     np.testing.assert_allclose(cmyk.astype(int), red, atol=3)
 
 
+def png_of_16_bits(path, values):
+    """Grey [h, w], or with alpha, colours, or both [h, w, 2 to 4], as the PNG specification has it."""
+    height, width, *bands = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[bands[0] if bands else 1]
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_fewer_bits_in_a_file_of_sixteen_are_refused(tmp_path, bands, bits):
+    values = RNG.integers(0, 2**bits, (8, 8, bands))
+    values[0] = 2**bits - 1
+    if bands % 2 == 0:
+        values[..., -1] = 65_535  # opaque
+    png_of_16_bits(tmp_path / "x.png", values.squeeze())
+    with pytest.raises(
+        ValueError, match=rf"x.png .*upper {16 - bits} are unused.*multiply the values by {2 ** (16 - bits)}"
+    ):
+        ImageFolder(tmp_path, 8)[0]
+    with pytest.raises(ValueError, match="upper"):
+        ImageFolder(tmp_path, 8).load()
+    values[..., : bands - (bands % 2 == 0)] *= 2 ** (16 - bits)  # as it says: then the upper 8 bits are the picture
+    png_of_16_bits(tmp_path / "x.png", values.squeeze())
+    expected = (values[..., :1] if bands < 3 else values[..., :3]) >> 8
+    np.testing.assert_array_equal(ImageFolder(tmp_path, 8)[0]["image"], np.broadcast_to(expected, (8, 8, 3)))
+
+
+def test_black_is_black_in_sixteen_bits(tmp_path):
+    png_of_16_bits(tmp_path / "x.png", np.zeros((8, 8), int))
+    assert not ImageFolder(tmp_path, 8)[0]["image"].any()
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
 def test_what_is_transparent_is_laid_on_white(tmp_path, mode):
     pixels = np.zeros((8, 8, 4), np.uint8)
