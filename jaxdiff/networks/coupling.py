@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxdiff.arrays import check_room, check_whole
+from jaxdiff.networks.embeddings import check_rngs
 from jaxdiff.networks.unet import Conv
 
 
@@ -34,6 +36,10 @@ class Coupling(nnx.Module):
     """
 
     def __init__(self, channels: int, hidden: int = 32, layers: int = 4, *, rngs: nnx.Rngs):
+        check_rngs(rngs)
+        for name, count in (("channels", channels), ("hidden", hidden), ("layers", layers)):
+            check_whole(name, count)
+        check_room("a convolution", 9, max(2 * channels, hidden), hidden)
         self.first = _Layer(channels, hidden, rngs=rngs)
         self.layers = nnx.List([_Layer(channels, hidden, rngs=rngs) for _ in range(layers)])
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxdiff.arrays import check_labels
+from jaxdiff.arrays import check_function, check_instance, check_labels, check_number, check_room, check_whole
 
 
 def _waves(c_noise: jax.Array, frequencies: np.ndarray) -> jax.Array:
@@ -30,6 +30,11 @@ class Sinusoidal:
     waves: int = 16
     lowest: float = 0.25
     highest: float = 16.0
+
+    def __post_init__(self):
+        check_room("waves", check_whole("waves", self.waves))
+        check_number("lowest", self.lowest, above=0)
+        check_number("highest", self.highest, least=self.lowest)
 
     def __call__(self, c_noise: jax.Array) -> jax.Array:
         """Return cos and sin of every frequency."""
@@ -49,6 +54,10 @@ class Fourier:
     waves: int = 16
     scale: float = 1.0
 
+    def __post_init__(self):
+        check_room("waves", check_whole("waves", self.waves))
+        check_number("scale", self.scale, above=0)
+
     def __call__(self, c_noise: jax.Array) -> jax.Array:
         """Return cos and sin of every frequency."""
         quantiles = 0.5 + (np.arange(self.waves) + 0.5) / (2 * self.waves)
@@ -56,11 +65,18 @@ class Fourier:
         return _waves(c_noise, 2 * np.pi * self.scale * half_normal)
 
 
+def check_rngs(rngs) -> None:
+    """Raise TypeError for what gives a module no keys."""
+    check_instance("rngs", rngs, nnx.Rngs, "nnx.Rngs(key), as `jaxdiff.networks.initialize` gives")
+
+
 class LabelEmbedding(nnx.Module):
     """A row for each class, and one more, index `classes`, for no label (Ho and Salimans 2022)."""
 
     def __init__(self, classes: int, features: int, *, rngs: nnx.Rngs):
-        self.classes = classes
+        check_rngs(rngs)
+        self.classes = check_whole("classes", classes)
+        check_room("the table of labels", classes + 1, check_whole("features", features))
         self.table = nnx.Embed(classes + 1, features, rngs=rngs)
 
     def __call__(self, cond, batch: int) -> jax.Array:
@@ -80,8 +96,15 @@ class NoiseEmbedding(nnx.Module):
     """Noise level and label as one vector: two dense layers over the waves, plus the label's row."""
 
     def __init__(self, features: int, waves: Callable[[jax.Array], jax.Array], classes: int, *, rngs: nnx.Rngs):
+        check_rngs(rngs)
+        check_whole("features", features)
+        check_whole("classes", classes, least=0)
+        check_function("waves", waves, "a function [batch] -> [batch, features] of c_noise, such as Sinusoidal()")
         self.waves = waves
-        size = jax.eval_shape(waves, jax.ShapeDtypeStruct((1,), jnp.float32)).shape[-1]
+        shape = getattr(jax.eval_shape(waves, jax.ShapeDtypeStruct((1,), jnp.float32)), "shape", None)
+        if shape is None or len(shape) != 2 or shape[0] != 1:
+            raise ValueError(f"waves returned shape {shape} for c_noise of shape (1,); expected (1, features)")
+        size = shape[1]
         self.dense_in = nnx.Linear(size, features, rngs=rngs)
         self.dense_out = nnx.Linear(features, features, rngs=rngs)
         self.label = LabelEmbedding(classes, features, rngs=rngs) if classes else None

@@ -8,6 +8,7 @@ changes how a network is computed wraps it and gives a network (`Cast`), or is s
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdiff.arrays import check_function, check_instance, check_key, check_room, said
 from jaxdiff.denoisers import check_cond_of
 
 
@@ -23,6 +25,9 @@ class Network:
     """A module without its parameters; equal to any other of its structure."""
 
     graphdef: nnx.GraphDef
+
+    def __post_init__(self):
+        check_instance("graphdef", self.graphdef, nnx.GraphDef, "the structure of a module; `initialize` makes both")
 
     def check_cond(self, params: dict, cond) -> None:
         """Raise for a `cond` that the module does not take, by its own `check_cond(cond)`."""
@@ -44,6 +49,15 @@ class Cast:
     network: Callable[..., jax.Array]
     dtype: Any
 
+    def __post_init__(self):
+        check_function("network", self.network, "a function (params, x, c_noise, cond) -> out")
+        try:
+            floating = jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating)
+        except TypeError:
+            floating = False
+        if not floating:
+            raise TypeError(f"dtype = {said(self.dtype)}; expected a floating dtype, such as jnp.bfloat16")
+
     def check_cond(self, params, cond) -> None:
         """Raise for a `cond` that the network does not take."""
         check_cond_of(self.network, params, cond)
@@ -59,7 +73,20 @@ def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[
 
     network, params = initialize(jax.random.key(0), lambda rngs: UNet(1, rngs=rngs))
     out = network(params, x, c_noise, cond)
+
+    Raises TypeError for an untyped key or a `make` that makes no module, ValueError for more parameters than
+    memory holds.
     """
+    check_key(key)
+    check_function("make", make, "a function of nnx.Rngs that builds a module, such as lambda rngs: MLP(2, rngs=rngs)")
+
+    def split(key):
+        module = make(nnx.Rngs(key))
+        check_instance("make(rngs)", module, nnx.Module, "a module of flax.nnx")
+        return nnx.split(module)
+
     once = {"xla_backend_optimization_level": 0}  # compiling is all the time it takes
-    graphdef, state = jax.jit(lambda key: nnx.split(make(nnx.Rngs(key))), compiler_options=once)(key)
+    traced = jax.jit(split, compiler_options=once).trace(key)
+    check_room("the parameters", sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(traced.out_info)))
+    graphdef, state = traced.lower().compile()(key)
     return Network(graphdef), nnx.to_pure_dict(state)

@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from flax import nnx
 
-from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal
+from jaxdiff.arrays import check_room, check_shape, check_whole
+from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, check_rngs
 
 
 class MLP(nnx.Module):
@@ -27,10 +29,16 @@ class MLP(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.event = (event,) if isinstance(event, int) else tuple(event)
-        if not hidden:
+        check_rngs(rngs)
+        event = (event,) if np.ndim(event) == 0 else event
+        self.event = check_shape("event", event, "the shape of an event, or its size")
+        if np.ndim(hidden) == 1 and not len(hidden):
             raise ValueError("hidden is empty; expected the widths of one layer or more, for example (128, 128)")
+        hidden = check_shape("hidden", hidden, "the widths of the layers, for example (128, 128)")
+        check_whole("outputs", outputs)
         widths = [math.prod(self.event), *hidden]
+        for a, b in (*zip(widths, hidden), (widths[-1], outputs * widths[0])):
+            check_room("a dense layer", a, b)
         self.embed = NoiseEmbedding(hidden[0], waves, classes, rngs=rngs)
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden)])
         self.levels = nnx.List([nnx.Linear(hidden[0], b, rngs=rngs) for b in hidden])

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from jaxdiff.arrays import check_flag, check_instance, check_room, check_shape, check_whole
 from jaxdiff.networks.attention import attention
 from jaxdiff.networks.convolution import convolution
-from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal
+from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, check_rngs
 
 _zero = nnx.initializers.zeros
 
@@ -135,10 +137,18 @@ class UNet(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        if not channels or blocks < 1:
+        check_rngs(rngs)
+        check_whole("blocks", blocks, least=None)
+        if (np.ndim(channels) == 1 and not len(channels)) or blocks < 1:
             raise ValueError(f"channels = {channels}, blocks = {blocks}; expected one level and one block or more")
+        channels = check_shape("channels", channels, "one width a level, for example (32, 64)")
+        for name, count in (("channels_in", channels_in), ("heads", heads), ("outputs", outputs)):
+            check_whole(name, count)
+        check_flag("remat", remat)
+        check_room("a convolution", 9, max(channels_in, *channels), max(outputs * channels_in, *channels))
+        check_instance("attention", attention, Sequence, "the levels that have it, for example (1,)")
         for level in attention:
-            if level not in range(len(channels)):
+            if check_whole("attention", level, least=None) not in range(len(channels)):
                 raise ValueError(
                     f"attention at level {level}; channels = {channels} has levels 0 to {len(channels) - 1}"
                 )
