@@ -47,7 +47,7 @@ def _feed(digest, value, seen: dict[int, int]) -> None:
     if id(value) in seen:  # what refers to itself; a function used twice
         return say("again", seen[id(value)])
     seen[id(value)] = len(seen)
-    say(type(value).__module__, type(value).__qualname__)
+    say(*_name(type(value)))
     for part in _parts(value):
         _feed(digest, part, seen)
     if not isinstance(value, types.FunctionType | type):
@@ -65,7 +65,7 @@ def _parts(value) -> list:
     if isinstance(value, type):
         own = [kind for kind in value.__mro__ if not _is_installed(kind)]
         methods = [(name, part) for kind in own for name, part in vars(kind).items() if _is_method(part)]
-        return [value.__module__, value.__qualname__, *sorted(methods, key=lambda method: method[0])]
+        return [*_name(value), *sorted(methods, key=lambda method: method[0])]
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
     if isinstance(value, types.MethodType):
@@ -73,7 +73,7 @@ def _parts(value) -> list:
     if isinstance(value, types.FunctionType):
         closure = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
         code = [] if _is_installed(value) else [value.__code__, _globals_read(value)]
-        return [value.__module__, value.__qualname__, value.__defaults__, value.__kwdefaults__, closure, *code]
+        return [*_name(value), value.__defaults__, value.__kwdefaults__, closure, *code]
     if isinstance(value, types.CodeType):
         return [value.co_code, value.co_names, value.co_consts]
     if isinstance(value, property):
@@ -93,6 +93,11 @@ def _parts(value) -> list:
     if type(value).__repr__ is object.__repr__:  # which says nothing of it
         return [type(value), getattr(value, "__dict__", {})]
     return [_without_addresses(repr(value))]
+
+
+def _name(value) -> list[str]:
+    """That of a function or class; of a user's own without its module, which is another one where a script is run."""
+    return [value.__module__, value.__qualname__] if _is_installed(value) else [value.__qualname__]
 
 
 def _is_installed(value) -> bool:

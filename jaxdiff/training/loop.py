@@ -11,55 +11,57 @@ checkpoint for the restart to go on with. At most two steps are on their way at 
 
 import contextlib
 import dataclasses
-import hashlib
-import importlib.metadata
+import operator
 import os
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from jaxdiff.arrays import check_path
-from jaxdiff.data.reading import read_from
-from jaxdiff.processes import check_event
+from jaxdiff.arrays import check_event, check_function, check_path, check_scalar
+from jaxdiff.data.reading import by_step, check_length, first_batch, read_from
+from jaxdiff.denoisers import warn_uncovered
+from jaxdiff.processes import Process
 from jaxdiff.samplers.mesh import fetched
-from jaxdiff.training import hosts
+from jaxdiff.training import hosts, labels
 from jaxdiff.training.checkpoints import Checkpoints
+from jaxdiff.training.identity import check, figures, of_batch, of_settings, same_weights
 from jaxdiff.training.lock import in_use
 from jaxdiff.training.log import MetricsLog
-from jaxdiff.training.mesh import make_mesh, place_batch
+from jaxdiff.training.mesh import check_mesh, place_batch
 from jaxdiff.training.preemption import Preemption
 from jaxdiff.training.speed import Speed
-from jaxdiff.training.state import TrainState
-from jaxdiff.training.step import Diverged, clipped_adam, explain, make_step, prepare_as_given
+from jaxdiff.training.state import TrainState, check_trainable
+from jaxdiff.training.step import (
+    Diverged,
+    check_optimizer,
+    check_parts,
+    clipped_adam,
+    explain,
+    make_step,
+    prepare_as_given,
+)
 
 TOO_LARGE = 20.0  # times data_std: 0..255 where [-1, 1] is due is 250 times
-LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # whose versions may change the numbers
+FAR = 3.0  # a mean beyond so many standard deviations
+ENOUGH = 8  # values from which a standard deviation is measured
 
 
-def _check_counts(**counts):
+def _counts(**counts) -> Iterator[int]:
     for name, value in counts.items():
-        if not (isinstance(value, int) and value > 0):
+        try:
+            whole = -1 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            whole = -1
+        if whole < 1:
             raise ValueError(f"{name} = {value!r}; expected a whole number above 0")
-
-
-def _first_batch(batches) -> dict:
-    try:
-        batch = batches[0]
-    except IndexError as error:
-        raise ValueError(
-            "batches[0] does not exist: batches is empty or too short; give a batch for every step >= 0"
-        ) from error
-    for name, array in batch.items():
-        if np.ndim(array) == 0 or len(array) == 0:
-            raise ValueError(f"batches[0][{name!r}] has shape {np.shape(array)}; expected [batch, ...], batch > 0")
-    return batch
+        yield whole
 
 
 def _check_batch(denoiser, loss, key, x0, cond) -> None:
@@ -68,34 +70,31 @@ def _check_batch(denoiser, loss, key, x0, cond) -> None:
     jax.eval_shape(
         lambda params, x0: loss(dataclasses.replace(denoiser, params=params), key, x0, cond), denoiser.params, x0
     )
-    expected = float(getattr(denoiser, "data_std", np.inf))
-    found = float(np.sqrt(np.mean(np.square(np.asarray(x0, np.float64)))))
+    values = np.asarray(x0, np.float64)
+    expected = float(np.max(getattr(denoiser, "data_std", np.inf)))
+    found = float(np.sqrt(np.mean(np.square(values))))
     if found > TOO_LARGE * expected:
         raise ValueError(
             f"x0 (batches[0], prepared) has root mean square {found:.3g}, but the denoiser has data_std = "
             f"{expected:.3g}; scale the data, images to [-1, 1] (jaxdiff.dequantize), or give the denoiser their "
             "standard deviation"
         )
+    if isinstance(getattr(denoiser, "process", None), Process):
+        _warn_far(values)
+        warn_uncovered(denoiser)
 
 
-def _identity(batch: dict) -> dict[str, Any]:
-    """What a first batch says of the data, as JSON."""
-    if hosts.several():
-        batch = multihost_utils.process_allgather(batch, tiled=True)
-    digest = hashlib.sha256()
-    for name, array in sorted(batch.items()):
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    shapes = {name: [str(np.asarray(array).dtype), *np.shape(array)] for name, array in sorted(batch.items())}
-    return {"batch": shapes, "first_batch": digest.hexdigest()[:16]}
-
-
-def _check_identity(before: dict, now: dict, allow: tuple[str, ...], folder: Path) -> None:
-    changed = [name for name in sorted(now) if before.get(name) != now[name] and name not in allow]
-    if changed:
-        what = "; ".join(f"{name}: {before.get(name)}, now {now[name]}" for name in changed)
-        raise ValueError(
-            f"{folder} holds a run with another {what}. Go on as it was, give another folder, or accept the difference "
-            f"by name: allow {' '.join(changed)}"
+def _warn_far(x0: np.ndarray) -> None:
+    """Warn where the mean is far from 0 beside the standard deviation, each taken over the values of the last axis."""
+    columns = x0.reshape(-1, x0.shape[-1])
+    mean, std = (float(np.sqrt(np.mean(part))) for part in (columns.mean(0) ** 2, columns.var(0)))
+    if len(columns) >= ENOUGH and mean > FAR * std:
+        warnings.warn(
+            f"x0 (batches[0], prepared) has a mean of size {mean:.3g} and a standard deviation of {std:.3g}: a network "
+            "spends itself on the mean, and the model is worse for it. Subtract the mean of the data, and add it to "
+            "samples",
+            UserWarning,
+            stacklevel=4,
         )
 
 
@@ -112,13 +111,14 @@ def train(
     batches,
     *,
     steps: int,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: optax.GradientTransformation | Callable | None = None,
     ema_decay: float = 0.999,
     prepare: Callable = prepare_as_given,
+    label_dropout: float = 0.0,
     mesh: jax.sharding.Mesh | None = None,
     accumulate: int = 1,
     identity: Mapping[str, Any] | None = None,
-    allow: tuple[str, ...] = (),
+    allow: Sequence[str] = (),
     log_every: int = 50,
     checkpoint_every: int = 500,
     on_log: Callable | None = None,
@@ -126,24 +126,41 @@ def train(
 ):
     """Train `denoiser.params` to `steps` updates and return the denoiser with the averaged (EMA) weights.
 
-    The same call on the same folder continues the run: 200 steps are bitwise 100, a restart and 100 more. It may go on
-    on other devices and with other processes; the numbers are then the same but for the order of sums.
+    The same call on the same folder continues the run: 200 steps are bitwise 100, a kill and 100 more. It may go on on
+    other devices and with other processes; the numbers are then the same but for the order of sums (with "rbg" keys
+    the noise is another one too: only threefry draws the same on any devices). A run of other parts than those it began
+    with is refused, finished or not, unless `allow` names them.
+
+    More steps may be asked of a run, finished or not. Where `optimizer` is an optimiser the run goes on under it: with
+    a constant rate 200 steps are bitwise 100 and 100 more. Where it is a function of the steps, as by default, the
+    steps asked for first keep their schedule, at whose end the rate is 0, and those added get one of their own: the
+    rate rises and falls once more, which a warning says. Fewer steps end such a run early, on the schedule it has.
 
     Args:
         loss: `loss(denoiser, key, x0, cond) -> [batch]`; its mean is minimised.
-        batches: `batches[step]` is a dict of arrays [batch, ...] that depends on the step (>= 0) alone; of several
-            processes, each gives its rows of the batch.
-        optimizer: by default `clipped_adam(steps)`.
+        batches: `batches[step]` is a dict of arrays [batch, ...] that depends on the step (>= 0) alone, all of the same
+            shapes: `jaxdiff.data.batches`, a `grain.MapDataset`, a list. A Grain data set of one epoch is repeated,
+            each epoch in an order of its own. Of several processes, each gives its rows of the batch. None will do for
+            a finished run, whose data are then not compared.
+        optimizer: of optax, or a function that makes one of the steps at which its schedules end: (100,), or (100, 200)
+            for a run of 100 steps of which 200 are asked. By default `clipped_adam`.
         prepare: `prepare(key, batch) -> (x0, cond)` in the step; by default (batch["x"], batch.get("label")).
+        label_dropout: the share of examples whose label is replaced by that for none, drawn anew in each step: with
+            0.1 to 0.2 the denoiser can be guided (`jaxdiff.guidance.ClassifierFree`). It needs a network that has such
+            a label, as those of `jaxdiff.networks` built with classes.
         mesh: by default `make_mesh()`, data parallel over all devices.
-        accumulate: the parts a batch is computed in, one after another, before one update.
-        identity: what else the run is made of (JSON): it goes on only with the same. The key, the first batch and the
-            versions of the libraries count without being named.
+        accumulate: the parts a batch is computed in, one after another, before one update. A coupling pairs the
+            examples of each part.
+        identity: what else the run is made of (JSON): it goes on only with the same. All arguments that decide the
+            numbers, the first batch and the versions of the libraries count without being named.
         allow: names of what may differ from the run that is continued.
         checkpoint_every: a checkpoint is saved at the first log at or after each multiple, and at the end.
         on_log: `on_log(denoiser, metrics)` after each log: the denoiser with EMA weights, valid during the
             call only, and the line just written, whose `seconds` is the time spent in steps so far. The numbers that it
             returns, a dict or None, are in all later lines, too.
+
+    Warns (UserWarning) of data whose mean is far from 0 beside their standard deviation, or whose spread the process's
+    noise does not cover.
 
     Raises:
         Diverged: a loss, gradient or update was not finite: at which step, where, and what to do. The
@@ -151,45 +168,85 @@ def train(
         Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the run is saved. A second Ctrl-C ends the process.
         OSError: a checkpoint could not be written; those before are in place.
         TypeError, ValueError: before the first step, for settings or a first batch that cannot work, and for
-            a checkpoint that belongs to another run, is damaged, or whose folder is in use.
+            a checkpoint that belongs to another run, is damaged, or whose folder is in use; at a step, for a batch
+            unlike the first.
     """
-    _check_counts(steps=steps, log_every=log_every, checkpoint_every=checkpoint_every, accumulate=accumulate)
-    optimizer = clipped_adam(steps) if optimizer is None else optimizer
-    mesh = make_mesh() if mesh is None else mesh
-    update = make_step(denoiser, loss, optimizer, ema_decay, prepare, mesh, accumulate)
-    state = TrainState.create(key, denoiser.params, optimizer, mesh)
+    steps, log_every, checkpoint_every, accumulate = _counts(
+        steps=steps, log_every=log_every, checkpoint_every=checkpoint_every, accumulate=accumulate
+    )
+    check_parts(denoiser, loss, ema_decay, prepare, accumulate)
+    check_trainable(key, denoiser.params)
+    check_scalar("label_dropout", label_dropout, least=0, below=1)
+    if on_log is not None:
+        check_function("on_log", on_log, "a function (denoiser, metrics)")
+    if isinstance(allow, str):
+        raise TypeError(f'allow = "{allow}"; expected names in a tuple: allow=("{allow}",)')
+    mesh = check_mesh(mesh)
+    plan = clipped_adam if optimizer is None else optimizer
+    scheduled = not hasattr(plan, "update")
+    check_optimizer(plan((steps,)) if scheduled else plan)
     folder = check_path("folder", folder)
-
-    now = {
-        "key": jax.random.key_data(key).tolist(),
-        **{name: importlib.metadata.version(name) for name in LIBRARIES},
-        **(identity or {}),
-    }
+    none = labels.no_label(denoiser)
+    prepared = labels.dropping(prepare, label_dropout, none)
+    settings = {"loss": loss, "optimizer": plan, "ema_decay": ema_decay, "prepare": prepare, "accumulate": accumulate}
+    now = of_settings(key, denoiser, identity, **settings)
+    batches = None if batches is None else by_step(batches)
 
     with contextlib.ExitStack() as held:
         held.enter_context(hosts.failing_together(folder))
-        hosts.agree(folder, now | {"steps": steps, "mesh": mesh.shape})
+        hosts.agree(folder, now | {"steps": steps, "mesh": mesh.shape, "label_dropout": label_dropout})
         held.enter_context(in_use(folder))
         preemption = held.enter_context(Preemption())
         checkpoints = held.enter_context(Checkpoints(folder / "checkpoints"))
         done = checkpoints.latest or 0
+        before = checkpoints.manifest.get("identity", {})
+        ends = before.get("schedule", [steps]) if scheduled else None
+        now |= {"schedule": ends} if scheduled else {}
+        if scheduled:
+            longer = [*ends, steps] if steps > ends[-1] else ends
+            optimizer = plan(tuple(longer))
+        state = TrainState.create(key, denoiser.params, optimizer, mesh)
         if done:
-            _check_identity(checkpoints.manifest["identity"], now, allow, folder)
             state = checkpoints.restore(state)
+            if not same_weights(kept := before.get("initial_weights"), now["initial_weights"]) and same_weights(
+                figures(_local(state.averaged)), now["initial_weights"]
+            ):
+                now["initial_weights"] = kept  # a run that is given what it returned goes on
+
+        if batches is not None:
+            batch = first_batch(batches)
+            x0, cond = jax.jit(prepared)(key, batch)
+            share = labels.share_dropped(prepare, key, batch, label_dropout, none)
+            now |= of_batch(batch) | {"label_dropout": share}
+        elif done == steps:
+            now = {name: before.get(name) for name in ("batch", "first_batch", "label_dropout")} | now
+        else:
+            raise TypeError(f"batches = None, but the run in {folder} has {done} of its {steps} steps; give batches")
+        if done:
+            check(before, now, allow, folder)
         if done > steps:
             raise ValueError(f"steps = {steps}, but the run in {folder} has {done} already; ask for at least as many")
+        if now["label_dropout"] is not None and hasattr(denoiser, "label_dropout"):
+            denoiser = dataclasses.replace(denoiser, label_dropout=now["label_dropout"])
+        trained = lambda: dataclasses.replace(denoiser, params=_local(state.averaged))
         if done == steps:
-            return dataclasses.replace(denoiser, params=_local(state.ema))
+            return trained()
+        if scheduled and longer != ends:
+            now["schedule"] = longer
+            warnings.warn(
+                f"the schedule of the run in {folder} ends at {ends[-1]} steps; those from there to {steps} get one of "
+                "their own (a warm restart), which is not the schedule of a run of so many steps from the start",
+                UserWarning,
+                stacklevel=2,
+            )
 
-        batch = _first_batch(batches)
-        _check_batch(denoiser, loss, key, *jax.jit(prepare)(key, batch))
-        now |= _identity(batch)
-        if done:
-            _check_identity(checkpoints.manifest["identity"], now, allow, folder)
+        _check_batch(denoiser, loss, key, x0, cond)
+        check_length(batches, steps)
+        update = make_step(denoiser, loss, optimizer, ema_decay, prepared, mesh, accumulate)
         history = checkpoints.manifest.get("interval", [])  # of an interval that a preemption cut short
-        first_batch = place_batch(mesh, batch)
-        compiled = update.lower(state, first_batch).compile()
-        speed = Speed(compiled, mesh, len(jax.tree.leaves(first_batch)[0]))
+        placed = place_batch(mesh, batch)
+        compiled = update.lower(state, placed).compile()
+        speed = Speed(compiled, mesh, len(jax.tree.leaves(placed)[0]))
         log_path = folder / "metrics.jsonl" if hosts.first() else None
 
         def save(history):
@@ -200,7 +257,7 @@ def train(
             tqdm(total=steps, initial=done, unit="step", disable=not (progress and hosts.first())) as bar,
             preemption.held(),
         ):
-            source = read_from(batches, done)
+            source = read_from(batches, done, batch)
             stop, noted = False, {}
             while done < steps:
                 start = done // log_every * log_every
@@ -208,7 +265,8 @@ def train(
                 began = time.perf_counter()
                 fresh = []
                 while done < end and not stop:
-                    state, metrics = compiled(state, place_batch(mesh, next(source)))
+                    labels.check_labels(prepare, rows := next(source), done, none)
+                    state, metrics = compiled(state, place_batch(mesh, rows))
                     fresh.append(metrics)
                     if len(fresh) > 1:
                         fresh[-2]["loss"].block_until_ready()
@@ -220,7 +278,7 @@ def train(
 
                 if not state.finite:
                     batch = place_batch(mesh, batches[int(state.step)])
-                    where = explain(denoiser, loss, optimizer, prepare, mesh, accumulate, state, batch)
+                    where = explain(denoiser, loss, optimizer, prepared, mesh, accumulate, state, batch)
                     raise _diverged(state, where, checkpoints.latest)
                 checkpoints.check()
                 if done == end:
@@ -237,9 +295,8 @@ def train(
                 if stop:
                     preemption.leave(done)
                 if on_log is not None:
-                    averaged = dataclasses.replace(denoiser, params=_local(state.ema))
-                    noted |= on_log(averaged, log.last) or {}
-        return dataclasses.replace(denoiser, params=_local(state.ema))
+                    noted |= on_log(trained(), log.last) or {}
+        return trained()
 
 
 def _diverged(state: TrainState, where: str, checkpoint: int | None) -> Diverged:

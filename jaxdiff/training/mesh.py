@@ -20,6 +20,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxdiff.arrays import check_instance, check_whole, native, said
+
 SMALL = 1024  # values: below, the message costs more than the memory
 
 
@@ -28,10 +30,28 @@ def make_mesh(model: int = 1, devices: list | None = None) -> Mesh:
 
     Raises ValueError where `model` does not divide their number.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else list(devices)
+    model = check_whole("model", model, least=None)
+    if not devices or not all(isinstance(device, jax.Device) for device in devices) or len(set(devices)) < len(devices):
+        raise TypeError(f"devices = {said(devices)}; expected different devices of jax.devices(), at least one")
     if model < 1 or len(devices) % model:
         raise ValueError(f"model = {model} does not divide {len(devices)} devices; expected a divisor of their number")
     return jax.make_mesh((len(devices) // model, model), ("data", "model"), (AxisType.Auto,) * 2, devices=devices)
+
+
+def check_mesh(mesh: Mesh | None) -> Mesh:
+    """`mesh`, by default that of all devices, with axes that XLA sees to; an error for one without these two axes.
+
+    `jax.make_mesh` gives axes that the program would have to see to (`AxisType.Explicit`).
+    """
+    if mesh is None:
+        return make_mesh()
+    check_instance("mesh", mesh, Mesh, "a mesh, such as jaxdiff.training.make_mesh()")
+    if set(mesh.axis_names) != {"data", "model"}:
+        raise ValueError(
+            f'mesh has the axes {mesh.axis_names}; expected "data" and "model": make it by jaxdiff.training.make_mesh'
+        )
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -65,7 +85,7 @@ def place(tree, sharding) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = put(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        leaf = np.array(leaf)
+        leaf = np.array(native(leaf))
         return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     if isinstance(sharding, NamedSharding):
@@ -84,4 +104,5 @@ def place_batch(mesh: Mesh, rows: dict) -> dict:
                 f"{name} has {len(array) * jax.process_count()} examples a batch for {mesh.size} devices; give a batch "
                 f"size that is a multiple of {mesh.size}"
             )
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(batch_sharding(mesh), array), rows)
+    put = lambda array: jax.make_array_from_process_local_data(batch_sharding(mesh), native(array))
+    return jax.tree.map(put, rows)

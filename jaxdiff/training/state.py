@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdiff.processes import pytree
-from jaxdiff.training.mesh import make_mesh, place, state_sharding
+from jaxdiff.arrays import check_key, native, pytree, said
+from jaxdiff.training.mesh import check_mesh, place, state_sharding
 
 
 @pytree
@@ -26,7 +26,7 @@ class TrainState:
     step: jax.Array  # int32: updates done, and the index of the next batch
     params: Any
     opt_state: Any
-    ema: Any  # the exponential moving average of params
+    ema: Any  # the exponential moving average of params; that of half precision in float32, or it would stand still
     key: jax.Array  # typed; constant: step k uses fold_in(key, k)
     finite: jax.Array  # bool
 
@@ -39,17 +39,9 @@ class TrainState:
         It owns copies, for a step donates its state. Raises TypeError for a key that is not typed and for parameters
         that are not floating.
         """
-        if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-            raise TypeError(f"key = {key!r} is not a typed key; make one by jax.random.key(seed)")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise TypeError(
-                    f"parameter {name} has dtype {jnp.result_type(leaf)}; expected a floating array. "
-                    "Keep counters and keys out of the trained parameters"
-                )
+        check_trainable(key, params)
         state = cls._new(key, params, optimizer)
-        return place(state, state_sharding(make_mesh() if mesh is None else mesh, state))
+        return place(state, state_sharding(check_mesh(mesh), state))
 
     @classmethod
     def like(cls, params, optimizer: optax.GradientTransformation) -> "TrainState":
@@ -58,12 +50,33 @@ class TrainState:
 
     @classmethod
     def _new(cls, key, params, optimizer) -> "TrainState":
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.asarray(leaf).dtype), params)
+        params = jax.tree.map(lambda leaf: jnp.asarray(native(leaf)), params)
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=jax.tree.map(jnp.asarray, optimizer.init(params)),
-            ema=params,
+            ema=jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), params),
             key=key,
             finite=jnp.array(True),
         )
+
+    @property
+    def averaged(self) -> Any:
+        """The averaged weights, in the types of the weights."""
+        return jax.tree.map(lambda mean, leaf: mean.astype(leaf.dtype), self.ema, self.params)
+
+
+def check_trainable(key, params) -> None:
+    """Raise for a key that is not one typed key, and for parameters that are not floating or none at all."""
+    if check_key(key).ndim:
+        raise ValueError(f"key has shape {key.shape}; expected one key")
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"params = {said(params)} hold no arrays; expected the weights that are trained")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(jnp.result_type(native(leaf)), jnp.floating):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise TypeError(
+                f"parameter {name} has dtype {jnp.result_type(native(leaf))}; expected a floating array. "
+                "Keep counters and keys out of the trained parameters"
+            )

@@ -14,14 +14,16 @@ on, so that each device works on its own examples throughout.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxdiff.processes import check_event
-from jaxdiff.training.mesh import batch_sharding, make_mesh, replicated, state_sharding
+from jaxdiff.arrays import check_event, check_function, check_scalar, check_whole, said
+from jaxdiff.training.mesh import batch_sharding, check_mesh, replicated, state_sharding
 from jaxdiff.training.state import TrainState
 
 
@@ -50,19 +52,27 @@ def prepare_as_given(key, batch: dict):
 
 
 def clipped_adam(
-    steps: int, learning_rate: float = 1e-3, warmup: float = 0.05, clip: float = 1.0
+    steps: int | Sequence[int], learning_rate: float = 1e-3, warmup: float = 0.05, clip: float = 1.0
 ) -> optax.GradientTransformation:
     """Adam behind a clip of the gradient's global norm at `clip`.
 
-    The learning rate rises linearly over the fraction `warmup` of `steps`, then falls by a cosine to 0.
+    The learning rate rises linearly over the fraction `warmup` of `steps`, then falls by a cosine to 0. `steps` may be
+    several rising numbers, (100, 200): from each to the next the rate rises and falls once more (a warm restart;
+    Loshchilov and Hutter 2017).
     """
-    for name, value in {"steps": steps, "learning_rate": learning_rate, "clip": clip}.items():
-        if not value > 0:
-            raise ValueError(f"{name} = {value}; expected a number above 0")
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup = {warmup}; expected a fraction of the steps, 0 <= warmup < 1")
-    rising = int(warmup * steps)
-    schedule = optax.warmup_cosine_decay_schedule(learning_rate / (rising + 1), learning_rate, rising, steps)
+    ends = [check_whole("steps", end) for end in (steps if isinstance(steps, tuple | list) else [steps])]
+    lengths = np.diff([0, *ends])
+    if not ends or lengths.min() < 1:
+        raise ValueError(f"steps = {steps}; expected one whole number, or several that rise")
+    check_scalar("learning_rate", learning_rate, above=0)
+    check_scalar("clip", clip, above=0, most=math.inf)
+    check_scalar("warmup", warmup, least=0, below=1, noun="a fraction of the steps")
+
+    def once(length: int):
+        rising = int(warmup * length)
+        return optax.warmup_cosine_decay_schedule(learning_rate / (rising + 1), learning_rate, rising, length)
+
+    schedule = once(ends[0]) if len(ends) == 1 else optax.join_schedules([*map(once, lengths.tolist())], ends[:-1])
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule))
 
 
@@ -81,6 +91,41 @@ def _parts(key, x0, cond, accumulate: int) -> tuple:
     return jax.random.split(key, accumulate), *jax.tree.map(split, (x0, cond))
 
 
+def _towards(rate, new, mean):
+    """The average `mean`, of its own type, moved by `rate` towards `new`."""
+    rate = rate.astype(mean.dtype)
+    return rate * new.astype(mean.dtype) + (1 - rate) * mean
+
+
+def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
+    """Raise TypeError or ValueError for what no step can be made of."""
+    if not dataclasses.is_dataclass(denoiser) or isinstance(denoiser, type) or not hasattr(denoiser, "params"):
+        raise TypeError(
+            f"denoiser = {said(denoiser)}; expected one with `params` to train, such as "
+            "jaxdiff.Denoiser(network, params, process)"
+        )
+    check_function("loss", loss, "a function (denoiser, key, x0, cond) -> [batch], such as jaxdiff.losses.Denoising()")
+    check_function("prepare", prepare, "a function (key, batch) -> (x0, cond)")
+    check_scalar("ema_decay", ema_decay)
+    if not 0 <= ema_decay < 1:
+        raise ValueError(f"ema_decay = {ema_decay}; expected 0 <= ema_decay < 1, for instance 0.999")
+    check_whole("accumulate", accumulate, noun="part of a batch")
+
+
+def check_optimizer(optimizer) -> None:
+    """Raise TypeError for what is no transformation of optax."""
+    for name in ("init", "update"):
+        check_function(f"optimizer.{name}", getattr(optimizer, name, None), "an optimiser of optax, such as optax.adam")
+
+
+def _prepared(prepare: Callable, key, batch: dict) -> tuple:
+    """(x0, cond) of `prepare`, held to be a pair."""
+    pair = prepare(key, batch)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"prepare returned {said(pair)}; expected (x0, cond), cond None where there is none")
+    return check_event(pair[0], "x0"), pair[1]
+
+
 def make_step(
     denoiser,
     loss: Callable,
@@ -96,11 +141,9 @@ def make_step(
     `loss(denoiser, key, x0, cond) -> [batch]` run inside. grad_norm is the gradient's global norm, unclipped. The state
     and the batch lie on `mesh` (by default `make_mesh()`: data parallel over all devices).
     """
-    if not 0 <= ema_decay < 1:
-        raise ValueError(f"ema_decay = {ema_decay}; expected 0 <= ema_decay < 1, for instance 0.999")
-    if accumulate < 1:
-        raise ValueError(f"accumulate = {accumulate}; expected at least 1 part of a batch")
-    mesh = make_mesh() if mesh is None else mesh
+    check_parts(denoiser, loss, ema_decay, prepare, accumulate)
+    mesh = check_mesh(mesh)
+    check_optimizer(optimizer)
     shardings = state_sharding(mesh, TrainState.like(denoiser.params, optimizer))
 
     def mean_loss(params, key, x0, cond):
@@ -132,8 +175,8 @@ def make_step(
     )
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        x0, cond = prepare(prepare_key, batch)
-        if len(check_event(x0, "x0")) % (accumulate * mesh.size):
+        x0, cond = _prepared(prepare, prepare_key, batch)
+        if len(x0) % (accumulate * mesh.size):
             raise ValueError(
                 f"a batch of {len(x0)} is not accumulate x devices = {accumulate} x {mesh.size} times a whole number"
             )
@@ -143,7 +186,7 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
 
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema = optax.tree.cast_like(optax.incremental_update(params, state.ema, 1 - decay), state.ema)
+        ema = jax.tree.map(functools.partial(_towards, 1 - decay), params, state.ema)
 
         norms = jnp.stack([value, grad_norm, optax.tree.norm(updates)])
         finite = state.finite & jnp.isfinite(norms).all()

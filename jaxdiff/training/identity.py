@@ -1,0 +1,164 @@
+"""What a run is made of, as JSON: every part that decides its numbers, by a name.
+
+A part is a number or a word where it is one, and otherwise what can be read of it followed by the hash of all of it
+(`jaxdiff.arrays.fingerprint`): "VP(beta_min=0.1, beta_max=20.0) #6f3a...". The devices are no part: a run may go on on
+others. The initial weights are kept as four figures that hardly depend on rounding, since the same key draws weights
+that differ in their last digits on another kind of device.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxdiff.arrays import fingerprint
+from jaxdiff.training import hosts
+
+LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # whose versions may change the numbers
+LENGTH = 300  # characters of what can be read of a part
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries, of those that are installed."""
+
+    def version(name: str) -> str:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {name: version(name) for name in LIBRARIES}
+
+
+def of_settings(key, denoiser, given: Mapping[str, Any] | None, **settings) -> dict[str, Any]:
+    """The parts of a run that are known before its data: the denoiser's fields, `settings`, versions, and `given`.
+
+    Raises ValueError where `given`, the caller's own parts, has the name of one of these, TypeError where it is no
+    JSON.
+    """
+    own = {
+        "key": jax.random.key_data(key).tolist(),
+        "generator": str(jax.random.key_impl(key)),
+        "denoiser": describe(type(denoiser)),
+        "weights": _types(denoiser.params),
+        "initial_weights": figures(denoiser.params),
+        **{name: describe(value) for name, value in settings.items()},
+        **versions(),
+    }
+    fields = [field.name for field in dataclasses.fields(denoiser) if field.name not in ("params", "label_dropout")]
+    own |= {f"denoiser.{name}" if name in own else name: describe(getattr(denoiser, name)) for name in fields}
+    try:
+        given = json.loads(json.dumps(dict(given or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"identity = {given!r} is no JSON object ({error}); give a dict of words and numbers") from None
+    if taken := sorted(given.keys() & own.keys()):
+        raise ValueError(f"identity has {', '.join(taken)}, which train records itself; take another name")
+    return own | given
+
+
+def of_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that a first batch tells of."""
+    if hosts.several():
+        batch = multihost_utils.process_allgather(batch, tiled=True)
+    digest = hashlib.sha256()
+    for name, array in sorted(batch.items()):
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    shapes = {name: [str(np.asarray(array).dtype), *np.shape(array)] for name, array in sorted(batch.items())}
+    return {"batch": shapes, "first_batch": digest.hexdigest()[:16]}
+
+
+def check(before: Mapping[str, Any], now: Mapping[str, Any], allow: tuple[str, ...], folder: Path) -> None:
+    """Raise ValueError where the run in `folder` was made of other parts than `now`, those in `allow` aside."""
+    names = sorted(before.keys() | now.keys())
+    changed = [name for name in names if not _same(name, before.get(name), now.get(name)) and name not in allow]
+    if changed:
+        what = "; ".join(f"{name}: {before.get(name)}, now {now.get(name)}" for name in changed)
+        raise ValueError(
+            f"{folder} holds a run with another {what}. Go on as it was, give another folder, or accept the difference "
+            f"by name: allow {' '.join(changed)} (in Python allow={tuple(changed)})"
+        )
+
+
+def _same(name: str, before, now) -> bool:
+    if name == "initial_weights" and now is not None:
+        return same_weights(before, now)
+    if isinstance(before, float) and isinstance(now, float):  # measured on data, perhaps, on another machine
+        return math.isclose(before, now, rel_tol=1e-5)
+    return before == now
+
+
+def figures(params) -> list[float]:
+    """Four numbers that other weights do not have: log of their root mean square, and three sums in units of it."""
+    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(params)]
+    size = math.sqrt(sum(float(leaf @ leaf) for leaf in leaves)) or 1.0
+    sums = np.zeros(3)
+    for j, leaf in enumerate(leaves):
+        halves = leaf[: leaf.size // 2].sum(), leaf[leaf.size // 2 :].sum()
+        sums += math.cos(j) * np.array([sum(halves), halves[0] - halves[1], leaf[::2].sum() - leaf[1::2].sum()])
+    with np.errstate(invalid="ignore"):
+        return [math.log(size), *(sums / size).tolist()]
+
+
+def same_weights(one: list[float] | None, other: list[float]) -> bool:
+    """Whether figures are those of the same weights, but for rounding."""
+    return one is not None and bool(np.allclose(one, other, rtol=0, atol=1e-3))
+
+
+def _types(params) -> str:
+    leaves = jax.tree.leaves(params)
+    types_ = sorted({str(jnp.result_type(leaf)) for leaf in leaves})
+    return f"{sum(np.size(leaf) for leaf in leaves):,} values of {', '.join(types_)}"
+
+
+def describe(value) -> Any:
+    """A part as JSON."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if np.ndim(value) == 0 and isinstance(value, float | np.generic | np.ndarray | jax.Array):
+        return float(value)
+    return f"{_words(value)[:LENGTH]} #{fingerprint(value)}"
+
+
+def _words(value, depth: int = 0) -> str:
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, np.ndarray | jax.Array):
+        return str(value) if value.ndim == 0 else f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, type | types.FunctionType):
+        numbers = dict.fromkeys(_numbers(value))
+        return value.__qualname__ + (f"({', '.join(numbers)})" if numbers else "")
+    if dataclasses.is_dataclass(value) and depth < 3:
+        fields = [f"{f.name}={_words(getattr(value, f.name), depth + 1)}" for f in dataclasses.fields(value)]
+        return f"{type(value).__qualname__}({', '.join(fields)})"
+    numbers = dict.fromkeys(_numbers(value))
+    return type(value).__qualname__ + (f"({', '.join(numbers)})" if numbers else "")
+
+
+def _numbers(value) -> Iterator[str]:
+    """The numbers that a function, or functions in a tuple, close over: "learning_rate=0.001"."""
+    named: list[tuple[str, Any]] = []
+    if isinstance(value, types.FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
+            try:
+                named.append((name, cell.cell_contents))
+            except ValueError:  # not filled yet
+                continue
+    elif isinstance(value, tuple):
+        named = [("", part) for part in value]
+    elif hasattr(value, "func") and hasattr(value, "keywords"):
+        named = [("", value.func), *value.keywords.items()]
+    for name, part in named:
+        if isinstance(part, bool | int | float) and name:
+            yield f"{name}={part!r}"
+        elif isinstance(part, types.FunctionType | tuple):
+            yield from _numbers(part)
