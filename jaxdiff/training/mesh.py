@@ -32,10 +32,10 @@ def make_mesh(model: int = 1, devices: list | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else list(devices)
     model = check_whole("model", model, least=None)
-    if not devices or not all(isinstance(device, jax.Device) for device in devices) or len(set(devices)) < len(devices):
-        raise TypeError(f"devices = {said(devices)}; expected different devices of jax.devices(), at least one")
     if model < 1 or len(devices) % model:
         raise ValueError(f"model = {model} does not divide {len(devices)} devices; expected a divisor of their number")
+    if not all(isinstance(device, jax.Device) for device in devices) or len(set(devices)) < max(len(devices), 1):
+        raise TypeError(f"devices = {said(devices)}; expected different devices of jax.devices(), at least one")
     return jax.make_mesh((len(devices) // model, model), ("data", "model"), (AxisType.Auto,) * 2, devices=devices)
 
 
