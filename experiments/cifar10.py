@@ -26,7 +26,7 @@ CONFIG = runs.Config(
 
 def run(config: runs.Config, folder: Path, limit: int | None = None, **likelihood) -> dict:
     """Train, picture and score the first `limit` test images; the run's summary."""
-    denoiser, _ = runs.train(config, folder, pictures_every=600.0, progress=True)
+    denoiser, _ = runs.train(config, folder)
     return runs.likelihood(config, denoiser, folder, "test", limit, 0, True, **likelihood)
 
 

@@ -17,7 +17,7 @@ CONFIG = runs.Config(channels=(24, 48), attention=(), steps=10_000, learning_rat
 
 
 def main() -> None:
-    denoiser, summary = runs.train(CONFIG, FOLDER, pictures_every=60.0, progress=True)
+    denoiser, summary = runs.train(CONFIG, FOLDER)
     summary = runs.likelihood(CONFIG, denoiser, FOLDER, "test", None, 0, True, rtol=1e-4, atol=1e-4)
     print(f"{summary['bits_per_dim']:.4f} +- {summary['standard_error']:.4f} bits/dim, {summary['kind']}")
     print(f"{summary['parameters']:,} parameters, {summary['train_seconds']:.0f} s of training; pictures in {FOLDER}")

@@ -92,7 +92,7 @@ def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
     config = chosen.config
     classifier = fashion_mnist_classifier.load()
     train, test = (runs.load_images(config, split) for split in ("train", "test"))
-    denoiser, summary = runs.train(config, folder, pictures_every=120.0, progress=True)
+    denoiser, summary = runs.train(config, folder)
     drawn = samples(chosen, denoiser, folder)
     fid, floor = distances(classifier, drawn, train.image, test.image)
     summary = runs.likelihood(config, denoiser, folder, "test", None, 0, True, **chosen.likelihood)

@@ -132,7 +132,7 @@ def gradients(denoiser, data, n=16) -> None:
 
 
 def main() -> None:
-    denoiser, _ = runs.train(CONFIG, Path("runs/demo"), 1e9, progress=True)
+    denoiser, _ = runs.train(CONFIG, Path("runs/demo"), pictures=0)
     train, test = (runs.load_images(CONFIG, split) for split in ("train", "test"))
     traces(denoiser, test)
     dequantizations(denoiser, train, test)

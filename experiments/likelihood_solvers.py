@@ -139,7 +139,7 @@ def mixture():
 
 def network():
     """The same of the demo's network."""
-    denoiser, _ = runs.train(runs.Config(), Path("runs/demo"), 1e9, progress=True)
+    denoiser, _ = runs.train(runs.Config(), Path("runs/demo"), pictures=0)
     data = runs.load_images(runs.Config(), "test")
     x = jd.dequantize(jax.random.key(0), data.image[:N], data.levels).astype(jnp.float32)
     vectors = jax.random.rademacher(jax.random.key(1), (N, 1, *x.shape[1:]), jnp.float32)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ import tyro
 
 import jaxdiff as jd
 from jaxdiff import runs, training
-from jaxdiff.config import IMAGES, Config
-from jaxdiff.training.hosts import agree, first
+from jaxdiff.arrays import atomic_write, check_number, check_path, check_whole, is_leftover, own_folder, remove_folder
+from jaxdiff.config import IMAGES, Config, check_seed
+from jaxdiff.training.hosts import INTERRUPTED, agree, first
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress bars.")]
@@ -45,7 +45,8 @@ KEPT = "what is done is kept; the same command goes on"
 def _together(hosts: Hosts, folder: Path, asked: tuple, at_once: str, agreed: bool = False) -> Iterator[None]:
     """Connect the processes of a run, of all of which the same is asked.
 
-    A failure ends all of them; SIGTERM ends this one, or all where they agree on it.
+    A failure ends all of them; SIGTERM ends this one, or all where they agree on it. KeyboardInterrupt says what is
+    kept.
     """
     given = hosts.coordinator, hosts.processes, hosts.process_id
     if None not in given or hosts.cluster:
@@ -53,9 +54,12 @@ def _together(hosts: Hosts, folder: Path, asked: tuple, at_once: str, agreed: bo
         training.connect(*given)
     elif given != (None, None, None):
         raise ValueError("several processes need --coordinator, --processes and --process-id, or --cluster")
-    with training.failing_together(folder), training.Preemption(at_once):
-        agree(folder, {"arguments": repr(asked)})
-        yield
+    try:
+        with training.failing_together(folder), training.Preemption(at_once):
+            agree(folder, {"arguments": asked})
+            yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or f"interrupted; {at_once}") from None
 
 
 def train(
@@ -65,6 +69,7 @@ def train(
     allow: tuple[str, ...] = (),
     checkpoint_every: int = 500,
     log_every: int = 50,
+    pictures: float = runs.PICTURES,
     tensorboard: bool = False,
     wandb: str | None = None,
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
@@ -79,6 +84,7 @@ def train(
         allow: What may differ from the run that is continued, by the names an error gave.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between lines in metrics.jsonl.
+        pictures: The largest share of the time that pictures of samples may take meanwhile; 0 for no such pictures.
         tensorboard: Log to TensorBoard too, into FOLDER/tensorboard.
         wandb: Log to this project of Weights & Biases too.
         hosts: Several processes.
@@ -89,10 +95,11 @@ def train(
         told = [training.tensorboard(folder)] if tensorboard else []
         return told + ([training.wandb(folder, wandb, dataclasses.asdict(config))] if wandb else [])
 
+    folder = check_path("folder", folder)
     asked = config, model_devices, allow, checkpoint_every, log_every
     with _together(hosts, folder, asked, "nothing is lost; the same command goes on", agreed=True):
-        settings = model_devices, writers, allow, checkpoint_every, log_every
-        return runs.train(config, folder, 20.0, not json_, *settings)[1]
+        settings = model_devices, writers, allow, checkpoint_every, log_every, pictures
+        return runs.train(config, folder, not json_, *settings)[1]
 
 
 def sample(
@@ -123,8 +130,11 @@ def sample(
         hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
-    if min(n, steps, batch_size) < 1:
-        raise ValueError(f"n = {n}, steps = {steps}, batch_size = {batch_size}; expected at least one of each")
+    folder = check_path("folder", folder)
+    for name, count in (("n", n), ("steps", steps), ("batch_size", batch_size)):
+        check_whole(name, count)
+    check_seed(seed)
+    check_number("guidance", guidance)
     with _together(hosts, folder, (n, sampler, steps, label, guidance, seed, batch_size), KEPT):
         config, denoiser = runs.load(folder)
         if label is not None and not config.conditional:
@@ -135,14 +145,14 @@ def sample(
             if label is None:
                 raise ValueError(f"guidance = {guidance} needs a label to guide to; give --label")
             denoiser = jd.guidance.ClassifierFree(denoiser, guidance)
-        keep, unfinished = folder / "samples.partial", folder / "samples.tmp.npy"
+        keep = own_folder(folder, "samples.partial") if first() else folder / "samples.partial"
         lasting = {"mesh": runs.every_device(), "keep": keep, "progress": not json_ and first()}
         x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size, **lasting)
         if first():
-            np.save(unfinished, x)
-            unfinished.replace(folder / "samples.npy")
+            with atomic_write(folder / "samples.npy") as file:
+                np.save(file, x)
             runs.picture_samples(config, x[:256] if config.data in IMAGES else x, folder / "samples.png")
-            shutil.rmtree(keep)
+            remove_folder(keep)
     return {"samples": str(folder / "samples.npy"), "picture": str(folder / "samples.png"), "n": n}
 
 
@@ -180,8 +190,10 @@ def likelihood(
         hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit = {limit}; expected at least one example")
+    folder = check_path("folder", folder)
+    if limit is not None:
+        check_whole("limit", limit)
+    check_seed(seed)
     settings: dict[str, Any] = {"divergence": divergence, "probes": probes, "rtol": rtol, "atol": atol}
     samples = dequantization_samples
     with _together(hosts, folder, (split, limit, seed, samples, target_error, budget, settings), KEPT):
@@ -202,13 +214,19 @@ def export(
         folder: Where to; new or empty.
         json_: Print the result as one line of JSON.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    run, folder = check_path("run", run), check_path("folder", folder)
+    if folder.exists() and not (folder.is_dir() and all(map(_is_unfinished, folder.iterdir()))):
         raise ValueError(f"{folder} is not an empty folder; give one that is new or empty")
     _, denoiser = runs.load(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    jd.pretrained.write_params(folder / runs.WEIGHTS, denoiser.params)
-    shutil.copyfile(run / "config.json", folder / "config.json")  # last: without it a folder is no run
+    jd.pretrained.write_params(own_folder(folder) / runs.WEIGHTS, denoiser.params)
+    with atomic_write(folder / "config.json") as file:  # last: without it a folder is no run
+        file.write((run / "config.json").read_bytes())
     return {"weights": str(folder / runs.WEIGHTS), "config": str(folder / "config.json")}
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether an export that was stopped can have left this in an empty folder."""
+    return is_leftover(path) or (path.name == runs.WEIGHTS and not path.with_name("config.json").exists())
 
 
 BASELINES = {
@@ -227,11 +245,13 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
         json_: Print the result as one line of JSON.
     """
     say = lambda text: print(text, file=sys.stderr)
-    config = Config(seed=seed)
-    say(f"training on 1,000 digits of 8 x 8 pixels; a picture of samples comes every 20 s: {folder}/samples.png")
-    denoiser, _ = runs.train(config, folder, 20.0, not json_)
-    say("likelihood of 447 digits it has not seen:")
-    summary = runs.likelihood(config, denoiser, folder, "test", None, seed, not json_, budget=0, rtol=1e-3, atol=1e-3)
+    folder, config = check_path("folder", folder), Config(seed=seed)
+    with _together(Hosts(), folder, (), KEPT):
+        say(f"training on 1,000 digits of 8 x 8 pixels; pictures of samples on the way: {folder}/samples.png")
+        denoiser, _ = runs.train(config, folder, not json_, pictures=0.1)
+        say("likelihood of 447 digits it has not seen:")
+        asked, tolerances = ("test", None, seed, not json_), {"rtol": 1e-3, "atol": 1e-3}
+        summary = runs.likelihood(config, denoiser, folder, *asked, budget=0, **tolerances)
     for name, value in BASELINES.items():
         say(f"  {value:.3f}  {name}")
     say(f"  {summary['bits_per_dim']:.3f}  this diffusion model, +- {summary['standard_error']:.3f}")
@@ -252,9 +272,9 @@ def main() -> None:
     except (ValueError, TypeError, FloatingPointError, ImportError, OSError) as error:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("\njaxdiff: interrupted; the same command again goes on where this one was", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as stop:
+        print(f"\njaxdiff: {str(stop) or 'interrupted; the same command starts again'}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     if "--json" in sys.argv:
         print(json.dumps(result))
     else:

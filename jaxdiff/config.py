@@ -4,12 +4,12 @@ config.json holds words and numbers, never code; what is in it is checked before
 """
 
 import dataclasses
-import json
 import types
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jaxdiff as jd
+from jaxdiff.arrays import check_number, check_room, check_whole, read_json, said
 
 IMAGES = {
     "digits": jd.data.load_digits,
@@ -101,14 +101,27 @@ class Config:
     """Seed of weights, batches and noise."""
 
     def check(self) -> None:
-        """Raise ValueError for settings that do not go together, or have no meaning."""
-        for name in ("blocks", "batch_size", "accumulate", "steps", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; expected a whole number above 0")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed}; expected a whole number of 0 or more")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate = {self.learning_rate}; expected a number above 0")
+        """Raise ValueError for settings that do not go together, or have no meaning; TypeError for another type."""
+        for name, kind in get_type_hints(Config).items():
+            _check_kind(name, getattr(self, name), kind)
+        for name in ("blocks", "batch_size", "accumulate", "image_size"):
+            check_whole(name, getattr(self, name))
+        check_whole("steps", self.steps, most=2**31 - 1)
+        check_seed(self.seed)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("ema_decay", self.ema_decay, least=0, below=1)
+        for name in ("channels", "hidden"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} = (); expected at least one width")
+            for width in getattr(self, name):
+                check_whole(f"a width in {name}", width)
+        for width in self.channels:
+            check_room("the weights of a level of channels", self.blocks, 2, 3, 3, width, width)
+        for width in self.hidden:
+            check_room("the weights of a layer of hidden", self.hidden[0], width)
+        check_room("a batch of images", self.batch_size, self.image_size, self.image_size, 1 if self.grey else 3)
+        for level in self.attention if self.attention != Config.attention else ():
+            check_whole("a level in attention", level, least=0, most=len(self.channels) - 1)
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
         if self.data == "folder" and self.image_folder is None:
@@ -119,18 +132,34 @@ class Config:
             setting = "conditional" if self.conditional else "flip"
             raise ValueError(f"{setting} = True is for images; {self.data} has neither labels nor sides: leave it out")
 
+    def check_used(self) -> None:
+        """Raise ValueError for a setting, other than by default, that this data set has no use for."""
+        for name, used in _USED.items():
+            if getattr(self, name) != getattr(Config, name) and self.data not in used:
+                raise ValueError(f"{name} = {getattr(self, name)} is not used with data = {self.data}; leave it out")
+
+
+_USED = {  # the data sets that use a setting, where not all do
+    **dict.fromkeys(("image_size", "grey", "skip_corrupt"), ("folder",)),
+    **dict.fromkeys(("channels", "blocks", "attention", "remat"), tuple(IMAGES)),
+    "hidden": TOYS,
+}
+
+
+def check_seed(seed: int) -> int:
+    """`seed`, 0 to 2^32 - 1; ValueError for another: JAX takes 32 bits of it, so that 2^32 would be 0 again."""
+    return check_whole("seed", seed, least=0, most=2**32 - 1)
+
 
 def read_config(folder: Path) -> Config:
     """The config of a run folder; a ValueError that says what is wrong with one that is not."""
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{folder} is not a run folder: it has no config.json. Make one by `jaxdiff train {folder}`")
     try:
-        values = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a config of this version of jaxdiff: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is not a config of this version of jaxdiff: expected an object of settings")
+        values = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a config of this version of jaxdiff: {error}") from None
     known = get_type_hints(Config)
     if unknown := sorted(values.keys() - known.keys()):
         raise ValueError(
@@ -140,13 +169,21 @@ def read_config(folder: Path) -> Config:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
-    for name, value in values.items():
-        if not _is(value, known[name]):
-            words = f"one of {', '.join(get_args(known[name]))}" if get_origin(known[name]) is Literal else known[name]
-            raise ValueError(f"{path}: {name} = {value!r}; expected {getattr(words, '__name__', words)}")
     config = Config(**values)
-    config.check()
+    try:
+        config.check()
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
     return config
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    """Raise ValueError for a word that is none of those known, TypeError for a value of another type."""
+    if _is(value, kind):
+        return
+    if get_origin(kind) is Literal:
+        raise ValueError(f"{name} = {said(value)}; expected one of {', '.join(get_args(kind))}")
+    raise TypeError(f"{name} = {said(value)}; expected {getattr(kind, '__name__', kind)}")
 
 
 def _is(value: Any, kind: Any) -> bool:

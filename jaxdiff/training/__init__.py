@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxdiff.training.checkpoints import Checkpoints, load_params
+    from jaxdiff.training.checkpoints import Checkpoints, load_params, saved_steps
     from jaxdiff.training.hosts import connect, failing_together
     from jaxdiff.training.log import MetricsLog, read_metrics, tensorboard, wandb
     from jaxdiff.training.loop import train
@@ -29,6 +29,7 @@ _MODULE_OF = {
     "make_step": "step",
     "prepare_as_given": "step",
     "read_metrics": "log",
+    "saved_steps": "checkpoints",
     "tensorboard": "log",
     "train": "loop",
     "wandb": "log",
@@ -50,6 +51,7 @@ __all__ = [
     "make_step",
     "prepare_as_given",
     "read_metrics",
+    "saved_steps",
     "tensorboard",
     "train",
     "wandb",

@@ -322,6 +322,12 @@ def _rename(path: Path, to: Path) -> None:
     path.rename(to)
 
 
+def saved_steps(folder: str | os.PathLike) -> list[int]:
+    """The steps of which the run in `folder` has checkpoints, newest first; whether they are whole is not looked at."""
+    checkpoints = check_path("folder", folder) / "checkpoints"
+    return _steps(checkpoints) if checkpoints.is_dir() else []
+
+
 def load_params(folder: str | os.PathLike, like):
     """The newest averaged weights of the run in `folder`; `like` is a pytree of arrays, abstract or not.
 

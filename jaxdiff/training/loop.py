@@ -121,6 +121,7 @@ def train(
     log_every: int = 50,
     checkpoint_every: int = 500,
     on_log: Callable | None = None,
+    extra: Callable[[], Mapping[str, float]] = dict,
     progress: bool = True,
 ):
     """Train `denoiser.params` to `steps` updates and return the denoiser with the averaged (EMA) weights.
@@ -155,8 +156,8 @@ def train(
         allow: names of what may differ from the run that is continued.
         checkpoint_every: a checkpoint is saved at the first log at or after each multiple, and at the end.
         on_log: `on_log(denoiser, metrics)` after each log: the denoiser with EMA weights, valid during the
-            call only, and the line just written, whose `seconds` is the time spent in steps so far. The numbers that it
-            returns, a dict or None, are in all later lines, too.
+            call only, and the line just written, whose `seconds` is the time spent in steps so far.
+        extra: `extra()` gives numbers that each line has beside the loop's own.
 
     Warns (UserWarning) of data whose mean is far from 0 beside their standard deviation, or whose spread the process's
     noise does not cover.
@@ -257,7 +258,7 @@ def train(
             preemption.held(),
         ):
             source = read_from(batches, done, batch)
-            stop, noted = False, {}
+            stop = False
             while done < steps:
                 start = done // log_every * log_every
                 end = min(steps, start + log_every)
@@ -283,7 +284,7 @@ def train(
                 if done == end:
                     means = {name: float(np.mean([m[name] for m in history])) for name in ("loss", "grad_norm")}
                     seconds = log.last.get("seconds", 0.0) + spent
-                    log.write({"step": end, **means, "seconds": seconds, **speed(len(fresh), spent), **noted})
+                    log.write({"step": end, **means, "seconds": seconds, **speed(len(fresh), spent), **extra()})
                     history = []
                     bar.set_postfix(loss=f"{means['loss']:.4g}")
                 bar.update(done - bar.n)
@@ -294,7 +295,7 @@ def train(
                 if stop:
                     preemption.leave(done)
                 if on_log is not None:
-                    noted |= on_log(trained(), log.last) or {}
+                    on_log(trained(), log.last)
         return trained()
 
 
