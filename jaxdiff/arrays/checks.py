@@ -209,12 +209,12 @@ def check_shape(name: str, shape, expected: str, least_axes: int = 1) -> tuple[i
     return sizes
 
 
-def check_room(what: str, *shape: int, itemsize: int = 4) -> None:
-    """Raise ValueError where an array of `shape` is larger than the memory of this machine, or of its device."""
+def check_room(what: str, *shape: int, itemsize: int = 4, on_device: bool = True) -> None:
+    """Raise ValueError where an array of `shape` is larger than the memory of the device, or of the machine."""
     needed = math.prod(shape) * itemsize
     if needed < 2**28:  # not worth a look
         return
-    stats = jax.local_devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {} if on_device else {}
     there = stats.get("bytes_limit") or _memory()
     if needed > there:
         raise ValueError(

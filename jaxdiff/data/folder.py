@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from jaxdiff.arrays import check_path, check_room, check_whole, fingerprint
 from jaxdiff.data.images import Images, Split
 
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # no other of Pillow's readers is tried, whatever a file is called
@@ -29,7 +30,8 @@ class ImageFolder:
     any, all have label 0. Names that begin with a dot are passed over.
 
     Colours are those of the file: profiles and orientation tags are not applied, CMYK is converted, 16 bits become
-    their upper 8 (12 bits in a file of 16 are refused), what is transparent is laid on white, and of several frames the first is taken.
+    their upper 8 (12 bits in a file of 16 are refused), what is transparent is laid on white, and of several frames the
+    first is taken.
 
     Attributes:
         paths: of the files, relative to the folder.
@@ -46,7 +48,8 @@ class ImageFolder:
         on_corrupt: whether a file that is no picture raises or is left out. Here only its header is read. One whose
             pixels turn out damaged raises, by name, when it is read; `load()` and `checked()` leave it out.
 
-    Raises ValueError for a folder without pictures, with pictures beside its classes, with a link that leads out of it
+    Raises TypeError for a folder that is no path and a size that is no whole number; ValueError for a folder without
+    pictures, with pictures beside its classes, with a link that leads out of it
     or to a folder, and for files that are no pictures or have more pixels than `PIL.Image.MAX_IMAGE_PIXELS`;
     FileNotFoundError where there is none.
     """
@@ -62,15 +65,16 @@ class ImageFolder:
         on_corrupt: Literal["raise", "skip"] = "raise",
         progress: bool = False,
     ):
-        if size < 1:
+        if (size := check_whole("size", size, least=None)) < 1:
             raise ValueError(f"size = {size}; expected at least 1")
-        if channels not in (1, 3):
+        if check_whole("channels", channels) not in (1, 3):
             raise ValueError(f"channels = {channels}; expected 3 for colours or 1 for grey")
+        check_room("a picture", size, size, channels, itemsize=1)
         if split not in (None, *SHARES):
             raise ValueError(f"split = {split!r}; expected None or one of {', '.join(map(repr, get_args(Split)))}")
         if on_corrupt not in ("raise", "skip"):
             raise ValueError(f"on_corrupt = {on_corrupt!r}; expected 'raise' or 'skip'")
-        self.folder, self.size, self.channels = Path(folder).resolve(), size, channels
+        self.folder, self.size, self.channels = check_path("folder", folder).resolve(), size, channels
         self.on_corrupt: Literal["raise", "skip"] = on_corrupt
         self.skipped: list[tuple[str, str]] = []
         found = _pictures(self.folder)
@@ -96,10 +100,8 @@ class ImageFolder:
     @property
     def fingerprint(self) -> str:
         """What stands for the contents: the files' names and how many bytes they have, the size and the channels."""
-        digest = hashlib.sha256(f"{self.size} {self.channels}".encode())
-        for path in self.paths:
-            digest.update(f"\n{path!r} {(self.folder / path).stat().st_size}".encode())
-        return digest.hexdigest()
+        files = "\n".join(f"{path!r} {(self.folder / path).stat().st_size}" for path in self.paths)
+        return fingerprint(self.size, self.channels, files)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from jaxdiff.arrays import check_path
+
 if TYPE_CHECKING:
     from jaxdiff.data.builders import ImageBuilder
 
@@ -89,7 +91,7 @@ def load_fashion_mnist(
     """
     from jaxdiff.data.builders import FashionMNIST
 
-    return _load(FashionMNIST, split, data_dir, folder=folder or (DEBIAN if DEBIAN.is_dir() else None))
+    return _load(FashionMNIST, split, data_dir, folder=DEBIAN if folder is None and DEBIAN.is_dir() else folder)
 
 
 def load_cifar10(split: Split = "train", data_dir: str | os.PathLike | None = None) -> Images:
@@ -157,7 +159,8 @@ def _prepared(
         raise ValueError(f"split = {split!r}; expected one of {', '.join(map(repr, get_args(Split)))}")
     from tensorflow_datasets.core.constants import DATA_DIR
 
-    data_dir = os.path.expanduser(data_dir or DATA_DIR)
+    data_dir = os.fspath(check_path("data_dir", DATA_DIR if data_dir is None else data_dir))
+    source = {name: None if path is None else check_path(name, path) for name, path in source.items()}
     builder = lambda: kind(data_dir=data_dir, file_format="array_record", **source)
     folder = os.path.join(data_dir, kind.name, str(kind.VERSION))
     if not os.path.exists(folder):

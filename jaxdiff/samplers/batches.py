@@ -135,7 +135,7 @@ def draw(
     """
     n, *event = shape
     n, batch_size = check_whole("n", n), check_whole("batch_size", batch_size)
-    check_room("an array of samples", n, *event)
+    check_room("an array of samples", n, *event, on_device=False)
     keys, axis = example_keys(key, n), int(settings.get("trajectory", False))
     every, model = (check_cond(denoiser, cond, n), x_start), copied(denoiser, mesh)
 

@@ -112,3 +112,12 @@ def test_importing_the_data_layer_loads_no_data_library():
     heavy = "{'grain', 'tensorflow_datasets', 'sklearn', 'tensorflow', 'requests'}"
     code = f"import sys, jaxdiff.data; loaded = {heavy} & sys.modules.keys(); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_in_the_home_folder_is_found_and_what_is_no_path_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    load_digits("test", "~/sets")
+    assert [path.name for path in tmp_path.iterdir()] == ["sets"]
+    with pytest.raises(TypeError, match="data_dir = 3; expected a path"):
+        load_digits("test", 3)

@@ -319,3 +319,24 @@ def test_the_fingerprint_is_that_of_names_sizes_and_settings(animals):
     os.rename(folder / "cat" / "a.bmp", folder / "cat" / "b.bmp")
     found.append(of())
     assert len(set(found)) == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"folder": 3}, TypeError, "folder = 3; expected a path"),
+        ({"folder": ""}, ValueError, "folder = ''; expected a path"),
+        ({"size": 8.0}, TypeError, "size = 8.0; expected a whole number"),
+        ({"size": True}, TypeError, "size = True"),
+        ({"size": 10**7}, ValueError, r"a picture of shape \(10000000, 10000000, 3\) takes .* GiB"),
+        ({"channels": "RGB"}, TypeError, "channels = 'RGB'"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_by_their_name(animals, settings, error, message):
+    with pytest.raises(error, match=message):
+        ImageFolder(**{"folder": animals[0], "size": 8} | settings)
+
+
+def test_a_folder_in_the_home_folder_is_found(animals, monkeypatch):
+    monkeypatch.setenv("HOME", str(animals[0].parent))
+    assert len(ImageFolder(f"~/{animals[0].name}", 8)) == len(ImageFolder(animals[0], 8))
