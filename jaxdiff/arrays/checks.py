@@ -28,7 +28,7 @@ def said(value) -> str:
     """`value` as a message shows it: an array by its type and shape, all else in at most 120 characters."""
     if isinstance(value, np.ndarray | jax.Array) and value.size != 1:
         return f"array of {value.dtype} {value.shape}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
