@@ -6,9 +6,6 @@ stands for a TypeError, and `says` gives other words.
 """
 
 import dataclasses
-import importlib
-import inspect
-import time
 import traceback
 from pathlib import Path
 
@@ -20,7 +17,7 @@ import pytest
 from flax import nnx
 
 import jaxdiff as jd
-from jaxdiff import networks, plotting, pretrained, runs, training
+from jaxdiff import networks
 from jaxdiff.denoisers import exact, guidance
 from jaxdiff.losses import couplings, times, weightings
 
@@ -70,7 +67,18 @@ A_DENOISER = [T(None), T("vp"), T(jd.Denoiser), T(NETWORK), T(VP), T({})]
 SAMPLER = [T(None), T("ddim"), T(jd.samplers.DDIM), T(EXACT), T(lambda x: x)]
 ONE_KEY = [T(0), T(None), T("0"), T(jax.random.PRNGKey(0)), jax.random.split(KEY, 2)]
 KEYS = [T(0), T(None), T(np.zeros(2, np.uint32)), T(jax.random.PRNGKey(0)), jax.random.split(KEY, 2)]
-NO_BATCH = [T(None), T("x"), T(IMAGES), T(X + 0j), T(X > 0), np.zeros(3), 1.0, np.zeros((0, 2)), np.zeros((3, 0)), T([[0.0], [1.0, 2.0]])]
+NO_BATCH = [
+    T(None),
+    T("x"),
+    T(IMAGES),
+    T(X + 0j),
+    T(X > 0),
+    np.zeros(3),
+    1.0,
+    np.zeros((0, 2)),
+    np.zeros((3, 0)),
+    T([[0.0], [1.0, 2.0]]),
+]
 BATCH = [HOLES, np.full((3, 2), INF), *NO_BATCH]
 TIME = [1.5, -0.1, NAN, INF, 500, np.array([0.1, 2.0, 0.3]), T("0.5"), T(None), T(True), T(1j)]
 TIME_OF_X = [*TIME, np.full(2, 0.5), np.full((3, 1), 0.5)]
@@ -116,7 +124,15 @@ row("jd.forward_sde", jd.forward_sde, {"process": VP, "t": 0.5}, process=PROCESS
 row("jd.VP marginal", VP.marginal, t=TIME)
 row("jd.VP time_at_log_snr", VP.time_at_log_snr, log_snr=[NAN, T("0"), T(None), T(True)])
 row("jd.VP time_at_angle", VP.time_at_angle, angle=[NAN, INF, T("0"), T(None)])
-row("jd.perturb", jd.perturb, {"key": KEY, "process": VP, "x0": X, "t": 0.5}, key=ONE_KEY, process=PROCESS, x0=BATCH, t=TIME_OF_X)
+row(
+    "jd.perturb",
+    jd.perturb,
+    {"key": KEY, "process": VP, "x0": X, "t": 0.5},
+    key=ONE_KEY,
+    process=PROCESS,
+    x0=BATCH,
+    t=TIME_OF_X,
+)
 ENDS = {"process": VP, "s": 0.2, "t": 0.8}
 row("jd.transition", jd.transition, ENDS, process=PROCESS, s=[0.9, np.array([0.1, 0.9]), *TIME], t=[0.1, *TIME])
 row("jd.posterior", jd.posterior, ENDS, process=PROCESS, s=[0.9, np.array([0.1, 0.9]), *TIME], t=[0.1, *TIME])
@@ -136,13 +152,29 @@ row(
     data_std=POSITIVE, learned_variance=FLAG, params=[T({"w": "a"}), T([np.array(["a"])]), T({"w": np.array([None])})],
 )  # fmt: skip
 row("jd.Denoiser called", DENOISER, {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-WRONG_NETWORK = {"shape": lambda p, x, c, y: x[:, :1], "tuple": lambda p, x, c, y: (x, x), "none": lambda p, x, c, y: None}
+WRONG_NETWORK = {
+    "shape": lambda p, x, c, y: x[:, :1],
+    "tuple": lambda p, x, c, y: (x, x),
+    "none": lambda p, x, c, y: None,
+}
 row(
     "jd.Denoiser of a network that returns something else", lambda kind: jd.Denoiser(WRONG_NETWORK[kind], None, VP)(X, 0.5),
     kind=says("the network returned", "shape", T("tuple"), T("none")),
 )  # fmt: skip
-row("jd.Denoiser data_std", lambda data_std: jd.Denoiser(NETWORK, None, VP, data_std=data_std)(X, 0.5), data_std=[np.ones(2), np.ones((3, 1))])
-row("jd.Bridge", jd.Bridge, {"network": NETWORK, "params": None}, network=FUNCTION, params=[T({"w": "a"})], sigma=NOT_NEGATIVE, data_std=POSITIVE)
+row(
+    "jd.Denoiser data_std",
+    lambda data_std: jd.Denoiser(NETWORK, None, VP, data_std=data_std)(X, 0.5),
+    data_std=[np.ones(2), np.ones((3, 1))],
+)
+row(
+    "jd.Bridge",
+    jd.Bridge,
+    {"network": NETWORK, "params": None},
+    network=FUNCTION,
+    params=[T({"w": "a"})],
+    sigma=NOT_NEGATIVE,
+    data_std=POSITIVE,
+)
 row("jd.Bridge called", BRIDGE, {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
 row(
     "jd.Bridge of a network that returns something else", lambda out: jd.Bridge(lambda *_: out, None)(X, 0.5),
@@ -152,7 +184,14 @@ row("jd.OnProcess", jd.OnProcess, {"denoiser": EXACT, "process": VP}, denoiser=A
 row("jd.OnProcess called", jd.OnProcess(EXACT, jd.VE()), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
 row("jd.score", jd.score, {"denoiser": EXACT, "x": X, "t": 0.5}, denoiser=A_DENOISER, x=NO_BATCH, t=TIME_OF_X)
 ENERGY = jd.Denoiser(jd.denoisers.Gradient(jd.denoisers.InnerProduct(NETWORK)), None, VP)
-row("jd.energy", jd.energy, {"denoiser": ENERGY, "x": X, "t": 0.5}, denoiser=[T(DENOISER), *A_DENOISER], x=NO_BATCH, t=TIME_OF_X)
+row(
+    "jd.energy",
+    jd.energy,
+    {"denoiser": ENERGY, "x": X, "t": 0.5},
+    denoiser=[T(DENOISER), *A_DENOISER],
+    x=NO_BATCH,
+    t=TIME_OF_X,
+)
 row("jd.denoisers.Gradient", jd.denoisers.Gradient, potential=FUNCTION)
 row(
     "jd.denoisers.Gradient of a potential that returns something else",
@@ -164,12 +203,42 @@ row("jd.denoisers.Swapped", jd.denoisers.Swapped, bridge=[T(None), T("b"), T(jd.
 row("jd.denoisers.ToData", jd.denoisers.ToData, bridge=[T(None), T("b"), T(jd.Bridge), T(EXACT)])
 row("jd.denoisers.ToData called", jd.denoisers.ToData(BRIDGE), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
 STEP = {"denoiser": EXACT, "x": X, "t": 0.8, "s": 0.2}
-row("jd.denoisers.reverse", jd.denoisers.reverse, STEP, denoiser=A_DENOISER, x=NO_BATCH, t=[0.1, *TIME], s=[0.9, *TIME], variance=CHOICE)
-row("jd.denoisers.angular_velocity", jd.denoisers.angular_velocity, {"denoiser": EXACT, "x": X, "t": 0.5}, denoiser=A_DENOISER, x=NO_BATCH, t=TIME)
+row(
+    "jd.denoisers.reverse",
+    jd.denoisers.reverse,
+    STEP,
+    denoiser=A_DENOISER,
+    x=NO_BATCH,
+    t=[0.1, *TIME],
+    s=[0.9, *TIME],
+    variance=CHOICE,
+)
+row(
+    "jd.denoisers.angular_velocity",
+    jd.denoisers.angular_velocity,
+    {"denoiser": EXACT, "x": X, "t": 0.5},
+    denoiser=A_DENOISER,
+    x=NO_BATCH,
+    t=TIME,
+)
 row("jd.denoisers.c_noise", jd.denoisers.c_noise, {"process": VP, "t": 0.5}, process=PROCESS, t=TIME)
-row("jd.denoisers.row", jd.denoisers.row, {"name": "v", "process": VP, "t": 0.5}, name=says("parameterization", "eps", None, 3), process=PROCESS, t=TIME)
+row(
+    "jd.denoisers.row",
+    jd.denoisers.row,
+    {"name": "v", "process": VP, "t": 0.5},
+    name=says("parameterization", "eps", None, 3),
+    process=PROCESS,
+    t=TIME,
+)
 KL = {"process": VP, "prediction": PREDICTION, "t": 0.8, "s": 0.2}
-row("jd.denoisers.log_variance_ratio", jd.denoisers.log_variance_ratio, KL | {"variance": "small"}, process=PROCESS, variance=CHOICE, t=TIME)
+row(
+    "jd.denoisers.log_variance_ratio",
+    jd.denoisers.log_variance_ratio,
+    KL | {"variance": "small"},
+    process=PROCESS,
+    variance=CHOICE,
+    t=TIME,
+)
 
 GAUSSIAN = {"process": VP, "mean": np.zeros(2), "covariance": np.eye(2)}
 row(
@@ -181,39 +250,115 @@ row(
     "jd.exact.Mixture", exact.Mixture, MIXTURE, process=PROCESS, weights=[np.array([1.0, -1.0]), np.zeros(2), np.ones(3), np.array([1, NAN]), T("1"), T(None)],
     means=[np.zeros(2), np.zeros((3, 2)), np.full((2, 2), INF), T("0"), T(None)], covariances=[np.eye(2), np.full((2, 2, 2), NAN), T(None)],
 )  # fmt: skip
-row("jd.exact.Mixture called", exact.Mixture(**MIXTURE), {"x": X, "t": 0.5}, x=[np.zeros((3, 4)), *NO_BATCH], t=TIME_OF_X, cond=says("", 2, -1, np.array([0, 1, 5]), np.zeros(2, int), T(0.5), T(np.zeros(3))))
+row(
+    "jd.exact.Mixture called",
+    exact.Mixture(**MIXTURE),
+    {"x": X, "t": 0.5},
+    x=[np.zeros((3, 4)), *NO_BATCH],
+    t=TIME_OF_X,
+    cond=says("", 2, -1, np.array([0, 1, 5]), np.zeros(2, int), T(0.5), T(np.zeros(3))),
+)
 row("jd.exact.Mixture log_prob", EXACT.log_prob, {"x": X}, x=[np.zeros((3, 4)), *NO_BATCH], t=TIME_OF_X)
 row("jd.exact.Empirical", exact.Empirical, {"process": VP, "data": X}, process=PROCESS, data=BATCH)
-row("jd.exact.Empirical called", exact.Empirical(VP, X), {"x": X, "t": 0.5}, x=[np.zeros((3, 4)), *NO_BATCH], t=TIME_OF_X)
+row(
+    "jd.exact.Empirical called",
+    exact.Empirical(VP, X),
+    {"x": X, "t": 0.5},
+    x=[np.zeros((3, 4)), *NO_BATCH],
+    t=TIME_OF_X,
+)
 
 # guidance
-row("jd.guidance.Interval", guidance.Interval, {"scale": 2.0}, scale=NUMBER, low=[-1.0, NAN, *NO_NUMBER], high=[0.0, -1.0, NAN, *NO_NUMBER])
+row(
+    "jd.guidance.Interval",
+    guidance.Interval,
+    {"scale": 2.0},
+    scale=NUMBER,
+    low=[-1.0, NAN, *NO_NUMBER],
+    high=[0.0, -1.0, NAN, *NO_NUMBER],
+)
 row("jd.guidance.Interval empty", guidance.Interval, {"scale": 2.0, "high": 0.5}, low=[0.5, 1.0])
 row("jd.guidance.ClassifierFree", guidance.ClassifierFree, {"denoiser": EXACT}, denoiser=A_DENOISER, scale=NUMBER)
-row("jd.guidance.ClassifierFree called", guidance.ClassifierFree(EXACT, 2.0), {"x": X, "t": 0.5, "cond": np.zeros(3, int)}, x=NO_BATCH, t=TIME_OF_X, cond=[None])
-row("jd.guidance.ClassifierFree scale", lambda scale: guidance.ClassifierFree(EXACT, scale)(X, 0.5, 0), scale=[np.ones(2), np.ones((3, 1)), guidance.Interval(np.ones(2))])
-row("jd.guidance.Auto", guidance.Auto, {"denoiser": EXACT, "weak": EXACT}, denoiser=A_DENOISER, weak=[exact.Gaussian(jd.VE(), np.zeros(2), np.eye(2)), *A_DENOISER], scale=NUMBER)
+row(
+    "jd.guidance.ClassifierFree called",
+    guidance.ClassifierFree(EXACT, 2.0),
+    {"x": X, "t": 0.5, "cond": np.zeros(3, int)},
+    x=NO_BATCH,
+    t=TIME_OF_X,
+    cond=[None],
+)
+row(
+    "jd.guidance.ClassifierFree scale",
+    lambda scale: guidance.ClassifierFree(EXACT, scale)(X, 0.5, 0),
+    scale=[np.ones(2), np.ones((3, 1)), guidance.Interval(np.ones(2))],
+)
+row(
+    "jd.guidance.Auto",
+    guidance.Auto,
+    {"denoiser": EXACT, "weak": EXACT},
+    denoiser=A_DENOISER,
+    weak=[exact.Gaussian(jd.VE(), np.zeros(2), np.eye(2)), *A_DENOISER],
+    scale=NUMBER,
+)
 row("jd.guidance.Auto called", guidance.Auto(EXACT, EXACT), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-row("jd.guidance.ClassifierFreePP", guidance.ClassifierFreePP, {"denoiser": EXACT}, denoiser=A_DENOISER, scale=[1.5, -0.1, *NUMBER])
-row("jd.guidance.ClassifierFreePP scale", lambda scale: guidance.ClassifierFreePP(EXACT, scale)(X, 0.5, 0), scale=[np.ones(2), np.ones((3, 1))])
+row(
+    "jd.guidance.ClassifierFreePP",
+    guidance.ClassifierFreePP,
+    {"denoiser": EXACT},
+    denoiser=A_DENOISER,
+    scale=[1.5, -0.1, *NUMBER],
+)
+row(
+    "jd.guidance.ClassifierFreePP scale",
+    lambda scale: guidance.ClassifierFreePP(EXACT, scale)(X, 0.5, 0),
+    scale=[np.ones(2), np.ones((3, 1))],
+)
 LIKELIHOOD = lambda x, t, cond: x.sum(1)
 CLASSIFIER = {"denoiser": EXACT, "log_likelihood": LIKELIHOOD}
 for kind in (guidance.Classifier, guidance.TweedieClassifier):
-    row(f"jd.guidance.{kind.__name__}", kind, CLASSIFIER, denoiser=A_DENOISER, log_likelihood=FUNCTION, scale=NUMBER, conditional=FLAG)
+    row(
+        f"jd.guidance.{kind.__name__}",
+        kind,
+        CLASSIFIER,
+        denoiser=A_DENOISER,
+        log_likelihood=FUNCTION,
+        scale=NUMBER,
+        conditional=FLAG,
+    )
     row(
         f"jd.guidance.{kind.__name__} of a function that returns something else", lambda out, kind=kind: kind(EXACT, lambda *_: out)(X, 0.5),
         out=says("log_likelihood returned", jnp.zeros(()), jnp.zeros((3, 2)), T(None), T(0.0)),
     )  # fmt: skip
-row("jd.guidance.Classifier called", guidance.Classifier(EXACT, LIKELIHOOD), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-row("jd.guidance.DynamicThreshold", guidance.DynamicThreshold, {"denoiser": EXACT}, denoiser=A_DENOISER, quantile=[1.5, 99.5, -0.1, *NUMBER], bound=POSITIVE)
-row("jd.guidance.DynamicThreshold called", guidance.DynamicThreshold(EXACT), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-row("jd.guidance.DynamicThreshold bound", lambda bound: guidance.DynamicThreshold(EXACT, bound=bound)(X, 0.5), bound=[np.ones(2), np.ones((3, 1))])
+row(
+    "jd.guidance.Classifier called", guidance.Classifier(EXACT, LIKELIHOOD), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X
+)
+row(
+    "jd.guidance.DynamicThreshold",
+    guidance.DynamicThreshold,
+    {"denoiser": EXACT},
+    denoiser=A_DENOISER,
+    quantile=[1.5, 99.5, -0.1, *NUMBER],
+    bound=POSITIVE,
+)
+row(
+    "jd.guidance.DynamicThreshold called", guidance.DynamicThreshold(EXACT), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X
+)
+row(
+    "jd.guidance.DynamicThreshold bound",
+    lambda bound: guidance.DynamicThreshold(EXACT, bound=bound)(X, 0.5),
+    bound=[np.ones(2), np.ones((3, 1))],
+)
 
 # losses
 row("jd.losses.times.Uniform", times.Uniform, t_min=[*RATIO, INF])
 row("jd.losses.times.Stratified", times.Stratified, t_min=[*RATIO, INF])
 row("jd.losses.times.Importance", times.Importance, t_min=[*RATIO, INF])
-row("jd.losses.times.Importance called", times.Importance(0.0), {"key": KEY, "process": VP, "n": 4}, process=says("t_min = 0.0", VP, jd.Flow()))
+row(
+    "jd.losses.times.Importance called",
+    times.Importance(0.0),
+    {"key": KEY, "process": VP, "n": 4},
+    process=says("t_min = 0.0", VP, jd.Flow()),
+)
 row("jd.losses.times.Fixed", times.Fixed, t=TIME)
 row("jd.losses.times.LogNormal", times.LogNormal, mean=NUMBER, std=NOT_NEGATIVE)
 row("jd.losses.times.LogitNormal", times.LogitNormal, mean=NUMBER, std=NOT_NEGATIVE)
@@ -222,30 +367,104 @@ row("jd.losses.weightings.Sigmoid", weightings.Sigmoid, bias=NUMBER)
 for weighting in (weightings.Simple(), weightings.EDM()):
     name = type(weighting).__name__
     row(f"jd.losses.weightings.{name} called", weighting, {"t": jnp.full(3, 0.5)}, denoiser=says("reads the", T(EXACT)))
-row("jd.losses.weightings.Likelihood called", weightings.Likelihood(), {"denoiser": EXACT, "t": jnp.full(3, 0.5)}, t=TIME)
+row(
+    "jd.losses.weightings.Likelihood called",
+    weightings.Likelihood(),
+    {"denoiser": EXACT, "t": jnp.full(3, 0.5)},
+    t=TIME,
+)
 row("jd.losses.couplings.Independent", couplings.Independent, source=[v for v in FUNCTION if v.value is not None])
 row("jd.losses.couplings.Independent called", couplings.Independent(), {"key": KEY}, x0=NO_BATCH)
-row("jd.losses.couplings.Independent source", lambda source: couplings.Independent(lambda key, n: source)(KEY, X), source=[np.zeros((3, 3)), np.zeros(3), X[:2]])
-row("jd.losses.couplings.Paired called", couplings.Paired(), {"key": KEY}, pairs=[X, np.zeros((3, 3, 2)), np.zeros(2), T(None), T(np.zeros((3, 2, 2), int))])
+row(
+    "jd.losses.couplings.Independent source",
+    lambda source: couplings.Independent(lambda key, n: source)(KEY, X),
+    source=[np.zeros((3, 3)), np.zeros(3), X[:2]],
+)
+row(
+    "jd.losses.couplings.Paired called",
+    couplings.Paired(),
+    {"key": KEY},
+    pairs=[X, np.zeros((3, 3, 2)), np.zeros(2), T(None), T(np.zeros((3, 2, 2), int))],
+)
 row("jd.losses.couplings.OptimalTransport", couplings.OptimalTransport, pairs=FUNCTION)
 row("jd.losses.couplings.Entropic", couplings.Entropic, sigma=[*POSITIVE, *ONE], pairs=FUNCTION, sweeps=COUNT)
 BATCH_OF_LOSS = {"key": ONE_KEY, "x0": BATCH, "cond": COND}
 LOSS = {"key": KEY, "x0": X}
 row("jd.losses.Denoising", jd.losses.Denoising, weighting=FUNCTION, times=FUNCTION)
-row("jd.losses.Denoising called", jd.losses.Denoising(), LOSS | {"denoiser": DENOISER}, denoiser=A_DENOISER, **BATCH_OF_LOSS)
-row("jd.losses.Denoising times", lambda times: jd.losses.Denoising(times=lambda *_: times)(DENOISER, KEY, X), times=[(jnp.zeros(2), jnp.ones(3)), (0.5, 1.0)])
-row("jd.losses.Denoising weighting", lambda weighting: jd.losses.Denoising(lambda *_: weighting)(DENOISER, KEY, X), weighting=[jnp.ones(2), jnp.ones((3, 1)), T(1.0)])
+row(
+    "jd.losses.Denoising called",
+    jd.losses.Denoising(),
+    LOSS | {"denoiser": DENOISER},
+    denoiser=A_DENOISER,
+    **BATCH_OF_LOSS,
+)
+row(
+    "jd.losses.Denoising times",
+    lambda times: jd.losses.Denoising(times=lambda *_: times)(DENOISER, KEY, X),
+    times=[(jnp.zeros(2), jnp.ones(3)), (0.5, 1.0)],
+)
+row(
+    "jd.losses.Denoising weighting",
+    lambda weighting: jd.losses.Denoising(lambda *_: weighting)(DENOISER, KEY, X),
+    weighting=[jnp.ones(2), jnp.ones((3, 1)), T(1.0)],
+)
 row("jd.losses.ScoreMatching", jd.losses.ScoreMatching, times=FUNCTION)
-row("jd.losses.ScoreMatching called", jd.losses.ScoreMatching(), LOSS | {"denoiser": EXACT}, denoiser=A_DENOISER, **BATCH_OF_LOSS)
-row("jd.losses.SlicedScoreMatching", jd.losses.SlicedScoreMatching, times=FUNCTION, projections=COUNT, directions=CHOICE, variance_reduced=FLAG)
-row("jd.losses.Hybrid", jd.losses.Hybrid, weight=NOT_NEGATIVE, steps=[1, *COUNT], grid=[*GRID, T(None)], weighting=FUNCTION)
-row("jd.losses.Hybrid called", jd.losses.Hybrid(steps=4), LOSS | {"denoiser": EXACT}, denoiser=[*says("predicts none", EXACT), *A_DENOISER], **BATCH_OF_LOSS)
+row(
+    "jd.losses.ScoreMatching called",
+    jd.losses.ScoreMatching(),
+    LOSS | {"denoiser": EXACT},
+    denoiser=A_DENOISER,
+    **BATCH_OF_LOSS,
+)
+row(
+    "jd.losses.SlicedScoreMatching",
+    jd.losses.SlicedScoreMatching,
+    times=FUNCTION,
+    projections=COUNT,
+    directions=CHOICE,
+    variance_reduced=FLAG,
+)
+row(
+    "jd.losses.Hybrid",
+    jd.losses.Hybrid,
+    weight=NOT_NEGATIVE,
+    steps=[1, *COUNT],
+    grid=[*GRID, T(None)],
+    weighting=FUNCTION,
+)
+row(
+    "jd.losses.Hybrid called",
+    jd.losses.Hybrid(steps=4),
+    LOSS | {"denoiser": EXACT},
+    denoiser=[*says("predicts none", EXACT), *A_DENOISER],
+    **BATCH_OF_LOSS,
+)
 row("jd.losses.FlowMatching", jd.losses.FlowMatching, coupling=FUNCTION, sigma=NOT_NEGATIVE, times=FUNCTION)
-row("jd.losses.FlowMatching called", jd.losses.FlowMatching(), LOSS | {"denoiser": DENOISER}, denoiser=A_DENOISER, **BATCH_OF_LOSS)
-row("jd.losses.FlowMatching sigma", lambda sigma: jd.losses.FlowMatching(sigma=sigma)(DENOISER, KEY, X), sigma=[np.ones(2), np.ones((3, 1))])
-row("jd.losses.FlowMatching coupling", lambda coupling: jd.losses.FlowMatching(lambda *_: coupling)(DENOISER, KEY, X), coupling=[X, (X, X[:2]), None])
+row(
+    "jd.losses.FlowMatching called",
+    jd.losses.FlowMatching(),
+    LOSS | {"denoiser": DENOISER},
+    denoiser=A_DENOISER,
+    **BATCH_OF_LOSS,
+)
+row(
+    "jd.losses.FlowMatching sigma",
+    lambda sigma: jd.losses.FlowMatching(sigma=sigma)(DENOISER, KEY, X),
+    sigma=[np.ones(2), np.ones((3, 1))],
+)
+row(
+    "jd.losses.FlowMatching coupling",
+    lambda coupling: jd.losses.FlowMatching(lambda *_: coupling)(DENOISER, KEY, X),
+    coupling=[X, (X, X[:2]), None],
+)
 row("jd.losses.BridgeMatching", jd.losses.BridgeMatching, coupling=[T("ot"), T(jd.VP), T(3)], times=FUNCTION)
-row("jd.losses.BridgeMatching called", jd.losses.BridgeMatching(), LOSS | {"bridge": BRIDGE}, bridge=[T(EXACT), *A_DENOISER], **BATCH_OF_LOSS)
+row(
+    "jd.losses.BridgeMatching called",
+    jd.losses.BridgeMatching(),
+    LOSS | {"bridge": BRIDGE},
+    bridge=[T(EXACT), *A_DENOISER],
+    **BATCH_OF_LOSS,
+)
 row("jd.losses.transition_kl", jd.losses.transition_kl, KL | {"x0": X, "noise": X}, process=PROCESS, variance=CHOICE)
 
 # samplers
@@ -253,39 +472,178 @@ ORDER = [0, 4, -1, T(2.5), T("2"), T(None), T(True)]
 row("jd.samplers.DDIM", jd.samplers.DDIM, eta=[1.5, -0.1, *NUMBER])
 row("jd.samplers.Ancestral", jd.samplers.Ancestral, variance=CHOICE)
 row("jd.samplers.EulerMaruyama", jd.samplers.EulerMaruyama, noise=NOT_NEGATIVE)
-row("jd.samplers.ReverseSDE", jd.samplers.ReverseSDE, noise=NOT_NEGATIVE, solver=[T("sra1"), T(diffrax.SRA1), T(diffrax.Dopri5())])
-row("jd.samplers.Heun", jd.samplers.Heun, churn=NOT_NEGATIVE, s_min=NOT_NEGATIVE, s_max=[-1.0, NAN, *NO_NUMBER], s_noise=NOT_NEGATIVE)
+row(
+    "jd.samplers.ReverseSDE",
+    jd.samplers.ReverseSDE,
+    noise=NOT_NEGATIVE,
+    solver=[T("sra1"), T(diffrax.SRA1), T(diffrax.Dopri5())],
+)
+row(
+    "jd.samplers.Heun",
+    jd.samplers.Heun,
+    churn=NOT_NEGATIVE,
+    s_min=NOT_NEGATIVE,
+    s_max=[-1.0, NAN, *NO_NUMBER],
+    s_noise=NOT_NEGATIVE,
+)
 row("jd.samplers.Heun without levels", jd.samplers.Heun, {"s_max": 0.5}, s_min=[1.0])
 row("jd.samplers.DPMSolverPP", jd.samplers.DPMSolverPP, order=ORDER, sde=FLAG)
 row("jd.samplers.UniPC", jd.samplers.UniPC, order=ORDER)
-row("jd.samplers.PredictorCorrector", jd.samplers.PredictorCorrector, predictor=SAMPLER, corrector_steps=[v for v in COUNT if isinstance(v, T)] + [-1], snr=[1.0, 2.0, *NOT_NEGATIVE])
-row("jd.samplers.AnnealedLangevin", jd.samplers.AnnealedLangevin, epsilon=[4.0, *NOT_NEGATIVE], steps_per_level=[v for v in COUNT if isinstance(v, T)] + says("corrector_steps", -1))
-row("jd.samplers.ProbabilityFlow", jd.samplers.ProbabilityFlow, solver=SOLVER, rtol=[v for v in TOLERANCE if v not in ONE] if False else [-1.0, NAN, INF, *NO_NUMBER], atol=[-1.0, NAN, INF, *NO_NUMBER])
+row(
+    "jd.samplers.PredictorCorrector",
+    jd.samplers.PredictorCorrector,
+    predictor=SAMPLER,
+    corrector_steps=[v for v in COUNT if isinstance(v, T)] + [-1],
+    snr=[1.0, 2.0, *NOT_NEGATIVE],
+)
+row(
+    "jd.samplers.AnnealedLangevin",
+    jd.samplers.AnnealedLangevin,
+    epsilon=[4.0, *NOT_NEGATIVE],
+    steps_per_level=[v for v in COUNT if isinstance(v, T)] + says("corrector_steps", -1),
+)
+row(
+    "jd.samplers.ProbabilityFlow",
+    jd.samplers.ProbabilityFlow,
+    solver=SOLVER,
+    rtol=[-1.0, NAN, INF, *NO_NUMBER],
+    atol=[-1.0, NAN, INF, *NO_NUMBER],
+)
 row("jd.samplers.ProbabilityFlow without tolerances", jd.samplers.ProbabilityFlow, {"rtol": 0.0}, atol=[0.0, 0, 1e-300])
-row("jd.samplers.Switch", jd.samplers.Switch, {"first": jd.samplers.DDIM(), "second": jd.samplers.DDIM()}, first=SAMPLER, second=SAMPLER, t=TIME)
+row(
+    "jd.samplers.Switch",
+    jd.samplers.Switch,
+    {"first": jd.samplers.DDIM(), "second": jd.samplers.DDIM()},
+    first=SAMPLER,
+    second=SAMPLER,
+    t=TIME,
+)
 row(
     "jd.sample", jd.sample, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, key=KEYS, denoiser=A_DENOISER, sampler=SAMPLER, steps=[*COUNT, HUGE],
     shape=[(0, 2), (3,), (), (3, -2), (HUGE, 2), T(3), T((3.0, 2)), T("3, 2"), T(None), T((3, "2")), T(np.ones((2, 2)))],
     cond=COND, grid=GRID, t_start=ONE_TIME, t_end=[1.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
     x_start=[np.zeros((2, 2)), *(v for v in BATCH if not (isinstance(v, T) and v.value is None))], trajectory=FLAG,
 )  # fmt: skip
-row("jd.sample of more than memory holds", jd.sample, {"key": KEY, "denoiser": EXACT, "trajectory": True, "steps": 10**9}, shape=says("GiB", (3, 2)))
+row(
+    "jd.sample of more than memory holds",
+    jd.sample,
+    {"key": KEY, "denoiser": EXACT, "trajectory": True, "steps": 10**12},
+    shape=says("GiB", (3, 2)),
+)
 ARRAYS = [
     jd.samplers.DDIM(np.ones(3)), jd.samplers.EulerMaruyama(np.ones(3)), jd.samplers.ReverseSDE(noise=np.ones(3)), jd.samplers.Heun(np.ones(3)),
-    jd.samplers.PredictorCorrector(snr=np.ones(3) / 2), jd.samplers.AnnealedLangevin(2, np.ones(3)), jd.samplers.ProbabilityFlow(rtol=np.ones(3)) if False else jd.samplers.Heun(s_noise=np.ones(3)),
+    jd.samplers.PredictorCorrector(snr=np.ones(3) / 2), jd.samplers.AnnealedLangevin(2, np.ones(3)), jd.samplers.Heun(s_noise=np.ones(3)),
     jd.samplers.Switch(jd.samplers.DDIM(), jd.samplers.DDIM(), np.ones(3) / 2), jd.samplers.PredictorCorrector(jd.samplers.DDIM(np.ones(2))),
 ]  # fmt: skip
-row("jd.sample of numbers one an example", jd.sample, {"key": KEY, "denoiser": EXACT, "shape": (3, 2), "t_start": 0.9}, sampler=ARRAYS)
-row("jd.sample of a process of numbers one an example", jd.sample, {"key": KEY, "shape": (3, 2)}, denoiser=says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))))
-row("jd.samplers.draw", jd.samplers.draw, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, key=KEYS, denoiser=A_DENOISER, batch_size=COUNT, shape=[(0, 2), (3,), T(3), T((3.0, 2)), T(None)], cond=COND, mesh=MESH, progress=FLAG, steps=[0], sampler=SAMPLER)
-row("jd.invert", jd.invert, {"denoiser": EXACT, "x0": X}, denoiser=A_DENOISER, x0=BATCH, sampler=[jd.samplers.Ancestral(), *SAMPLER], steps=[*COUNT, HUGE], cond=COND, grid=GRID, t_min=[1.0, *ONE_TIME], t_max=[1e-5, *ONE_TIME])
-row("jd.encode", jd.encode, {"denoiser": EXACT, "x0": X}, denoiser=A_DENOISER, x0=BATCH, cond=COND, t_min=ONE_TIME, solver=SOLVER, rtol=TOLERANCE, atol=TOLERANCE)
-row("jd.decode", jd.decode, {"denoiser": EXACT, "z": X}, denoiser=A_DENOISER, z=BATCH, cond=COND, t_min=ONE_TIME, solver=SOLVER, rtol=TOLERANCE, atol=TOLERANCE)
-row("jd.cross", jd.cross, {"key": KEY, "bridge": BRIDGE, "x": X}, key=KEYS, bridge=[T(EXACT), *A_DENOISER], x=BATCH, to=CHOICE, steps=COUNT, cond=COND, grid=GRID, trajectory=FLAG)
-row("jd.cross of a bridge of numbers one an example", jd.cross, {"key": KEY, "x": X}, bridge=says("sigma", jd.Bridge(BRIDGE.network, None, np.ones(3))))
-row("jd.samplers.forward_paths", jd.samplers.forward_paths, {"key": KEY, "process": VP, "x0": X, "steps": 4}, key=KEYS, process=[*says("process.beta_max", jd.VP(0.1, np.full(3, 20.0))), *PROCESS], x0=BATCH, steps=[*COUNT, *says("GiB", HUGE)], t_start=[1.0, *ONE_TIME], t_end=[0.0, *ONE_TIME])
-row("jd.samplers.langevin", jd.samplers.langevin, {"key": KEY, "score": lambda x: -x, "x_start": X, "step_size": 0.1, "steps": 4}, key=KEYS, score=FUNCTION, x_start=BATCH, step_size=[np.ones(2), np.ones((3, 1)), *POSITIVE], steps=COUNT, trajectory=FLAG)
-row("jd.samplers.langevin of a score that returns something else", lambda out: jd.samplers.langevin(KEY, lambda x: out, X, 0.1, 2), out=says("score returned", X[:, 0], T(None), T(0.0)))
+row(
+    "jd.sample of numbers one an example",
+    jd.sample,
+    {"key": KEY, "denoiser": EXACT, "shape": (3, 2), "t_start": 0.9},
+    sampler=ARRAYS,
+)
+row(
+    "jd.sample of a process of numbers one an example",
+    jd.sample,
+    {"key": KEY, "shape": (3, 2)},
+    denoiser=says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))),
+)
+row(
+    "jd.samplers.draw",
+    jd.samplers.draw,
+    {"key": KEY, "denoiser": EXACT, "shape": (3, 2)},
+    key=KEYS,
+    denoiser=A_DENOISER,
+    batch_size=COUNT,
+    shape=[(0, 2), (3,), T(3), T((3.0, 2)), T(None)],
+    cond=COND,
+    mesh=MESH,
+    progress=FLAG,
+    steps=[0],
+    sampler=SAMPLER,
+)
+row(
+    "jd.invert",
+    jd.invert,
+    {"denoiser": EXACT, "x0": X},
+    denoiser=A_DENOISER,
+    x0=BATCH,
+    sampler=[jd.samplers.Ancestral(), *SAMPLER],
+    steps=[*COUNT, HUGE],
+    cond=COND,
+    grid=GRID,
+    t_min=[1.0, *ONE_TIME],
+    t_max=[1e-5, *ONE_TIME],
+)
+row(
+    "jd.encode",
+    jd.encode,
+    {"denoiser": EXACT, "x0": X},
+    denoiser=A_DENOISER,
+    x0=BATCH,
+    cond=COND,
+    t_min=ONE_TIME,
+    solver=SOLVER,
+    rtol=TOLERANCE,
+    atol=TOLERANCE,
+)
+row(
+    "jd.decode",
+    jd.decode,
+    {"denoiser": EXACT, "z": X},
+    denoiser=A_DENOISER,
+    z=BATCH,
+    cond=COND,
+    t_min=ONE_TIME,
+    solver=SOLVER,
+    rtol=TOLERANCE,
+    atol=TOLERANCE,
+)
+row(
+    "jd.cross",
+    jd.cross,
+    {"key": KEY, "bridge": BRIDGE, "x": X},
+    key=KEYS,
+    bridge=[T(EXACT), *A_DENOISER],
+    x=BATCH,
+    to=CHOICE,
+    steps=COUNT,
+    cond=COND,
+    grid=GRID,
+    trajectory=FLAG,
+)
+row(
+    "jd.cross of a bridge of numbers one an example",
+    jd.cross,
+    {"key": KEY, "x": X},
+    bridge=says("sigma", jd.Bridge(BRIDGE.network, None, np.ones(3))),
+)
+row(
+    "jd.samplers.forward_paths",
+    jd.samplers.forward_paths,
+    {"key": KEY, "process": VP, "x0": X, "steps": 4},
+    key=KEYS,
+    process=[*says("process.beta_max", jd.VP(0.1, np.full(3, 20.0))), *PROCESS],
+    x0=BATCH,
+    steps=[*COUNT, *says("GiB", HUGE)],
+    t_start=[1.0, *ONE_TIME],
+    t_end=[0.0, *ONE_TIME],
+)
+row(
+    "jd.samplers.langevin",
+    jd.samplers.langevin,
+    {"key": KEY, "score": lambda x: -x, "x_start": X, "step_size": 0.1, "steps": 4},
+    key=KEYS,
+    score=FUNCTION,
+    x_start=BATCH,
+    step_size=[np.ones(2), np.ones((3, 1)), *POSITIVE],
+    steps=COUNT,
+    trajectory=FLAG,
+)
+row(
+    "jd.samplers.langevin of a score that returns something else",
+    lambda out: jd.samplers.langevin(KEY, lambda x: out, X, 0.1, 2),
+    out=says("score returned", X[:, 0], T(None), T(0.0)),
+)
 
 # likelihood
 row(
@@ -293,70 +651,238 @@ row(
     x0=BATCH, divergence=CHOICE, probes=[T(1.5), *COUNT], rtol=TOLERANCE, atol=TOLERANCE, t_min=ONE_TIME, cond=COND, solver=SOLVER,
     source=[v for v in FUNCTION if v.value is not None], adjoint=[T("forward"), T(diffrax.ForwardMode), T(3)],
 )  # fmt: skip
-row("jd.log_likelihood without tolerances", jd.log_likelihood, {"key": KEY, "denoiser": EXACT, "x0": X, "rtol": 0.0}, atol=[0.0, 0])
-row("jd.log_likelihood source", lambda source: jd.log_likelihood(KEY, EXACT, X, source=lambda x: source), source=[jnp.zeros(()), jnp.zeros((1, 2))])
-row("jd.log_likelihood of a scale one an example", jd.log_likelihood, {"key": KEY, "x0": X, "cond": 0}, denoiser=says("scale has shape", guidance.ClassifierFree(EXACT, np.ones(3))))
-row("jd.dequantize", jd.dequantize, {"key": KEY, "images": IMAGES}, key=KEYS, images=[T(X), T(None), T("a"), IMAGES.astype(int) - 1, IMAGES.astype(int) + 256], levels=[1, *COUNT])
+row(
+    "jd.log_likelihood without tolerances",
+    jd.log_likelihood,
+    {"key": KEY, "denoiser": EXACT, "x0": X, "rtol": 0.0},
+    atol=[0.0, 0],
+)
+row(
+    "jd.log_likelihood source",
+    lambda source: jd.log_likelihood(KEY, EXACT, X, source=lambda x: source),
+    source=[jnp.zeros(()), jnp.zeros((1, 2))],
+)
+row(
+    "jd.log_likelihood of a scale one an example",
+    jd.log_likelihood,
+    {"key": KEY, "x0": X, "cond": 0},
+    denoiser=says("scale has shape", guidance.ClassifierFree(EXACT, np.ones(3))),
+)
+row(
+    "jd.dequantize",
+    jd.dequantize,
+    {"key": KEY, "images": IMAGES},
+    key=KEYS,
+    images=[T(X), T(None), T("a"), IMAGES.astype(int) - 1, IMAGES.astype(int) + 256],
+    levels=[1, *COUNT],
+)
 row("jd.quantize", jd.quantize, {"x": X}, x=[HOLES, T(None), T("a"), T(IMAGES), T(X + 0j)], levels=[1, *COUNT])
 BITS = {"key": KEY, "denoiser": EXACT, "images_uint8": IMAGES}
-NO_IMAGES = says("images", T(X), T(None), T("a"), IMAGES.astype(int) - 1, IMAGES.astype(int) + 256, IMAGES[:0], IMAGES[:, 0], T(IMAGES > 0))
+NO_IMAGES = says(
+    "images",
+    T(X),
+    T(None),
+    T("a"),
+    IMAGES.astype(int) - 1,
+    IMAGES.astype(int) + 256,
+    IMAGES[:0],
+    IMAGES[:, 0],
+    T(IMAGES > 0),
+)
 row(
     "jd.bits_per_dim", jd.bits_per_dim, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES, dequantization_samples=COUNT, levels=[1, *COUNT], batch_size=COUNT, cond=COND, progress=FLAG,
     target_error=[0.0, -1.0, NAN, T("small"), T(True)], budget=[-1, T(1.5), T("all"), T(None)], dequantizer=FUNCTION, mesh=MESH, probes=COUNT, rtol=TOLERANCE, atol=TOLERANCE, t_min=ONE_TIME, divergence=CHOICE, solver=SOLVER,
 )  # fmt: skip
-row("jd.variational_bound", jd.variational_bound, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES, steps=[1, *COUNT], levels=[1, *COUNT], variance=CHOICE, grid=[*GRID, T(None)], t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))], batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH)
-row("jd.continuous_bound", jd.continuous_bound, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES, draws=COUNT, levels=[1, *COUNT], t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))], batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH)
-row("jd.likelihood.Variational", jd.likelihood.Variational, {"network": NETWORK, "params": None}, network=FUNCTION, params=[T({"w": "a"})])
-row("jd.likelihood.DequantizationLoss", jd.likelihood.DequantizationLoss, {"denoiser": EXACT}, denoiser=A_DENOISER, levels=[1, *COUNT])
-row("jd.likelihood.Uniform called", jd.likelihood.Uniform(), {"keys": jax.random.split(KEY, 3), "images": IMAGES, "levels": 256}, levels=[1, *COUNT])
+row(
+    "jd.variational_bound",
+    jd.variational_bound,
+    BITS,
+    key=KEYS,
+    denoiser=A_DENOISER,
+    images_uint8=NO_IMAGES,
+    steps=[1, *COUNT],
+    levels=[1, *COUNT],
+    variance=CHOICE,
+    grid=[*GRID, T(None)],
+    t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
+    batch_size=COUNT,
+    cond=COND,
+    progress=FLAG,
+    mesh=MESH,
+)
+row(
+    "jd.continuous_bound",
+    jd.continuous_bound,
+    BITS,
+    key=KEYS,
+    denoiser=A_DENOISER,
+    images_uint8=NO_IMAGES,
+    draws=COUNT,
+    levels=[1, *COUNT],
+    t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
+    batch_size=COUNT,
+    cond=COND,
+    progress=FLAG,
+    mesh=MESH,
+)
+row(
+    "jd.likelihood.Variational",
+    jd.likelihood.Variational,
+    {"network": NETWORK, "params": None},
+    network=FUNCTION,
+    params=[T({"w": "a"})],
+)
+row(
+    "jd.likelihood.DequantizationLoss",
+    jd.likelihood.DequantizationLoss,
+    {"denoiser": EXACT},
+    denoiser=A_DENOISER,
+    levels=[1, *COUNT],
+)
 
 # networks
-row("jd.networks.Sinusoidal", networks.Sinusoidal, waves=[*COUNT, HUGE], lowest=[20.0, *POSITIVE], highest=[0.1, *POSITIVE])
+row(
+    "jd.networks.Sinusoidal",
+    networks.Sinusoidal,
+    waves=[*COUNT, HUGE],
+    lowest=[*says("highest", 20.0), *POSITIVE],
+    highest=[0.1, *POSITIVE],
+)
 row("jd.networks.Fourier", networks.Fourier, waves=[*COUNT, HUGE], scale=POSITIVE)
 WIDTHS = [0, -1, T(2.5), T("3"), T(None), T(True)]
-row("jd.networks.MLP", networks.MLP, {"event": 2, "rngs": RNGS}, event=[0, (2, 0), -1, (), T(2.5), T("2"), T(None)], hidden=[(), (0,), (8, -1), *says("GiB", (10**8, 10**8)), T(8), T((8.5,)), T("8"), T(None)], classes=[-1, T(1.5), T("10"), T(None), T(True)], waves=FUNCTION, outputs=WIDTHS, rngs=[T(None), T(KEY), T(0)])
-row("jd.networks.UNet", networks.UNet, {"channels_in": 1, "channels": (8,), "rngs": RNGS}, channels_in=WIDTHS, channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8), T((8.5,)), T("8"), T(None)], blocks=WIDTHS, attention=[(1,), (-1,), T(1), T((0.5,)), T(("0",)), T(None)], heads=WIDTHS, classes=[-1, T(1.5), T("10"), T(None)], waves=FUNCTION, outputs=WIDTHS, remat=FLAG, rngs=[T(None), T(KEY), T(0)])
-row("jd.networks.Coupling", networks.Coupling, {"channels": 1, "rngs": RNGS}, channels=WIDTHS, hidden=[*WIDTHS, *says("GiB", 10**8)], layers=WIDTHS, rngs=[T(None), T(KEY), T(0)])
-row("jd.networks.LabelEmbedding", networks.LabelEmbedding, {"classes": 3, "features": 4, "rngs": RNGS}, classes=WIDTHS, features=WIDTHS, rngs=[T(None), T(KEY)])
-row("jd.networks.LabelEmbedding called", networks.LabelEmbedding(3, 4, rngs=RNGS), {"batch": 3}, cond=says("", 4, -1, np.array([0, 9, 0]), np.zeros(2, int), T(0.5), T("cat")))
-row("jd.networks.NoiseEmbedding", networks.NoiseEmbedding, {"features": 4, "waves": networks.Sinusoidal(), "classes": 0, "rngs": RNGS}, features=WIDTHS, waves=[*says("waves returned", lambda c: c), *FUNCTION], classes=[-1, T(1.5), T("10"), T(None)], rngs=[T(None), T(KEY)])
+row(
+    "jd.networks.MLP",
+    networks.MLP,
+    {"event": 2, "rngs": RNGS},
+    event=[0, (2, 0), -1, (), T(2.5), T("2"), T(None)],
+    hidden=[(), (0,), (8, -1), *says("GiB", (10**8, 10**8)), T(8), T((8.5,)), T("8"), T(None)],
+    classes=[-1, T(1.5), T("10"), T(None), T(True)],
+    waves=FUNCTION,
+    outputs=WIDTHS,
+    rngs=[T(None), T(KEY), T(0)],
+)
+row(
+    "jd.networks.UNet",
+    networks.UNet,
+    {"channels_in": 1, "channels": (8,), "rngs": RNGS},
+    channels_in=WIDTHS,
+    channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8), T((8.5,)), T("8"), T(None)],
+    blocks=WIDTHS,
+    attention=[(1,), (-1,), T(1), T((0.5,)), T(("0",)), T(None)],
+    heads=WIDTHS,
+    classes=[-1, T(1.5), T("10"), T(None)],
+    waves=FUNCTION,
+    outputs=WIDTHS,
+    remat=FLAG,
+    rngs=[T(None), T(KEY), T(0)],
+)
+row(
+    "jd.networks.Coupling",
+    networks.Coupling,
+    {"channels": 1, "rngs": RNGS},
+    channels=WIDTHS,
+    hidden=[*WIDTHS, *says("GiB", 10**8)],
+    layers=WIDTHS,
+    rngs=[T(None), T(KEY), T(0)],
+)
+row(
+    "jd.networks.LabelEmbedding",
+    networks.LabelEmbedding,
+    {"classes": 3, "features": 4, "rngs": RNGS},
+    classes=WIDTHS,
+    features=WIDTHS,
+    rngs=[T(None), T(KEY)],
+)
+row(
+    "jd.networks.LabelEmbedding called",
+    networks.LabelEmbedding(3, 4, rngs=RNGS),
+    {"batch": 3},
+    cond=says("", 4, -1, np.array([0, 9, 0]), np.zeros(2, int), T(0.5), T("cat")),
+)
+row(
+    "jd.networks.NoiseEmbedding",
+    networks.NoiseEmbedding,
+    {"features": 4, "waves": networks.Sinusoidal(), "classes": 0, "rngs": RNGS},
+    features=WIDTHS,
+    waves=[*says("waves returned", lambda c: c), *FUNCTION],
+    classes=[-1, T(1.5), T("10"), T(None)],
+    rngs=[T(None), T(KEY)],
+)
 row("jd.networks.Network", networks.Network, graphdef=[T(None), T("mlp"), T(networks.MLP)])
-row("jd.networks.Cast", networks.Cast, {"network": NETWORK, "dtype": jnp.bfloat16}, network=FUNCTION, dtype=[T(None), T("half of it"), T(int), T(jnp.uint8), T(16)])
-row("jd.networks.initialize", networks.initialize, {"key": KEY, "make": lambda rngs: networks.MLP(2, rngs=rngs)}, key=ONE_KEY, make=[T(None), T("mlp"), T(networks.MLP), T(lambda rngs: None)])
+row(
+    "jd.networks.Cast",
+    networks.Cast,
+    {"network": NETWORK, "dtype": jnp.bfloat16},
+    network=FUNCTION,
+    dtype=[T(None), T("half of it"), T(int), T(jnp.uint8), T(16)],
+)
+row(
+    "jd.networks.initialize",
+    networks.initialize,
+    {"key": KEY, "make": lambda rngs: networks.MLP(2, rngs=rngs)},
+    key=ONE_KEY,
+    make=[T(None), T("mlp"), T(networks.MLP), T(lambda rngs: None)],
+)
 
 # data, metrics
 for toy in (jd.data.two_moons, jd.data.swiss_roll, jd.data.s_curve, jd.data.circles, jd.data.cat):
-    row(f"jd.data.{toy.__name__}", toy, {"key": KEY, "n": 3}, key=ONE_KEY, n=[*COUNT, *says("GiB", HUGE)], noise=[*NOT_NEGATIVE, *ONE])
+    row(
+        f"jd.data.{toy.__name__}",
+        toy,
+        {"key": KEY, "n": 3},
+        key=ONE_KEY,
+        n=[*COUNT, *says("GiB", HUGE)],
+        noise=[*NOT_NEGATIVE, *ONE],
+    )
 for toy in (jd.data.eight_gaussians, jd.data.checkerboard, jd.data.pinwheel):
     row(f"jd.data.{toy.__name__}", toy, {"key": KEY, "n": 3}, key=ONE_KEY, n=[*COUNT, *says("GiB", HUGE)])
 POINTS = np.random.default_rng(0).standard_normal((5, 2))
-row("jd.metrics.wasserstein", jd.metrics.wasserstein, {"x": X, "y": X}, x=[HOLES, *says("", X[:2], X[:, :1]), *says("", X[:0]), 1.0, T("x"), T(None), T(X + 0j)], y=[HOLES, *says("", X[:2]), T("x"), T(None)])
-row("jd.metrics.frechet_distance", jd.metrics.frechet_distance, {"x": POINTS, "y": POINTS}, x=[POINTS * NAN, POINTS[:2], POINTS[:, 0], POINTS[:, :1], POINTS[:0], T(IMAGES), T("x"), T(None), T(POINTS + 0j)], y=[POINTS * INF, T(None)])
+row(
+    "jd.metrics.wasserstein",
+    jd.metrics.wasserstein,
+    {"x": X, "y": X},
+    x=[HOLES, *says("", X[:2], X[:, :1]), *says("", X[:0]), 1.0, T("x"), T(None), T(X + 0j)],
+    y=[HOLES, *says("", X[:2]), T("x"), T(None)],
+)
+row(
+    "jd.metrics.frechet_distance",
+    jd.metrics.frechet_distance,
+    {"x": POINTS, "y": POINTS},
+    x=[POINTS * NAN, POINTS[:2], POINTS[:, 0], POINTS[:, :1], POINTS[:0], T(IMAGES), T("x"), T(None), T(POINTS + 0j)],
+    y=[POINTS * INF, T(None)],
+)
 SPLIT = ["valid", None, 3, "", ["train"]]
 
 
-def test_placeholder():
-    assert ROWS
+def malformed(wrong):
+    """(argument, value, error, words) of every malformed value of a row."""
+    for argument, values in wrong.items():
+        for value in values:
+            error, words = ValueError, argument
+            while isinstance(value, T | Says):
+                error = TypeError if isinstance(value, T) else error
+                words = value.words if isinstance(value, Says) else words
+                value = value.value
+            yield argument, value, error, words
 
 
-def cases():
-    for label, function, good, wrong in ROWS:
-        for argument, values in wrong.items():
-            for number, value in enumerate(values):
-                error, words = ValueError, argument
-                if isinstance(value, T):
-                    error, value = TypeError, value.value
-                if isinstance(value, Says):
-                    value, words = value.value, value.words
-                    if isinstance(value, T):
-                        error, value = TypeError, value.value
-                yield pytest.param(function, {**good, argument: value}, error, words, id=f"{label}-{argument}-{number}")
-
-
-@pytest.mark.parametrize(("function", "arguments", "error", "words"), cases())
-def test_malformed(function, arguments, error, words):
-    with pytest.raises(error) as caught:
+def fault(function, arguments, error, words):
+    """What is wrong with how `function` meets malformed arguments; None where it is met as it should."""
+    try:
         function(**arguments)
-    assert words in str(caught.value)
-    frames = traceback.extract_tb(caught.value.__traceback__)
-    assert frames[-1].filename.startswith(PACKAGE)
+    except Exception as met:
+        where = traceback.extract_tb(met.__traceback__)[-1].filename
+        if type(met) is not error or words not in str(met) or not where.startswith(PACKAGE):
+            return f"{type(met).__name__} of {where}: {str(met)[:200]}; expected {error.__name__} with {words!r}"
+    else:
+        return "accepted"
+
+
+@pytest.mark.parametrize(("function", "good", "wrong"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+def test_malformed_inputs_meet_our_own_words(function, good, wrong):
+    faults = [
+        f"{argument} = {value!r:.100}: {found}"
+        for argument, value, error, words in malformed(wrong)
+        if (found := fault(function, {**good, argument: value}, error, words))
+    ]
+    assert not faults, "\n".join(faults)

@@ -3,6 +3,7 @@
 from jaxdiff.arrays.checks import (
     along_batch,
     as_array,
+    check_array,
     check_batch,
     check_choice,
     check_event,
@@ -44,6 +45,7 @@ __all__ = [
     "as_array",
     "as_pytree",
     "atomic_write",
+    "check_array",
     "check_batch",
     "check_choice",
     "check_event",

@@ -106,7 +106,7 @@ def _as_computed(number: float) -> np.ndarray:
         with np.errstate(over="ignore"):
             return np.asarray(float(number)).astype(jnp.result_type(float))
     except OverflowError:
-        return np.asarray(math.copysign(math.inf, number))
+        return np.asarray(math.inf if number > 0 else -math.inf)
 
 
 def check_scalar(name: str, value, *, fix: str = "", **bounds):
@@ -142,6 +142,13 @@ def check_shared(name: str, tree) -> None:
 
 
 _COUNTS = {1: "one", 2: "two"}
+
+
+def check_array(name: str, value, **bounds):
+    """`value` as an array, lists among them, of numbers that `check_number` accepts."""
+    array = value if isinstance(value, jax.Array) else as_array(value)
+    check_number(name, value if array is None or array.dtype == object else array, **bounds)
+    return array
 
 
 def check_whole(

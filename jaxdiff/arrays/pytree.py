@@ -32,7 +32,9 @@ def pytree(cls: type[T]) -> type[T]:
     @dataclasses.dataclass(frozen=True)
     class DDIM: ...
     """
-    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise TypeError(f"cls = {cls!r}; expected a dataclass: put @pytree above @dataclasses.dataclass(frozen=True)")
+    fields = dataclasses.fields(cls)
     static = tuple(f.name for f in fields if f.metadata.get("static"))
     nodes = tuple(f.name for f in fields if not f.metadata.get("static"))
     keys = tuple(map(jax.tree_util.GetAttrKey, nodes))

@@ -87,6 +87,7 @@ def check_params(params) -> Any:
 
 def c_noise(process: Process, t) -> jax.Array:
     """log(σ/α)/4 within ±3, the noise level that networks see."""
+    check_process(process)
     return jnp.clip(-process.log_snr(t) / 8, -3.0, 3.0)
 
 
@@ -218,6 +219,8 @@ def score(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
 
 def angular_velocity(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
     """v = cos φ ε - sin φ x_0 = dz/dφ of the probability flow at x [batch, *event]."""
+    check_denoiser(denoiser)
+    x = check_batch(x)
     data, noise = denoiser(x, t, cond)
     phi = expand_time(denoiser.process.angle(t), x)
     return jnp.cos(phi) * noise - jnp.sin(phi) * data

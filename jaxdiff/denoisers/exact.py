@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_batch, check_labels
+from jaxdiff.arrays import check_array, check_batch, check_labels
 from jaxdiff.denoisers.denoiser import Prediction
 from jaxdiff.processes import Process, check_event, check_process, expand_time, pytree
 
@@ -92,6 +92,8 @@ def Mixture(process: Process, weights, means, covariances) -> _Mixture:
     for one out of range (under a transformation, where it cannot be read, the answer is NaN).
     """
     check_process(process)
+    for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
+        check_array(name, value)
     weights, means, covariances = (np.asarray(a, jnp.result_type(float)) for a in (weights, means, covariances))
     if means.ndim != 2:
         raise ValueError(f"means has shape {means.shape}; expected [k, d]")
@@ -117,6 +119,8 @@ def Mixture(process: Process, weights, means, covariances) -> _Mixture:
 
 def Gaussian(process: Process, mean, covariance) -> _Mixture:
     """The exact denoiser of N(mean, covariance): mean [d], covariance [d, d]."""
+    check_array("mean", mean)
+    check_array("covariance", covariance)
     mean, covariance = np.asarray(mean), np.asarray(covariance)
     if mean.ndim != 1:
         raise ValueError(f"mean has shape {mean.shape}; expected [d]")

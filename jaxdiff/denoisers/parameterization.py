@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import said
+from jaxdiff.processes import check_process
 
 
 def _data(process, t, alpha, sigma, data_std):
@@ -62,5 +63,6 @@ def check_parameterization(name: str) -> None:
 def row(name: str, process, t, data_std=0.5) -> tuple[jax.Array, jax.Array]:
     """The row (a, b) of the parameterisation `name` at times `t`, each of the shape of `t`."""
     check_parameterization(name)
+    check_process(process)
     alpha, sigma = process.marginal(t)
     return ROWS[name](process, t, alpha, sigma, data_std)

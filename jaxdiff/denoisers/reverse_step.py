@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_batch, check_choice
 from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_denoiser
-from jaxdiff.processes import Process, expand_time, posterior
+from jaxdiff.processes import Process, check_process, expand_time, posterior
 
 VARIANCES = ("small", "large", "learned")
 
@@ -32,6 +32,8 @@ def log_variance_ratio(process: Process, prediction: Prediction, t, s, variance:
 
     Raises ValueError where "learned" is asked of a denoiser that has not learned one.
     """
+    check_process(process)
+    check_variance(variance)
     share = float(variance == "large")
     if variance == "learned":
         share = prediction.share

@@ -102,6 +102,7 @@ def by_probe(
     if source is not None:
         check_function("source", source, "a function, the log-density [n, *event] -> [n]")
         source = as_pytree(source)
+        _check_source(source, jax.ShapeDtypeStruct((1, *x0.shape[1:]), x0.dtype))
     split = split_of(denoiser, x0, keys, cond)
     return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint, split)
 
@@ -114,6 +115,12 @@ def probe_error(by_probe, divergence: str) -> jax.Array:
     if probes == 1:
         return jnp.full_like(by_probe[..., 0], jnp.nan)
     return by_probe.std(-1, ddof=1) / math.sqrt(probes)
+
+
+def _check_source(source, x: jax.ShapeDtypeStruct) -> None:
+    shape = getattr(jax.eval_shape(source, x), "shape", None)
+    if shape != x.shape[:1]:
+        raise ValueError(f"source gave shape {shape} for x of shape {x.shape}; expected {x.shape[:1]}")
 
 
 def _check_adjoint(adjoint) -> None:
@@ -148,10 +155,7 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
         if source is None:
             prior = jnp.sum(jax.scipy.stats.norm.logpdf(x_1, scale=process.prior_std))
         else:
-            densities = source(x_1[None])
-            if densities.shape != (1,):
-                raise ValueError(f"source gave shape {densities.shape} for x of shape {(1, *event)}; expected (1,)")
-            prior = densities[0].astype(x.dtype)
+            prior = source(x_1[None])[0].astype(x.dtype)
         log_prob = prior + size * jnp.log(q_max / q_min) + traces.mean()
         found = Likelihood(log_prob, probe_error(traces, divergence), evaluations, converged & jnp.isfinite(log_prob))
         return found, traces - traces.mean()

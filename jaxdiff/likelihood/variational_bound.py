@@ -38,16 +38,17 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 from jax.sharding import Mesh
 
-from jaxdiff.denoisers import DenoiserLike, check_start, check_variance
+from jaxdiff.arrays import check_flag, check_shared, check_whole
+from jaxdiff.denoisers import DenoiserLike, check_denoiser, check_start, check_variance
 from jaxdiff.likelihood.dequantization import check_images
 from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
-from jaxdiff.processes import check_time, expand_time
-from jaxdiff.processes.grids import Grid, LogSNR, check_times
+from jaxdiff.processes import expand_time
+from jaxdiff.processes.grids import Grid, LogSNR, check_grid, check_times, one_time
 from jaxdiff.samplers import check_cond, example_keys
 from jaxdiff.samplers.batches import over_all
-from jaxdiff.samplers.mesh import copied, spread
+from jaxdiff.samplers.mesh import check_mesh, copied, spread
 from jaxdiff.samplers.sampler import normal
 
 
@@ -162,11 +163,20 @@ def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, 
     return VariationalBound(kind, prior, transitions.T, reconstruction)
 
 
+def _check(denoiser, levels, progress, mesh) -> None:
+    """Raise for what neither bound can be computed of."""
+    check_denoiser(denoiser)
+    check_shared("process", denoiser.process)
+    check_whole("levels", levels, least=2)
+    check_flag("progress", progress)
+    check_mesh(mesh)
+
+
 def _end(process, levels: int, t_min) -> jax.Array:
     """`t_min`, or the time where σ/α is the width of a cell, or the nearest to it that the process has."""
     if t_min is None:
         return process.time_at_log_snr(2 * math.log(max(levels, 2) / 2))
-    t_min = check_time(t_min, "t_min")
+    t_min = one_time(t_min, "t_min")
     if process.marginal(t_min)[1] == 0:
         raise ValueError(f"t_min = {t_min}: no noise is left there to read the integers under; expected a time above")
     return t_min
@@ -199,15 +209,15 @@ def variational_bound(
     levels or one example a batch, times that do not decrease or end where there is no noise, an unknown variance or
     one that is not there, and a denoiser without an answer at the first time.
     """
+    _check(denoiser, levels, progress, mesh)
     check_variance(variance)
+    grid, steps = check_grid(grid), check_whole("steps", steps, least=2, noun="noise levels")
     if isinstance(grid, Grid):
-        if steps < 2:
-            raise ValueError(f"steps = {steps}; expected at least two noise levels")
         times = check_times(grid(denoiser.process, steps - 1, 1.0, _end(denoiser.process, levels, t_min)))
     else:
         if t_min is not None:
             raise ValueError("an array as grid ends where it ends; leave t_min out, or end the array there")
-        times = check_times(grid)
+        times = grid
         _end(denoiser.process, levels, times[-1])
     check_start(denoiser, times[0])
     compute = functools.partial(_discrete, times=times, variance=variance)
@@ -233,8 +243,8 @@ def continuous_bound(
     not the spread of the images. It costs `draws` + 1 evaluations an image. Arguments and errors are as for
     `variational_bound`; ValueError also for fewer than one draw.
     """
-    if draws < 1:
-        raise ValueError(f"draws = {draws}; expected at least one")
+    _check(denoiser, levels, progress, mesh)
+    draws = check_whole("draws", draws)
     check_start(denoiser, 1.0)
     compute = functools.partial(_continuous, draws=draws, t_min=_end(denoiser.process, levels, t_min))
     kind = f"variational bound, continuous time, {draws} draws"

@@ -52,7 +52,7 @@ class Cast:
     def __post_init__(self):
         check_function("network", self.network, "a function (params, x, c_noise, cond) -> out")
         try:
-            floating = jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating)
+            floating = self.dtype is not None and jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating)
         except TypeError:
             floating = False
         if not floating:

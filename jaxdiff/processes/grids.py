@@ -73,7 +73,7 @@ class Grid(abc.ABC):
         """
         check_process(process)
         steps = check_whole("steps", steps)
-        check_room("a grid", steps)
+        check_room(f"the grid of steps = {steps},", steps)
         t_start = one_time(t_start, "t_start")
         first = self._coordinate(process, t_start)
         if t_end is not None:

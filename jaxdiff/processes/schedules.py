@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_number, is_concrete, pytree
+from jaxdiff.arrays import check_array, check_number, is_concrete, pytree
 from jaxdiff.processes.gaussian import Process
 
 
@@ -148,7 +148,7 @@ def from_betas(betas) -> Process:
 
     Raises ValueError for an empty table or a β outside (0, 1).
     """
-    betas = np.asarray(betas, np.float64)
+    betas = np.asarray(check_array("betas", betas), np.float64)
     if betas.ndim != 1 or betas.size == 0:
         raise ValueError(f"betas has shape {betas.shape}; expected a table [T] of T >= 1 steps")
     outside = ~((betas > 0) & (betas < 1))

@@ -20,16 +20,18 @@ from jax.sharding import Mesh
 from jaxdiff.arrays import (
     atomic_write,
     check_file,
+    check_flag,
     check_path,
     check_room,
+    check_shape,
     check_whole,
     example_keys,
     fingerprint,
     own_folder,
     remove_folder,
 )
-from jaxdiff.denoisers import DenoiserLike
-from jaxdiff.samplers.mesh import agreed, copied, fetched, filled, spread, writes
+from jaxdiff.denoisers import DenoiserLike, check_denoiser
+from jaxdiff.samplers.mesh import agreed, check_mesh, copied, fetched, filled, spread, writes
 from jaxdiff.samplers.sample import sample
 from jaxdiff.samplers.sampler import check_cond
 
@@ -133,8 +135,11 @@ def draw(
     Raises ValueError for fewer than one sample a batch, more samples than memory holds, and a whole file in `keep`
     that holds others than those asked for; TypeError for what is no whole number; and what `jaxdiff.sample` raises.
     """
-    n, *event = shape
-    n, batch_size = check_whole("n", n), check_whole("batch_size", batch_size)
+    check_denoiser(denoiser)
+    check_mesh(mesh)
+    check_flag("progress", progress)
+    n, *event = check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
+    batch_size = check_whole("batch_size", batch_size)
     check_room("an array of samples", n, *event, on_device=False)
     keys, axis = example_keys(key, n), int(settings.get("trajectory", False))
     every, model = (check_cond(denoiser, cond, n), x_start), copied(denoiser, mesh)

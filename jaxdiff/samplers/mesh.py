@@ -15,6 +15,14 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdiff.arrays import check_instance
+
+
+def check_mesh(mesh) -> None:
+    """Raise TypeError for what is neither a mesh nor None."""
+    if mesh is not None:
+        check_instance("mesh", mesh, Mesh, "a jax.sharding.Mesh, such as jaxdiff.training.make_mesh()")
+
 
 def filled(size: int, mesh: Mesh | None) -> int:
     """The least number of examples from `size` on that the devices of `mesh` share evenly."""

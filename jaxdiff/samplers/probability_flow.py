@@ -85,7 +85,7 @@ def check_solver(solver) -> None:
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         name = f"diffrax.{type(solver).__name__}()"
         raise ValueError(
-            f"{name} gives no estimate of its error to choose steps by; wrap it: diffrax.HalfSolver({name})"
+            f"solver = {name} gives no estimate of its error to choose steps by; wrap it: diffrax.HalfSolver({name})"
         )
 
 

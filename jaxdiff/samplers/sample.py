@@ -72,7 +72,7 @@ def sample(
     shape = check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
     steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
     check_room("samples", *([steps] if trajectory else []), *shape)
-    check_room("a grid", steps)
+    check_room(f"the grid of steps = {steps},", steps)
     keys = example_keys(key, shape[0])
     start, end = one_time(t_start, "t_start"), None
     grid = check_grid(sampler.grid if grid is None else grid)
