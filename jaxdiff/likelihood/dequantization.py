@@ -208,6 +208,7 @@ def quantize(x, levels: int = 256) -> jax.Array:
         raise TypeError(f"x has dtype {kind}; expected floating values in [-1, 1]")
     if is_concrete(array) and np.isnan(np.asarray(array)).any():
         raise ValueError("x holds a NaN, which is on no level; remove the samples that failed")
-    x = jnp.asarray(array, jnp.promote_types(array.dtype, jnp.float32))
+    x = jnp.asarray(array)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     level = jnp.clip(jnp.floor((x + 1) / 2 * levels), 0, levels - 1)
     return jnp.where(jnp.isnan(x), -1, level).astype(jnp.int32)
