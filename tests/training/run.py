@@ -3,7 +3,9 @@
 import json
 import os
 import resource
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import optax
 
 import jaxdiff as jd
-from jaxdiff.training import connect, failing_together, make_mesh, train
+from jaxdiff.training import Checkpoints, connect, failing_together, make_mesh, train
 
 if __name__ == "__main__":
     FOLDER, SETTINGS = sys.argv[1], json.loads(sys.argv[2])
@@ -37,6 +39,10 @@ class Points:
             raise OSError("the disk of this host is gone")
         if step == self.special.get("dies_at"):
             os.kill(os.getpid(), 9)
+        if step == self.special.get("exits_at"):
+            sys.exit(3)
+        if step == self.special.get("interrupted_at"):
+            raise KeyboardInterrupt
         return {"x": np.random.default_rng(step).standard_normal((BATCH, 64)).astype(np.float32)[self.rows] / 2}
 
 
@@ -55,12 +61,33 @@ def slow_to_compile(denoiser, key, x0, cond):
     return LOSS(denoiser, key, x0, cond)
 
 
+def press_in_save(step, *seconds):
+    """Press Ctrl-C so many seconds after each other from when the checkpoint of `step` is begun."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell sets to be ignored in the background
+    save = Checkpoints.save
+
+    def pressing(self, state, **content):
+        if int(state.step) == step:
+            threading.Thread(target=press).start()
+        save(self, state, **content)
+
+    def press():
+        for pause in seconds:
+            time.sleep(pause)
+            print("pressed", time.time(), flush=True)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    Checkpoints.save = pressing
+
+
 def main(folder, steps=40, log_every=5, checkpoint_every=10, delay=0.0, slow=False, seed=0, model=1, **run):
     rows = slice(0, BATCH)
     if "process" in run:
         n = BATCH // run["processes"]
         rows = slice(n * run["process"], n * (run["process"] + 1))
-    special = {name: run[name] for name in ("throws_at", "dies_at") if name in run}
+    special = {name: run[name] for name in ("throws_at", "dies_at", "exits_at", "interrupted_at") if name in run}
+    if "pressed" in run:
+        press_in_save(*run["pressed"])
     if "bytes_a_file" in run:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run["bytes_a_file"], resource.RLIM_INFINITY))
     with failing_together(Path(folder)):

@@ -107,6 +107,28 @@ def test_a_host_that_is_different_or_throws_is_told_by_all(tmp_path, settings, m
     assert message.split(": ")[-1] in errors[1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "code", "cause"),
+    [
+        ({"exits_at": [None, 7]}, 3, "process 1 ended: left by sys.exit(3) before the others"),
+        ({"interrupted_at": [7, None]}, 130, "process 0 ended: interrupted (Ctrl-C)"),
+    ],
+)
+def test_whatever_ends_one_host_ends_all_and_each_log_says_so(tmp_path, settings, code, cause):
+    codes, errors = ends(together([tmp_path] * 2, **settings), timeout=45)
+    assert codes == [code, code], errors
+    assert all(cause in err for err in errors), errors
+
+
+def test_ctrl_c_to_one_of_two_saves_and_stops_both_after_the_same_step(tmp_path):
+    processes = together([tmp_path] * 2, steps=10**6, log_every=5, checkpoint_every=10, pressed=[None, [20, 0.0]])
+    codes, errors = ends(processes)
+    assert codes == [75, -signal.SIGINT], errors
+    at = steps_in(tmp_path)[-1]
+    assert at >= 20
+    assert all(f"saved at step {at}" in err for err in errors), errors
+
+
 def test_folders_that_are_not_shared_are_told_by_all(tmp_path):
     codes, errors = ends(together([tmp_path / "a", tmp_path / "b"]), timeout=45)
     assert codes == [1, 1], errors
