@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +89,7 @@ def main(folder, steps=40, log_every=5, checkpoint_every=10, delay=0.0, slow=Fal
         press_in_save(*run["pressed"])
     if "bytes_a_file" in run:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run["bytes_a_file"], resource.RLIM_INFINITY))
-    with failing_together(Path(folder)):
+    with failing_together(folder):
         if run.get("comes_not"):
             raise ValueError("the data of this host are missing")
         trained = train(

@@ -138,6 +138,183 @@ def test_a_run_never_begins_anew_over_damaged_checkpoints(saved, tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def other_kinds_of_damage():
+    """(what is done to the folder of a step, what the warning says)."""
+
+    def manifest(content):
+        return lambda step: (step / "manifest.json").write_bytes(content)
+
+    def instead(make, name="manifest.json"):
+        def damage(step):
+            (path := next(step.rglob(name))).unlink()
+            make(path)
+
+        return damage
+
+    def file(step):
+        shutil.rmtree(step)
+        step.write_bytes(b"")
+
+    def away(step):
+        step.rename(step.with_name("elsewhere"))
+        step.symlink_to(step.with_name("elsewhere"))
+
+    yield instead(Path.mkdir), "manifest.json is a folder; expected a file"
+    yield instead(os.mkfifo), "manifest.json is a pipe, a socket or a device; a checkpoint holds plain files only"
+    yield instead(os.mkfifo, "_METADATA"), "_METADATA is a pipe"
+    yield file, "20 is a file; expected the folder of a checkpoint"
+    yield away, "20 is a symbolic link; expected the folder of a checkpoint"
+    yield manifest(b""), "manifest.json is damaged"
+    yield manifest(b"[" * 100_000), "manifest.json is damaged"
+    yield manifest(b'{"content":' * 100_000), "manifest.json is damaged"
+    yield manifest(b"[]"), "manifest.json holds a list"
+    yield manifest(b'{"content": {"step": 20, "files": []}, "sha256": "a"}'), "manifest.json is damaged"
+    yield manifest(b'{"content": {"files": {}}, "sha256": "a"}'), "manifest.json is damaged"
+    yield manifest(b'{"content": {"step": 20, "files": {}}, "sha256": "a"}'), "its SHA-256 is another"
+
+
+@pytest.mark.parametrize(("damage", "message"), other_kinds_of_damage())
+def test_damage_of_another_kind_is_found_and_nothing_is_waited_for(saved, tmp_path, damage, message):
+    shutil.copytree(saved / "checkpoints", tmp_path / "checkpoints")
+    damage(tmp_path / "checkpoints" / "20")
+    with pytest.warns(UserWarning, match=f"{message}.*leaving step 20"), Checkpoints(tmp_path / "checkpoints") as found:
+        assert found.latest == 10
+
+
+def test_a_step_under_the_name_of_another_is_named_and_left(saved, tmp_path):
+    """Else a run asked for 30 steps would be done at once, with the weights of 10."""
+    digests, _ = reference(30)
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "30")
+    with pytest.warns(UserWarning, match="30 is step 10 under another name.*leaving step 30"):
+        run.main(tmp_path, steps=30)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["20", "30", "30.damaged"]
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert digest(checkpoints.restore(fresh())) == digests[30]
+
+
+@pytest.mark.parametrize("name", ["007", "0x20", "\u0661\u0660", "9" * 30, "20 ", "-20"])
+def test_a_folder_whose_name_is_no_step_is_none(saved, tmp_path, name):
+    shutil.copytree(saved / "checkpoints", tmp_path / "checkpoints")
+    shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / name)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest == 20
+
+
+def lose_all(folder):
+    shutil.rmtree(folder / "checkpoints")
+
+
+def lose_each(folder):
+    for path in (folder / "checkpoints").iterdir():
+        shutil.rmtree(path)
+
+
+def set_aside(folder):
+    for path in (folder / "checkpoints").iterdir():
+        path.rename(path.with_name(f"backup-{path.name}"))
+
+
+def only_damaged(folder):
+    lose_each(folder)
+    (folder / "checkpoints" / "20.damaged").mkdir()
+    (folder / "metrics.jsonl").unlink()
+
+
+@pytest.mark.parametrize("lose", [lose_all, lose_each, set_aside, only_damaged])
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_without_a_word(saved, tmp_path, lose):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    lose(tmp_path)
+    trace = "20.damaged" if lose is only_damaged else "metrics.jsonl, whose last line is of step 20"
+    with pytest.raises(ValueError, match=f"has no checkpoint any more, though there is .*{trace}: put the checkpoints"):
+        run.main(tmp_path, steps=30)
+    assert steps_in(tmp_path) == []
+    for path in (tmp_path / "metrics.jsonl", *(tmp_path / "checkpoints").glob("*.damaged")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    run.main(tmp_path, steps=10)
+    assert steps_in(tmp_path) == [10]
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(tmp_path):
+    process = start(tmp_path, steps=10**6, delay=0.01, checkpoint_every=10**6)
+    wait_for_step(tmp_path, 10, process)
+    process.kill()
+    process.communicate()
+    run.main(tmp_path, steps=10)
+    assert [line["step"] for line in logged(tmp_path)] == [5, 10]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "metrics.jsonl", "lock"}
+
+
+# Links in a run that somebody handed over
+
+
+def test_training_writes_and_deletes_nothing_through_a_link(saved, tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    (outside / "0").mkdir(parents=True)
+    for name in ("lock", "metrics.jsonl", "thesis", "0/thesis"):
+        (outside / name).write_bytes((saved / name).read_bytes() if (saved / name).exists() else b"mine")
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    shutil.copytree(saved, folder)
+
+    def replaced(name, link=os.symlink):
+        path = folder / name
+        if path.exists():
+            path.rename(tmp_path / "aside")
+        link(outside / name if (outside / name).exists() else outside, path)
+
+    def put_back(name):
+        (folder / name).unlink()
+        if (tmp_path / "aside").exists():
+            (tmp_path / "aside").rename(folder / name)
+
+    for name, message in (
+        ("lock", "lock is a link, a folder or a pipe; expected a file"),
+        ("checkpoints", "checkpoints is a symbolic link"),
+        ("checkpoints/30.draft", "30.draft is a symbolic link"),
+        ("checkpoints/0.old", "0.old is a symbolic link"),
+    ):
+        replaced(name)
+        with pytest.raises(ValueError, match=message):
+            run.main(folder, steps=30)
+        put_back(name)
+    replaced("lock", os.link)
+    replaced("failure.json")
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").symlink_to(outside / "metrics.jsonl")
+    run.main(folder, steps=30)
+    assert not (folder / "metrics.jsonl").is_symlink()
+    assert logged(folder)[-1]["step"] == 30
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("[]", "line 2: expected numbers"), ('{"loss": 1}', "line 2"), ("{" * 100_000, "line 2 is not JSON")],
+)
+def test_a_damaged_line_of_the_metrics_is_named(saved, tmp_path, line, message):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[1:]]))
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl, {message}"):
+        run.main(tmp_path, steps=30)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is a folder; expected a file"):
+        run.main(tmp_path, steps=30)
+
+
+def test_a_run_in_the_home_folder_is_found_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run.main("~/runs/a", steps=10)
+    assert os.listdir(tmp_path) == ["runs"]
+    load_params("~/runs/a", run.denoiser().params)
+    assert read_metrics("~/runs/a/metrics.jsonl")
+    with pytest.raises(TypeError, match="folder = 3; expected a path"):
+        run.main(3)
+
+
 # Another run
 
 
