@@ -84,7 +84,10 @@ class Config:
     hidden: tuple[int, ...] = (128, 128, 128)
     """MLP (toy sets): widths of its layers."""
     conditional: bool = False
-    """Train on labels, dropped for one example in ten so that the unconditional model is learned too."""
+    """Train on labels."""
+    label_dropout: float | None = None
+    """With conditional: the share of examples whose label is dropped, from which guidance knows the unconditional
+    model; by default 0.1."""
     flip: bool = False
     """Mirror half of the images left to right, drawn anew each step; not where sides matter, as they do for digits."""
     steps: int = 4000
@@ -99,6 +102,11 @@ class Config:
     """Decay of the moving average of the weights, the ones that are used."""
     seed: int = 0
     """Seed of weights, batches and noise."""
+
+    @property
+    def dropout(self) -> float:
+        """The share of labels that is dropped."""
+        return (0.1 if self.label_dropout is None else self.label_dropout) if self.conditional else 0.0
 
     def check(self) -> None:
         """Raise ValueError for settings that do not go together, or have no meaning; TypeError for another type."""
@@ -122,6 +130,10 @@ class Config:
         check_room("a batch of images", self.batch_size, self.image_size, self.image_size, 1 if self.grey else 3)
         for level in self.attention if self.attention != Config.attention else ():
             check_whole("a level in attention", level, least=0, most=len(self.channels) - 1)
+        if self.label_dropout is not None:
+            check_number("label_dropout", self.label_dropout, least=0, below=1)
+            if not self.conditional:
+                raise ValueError(f"label_dropout = {self.label_dropout} needs conditional; set it, or leave it out")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
         if self.data == "folder" and self.image_folder is None:

@@ -13,6 +13,7 @@ from jaxdiff.denoisers.denoiser import (
     check_cond_of,
     check_denoiser,
     check_start,
+    no_label_of,
     score,
 )
 from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
@@ -46,6 +47,7 @@ __all__ = [
     "exact",
     "guidance",
     "log_variance_ratio",
+    "no_label_of",
     "reverse",
     "row",
     "score",

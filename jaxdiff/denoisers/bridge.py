@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_function, check_instance, check_number, said
-from jaxdiff.denoisers.denoiser import Prediction, c_noise, check_cond_of, check_params
+from jaxdiff.denoisers.denoiser import Prediction, c_noise, check_cond_of, check_params, no_label_of
 from jaxdiff.processes import Brownian, Flow, check_time, expand_time, pytree
 
 
@@ -104,6 +104,10 @@ class Bridge(BridgeLike):
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""
         check_cond_of(self.network, self.params, cond)
+
+    def no_label(self) -> int | None:
+        """The label by which the network means none, by its own `no_label(params)`; None where it has no such label."""
+        return no_label_of(self.network, self.params)
 
     def predict(self, x, t, cond=None) -> TwoEnded:
         """E[x_1 - x_0 | x_t] and the score at x [batch, *event], t a scalar or [batch]."""

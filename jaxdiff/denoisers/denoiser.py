@@ -21,6 +21,7 @@ from jaxdiff.arrays import (
     check_function,
     check_number,
     check_output,
+    check_scalar,
     native,
     said,
     with_dtype,
@@ -99,6 +100,8 @@ class Denoiser:
     `parameterization` is one of "data", "noise", "score", "v", "velocity", "edm"; `data_std` is the standard deviation
     of the data, a scalar or one an example. "noise" and "score" say nothing of x_0 where α = 0 (t = 1 of Flow and
     Cosine): start below.
+    `label_dropout` is the share of labels that its training left out, from which it can be guided; None where that is
+    not known.
     With `learned_variance` the network returns twice the channels of x in the last axis: out, then u, and the share
     of the reverse variance is (u + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
 
@@ -114,6 +117,7 @@ class Denoiser:
     parameterization: str = dataclasses.field(default="v", metadata={"static": True})
     data_std: float = 0.5
     learned_variance: bool = dataclasses.field(default=False, metadata={"static": True})
+    label_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self):
         check_function("network", self.network, "a function (params, x, c_noise, cond) -> out")
@@ -122,6 +126,9 @@ class Denoiser:
         check_parameterization(self.parameterization)
         check_number("data_std", self.data_std, above=0)
         check_flag("learned_variance", self.learned_variance)
+        if self.label_dropout is not None:
+            check_scalar("label_dropout", self.label_dropout, least=0, most=1)
+            object.__setattr__(self, "label_dropout", float(self.label_dropout))
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Predict data and noise from x [batch, *event] at t, a scalar or [batch]."""
@@ -146,6 +153,10 @@ class Denoiser:
         """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""
         check_cond_of(self.network, self.params, cond)
 
+    def no_label(self) -> int | None:
+        """The label by which the network means none, by its own `no_label(params)`; None where it has no such label."""
+        return no_label_of(self.network, self.params)
+
     def error_scale(self, t) -> jax.Array:
         """det/q, of the shape of `t`: an error e of the angular velocity v is det/q e of the network's output."""
         alpha, sigma = self.process.marginal(t)
@@ -158,6 +169,15 @@ def check_cond_of(model, *arguments) -> None:
     check = getattr(model, "check_cond", None)
     if check is not None:
         check(*arguments)
+
+
+def no_label_of(model, *arguments) -> int | None:
+    """`model.no_label(*arguments)`, the label by which it means none: () of a denoiser, (params) of a network.
+
+    None where it has no such label, or does not say.
+    """
+    of = getattr(model, "no_label", None)
+    return None if of is None else of(*arguments)
 
 
 def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_function, check_output
-from jaxdiff.denoisers.denoiser import Denoiser, c_noise, check_cond_of
+from jaxdiff.denoisers.denoiser import Denoiser, c_noise, check_cond_of, no_label_of
 from jaxdiff.denoisers.parameterization import row
 from jaxdiff.processes import check_time, expand_time
 
@@ -41,6 +41,10 @@ class InnerProduct:
     def check_cond(self, params, cond) -> None:
         """Raise for a `cond` that the network does not take."""
         check_cond_of(self.network, params, cond)
+
+    def no_label(self, params) -> int | None:
+        """The network's label for none, or None."""
+        return no_label_of(self.network, params)
 
     def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
         """<x, network(x)> for x [batch, *event]."""
@@ -66,6 +70,10 @@ class Gradient:
     def check_cond(self, params, cond) -> None:
         """Raise for a `cond` that the potential does not take."""
         check_cond_of(self.potential, params, cond)
+
+    def no_label(self, params) -> int | None:
+        """The potential's label for none, or None."""
+        return no_label_of(self.potential, params)
 
     def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
         """∇ potential at x [batch, *event], of its shape."""

@@ -19,6 +19,7 @@ r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelih
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -91,6 +92,20 @@ def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
 
 class _TowardsCond(_Wrapper):
     """Guidance away from the unconditional model, the denoiser's own at cond = None."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        inner = self.denoiser
+        while hasattr(inner, "denoiser"):
+            inner = inner.denoiser
+        if getattr(inner, "label_dropout", None) == 0:
+            warnings.warn(
+                f"{type(self).__name__} of a denoiser whose labels were never dropped in training (label_dropout = 0): "
+                "its unconditional prediction was not learned, and guidance by it leads anywhere. Train with "
+                "label_dropout=0.1",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def check_cond(self, cond) -> None:
         """Raise for cond = None, which is no guidance, and for a `cond` or None that the denoiser does not take."""
@@ -192,8 +207,8 @@ class ClassifierFreePP(_TowardsCond):
     scale: float = 0.6
 
     def __post_init__(self):
-        check_denoiser(self.denoiser)
         check_number("scale", self.scale, least=0, most=1, noun="the λ of CFG++")
+        super().__post_init__()
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Guided data and unconditional noise at x [batch, *event], t a scalar or [batch]."""

@@ -52,7 +52,7 @@ class BridgeMatching:
         x0, cond = check_batch_of(bridge, key, x0, cond)
         time_key, pair_key, noise_key = jax.random.split(key, 3)
         coupling = Entropic(bridge.sigma) if self.coupling is None else self.coupling
-        x0, x1 = draw(coupling, pair_key, x0)
+        x0, x1 = draw(coupling, pair_key, x0, cond)
         t, factor = draw_times(self.times, time_key, bridge.process, x0.shape[0])
         position = expand_time(t, x0)
         gamma = along_batch(bridge.sigma, x0, "sigma") * jnp.sqrt(position * (1 - position))

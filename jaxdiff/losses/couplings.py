@@ -19,9 +19,15 @@ The permutation is drawn by heat-bath swaps. To swap the partners b_i, b_j of a_
     1 / (1 + exp((a_i - a_j)·(b_i - b_j) / σ²)).
 
 Round r of a sweep lets i meet r - i (mod n): these are disjoint pairs, drawn at once, and in n rounds every two meet.
+
+Under a condition y the margins must be those of each y: q_0(x_0 | y) and q_1. A permutation over all classes breaks the
+second, for it gives every class the source points nearest to it, and the model of x_0 | y is then wrong. The two that
+permute therefore do so among equal conditions; where all differ, as numbers do, pairs stay as they come. A coupling of
+your own that permutes says `permutes = True` and is called as `coupling(key, batch, cond)`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -76,28 +82,32 @@ class Paired:
 class OptimalTransport:
     """The batch's optimal transport for the squared distance: an exact assignment of the points of `pairs`.
 
-    Solved by SciPy on the host, in O(n³): 15 ms for 256 pairs in the plane, 100 ms for 512.
+    Solved by SciPy on the host, in O(n³): 15 ms for 256 pairs in the plane, 100 ms for 512. With a cond, leaves
+    [n, ...], it is that of the examples of each condition.
     """
 
     pairs: Any = Independent()
+    permutes = True
 
     def __post_init__(self):
         check_coupling(self.pairs, "pairs")
 
-    def __call__(self, key, batch) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, key, batch, cond=None) -> tuple[jax.Array, jax.Array]:
         """(x0, x1) for a batch that `pairs` takes."""
-        x0, x1 = self.pairs(key, batch)
+        x0, x1 = _pairs(self.pairs, key, batch, cond)
         partner = jax.ShapeDtypeStruct(x0.shape[:1], jnp.int32)
-        return x0, x1[jax.pure_callback(assign, partner, x0, x1, vmap_method="sequential")]
+        return x0, x1[jax.pure_callback(assign, partner, x0, x1, _alike(cond), vmap_method="sequential")]
 
 
-def assign(x0, x1) -> np.ndarray:
-    """The permutation π [n] of least Σ |x0_i - x1_π(i)|², for points [n, *event] on the host."""
+def assign(x0, x1, alike=None) -> np.ndarray:
+    """The permutation π [n] of least Σ |x0_i - x1_π(i)|² with alike[i, π(i)], for points [n, *event] on the host."""
     from scipy.optimize import linear_sum_assignment
 
     x0, x1 = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (x0, x1))
-    # |x0 - x1|² less what no permutation changes
-    return linear_sum_assignment(-x0 @ x1.T)[1].astype(np.int32)
+    cost = -x0 @ x1.T  # |x0 - x1|² less what no permutation changes
+    if alike is not None:
+        cost = np.where(alike, cost, np.inf)
+    return linear_sum_assignment(cost)[1].astype(np.int32)
 
 
 @pytree
@@ -106,24 +116,27 @@ class Entropic:
     """The batch's Schrödinger coupling for Brownian motion of variance `sigma`²: a random permutation of `pairs`.
 
     `sweeps` times every two pairs meet and may swap. Few are enough where σ is of the size of the data; for a small σ
-    begin near the optimum: `Entropic(sigma, OptimalTransport())`. Raises ValueError for a sigma that is not positive.
+    begin near the optimum: `Entropic(sigma, OptimalTransport())`. With a cond, leaves [n, ...], those of one condition
+    swap. Raises ValueError for a sigma that is not positive.
     """
 
     sigma: float = 1.0
     pairs: Any = Independent()
     sweeps: int = dataclasses.field(default=4, metadata={"static": True})
+    permutes = True
 
     def __post_init__(self):
         check_scalar("sigma", self.sigma, above=0, fix=", or couplings.OptimalTransport()")
         check_coupling(self.pairs, "pairs")
         check_whole("sweeps", self.sweeps)
 
-    def __call__(self, key, batch) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, key, batch, cond=None) -> tuple[jax.Array, jax.Array]:
         """(x0, x1) for a batch that `pairs` takes."""
-        x0, x1 = self.pairs(key, batch)
+        x0, x1 = _pairs(self.pairs, key, batch, cond)
         n = x0.shape[0]
         a = x0.reshape(n, -1)
         index = jnp.arange(n)
+        alike = _alike(cond)
 
         def round_(carry, step):
             b, partner = carry
@@ -131,6 +144,7 @@ class Entropic:
             gain = jnp.sum((a - a[meets]) * (b - b[meets]), axis=1) / self.sigma**2
             uniform = jax.random.uniform(jax.random.fold_in(swap_key, step), (n,), a.dtype)
             swap = uniform[jnp.minimum(index, meets)] < jax.nn.sigmoid(-gain)
+            swap = swap if alike is None else swap & alike[index, meets]
             return (jnp.where(swap[:, None], b[meets], b), jnp.where(swap, partner[meets], partner)), None
 
         swap_key = jax.random.fold_in(key, 1)
@@ -143,9 +157,21 @@ def check_coupling(coupling, name: str = "coupling") -> None:
     check_function(name, coupling, "one of jaxdiff.losses.couplings, such as Independent()")
 
 
-def draw(coupling, key, batch) -> tuple[jax.Array, jax.Array]:
+def _pairs(coupling, key, batch, cond):
+    """What `coupling` gives; `cond` is for those that permute, others leave every source point where it is."""
+    return coupling(key, batch, cond) if getattr(coupling, "permutes", False) else coupling(key, batch)
+
+
+def _alike(cond) -> jax.Array | None:
+    """Which of n examples have equal conditions, [n, n]; None without a cond."""
+    leaves = [leaf.reshape(len(leaf), -1) for leaf in map(jnp.asarray, jax.tree.leaves(cond))]
+    equal = [(leaf[:, None] == leaf).all(-1) for leaf in leaves]
+    return functools.reduce(jnp.logical_and, equal) if equal else None
+
+
+def draw(coupling, key, batch, cond=None) -> tuple[jax.Array, jax.Array]:
     """(x0, x1) of `coupling`; TypeError for an integer batch, ValueError for a concrete NaN in it, or other shapes."""
-    pair = coupling(key, check_event(batch, "x0"))
+    pair = _pairs(coupling, key, check_event(batch, "x0"), cond)
     shapes = [getattr(x, "shape", None) for x in pair] if isinstance(pair, tuple | list) else said(pair)
     if len(shapes) != 2 or shapes[0] is None or shapes[0] != shapes[1]:
         raise ValueError(f"the coupling gave {shapes}; expected (x0, x1), two arrays of one shape [n, *event]")

@@ -62,7 +62,7 @@ class FlowMatching:
         x0, cond = check_batch_of(denoiser, key, x0, cond)
         process = denoiser.process
         time_key, pair_key, noise_key = jax.random.split(key, 3)
-        x0, x1 = draw(self.coupling, pair_key, x0)
+        x0, x1 = draw(self.coupling, pair_key, x0, cond)
         t, factor = draw_times(self.times, time_key, process, x0.shape[0])
         alpha, sigma, d_alpha, d_sigma = (expand_time(c, x0) for c in (*process.marginal(t), *process.velocity(t)))
         spread = along_batch(self.sigma, x0, "sigma")

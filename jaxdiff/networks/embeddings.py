@@ -119,6 +119,10 @@ class NoiseEmbedding(nnx.Module):
             )
         check_labels(cond, self.label.classes, none=True)
 
+    def no_label(self) -> int | None:
+        """The label for none, the number of classes; None without classes."""
+        return None if self.label is None else self.label.classes
+
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return [batch, features] for the batch and dtype of x [batch, ...] and c_noise, a scalar or [batch].
 

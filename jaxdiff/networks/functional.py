@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdiff.arrays import check_function, check_instance, check_key, check_room, said
-from jaxdiff.denoisers import check_cond_of
+from jaxdiff.denoisers import check_cond_of, no_label_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Network:
     def check_cond(self, params: dict, cond) -> None:
         """Raise for a `cond` that the module does not take, by its own `check_cond(cond)`."""
         check_cond_of(nnx.merge(self.graphdef, params), cond)
+
+    def no_label(self, params: dict) -> int | None:
+        """The label by which the module means none, by its own `no_label()`; None where it has no such label."""
+        return no_label_of(nnx.merge(self.graphdef, params))
 
     def __call__(self, params: dict, *inputs):
         """What the module makes of `inputs`: for a denoiser's x, c_noise and cond, as `jaxdiff.networks.UNet` says."""
@@ -61,6 +65,10 @@ class Cast:
     def check_cond(self, params, cond) -> None:
         """Raise for a `cond` that the network does not take."""
         check_cond_of(self.network, params, cond)
+
+    def no_label(self, params) -> int | None:
+        """The network's label for none, or None."""
+        return no_label_of(self.network, params)
 
     def __call__(self, params, x: jax.Array, *inputs) -> jax.Array:
         """`network(params, x, *inputs)`, in the dtype of x."""

@@ -48,6 +48,10 @@ class MLP(nnx.Module):
         """Raise for a `cond` that is neither None nor labels of the network's classes."""
         self.embed.check_cond(cond)
 
+    def no_label(self) -> int | None:
+        """The label for none, the number of classes; None without classes."""
+        return self.embed.no_label()
+
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return [batch, *event], the last axis times `outputs`, for x [batch, *event]; c_noise and cond [batch]."""
         if x.shape[1:] != self.event:

@@ -182,6 +182,10 @@ class UNet(nnx.Module):
         """Raise for a `cond` that is neither None nor labels of the network's classes."""
         self.embed.check_cond(cond)
 
+    def no_label(self) -> int | None:
+        """The label for none, the number of classes; None without classes."""
+        return self.embed.no_label()
+
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return out [batch, height, width, outputs * channels_in] for x [..., channels_in]; c_noise [batch]."""
         self._check(x)

@@ -94,7 +94,9 @@ def build(config: Config) -> jd.Denoiser:
     network, params = initialize(key, make)
     if config.dtype != "float32":
         network = Cast(network, jnp.dtype(config.dtype))
-    return jd.Denoiser(network, params, PROCESSES[config.process](), config.parameterization, data_std=std)
+    dropout = config.dropout if config.conditional else None
+    process = PROCESSES[config.process]()
+    return jd.Denoiser(network, params, process, config.parameterization, data_std=std, label_dropout=dropout)
 
 
 def load(folder: str | os.PathLike) -> tuple[Config, jd.Denoiser]:

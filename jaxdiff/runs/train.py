@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,16 @@ from jaxdiff.runs.summary import last_line, read_summary, update_summary, write_
 from jaxdiff.training.hosts import first, several
 
 TRACES = ("lock", "failure.json", ".checkpoints.unsaved", "config.tmp")  # what an aborted start can leave in a folder
+PARTS = {  # what `training.train` records of a setting, where it has another name
+    "weighting": ("loss",),
+    "times": ("loss",),
+    "learning_rate": ("optimizer",),
+    "flip": ("prepare",),
+    "dtype": ("network",),
+    "remat": ("network",),
+    "batch_size": ("batch", "first_batch", "data"),
+    "seed": ("key", "initial_weights", "first_batch", "data"),
+}
 PICTURES = 0.02  # the share of a training's time that pictures of samples may take
 
 
@@ -31,17 +42,15 @@ def _preparation(config: Config):
     else:
         data = load_images(config, "train")
         examples = {"image": data.image, "label": data.label} if isinstance(data, jd.data.Images) else data
+        levels, flip, conditional = data.levels, config.flip, config.conditional
 
         def prepare(key, batch):
-            noise_key, drop_key, flip_key = jax.random.split(key, 3)
-            x0 = jd.dequantize(noise_key, batch["image"], data.levels)
-            if config.flip:
+            noise_key, _, flip_key = jax.random.split(key, 3)
+            x0 = jd.dequantize(noise_key, batch["image"], levels)
+            if flip:
                 mirrored = jax.random.bernoulli(flip_key, 0.5, (len(x0), 1, 1, 1))
                 x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
-            if not config.conditional:
-                return x0, None
-            dropped = jax.random.bernoulli(drop_key, 0.1, batch["label"].shape)
-            return x0, jnp.where(dropped, data.classes, batch["label"])
+            return x0, batch["label"] if conditional else None
 
     return examples, prepare
 
@@ -53,7 +62,7 @@ def _check_folder(config: Config, folder: Path, allow: tuple[str, ...]) -> None:
     if (folder / "config.json").exists():
         before = dataclasses.asdict(read_config(folder))
         now = dataclasses.asdict(config)
-        changed = [name for name, value in now.items() if before[name] != value and name not in allow]
+        changed = [name for name, value in now.items() if before[name] != value and name not in ("steps", *allow)]
         if changed and training.saved_steps(folder):
             what = "; ".join(f"{name}: {before[name]!r}, now {now[name]!r}" for name in changed)
             raise ValueError(
@@ -129,13 +138,14 @@ def train(
             jd.losses.Denoising(WEIGHTINGS[config.weighting](), TIMES[config.times]()),
             batches,
             steps=config.steps,
-            optimizer=training.clipped_adam(config.steps, config.learning_rate),
+            optimizer=functools.partial(training.clipped_adam, learning_rate=config.learning_rate),
             ema_decay=config.ema_decay,
             prepare=prepare,
+            label_dropout=config.dropout,
             mesh=mesh,
             accumulate=config.accumulate,
             identity={"data": jd.data.fingerprint(examples, config.batch_size, config.seed)},
-            allow=allow,
+            allow=[part for name in allow for part in (name, *PARTS.get(name, ()))],
             log_every=log_every,
             checkpoint_every=checkpoint_every,
             on_log=on_log,

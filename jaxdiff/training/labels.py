@@ -16,12 +16,6 @@ from jaxdiff.training.step import prepare_as_given
 LOOKS = 32  # keys under which labels are looked at: a label that prepare drops is not dropped under all of them
 
 
-def no_label(denoiser) -> int | None:
-    """The label by which the denoiser's network means none; None where it has no such label."""
-    of = getattr(getattr(denoiser, "network", None), "no_label", None)
-    return None if of is None else of(denoiser.params)
-
-
 def dropping(prepare: Callable, share: float, none: int | None) -> Callable:
     """`prepare`, with the labels of a `share` of the examples, drawn anew in each step, replaced by `none`.
 

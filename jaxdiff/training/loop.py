@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from jaxdiff.arrays import check_event, check_function, check_path, check_scalar
 from jaxdiff.data.reading import by_step, check_length, first_batch, read_from
-from jaxdiff.denoisers import warn_uncovered
+from jaxdiff.denoisers import no_label_of, warn_uncovered
 from jaxdiff.processes import Process
 from jaxdiff.samplers.mesh import fetched
 from jaxdiff.training import hosts, labels
@@ -186,7 +186,7 @@ def train(
     scheduled = not hasattr(plan, "update")
     check_optimizer(plan((steps,)) if scheduled else plan)
     folder = check_path("folder", folder)
-    none = labels.no_label(denoiser)
+    none = no_label_of(denoiser)
     prepared = labels.dropping(prepare, label_dropout, none)
     settings = {"loss": loss, "optimizer": plan, "ema_decay": ema_decay, "prepare": prepare, "accumulate": accumulate}
     now = of_settings(key, denoiser, identity, **settings)

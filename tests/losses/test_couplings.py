@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from conftest import schrodinger_covariance
 
+import jaxdiff as jd
 from jaxdiff.data import two_moons
-from jaxdiff.losses.couplings import Entropic, Independent, OptimalTransport, Paired
+from jaxdiff.losses.couplings import Entropic, Independent, OptimalTransport, Paired, draw
+
+KEY = jax.random.key(0)
 
 REPAIRING = [OptimalTransport(), Entropic(0.5), Entropic(0.5, OptimalTransport(), sweeps=1)]
 
@@ -110,3 +113,58 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+# Under a condition
+
+
+LABELS = np.arange(60) % 3
+
+
+def of_classes(key):
+    """Points around 3 class and their source points, N(0, 1), which paired over all classes would go by class."""
+    x0 = 3.0 * LABELS[:, None] + 0.5 * np.asarray(jax.random.normal(jax.random.key(1), (60, 1)))
+    return x0.astype(np.float32), Independent()(key, x0.astype(np.float32))[1]
+
+
+@pytest.mark.parametrize("coupling", [OptimalTransport(), Entropic(0.5), Entropic(0.5, OptimalTransport())])
+@pytest.mark.parametrize("jit", [False, True])
+def test_every_class_keeps_its_source_points(coupling, jit):
+    x0, source = of_classes(KEY)
+    couple = jax.jit(draw) if jit else draw
+    same, x1 = couple(coupling, KEY, x0, jnp.asarray(LABELS))
+    np.testing.assert_array_equal(same, x0)
+    for label in range(3):
+        inside = np.equal(LABELS, label)
+        np.testing.assert_array_equal(np.sort(x1[inside], 0), np.sort(np.asarray(source)[inside], 0))
+    assert (np.asarray(x1) != np.asarray(source)).any()
+    over_all = draw(coupling, KEY, x0)[1]
+    assert np.mean(over_all[np.equal(LABELS, 2)]) > np.mean(over_all[np.equal(LABELS, 0)]) + 1  # what it would be
+
+
+def test_the_transport_of_a_class_on_a_line_is_its_order():
+    x0, _ = of_classes(KEY)
+    _, x1 = draw(OptimalTransport(), KEY, x0, jnp.asarray(LABELS))
+    for label in range(3):
+        inside = np.equal(LABELS, label)
+        np.testing.assert_array_equal(np.argsort(x0[inside, 0]), np.argsort(np.asarray(x1)[inside, 0]))
+
+
+def test_conditions_are_compared_in_all_their_parts():
+    x0, source = of_classes(KEY)
+    parts = {"half": np.arange(60) // 30, "third": np.stack([LABELS, LABELS], 1).astype(np.float32)}
+    x1 = draw(OptimalTransport(), KEY, x0, parts)[1]
+    for half, label in itertools.product(range(2), range(3)):
+        inside = np.equal(LABELS, label) & (np.arange(60) // 30 == half)
+        np.testing.assert_array_equal(np.sort(x1[inside], 0), np.sort(np.asarray(source)[inside], 0))
+    np.testing.assert_array_equal(draw(Entropic(), KEY, x0, x0)[1], source)  # no two are alike
+
+
+def test_the_losses_hand_the_labels_on():
+    x0, _ = of_classes(KEY)
+    network = lambda params, x, c_noise, cond: params * x
+    for loss, model in (
+        (jd.losses.FlowMatching(OptimalTransport()), jd.Denoiser(network, jnp.ones(()), jd.Flow(), "velocity")),
+        (jd.losses.BridgeMatching(), jd.Bridge(lambda *inputs: (network(*inputs),) * 2, jnp.ones(()))),
+    ):
+        assert (loss(model, KEY, x0, LABELS) != loss(model, KEY, x0)).any()
