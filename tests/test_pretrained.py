@@ -91,6 +91,46 @@ def test_params_of_something_else_are_refused(tmp_path):
         jd.pretrained.write_params(path, params() | {"scale": jnp.asarray(jnp.inf)})
 
 
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    path = tmp_path / "w.safetensors"
+    jd.pretrained.write_params(path, params())
+    before = path.read_bytes()
+    for wrong, error, message in (
+        ({"w": jnp.array([1.0, jnp.nan])}, ValueError, "w holds a value that is not finite"),
+        ({"a.b": jnp.zeros(1), "a": {"b": jnp.ones(1)}}, ValueError, "two arrays have the name 'a.b'"),
+        ({"w": "text"}, TypeError, "w = 'text'; expected an array of numbers"),
+        ({"w": jax.random.key(0)}, TypeError, "expected an array of numbers"),
+    ):
+        with pytest.raises(error, match=message):
+            jd.pretrained.write_params(path, wrong)
+        assert path.read_bytes() == before
+    with pytest.raises(TypeError, match="expected an array of numbers"):
+        jax.jit(lambda w: jd.pretrained.write_params(path, {"w": w}))(jnp.zeros(1))
+    with pytest.raises(TypeError, match="path = 3; expected a path"):
+        jd.pretrained.write_params(3, params())
+    assert [found.name for found in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_params_keep_their_types_and_are_read_as_others_of_their_kind_alone(tmp_path):
+    path = tmp_path / "w.safetensors"
+    like = {"half": jnp.arange(3, dtype=jnp.bfloat16), "count": jnp.arange(3), "swapped": np.arange(3.0).astype(">f4")}
+    jd.pretrained.write_params(path, like)
+    read = jd.pretrained.read_params(path, like | {"swapped": jnp.zeros(3)})
+    jax.tree.map(np.testing.assert_array_equal, read, like)
+    assert {name: leaf.dtype for name, leaf in read.items()} == {
+        "half": jnp.bfloat16,
+        "count": jnp.int32,
+        "swapped": jnp.float32,
+    }
+    for name, other in (("count", jnp.zeros(3)), ("half", jnp.zeros(3, int))):
+        with pytest.raises(ValueError, match=f"{name} has dtype .*; expected {other.dtype}"):
+            jd.pretrained.read_params(path, like | {name: other})
+    with pytest.raises(TypeError, match="like: half = 3; expected arrays"):
+        jd.pretrained.read_params(path, like | {"half": 3})
+    with pytest.raises(FileNotFoundError):
+        jd.pretrained.read_params(tmp_path / "nowhere", like)
+
+
 @pytest.fixture(scope="module")
 def diffusers():
     return pytest.importorskip("diffusers")

@@ -219,8 +219,8 @@ def _check_depth(image) -> None:
     used = int(values.max()).bit_length() if values.ndim == 2 else int(values[..., :3].max()).bit_length() + 8
     if used <= 14:
         raise ValueError(
-            f"its values have 16 bits, and the upper {16 - used} are unused: of one with {used} bits the upper 8, which "
-            f"are read, are nearly black; multiply the values by {2 ** (16 - used)}, or save them with 8 bits"
+            f"its values have 16 bits, and the upper {16 - used} are unused: the 8 that are read "
+            f"would be nearly black; multiply the values by {2 ** (16 - used)}, or save them with 8 bits"
         )
 
 

@@ -53,6 +53,19 @@ def double(x: jax.Array) -> jax.Array:
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
+def check_images(x: jax.Array, channels: int, levels: int) -> None:
+    """Raise ValueError where x is no batch of images of `channels`, or their size cannot be halved between `levels`."""
+    if x.ndim != 4 or x.shape[-1] != channels:
+        raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {channels}]")
+    height, width = x.shape[1:3]
+    halvings = levels - 1
+    if height % 2**halvings or width % 2**halvings:
+        raise ValueError(
+            f"images of {height} x {width} cannot be halved {halvings} times for {levels} levels; "
+            f"pad them to multiples of {2**halvings}, or take a network of fewer levels"
+        )
+
+
 class ResidualBlock(nnx.Module):
     """x + conv(SiLU(scale · norm(conv(SiLU(norm(x)))) + shift)), scale and shift from the embedding."""
 
@@ -188,7 +201,7 @@ class UNet(nnx.Module):
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return out [batch, height, width, outputs * channels_in] for x [..., channels_in]; c_noise [batch]."""
-        self._check(x)
+        check_images(x, self.channels_in, len(self.down))
         embedding = self.embed(x, c_noise, cond)
         apply = _computed_twice if self.remat else lambda block: block
         h = self.conv_in(x)
@@ -205,14 +218,3 @@ class UNet(nnx.Module):
             for block in blocks:
                 h = apply(block)(jnp.concatenate([h, skips.pop()], axis=-1), embedding)
         return self.conv_out(nnx.silu(self.norm_out(h)))
-
-    def _check(self, x: jax.Array) -> None:
-        if x.ndim != 4 or x.shape[-1] != self.channels_in:
-            raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {self.channels_in}]")
-        height, width = x.shape[1:3]
-        halvings = len(self.down) - 1
-        if height % 2**halvings or width % 2**halvings:
-            raise ValueError(
-                f"images of {height} x {width} cannot be halved {halvings} times for {halvings + 1} levels; "
-                f"pad them to multiples of {2**halvings}, or give fewer channels"
-            )

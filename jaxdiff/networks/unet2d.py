@@ -9,15 +9,16 @@ a convolution. The noise level comes as the step of the table it was trained on,
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_labels
+from jaxdiff.arrays import check_flag, check_instance, check_labels, check_scalar, check_shape, check_whole, expand_time
 from jaxdiff.networks.attention import attention
 from jaxdiff.networks.convolution import convolution, halving_convolution
-from jaxdiff.networks.unet import double, halve
+from jaxdiff.networks.unet import check_images, double, halve
 
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
@@ -58,15 +59,15 @@ def timestep_features(k, size: int, flip: bool, shift: float) -> jax.Array:
 class UNet2D:
     """`network(params, x, c_noise, cond) -> out` of a `UNet2DModel` config, its fields by diffusers' names.
 
-    params: {name: array}, convolutions [h, w, in, out] and dense layers [in, out]. levels: the rising c_noise of every
-    step of the table it was trained on; between steps it is told a fraction, outside the nearest end. cond: labels,
-    where `num_class_embeds` is not None.
+    params: {name: array}, convolutions [h, w, in, out] and dense layers [in, out]. `clock(c_noise) -> (step, scale)`:
+    the step of its training that belongs to c_noise, and what x is multiplied by before the network sees it. cond:
+    labels, where `num_class_embeds` is not None.
 
-    Raises ValueError for what of diffusers is not here, and when called with labels where there are no classes, without
-    labels where there are, or on x of other channels.
+    Raises ValueError or TypeError for what of diffusers is not here, and when called with labels where there are no
+    classes, without labels where there are, or on x of other channels or of a size that cannot be halved so often.
     """
 
-    levels: tuple[float, ...]
+    clock: Callable
     in_channels: int = 3
     out_channels: int = 3
     center_input_sample: bool = False
@@ -91,8 +92,22 @@ class UNet2D:
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     time_embedding_type: str = "positional"
+    time_embedding_dim: int | None = None
 
     def __post_init__(self):
+        for name in ("in_channels", "out_channels", "layers_per_block"):
+            check_whole(name, getattr(self, name))
+        sizes = ("attention_head_dim", "norm_num_groups", "attn_norm_num_groups")
+        for name in (*sizes, "num_class_embeds", "time_embedding_dim"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name))
+        for name in ("center_input_sample", "flip_sin_to_cos", "add_attention"):
+            check_flag(name, getattr(self, name))
+        for name in ("mid_block_scale_factor", "norm_eps"):
+            check_scalar(name, getattr(self, name), above=0)
+        check_whole("downsample_padding", self.downsample_padding, least=0, most=1)
+        check_shape("block_out_channels", self.block_out_channels, "one width a level")
+        check_whole("freq_shift", self.freq_shift, least=0, most=max(0, self.block_out_channels[0] // 2 - 1))
         for name, known in (
             ("act_fn", ("silu", "swish")),
             ("resnet_time_scale_shift", ("default", "scale_shift")),
@@ -105,11 +120,22 @@ class UNet2D:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is not supported; expected one of {known}")
         for name, known in (("down_block_types", _DOWN), ("up_block_types", _UP)):
-            for kind in getattr(self, name):
+            kinds = getattr(self, name)
+            check_instance(name, kinds, tuple, "one block a level")
+            for kind in kinds:
                 if kind not in known:
                     raise ValueError(f"{name} has {kind!r}, which is not supported; expected of {known}")
+            if len(kinds) != len(self.block_out_channels):
+                raise ValueError(
+                    f"{name} = {kinds}; expected one for each of block_out_channels = {self.block_out_channels}"
+                )
         if self.norm_num_groups is None:
             raise ValueError("norm_num_groups = None is not supported; expected a number of groups")
+
+    @property
+    def embedding_size(self) -> int:
+        """How wide the noise level's embedding is."""
+        return 4 * self.block_out_channels[0] if self.time_embedding_dim is None else self.time_embedding_dim
 
     def check_cond(self, params: dict, cond) -> None:
         """Raise for a `cond` other than labels of its classes, or other than None where it has none."""
@@ -126,13 +152,13 @@ class UNet2D:
 
     def __call__(self, params: dict, x, c_noise, cond=None) -> jax.Array:
         """Return out [batch, height, width, out_channels] for x [batch, height, width, in_channels]."""
-        k = jnp.interp(jnp.asarray(c_noise), jnp.asarray(self.levels), jnp.arange(len(self.levels), dtype=float))
-        return self.at_step(params, x, jnp.broadcast_to(k, x.shape[:1]).astype(x.dtype), cond)
+        c_noise = jnp.asarray(c_noise, jnp.promote_types(x.dtype, jnp.float32))
+        k, scale = self.clock(jnp.broadcast_to(c_noise, x.shape[:1]))
+        return self.at_step(params, (expand_time(scale, x) * x).astype(x.dtype), k, cond)
 
     def at_step(self, params: dict, x, k, cond=None) -> jax.Array:
         """The same for the step k [batch]."""
-        if x.ndim != 4 or x.shape[-1] != self.in_channels:
-            raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {self.in_channels}]")
+        check_images(x, self.in_channels, len(self.block_out_channels))
         self.check_cond(params, cond)
         waves = timestep_features(k, self.block_out_channels[0], self.flip_sin_to_cos, self.freq_shift)
         embedding = _dense(params, "time_embedding.linear_1", waves.astype(x.dtype))

@@ -1,0 +1,13 @@
+"""Weights in files that others can read, and models that others have trained, as denoisers.
+
+    denoiser = jd.pretrained.from_diffusers("ddpm-cifar10-32")        # a folder that diffusers wrote
+    print(jd.bits_per_dim(jax.random.key(0), denoiser, images))
+
+Weights are kept in safetensors alone: never in a pickle, which can run code.
+"""
+
+from jaxdiff.pretrained.diffusers import from_diffusers
+from jaxdiff.pretrained.schedulers import betas_of
+from jaxdiff.pretrained.weights import read_params, write_params
+
+__all__ = ["betas_of", "from_diffusers", "read_params", "write_params"]
