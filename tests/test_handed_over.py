@@ -117,10 +117,12 @@ def test_training_writes_files_of_its_own_where_links_are(toy, tmp_path, outside
     code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *TOY, "--tensorboard")
     assert code == 0, err
     assert not any((folder / name).is_symlink() for name in names[:3])
-    shutil.rmtree(folder / "tensorboard")
-    (folder / "tensorboard").symlink_to(outside)
-    code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *TOY, "--steps", "6", "--tensorboard")
-    assert (code, "tensorboard is a symbolic link" in err) == (1, True), err
+    for name in ("tensorboard", "checkpoints"):
+        shutil.rmtree(folder / name)
+        (folder / name).symlink_to(outside)
+        code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *TOY, "--tensorboard")
+        assert (code, f"{name} is a symbolic link" in err) == (1, True), err
+        (folder / name).unlink()
 
 
 # What a start that came to nothing leaves

@@ -79,12 +79,11 @@ def tensorboard(folder: str | os.PathLike) -> Iterator[Callable[[dict, Path | No
     import numpy as np
     from PIL import Image
 
-    opened = []
+    events, opened = own_folder(check_path("folder", folder), "tensorboard"), []
 
     def write(metrics: dict, picture: Path | None) -> None:
         step = metrics["step"]
         if not opened:
-            events = own_folder(check_path("folder", folder), "tensorboard")
             opened.append(SummaryWriter(os.fspath(events), purge_step=step, flush_secs=5))
         (writer,) = opened
         for name, value in metrics.items():
