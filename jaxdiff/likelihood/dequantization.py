@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,7 +50,7 @@ def noise_dtype(levels: int):
         most = 2 ** jnp.finfo(dtype).nmant // _PLACES
         if levels <= most:
             return dtype
-    fix = "" if jax.config.jax_enable_x64 else ', or float64 by jax.config.update("jax_enable_x64", True)'
+    fix = "" if dtype == jnp.float64 else ', or float64 by jax.config.update("jax_enable_x64", True)'
     raise ValueError(
         f"levels = {levels}: {jnp.dtype(dtype)} has no room for noise in so many cells; expected at most {most}{fix}"
     )

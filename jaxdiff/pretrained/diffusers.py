@@ -104,7 +104,9 @@ def _network(config: dict[str, Any], trained: Trained) -> UNet2D:
                 f"{name} = {said(value)} is a field that is not read, and might change the model; remove it from the "
                 "config if it does not"
             )
-    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name in known}
+    settings: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name in known
+    }
     network = UNet2D(trained.clock, **settings)
     once, twice = trained.channels_out
     if network.out_channels not in (once * network.in_channels, twice * network.in_channels):

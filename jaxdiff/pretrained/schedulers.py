@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_choice, check_number, check_scalar, check_whole, said
+from jaxdiff.arrays import check_choice, check_scalar, check_whole, said
 from jaxdiff.denoisers import c_noise
 from jaxdiff.processes import EDM, Flow, Process, from_betas
 
@@ -207,5 +207,5 @@ def _edm(config: dict[str, Any]) -> Trained:
     check_choice("prediction_type", prediction, ("epsilon", "v_prediction"))
     defaults = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
     process = EDM(**{name: check_scalar(name, config.get(name, value), above=0) for name, value in defaults.items()})
-    data_std = check_number("sigma_data", config.get("sigma_data", 0.5), above=0)
+    data_std = check_scalar("sigma_data", config.get("sigma_data", 0.5), above=0)
     return Trained(process, "edm", data_std, LogClock(), sign=1 if prediction == "epsilon" else -1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
