@@ -270,7 +270,11 @@ def floating(t) -> jax.Array:
 
 
 def check_time(t, name: str = "t") -> jax.Array:
-    """`t` as a floating array; TypeError for what is no number, ValueError where it is concrete and leaves [0, 1]."""
+    """`t` as a floating array of times.
+
+    Raises TypeError for what is no number, ValueError where it is concrete and leaves [0, 1]; a traced t that does so is
+    NaN.
+    """
     times = t if isinstance(t, jax.Array) else as_array(t)
     if _kind(times) is None:
         raise TypeError(f"{name} = {said(t)}; expected a number in [0, 1], or an array of them")
@@ -282,7 +286,15 @@ def check_time(t, name: str = "t") -> jax.Array:
                 f"{name} = {values[outside].flat[0]} is outside [0, 1]: t is 0 at the data and 1 at the noise; "
                 "divide the step of a table of T steps by T"
             )
-    return floating(times)
+        return floating(times)
+    times = floating(times)
+    return nan_unless((times >= 0) & (times <= 1), times)
+
+
+def nan_unless(holds, value) -> jax.Array:
+    """`value` to the bit where `holds`, and NaN elsewhere, for what only a running program knows."""
+    one = jnp.asarray(holds).astype(value.dtype)
+    return value * (one / one)  # no NaN where all holds: jax_debug_nans has nothing to complain of
 
 
 def as_array(x) -> np.ndarray | jax.Array | None:

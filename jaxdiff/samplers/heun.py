@@ -57,7 +57,9 @@ class Heun(Sampler):
         ratio = jnp.exp(-log_snr / 2)
         raised = process.time_at_log_snr(log_snr - 2 * jnp.log1p(gamma)).astype(t.dtype)
         churned = (gamma > 0) & (self.s_min <= ratio) & (ratio <= self.s_max) & (raised > t)
-        shrink, std = (jnp.where(churned, c, still) for c, still in zip(transition(process, t, raised), (1.0, 0.0)))
+        shrink, std = (
+            jnp.where(churned, c, still) for c, still in zip(transition(process, t, jnp.maximum(raised, t)), (1.0, 0.0))
+        )
         x = shrink * x + self.s_noise * std * normal(keys, x)
         t = jnp.where(churned, raised, t)
 
