@@ -36,8 +36,8 @@ def _curve_jvp(function, primals, tangents):
 
 def sqrt(x) -> jax.Array:
     """√x, 0 below 0; its derivative at 0 is 0."""
-    inside = x > 0
-    return jnp.where(inside, jnp.sqrt(jnp.where(inside, x, 1)), jnp.zeros_like(x))
+    outside = x <= 0
+    return jnp.where(outside, jnp.zeros_like(x), jnp.sqrt(jnp.where(outside, 1, x)))
 
 
 def log(x) -> jax.Array:

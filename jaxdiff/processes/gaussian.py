@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_event, check_instance, check_key, check_number, check_time, expand_time, is_concrete
-from jaxdiff.arrays.checks import floating
+from jaxdiff.arrays.checks import floating, nan_unless
 from jaxdiff.processes import ends
 
 
@@ -166,13 +166,14 @@ def _snr_loss(process: Process, s, t) -> jax.Array:
     return -jnp.expm1(jnp.where(same_end, 0.0, log_snr_t - log_snr_s))
 
 
-def _check_order(process: Process, s, t) -> None:
+def _in_order(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
+    """(s, t) as arrays; ValueError for concrete times with s above t, and NaN for a traced t below s."""
     check_process(process)
-    check_time(s, "s")
-    check_time(t, "t")
+    times = check_time(s, "s"), check_time(t, "t")
     if is_concrete(s) and is_concrete(t) and (after := np.asarray(s) > np.asarray(t)).any():
         s, t = (np.broadcast_to(time, after.shape)[after].flat[0] for time in (s, t))
         raise ValueError(f"s = {s} is above t = {t}; expected s < t, the cleaner time first: swap them")
+    return times[0], nan_unless(times[0] <= times[1], times[1])
 
 
 def transition(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
@@ -180,7 +181,7 @@ def transition(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
 
     Raises ValueError for concrete times the wrong way round; traced ones give NaN.
     """
-    _check_order(process, s, t)
+    s, t = _in_order(process, s, t)
     alpha_s, _ = process.marginal(s)
     alpha_t, sigma_t = process.marginal(t)
     return ends.ratio(alpha_t, alpha_s), sigma_t * ends.sqrt(_snr_loss(process, s, t))
@@ -191,7 +192,7 @@ def posterior(process: Process, s, t) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     Raises ValueError for concrete times the wrong way round; traced ones give NaN.
     """
-    _check_order(process, s, t)
+    s, t = _in_order(process, s, t)
     alpha_s, sigma_s = process.marginal(s)
     alpha_t, sigma_t = process.marginal(t)
     lost = _snr_loss(process, s, t)

@@ -1,0 +1,168 @@
+"""Settings given one an example: along the batch, whatever the event's size, or refused with the way that works.
+
+Every size is three: three examples, events of three values or three channels. What is broadcast along the event then
+raises nothing, and is wrong. The truth is a loop over the examples.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.denoisers import guidance
+from jaxdiff.losses import couplings, times, weightings
+from jaxdiff.samplers import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    DPMSolverPP,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseSDE,
+    Switch,
+    UniPC,
+)
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+POINTS = jax.random.normal(jax.random.key(1), (3, 3))
+IMAGES = jax.random.normal(jax.random.key(2), (3, 2, 2, 3))
+COND = np.array([0, 1, 1])
+ONE, TWO, FEW = np.array([0.5, 1.0, 3.0]), np.array([0.2, 0.9, 0.5]), np.array([0.4, 1.2, 1.5])
+
+
+def network(params, x, c_noise, cond):
+    shift = 0.0 if cond is None else cond.reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.tanh(params * x + shift) * jnp.arange(1.0, 4.0)
+
+
+def models(one, two, few):
+    """Denoisers whose every setting is one of these three."""
+    model = jd.Denoiser(network, 0.7, jd.VP(), data_std=one)
+    plain = jd.Denoiser(network, 0.3, jd.VP())
+    likely = lambda x, *_: -((x - jnp.arange(3.0)) ** 2).sum(range(1, x.ndim))
+    bridge = jd.Bridge(lambda *inputs: (network(*inputs), -network(*inputs)), 0.4, sigma=few, data_std=one)
+    return {
+        "data_std": model,
+        "ClassifierFree": guidance.ClassifierFree(plain, one),
+        "Interval": guidance.ClassifierFree(plain, guidance.Interval(one, two, few)),
+        "ClassifierFreePP": guidance.ClassifierFreePP(plain, two),
+        "Auto": guidance.Auto(plain, model, one),
+        "Classifier": guidance.Classifier(plain, likely, two),
+        "TweedieClassifier": guidance.TweedieClassifier(plain, likely, two),
+        "DynamicThreshold": guidance.DynamicThreshold(plain, two, few),
+        "Bridge": bridge,
+        "Swapped": jd.denoisers.Swapped(bridge),
+        "ToData": jd.denoisers.ToData(bridge),
+    }
+
+
+ALL, EACH = models(ONE, TWO, FEW), [models(ONE[i], TWO[i], FEW[i]) for i in range(3)]
+
+
+@pytest.mark.parametrize("x", [POINTS, IMAGES], ids=["points", "images"])
+@pytest.mark.parametrize("name", ALL)
+def test_a_denoiser_of_settings_one_an_example_is_a_loop_over_them(name, x):
+    for t in (0.4, np.array([0.2, 0.4, 0.7])):
+        together = ALL[name](x, t, COND)
+        for i, each in enumerate(EACH):
+            alone = each[name](x[i : i + 1], np.broadcast_to(t, 3)[i], COND[i : i + 1])
+            np.testing.assert_allclose(together.data[i : i + 1], alone.data, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(together.noise[i : i + 1], alone.noise, rtol=1e-5, atol=1e-6)
+
+
+def composed(one, two, few):
+    model = jd.Denoiser(network, 0.7, jd.VP(), data_std=one)
+    guided = guidance.ClassifierFree(model, guidance.Interval(one, two, 10 * few))
+    return guidance.DynamicThreshold(guided, two, few)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        DDIM(0.5), Ancestral(), EulerMaruyama(), Heun(1.0), DPMSolverPP(), UniPC(), PredictorCorrector(),
+        AnnealedLangevin(1), Switch(Ancestral(), DDIM()),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)  # fmt: skip
+def test_samples_of_settings_one_an_example_are_a_loop_over_them(sampler):
+    settings = {"sampler": sampler, "steps": 3, "t_start": 0.9}
+    together = jd.sample(KEYS, composed(ONE, TWO, FEW), (3, 3), cond=COND, **settings)
+    for i in range(3):
+        one = composed(*(jnp.asarray(setting[i : i + 1]) for setting in (ONE, TWO, FEW)))
+        alone = jd.sample(KEYS[i : i + 1], one, (1, 3), cond=COND[i : i + 1], **settings)
+        np.testing.assert_allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda model: jd.sample(KEYS, model, (3, 3), ProbabilityFlow(), 2, COND),
+        lambda model: jd.sample(KEYS, model, (3, 3), ReverseSDE(), 2, COND),
+        lambda model: jd.encode(model, POINTS, COND),
+        lambda model: jd.decode(model, POINTS, COND),
+        lambda model: jd.log_likelihood(KEYS, model, POINTS, cond=COND),
+    ],
+    ids=["ProbabilityFlow", "ReverseSDE", "encode", "decode", "log_likelihood"],
+)
+def test_what_goes_example_by_example_refuses_settings_one_an_example(run):
+    with pytest.raises(ValueError, match=r"scale has shape \(3,\).*one by one.*jax.vmap over keys, examples and num"):
+        run(ALL["ClassifierFree"])
+
+
+def test_samplers_and_processes_of_numbers_one_an_example_run_under_vmap():
+    def one(key, eta, beta_max):
+        denoiser = jd.Denoiser(network, 0.7, jd.VP(0.1, beta_max))
+        return jd.sample(key[None], denoiser, (1, 3), DDIM(eta), 3)[0]
+
+    etas, betas = jnp.array([0.0, 0.5, 1.0]), jnp.array([15.0, 20.0, 25.0])
+    together = jax.vmap(one)(KEYS, etas, betas)
+    for i in range(3):
+        np.testing.assert_allclose(together[i], one(KEYS[i], etas[i], betas[i]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"sampler.eta has shape \(3,\); expected one number.*jax.vmap"):
+        jd.sample(KEYS, EACH[0]["data_std"], (3, 3), DDIM(etas))
+    with pytest.raises(ValueError, match=r"process.beta_max has shape \(3,\); expected one number.*jax.vmap"):
+        jd.sample(KEYS, dataclasses.replace(EACH[0]["data_std"], process=jd.VP(0.1, betas)), (3, 3))
+
+
+def test_chains_of_step_sizes_of_their_own_are_a_loop_over_them():
+    score = lambda x: -x
+    together = jd.samplers.langevin(KEYS, score, POINTS, ONE / 3, 4)
+    for i in range(3):
+        alone = jd.samplers.langevin(KEYS, score, POINTS, ONE[i] / 3, 4)
+        np.testing.assert_allclose(together[i], alone[i], rtol=1e-6)
+
+
+def losses(one, two):
+    """Losses whose every number is one of these two, with the model that each trains."""
+    model, bridge = jd.Denoiser(network, 0.7, jd.VP(), "edm", data_std=one), ALL["Bridge"]
+    learned = jd.Denoiser(lambda p, x, c, y: jnp.concatenate([p * x, x], -1), 0.7, jd.VP(), learned_variance=True)
+    pairs = couplings.Independent()
+    return {
+        "data_std": (jd.losses.Denoising(weightings.EDM()), model),
+        "MinSNR": (jd.losses.Denoising(weightings.MinSNR(one)), model),
+        "Sigmoid": (jd.losses.Denoising(weightings.Sigmoid(one)), model),
+        "Uniform": (jd.losses.Denoising(times=times.Uniform(two)), model),
+        "Stratified": (jd.losses.Denoising(times=times.Stratified(two)), model),
+        "LogNormal": (jd.losses.Denoising(times=times.LogNormal(one, two)), model),
+        "LogitNormal": (jd.losses.Denoising(times=times.LogitNormal(one, two)), model),
+        "Importance": (jd.losses.Denoising(times=times.Importance(two)), model),
+        "Fixed": (jd.losses.Denoising(times=times.Fixed(two)), model),
+        "FlowMatching": (jd.losses.FlowMatching(sigma=one), model),
+        "BridgeMatching": (jd.losses.BridgeMatching(pairs), dataclasses.replace(bridge, sigma=one, data_std=one)),
+        "Hybrid": (jd.losses.Hybrid(one, steps=4), learned),
+    }
+
+
+@pytest.mark.parametrize("name", losses(1.0, 0.5))
+def test_a_loss_of_numbers_one_an_example_is_that_of_each_number(name):
+    key = jax.random.key(3)
+    loss, model = losses(ONE, TWO)[name]
+    together = loss(model, key, IMAGES)
+    for i in range(3):
+        loss, model = losses(ONE[i], TWO[i])[name]
+        np.testing.assert_allclose(together[i], loss(model, key, IMAGES)[i], rtol=1e-5)
