@@ -165,7 +165,7 @@ def _pairs(coupling, key, batch, cond):
 def _alike(cond) -> jax.Array | None:
     """Which of n examples have equal conditions, [n, n]; None without a cond."""
     leaves = [leaf.reshape(len(leaf), -1) for leaf in map(jnp.asarray, jax.tree.leaves(cond))]
-    equal = [(leaf[:, None] == leaf).all(-1) for leaf in leaves]
+    equal = [(leaf[:, None] == leaf[None]).all(-1) for leaf in leaves]
     return functools.reduce(jnp.logical_and, equal) if equal else None
 
 

@@ -19,7 +19,7 @@ from jaxdiff.arrays import check_function, check_instance, check_labels, check_n
 
 
 def _waves(c_noise: jax.Array, frequencies: np.ndarray) -> jax.Array:
-    phase = c_noise[:, None] * jnp.asarray(frequencies, c_noise.dtype)
+    phase = c_noise[:, None] * jnp.asarray(frequencies, c_noise.dtype)[None]
     return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
 
 
@@ -129,11 +129,11 @@ class NoiseEmbedding(nnx.Module):
         Raises ValueError for a c_noise of another shape, and for labels where there are no classes.
         """
         self.check_cond(cond)
-        c_noise = jnp.asarray(c_noise, jnp.promote_types(x.dtype, jnp.float32))
+        c_noise = jnp.asarray(c_noise, jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
         if c_noise.shape not in ((), x.shape[:1]):
             raise ValueError(f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example")
         c_noise = jnp.broadcast_to(c_noise, x.shape[:1])
         embedding = self.dense_out(nnx.silu(self.dense_in(self.waves(c_noise))))
         if self.label is not None:
-            embedding = embedding + self.label(cond, len(c_noise))
+            embedding = embedding + self.label(cond, len(c_noise)).astype(embedding.dtype)
         return nnx.silu(embedding).astype(x.dtype)

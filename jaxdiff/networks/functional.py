@@ -73,7 +73,8 @@ class Cast:
     def __call__(self, params, x: jax.Array, *inputs) -> jax.Array:
         """`network(params, x, *inputs)`, in the dtype of x."""
         cast = lambda leaf: leaf.astype(self.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        return self.network(jax.tree.map(cast, params), x.astype(self.dtype), *inputs).astype(x.dtype)
+        with jax.numpy_dtype_promotion("standard"):  # its layers meet both types
+            return self.network(jax.tree.map(cast, params), x.astype(self.dtype), *inputs).astype(x.dtype)
 
 
 def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Network, dict]:

@@ -128,7 +128,7 @@ def train(
 
     The same call on the same folder continues the run: 200 steps are bitwise 100, a kill and 100 more. It may go on on
     other devices and with other processes; the numbers are then the same but for the order of sums (with "rbg" keys
-    the noise is another one too: only threefry draws the same on any devices). A run of other parts than those it began
+    also for the noise, which another kind of device draws otherwise). A run of other parts than those it began
     with is refused, finished or not, unless `allow` names them.
 
     More steps may be asked of a run, finished or not. Where `optimizer` is an optimiser the run goes on under it: with

@@ -12,6 +12,8 @@ Noise is drawn as for one device (threefry is partitionable), so the numbers are
 of sums.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,6 +54,20 @@ def check_mesh(mesh: Mesh | None) -> Mesh:
             f'mesh has the axes {mesh.axis_names}; expected "data" and "model": make it by jaxdiff.training.make_mesh'
         )
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * 2)
+
+
+def on_mesh(mesh: Mesh) -> Callable[[Callable], Callable]:
+    """Makes a function that is traced with `mesh` for the current one, whatever `jax.set_mesh` says outside of it."""
+
+    def wrap(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*arguments):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*arguments)
+
+        return wrapped
+
+    return wrap
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

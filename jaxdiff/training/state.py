@@ -55,7 +55,7 @@ class TrainState:
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=jax.tree.map(jnp.asarray, optimizer.init(params)),
-            ema=jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), params),
+            ema=jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf, params),
             key=key,
             finite=jnp.array(True),
         )

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from jaxdiff.arrays import check_event, check_function, check_scalar, check_whole, said
-from jaxdiff.training.mesh import batch_sharding, check_mesh, replicated, state_sharding
+from jaxdiff.training.mesh import batch_sharding, check_mesh, on_mesh, replicated, state_sharding
 from jaxdiff.training.state import TrainState
 
 
@@ -95,6 +95,12 @@ def _towards(rate, new, mean):
     """The average `mean`, of its own type, moved by `rate` towards `new`."""
     rate = rate.astype(mean.dtype)
     return rate * new.astype(mean.dtype) + (1 - rate) * mean
+
+
+def _updated(optimizer, grads, state: TrainState) -> tuple:
+    """What the optimiser makes of the gradient; optax has numbers of several types in one formula."""
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.update(grads, state.opt_state, state.params)
 
 
 def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
@@ -173,6 +179,7 @@ def make_step(
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )
+    @on_mesh(mesh)
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         x0, cond = _prepared(prepare, prepare_key, batch)
@@ -182,14 +189,14 @@ def make_step(
             )
         value, grads = mean_gradient(state.params, loss_key, x0, cond)
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = _updated(optimizer, grads, state)
         params = optax.apply_updates(state.params, updates)
 
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(functools.partial(_towards, 1 - decay), params, state.ema)
 
-        norms = jnp.stack([value, grad_norm, optax.tree.norm(updates)])
-        finite = state.finite & jnp.isfinite(norms).all()
+        norms = value, grad_norm, optax.tree.norm(updates)
+        finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, norms), state.finite)
         after = state.step + 1, params, opt_state, ema
         before = state.step, state.params, state.opt_state, state.ema
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
@@ -205,6 +212,7 @@ def explain(denoiser, loss: Callable, optimizer, prepare: Callable, mesh, accumu
     """
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    @on_mesh(mesh)
     def look(state, batch):
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         x0, cond = prepare(prepare_key, batch)
@@ -216,7 +224,7 @@ def explain(denoiser, loss: Callable, optimizer, prepare: Callable, mesh, accumu
 
         losses, vjp = jax.vjp(losses_of, state.params)
         grads = vjp(jnp.full_like(losses, 1 / len(losses)))[0]
-        updates, _ = optimizer.update(grads, state.opt_state, state.params)
+        updates, _ = _updated(optimizer, grads, state)
         each = lambda array: jnp.isfinite(array).reshape(len(array), -1).all(1)
         whole = lambda tree: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
         return each(x0), each(losses), *map(whole, (state.params, grads, updates))
