@@ -13,27 +13,29 @@ A finite data set is the mixture with C_k = 0 and equal weights: its noised dens
 trained towards (Karras et al. 2022, appendix B.3).
 """
 
+import abc
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_array, check_batch, check_labels
+from jaxdiff.arrays import check_array, check_batch, check_labels, is_concrete
 from jaxdiff.denoisers.denoiser import Prediction
 from jaxdiff.processes import Process, check_event, check_process, expand_time, pytree
 
 
-@pytree
-@dataclasses.dataclass(frozen=True)
-class _Mixture:
-    """The mixture in its components' eigenbases: variances [k, d], bases [k, d, d] with C = U diag(variances) Uᵀ."""
+class _Density:
+    """Σ w_k N(m_k, C_k), written by what x says of each component."""
 
     process: Process
     log_weights: jax.Array
     means: jax.Array
-    variances: jax.Array
-    bases: jax.Array
+
+    @abc.abstractmethod
+    def _regress(self, away, alpha, sigma) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(log N(away; 0, S) [batch, k], S⁻¹ away, C S⁻¹ away) for S = α² C + σ² I; away [batch, k, d]."""
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that is neither None nor the index of a component."""
@@ -43,58 +45,99 @@ class _Mixture:
     def _log_weights(self, cond, batch: int):
         """log p(component): the weights for `cond` None, otherwise 0 for that component and -inf for the others."""
         if cond is None:
-            return self.log_weights
+            return self.log_weights[None]
         cond, k = check_labels(cond, len(self.log_weights)), len(self.log_weights)
         if cond.shape not in ((), (batch,)):
             raise ValueError(f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example")
-        rows = jnp.log(jnp.eye(k)).at[cond]
+        rows = jnp.log(jnp.eye(k)).at[cond.reshape(-1)]
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
-    def _whiten(self, x, t, cond=None):
-        """log w_k N(x; α m_k, S_k) [batch, k], Uᵀ(x - α m_k) [batch, k, d], its variances, α, and σ."""
+    def _components(self, x, t, cond=None):
+        """log w_k N(x; α m_k, S_k) [batch, k], S⁻¹ (x - α m) and C of it, each [batch, k, d], α and σ [batch or 1, 1]."""
         x, d = check_batch(x), self.means.shape[-1]
         flat = x.reshape(x.shape[0], -1)
         if flat.shape[1] != d:
             raise ValueError(f"x has events of {flat.shape[1]} values, shape {x.shape[1:]}; this density has {d}")
         alpha, sigma = (expand_time(c, x).reshape(-1, 1, 1) for c in self.process.marginal(t))
-        y = jnp.einsum("kij,bki->bkj", self.bases, flat[:, None] - alpha * self.means)
-        variances = alpha**2 * self.variances + sigma**2
-        log_weights = self._log_weights(cond, len(flat))
-        log_joint = log_weights - 0.5 * jnp.sum(y**2 / variances + jnp.log(2 * jnp.pi * variances), -1)
-        return log_joint, y, variances, alpha, sigma
+        log_density, pull, spread = self._regress(flat[:, None] - alpha * self.means[None], alpha, sigma)
+        return self._log_weights(cond, len(flat)) + log_density, pull, spread, alpha, sigma
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch].
 
         `cond`: None for the mixture, or the component x is of, integers, a scalar or [batch].
         """
-        log_joint, y, variances, alpha, sigma = self._whiten(x, t, cond)
+        log_joint, pull, spread, alpha, sigma = self._components(x, t, cond)
         r, x = jax.nn.softmax(log_joint, -1), check_batch(x)
-        rotate_back = lambda u: jnp.einsum("kij,bk,bkj->bi", self.bases, r, u)
-        data = r @ self.means + rotate_back(alpha * self.variances * y / variances)
-        return Prediction(data.reshape(x.shape), rotate_back(sigma * y / variances).reshape(x.shape))
+        mean = lambda values: jnp.einsum("bk,bkd->bd", r, values).reshape(x.shape)
+        return Prediction((r @ self.means).reshape(x.shape) + mean(alpha * spread), mean(sigma * pull))
 
     def log_prob(self, x, t=0.0, cond=None) -> jax.Array:
         """Log p_t(x), or log p_t(x | component `cond`), in nats, [batch]."""
-        return jax.nn.logsumexp(self._whiten(x, t, cond)[0], -1)
+        return jax.nn.logsumexp(self._components(x, t, cond)[0], -1)
 
     def log_responsibilities(self, x, t=0.0) -> jax.Array:
         """Log p(component | x_t = x), [batch, k]: the exact noisy classifier."""
-        return jax.nn.log_softmax(self._whiten(x, t)[0], -1)
+        return jax.nn.log_softmax(self._components(x, t)[0], -1)
 
 
-def Mixture(process: Process, weights, means, covariances) -> _Mixture:
+@pytree
+@dataclasses.dataclass(frozen=True)
+class _Mixture(_Density):
+    """The mixture in its components' eigenbases: variances [k, d], bases [k, d, d] with C = U diag(variances) Uᵀ."""
+
+    process: Process
+    log_weights: jax.Array
+    means: jax.Array
+    variances: jax.Array
+    bases: jax.Array
+
+    def _regress(self, away, alpha, sigma):
+        y = jnp.einsum("kij,bki->bkj", self.bases, away)
+        variances = alpha**2 * self.variances[None] + sigma**2
+        log_density = -0.5 * jnp.sum(y**2 / variances + jnp.log(2 * jnp.pi * variances), -1)
+        rotate_back = lambda values: jnp.einsum("kij,bkj->bki", self.bases, values)
+        return log_density, rotate_back(y / variances), rotate_back(self.variances[None] * y / variances)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class _Solved(_Density):
+    """The mixture with covariances [k, d, d] that are traced: eigenvectors of equal eigenvalues have no derivative."""
+
+    process: Process
+    log_weights: jax.Array
+    means: jax.Array
+    covariances: jax.Array
+
+    def _regress(self, away, alpha, sigma):
+        eye = jnp.eye(away.shape[-1], dtype=away.dtype)[None, None]
+        root = jnp.linalg.cholesky(alpha[..., None] ** 2 * self.covariances[None] + sigma[..., None] ** 2 * eye)
+        root = jnp.broadcast_to(root, (*away.shape, away.shape[-1]))
+        pull = jax.scipy.linalg.cho_solve((root, True), away[..., None])[..., 0]
+        log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
+        log_density = -0.5 * (jnp.sum(away * pull, -1) + log_det + away.shape[-1] * math.log(2 * math.pi))
+        return log_density, pull, jnp.einsum("kij,bkj->bki", self.covariances, pull)
+
+
+def _array(values):
+    """`values` in floating point: of NumPy where they are known, of JAX where they are traced."""
+    known = all(map(is_concrete, jax.tree.leaves(values)))
+    return (np if known else jnp).asarray(values, jnp.result_type(float))
+
+
+def Mixture(process: Process, weights, means, covariances) -> _Density:
     """The exact denoiser of Σ w_k N(m_k, C_k): weights [k], means [k, d], covariances [k, d, d].
 
     Events of any shape with d values are read row by row. Weights are normalised. Conditioned on, `cond` is the index
-    of a component. Raises ValueError for shapes that do not fit, weights that are not positive, or a covariance that is
-    not symmetric and positive semi-definite; when called, TypeError for a `cond` that is not an integer and ValueError
-    for one out of range (under a transformation, where it cannot be read, the answer is NaN).
+    of a component. All of them may be traced, and learned. Raises ValueError for shapes that do not fit, weights that
+    are not positive, or a covariance that is not symmetric and positive semi-definite (traced, these give NaN); when
+    called, TypeError for a `cond` that is not an integer and ValueError for one out of range (under a transformation,
+    where it cannot be read, the answer is NaN).
     """
     check_process(process)
-    for name, value in (("weights", weights), ("means", means), ("covariances", covariances)):
-        check_array(name, value)
-    weights, means, covariances = (np.asarray(a, jnp.result_type(float)) for a in (weights, means, covariances))
+    named = {"weights": weights, "means": means, "covariances": covariances}
+    weights, means, covariances = (_array(check_array(name, value)) for name, value in named.items())
     if means.ndim != 2:
         raise ValueError(f"means has shape {means.shape}; expected [k, d]")
     k, d = means.shape
@@ -103,8 +146,12 @@ def Mixture(process: Process, weights, means, covariances) -> _Mixture:
             f"weights {weights.shape} and covariances {covariances.shape} do not fit means {means.shape}; "
             f"expected ({k},) and ({k}, {d}, {d})"
         )
-    if not (weights > 0).all():
+    if is_concrete(weights) and not (weights > 0).all():
         raise ValueError(f"weights = {weights}; expected positive numbers")
+    log = (np if is_concrete(weights) else jnp).log
+    log_weights = jnp.asarray(log(weights) - log(weights.sum()))
+    if not is_concrete(covariances):
+        return _Solved(process, log_weights, jnp.asarray(means), covariances)
     variances, bases = np.linalg.eigh(covariances)
     asymmetry = np.abs(covariances - covariances.swapaxes(-1, -2)).max()
     tolerance = 1e-5 * max(np.abs(covariances).max(), 1e-30)
@@ -113,15 +160,12 @@ def Mixture(process: Process, weights, means, covariances) -> _Mixture:
             f"covariances: asymmetry {asymmetry:.3g}, smallest eigenvalue {variances.min():.3g}; expected symmetric "
             "positive semi-definite matrices"
         )
-    log_weights = np.log(weights) - np.log(weights.sum())
-    return _Mixture(process, *map(jnp.asarray, (log_weights, means, np.maximum(variances, 0.0), bases)))
+    return _Mixture(process, log_weights, *map(jnp.asarray, (means, np.maximum(variances, 0.0), bases)))
 
 
-def Gaussian(process: Process, mean, covariance) -> _Mixture:
+def Gaussian(process: Process, mean, covariance) -> _Density:
     """The exact denoiser of N(mean, covariance): mean [d], covariance [d, d]."""
-    check_array("mean", mean)
-    check_array("covariance", covariance)
-    mean, covariance = np.asarray(mean), np.asarray(covariance)
+    mean, covariance = _array(check_array("mean", mean)), _array(check_array("covariance", covariance))
     if mean.ndim != 1:
         raise ValueError(f"mean has shape {mean.shape}; expected [d]")
     return Mixture(process, np.ones(1), mean[None], covariance[None])
@@ -145,7 +189,7 @@ class _Empirical:
         if flat.shape[1] != data.shape[1]:
             raise ValueError(f"x has events of shape {x.shape[1:]}; this data set has {self.data.shape[1:]}")
         alpha, sigma = (expand_time(c, x).reshape(-1, 1) for c in self.process.marginal(t))
-        distance = jnp.sum((flat[:, None] - alpha[..., None] * data) ** 2, -1)
+        distance = jnp.sum((flat[:, None] - alpha[..., None] * data[None]) ** 2, -1)
         return -distance / (2 * sigma**2), flat, data, alpha, sigma
 
     def __call__(self, x, t, cond=None) -> Prediction:

@@ -22,14 +22,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_function, check_instance, check_shared, check_tolerances
+from jaxdiff.arrays import check_function, check_shared, check_tolerances
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_denoiser, check_start
 from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
 from jaxdiff.processes import as_pytree, check_event
 from jaxdiff.processes.grids import one_time
 from jaxdiff.samplers import check_cond, example_keys, solve
-from jaxdiff.samplers.mesh import by_device, split_of
+from jaxdiff.samplers.adjoint import check_adjoint, forward_mode_named
+from jaxdiff.samplers.mesh import by_device, split_of, vary
 from jaxdiff.samplers.probability_flow import check_solver
+from jaxdiff.samplers.sampler import working_dtype
 
 
 class Likelihood(NamedTuple):
@@ -73,7 +75,8 @@ def log_likelihood(
 
     `adjoint` is how derivatives go through the solve, one of diffrax's. None is `RecursiveCheckpointAdjoint()`: reverse
     mode, which keeps the states of some steps (`checkpoints` of them, where given) and computes the others again, so
-    that its memory is that of one step and a few states. `ForwardMode()` is for `jax.jvp` and `jax.jacfwd`.
+    that its memory is that of one step and a few states. `ForwardMode()` is for `jax.jvp` and `jax.jacfwd`,
+    `DirectAdjoint()` for both, such as a Hessian (`jaxdiff.samplers.adjoint`).
 
     Raises TypeError for integer x0, an untyped key or a source that is no function; ValueError for a NaN in x0, an
     unknown divergence, fewer than one probe (or, for the two that look for a basis, as many as an event has values), a
@@ -97,14 +100,16 @@ def by_probe(
     check_tolerances(rtol, atol)
     if solver is not None:
         check_solver(solver)
-    if adjoint is not None:
-        _check_adjoint(adjoint)
+    check_adjoint(adjoint)
     if source is not None:
         check_function("source", source, "a function, the log-density [n, *event] -> [n]")
         source = as_pytree(source)
         _check_source(source, jax.ShapeDtypeStruct((1, *x0.shape[1:]), x0.dtype))
     split = split_of(denoiser, x0, keys, cond)
-    return _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint, split)
+    with forward_mode_named(adjoint, denoiser, x0, t, cond, source):
+        return _log_likelihood(
+            keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint, split
+        )
 
 
 def probe_error(by_probe, divergence: str) -> jax.Array:
@@ -123,23 +128,18 @@ def _check_source(source, x: jax.ShapeDtypeStruct) -> None:
         raise ValueError(f"source gave shape {shape} for x of shape {x.shape}; expected {x.shape[:1]}")
 
 
-def _check_adjoint(adjoint) -> None:
-    import diffrax
-
-    check_instance("adjoint", adjoint, diffrax.AbstractAdjoint, "one of diffrax's, such as ForwardMode()")
-
-
 @functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver", "adjoint", "split"))
 def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint, split):
     process = denoiser.process
     event = x0.shape[1:]
     size = math.prod(event)
-    t_min, t_max = t_min.astype(x0.dtype), jnp.ones((), x0.dtype)
+    dtype = working_dtype(x0)
+    t_min, t_max = t_min.astype(dtype), jnp.ones((), dtype)
     q_min, q_max = process.scale(t_min), process.scale(t_max)
 
     def one(key, x, cond):
         cond = jax.tree.map(lambda c: c[None], cond)
-        vectors = draw_vectors(key, divergence, probes, event, x.dtype)
+        vectors = draw_vectors(key, divergence, probes, event, dtype)
 
         def field(angle, state):
             t = process.time_at_angle(angle)
@@ -147,15 +147,15 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
             v, product = jax.linearize(velocity, state[0])
             return v, trace(divergence, product, vectors, event)
 
-        start = ((x / q_min).astype(x.dtype), jnp.zeros(1 if divergence == "exact" else probes, x.dtype))
+        start = ((x / q_min).astype(dtype), jnp.zeros(1 if divergence == "exact" else probes, dtype))
         (z, traces), evaluations, converged = solve(
-            field, start, process.angle(t_min), process.angle(t_max), solver, rtol, atol, adjoint
+            field, vary(start, (key, x, cond, denoiser)), process.angle(t_min), process.angle(t_max), solver, rtol, atol, adjoint
         )
         x_1 = q_max * z
         if source is None:
             prior = jnp.sum(jax.scipy.stats.norm.logpdf(x_1, scale=process.prior_std))
         else:
-            prior = source(x_1[None])[0].astype(x.dtype)
+            prior = source(x_1[None])[0].astype(dtype)
         log_prob = prior + size * jnp.log(q_max / q_min) + traces.mean()
         found = Likelihood(log_prob, probe_error(traces, divergence), evaluations, converged & jnp.isfinite(log_prob))
         return found, traces - traces.mean()

@@ -1,6 +1,7 @@
 """How data becomes noise: two curves, one rotation."""
 
 from jaxdiff.arrays import as_pytree, check_event, check_time, expand_time, is_concrete, pytree
+from jaxdiff.processes import ends as ends
 from jaxdiff.processes import grids as grids
 from jaxdiff.processes.gaussian import Process, check_process, forward_sde, perturb, posterior, transition
 from jaxdiff.processes.learned import LearnedVP
@@ -24,6 +25,7 @@ __all__ = [
     "check_event",
     "check_process",
     "check_time",
+    "ends",
     "expand_time",
     "forward_sde",
     "from_betas",

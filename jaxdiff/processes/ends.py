@@ -46,6 +46,12 @@ def log(x) -> jax.Array:
     return jnp.where(outside, -jnp.inf, jnp.log(jnp.where(outside, 1, x)))
 
 
+def decayed(y) -> jax.Array:
+    """(1 - exp(-y))/y for y >= 0, 1 at 0."""
+    small = y < 1e-4
+    return jnp.where(small, 1 - y / 2 * (1 - y / 3), -jnp.expm1(-y) / jnp.where(small, 1, y))
+
+
 def ratio(a, b) -> jax.Array:
     """a/b, 1 where b is 0."""
     there = b != 0

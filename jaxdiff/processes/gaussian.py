@@ -62,9 +62,8 @@ class Process(abc.ABC):
         """λ(t) = log α²/σ², of the shape of `t`; infinite where α or σ is 0."""
         t = check_time(t)
         log_snr = _curve(_log_snr, self, t)
-        alpha, sigma = self.marginal(t)
-        end = jnp.where(alpha == 0, -jnp.inf, jnp.inf)  # of a curve that is rounded to below 0, say
-        return jnp.where(jnp.isnan(log_snr) & ((alpha == 0) | (sigma == 0)), end, log_snr)
+        lost = jnp.isnan(log_snr)  # at an end where a curve is rounded to below 0, say
+        return jnp.where(lost & (t == 1), -jnp.inf, jnp.where(lost & (t == 0), jnp.inf, log_snr))
 
     def angle(self, t) -> jax.Array:
         """φ(t) = atan2(σ, α) in [0, π/2]."""
@@ -87,9 +86,7 @@ class Process(abc.ABC):
         """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
         log_snr = floating(check_number("log_snr", log_snr, most=math.inf))
         log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
-        noisiest, middle, cleanest = (
-            jax.lax.stop_gradient(self.log_snr(jnp.full((), t, log_snr.dtype))) for t in (1.0, 0.5, 0.0)
-        )
+        noisiest, middle, cleanest = jax.lax.stop_gradient(self.log_snr(jnp.array([1.0, 0.5, 0.0], log_snr.dtype)))
         outside = (log_snr <= noisiest) | (log_snr >= cleanest)
         t = jnp.clip(self._time_at(jnp.where(outside, middle, log_snr)), 0.0, 1.0)
         return jnp.where(outside, jnp.where(log_snr <= noisiest, 1.0, 0.0), t)

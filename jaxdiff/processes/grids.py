@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_number, check_room, check_scalar, check_time, check_whole, is_concrete, pytree, said
+from jaxdiff.processes import ends
 from jaxdiff.processes.gaussian import Process, check_process
 
 _LAST_TIME = 1e-3
@@ -66,6 +67,10 @@ class Grid(abc.ABC):
     @abc.abstractmethod
     def _time(self, process: Process, u) -> jax.Array: ...
 
+    def _between(self, process: Process, first, last, fraction) -> jax.Array:
+        span = jnp.where(first == last, 0.0, last - first)  # both may be infinite, at the data
+        return self._time(process, first + fraction * span)
+
     def __call__(self, process: Process, steps: int, t_start=1.0, t_end=None) -> jax.Array:
         """Decreasing times, [steps] to go on to clean data or [steps + 1] down to `t_end`.
 
@@ -83,10 +88,10 @@ class Grid(abc.ABC):
             if not self._finite:  # the last of the steps goes from where u is still finite
                 clean = process.marginal(t_end)[1] == 0
                 fraction = jnp.where(clean, jnp.arange(steps + 1) / max(steps - 1, 1), fraction)
-                last_time = jnp.where(clean, jnp.minimum(_LAST_TIME, t_start), t_end)
+                last_time = jnp.where(clean, jnp.minimum(_LAST_TIME, t_start / 2), t_end)
             last = self._coordinate(process, last_time)
-            times = self._time(process, first + fraction * (last - first))
-            return times.at[0].set(t_start).at[-1].set(t_end)
+            times = self._between(process, first, last, fraction)
+            return jnp.clip(times, t_end, t_start).at[0].set(t_start).at[-1].set(t_end)
         clean = process.marginal(0.0)[1] == 0
         index = jnp.arange(steps)
         fraction = index / max(steps - 1, 1)
@@ -94,9 +99,9 @@ class Grid(abc.ABC):
             fraction = jnp.where(clean, index / steps, fraction)
             last_time = 0.0
         else:
-            last_time = jnp.where(clean, jnp.minimum(_LAST_TIME, t_start), 0.0)
+            last_time = jnp.where(clean, jnp.minimum(_LAST_TIME, t_start / 2), 0.0)
         last = self._coordinate(process, last_time)
-        return self._time(process, first + fraction * (last - first)).at[0].set(t_start)
+        return jnp.minimum(self._between(process, first, last, fraction), t_start).at[0].set(t_start)
 
 
 @pytree
@@ -153,4 +158,4 @@ class Karras(Grid):
         return jnp.exp(-jnp.maximum(process.log_snr(t), _LOWEST_LOG_SNR) / (2 * self.rho))
 
     def _time(self, process, u):
-        return process.time_at_log_snr(-2 * self.rho * jnp.log(u))
+        return process.time_at_log_snr(-2 * self.rho * ends.log(u))

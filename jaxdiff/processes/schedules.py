@@ -146,11 +146,15 @@ class _Table(_VariancePreserving):
 def from_betas(betas) -> Process:
     """The process of a DDPM table of T values β_1..β_T in (0, 1): step k is t = k / T, exact there.
 
-    Raises ValueError for an empty table or a β outside (0, 1).
+    The table may be traced, and learned. Raises ValueError for an empty table or a β outside (0, 1) (traced, NaN).
     """
-    betas = np.asarray(check_array("betas", betas), np.float64)
+    known = all(map(is_concrete, jax.tree.leaves(check_array("betas", betas))))
+    betas = np.asarray(betas, np.float64) if known else jnp.asarray(betas, float)
     if betas.ndim != 1 or betas.size == 0:
         raise ValueError(f"betas has shape {betas.shape}; expected a table [T] of T >= 1 steps")
+    if not known:
+        betas = jnp.where((betas > 0) & (betas < 1), betas, jnp.nan)
+        return _Table(jnp.concatenate([jnp.zeros(1), jnp.cumsum(-jnp.log1p(-betas))]))
     outside = ~((betas > 0) & (betas < 1))
     if outside.any():
         k = int(outside.argmax())

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxdiff.arrays import check_number
 from jaxdiff.denoisers import check_variance, reverse
-from jaxdiff.processes import is_concrete, posterior, pytree
+from jaxdiff.processes import ends, is_concrete, posterior, pytree
 from jaxdiff.samplers.sampler import Sampler, normal
 
 
@@ -58,6 +58,6 @@ class DDIM(Sampler):
         """Recombine the predicted data and noise at s."""
         data, noise = denoiser(x, t, cond)
         alpha, sigma = denoiser.process.marginal(s)
-        std = jnp.where(self.eta > 0, self.eta * posterior(denoiser.process, jnp.minimum(s, t), t)[2], 0.0)
-        kept = jnp.sqrt(jnp.maximum(sigma**2 - std**2, 0.0))
+        std = self.eta * posterior(denoiser.process, jnp.minimum(s, t), t)[2]
+        kept = ends.sqrt(sigma**2 - std**2)
         return alpha * data + kept * noise + std * normal(keys, x), state

@@ -7,8 +7,8 @@ With ℓ = log(α/σ) and h = ℓ_s - ℓ_t the probability flow is, exactly (th
 and a polynomial through the last predictions D_0, D_1, D_2 of x_0, at distances r_0 h and r_1 h, is integrated:
 
     2M   x_s = σ_s/σ_t x_t + α_s φ_1 (D_0 + (D_0 - D_1)/(2 r_0))                       (algorithm 2)
-    3M   x_s = σ_s/σ_t x_t + α_s (φ_1 D_0 + φ_2 (Δ + r_0 Δ²) + (1 - 2 φ_2/h) Δ²)        (Newton's polynomial, exactly)
-         φ_1 = 1 - e^{-h},   φ_2 = 1 - φ_1/h,   Δ = h D[0, 1],   Δ² = h² D[0, 1, 2]
+    3M   x_s = σ_s/σ_t x_t + α_s (μ_0 D_0 + μ_1 (Δ + r_0 Δ²) + μ_2 Δ²)                  (Newton's polynomial, exactly)
+         φ_1 = μ_0 = 1 - e^{-h},   μ_k = 1 - k μ_{k-1}/h,   Δ = h D[0, 1],   Δ² = h² D[0, 1, 2]
 
     SDE  x_s = σ_s/σ_t e^{-h} x_t + α_s (1 - e^{-2h}) (D_0 + (D_0 - D_1)/(2 r_0)) + σ_s √(1 - e^{-2h}) z
 
@@ -24,11 +24,8 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_flag, check_whole
 from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import LogSNR
+from jaxdiff.samplers.multistep import moments, over
 from jaxdiff.samplers.sampler import Sampler, normal
-
-
-def _finite_or(value, fallback):
-    return jnp.where(jnp.isfinite(value), value, fallback)
 
 
 @pytree
@@ -50,9 +47,9 @@ class DPMSolverPP(Sampler):
             )
 
     def init(self, denoiser, x, steps):
-        """No history: predictions [order - 1] of x_0, newest first, and their ℓ."""
+        """No history: predictions [order - 1] of x_0, newest first, and their ℓ, infinite where there is none."""
         history = self.order - 1
-        return jnp.zeros((history, *x.shape), x.dtype), jnp.full(history, jnp.nan, x.dtype)
+        return jnp.broadcast_to(jnp.zeros_like(x), (history, *x.shape)), jnp.full(history, -jnp.inf, x.dtype)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """One multistep step; where the history is too short its terms are absent."""
@@ -65,8 +62,10 @@ class DPMSolverPP(Sampler):
 
         # Divided differences times powers of h; zero where an end of an interval is missing or infinite.
         nodes, values = [ell_t, *past_ell], [newest, *past]
+        there = [jnp.isfinite(h) & jnp.isfinite(node) for node in nodes]
         first = [
-            _finite_or(h / (nodes[i] - nodes[i + 1]), 0.0) * (values[i] - values[i + 1]) for i in range(self.order - 1)
+            over(h, nodes[i] - nodes[i + 1], there[i] & there[i + 1]) * (values[i] - values[i + 1])
+            for i in range(self.order - 1)
         ]
         if self.order < 3:
             lost = -jnp.expm1(-(1 + self.sde) * h)
@@ -76,10 +75,9 @@ class DPMSolverPP(Sampler):
             if self.sde:
                 x = x + sigma_s * jnp.sqrt(lost) * normal(keys, x)
         else:
-            second = _finite_or(h / (nodes[0] - nodes[2]), 0.0) * (first[0] - first[1])
-            slope = first[0] + _finite_or((nodes[0] - nodes[1]) / h, 0.0) * second
-            phi_1 = -jnp.expm1(-h)
-            phi_2 = 1 - phi_1 / h
-            x = sigma_s / sigma_t * x + alpha_s * (phi_1 * newest + phi_2 * slope + (1 - 2 * phi_2 / h) * second)
+            second = over(h, nodes[0] - nodes[2], there[0] & there[2]) * (first[0] - first[1])
+            slope = first[0] + over(nodes[0] - nodes[1], h, there[0] & there[1]) * second
+            mean = sum(mu * part for mu, part in zip(moments(h, 3), (newest, slope, second)))
+            x = sigma_s / sigma_t * x + alpha_s * mean
         past = jnp.concatenate([newest[None], past])[: self.order - 1]
         return x, (past, jnp.concatenate([ell_t[None], past_ell])[: self.order - 1])

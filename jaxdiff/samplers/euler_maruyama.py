@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_room, check_shared, check_whole, is_concrete
 from jaxdiff.processes import Process, check_event, check_process, forward_sde, pytree
 from jaxdiff.processes.grids import one_time
-from jaxdiff.samplers.sampler import Sampler, check_noise, example_keys, normal
+from jaxdiff.samplers.mesh import vary
+from jaxdiff.samplers.sampler import Sampler, check_noise, example_keys, normal, same_dtype, working_dtype
 
 
 @pytree
@@ -77,12 +78,14 @@ def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t
 
 @functools.partial(jax.jit, static_argnames="steps")
 def _forward_paths(keys, process, x0, steps, start, end):
-    h = ((end - start) / steps).astype(x0.dtype)
+    dtype = working_dtype(x0)
+    h = ((end - start) / steps).astype(dtype)
 
     def advance(x, index):
-        f, g = forward_sde(process, (start + index * h).astype(x0.dtype))
+        f, g = forward_sde(process, (start + index.astype(dtype) * h).astype(dtype))
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
-        x = (x + h * f * x + g * jnp.sqrt(h) * normal(step_keys, x)).astype(x0.dtype)
+        x = same_dtype(x + h * f * x + g * jnp.sqrt(h) * normal(step_keys, x), x)
         return x, x
 
-    return jnp.concatenate([x0[None], jax.lax.scan(advance, x0, jnp.arange(steps))[1]])
+    x = vary(x0.astype(dtype), (keys, process))
+    return jnp.concatenate([x[None], jax.lax.scan(advance, x, jnp.arange(steps))[1]]).astype(x0.dtype)

@@ -66,7 +66,7 @@ class Heun(Sampler):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
         data, noise = denoiser(x, t, cond)
         ahead = alpha_s * data + sigma_s * noise
-        data_ahead, noise_ahead = denoiser(ahead, s, cond)
+        data_ahead, noise_ahead = denoiser(ahead, jnp.where(sigma_s > 0, s, t), cond)
         corrected = (
             ahead + (alpha_s - alpha_t) / 2 * (data_ahead - data) + (sigma_s - sigma_t) / 2 * (noise_ahead - noise)
         )

@@ -15,7 +15,8 @@ from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event
 from jaxdiff.processes.grids import Grid, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
-from jaxdiff.samplers.sampler import Sampler, check_cond, check_run, example_keys, same_dtype
+from jaxdiff.samplers.mesh import vary
+from jaxdiff.samplers.sampler import Sampler, check_cond, check_run, example_keys, same_dtype, working_dtype
 
 
 def invert(
@@ -51,17 +52,19 @@ def invert(
         times = grid(denoiser.process, steps, *ends)
     else:
         times = grid
-    check_start(denoiser, times[0])
-    return _invert(denoiser, x0, sampler, cond, times.astype(x0.dtype))
+    check_start(denoiser, t_max if isinstance(grid, Grid) else times[0])
+    return _invert(denoiser, x0, sampler, cond, times)
 
 
 @jax.jit
 def _invert(denoiser, x0, sampler, cond, times) -> jax.Array:
     keys = example_keys(jax.random.key(0), x0.shape[0])  # a reversible step draws nothing
+    x = vary(x0.astype(working_dtype(x0)), (cond, denoiser))
+    times = times.astype(x.dtype)
 
     def advance(carry, ends):
         x, state = carry
         return same_dtype(sampler.step(keys, denoiser, x, *ends, state, cond), carry), None
 
-    start = (x0, sampler.init(denoiser, x0, len(times) - 1))
-    return jax.lax.scan(advance, start, (times[:0:-1], times[-2::-1]))[0][0]
+    start = (x, vary(sampler.init(denoiser, x, len(times) - 1), x))
+    return jax.lax.scan(advance, start, (times[:0:-1], times[-2::-1]))[0][0].astype(x0.dtype)

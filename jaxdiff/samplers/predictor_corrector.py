@@ -43,11 +43,13 @@ from jaxdiff.denoisers import score
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.ancestral import Ancestral
-from jaxdiff.samplers.sampler import Sampler, check_sampler, example_keys, normal, same_dtype
+from jaxdiff.samplers.mesh import vary
+from jaxdiff.samplers.sampler import Sampler, check_sampler, example_keys, normal, same_dtype, working_dtype
 
 
-def _langevin_step(keys, x, gradient, size) -> jax.Array:
-    return x + size / 2 * gradient + jnp.sqrt(size) * normal(keys, x)
+def _langevin_step(keys, x, gradient, root) -> jax.Array:
+    """One step of size `root`²."""
+    return x + root**2 / 2 * gradient + root * normal(keys, x)
 
 
 @pytree
@@ -85,11 +87,12 @@ class PredictorCorrector(Sampler):
         """The predictor's step from t to s, then Langevin steps at s; none where s is the data itself."""
         x, state = same_dtype(self.predictor.step(keys, denoiser, x, t, s, state, cond), (x, state))
         _, sigma = denoiser.process.marginal(s)
+        level = jnp.where(sigma > 0, s, t)
 
         def correct(x, index):
             step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, ~index)  # from above: a predictor may fold too
-            corrected = _langevin_step(step_keys, x, score(denoiser, x, s, cond), 4 * self.snr**2 * sigma**2)
-            return jnp.where(sigma > 0, corrected, x).astype(x.dtype), None
+            corrected = _langevin_step(step_keys, x, score(denoiser, x, level, cond), 2 * self.snr * sigma)
+            return same_dtype(jnp.where(sigma > 0, corrected, x), x), None
 
         return jax.lax.scan(correct, x, jnp.arange(self.corrector_steps))[0], state
 
@@ -155,8 +158,9 @@ def _langevin(keys, score, x_start, step_size, steps, trajectory) -> jax.Array:
         gradient = score(x)
         check_output("score", gradient, x)
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-        x = _langevin_step(step_keys, x, gradient, step_size).astype(x.dtype)
+        x = same_dtype(_langevin_step(step_keys, x, gradient, jnp.sqrt(step_size)), x)
         return x, x if trajectory else None
 
-    x, path = jax.lax.scan(advance, x_start, jnp.arange(steps))
-    return x if path is None else jnp.concatenate([x_start[None], path])
+    start = vary(x_start.astype(working_dtype(x_start)), (keys, step_size))
+    x, path = jax.lax.scan(advance, start, jnp.arange(steps))
+    return (x if path is None else jnp.concatenate([start[None], path])).astype(x_start.dtype)

@@ -17,8 +17,9 @@ from jaxdiff.arrays import check_shared, check_tolerances
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_denoiser, check_start
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import one_time
-from jaxdiff.samplers.mesh import by_device, split_of
-from jaxdiff.samplers.sampler import Sampler, check_cond, same_dtype
+from jaxdiff.samplers.adjoint import across_devices, check_adjoint, forward_mode_named
+from jaxdiff.samplers.mesh import by_device, split_of, vary
+from jaxdiff.samplers.sampler import Sampler, check_cond, same_dtype, working_dtype
 
 _MAX_STEPS = 4096
 
@@ -44,7 +45,7 @@ def default_solver():
 def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None) -> Solution:
     """Integrate `field(angle, state)` for one example with adaptive steps; `solver` None is Dopri5.
 
-    `adjoint` None is diffrax's RecursiveCheckpointAdjoint.
+    `adjoint` is how derivatives go through it (`jaxdiff.samplers.adjoint`).
 
     Never raises for a failure: `converged` is false where the steps ran out or a value stopped being finite. Raises
     TypeError for a solver that is not one of ODEs, ValueError for one that gives no estimate of its error.
@@ -53,6 +54,8 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None
 
     solver = default_solver() if solver is None else solver
     check_solver(solver)
+    each, once = _evaluations(solver)
+    solver, adjoint = across_devices(solver, adjoint, start)
     resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda angle, state, args: same_dtype(field(angle, state), state)),
@@ -63,13 +66,12 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None
         y0=start,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, dtmin=resolution, force_dtmin=False),
         max_steps=_MAX_STEPS,
-        adjoint=diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
+        adjoint=adjoint,
         throw=False,
     )
     assert solution.ys is not None
     state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
-    each, once = _evaluations(solver)
     evaluations = each * solution.stats["num_steps"] + once
     return Solution(state, evaluations, finite & (solution.result == diffrax.RESULTS.successful))
 
@@ -104,10 +106,11 @@ def _evaluations(solver) -> tuple[int, int]:
     return {diffrax.Euler: (1, 0), diffrax.ReversibleHeun: (1, 1)}.get(type(solver), (0, -1))
 
 
-def flow(denoiser: DenoiserLike, x, t, s, cond, solver, rtol, atol) -> Solution:
+def flow(denoiser: DenoiserLike, x, t, s, cond, solver, rtol, atol, adjoint=None) -> Solution:
     """x [n, *event] carried from t to s (either way) along the probability flow, every example by its own steps."""
     process = denoiser.process
-    t, s = jnp.asarray(t, x.dtype), jnp.asarray(s, x.dtype)
+    dtype = working_dtype(x)
+    t, s = (jnp.asarray(time).astype(dtype) for time in (t, s))
 
     def one(z, cond):
         def field(angle, z):
@@ -116,9 +119,10 @@ def flow(denoiser: DenoiserLike, x, t, s, cond, solver, rtol, atol) -> Solution:
                 denoiser, process.scale(time) * z[None], time, jax.tree.map(lambda c: c[None], cond)
             )[0]
 
-        return solve(field, z, process.angle(t), process.angle(s), solver, rtol, atol)
+        return solve(field, z, process.angle(t), process.angle(s), solver, rtol, atol, adjoint)
 
-    state, evaluations, converged = jax.vmap(one)((x / process.scale(t)).astype(x.dtype), cond)
+    z = vary((x / process.scale(t)).astype(dtype), (cond, denoiser))
+    state, evaluations, converged = jax.vmap(one)(z, cond)
     return Solution((process.scale(s) * state).astype(x.dtype), evaluations, converged)
 
 
@@ -134,11 +138,13 @@ class ProbabilityFlow(Sampler):
 
     Any solver of ODEs with an error estimate, explicit or implicit; `diffrax.HalfSolver` gives one to those without.
     A sample whose solve fails (no convergence in 4,096 steps, a value that is not finite) is returned as NaN.
+    Derivatives go through it backward; `adjoint`, one of diffrax's, is for others (`jaxdiff.samplers.adjoint`).
     """
 
     solver: Any = dataclasses.field(default=None, metadata={"static": True})
     rtol: float = 1e-5
     atol: float = 1e-5
+    adjoint: Any = dataclasses.field(default=None, metadata={"static": True})
 
     adaptive = reversible = True
 
@@ -146,20 +152,23 @@ class ProbabilityFlow(Sampler):
         if self.solver is not None:
             check_solver(self.solver)
         check_tolerances(self.rtol, self.atol)
+        check_adjoint(self.adjoint)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Integrate from t to s."""
-        return _nan_where_failed(flow(denoiser, x, t, s, cond, self.solver, self.rtol, self.atol)), state
+        solution = flow(denoiser, x, t, s, cond, self.solver, self.rtol, self.atol, self.adjoint)
+        return _nan_where_failed(solution), state
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "split"))
-def _carry(denoiser, x, t, s, cond, solver, rtol, atol, split):
-    run = lambda x, cond: _nan_where_failed(flow(denoiser, x, t, s, cond, solver, rtol, atol))
+@functools.partial(jax.jit, static_argnames=("solver", "adjoint", "split"))
+def _carry(denoiser, x, t, s, cond, solver, rtol, atol, adjoint, split):
+    run = lambda x, cond: _nan_where_failed(flow(denoiser, x, t, s, cond, solver, rtol, atol, adjoint))
     return by_device(run, split)(x, cond)
 
 
-def _checked(denoiser, x, cond, t_min, solver, rtol, atol):
+def _checked(denoiser, x, cond, t_min, solver, rtol, atol, adjoint):
     """(cond, t_min) as arrays; raises for anything in what `encode` and `decode` are given that makes no sense."""
+    check_adjoint(adjoint)
     check_denoiser(denoiser)
     check_shared("process", denoiser.process)
     check_start(denoiser, 1.0)
@@ -169,19 +178,28 @@ def _checked(denoiser, x, cond, t_min, solver, rtol, atol):
     return check_cond(denoiser, cond, x.shape[0]), one_time(t_min, "t_min")
 
 
-def encode(denoiser: DenoiserLike, x0, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5) -> jax.Array:
+def encode(
+    denoiser: DenoiserLike, x0, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5, adjoint=None
+) -> jax.Array:
     """The latent of x0 [n, *event]: x0, read as x at `t_min`, carried along the probability flow to t = 1.
 
-    NaN where a solve fails. Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0, and
+    NaN where a solve fails. `adjoint` is how derivatives go through the solve, one of diffrax's
+    (`jaxdiff.samplers.adjoint`); None is reverse mode. Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0, and
     what is no denoiser or no solver of ODEs.
     """
     x0 = check_event(x0, "x0")
-    cond, t_min = _checked(denoiser, x0, cond, t_min, solver, rtol, atol)
-    return _carry(denoiser, x0, t_min, 1.0, cond, solver, rtol, atol, split_of(denoiser, x0, cond))
+    cond, t_min = _checked(denoiser, x0, cond, t_min, solver, rtol, atol, adjoint)
+    split = split_of(denoiser, x0, cond)
+    with forward_mode_named(adjoint, denoiser, x0, t_min, cond):
+        return _carry(denoiser, x0, t_min, 1.0, cond, solver, rtol, atol, adjoint, split)
 
 
-def decode(denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5) -> jax.Array:
+def decode(
+    denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5, adjoint=None
+) -> jax.Array:
     """The inverse of `encode`: z [n, *event] at t = 1 carried back to x at `t_min`."""
     z = check_event(z, "z")
-    cond, t_min = _checked(denoiser, z, cond, t_min, solver, rtol, atol)
-    return _carry(denoiser, z, 1.0, t_min, cond, solver, rtol, atol, split_of(denoiser, z, cond))
+    cond, t_min = _checked(denoiser, z, cond, t_min, solver, rtol, atol, adjoint)
+    split = split_of(denoiser, z, cond)
+    with forward_mode_named(adjoint, denoiser, z, t_min, cond):
+        return _carry(denoiser, z, 1.0, t_min, cond, solver, rtol, atol, adjoint, split)

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers import DenoiserLike
-from jaxdiff.processes import pytree
+from jaxdiff.processes import ends, pytree
 from jaxdiff.samplers.sampler import Sampler, check_noise
 
 
@@ -48,10 +48,10 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
     process = denoiser.process
     (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
     ell_t, ell_s = process.log_snr(t) / 2, process.log_snr(s) / 2
-    h = jnp.minimum(ell_s - ell_t, jnp.finfo(x.dtype).max)  # finite, so that 0 h is 0
+    h = jnp.minimum(ell_s - ell_t, 1e30)  # finite, so that 0 h is 0
     r, lost = jnp.exp(-(1 + noise**2) * h), -jnp.expm1(-(1 + noise**2) * h)
     c_x, c_data = sigma_s / sigma_t * jnp.exp(-(noise**2) * h), alpha_s * lost
-    std = sigma_s * jnp.sqrt(-jnp.expm1(-2 * noise**2 * h))
+    std = sigma_s * noise * jnp.sqrt(2 * h * ends.decayed(2 * noise**2 * h))  # √(1 - exp(-2 η² h))
     last = sigma_s == 0
 
     def drift(p, mean, args):

@@ -23,9 +23,10 @@ from jaxdiff.arrays import check_flag, check_room, check_shape, check_whole
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
 from jaxdiff.processes import check_event, is_concrete
 from jaxdiff.processes.grids import Grid, check_ends, check_grid, one_time
+from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.mesh import by_device, split_of
-from jaxdiff.samplers.sampler import Sampler, check_cond, check_run, example_keys, normal, same_dtype
+from jaxdiff.samplers.mesh import by_device, split_of, vary
+from jaxdiff.samplers.sampler import Sampler, check_cond, check_run, example_keys, normal, same_dtype, working_dtype
 
 ADAPTIVE_END = 1e-5
 
@@ -86,7 +87,8 @@ def sample(
     check_start(denoiser, start)
     cond = check_cond(denoiser, cond, shape[0])
     if all(map(is_concrete, [start, *jax.tree.leaves(denoiser.process)])):
-        sampler.check_start(denoiser.process, start)
+        with jax.ensure_compile_time_eval():
+            sampler.check_start(denoiser.process, start)
     if x_start is not None:
         x_start = check_event(x_start, "x_start")
         if x_start.shape != shape:
@@ -94,7 +96,8 @@ def sample(
     else:
         warn_uncovered(denoiser)
     split = split_of(denoiser, keys, x_start, cond)
-    return _sample(keys, denoiser, shape[1:], sampler, steps, cond, grid, start, end, x_start, trajectory, split)
+    with forward_mode_named(getattr(sampler, "adjoint", False), denoiser, sampler, cond, x_start, grid, start, end):
+        return _sample(keys, denoiser, shape[1:], sampler, steps, cond, grid, start, end, x_start, trajectory, split)
 
 
 @functools.partial(jax.jit, static_argnames=("event", "steps", "trajectory", "split"))
@@ -119,20 +122,25 @@ def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_st
     if x_start is None:
         std = process.prior_std * process.scale(times[0]) / process.scale(1.0)
         x_start = std * normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 0), jnp.empty((len(keys), *event)))
-    times = times.astype(x_start.dtype)
+    dtype = working_dtype(x_start)
+    times = times.astype(dtype)
 
     def advance(carry, step):
         (x, state), (index, t, s) = carry, step
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
-        x, state = same_dtype(sampler.step(step_keys, denoiser, x, t, s, state, cond), (x, state))
+        # Times that have run together, at the data, are no step: it is taken elsewhere, and left out.
+        moves = s < t
+        t, s = jnp.where(moves, t, 0.6), jnp.where(moves, s, 0.4)
+        moved = same_dtype(sampler.step(step_keys, denoiser, x, t, s, state, cond), carry)
+        x, state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, carry)
         return (x, state), x if trajectory else None
 
-    state = sampler.init(denoiser, x_start, len(times) - 1 + to_data)
+    x = vary(x_start.astype(dtype), (keys, cond, denoiser))
+    state = vary(sampler.init(denoiser, x, len(times) - 1 + to_data), x)
     steps_taken = (jnp.arange(len(times) - 1), times[:-1], times[1:])
-    (x, _), path = jax.lax.scan(advance, (x_start, state), steps_taken)
+    (last, _), path = jax.lax.scan(advance, (x, state), steps_taken)
     if to_data:
-        x = denoiser(x, times[-1], cond).data
+        last = denoiser(last, times[-1], cond).data
     if trajectory:
-        ends = [x_start[None], path, x[None]] if to_data else [x_start[None], path]
-        return jnp.concatenate(ends)
-    return x
+        last = jnp.concatenate([x[None], path, last[None]] if to_data else [x[None], path])
+    return last.astype(x_start.dtype)

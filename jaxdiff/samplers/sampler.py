@@ -12,6 +12,7 @@ from jaxdiff.denoisers import DenoiserLike, check_denoiser
 from jaxdiff.denoisers import check_cond as check_cond
 from jaxdiff.processes import Process
 from jaxdiff.processes.grids import Angle
+from jaxdiff.samplers.mesh import vary
 
 
 class Sampler(abc.ABC):
@@ -65,5 +66,10 @@ def normal(keys, x: jax.Array) -> jax.Array:
 
 
 def same_dtype(tree, like):
-    """`tree` with the dtypes of `like`: float64 weights do not turn a float32 state into another type on the way."""
-    return jax.tree.map(lambda leaf, other: jnp.asarray(leaf).astype(other.dtype), tree, like)
+    """`tree` with the types of `like`: float64 weights do not turn a float32 state into another type on the way."""
+    return jax.tree.map(lambda leaf, other: vary(jnp.asarray(leaf).astype(other.dtype), other), tree, like)
+
+
+def working_dtype(x):
+    """The type in which a run from x is carried, with its times: float32 or, where x is, float64."""
+    return jnp.promote_types(x.dtype, jnp.float32)

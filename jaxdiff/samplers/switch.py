@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.processes import check_time, is_concrete, pytree
-from jaxdiff.samplers.sampler import Sampler, check_sampler
+from jaxdiff.samplers.sampler import Sampler, check_sampler, same_dtype
 
 
 @pytree
@@ -46,10 +46,10 @@ class Switch(Sampler):
 
         def by_first(x):
             moved, carried = self.first.step(keys, denoiser, x, t, s, state[0], cond)
-            return moved, (carried, state[1])
+            return same_dtype((moved, (carried, state[1])), (x, state))
 
         def by_second(x):
             moved, carried = self.second.step(keys, denoiser, x, t, s, state[1], cond)
-            return moved, (state[0], carried)
+            return same_dtype((moved, (state[0], carried)), (x, state))
 
         return jax.lax.cond(t > jnp.asarray(self.t, t.dtype), by_first, by_second, x)

@@ -12,7 +12,7 @@ and a polynomial in v through known predictions is integrated:
 The corrector's evaluation at (x̃_s, s) is the one the next step needs, so a step corrects the point it starts from with
 the evaluation made there, then predicts: one evaluation a step, and the last point is not corrected. In Newton's form,
 P = c_0 + c_1 v + c_2 v (v - r_1) + c_3 v (v - r_1)(v - r_2), with nodes r in the order v = 1 (corrector), then the
-latest, the integrals follow from μ_0 = 1 - e^{-h}, μ_k = 1 - k μ_{k-1}/h, the exact solution of their eq. 10, in which
+latest, the integrals follow from the moments μ of `jaxdiff.samplers.multistep`, the exact solution of their eq. 10, in which
 B(h) cancels. It stays where they replace the solution by a_1 = 1/2 (one node besides v = 0: UniP-2 and UniC-1), so that
 c_1 counts μ_0/2, B(h) being their B_2 = e^h - 1. UniP-1 is DDIM, UniP-2 is DPM-Solver++ 2M.
 
@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_whole
 from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import LogSNR
+from jaxdiff.samplers.multistep import moments, over
 from jaxdiff.samplers.sampler import Sampler
 
 
@@ -47,51 +48,51 @@ class UniPC(Sampler):
             raise ValueError(f"order = {self.order}; expected 1, 2 or 3")
 
     def init(self, denoiser, x, steps):
-        """The corrected x of the step before, its t, and the last predictions [order], newest first, with their ℓ."""
-        past = jnp.zeros((self.order, *x.shape), x.dtype)
-        return x, jnp.ones((), x.dtype), past, jnp.full(self.order, jnp.nan, x.dtype)
+        """The corrected x of the step before, its t, whether there was one, and the last predictions [order], newest
+        first, with their ℓ, infinite where there is none."""
+        past = jnp.broadcast_to(jnp.zeros_like(x), (self.order, *x.shape))
+        return x, jnp.ones((), x.dtype), jnp.asarray(False), past, jnp.full(self.order, -jnp.inf, x.dtype)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Correct x at t by the evaluation there, then predict x at s."""
         process = denoiser.process
-        x_before, t_before, past, past_ell = state
+        x_before, t_before, begun, past, past_ell = state
         newest = denoiser(x, t, cond).data
         ell = process.log_snr(t) / 2
-        corrected = _advance(
-            process, x_before, t_before, t, [past[0], newest, *past[1:]], [past_ell[0], ell, *past_ell[1:]]
-        )
-        x = jnp.where(jnp.isnan(past_ell[0]), x, corrected)
+        # At the first step there is nothing to correct: x_before is x, and the way from t to t is none.
+        t_before, ell_before = jnp.where(begun, t_before, t), jnp.where(begun, past_ell[0], ell)
+        x = _advance(process, x_before, t_before, t, [past[0], newest, *past[1:]], [ell_before, ell, *past_ell[1:]])
         values, ells = jnp.concatenate([newest[None], past]), jnp.concatenate([ell[None], past_ell])
         ahead = _advance(process, x, t, s, [*values[: self.order]], [*ells[: self.order]])
-        return ahead, (x, t, values[: self.order], ells[: self.order])
+        return ahead, (x, t, jnp.ones_like(begun), values[: self.order], ells[: self.order])
 
 
 def _advance(process, x, t, s, values, ells):
-    """x from t to s under the polynomial through `values` at `ells`, the first at t; an ℓ that is NaN is not there."""
+    """x from t to s under the polynomial through `values` at `ells`, the first at t; an infinite ℓ is not there."""
     (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
-    h = process.log_snr(s) / 2 - ells[0]
-    h_or_nan = jnp.where(jnp.isfinite(h), h, jnp.nan)  # no polynomial in a step of infinite length
-    nodes = [(ell - ells[0]) / h_or_nan for ell in ells]
-    count, there = len(nodes), [jnp.where(jnp.isfinite(r), r, 0.0) for r in nodes]
+    h = jnp.where(t == s, 0.0, process.log_snr(s) / 2 - ells[0])
+    possible = jnp.isfinite(h) & (h > 0)  # no polynomial in a step of infinite length
+    there = [possible & jnp.isfinite(ell) for ell in ells]
+    nodes = [over(ell - ells[0], h, there[0] & known) for ell, known in zip(ells, there)]
+    count = len(nodes)
 
     differences, coefficients = list(values), [values[0]]
     for k in range(1, count):
-        gaps = [1 / (nodes[i + k] - nodes[i]) for i in range(count - k)]
+        gaps = [nodes[i + k] - nodes[i] for i in range(count - k)]
+        known = [there[i + k] & there[i] & (gap != 0) for i, gap in enumerate(gaps)]
         differences = [
-            jnp.where(jnp.isfinite(gap), gap, 0.0) * (differences[i + 1] - differences[i]) for i, gap in enumerate(gaps)
+            over(1.0, gap, known[i]) * (differences[i + 1] - differences[i]) for i, gap in enumerate(gaps)
         ]
         coefficients.append(differences[0])
 
-    moments = [-jnp.expm1(-h)]
-    for k in range(1, count):
-        moments.append(1 - k * moments[-1] / h)
-    weights = [moments[0]]
+    mu = moments(h, count)
+    weights = [mu[0]]
     if count > 1:
-        alone = ~jnp.isfinite(nodes[2]) if count > 2 else True
-        weights.append(jnp.where(alone, moments[0] / 2, moments[1]))
+        alone = ~there[2] if count > 2 else True
+        weights.append(jnp.where(alone, mu[0] / 2, mu[1]))
     if count > 2:
-        weights.append(moments[2] - there[1] * moments[1])
+        weights.append(mu[2] - nodes[1] * mu[1])
     if count > 3:
-        weights.append(moments[3] - (there[1] + there[2]) * moments[2] + there[1] * there[2] * moments[1])
+        weights.append(mu[3] - (nodes[1] + nodes[2]) * mu[2] + nodes[1] * nodes[2] * mu[1])
     mean = sum(weight * coefficient for weight, coefficient in zip(weights, coefficients))
     return sigma_s / sigma_t * x + alpha_s * mean

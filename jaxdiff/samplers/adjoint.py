@@ -1,0 +1,147 @@
+"""How derivatives go through an adaptive solve, and what errors say where they do not.
+
+    what                      adjoint                            memory and time of reverse mode
+    reverse (grad, vjp)       None: RecursiveCheckpointAdjoint   a few states; each step computed about twice
+    forward (jvp, jacfwd)     diffrax.ForwardMode()              not there
+    both, and over another    diffrax.DirectAdjoint()            as None; six times its time on a small network
+
+A Hessian is forward over reverse, `jax.hessian`, by `DirectAdjoint()`. Values are the same under all three. Inside of a
+`jax.shard_map` that tells values that differ between devices from others (`check_vma`, its default) all three are a loop
+of our own, which goes both ways: diffrax's begin with counters that do not differ.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from jaxdiff.arrays import check_instance
+from jaxdiff.samplers.mesh import varies, vary
+
+_BASE = 16
+
+
+def check_adjoint(adjoint) -> None:
+    """Raise TypeError for what is neither None nor one of diffrax's adjoints."""
+    import diffrax
+
+    if adjoint is not None:
+        check_instance("adjoint", adjoint, diffrax.AbstractAdjoint, "one of diffrax's, such as ForwardMode()")
+
+
+@contextlib.contextmanager
+def forward_mode_named(adjoint, *inputs) -> Iterator[None]:
+    """Name the choice of an adjoint in JAX's error where forward mode in `inputs` meets one that only goes backward."""
+    try:
+        yield
+    except TypeError as error:
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs))
+        if adjoint is None and traced and "custom_vjp" in str(error):
+            raise TypeError(
+                "forward mode (jax.jvp, jax.jacfwd, jax.hessian) does not go through an adaptive solve by default; "
+                "expected adjoint=diffrax.ForwardMode(), or adjoint=diffrax.DirectAdjoint() for both modes"
+            ) from error
+        raise
+
+
+def across_devices(solver, adjoint, state) -> tuple[Any, Any]:
+    """(solver, adjoint) of diffrax for a solve from `state`: as they are, or their like inside of a `jax.shard_map`.
+
+    Raises ValueError there for a solver that is not an explicit Runge-Kutta method.
+    """
+    import diffrax
+
+    if not any(varies(leaf) for leaf in jax.tree.leaves(state)):
+        return solver, diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    if not isinstance(solver, diffrax.AbstractERK):
+        raise ValueError(
+            f"solver = {solver!r} under jax.shard_map; expected an explicit Runge-Kutta method such as Dopri5(), or "
+            "jax.shard_map(..., check_vma=False)"
+        )
+    unrolled, both_ways = _kinds()
+    return unrolled(solver), both_ways(state)
+
+
+@functools.cache
+def _kinds():
+    import diffrax
+
+    class Unrolled(diffrax.AbstractAdaptiveSolver):
+        """An explicit Runge-Kutta method, its stages written out, none of them handed on to the next step."""
+
+        solver: diffrax.AbstractERK
+        term_structure = diffrax.AbstractTerm
+        interpolation_cls = diffrax.LocalLinearInterpolation
+
+        def order(self, terms):
+            return self.solver.order(terms)
+
+        def error_order(self, terms):
+            return self.solver.error_order(terms)
+
+        def init(self, terms, t0, t1, y0, args):
+            return None
+
+        def func(self, terms, t0, y0, args):
+            return terms.vf(t0, y0, args)
+
+        def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+            tableau, dt = self.solver.tableau, t1 - t0
+            slopes = [terms.vf(t0, y0, args)]
+
+            def combined(weights):
+                total = lambda *leaves: sum(float(w) * leaf for w, leaf in zip(weights, leaves) if w != 0)
+                return jax.tree.map(lambda *leaves: dt * total(*leaves), *slopes)
+
+            for row, c in zip(tableau.a_lower, tableau.c):
+                y = jax.tree.map(jnp.add, y0, combined(row))
+                slopes.append(terms.vf(t0 + float(c) * dt, y, args))
+            y1 = jax.tree.map(jnp.add, y0, combined(tableau.b_sol))
+            return y1, combined(tableau.b_error), {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+
+    class BothWays(diffrax.ForwardMode):
+        """Forward and reverse mode; a loop begins as it goes on, differing between devices where `like` does."""
+
+        like: Any
+
+        def loop(self, *, throw, passed_solver_state, passed_controller_state, init_state, **more):
+            loop = functools.partial(_loop, like=self.like)
+            return self._loop(
+                init_state=vary(jax.tree.map(jnp.asarray, init_state), self.like),
+                inner_while_loop=loop,
+                outer_while_loop=loop,
+                **more,
+            )
+
+    return Unrolled, BothWays
+
+
+def _loop(cond_fun, body_fun, init_val, *, max_steps, like, buffers=None):
+    """`while cond_fun(val): val = body_fun(val)`, at most `max_steps` times: scans of scans that stop when all have.
+
+    Reverse mode keeps the states that the inner scans begin with.
+    """
+    import equinox.internal as eqxi
+
+    def step(val):
+        goes_on = cond_fun(val)
+        return jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), vary(body_fun(val), like), val)
+
+    def run(val, steps):
+        if steps == 1:
+            return step(val)
+
+        def part(val, _):
+            go_on = lambda val: run(val, steps // _BASE)
+            return jax.lax.cond(eqxi.unvmap_any(cond_fun(val)), go_on, lambda val: val, val), None
+
+        return jax.lax.scan(jax.checkpoint(part), val, length=_BASE)[0]
+
+    steps = 1
+    while steps < max_steps:
+        steps *= _BASE
+    return run(vary(jax.tree.map(jnp.asarray, init_val), like), steps)
