@@ -168,12 +168,13 @@ def likelihood(
     rtol: float = 1e-4,
     atol: float = 1e-4,
     seed: int = 0,
+    unlabelled: bool = False,
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
     """Likelihood of held-out data under the run in FOLDER, and how wrong it may be: bits/dim of images, nats of points.
 
-    The same command again goes on where it was interrupted.
+    Of a run with --conditional it is that of p(x | label). The same command again goes on where it was interrupted.
 
     Args:
         folder: A run's folder.
@@ -187,6 +188,7 @@ def likelihood(
         rtol: Relative tolerance of the solver.
         atol: Absolute tolerance of the solver.
         seed: Seed of dequantisation and probes.
+        unlabelled: Of a run with --conditional: p(x), as if no label were known.
         hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
@@ -196,9 +198,9 @@ def likelihood(
     check_seed(seed)
     settings: dict[str, Any] = {"divergence": divergence, "probes": probes, "rtol": rtol, "atol": atol}
     samples = dequantization_samples
-    with _together(hosts, folder, (split, limit, seed, samples, target_error, budget, settings), KEPT):
+    with _together(hosts, folder, (split, limit, seed, samples, target_error, budget, unlabelled, settings), KEPT):
         progress = not json_ and first()
-        asked = split, limit, seed, progress, samples, target_error, budget
+        asked = split, limit, seed, progress, samples, target_error, budget, unlabelled
         return runs.likelihood(*runs.load(folder), folder, *asked, **settings)
 
 

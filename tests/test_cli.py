@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxdiff as jd
 from jaxdiff import cli, runs
 
 TINY = ["--steps", "20", "--batch-size", "16", "--channels", "4", "8", "--attention", "1"]
@@ -86,6 +87,29 @@ def test_likelihood_goes_into_the_summary(digits_run, monkeypatch, capsys):
     done = subprocess.run(again, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["bits_per_dim"] == summary["bits_per_dim"]
+
+
+def test_a_conditional_run_is_scored_under_its_labels_or_says_that_it_is_not(digits_run, monkeypatch, capsys):
+    config, denoiser = runs.load(digits_run)
+    # 20 steps hardly tell labels apart: let them weigh more
+    denoiser.params["embed"]["label"]["table"]["embedding"] *= 300
+    monkeypatch.setattr(runs, "load", lambda folder: (config, denoiser))
+    data = runs.load_images(config, "test")
+    settings = {"rtol": 1e-2, "atol": 1e-2, "budget": 0}
+    given = {}
+    for words, cond, kind in (
+        ([], data.label[:4], "uniform dequantisation, p(x | cond)"),
+        (["--unlabelled"], None, "uniform dequantisation, p(x) of a conditional model: no cond was given"),
+    ):
+        arguments = ("--limit", 4, "--rtol", 1e-2, "--atol", 1e-2, "--budget", 0, *words, "--json")
+        code, out, said = jaxdiff(monkeypatch, capsys, "likelihood", digits_run, *arguments)
+        assert code == 0
+        expected = jd.bits_per_dim(jax.random.key(0), denoiser, data.image[:4], 1, data.levels, cond=cond, **settings)
+        given[kind] = json.loads(out)["bits_per_dim"]
+        assert given[kind] == pytest.approx(expected.bits_per_dim, rel=1e-6)
+        assert json.loads(out)["kind"] == expected.kind == kind
+        assert kind in said
+    assert len({round(value, 4) for value in given.values()}) == 2
 
 
 def test_training_again_changes_nothing(digits_run, monkeypatch, capsys):

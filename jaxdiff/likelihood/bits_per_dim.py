@@ -15,7 +15,7 @@ from jaxdiff.denoisers import DenoiserLike, check_denoiser
 from jaxdiff.likelihood.budget import ErrorBudget, measure
 from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
 from jaxdiff.likelihood.divergence import check_divergence
-from jaxdiff.likelihood.estimate import Estimator
+from jaxdiff.likelihood.estimate import Estimator, condition_of
 from jaxdiff.likelihood.log_likelihood import log_likelihood
 from jaxdiff.likelihood.mean import finite, mean_of
 from jaxdiff.likelihood.record import Record
@@ -32,7 +32,8 @@ class BitsPerDim:
     """Bits per dimension of a data set: `bits_per_dim` +- `standard_error`, over the examples that converged.
 
     standard_error: over examples; it holds every independent noise, that of images, dequantisation and probes.
-    kind: what the number is. examples: how many were looked at; all, unless a target error was met before.
+    kind: what the number is, and what it is given. examples: how many were looked at; all, unless a target error was
+    met before.
     evaluations_mean, evaluations_max: of the flow, an estimate; NaN and -1 where the solver is implicit and they are
     not known. reached: whether the target error was met; None without one. budget: None unless asked for.
     per_example: [n], the mean over an image's repeats; NaN where a solve did not converge, or none was made.
@@ -201,6 +202,7 @@ def bits_per_dim(
         probed = "" if likelihood["divergence"] == "exact" else ", estimated by probes"
         of = "" if isinstance(dequantizer, Uniform) else f" of {kind}"
         kind = f"importance-weighted bound{of}, K = {dequantization_samples}{probed}"
+    kind += condition_of(denoiser, cond)
     measured = None
     if budget:
         index = order[:budget]

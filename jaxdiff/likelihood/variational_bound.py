@@ -41,6 +41,7 @@ from jax.sharding import Mesh
 from jaxdiff.arrays import check_flag, check_shared, check_whole
 from jaxdiff.denoisers import DenoiserLike, check_denoiser, check_start, check_variance
 from jaxdiff.likelihood.dequantization import check_images
+from jaxdiff.likelihood.estimate import condition_of
 from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
@@ -160,7 +161,7 @@ def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, 
 
     size = min(batch_size, len(images))
     prior, transitions, reconstruction = over_all(of, np.arange(len(images)), size, progress, "bound", mesh)
-    return VariationalBound(kind, prior, transitions.T, reconstruction)
+    return VariationalBound(kind + condition_of(denoiser, cond), prior, transitions.T, reconstruction)
 
 
 def _check(denoiser, levels, progress, mesh) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff.arrays import check_path, check_whole, fingerprint
 from jaxdiff.config import IMAGES, Config, check_seed
-from jaxdiff.runs.models import every_device, load_images, load_points, pixels
+from jaxdiff.runs.models import every_device, labels, load_images, load_points, pixels
 from jaxdiff.runs.summary import read_summary, update_summary
 
 
@@ -38,28 +38,37 @@ def likelihood(
     samples=1,
     target_error=None,
     budget=64,
+    unlabelled=False,
     **settings,
 ) -> dict:
     """Likelihood of a split of the data into the summary: bits/dim of images, mean nats of points.
 
+    A conditional model is given the labels: the number is that of p(x | label). `unlabelled` asks for its p(x).
     The estimates of every image go into likelihood_SPLIT_*.npz, one file for each set of settings: a run that was
     interrupted goes on.
+
+    Raises ValueError for `unlabelled` of a run without labels, or that never dropped them and so knows no p(x).
     """
     folder = check_path("folder", folder)
     key = jax.random.key(check_seed(seed))
     if limit is not None:
         check_whole("limit", limit)
+    if unlabelled and not config.dropout:
+        why = "never dropped them: its p(x) was not learned" if config.conditional else "was trained without labels"
+        raise ValueError(f"unlabelled = True, but the run in {folder} {why}; leave it out")
     read_summary(folder)
     began = time.perf_counter()
     if config.data in IMAGES:
         data = load_images(config, split)
-        record = folder / f"likelihood_{split}_{fingerprint(limit, seed, samples, settings)[:8]}.npz"
+        given = config.conditional and not unlabelled
+        record = folder / f"likelihood_{split}_{fingerprint(limit, seed, samples, settings, given)[:8]}.npz"
         report = jd.bits_per_dim(
             key,
             denoiser,
             pixels(data, limit),
             samples,
             data.levels,
+            cond=labels(data, limit) if given else None,
             progress=progress,
             target_error=target_error,
             budget=budget,

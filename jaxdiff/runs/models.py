@@ -69,6 +69,13 @@ def pixels(data: jd.data.Images | jd.data.ImageFolder | jd.data.ImageSource, n: 
     return np.stack([data[i]["image"] for i in indices])
 
 
+def labels(data: jd.data.Images | jd.data.ImageFolder | jd.data.ImageSource, n: int | None = None) -> np.ndarray:
+    """The labels of the first n images of a set, or of all, int32 [n]."""
+    if not isinstance(data, jd.data.ImageSource):
+        return data.label[:n]
+    return np.array([data[i]["label"] for i in range(len(data))[:n]], np.int32)
+
+
 def load_points(config: Config, split: Split) -> np.ndarray:
     """Points [n, 2] of a toy set, whose splits are different draws."""
     key = jax.random.fold_in(jax.random.key(0), ("train", "validation", "test").index(split))
