@@ -151,6 +151,10 @@ def bits_per_dim(
         names = ", ".join(sorted(unknown))
         raise TypeError(f"{names}: not a setting of log_likelihood, which has {', '.join(defaults)}")
     likelihood = {name: value for name, value in (defaults | likelihood).items() if name != "cond"}
+    if budget and likelihood["source"] is not None:
+        raise ValueError(
+            f"budget = {budget} with a source: its bound and prior are those of the process's own prior; give budget=0"
+        )
     check_divergence(likelihood["divergence"], likelihood["probes"], math.prod(images.shape[1:]))
     cond, keys = check_cond(denoiser, cond, n), example_keys(key, n)
     model, place = copied((denoiser, dequantizer), mesh)

@@ -99,10 +99,10 @@ def measure(
     over = lambda compute, label: over_all(compute, index, batch_size, progress, label, estimator.mesh)
     changed = lambda label, repeat=0, **more: over(lambda part: estimator(part, repeat, **more), label)
 
-    probes = settings["probes"]
-    several = max(2, probes)
+    probes, exact = settings["probes"], settings["divergence"] == "exact"
+    several = 1 if exact else max(2, probes)
     second = changed("budget: noise", SECOND, probes=several)
-    trace = 0.0 if settings["divergence"] == "exact" else mean_of(finite(second.trace_error**2)).mean * several
+    trace = 0.0 if exact else mean_of(finite(second.trace_error**2)).mean * several
     spread = mean_of(finite((second.bits_per_dim - base) ** 2)).mean
     dequantisation = max((spread - trace / probes - trace / several) / 2, 0.0)
 

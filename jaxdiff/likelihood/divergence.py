@@ -112,9 +112,12 @@ ESTIMATORS = {
 
 
 def check_divergence(divergence: str, probes: int, size: int | None = None) -> None:
-    """Raise ValueError for a divergence that is not known, too few probes, or more than an event has values."""
+    """Raise ValueError for a divergence that is not known, too few probes, more than an event has values, and several
+    where none is drawn."""
     check_choice("divergence", divergence, ESTIMATORS)
     check_whole("probes", probes)
+    if divergence == "exact" and probes > 1:
+        raise ValueError(f'probes = {probes}, but divergence = "exact" draws none; leave probes out')
     if divergence in ("hutch++", "xtrace") and size is not None and probes >= size:
         raise ValueError(f'probes = {probes} for events of {size} values; expected fewer, or divergence="exact"')
 

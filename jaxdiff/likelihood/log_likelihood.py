@@ -149,7 +149,14 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
 
         start = ((x / q_min).astype(dtype), jnp.zeros(1 if divergence == "exact" else probes, dtype))
         (z, traces), evaluations, converged = solve(
-            field, vary(start, (key, x, cond, denoiser)), process.angle(t_min), process.angle(t_max), solver, rtol, atol, adjoint
+            field,
+            vary(start, (key, x, cond, denoiser)),
+            process.angle(t_min),
+            process.angle(t_max),
+            solver,
+            rtol,
+            atol,
+            adjoint,
         )
         x_1 = q_max * z
         if source is None:

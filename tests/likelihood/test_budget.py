@@ -219,6 +219,8 @@ def test_records_of_something_else_are_refused(tmp_path):
         ({"record": tmp_path / "r.parquet"}, "ends in .npz"),
         ({"target_error": 0.0}, "target_error = 0.0"),
         ({"budget": -1}, "budget = -1"),
+        ({"budget": 2, "source": lambda x: -(x**2).sum(1) / 2}, "budget = 2 with a source.*give budget=0"),
+        ({"divergence": "exact", "probes": 3}, 'probes = 3, but divergence = "exact" draws none'),
     ):
         with pytest.raises(ValueError, match=message):
             call(**more)
