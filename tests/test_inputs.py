@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import jaxdiff as jd
-from jaxdiff import networks
+from jaxdiff import networks, plotting, pretrained, runs, training
 from jaxdiff.denoisers import exact, guidance
 from jaxdiff.losses import couplings, times, weightings
 
@@ -852,6 +852,70 @@ row(
     y=[POINTS * INF, T(None)],
 )
 SPLIT = ["valid", None, 3, "", ["train"]]
+
+# what lies in files; only what is wrong before a file is looked for
+PATH = [T(3), T(None), "", "a\0b"]
+NO_PATH = [T(3), "", "a\0b"]
+row("jd.data.ImageFolder", jd.data.ImageFolder, {"folder": "nowhere", "size": 8}, folder=PATH, size=COUNT, channels=[2, 0, T(1.5), T("3"), T(None)], split=[v for v in SPLIT if v is not None], on_corrupt=["ignore", None, 3])
+for load in (jd.data.load_digits, jd.data.load_fashion_mnist, jd.data.load_cifar10, jd.data.load_imagenet64):
+    row(f"jd.data.{load.__name__}", load, split=SPLIT, data_dir=NO_PATH)
+ARRAYS_OF_DATA = {"x": X}
+DATA = [{}, {"x": X[:0]}, {"x": X, "y": X[:2]}, {"x": HOLES}, []]
+for function in (jd.data.batches, jd.data.fingerprint):
+    row(f"jd.data.{function.__name__}", function, {"data": ARRAYS_OF_DATA, "batch_size": 2, "seed": 0}, data=says("", *DATA), batch_size=COUNT, seed=[-1, T(1.5), T("0"), T(None), T(True)])
+
+# training
+row("jd.training.Checkpoints", training.Checkpoints, {"folder": "nowhere"}, folder=PATH, keep=COUNT)
+row("jd.training.load_params", training.load_params, {"folder": "nowhere", "like": {"w": X}}, folder=PATH)
+row("jd.training.read_metrics", training.read_metrics, {"path": "nowhere"}, path=PATH)
+row("jd.training.MetricsLog", training.MetricsLog, {"path": "nowhere", "step": 0}, path=NO_PATH)
+row("jd.training.make_mesh", training.make_mesh, model=[0, -1, 3, T(1.5), T("2"), T(None)], devices=[T("cpu"), T([1, 2]), T(3)])
+row("jd.training.batch_sharding", training.batch_sharding, mesh=[T(None), T("mesh"), T(2)])
+row("jd.training.clipped_adam", training.clipped_adam, {"steps": 10}, steps=[[], [5, 5], [5, 3], *COUNT], learning_rate=POSITIVE, warmup=[1.0, 1.5, *NOT_NEGATIVE], clip=[0.0, -1.0, NAN, *NO_NUMBER])
+ADAM = training.clipped_adam(10)
+STEP_OF = {"denoiser": DENOISER, "loss": jd.losses.Denoising(), "optimizer": ADAM}
+OF_STEP = {"denoiser": [T(EXACT), *A_DENOISER], "loss": FUNCTION, "ema_decay": RATIO, "prepare": FUNCTION, "mesh": MESH, "accumulate": COUNT}
+row("jd.training.make_step", training.make_step, STEP_OF, optimizer=[T(None), T("adam"), T(1e-3)], **OF_STEP)
+TRAIN = {"key": KEY, "folder": "nowhere", "denoiser": DENOISER, "loss": jd.losses.Denoising(), "batches": None, "steps": 2}
+row("jd.training.train", training.train, TRAIN, key=ONE_KEY, folder=PATH, steps=COUNT, log_every=COUNT, checkpoint_every=COUNT, label_dropout=RATIO, optimizer=[T("adam"), T(1e-3)], on_log=[T("print"), T(3)], allow=[T("loss")], **OF_STEP)
+row("jd.training.TrainState", training.TrainState.create, {"key": KEY, "params": {"w": X}, "optimizer": ADAM, "mesh": None}, key=ONE_KEY)
+row("jd.training.failing_together", lambda folder: training.failing_together(folder).__enter__(), folder=PATH)
+row("jd.training.tensorboard", lambda folder: training.tensorboard(folder).__enter__(), folder=PATH)
+
+# pretrained, runs
+row("jd.pretrained.from_diffusers", pretrained.from_diffusers, folder=PATH)
+row("jd.pretrained.write_params", pretrained.write_params, {"path": "nowhere", "params": {"w": X}}, path=PATH, params=says("w", T({"w": "a"}), T({"w": object()})) + says("", {"w": HOLES}))
+row("jd.pretrained.read_params", pretrained.read_params, {"path": "nowhere", "like": {"w": X}}, path=PATH, like=says("w", T({"w": 1.0}), T({"w": "a"})))
+TABLE = {"_class_name": "DDPMScheduler"}
+row("jd.pretrained.betas_of", lambda **config: pretrained.betas_of(TABLE | config), {}, beta_schedule=CHOICE, beta_start=[0.0, 1.0, NAN, T("0"), T(None), T(True)], beta_end=[0.0, 1.5, NAN, T("0"), T(None)], num_train_timesteps=[*COUNT, 10**9], trained_betas=[[0.1, 2.0], [0.0], T([]), T("linear"), T(3)])
+row("jd.runs.load", runs.load, folder=PATH)
+row("jd.runs.read_config", runs.read_config, folder=PATH)
+
+# plotting
+PICTURES = np.zeros((3, 4, 4, 1), np.float32)
+NO_PICTURES = [PICTURES[0], PICTURES[:0], PICTURES * NAN, np.zeros((3, 4, 4, 2)), T(np.zeros((3, 4, 4, 1), int)), T(None), T("a")]
+PICTURE_PATH = [T(3), "", "picture.txt", "picture"]
+row("jd.plotting.sample_grid", plotting.sample_grid, {"images": PICTURES}, images=NO_PICTURES, columns=[v for v in COUNT if not (isinstance(v, T) and v.value is None)], path=PICTURE_PATH)
+row("jd.plotting.strip", plotting.strip, {"trajectory": PICTURES}, trajectory=NO_PICTURES, times=[X, np.zeros(2), np.array([0, NAN, 1]), T("a"), T(["a", "b", "c"])], names=[["a", "b"], T("a"), T(3)])
+row("jd.plotting.training_curve", plotting.training_curve, metrics=[*says("", [], [{"step": 1}], [{"step": 1, "loss": NAN}]), T(None), T("loss"), T([1, 2]), T({"step": 1})])
+row("jd.plotting.Density", plotting.Density, {"log_prob": lambda x: x[:, 0]}, log_prob=[T(None), T("p"), T(X > 0)], resolution=COUNT)
+row("jd.plotting.Points", plotting.Points, points=[HOLES, np.zeros(2), np.zeros((3, 3)), X[:0], T(None), T("x")])
+row("jd.plotting.Paths", plotting.Paths, paths=[X, np.zeros((2, 3, 3)), np.full((2, 3, 2), NAN), T(None), T("x")])
+row("jd.plotting.Field", plotting.Field, {"field": lambda x: x}, field=FUNCTION, arrows=COUNT)
+row("jd.plotting.plane", plotting.plane, {"extent": 2.0, "resolution": 8}, extent=[*POSITIVE, *ONE], resolution=[*COUNT, *says("GiB", 10**8)])
+row("jd.plotting.panels", plotting.panels, {"panels": {"x": plotting.Points(X)}}, panels=[{}, *says("panel 'x'", T({"x": X}), T({"x": [None]})), T(None), T("x"), T([plotting.Points(X)])], extent=POSITIVE, columns=[v for v in COUNT if not (isinstance(v, T) and v.value is None)], path=PICTURE_PATH)
+CURVES = {"panel": {"curve": ([1, 2], [1, 2])}}
+row("jd.plotting.lines", plotting.lines, {"panels": CURVES}, panels=[{}, {"panel": {}}, *says("", {"panel": {"curve": ([1, 2], [1])}}, {"panel": {"curve": ([1], [-1])}}), T(None), T("x"), T({"panel": 3})], floors=[{"other": 1.0}, {"panel": -1.0}, T({"panel": "a"}), T(3)], columns=COUNT)
+row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=POSITIVE, height=POSITIVE)
+
+# public names that take nothing of a user's that could be malformed
+WITHOUT = {
+    "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction TwoEnded Solution Images Config TrainState",
+    "what to subclass": "Process Sampler Grid BridgeLike DenoiserLike Layer Source Dequantizer",
+    "errors": "Diverged Preempted",
+    "without arguments": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform default_solver eight_gaussians_mixture process_shard every_device",
+    "constants": "ROWS BLUE DEPTHS FAINT GREY INK ORANGE IMAGES PICTURES SAMPLERS WEIGHTS",
+}
 
 
 def malformed(wrong):

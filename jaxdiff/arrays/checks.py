@@ -162,16 +162,16 @@ def check_whole(
         expected = f"at least {_COUNTS.get(least, least)}{noun and ' '}{noun}"
     else:
         expected = _bounds(None, least, None, most, noun or "a whole number")
+    whole_number = expected if expected == "a whole number" else f"a whole number, {expected}"
     if isinstance(value, jax.core.Tracer):
-        raise TypeError(
-            f"{name} is traced; expected a whole number, {expected}, known before tracing: make it a static argument"
-        )
+        raise TypeError(f"{name} is traced; expected {whole_number}, known before tracing: make it a static argument")
     try:
         if isinstance(value, bool):
             raise TypeError
         whole = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} = {said(value)}; expected a whole number, {expected}{fix}") from None
+        kind = type(value).__name__
+        raise TypeError(f"{name} = {said(value)}; expected {whole_number}, not a value of type {kind}{fix}") from None
     if (least is not None and whole < least) or (most is not None and whole > most):
         raise ValueError(f"{name} = {whole}; expected {expected}{fix}")
     return whole
@@ -272,8 +272,8 @@ def floating(t) -> jax.Array:
 def check_time(t, name: str = "t") -> jax.Array:
     """`t` as a floating array of times.
 
-    Raises TypeError for what is no number, ValueError where it is concrete and leaves [0, 1]; a traced t that does so is
-    NaN.
+    Raises TypeError for what is no number, ValueError where it is concrete and leaves [0, 1]; a traced t that does so
+    is NaN.
     """
     times = t if isinstance(t, jax.Array) else as_array(t)
     if _kind(times) is None:

@@ -8,12 +8,13 @@ how many there are changes nothing.
 
 import functools
 import hashlib
-import operator
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from jaxdiff.arrays import check_whole
 
 if TYPE_CHECKING:
     import grain
@@ -193,7 +194,7 @@ def _digest(digest, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _checked(data, batch_size, seed) -> tuple[_Arrays | _Examples, int, int]:
-    batch_size, seed = operator.index(batch_size), operator.index(seed)
+    batch_size, seed = check_whole("batch_size", batch_size, least=None), check_whole("seed", seed, least=None)
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}; expected at least 1")
     if seed < 0:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from jaxdiff.arrays import check_instance, check_scalar, check_whole
 from jaxdiff.plotting.picture import BLUE, FAINT, GREY, HUES, INK, PathLike, Picture
 
 
@@ -17,6 +18,9 @@ def training_curve(metrics: Sequence[Mapping], path: PathLike = None, title: str
     those whose loss is not finite, are left out. The axis is logarithmic where the smoothed loss changes more
     than threefold. Raises ValueError if no record is left.
     """
+    check_instance("metrics", metrics, (list, tuple), "a list of records, as jaxdiff.training.read_metrics gives")
+    for record in metrics:
+        check_instance("a record of metrics", record, Mapping, '{"step": ..., "loss": ...}')
     records = [(r["step"], r["loss"]) for r in metrics if "step" in r and np.isfinite(r.get("loss", np.nan))]
     if not records:
         raise ValueError(f'none of {len(metrics)} records has a "step" and a finite "loss"; train for a step first')
@@ -59,6 +63,14 @@ def lines(
     `floors` {panel: y} marks the level that no curve can pass. Raises ValueError for no panels, a curve whose two
     arrays differ in length or hold a value that is not above 0, or a floor of a panel that is not there.
     """
+    check_instance("panels", panels, Mapping, "{panel: {name: (x, y)}}")
+    check_whole("columns", columns)
+    for title, curves in panels.items():
+        check_instance(f"panels[{title!r}]", curves, Mapping, "{name: (x, y)}")
+    if floors is not None:
+        check_instance("floors", floors, Mapping, "{panel: y}")
+        for title, floor in floors.items():
+            check_scalar(f"floors[{title!r}]", floor, above=0)
     if not panels or not all(panels.values()):
         raise ValueError("panels is empty, or one of them; expected {panel: {name: (x, y)}}")
     level = dict(floors or {})

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import as_array, check_array, check_instance, check_whole, with_dtype
 from jaxdiff.plotting.picture import DPI, GREY, INK, PathLike, Picture
 
 
@@ -15,10 +17,10 @@ def sample_grid(images, path: PathLike = None, columns: int | None = None, title
     another shape, no images, a NaN, or columns < 1.
     """
     images = _model_values(images, "images", "[n, H, W, C]", 4)
-    columns = min(math.ceil(math.sqrt(len(images))) if columns is None else columns, len(images))
-    if columns < 1:
+    columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
+    if check_whole("columns", columns, least=None) < 1:
         raise ValueError(f"columns = {columns}; expected at least 1")
-    return _tiles(images, columns, 56, title).saved(path)
+    return _tiles(images, min(columns, len(images)), 56, title).saved(path)
 
 
 def strip(
@@ -34,12 +36,17 @@ def strip(
 
     Raises TypeError for integers, ValueError for shapes that do not fit, no frames, or a NaN.
     """
-    if np.ndim(trajectory) == 4:
-        trajectory = np.asarray(trajectory)[None]
+    trajectory = as_array(trajectory)
+    if trajectory is not None and trajectory.ndim == 4:
+        trajectory = trajectory[None]
     frames = _model_values(trajectory, "trajectory", "[frames, H, W, C] or [rows, frames, H, W, C]", 5)
     rows, columns = frames.shape[:2]
-    if times is not None and np.shape(times) != (columns,):
-        raise ValueError(f"times has shape {np.shape(times)}; expected ({columns},), one t for each frame")
+    if times is not None:
+        times = check_array("times", times)
+        if times.shape != (columns,):
+            raise ValueError(f"times has shape {times.shape}; expected ({columns},), one t for each frame")
+    if names is not None:
+        check_instance("names", names, (list, tuple), "a list of names, one for each row")
     if names is not None and len(names) != rows:
         raise ValueError(f"names has {len(names)} entries; expected {rows}, one for each row")
     below = [] if times is None else [f"{float(t):.2g}" for t in np.asarray(times)]
@@ -50,12 +57,13 @@ def strip(
 
 def _model_values(images, name: str, expected: str, ndim: int) -> np.ndarray:
     """`images` as float32 clipped to [-1, 1]; an error where they are not images of model values."""
-    images = np.asarray(images)
-    if np.issubdtype(images.dtype, np.integer) or images.dtype == bool:
+    given, images = images, as_array(images)
+    if images is None or not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
-            f"{name} have dtype {images.dtype}; expected floating model values in [-1, 1]: show integer "
-            "images as 2 * images / (levels - 1) - 1"
+            f"{with_dtype(name, given).replace(' has ', ' have ')}; expected floating model values in [-1, 1]: show "
+            "integer images as 2 * images / (levels - 1) - 1"
         )
+    images = np.asarray(images)
     if images.ndim != ndim or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"{name} have shape {images.shape}; expected {expected}, none of them 0, and C = 1 or 3")
     images = images.astype(np.float32)

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from jaxdiff.arrays import atomic_write, check_choice, check_path
+from jaxdiff.arrays import atomic_write, check_choice, check_path, check_scalar
 
 INK, GREY, FAINT, BLUE, ORANGE = "#22303c", "#7b8794", "#e4e8ec", "#2b6c99", "#d9692f"
 DEPTHS = LinearSegmentedColormap.from_list("depths", ["#ffffff", "#d3e5ef", "#8fbcd6", "#4a8db7", BLUE, "#123a5a"])
@@ -21,6 +21,8 @@ class Picture(Figure):
     """A figure that a notebook shows whether or not pyplot was imported. Width and height in inches."""
 
     def __init__(self, width: float, height: float):
+        check_scalar("width", width, above=0)
+        check_scalar("height", height, above=0)
         super().__init__(figsize=(width, height), dpi=DPI, facecolor="white")
         FigureCanvasAgg(self)
 

@@ -9,6 +9,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from jaxdiff.arrays import (
+    as_array,
+    check_function,
+    check_instance,
+    check_room,
+    check_scalar,
+    check_whole,
+    is_real,
+    with_dtype,
+)
 from jaxdiff.plotting.picture import BLUE, DEPTHS, FAINT, GREY, INK, PathLike, Picture
 
 
@@ -32,6 +42,13 @@ class Density(Layer):
 
     log_prob: Callable | np.ndarray
     resolution: int = 160
+
+    def __post_init__(self):
+        if not callable(self.log_prob):
+            log_prob = as_array(self.log_prob)
+            if not is_real(log_prob):
+                raise TypeError(f"{with_dtype('log_prob', self.log_prob)}; expected a function or its values")
+        check_whole("resolution", self.resolution)
 
     def draw(self, axes: Axes, extent: float) -> None:
         """Draw from white at 0; `panels` sets the density of the deepest colour."""
@@ -57,6 +74,9 @@ class Points(Layer):
     points: np.ndarray
     color: str = BLUE
 
+    def __post_init__(self):
+        _in_plane(self.points, "points", "[n, 2]", 2)
+
     def draw(self, axes: Axes, extent: float) -> None:
         """Draw smaller and fainter dots the more there are."""
         points = _in_plane(self.points, "points", "[n, 2]", 2)
@@ -75,6 +95,10 @@ class Field(Layer):
     field: Callable
     arrows: int = 22
     color: str = INK
+
+    def __post_init__(self):
+        check_function("field", self.field, "a function [m, 2] -> [m, 2]")
+        check_whole("arrows", self.arrows)
 
     def draw(self, axes: Axes, extent: float) -> None:
         """Draw the longest arrow as long as the arrows are apart."""
@@ -105,6 +129,9 @@ class Paths(Layer):
     paths: np.ndarray
     color: str = BLUE
 
+    def __post_init__(self):
+        _in_plane(self.paths, "paths", "[frames, n, 2]", 3)
+
     def draw(self, axes: Axes, extent: float) -> None:
         """Draw the lines under the dots."""
         paths = _in_plane(self.paths, "paths", "[frames, n, 2]", 3)
@@ -114,8 +141,8 @@ class Paths(Layer):
 
 def plane(extent: float, resolution: int) -> np.ndarray:
     """Centres of resolution x resolution cells of [-extent, extent]²: [resolution², 2] float32, x fastest."""
-    if not (extent > 0 and resolution >= 1):
-        raise ValueError(f"extent = {extent}, resolution = {resolution}; expected both above 0")
+    check_scalar("extent", extent, above=0)
+    check_room("a plane", check_whole("resolution", resolution), resolution, 2)
     centres = extent * ((2 * np.arange(resolution) + 1) / resolution - 1)
     x, y = np.meshgrid(centres, centres)
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
@@ -135,6 +162,10 @@ def panels(
     Raises ValueError for no panels, and for points or fields of another shape or with a NaN; TypeError for
     what is no layer.
     """
+    check_instance("panels", panels, Mapping, "{name: layer or layers}")
+    check_scalar("extent", extent, above=0)
+    if columns is not None:
+        check_whole("columns", columns)
     if not panels:
         raise ValueError("panels is empty; expected {name: layer}, for example {'data': Points(x)}")
     stacks = {name: [layers] if isinstance(layers, Layer) else list(layers) for name, layers in panels.items()}
@@ -167,6 +198,9 @@ def panels(
 
 
 def _in_plane(points, name: str, expected: str, ndim: int) -> np.ndarray:
+    given, points = points, as_array(points)
+    if not is_real(points):
+        raise TypeError(f"{with_dtype(name, given)}; expected numbers {expected}")
     points = np.asarray(points, np.float64)
     if points.ndim != ndim or points.shape[-1] != 2 or 0 in points.shape:
         raise ValueError(f"{name} has shape {points.shape}; expected {expected}")

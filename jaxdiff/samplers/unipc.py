@@ -80,9 +80,7 @@ def _advance(process, x, t, s, values, ells):
     for k in range(1, count):
         gaps = [nodes[i + k] - nodes[i] for i in range(count - k)]
         known = [there[i + k] & there[i] & (gap != 0) for i, gap in enumerate(gaps)]
-        differences = [
-            over(1.0, gap, known[i]) * (differences[i + 1] - differences[i]) for i, gap in enumerate(gaps)
-        ]
+        differences = [over(1.0, gap, known[i]) * (differences[i + 1] - differences[i]) for i, gap in enumerate(gaps)]
         coefficients.append(differences[0])
 
     mu = moments(h, count)
