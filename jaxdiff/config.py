@@ -4,12 +4,12 @@ config.json holds words and numbers, never code; what is in it is checked before
 """
 
 import dataclasses
+import os
 import types
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jaxdiff as jd
-from jaxdiff.arrays import check_number, check_room, check_whole, read_json, said
+from jaxdiff.arrays import check_instance, check_number, check_path, check_room, check_whole, read_json, said
 
 IMAGES = {
     "digits": jd.data.load_digits,
@@ -163,8 +163,14 @@ def check_seed(seed: int) -> int:
     return check_whole("seed", seed, least=0, most=2**32 - 1)
 
 
-def read_config(folder: Path) -> Config:
+def check_config(config) -> None:
+    """Raise TypeError for what is no config."""
+    check_instance("config", config, Config, "a Config, such as jaxdiff.runs.load gives")
+
+
+def read_config(folder: str | os.PathLike) -> Config:
     """The config of a run folder; a ValueError that says what is wrong with one that is not."""
+    folder = check_path("folder", folder)
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{folder} is not a run folder: it has no config.json. Make one by `jaxdiff train {folder}`")

@@ -6,6 +6,7 @@ stands for a TypeError, and `says` gives other words.
 """
 
 import dataclasses
+import operator
 import traceback
 from pathlib import Path
 
@@ -54,6 +55,7 @@ PREDICTION = jd.Prediction(jnp.zeros((3, 2)), jnp.zeros((3, 2)))
 IMAGES = np.zeros((3, 2), np.uint8)
 RNGS = nnx.Rngs(0)
 
+# fmt: off
 NO_NUMBER = [T("0.5"), T(None), T(True), T(1j), T([0.5]), T(np.array(["1"])), T(np.ones(2, ">f4"))]
 NUMBER = [NAN, INF, -INF, np.array([1.0, np.nan]), jnp.float32(np.nan), 10**400, np.ones(0), *NO_NUMBER]
 POSITIVE = [0.0, -1.0, 0, np.float32(0), jnp.zeros(()), 1e-300, *NUMBER]
@@ -67,18 +69,8 @@ A_DENOISER = [T(None), T("vp"), T(jd.Denoiser), T(NETWORK), T(VP), T({})]
 SAMPLER = [T(None), T("ddim"), T(jd.samplers.DDIM), T(EXACT), T(lambda x: x)]
 ONE_KEY = [T(0), T(None), T("0"), T(jax.random.PRNGKey(0)), jax.random.split(KEY, 2)]
 KEYS = [T(0), T(None), T(np.zeros(2, np.uint32)), T(jax.random.PRNGKey(0)), jax.random.split(KEY, 2)]
-NO_BATCH = [
-    T(None),
-    T("x"),
-    T(IMAGES),
-    T(X + 0j),
-    T(X > 0),
-    np.zeros(3),
-    1.0,
-    np.zeros((0, 2)),
-    np.zeros((3, 0)),
-    T([[0.0], [1.0, 2.0]]),
-]
+NO_BATCH = [T(None), T("x"), T(IMAGES), T(X + 0j), T(X > 0), np.zeros(3), 1.0, np.zeros((0, 2)), np.zeros((3, 0)),
+    T([[0.0], [1.0, 2.0]])]
 BATCH = [HOLES, np.full((3, 2), INF), *NO_BATCH]
 TIME = [1.5, -0.1, NAN, INF, 500, np.array([0.1, 2.0, 0.3]), T("0.5"), T(None), T(True), T(1j)]
 TIME_OF_X = [*TIME, np.full(2, 0.5), np.full((3, 1), 0.5)]
@@ -86,10 +78,8 @@ ONE_TIME = [*TIME, np.full(3, 0.5)]
 RATIO = [1.0, 1.5, -0.1, NAN, T("0.5"), T(None), T(True)]
 COND = [np.zeros(2, int), T("cat"), T(np.array(["cat", "dog", "cat"])), T(["cat"] * 3), np.array([0.0, NAN, 0.0])]
 CHOICE = ["other", "", None, 3, ["small"], True]
-GRID = [
-    np.array([0.1, 0.9]), np.array([0.9, 0.9]), np.array([0.9]), np.array([1.5, 0.5]), np.ones((2, 2)), np.array([1.0, NAN]),
-    T("karras"), T(jd.grids.Time), T(lambda process, steps: None),
-]  # fmt: skip
+GRID = [np.array([0.1, 0.9]), np.array([0.9, 0.9]), np.array([0.9]), np.array([1.5, 0.5]), np.ones((2, 2)),
+    np.array([1.0, NAN]), T("karras"), T(jd.grids.Time), T(lambda process, steps: None)]
 TOLERANCE = [-1.0, NAN, INF, *ONE, *NO_NUMBER]
 SOLVER = [T("dopri5"), T(diffrax.Dopri5), T(5), T(diffrax.EulerHeun()), diffrax.Euler()]
 HUGE = 10**15
@@ -112,27 +102,18 @@ row("jd.Brownian", jd.Brownian, sigma=POSITIVE)
 row("jd.BrownianVE", jd.BrownianVE, sigma=[1.0, 0.5, *POSITIVE])
 row("jd.Cosine", jd.Cosine, s=NOT_NEGATIVE)
 row("jd.Flow", jd.Flow, sigma_min=[1.0, 2.0, *NOT_NEGATIVE])
-row(
-    "jd.LearnedVP", jd.LearnedVP, log_snr_max=[-5.0, -9.0, *NUMBER], log_snr_min=[13.3, 20.0, *NUMBER],
-    logits=[np.zeros(1), np.zeros((2, 2)), np.zeros(0), 0.0, np.array([0.0, NAN]), T("zeros"), T(None), T(np.zeros(3, ">f4"))],
-)  # fmt: skip
-BETAS = [
-    [], [0.0, 0.5], [0.1, 1.0], [0.1, 1.5], [0.1, NAN], np.ones((2, 2)) / 2, 0.5, T("linear"), T(None), T([0.1, "a"]), T(np.ones(3, bool)),
-]  # fmt: skip
+row("jd.LearnedVP", jd.LearnedVP, log_snr_max=[-5.0, -9.0, *NUMBER], log_snr_min=[13.3, 20.0, *NUMBER],
+    logits=[np.zeros(1), np.zeros((2, 2)), np.zeros(0), 0.0, np.array([0.0, NAN]), T("zeros"), T(None), T(np.zeros(3,
+    ">f4"))])
+BETAS = [[], [0.0, 0.5], [0.1, 1.0], [0.1, 1.5], [0.1, NAN], np.ones((2, 2)) / 2, 0.5, T("linear"), T(None), T([0.1,
+    "a"]), T(np.ones(3, bool))]
 row("jd.from_betas", jd.from_betas, betas=BETAS)
 row("jd.forward_sde", jd.forward_sde, {"process": VP, "t": 0.5}, process=PROCESS, t=TIME)
 row("jd.VP marginal", VP.marginal, t=TIME)
 row("jd.VP time_at_log_snr", VP.time_at_log_snr, log_snr=[NAN, T("0"), T(None), T(True)])
 row("jd.VP time_at_angle", VP.time_at_angle, angle=[NAN, INF, T("0"), T(None)])
-row(
-    "jd.perturb",
-    jd.perturb,
-    {"key": KEY, "process": VP, "x0": X, "t": 0.5},
-    key=ONE_KEY,
-    process=PROCESS,
-    x0=BATCH,
-    t=TIME_OF_X,
-)
+row("jd.perturb", jd.perturb, {"key": KEY, "process": VP, "x0": X, "t": 0.5}, key=ONE_KEY, process=PROCESS, x0=BATCH,
+    t=TIME_OF_X)
 ENDS = {"process": VP, "s": 0.2, "t": 0.8}
 row("jd.transition", jd.transition, ENDS, process=PROCESS, s=[0.9, np.array([0.1, 0.9]), *TIME], t=[0.1, *TIME])
 row("jd.posterior", jd.posterior, ENDS, process=PROCESS, s=[0.9, np.array([0.1, 0.9]), *TIME], t=[0.1, *TIME])
@@ -147,218 +128,100 @@ row("jd.grids.Karras", jd.grids.Karras, rho=POSITIVE)
 
 # denoisers
 GOOD = {"network": NETWORK, "params": None, "process": VP}
-row(
-    "jd.Denoiser", jd.Denoiser, GOOD, network=FUNCTION, process=PROCESS, parameterization=["eps", None, 1, ["v"]],
-    data_std=POSITIVE, learned_variance=FLAG, params=[T({"w": "a"}), T([np.array(["a"])]), T({"w": np.array([None])})],
-)  # fmt: skip
+row("jd.Denoiser", jd.Denoiser, GOOD, network=FUNCTION, process=PROCESS, parameterization=["eps", None, 1, ["v"]],
+    data_std=POSITIVE, learned_variance=FLAG, params=[T({"w": "a"}), T([np.array(["a"])]), T({"w": np.array([None])})])
 row("jd.Denoiser called", DENOISER, {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-WRONG_NETWORK = {
-    "shape": lambda p, x, c, y: x[:, :1],
-    "tuple": lambda p, x, c, y: (x, x),
-    "none": lambda p, x, c, y: None,
-}
-row(
-    "jd.Denoiser of a network that returns something else", lambda kind: jd.Denoiser(WRONG_NETWORK[kind], None, VP)(X, 0.5),
-    kind=says("the network returned", "shape", T("tuple"), T("none")),
-)  # fmt: skip
-row(
-    "jd.Denoiser data_std",
-    lambda data_std: jd.Denoiser(NETWORK, None, VP, data_std=data_std)(X, 0.5),
-    data_std=[np.ones(2), np.ones((3, 1))],
-)
-row(
-    "jd.Bridge",
-    jd.Bridge,
-    {"network": NETWORK, "params": None},
-    network=FUNCTION,
-    params=[T({"w": "a"})],
-    sigma=NOT_NEGATIVE,
-    data_std=POSITIVE,
-)
+WRONG_NETWORK = {"shape": lambda p, x, c, y: x[:, :1], "tuple": lambda p, x, c, y: (x, x), "none": lambda p, x, c,
+    y: None}
+row("jd.Denoiser of a network that returns something else", lambda kind: jd.Denoiser(WRONG_NETWORK[kind], None, VP)(X,
+    0.5), kind=says("the network returned", "shape", T("tuple"), T("none")))
+row("jd.Denoiser data_std", lambda data_std: jd.Denoiser(NETWORK, None, VP, data_std=data_std)(X, 0.5),
+    data_std=[np.ones(2), np.ones((3, 1))])
+row("jd.Bridge", jd.Bridge, {"network": NETWORK, "params": None}, network=FUNCTION, params=[T({"w": "a"})],
+    sigma=NOT_NEGATIVE, data_std=POSITIVE)
 row("jd.Bridge called", BRIDGE, {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-row(
-    "jd.Bridge of a network that returns something else", lambda out: jd.Bridge(lambda *_: out, None)(X, 0.5),
-    out=says("the network returned", T(None), X, (X, X[:2]), (X, None)),
-)  # fmt: skip
+row("jd.Bridge of a network that returns something else", lambda out: jd.Bridge(lambda *_: out, None)(X, 0.5),
+    out=says("the network returned", T(None), X, (X, X[:2]), (X, None)))
 row("jd.OnProcess", jd.OnProcess, {"denoiser": EXACT, "process": VP}, denoiser=A_DENOISER, process=PROCESS)
 row("jd.OnProcess called", jd.OnProcess(EXACT, jd.VE()), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
 row("jd.score", jd.score, {"denoiser": EXACT, "x": X, "t": 0.5}, denoiser=A_DENOISER, x=NO_BATCH, t=TIME_OF_X)
 ENERGY = jd.Denoiser(jd.denoisers.Gradient(jd.denoisers.InnerProduct(NETWORK)), None, VP)
-row(
-    "jd.energy",
-    jd.energy,
-    {"denoiser": ENERGY, "x": X, "t": 0.5},
-    denoiser=[T(DENOISER), *A_DENOISER],
-    x=NO_BATCH,
-    t=TIME_OF_X,
-)
+row("jd.energy", jd.energy, {"denoiser": ENERGY, "x": X, "t": 0.5}, denoiser=[T(DENOISER), *A_DENOISER], x=NO_BATCH,
+    t=TIME_OF_X)
 row("jd.denoisers.Gradient", jd.denoisers.Gradient, potential=FUNCTION)
-row(
-    "jd.denoisers.Gradient of a potential that returns something else",
+row("jd.denoisers.Gradient of a potential that returns something else",
     lambda value: jd.denoisers.Gradient(lambda *_: value)(None, jnp.asarray(X), 0.0),
-    value=says("the potential returned", jnp.zeros(()), jnp.zeros((3, 2)), T(None), T(0.0)),
-)
+    value=says("the potential returned", jnp.zeros(()), jnp.zeros((3, 2)), T(None), T(0.0)))
 row("jd.denoisers.InnerProduct", jd.denoisers.InnerProduct, network=FUNCTION)
 row("jd.denoisers.Swapped", jd.denoisers.Swapped, bridge=[T(None), T("b"), T(jd.Bridge), T(EXACT)])
 row("jd.denoisers.ToData", jd.denoisers.ToData, bridge=[T(None), T("b"), T(jd.Bridge), T(EXACT)])
 row("jd.denoisers.ToData called", jd.denoisers.ToData(BRIDGE), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
 STEP = {"denoiser": EXACT, "x": X, "t": 0.8, "s": 0.2}
-row(
-    "jd.denoisers.reverse",
-    jd.denoisers.reverse,
-    STEP,
-    denoiser=A_DENOISER,
-    x=NO_BATCH,
-    t=[0.1, *TIME],
-    s=[0.9, *TIME],
-    variance=CHOICE,
-)
-row(
-    "jd.denoisers.angular_velocity",
-    jd.denoisers.angular_velocity,
-    {"denoiser": EXACT, "x": X, "t": 0.5},
-    denoiser=A_DENOISER,
-    x=NO_BATCH,
-    t=TIME,
-)
+row("jd.denoisers.reverse", jd.denoisers.reverse, STEP, denoiser=A_DENOISER, x=NO_BATCH, t=[0.1, *TIME], s=[0.9,
+    *TIME], variance=CHOICE)
+row("jd.denoisers.angular_velocity", jd.denoisers.angular_velocity, {"denoiser": EXACT, "x": X, "t": 0.5},
+    denoiser=A_DENOISER, x=NO_BATCH, t=TIME)
 row("jd.denoisers.c_noise", jd.denoisers.c_noise, {"process": VP, "t": 0.5}, process=PROCESS, t=TIME)
-row(
-    "jd.denoisers.row",
-    jd.denoisers.row,
-    {"name": "v", "process": VP, "t": 0.5},
-    name=says("parameterization", "eps", None, 3),
-    process=PROCESS,
-    t=TIME,
-)
+row("jd.denoisers.row", jd.denoisers.row, {"name": "v", "process": VP, "t": 0.5}, name=says("parameterization", "eps",
+    None, 3), process=PROCESS, t=TIME)
 KL = {"process": VP, "prediction": PREDICTION, "t": 0.8, "s": 0.2}
-row(
-    "jd.denoisers.log_variance_ratio",
-    jd.denoisers.log_variance_ratio,
-    KL | {"variance": "small"},
-    process=PROCESS,
-    variance=CHOICE,
-    t=TIME,
-)
+row("jd.denoisers.log_variance_ratio", jd.denoisers.log_variance_ratio, KL | {"variance": "small"}, process=PROCESS,
+    variance=CHOICE, t=TIME)
 
 GAUSSIAN = {"process": VP, "mean": np.zeros(2), "covariance": np.eye(2)}
-row(
-    "jd.exact.Gaussian", exact.Gaussian, GAUSSIAN, process=PROCESS, mean=[0.0, np.zeros((1, 2)), np.array([0, NAN]), T("0"), T(None), T(np.ones(2, bool))],
-    covariance=[-np.eye(2), np.eye(3), np.ones(2), np.array([[1.0, 2.0], [0.0, 1.0]]), np.full((2, 2), NAN), T("eye"), T(None)],
-)  # fmt: skip
+row("jd.exact.Gaussian", exact.Gaussian, GAUSSIAN, process=PROCESS, mean=[0.0, np.zeros((1, 2)), np.array([0, NAN]),
+    T("0"), T(None), T(np.ones(2, bool))], covariance=[-np.eye(2), np.eye(3), np.ones(2), np.array([[1.0, 2.0], [0.0,
+    1.0]]), np.full((2, 2), NAN), T("eye"), T(None)])
 MIXTURE = {"process": VP, "weights": np.ones(2), "means": np.zeros((2, 2)), "covariances": np.stack([np.eye(2)] * 2)}
-row(
-    "jd.exact.Mixture", exact.Mixture, MIXTURE, process=PROCESS, weights=[np.array([1.0, -1.0]), np.zeros(2), np.ones(3), np.array([1, NAN]), T("1"), T(None)],
-    means=[np.zeros(2), np.zeros((3, 2)), np.full((2, 2), INF), T("0"), T(None)], covariances=[np.eye(2), np.full((2, 2, 2), NAN), T(None)],
-)  # fmt: skip
-row(
-    "jd.exact.Mixture called",
-    exact.Mixture(**MIXTURE),
-    {"x": X, "t": 0.5},
-    x=[np.zeros((3, 4)), *NO_BATCH],
-    t=TIME_OF_X,
-    cond=says("", 2, -1, np.array([0, 1, 5]), np.zeros(2, int), T(0.5), T(np.zeros(3))),
-)
+row("jd.exact.Mixture", exact.Mixture, MIXTURE, process=PROCESS, weights=[np.array([1.0, -1.0]), np.zeros(2),
+    np.ones(3), np.array([1, NAN]), T("1"), T(None)], means=[np.zeros(2), np.zeros((3, 2)), np.full((2, 2), INF),
+    T("0"), T(None)], covariances=[np.eye(2), np.full((2, 2, 2), NAN), T(None)])
+row("jd.exact.Mixture called", exact.Mixture(**MIXTURE), {"x": X, "t": 0.5}, x=[np.zeros((3, 4)), *NO_BATCH],
+    t=TIME_OF_X, cond=says("", 2, -1, np.array([0, 1, 5]), np.zeros(2, int), T(0.5), T(np.zeros(3))))
 row("jd.exact.Mixture log_prob", EXACT.log_prob, {"x": X}, x=[np.zeros((3, 4)), *NO_BATCH], t=TIME_OF_X)
 row("jd.exact.Empirical", exact.Empirical, {"process": VP, "data": X}, process=PROCESS, data=BATCH)
-row(
-    "jd.exact.Empirical called",
-    exact.Empirical(VP, X),
-    {"x": X, "t": 0.5},
-    x=[np.zeros((3, 4)), *NO_BATCH],
-    t=TIME_OF_X,
-)
+row("jd.exact.Empirical called", exact.Empirical(VP, X), {"x": X, "t": 0.5}, x=[np.zeros((3, 4)), *NO_BATCH],
+    t=TIME_OF_X)
 
 # guidance
-row(
-    "jd.guidance.Interval",
-    guidance.Interval,
-    {"scale": 2.0},
-    scale=NUMBER,
-    low=[-1.0, NAN, *NO_NUMBER],
-    high=[0.0, -1.0, NAN, *NO_NUMBER],
-)
+row("jd.guidance.Interval", guidance.Interval, {"scale": 2.0}, scale=NUMBER, low=[-1.0, NAN, *NO_NUMBER], high=[0.0,
+    -1.0, NAN, *NO_NUMBER])
 row("jd.guidance.Interval empty", guidance.Interval, {"scale": 2.0, "high": 0.5}, low=[0.5, 1.0])
 row("jd.guidance.ClassifierFree", guidance.ClassifierFree, {"denoiser": EXACT}, denoiser=A_DENOISER, scale=NUMBER)
-row(
-    "jd.guidance.ClassifierFree called",
-    guidance.ClassifierFree(EXACT, 2.0),
-    {"x": X, "t": 0.5, "cond": np.zeros(3, int)},
-    x=NO_BATCH,
-    t=TIME_OF_X,
-    cond=[None],
-)
-row(
-    "jd.guidance.ClassifierFree scale",
-    lambda scale: guidance.ClassifierFree(EXACT, scale)(X, 0.5, 0),
-    scale=[np.ones(2), np.ones((3, 1)), guidance.Interval(np.ones(2))],
-)
-row(
-    "jd.guidance.Auto",
-    guidance.Auto,
-    {"denoiser": EXACT, "weak": EXACT},
-    denoiser=A_DENOISER,
-    weak=[exact.Gaussian(jd.VE(), np.zeros(2), np.eye(2)), *A_DENOISER],
-    scale=NUMBER,
-)
+row("jd.guidance.ClassifierFree called", guidance.ClassifierFree(EXACT, 2.0), {"x": X, "t": 0.5, "cond": np.zeros(3,
+    int)}, x=NO_BATCH, t=TIME_OF_X, cond=[None])
+row("jd.guidance.ClassifierFree scale", lambda scale: guidance.ClassifierFree(EXACT, scale)(X, 0.5, 0),
+    scale=[np.ones(2), np.ones((3, 1)), guidance.Interval(np.ones(2))])
+row("jd.guidance.Auto", guidance.Auto, {"denoiser": EXACT, "weak": EXACT}, denoiser=A_DENOISER,
+    weak=[exact.Gaussian(jd.VE(), np.zeros(2), np.eye(2)), *A_DENOISER], scale=NUMBER)
 row("jd.guidance.Auto called", guidance.Auto(EXACT, EXACT), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-row(
-    "jd.guidance.ClassifierFreePP",
-    guidance.ClassifierFreePP,
-    {"denoiser": EXACT},
-    denoiser=A_DENOISER,
-    scale=[1.5, -0.1, *NUMBER],
-)
-row(
-    "jd.guidance.ClassifierFreePP scale",
-    lambda scale: guidance.ClassifierFreePP(EXACT, scale)(X, 0.5, 0),
-    scale=[np.ones(2), np.ones((3, 1))],
-)
+row("jd.guidance.ClassifierFreePP", guidance.ClassifierFreePP, {"denoiser": EXACT}, denoiser=A_DENOISER, scale=[1.5,
+    -0.1, *NUMBER])
+row("jd.guidance.ClassifierFreePP scale", lambda scale: guidance.ClassifierFreePP(EXACT, scale)(X, 0.5, 0),
+    scale=[np.ones(2), np.ones((3, 1))])
 LIKELIHOOD = lambda x, t, cond: x.sum(1)
 CLASSIFIER = {"denoiser": EXACT, "log_likelihood": LIKELIHOOD}
 for kind in (guidance.Classifier, guidance.TweedieClassifier):
-    row(
-        f"jd.guidance.{kind.__name__}",
-        kind,
-        CLASSIFIER,
-        denoiser=A_DENOISER,
-        log_likelihood=FUNCTION,
-        scale=NUMBER,
-        conditional=FLAG,
-    )
-    row(
-        f"jd.guidance.{kind.__name__} of a function that returns something else", lambda out, kind=kind: kind(EXACT, lambda *_: out)(X, 0.5),
-        out=says("log_likelihood returned", jnp.zeros(()), jnp.zeros((3, 2)), T(None), T(0.0)),
-    )  # fmt: skip
-row(
-    "jd.guidance.Classifier called", guidance.Classifier(EXACT, LIKELIHOOD), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X
-)
-row(
-    "jd.guidance.DynamicThreshold",
-    guidance.DynamicThreshold,
-    {"denoiser": EXACT},
-    denoiser=A_DENOISER,
-    quantile=[1.5, 99.5, -0.1, *NUMBER],
-    bound=POSITIVE,
-)
-row(
-    "jd.guidance.DynamicThreshold called", guidance.DynamicThreshold(EXACT), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X
-)
-row(
-    "jd.guidance.DynamicThreshold bound",
-    lambda bound: guidance.DynamicThreshold(EXACT, bound=bound)(X, 0.5),
-    bound=[np.ones(2), np.ones((3, 1))],
-)
+    row(f"jd.guidance.{kind.__name__}", kind, CLASSIFIER, denoiser=A_DENOISER, log_likelihood=FUNCTION, scale=NUMBER,
+        conditional=FLAG)
+    row(f"jd.guidance.{kind.__name__} of a function that returns something else", lambda out, kind=kind: kind(EXACT,
+        lambda *_: out)(X, 0.5), out=says("log_likelihood returned", jnp.zeros(()), jnp.zeros((3, 2)), T(None),
+        T(0.0)))
+row("jd.guidance.Classifier called", guidance.Classifier(EXACT, LIKELIHOOD), {"x": X, "t": 0.5}, x=NO_BATCH,
+    t=TIME_OF_X)
+row("jd.guidance.DynamicThreshold", guidance.DynamicThreshold, {"denoiser": EXACT}, denoiser=A_DENOISER, quantile=[1.5,
+    99.5, -0.1, *NUMBER], bound=POSITIVE)
+row("jd.guidance.DynamicThreshold called", guidance.DynamicThreshold(EXACT), {"x": X, "t": 0.5}, x=NO_BATCH,
+    t=TIME_OF_X)
+row("jd.guidance.DynamicThreshold bound", lambda bound: guidance.DynamicThreshold(EXACT, bound=bound)(X, 0.5),
+    bound=[np.ones(2), np.ones((3, 1))])
 
 # losses
 row("jd.losses.times.Uniform", times.Uniform, t_min=[*RATIO, INF])
 row("jd.losses.times.Stratified", times.Stratified, t_min=[*RATIO, INF])
 row("jd.losses.times.Importance", times.Importance, t_min=[*RATIO, INF])
-row(
-    "jd.losses.times.Importance called",
-    times.Importance(0.0),
-    {"key": KEY, "process": VP, "n": 4},
-    process=says("t_min = 0.0", VP, jd.Flow()),
-)
+row("jd.losses.times.Importance called", times.Importance(0.0), {"key": KEY, "process": VP, "n": 4},
+    process=says("t_min = 0.0", VP, jd.Flow()))
 row("jd.losses.times.Fixed", times.Fixed, t=TIME)
 row("jd.losses.times.LogNormal", times.LogNormal, mean=NUMBER, std=NOT_NEGATIVE)
 row("jd.losses.times.LogitNormal", times.LogitNormal, mean=NUMBER, std=NOT_NEGATIVE)
@@ -367,104 +230,44 @@ row("jd.losses.weightings.Sigmoid", weightings.Sigmoid, bias=NUMBER)
 for weighting in (weightings.Simple(), weightings.EDM()):
     name = type(weighting).__name__
     row(f"jd.losses.weightings.{name} called", weighting, {"t": jnp.full(3, 0.5)}, denoiser=says("reads the", T(EXACT)))
-row(
-    "jd.losses.weightings.Likelihood called",
-    weightings.Likelihood(),
-    {"denoiser": EXACT, "t": jnp.full(3, 0.5)},
-    t=TIME,
-)
+row("jd.losses.weightings.Likelihood called", weightings.Likelihood(), {"denoiser": EXACT, "t": jnp.full(3, 0.5)},
+    t=TIME)
 row("jd.losses.couplings.Independent", couplings.Independent, source=[v for v in FUNCTION if v.value is not None])
 row("jd.losses.couplings.Independent called", couplings.Independent(), {"key": KEY}, x0=NO_BATCH)
-row(
-    "jd.losses.couplings.Independent source",
-    lambda source: couplings.Independent(lambda key, n: source)(KEY, X),
-    source=[np.zeros((3, 3)), np.zeros(3), X[:2]],
-)
-row(
-    "jd.losses.couplings.Paired called",
-    couplings.Paired(),
-    {"key": KEY},
-    pairs=[X, np.zeros((3, 3, 2)), np.zeros(2), T(None), T(np.zeros((3, 2, 2), int))],
-)
+row("jd.losses.couplings.Independent source", lambda source: couplings.Independent(lambda key, n: source)(KEY, X),
+    source=[np.zeros((3, 3)), np.zeros(3), X[:2]])
+row("jd.losses.couplings.Paired called", couplings.Paired(), {"key": KEY}, pairs=[X, np.zeros((3, 3, 2)), np.zeros(2),
+    T(None), T(np.zeros((3, 2, 2), int))])
 row("jd.losses.couplings.OptimalTransport", couplings.OptimalTransport, pairs=FUNCTION)
 row("jd.losses.couplings.Entropic", couplings.Entropic, sigma=[*POSITIVE, *ONE], pairs=FUNCTION, sweeps=COUNT)
 BATCH_OF_LOSS = {"key": ONE_KEY, "x0": BATCH, "cond": COND}
 LOSS = {"key": KEY, "x0": X}
 row("jd.losses.Denoising", jd.losses.Denoising, weighting=FUNCTION, times=FUNCTION)
-row(
-    "jd.losses.Denoising called",
-    jd.losses.Denoising(),
-    LOSS | {"denoiser": DENOISER},
-    denoiser=A_DENOISER,
-    **BATCH_OF_LOSS,
-)
-row(
-    "jd.losses.Denoising times",
-    lambda times: jd.losses.Denoising(times=lambda *_: times)(DENOISER, KEY, X),
-    times=[(jnp.zeros(2), jnp.ones(3)), (0.5, 1.0)],
-)
-row(
-    "jd.losses.Denoising weighting",
-    lambda weighting: jd.losses.Denoising(lambda *_: weighting)(DENOISER, KEY, X),
-    weighting=[jnp.ones(2), jnp.ones((3, 1)), T(1.0)],
-)
+row("jd.losses.Denoising called", jd.losses.Denoising(), LOSS | {"denoiser": DENOISER}, denoiser=A_DENOISER,
+    **BATCH_OF_LOSS)
+row("jd.losses.Denoising times", lambda times: jd.losses.Denoising(times=lambda *_: times)(DENOISER, KEY, X),
+    times=[(jnp.zeros(2), jnp.ones(3)), (0.5, 1.0)])
+row("jd.losses.Denoising weighting", lambda weighting: jd.losses.Denoising(lambda *_: weighting)(DENOISER, KEY, X),
+    weighting=[jnp.ones(2), jnp.ones((3, 1)), T(1.0)])
 row("jd.losses.ScoreMatching", jd.losses.ScoreMatching, times=FUNCTION)
-row(
-    "jd.losses.ScoreMatching called",
-    jd.losses.ScoreMatching(),
-    LOSS | {"denoiser": EXACT},
-    denoiser=A_DENOISER,
-    **BATCH_OF_LOSS,
-)
-row(
-    "jd.losses.SlicedScoreMatching",
-    jd.losses.SlicedScoreMatching,
-    times=FUNCTION,
-    projections=COUNT,
-    directions=CHOICE,
-    variance_reduced=FLAG,
-)
-row(
-    "jd.losses.Hybrid",
-    jd.losses.Hybrid,
-    weight=NOT_NEGATIVE,
-    steps=[1, *COUNT],
-    grid=[*GRID, T(None)],
-    weighting=FUNCTION,
-)
-row(
-    "jd.losses.Hybrid called",
-    jd.losses.Hybrid(steps=4),
-    LOSS | {"denoiser": EXACT},
-    denoiser=[*says("predicts none", EXACT), *A_DENOISER],
-    **BATCH_OF_LOSS,
-)
+row("jd.losses.ScoreMatching called", jd.losses.ScoreMatching(), LOSS | {"denoiser": EXACT}, denoiser=A_DENOISER,
+    **BATCH_OF_LOSS)
+row("jd.losses.SlicedScoreMatching", jd.losses.SlicedScoreMatching, times=FUNCTION, projections=COUNT,
+    directions=CHOICE, variance_reduced=FLAG)
+row("jd.losses.Hybrid", jd.losses.Hybrid, weight=NOT_NEGATIVE, steps=[1, *COUNT], grid=[*GRID, T(None)],
+    weighting=FUNCTION)
+row("jd.losses.Hybrid called", jd.losses.Hybrid(steps=4), LOSS | {"denoiser": EXACT}, denoiser=[*says("predicts none",
+    EXACT), *A_DENOISER], **BATCH_OF_LOSS)
 row("jd.losses.FlowMatching", jd.losses.FlowMatching, coupling=FUNCTION, sigma=NOT_NEGATIVE, times=FUNCTION)
-row(
-    "jd.losses.FlowMatching called",
-    jd.losses.FlowMatching(),
-    LOSS | {"denoiser": DENOISER},
-    denoiser=A_DENOISER,
-    **BATCH_OF_LOSS,
-)
-row(
-    "jd.losses.FlowMatching sigma",
-    lambda sigma: jd.losses.FlowMatching(sigma=sigma)(DENOISER, KEY, X),
-    sigma=[np.ones(2), np.ones((3, 1))],
-)
-row(
-    "jd.losses.FlowMatching coupling",
-    lambda coupling: jd.losses.FlowMatching(lambda *_: coupling)(DENOISER, KEY, X),
-    coupling=[X, (X, X[:2]), None],
-)
+row("jd.losses.FlowMatching called", jd.losses.FlowMatching(), LOSS | {"denoiser": DENOISER}, denoiser=A_DENOISER,
+    **BATCH_OF_LOSS)
+row("jd.losses.FlowMatching sigma", lambda sigma: jd.losses.FlowMatching(sigma=sigma)(DENOISER, KEY, X),
+    sigma=[np.ones(2), np.ones((3, 1))])
+row("jd.losses.FlowMatching coupling", lambda coupling: jd.losses.FlowMatching(lambda *_: coupling)(DENOISER, KEY, X),
+    coupling=[X, (X, X[:2]), None])
 row("jd.losses.BridgeMatching", jd.losses.BridgeMatching, coupling=[T("ot"), T(jd.VP), T(3)], times=FUNCTION)
-row(
-    "jd.losses.BridgeMatching called",
-    jd.losses.BridgeMatching(),
-    LOSS | {"bridge": BRIDGE},
-    bridge=[T(EXACT), *A_DENOISER],
-    **BATCH_OF_LOSS,
-)
+row("jd.losses.BridgeMatching called", jd.losses.BridgeMatching(), LOSS | {"bridge": BRIDGE}, bridge=[T(EXACT),
+    *A_DENOISER], **BATCH_OF_LOSS)
 row("jd.losses.transition_kl", jd.losses.transition_kl, KL | {"x0": X, "noise": X}, process=PROCESS, variance=CHOICE)
 
 # samplers
@@ -472,449 +275,239 @@ ORDER = [0, 4, -1, T(2.5), T("2"), T(None), T(True)]
 row("jd.samplers.DDIM", jd.samplers.DDIM, eta=[1.5, -0.1, *NUMBER])
 row("jd.samplers.Ancestral", jd.samplers.Ancestral, variance=CHOICE)
 row("jd.samplers.EulerMaruyama", jd.samplers.EulerMaruyama, noise=NOT_NEGATIVE)
-row(
-    "jd.samplers.ReverseSDE",
-    jd.samplers.ReverseSDE,
-    noise=NOT_NEGATIVE,
-    solver=[T("sra1"), T(diffrax.SRA1), T(diffrax.Dopri5())],
-)
-row(
-    "jd.samplers.Heun",
-    jd.samplers.Heun,
-    churn=NOT_NEGATIVE,
-    s_min=NOT_NEGATIVE,
-    s_max=[-1.0, NAN, *NO_NUMBER],
-    s_noise=NOT_NEGATIVE,
-)
+row("jd.samplers.ReverseSDE", jd.samplers.ReverseSDE, noise=NOT_NEGATIVE, solver=[T("sra1"), T(diffrax.SRA1),
+    T(diffrax.Dopri5())])
+row("jd.samplers.Heun", jd.samplers.Heun, churn=NOT_NEGATIVE, s_min=NOT_NEGATIVE, s_max=[-1.0, NAN, *NO_NUMBER],
+    s_noise=NOT_NEGATIVE)
 row("jd.samplers.Heun without levels", jd.samplers.Heun, {"s_max": 0.5}, s_min=[1.0])
 row("jd.samplers.DPMSolverPP", jd.samplers.DPMSolverPP, order=ORDER, sde=FLAG)
 row("jd.samplers.UniPC", jd.samplers.UniPC, order=ORDER)
-row(
-    "jd.samplers.PredictorCorrector",
-    jd.samplers.PredictorCorrector,
-    predictor=SAMPLER,
-    corrector_steps=[v for v in COUNT if isinstance(v, T)] + [-1],
-    snr=[1.0, 2.0, *NOT_NEGATIVE],
-)
-row(
-    "jd.samplers.AnnealedLangevin",
-    jd.samplers.AnnealedLangevin,
-    epsilon=[4.0, *NOT_NEGATIVE],
-    steps_per_level=[v for v in COUNT if isinstance(v, T)] + says("corrector_steps", -1),
-)
-row(
-    "jd.samplers.ProbabilityFlow",
-    jd.samplers.ProbabilityFlow,
-    solver=SOLVER,
-    rtol=[-1.0, NAN, INF, *NO_NUMBER],
-    atol=[-1.0, NAN, INF, *NO_NUMBER],
-)
+row("jd.samplers.PredictorCorrector", jd.samplers.PredictorCorrector, predictor=SAMPLER,
+    corrector_steps=[v for v in COUNT if isinstance(v, T)] + [-1], snr=[1.0, 2.0, *NOT_NEGATIVE])
+row("jd.samplers.AnnealedLangevin", jd.samplers.AnnealedLangevin, epsilon=[4.0, *NOT_NEGATIVE],
+    steps_per_level=[v for v in COUNT if isinstance(v, T)] + says("corrector_steps", -1))
+row("jd.samplers.ProbabilityFlow", jd.samplers.ProbabilityFlow, solver=SOLVER, rtol=[-1.0, NAN, INF, *NO_NUMBER],
+    atol=[-1.0, NAN, INF, *NO_NUMBER])
 row("jd.samplers.ProbabilityFlow without tolerances", jd.samplers.ProbabilityFlow, {"rtol": 0.0}, atol=[0.0, 0, 1e-300])
-row(
-    "jd.samplers.Switch",
-    jd.samplers.Switch,
-    {"first": jd.samplers.DDIM(), "second": jd.samplers.DDIM()},
-    first=SAMPLER,
-    second=SAMPLER,
-    t=TIME,
-)
-row(
-    "jd.sample", jd.sample, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, key=KEYS, denoiser=A_DENOISER, sampler=SAMPLER, steps=[*COUNT, HUGE],
-    shape=[(0, 2), (3,), (), (3, -2), (HUGE, 2), T(3), T((3.0, 2)), T("3, 2"), T(None), T((3, "2")), T(np.ones((2, 2)))],
-    cond=COND, grid=GRID, t_start=ONE_TIME, t_end=[1.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
-    x_start=[np.zeros((2, 2)), *(v for v in BATCH if not (isinstance(v, T) and v.value is None))], trajectory=FLAG,
-)  # fmt: skip
-row(
-    "jd.sample of more than memory holds",
-    jd.sample,
-    {"key": KEY, "denoiser": EXACT, "trajectory": True, "steps": 10**12},
-    shape=says("GiB", (3, 2)),
-)
-ARRAYS = [
-    jd.samplers.DDIM(np.ones(3)), jd.samplers.EulerMaruyama(np.ones(3)), jd.samplers.ReverseSDE(noise=np.ones(3)), jd.samplers.Heun(np.ones(3)),
-    jd.samplers.PredictorCorrector(snr=np.ones(3) / 2), jd.samplers.AnnealedLangevin(2, np.ones(3)), jd.samplers.Heun(s_noise=np.ones(3)),
-    jd.samplers.Switch(jd.samplers.DDIM(), jd.samplers.DDIM(), np.ones(3) / 2), jd.samplers.PredictorCorrector(jd.samplers.DDIM(np.ones(2))),
-]  # fmt: skip
-row(
-    "jd.sample of numbers one an example",
-    jd.sample,
-    {"key": KEY, "denoiser": EXACT, "shape": (3, 2), "t_start": 0.9},
-    sampler=ARRAYS,
-)
-row(
-    "jd.sample of a process of numbers one an example",
-    jd.sample,
-    {"key": KEY, "shape": (3, 2)},
-    denoiser=says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))),
-)
-row(
-    "jd.samplers.draw",
-    jd.samplers.draw,
-    {"key": KEY, "denoiser": EXACT, "shape": (3, 2)},
-    key=KEYS,
-    denoiser=A_DENOISER,
-    batch_size=COUNT,
-    shape=[(0, 2), (3,), T(3), T((3.0, 2)), T(None)],
-    cond=COND,
-    mesh=MESH,
-    progress=FLAG,
-    steps=[0],
-    sampler=SAMPLER,
-)
-row(
-    "jd.invert",
-    jd.invert,
-    {"denoiser": EXACT, "x0": X},
-    denoiser=A_DENOISER,
-    x0=BATCH,
-    sampler=[jd.samplers.Ancestral(), *SAMPLER],
-    steps=[*COUNT, HUGE],
-    cond=COND,
-    grid=GRID,
-    t_min=[1.0, *ONE_TIME],
-    t_max=[1e-5, *ONE_TIME],
-)
-row(
-    "jd.encode",
-    jd.encode,
-    {"denoiser": EXACT, "x0": X},
-    denoiser=A_DENOISER,
-    x0=BATCH,
-    cond=COND,
-    t_min=ONE_TIME,
-    solver=SOLVER,
-    rtol=TOLERANCE,
-    atol=TOLERANCE,
-)
-row(
-    "jd.decode",
-    jd.decode,
-    {"denoiser": EXACT, "z": X},
-    denoiser=A_DENOISER,
-    z=BATCH,
-    cond=COND,
-    t_min=ONE_TIME,
-    solver=SOLVER,
-    rtol=TOLERANCE,
-    atol=TOLERANCE,
-)
-row(
-    "jd.cross",
-    jd.cross,
-    {"key": KEY, "bridge": BRIDGE, "x": X},
-    key=KEYS,
-    bridge=[T(EXACT), *A_DENOISER],
-    x=BATCH,
-    to=CHOICE,
-    steps=COUNT,
-    cond=COND,
-    grid=GRID,
-    trajectory=FLAG,
-)
-row(
-    "jd.cross of a bridge of numbers one an example",
-    jd.cross,
-    {"key": KEY, "x": X},
-    bridge=says("sigma", jd.Bridge(BRIDGE.network, None, np.ones(3))),
-)
-row(
-    "jd.samplers.forward_paths",
-    jd.samplers.forward_paths,
-    {"key": KEY, "process": VP, "x0": X, "steps": 4},
-    key=KEYS,
-    process=[*says("process.beta_max", jd.VP(0.1, np.full(3, 20.0))), *PROCESS],
-    x0=BATCH,
-    steps=[*COUNT, *says("GiB", HUGE)],
-    t_start=[1.0, *ONE_TIME],
-    t_end=[0.0, *ONE_TIME],
-)
-row(
-    "jd.samplers.langevin",
-    jd.samplers.langevin,
-    {"key": KEY, "score": lambda x: -x, "x_start": X, "step_size": 0.1, "steps": 4},
-    key=KEYS,
-    score=FUNCTION,
-    x_start=BATCH,
-    step_size=[np.ones(2), np.ones((3, 1)), *POSITIVE],
-    steps=COUNT,
-    trajectory=FLAG,
-)
-row(
-    "jd.samplers.langevin of a score that returns something else",
-    lambda out: jd.samplers.langevin(KEY, lambda x: out, X, 0.1, 2),
-    out=says("score returned", X[:, 0], T(None), T(0.0)),
-)
+row("jd.samplers.Switch", jd.samplers.Switch, {"first": jd.samplers.DDIM(), "second": jd.samplers.DDIM()},
+    first=SAMPLER, second=SAMPLER, t=TIME)
+row("jd.sample", jd.sample, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, key=KEYS, denoiser=A_DENOISER,
+    sampler=SAMPLER, steps=[*COUNT, HUGE], shape=[(0, 2), (3,), (), (3, -2), (HUGE, 2), T(3), T((3.0, 2)), T("3, 2"),
+    T(None), T((3, "2")), T(np.ones((2, 2)))], cond=COND, grid=GRID, t_start=ONE_TIME, t_end=[1.0,
+    *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))], x_start=[np.zeros((2, 2)),
+    *(v for v in BATCH if not (isinstance(v, T) and v.value is None))], trajectory=FLAG)
+row("jd.sample of more than memory holds", jd.sample, {"key": KEY, "denoiser": EXACT, "trajectory": True,
+    "steps": 10**12}, shape=says("GiB", (3, 2)))
+ARRAYS = [jd.samplers.DDIM(np.ones(3)), jd.samplers.EulerMaruyama(np.ones(3)),
+    jd.samplers.ReverseSDE(noise=np.ones(3)), jd.samplers.Heun(np.ones(3)),
+    jd.samplers.PredictorCorrector(snr=np.ones(3) / 2), jd.samplers.AnnealedLangevin(2, np.ones(3)),
+    jd.samplers.Heun(s_noise=np.ones(3)), jd.samplers.Switch(jd.samplers.DDIM(), jd.samplers.DDIM(), np.ones(3) / 2),
+    jd.samplers.PredictorCorrector(jd.samplers.DDIM(np.ones(2)))]
+row("jd.sample of numbers one an example", jd.sample, {"key": KEY, "denoiser": EXACT, "shape": (3, 2), "t_start": 0.9},
+    sampler=ARRAYS)
+row("jd.sample of a process of numbers one an example", jd.sample, {"key": KEY, "shape": (3, 2)},
+    denoiser=says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))))
+row("jd.samplers.draw", jd.samplers.draw, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, key=KEYS,
+    denoiser=A_DENOISER, batch_size=COUNT, shape=[(0, 2), (3,), T(3), T((3.0, 2)), T(None)], cond=COND, mesh=MESH,
+    progress=FLAG, steps=[0], sampler=SAMPLER)
+row("jd.invert", jd.invert, {"denoiser": EXACT, "x0": X}, denoiser=A_DENOISER, x0=BATCH,
+    sampler=[jd.samplers.Ancestral(), *SAMPLER], steps=[*COUNT, HUGE], cond=COND, grid=GRID, t_min=[1.0, *ONE_TIME],
+    t_max=[1e-5, *ONE_TIME])
+row("jd.encode", jd.encode, {"denoiser": EXACT, "x0": X}, denoiser=A_DENOISER, x0=BATCH, cond=COND, t_min=ONE_TIME,
+    solver=SOLVER, rtol=TOLERANCE, atol=TOLERANCE)
+row("jd.decode", jd.decode, {"denoiser": EXACT, "z": X}, denoiser=A_DENOISER, z=BATCH, cond=COND, t_min=ONE_TIME,
+    solver=SOLVER, rtol=TOLERANCE, atol=TOLERANCE)
+row("jd.cross", jd.cross, {"key": KEY, "bridge": BRIDGE, "x": X}, key=KEYS, bridge=[T(EXACT), *A_DENOISER], x=BATCH,
+    to=CHOICE, steps=COUNT, cond=COND, grid=GRID, trajectory=FLAG)
+row("jd.cross of a bridge of numbers one an example", jd.cross, {"key": KEY, "x": X}, bridge=says("sigma",
+    jd.Bridge(BRIDGE.network, None, np.ones(3))))
+row("jd.samplers.forward_paths", jd.samplers.forward_paths, {"key": KEY, "process": VP, "x0": X, "steps": 4}, key=KEYS,
+    process=[*says("process.beta_max", jd.VP(0.1, np.full(3, 20.0))), *PROCESS], x0=BATCH, steps=[*COUNT, *says("GiB",
+    HUGE)], t_start=[1.0, *ONE_TIME], t_end=[0.0, *ONE_TIME])
+row("jd.samplers.langevin", jd.samplers.langevin, {"key": KEY, "score": lambda x: -x, "x_start": X, "step_size": 0.1,
+    "steps": 4}, key=KEYS, score=FUNCTION, x_start=BATCH, step_size=[np.ones(2), np.ones((3, 1)), *POSITIVE],
+    steps=COUNT, trajectory=FLAG)
+row("jd.samplers.langevin of a score that returns something else", lambda out: jd.samplers.langevin(KEY, lambda x: out,
+    X, 0.1, 2), out=says("score returned", X[:, 0], T(None), T(0.0)))
 
 # likelihood
-row(
-    "jd.log_likelihood", jd.log_likelihood, {"key": KEY, "denoiser": EXACT, "x0": X}, key=KEYS, denoiser=[*says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))), *A_DENOISER],
-    x0=BATCH, divergence=CHOICE, probes=[T(1.5), *COUNT], rtol=TOLERANCE, atol=TOLERANCE, t_min=ONE_TIME, cond=COND, solver=SOLVER,
-    source=[v for v in FUNCTION if v.value is not None], adjoint=[T("forward"), T(diffrax.ForwardMode), T(3)],
-)  # fmt: skip
-row(
-    "jd.log_likelihood without tolerances",
-    jd.log_likelihood,
-    {"key": KEY, "denoiser": EXACT, "x0": X, "rtol": 0.0},
-    atol=[0.0, 0],
-)
-row(
-    "jd.log_likelihood source",
-    lambda source: jd.log_likelihood(KEY, EXACT, X, source=lambda x: source),
-    source=[jnp.zeros(()), jnp.zeros((1, 2))],
-)
-row(
-    "jd.log_likelihood of a scale one an example",
-    jd.log_likelihood,
-    {"key": KEY, "x0": X, "cond": 0},
-    denoiser=says("scale has shape", guidance.ClassifierFree(EXACT, np.ones(3))),
-)
-row(
-    "jd.dequantize",
-    jd.dequantize,
-    {"key": KEY, "images": IMAGES},
-    key=KEYS,
-    images=[T(X), T(None), T("a"), IMAGES.astype(int) - 1, IMAGES.astype(int) + 256],
-    levels=[1, *COUNT],
-)
+row("jd.log_likelihood", jd.log_likelihood, {"key": KEY, "denoiser": EXACT, "x0": X}, key=KEYS,
+    denoiser=[*says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))), *A_DENOISER],
+    x0=BATCH, divergence=CHOICE, probes=[T(1.5), *COUNT], rtol=TOLERANCE, atol=TOLERANCE, t_min=ONE_TIME, cond=COND,
+    solver=SOLVER, source=[v for v in FUNCTION if v.value is not None], adjoint=[T("forward"), T(diffrax.ForwardMode),
+    T(3)])
+row("jd.log_likelihood without tolerances", jd.log_likelihood, {"key": KEY, "denoiser": EXACT, "x0": X, "rtol": 0.0},
+    atol=[0.0, 0])
+row("jd.log_likelihood source", lambda source: jd.log_likelihood(KEY, EXACT, X, source=lambda x: source),
+    source=[jnp.zeros(()), jnp.zeros((1, 2))])
+row("jd.log_likelihood of a scale one an example", jd.log_likelihood, {"key": KEY, "x0": X, "cond": 0},
+    denoiser=says("scale has shape", guidance.ClassifierFree(EXACT, np.ones(3))))
+row("jd.dequantize", jd.dequantize, {"key": KEY, "images": IMAGES}, key=KEYS, images=[T(X), T(None), T("a"),
+    IMAGES.astype(int) - 1, IMAGES.astype(int) + 256], levels=[1, *COUNT])
 row("jd.quantize", jd.quantize, {"x": X}, x=[HOLES, T(None), T("a"), T(IMAGES), T(X + 0j)], levels=[1, *COUNT])
 BITS = {"key": KEY, "denoiser": EXACT, "images_uint8": IMAGES}
-NO_IMAGES = says(
-    "images",
-    T(X),
-    T(None),
-    T("a"),
-    IMAGES.astype(int) - 1,
-    IMAGES.astype(int) + 256,
-    IMAGES[:0],
-    IMAGES[:, 0],
-    T(IMAGES > 0),
-)
-row(
-    "jd.bits_per_dim", jd.bits_per_dim, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES, dequantization_samples=COUNT, levels=[1, *COUNT], batch_size=COUNT, cond=COND, progress=FLAG,
-    target_error=[0.0, -1.0, NAN, T("small"), T(True)], budget=[-1, T(1.5), T("all"), T(None)], dequantizer=FUNCTION, mesh=MESH, probes=COUNT, rtol=TOLERANCE, atol=TOLERANCE, t_min=ONE_TIME, divergence=CHOICE, solver=SOLVER,
-)  # fmt: skip
-row(
-    "jd.variational_bound",
-    jd.variational_bound,
-    BITS,
-    key=KEYS,
-    denoiser=A_DENOISER,
-    images_uint8=NO_IMAGES,
-    steps=[1, *COUNT],
-    levels=[1, *COUNT],
-    variance=CHOICE,
-    grid=[*GRID, T(None)],
-    t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
-    batch_size=COUNT,
-    cond=COND,
-    progress=FLAG,
-    mesh=MESH,
-)
-row(
-    "jd.continuous_bound",
-    jd.continuous_bound,
-    BITS,
-    key=KEYS,
-    denoiser=A_DENOISER,
-    images_uint8=NO_IMAGES,
-    draws=COUNT,
-    levels=[1, *COUNT],
-    t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
-    batch_size=COUNT,
-    cond=COND,
-    progress=FLAG,
-    mesh=MESH,
-)
-row(
-    "jd.likelihood.Variational",
-    jd.likelihood.Variational,
-    {"network": NETWORK, "params": None},
-    network=FUNCTION,
-    params=[T({"w": "a"})],
-)
-row(
-    "jd.likelihood.DequantizationLoss",
-    jd.likelihood.DequantizationLoss,
-    {"denoiser": EXACT},
-    denoiser=A_DENOISER,
-    levels=[1, *COUNT],
-)
+NO_IMAGES = says("images", T(X), T(None), T("a"), IMAGES.astype(int) - 1, IMAGES.astype(int) + 256, IMAGES[:0],
+    IMAGES[:, 0], T(IMAGES > 0))
+row("jd.bits_per_dim", jd.bits_per_dim, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES,
+    dequantization_samples=COUNT, levels=[1, *COUNT], batch_size=COUNT, cond=COND, progress=FLAG, target_error=[0.0,
+    -1.0, NAN, T("small"), T(True)], budget=[-1, T(1.5), T("all"), T(None)], dequantizer=FUNCTION, mesh=MESH,
+    probes=COUNT, rtol=TOLERANCE, atol=TOLERANCE, t_min=ONE_TIME, divergence=CHOICE, solver=SOLVER)
+row("jd.variational_bound", jd.variational_bound, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES,
+    steps=[1, *COUNT], levels=[1, *COUNT], variance=CHOICE, grid=[*GRID, T(None)], t_min=[0.0,
+    *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))], batch_size=COUNT, cond=COND, progress=FLAG,
+    mesh=MESH)
+row("jd.continuous_bound", jd.continuous_bound, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES,
+    draws=COUNT, levels=[1, *COUNT], t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
+    batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH)
+row("jd.likelihood.Variational", jd.likelihood.Variational, {"network": NETWORK, "params": None}, network=FUNCTION,
+    params=[T({"w": "a"})])
+row("jd.likelihood.DequantizationLoss", jd.likelihood.DequantizationLoss, {"denoiser": EXACT}, denoiser=A_DENOISER,
+    levels=[1, *COUNT])
 
 # networks
-row(
-    "jd.networks.Sinusoidal",
-    networks.Sinusoidal,
-    waves=[*COUNT, HUGE],
-    lowest=[*says("highest", 20.0), *POSITIVE],
-    highest=[0.1, *POSITIVE],
-)
+row("jd.networks.Sinusoidal", networks.Sinusoidal, waves=[*COUNT, HUGE], lowest=[*says("highest", 20.0), *POSITIVE],
+    highest=[0.1, *POSITIVE])
 row("jd.networks.Fourier", networks.Fourier, waves=[*COUNT, HUGE], scale=POSITIVE)
 WIDTHS = [0, -1, T(2.5), T("3"), T(None), T(True)]
-row(
-    "jd.networks.MLP",
-    networks.MLP,
-    {"event": 2, "rngs": RNGS},
-    event=[0, (2, 0), -1, (), T(2.5), T("2"), T(None)],
-    hidden=[(), (0,), (8, -1), *says("GiB", (10**8, 10**8)), T(8), T((8.5,)), T("8"), T(None)],
-    classes=[-1, T(1.5), T("10"), T(None), T(True)],
-    waves=FUNCTION,
-    outputs=WIDTHS,
-    rngs=[T(None), T(KEY), T(0)],
-)
-row(
-    "jd.networks.UNet",
-    networks.UNet,
-    {"channels_in": 1, "channels": (8,), "rngs": RNGS},
-    channels_in=WIDTHS,
-    channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8), T((8.5,)), T("8"), T(None)],
-    blocks=WIDTHS,
-    attention=[(1,), (-1,), T(1), T((0.5,)), T(("0",)), T(None)],
-    heads=WIDTHS,
-    classes=[-1, T(1.5), T("10"), T(None)],
-    waves=FUNCTION,
-    outputs=WIDTHS,
-    remat=FLAG,
-    rngs=[T(None), T(KEY), T(0)],
-)
-row(
-    "jd.networks.Coupling",
-    networks.Coupling,
-    {"channels": 1, "rngs": RNGS},
-    channels=WIDTHS,
-    hidden=[*WIDTHS, *says("GiB", 10**8)],
-    layers=WIDTHS,
-    rngs=[T(None), T(KEY), T(0)],
-)
-row(
-    "jd.networks.LabelEmbedding",
-    networks.LabelEmbedding,
-    {"classes": 3, "features": 4, "rngs": RNGS},
-    classes=WIDTHS,
-    features=WIDTHS,
-    rngs=[T(None), T(KEY)],
-)
-row(
-    "jd.networks.LabelEmbedding called",
-    networks.LabelEmbedding(3, 4, rngs=RNGS),
-    {"batch": 3},
-    cond=says("", 4, -1, np.array([0, 9, 0]), np.zeros(2, int), T(0.5), T("cat")),
-)
-row(
-    "jd.networks.NoiseEmbedding",
-    networks.NoiseEmbedding,
-    {"features": 4, "waves": networks.Sinusoidal(), "classes": 0, "rngs": RNGS},
-    features=WIDTHS,
-    waves=[*says("waves returned", lambda c: c), *FUNCTION],
-    classes=[-1, T(1.5), T("10"), T(None)],
-    rngs=[T(None), T(KEY)],
-)
+row("jd.networks.MLP", networks.MLP, {"event": 2, "rngs": RNGS}, event=[0, (2, 0), -1, (), T(2.5), T("2"), T(None)],
+    hidden=[(), (0,), (8, -1), *says("GiB", (10**8, 10**8)), T(8), T((8.5,)), T("8"), T(None)], classes=[-1, T(1.5),
+    T("10"), T(None), T(True)], waves=FUNCTION, outputs=WIDTHS, rngs=[T(None), T(KEY), T(0)])
+row("jd.networks.UNet", networks.UNet, {"channels_in": 1, "channels": (8,), "rngs": RNGS}, channels_in=WIDTHS,
+    channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8), T((8.5,)), T("8"), T(None)], blocks=WIDTHS,
+    attention=[(1,), (-1,), T(1), T((0.5,)), T(("0",)), T(None)], heads=WIDTHS, classes=[-1, T(1.5), T("10"), T(None)],
+    waves=FUNCTION, outputs=WIDTHS, remat=FLAG, rngs=[T(None), T(KEY), T(0)])
+row("jd.networks.Coupling", networks.Coupling, {"channels": 1, "rngs": RNGS}, channels=WIDTHS, hidden=[*WIDTHS,
+    *says("GiB", 10**8)], layers=WIDTHS, rngs=[T(None), T(KEY), T(0)])
+row("jd.networks.LabelEmbedding", networks.LabelEmbedding, {"classes": 3, "features": 4, "rngs": RNGS}, classes=WIDTHS,
+    features=WIDTHS, rngs=[T(None), T(KEY)])
+row("jd.networks.LabelEmbedding called", networks.LabelEmbedding(3, 4, rngs=RNGS), {"batch": 3}, cond=says("", 4, -1,
+    np.array([0, 9, 0]), np.zeros(2, int), T(0.5), T("cat")))
+row("jd.networks.NoiseEmbedding", networks.NoiseEmbedding, {"features": 4, "waves": networks.Sinusoidal(),
+    "classes": 0, "rngs": RNGS}, features=WIDTHS, waves=[*says("waves returned", lambda c: c), *FUNCTION], classes=[-1,
+    T(1.5), T("10"), T(None)], rngs=[T(None), T(KEY)])
 row("jd.networks.Network", networks.Network, graphdef=[T(None), T("mlp"), T(networks.MLP)])
-row(
-    "jd.networks.Cast",
-    networks.Cast,
-    {"network": NETWORK, "dtype": jnp.bfloat16},
-    network=FUNCTION,
-    dtype=[T(None), T("half of it"), T(int), T(jnp.uint8), T(16)],
-)
-row(
-    "jd.networks.initialize",
-    networks.initialize,
-    {"key": KEY, "make": lambda rngs: networks.MLP(2, rngs=rngs)},
-    key=ONE_KEY,
-    make=[T(None), T("mlp"), T(networks.MLP), T(lambda rngs: None)],
-)
+row("jd.networks.Cast", networks.Cast, {"network": NETWORK, "dtype": jnp.bfloat16}, network=FUNCTION, dtype=[T(None),
+    T("half of it"), T(int), T(jnp.uint8), T(16)])
+row("jd.networks.initialize", networks.initialize, {"key": KEY, "make": lambda rngs: networks.MLP(2, rngs=rngs)},
+    key=ONE_KEY, make=[T(None), T("mlp"), T(networks.MLP), T(lambda rngs: None)])
 
 # data, metrics
 for toy in (jd.data.two_moons, jd.data.swiss_roll, jd.data.s_curve, jd.data.circles, jd.data.cat):
-    row(
-        f"jd.data.{toy.__name__}",
-        toy,
-        {"key": KEY, "n": 3},
-        key=ONE_KEY,
-        n=[*COUNT, *says("GiB", HUGE)],
-        noise=[*NOT_NEGATIVE, *ONE],
-    )
+    row(f"jd.data.{toy.__name__}", toy, {"key": KEY, "n": 3}, key=ONE_KEY, n=[*COUNT, *says("GiB", HUGE)],
+        noise=[*NOT_NEGATIVE, *ONE])
 for toy in (jd.data.eight_gaussians, jd.data.checkerboard, jd.data.pinwheel):
     row(f"jd.data.{toy.__name__}", toy, {"key": KEY, "n": 3}, key=ONE_KEY, n=[*COUNT, *says("GiB", HUGE)])
 POINTS = np.random.default_rng(0).standard_normal((5, 2))
-row(
-    "jd.metrics.wasserstein",
-    jd.metrics.wasserstein,
-    {"x": X, "y": X},
-    x=[HOLES, *says("", X[:2], X[:, :1]), *says("", X[:0]), 1.0, T("x"), T(None), T(X + 0j)],
-    y=[HOLES, *says("", X[:2]), T("x"), T(None)],
-)
-row(
-    "jd.metrics.frechet_distance",
-    jd.metrics.frechet_distance,
-    {"x": POINTS, "y": POINTS},
-    x=[POINTS * NAN, POINTS[:2], POINTS[:, 0], POINTS[:, :1], POINTS[:0], T(IMAGES), T("x"), T(None), T(POINTS + 0j)],
-    y=[POINTS * INF, T(None)],
-)
+row("jd.metrics.wasserstein", jd.metrics.wasserstein, {"x": X, "y": X}, x=[HOLES, *says("", X[:2], X[:, :1]), *says("",
+    X[:0]), 1.0, T("x"), T(None), T(X + 0j)], y=[HOLES, *says("", X[:2]), T("x"), T(None)])
+row("jd.metrics.frechet_distance", jd.metrics.frechet_distance, {"x": POINTS, "y": POINTS}, x=[POINTS * NAN,
+    POINTS[:2], POINTS[:, 0], POINTS[:, :1], POINTS[:0], T(IMAGES), T("x"), T(None), T(POINTS + 0j)], y=[POINTS * INF,
+    T(None)])
 SPLIT = ["valid", None, 3, "", ["train"]]
 
 # what lies in files; only what is wrong before a file is looked for
 PATH = [T(3), T(None), "", "a\0b"]
 NO_PATH = [T(3), "", "a\0b"]
-row("jd.data.ImageFolder", jd.data.ImageFolder, {"folder": "nowhere", "size": 8}, folder=PATH, size=COUNT, channels=[2, 0, T(1.5), T("3"), T(None)], split=[v for v in SPLIT if v is not None], on_corrupt=["ignore", None, 3])
+row("jd.data.ImageFolder", jd.data.ImageFolder, {"folder": "nowhere", "size": 8}, folder=PATH, size=COUNT, channels=[2,
+    0, T(1.5), T("3"), T(None)], split=[v for v in SPLIT if v is not None], on_corrupt=["ignore", None, 3])
 for load in (jd.data.load_digits, jd.data.load_fashion_mnist, jd.data.load_cifar10, jd.data.load_imagenet64):
     row(f"jd.data.{load.__name__}", load, split=SPLIT, data_dir=NO_PATH)
 ARRAYS_OF_DATA = {"x": X}
 DATA = [{}, {"x": X[:0]}, {"x": X, "y": X[:2]}, {"x": HOLES}, []]
 for function in (jd.data.batches, jd.data.fingerprint):
-    row(f"jd.data.{function.__name__}", function, {"data": ARRAYS_OF_DATA, "batch_size": 2, "seed": 0}, data=says("", *DATA), batch_size=COUNT, seed=[-1, T(1.5), T("0"), T(None), T(True)])
+    row(f"jd.data.{function.__name__}", function, {"data": ARRAYS_OF_DATA, "batch_size": 2, "seed": 0}, data=says("",
+        *DATA), batch_size=COUNT, seed=[-1, T(1.5), T("0"), T(None), T(True)])
 
 # training
 row("jd.training.Checkpoints", training.Checkpoints, {"folder": "nowhere"}, folder=PATH, keep=COUNT)
+row("jd.training.saved_steps", training.saved_steps, folder=PATH)
 row("jd.training.load_params", training.load_params, {"folder": "nowhere", "like": {"w": X}}, folder=PATH)
 row("jd.training.read_metrics", training.read_metrics, {"path": "nowhere"}, path=PATH)
 row("jd.training.MetricsLog", training.MetricsLog, {"path": "nowhere", "step": 0}, path=NO_PATH)
-row("jd.training.make_mesh", training.make_mesh, model=[0, -1, 3, T(1.5), T("2"), T(None)], devices=[T("cpu"), T([1, 2]), T(3)])
+row("jd.training.make_mesh", training.make_mesh, model=[0, -1, 3, T(1.5), T("2"), T(None)], devices=[T("cpu"), T([1,
+    2]), T(3)])
 row("jd.training.batch_sharding", training.batch_sharding, mesh=[T(None), T("mesh"), T(2)])
-row("jd.training.clipped_adam", training.clipped_adam, {"steps": 10}, steps=[[], [5, 5], [5, 3], *COUNT], learning_rate=POSITIVE, warmup=[1.0, 1.5, *NOT_NEGATIVE], clip=[0.0, -1.0, NAN, *NO_NUMBER])
+row("jd.training.clipped_adam", training.clipped_adam, {"steps": 10}, steps=[[], [5, 5], [5, 3], *COUNT],
+    learning_rate=POSITIVE, warmup=[1.0, 1.5, *NOT_NEGATIVE], clip=[0.0, -1.0, NAN, *NO_NUMBER])
 ADAM = training.clipped_adam(10)
 STEP_OF = {"denoiser": DENOISER, "loss": jd.losses.Denoising(), "optimizer": ADAM}
-OF_STEP = {"denoiser": [T(EXACT), *A_DENOISER], "loss": FUNCTION, "ema_decay": RATIO, "prepare": FUNCTION, "mesh": MESH, "accumulate": COUNT}
+OF_STEP = {"denoiser": [T(EXACT), *A_DENOISER], "loss": FUNCTION, "ema_decay": RATIO, "prepare": FUNCTION,
+    "mesh": MESH, "accumulate": COUNT}
 row("jd.training.make_step", training.make_step, STEP_OF, optimizer=[T(None), T("adam"), T(1e-3)], **OF_STEP)
-TRAIN = {"key": KEY, "folder": "nowhere", "denoiser": DENOISER, "loss": jd.losses.Denoising(), "batches": None, "steps": 2}
-row("jd.training.train", training.train, TRAIN, key=ONE_KEY, folder=PATH, steps=COUNT, log_every=COUNT, checkpoint_every=COUNT, label_dropout=RATIO, optimizer=[T("adam"), T(1e-3)], on_log=[T("print"), T(3)], allow=[T("loss")], **OF_STEP)
-row("jd.training.TrainState", training.TrainState.create, {"key": KEY, "params": {"w": X}, "optimizer": ADAM, "mesh": None}, key=ONE_KEY)
+NO_COUNT = [value.value if isinstance(value, T) else value for value in COUNT]  # ValueError for each here
+TRAIN = {"key": KEY, "folder": "nowhere", "denoiser": DENOISER, "loss": jd.losses.Denoising(), "batches": None,
+    "steps": 2}
+row("jd.training.train", training.train, TRAIN, key=ONE_KEY, folder=PATH, steps=NO_COUNT, log_every=NO_COUNT,
+    checkpoint_every=NO_COUNT, label_dropout=RATIO, optimizer=[T("adam"), T(1e-3)], on_log=[T("print"), T(3)],
+    allow=[T("loss")], **OF_STEP | {"accumulate": NO_COUNT})
+row("jd.training.TrainState", training.TrainState.create, {"key": KEY, "params": {"w": X}, "optimizer": ADAM,
+    "mesh": None}, key=ONE_KEY)
 row("jd.training.failing_together", lambda folder: training.failing_together(folder).__enter__(), folder=PATH)
 row("jd.training.tensorboard", lambda folder: training.tensorboard(folder).__enter__(), folder=PATH)
 
 # pretrained, runs
 row("jd.pretrained.from_diffusers", pretrained.from_diffusers, folder=PATH)
-row("jd.pretrained.write_params", pretrained.write_params, {"path": "nowhere", "params": {"w": X}}, path=PATH, params=says("w", T({"w": "a"}), T({"w": object()})) + says("", {"w": HOLES}))
-row("jd.pretrained.read_params", pretrained.read_params, {"path": "nowhere", "like": {"w": X}}, path=PATH, like=says("w", T({"w": 1.0}), T({"w": "a"})))
+row("jd.pretrained.write_params", pretrained.write_params, {"path": "nowhere", "params": {"w": X}}, path=PATH,
+    params=says("w", T({"w": "a"}), T({"w": object()})) + says("", {"w": HOLES}))
+row("jd.pretrained.read_params", pretrained.read_params, {"path": "nowhere", "like": {"w": X}}, path=PATH,
+    like=says("w", T({"w": 1.0}), T({"w": "a"})))
 TABLE = {"_class_name": "DDPMScheduler"}
-row("jd.pretrained.betas_of", lambda **config: pretrained.betas_of(TABLE | config), {}, beta_schedule=CHOICE, beta_start=[0.0, 1.0, NAN, T("0"), T(None), T(True)], beta_end=[0.0, 1.5, NAN, T("0"), T(None)], num_train_timesteps=[*COUNT, 10**9], trained_betas=[[0.1, 2.0], [0.0], T([]), T("linear"), T(3)])
+row("jd.pretrained.betas_of", lambda **config: pretrained.betas_of(TABLE | config), {}, beta_schedule=CHOICE,
+    beta_start=[0.0, 1.0, NAN, T("0"), T(None), T(True)], beta_end=[0.0, 1.5, NAN, T("0"), T(None)],
+    num_train_timesteps=[*COUNT, 10**9], trained_betas=[[0.1, 2.0], [0.0], T([]), T("linear"), T(3)])
 row("jd.runs.load", runs.load, folder=PATH)
 row("jd.runs.read_config", runs.read_config, folder=PATH)
+CONFIG = [T(None), T("config"), T({"data": "moons"}), T(runs.Config)]
+TEST = {"split": "test"}
+row("jd.runs.build", runs.build, config=CONFIG)
+row("jd.runs.load_points", runs.load_points, TEST, config=CONFIG)
+row("jd.runs.load_images", runs.load_images, TEST, config=[v for v in CONFIG if not isinstance(v.value, dict)])
+row("jd.runs.pixels", runs.pixels, {"data": jd.data.Images(IMAGES, IMAGES, 256, 3)}, data=[T(None), T(IMAGES),
+    T("digits")], n=[v for v in COUNT if not (isinstance(v, T) and v.value is None)])
+row("jd.runs.draw", runs.draw, {"denoiser": DENOISER, "n": 3}, config=CONFIG)
+row("jd.runs.likelihood", runs.likelihood, TEST | {"denoiser": DENOISER, "folder": "nowhere", "limit": 3, "seed": 0,
+    "progress": False}, config=CONFIG)
+row("jd.runs.picture_samples", runs.picture_samples, {"x": X, "path": "nowhere.png"}, config=CONFIG)
+row("jd.runs.train", runs.train, {"folder": "nowhere"}, config=CONFIG)
 
 # plotting
 PICTURES = np.zeros((3, 4, 4, 1), np.float32)
-NO_PICTURES = [PICTURES[0], PICTURES[:0], PICTURES * NAN, np.zeros((3, 4, 4, 2)), T(np.zeros((3, 4, 4, 1), int)), T(None), T("a")]
+NO_PICTURES = [PICTURES[0], PICTURES[:0], PICTURES * NAN, np.zeros((3, 4, 4, 2)), T(np.zeros((3, 4, 4, 1), int)),
+    T(None), T("a")]
 PICTURE_PATH = [T(3), "", "picture.txt", "picture"]
-row("jd.plotting.sample_grid", plotting.sample_grid, {"images": PICTURES}, images=NO_PICTURES, columns=[v for v in COUNT if not (isinstance(v, T) and v.value is None)], path=PICTURE_PATH)
-row("jd.plotting.strip", plotting.strip, {"trajectory": PICTURES}, trajectory=NO_PICTURES, times=[X, np.zeros(2), np.array([0, NAN, 1]), T("a"), T(["a", "b", "c"])], names=[["a", "b"], T("a"), T(3)])
-row("jd.plotting.training_curve", plotting.training_curve, metrics=[*says("", [], [{"step": 1}], [{"step": 1, "loss": NAN}]), T(None), T("loss"), T([1, 2]), T({"step": 1})])
-row("jd.plotting.Density", plotting.Density, {"log_prob": lambda x: x[:, 0]}, log_prob=[T(None), T("p"), T(X > 0)], resolution=COUNT)
+row("jd.plotting.sample_grid", plotting.sample_grid, {"images": PICTURES}, images=NO_PICTURES,
+    columns=[v for v in COUNT if not (isinstance(v, T) and v.value is None)], path=PICTURE_PATH)
+row("jd.plotting.strip", plotting.strip, {"trajectory": PICTURES}, trajectory=NO_PICTURES, times=[X, np.zeros(2),
+    np.array([0, NAN, 1]), T("a"), T(["a", "b", "c"])], names=[["a", "b"], T("a"), T(3)])
+row("jd.plotting.training_curve", plotting.training_curve, metrics=[*says("", [], [{"step": 1}], [{"step": 1,
+    "loss": NAN}]), T(None), T("loss"), T([1, 2]), T({"step": 1})])
+row("jd.plotting.Density", plotting.Density, {"log_prob": lambda x: x[:, 0]}, log_prob=[T(None), T("p"), T(X > 0)],
+    resolution=COUNT)
 row("jd.plotting.Points", plotting.Points, points=[HOLES, np.zeros(2), np.zeros((3, 3)), X[:0], T(None), T("x")])
 row("jd.plotting.Paths", plotting.Paths, paths=[X, np.zeros((2, 3, 3)), np.full((2, 3, 2), NAN), T(None), T("x")])
 row("jd.plotting.Field", plotting.Field, {"field": lambda x: x}, field=FUNCTION, arrows=COUNT)
-row("jd.plotting.plane", plotting.plane, {"extent": 2.0, "resolution": 8}, extent=[*POSITIVE, *ONE], resolution=[*COUNT, *says("GiB", 10**8)])
-row("jd.plotting.panels", plotting.panels, {"panels": {"x": plotting.Points(X)}}, panels=[{}, *says("panel 'x'", T({"x": X}), T({"x": [None]})), T(None), T("x"), T([plotting.Points(X)])], extent=POSITIVE, columns=[v for v in COUNT if not (isinstance(v, T) and v.value is None)], path=PICTURE_PATH)
+row("jd.plotting.plane", plotting.plane, {"extent": 2.0, "resolution": 8}, extent=[*POSITIVE, *ONE],
+    resolution=[*COUNT, *says("GiB", 10**8)])
+row("jd.plotting.panels", plotting.panels, {"panels": {"x": plotting.Points(X)}}, panels=[{}, *says("panel 'x'",
+    T({"x": X}), T({"x": [None]})), T(None), T("x"), T([plotting.Points(X)])], extent=POSITIVE,
+    columns=[v for v in COUNT if not (isinstance(v, T) and v.value is None)], path=PICTURE_PATH)
 CURVES = {"panel": {"curve": ([1, 2], [1, 2])}}
-row("jd.plotting.lines", plotting.lines, {"panels": CURVES}, panels=[{}, {"panel": {}}, *says("", {"panel": {"curve": ([1, 2], [1])}}, {"panel": {"curve": ([1], [-1])}}), T(None), T("x"), T({"panel": 3})], floors=[{"other": 1.0}, {"panel": -1.0}, T({"panel": "a"}), T(3)], columns=COUNT)
+row("jd.plotting.lines", plotting.lines, {"panels": CURVES}, panels=[{}, {"panel": {}}, *says("",
+    {"panel": {"curve": ([1, 2], [1])}}, {"panel": {"curve": ([1], [-1])}}), T(None), T("x"), T({"panel": 3})],
+    floors=[{"other": 1.0}, {"panel": -1.0}, T({"panel": "a"}), T(3)], columns=COUNT)
 row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=POSITIVE, height=POSITIVE)
+# fmt: on
 
-# public names that take nothing of a user's that could be malformed
+# public names without a row, by why they have none
 WITHOUT = {
-    "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction TwoEnded Solution Images Config TrainState",
-    "what to subclass": "Process Sampler Grid BridgeLike DenoiserLike Layer Source Dequantizer",
-    "errors": "Diverged Preempted",
-    "without arguments": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform default_solver eight_gaussians_mixture process_shard every_device",
-    "constants": "ROWS BLUE DEPTHS FAINT GREY INK ORANGE IMAGES PICTURES SAMPLERS WEIGHTS",
+    "constants": "DEPTHS",
+    "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction TwoEnded Solution Images ImageSource Config",
+    "for subclasses": "Process Sampler Grid BridgeLike DenoiserLike Layer Source",
+    "errors, and what hears a signal": "Diverged Preempted Preemption",
+    "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform default_solver eight_gaussians_mixture "
+    "process_shard every_device",
+    "called by those that have rows, with what these checked": "solve example_keys velocity_error "
+    "likelihood_rate weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb",
 }
 
 
@@ -950,3 +543,45 @@ def test_malformed_inputs_meet_our_own_words(function, good, wrong):
         if (found := fault(function, {**good, argument: value}, error, words))
     ]
     assert not faults, "\n".join(faults)
+
+
+MODULES = [
+    jd,
+    jd.samplers,
+    jd.losses,
+    weightings,
+    times,
+    couplings,
+    jd.grids,
+    guidance,
+    exact,
+    jd.denoisers,
+    jd.likelihood,
+    networks,
+    jd.data,
+    jd.metrics,
+    training,
+    pretrained,
+    plotting,
+    runs,
+]
+
+
+def public(module):
+    """(name, object) of the functions and classes that users may call; checks are what rows are about."""
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    for name in getattr(module, "__all__", own):
+        value = getattr(module, name)
+        if callable(value) and not name.startswith(("_", "check_")):
+            yield name, value
+
+
+def test_every_public_function_has_its_row():
+    """Who adds a function adds its row, or says above why it has none."""
+    paths = {label.split()[0].removeprefix("jd.") for label, *_ in ROWS}
+    known = {id(operator.attrgetter(path)(jd)) for path in paths}
+    excused = set(" ".join(WITHOUT.values()).split())
+    names = [(module.__name__, name, id(value)) for module in MODULES for name, value in public(module)]
+    missing = [f"{module}.{name}" for module, name, value in names if value not in known and name not in excused]
+    assert not missing
+    assert excused <= {name for _, name, _ in names}

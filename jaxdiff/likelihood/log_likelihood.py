@@ -26,7 +26,7 @@ from jaxdiff.arrays import check_function, check_shared, check_tolerances
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_denoiser, check_start
 from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
 from jaxdiff.processes import as_pytree, check_event
-from jaxdiff.processes.grids import one_time
+from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers import check_cond, example_keys, solve
 from jaxdiff.samplers.adjoint import check_adjoint, forward_mode_named
 from jaxdiff.samplers.mesh import by_device, split_of, vary
@@ -96,7 +96,7 @@ def by_probe(
     check_start(denoiser, 1.0)
     cond = check_cond(denoiser, cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])
-    t = one_time(t_min, "t_min")
+    t = check_one_time(t_min, "t_min")
     check_tolerances(rtol, atol)
     if solver is not None:
         check_solver(solver)

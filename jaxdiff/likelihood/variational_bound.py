@@ -46,7 +46,7 @@ from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
 from jaxdiff.processes import expand_time
-from jaxdiff.processes.grids import Grid, LogSNR, check_grid, check_times, one_time
+from jaxdiff.processes.grids import Grid, LogSNR, check_grid, check_times, check_one_time
 from jaxdiff.samplers import check_cond, example_keys
 from jaxdiff.samplers.batches import over_all
 from jaxdiff.samplers.mesh import check_mesh, copied, spread
@@ -177,7 +177,7 @@ def _end(process, levels: int, t_min) -> jax.Array:
     """`t_min`, or the time where σ/α is the width of a cell, or the nearest to it that the process has."""
     if t_min is None:
         return process.time_at_log_snr(2 * math.log(max(levels, 2) / 2))
-    t_min = one_time(t_min, "t_min")
+    t_min = check_one_time(t_min, "t_min")
     if process.marginal(t_min)[1] == 0:
         raise ValueError(f"t_min = {t_min}: no noise is left there to read the integers under; expected a time above")
     return t_min

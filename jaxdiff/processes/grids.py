@@ -33,7 +33,7 @@ def check_times(times) -> jax.Array:
     return times
 
 
-def one_time(t, name: str) -> jax.Array:
+def check_one_time(t, name: str) -> jax.Array:
     """`t` as a single time in [0, 1]; ValueError for an array of several."""
     t = check_time(t, name)
     return check_scalar(name, t)
@@ -41,7 +41,7 @@ def one_time(t, name: str) -> jax.Array:
 
 def check_ends(high, low, names: tuple[str, str] = ("t_start", "t_end")) -> tuple[jax.Array, jax.Array]:
     """(high, low) as single times in [0, 1], ValueError where they are concrete and do not decrease."""
-    times = one_time(high, names[0]), one_time(low, names[1])
+    times = check_one_time(high, names[0]), check_one_time(low, names[1])
     if is_concrete(high) and is_concrete(low) and not float(high) > float(low):
         raise ValueError(
             f"{names[0]} = {high}, {names[1]} = {low}; expected times that decrease from noise to data: swap them"
@@ -79,7 +79,7 @@ class Grid(abc.ABC):
         check_process(process)
         steps = check_whole("steps", steps)
         check_room(f"the grid of steps = {steps},", steps)
-        t_start = one_time(t_start, "t_start")
+        t_start = check_one_time(t_start, "t_start")
         first = self._coordinate(process, t_start)
         if t_end is not None:
             t_start, t_end = check_ends(t_start, t_end)

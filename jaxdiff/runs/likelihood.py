@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxdiff as jd
 from jaxdiff.arrays import check_path, check_whole, fingerprint
-from jaxdiff.config import IMAGES, Config, check_seed
+from jaxdiff.config import IMAGES, Config, check_config, check_seed
 from jaxdiff.runs.models import every_device, labels, load_images, load_points, pixels
 from jaxdiff.runs.summary import read_summary, update_summary
 
@@ -49,6 +49,7 @@ def likelihood(
 
     Raises ValueError for `unlabelled` of a run without labels, or that never dropped them and so knows no p(x).
     """
+    check_config(config)
     folder = check_path("folder", folder)
     key = jax.random.key(check_seed(seed))
     if limit is not None:

@@ -13,8 +13,8 @@ import numpy as np
 
 import jaxdiff as jd
 from jaxdiff import training
-from jaxdiff.arrays import check_path
-from jaxdiff.config import IMAGES, IN_A_FOLDER, PROCESSES, Config, check_seed, read_config
+from jaxdiff.arrays import check_instance, check_path, check_whole
+from jaxdiff.config import IMAGES, IN_A_FOLDER, PROCESSES, Config, check_config, check_seed, read_config
 
 POINTS_IN_A_SET = 20_000
 WEIGHTS = "weights.safetensors"
@@ -44,6 +44,7 @@ def load_images(config: Config, split: Split) -> jd.data.Images | jd.data.ImageF
 
     Those that fit in memory are there, as `jaxdiff.data.Images`; of others examples are read as they are asked for.
     """
+    check_config(config)
     if config.data == "folder" and config.image_folder is not None:
         on_corrupt = "skip" if config.skip_corrupt else "raise"
         data = jd.data.ImageFolder(config.image_folder, config.image_size, 1 if config.grey else 3, split, on_corrupt)
@@ -63,6 +64,9 @@ def load_images(config: Config, split: Split) -> jd.data.Images | jd.data.ImageF
 
 def pixels(data: jd.data.Images | jd.data.ImageFolder | jd.data.ImageSource, n: int | None = None) -> np.ndarray:
     """The first n images of a set, or all, as an array uint8 [n, height, width, channels]."""
+    check_instance("data", data, (jd.data.Images, jd.data.ImageFolder, jd.data.ImageSource), "images of jaxdiff.data")
+    if n is not None:
+        check_whole("n", n)
     if isinstance(data, jd.data.Images):
         return data.image[:n]
     indices = range(len(data) if n is None else min(n, len(data)))
@@ -78,6 +82,7 @@ def labels(data: jd.data.Images | jd.data.ImageFolder | jd.data.ImageSource, n: 
 
 def load_points(config: Config, split: Split) -> np.ndarray:
     """Points [n, 2] of a toy set, whose splits are different draws."""
+    check_config(config)
     key = jax.random.fold_in(jax.random.key(0), ("train", "validation", "test").index(split))
     return np.asarray(getattr(jd.data, config.data)(key, POINTS_IN_A_SET))
 
@@ -86,6 +91,7 @@ def build(config: Config) -> jd.Denoiser:
     """The denoiser of a config, with its initial weights."""
     from jaxdiff.networks import MLP, Cast, UNet, initialize
 
+    check_config(config)
     config.check()
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     if config.data in IMAGES:
@@ -122,6 +128,7 @@ def draw(
     config: Config, denoiser, n: int, sampler="dpm_solver", steps=50, seed=0, label=None, batch_size=4096, **more
 ) -> np.ndarray:
     """Draw n samples, `batch_size` at a time; further arguments go to `jaxdiff.samplers.draw`."""
+    check_config(config)
     check_seed(seed)
     event = pixels(load_images(config, "train"), 1).shape[1:] if config.data in IMAGES else (2,)
     settings = {"sampler": SAMPLERS[sampler](), "steps": steps, **more}

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff.config import IMAGES, TOYS, Config
+from jaxdiff.config import IMAGES, TOYS, Config, check_config
 from jaxdiff.runs.models import draw, load_images, load_points, pixels
 
 
 def picture_samples(config: Config, x, path: Path, title: str | None = None) -> None:
     """A grid of images, or points beside the data's."""
+    check_config(config)
     if config.data in IMAGES:
         jd.plotting.sample_grid(x, path, title=title)
     else:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.arrays import check_number, check_path, check_whole, is_leftover, own_folder
-from jaxdiff.config import IMAGES, TIMES, TOYS, WEIGHTINGS, Config, read_config
+from jaxdiff.config import IMAGES, TIMES, TOYS, WEIGHTINGS, Config, check_config, read_config
 from jaxdiff.runs.models import WEIGHTS, build, draw, every_device, load_images, load_points
 from jaxdiff.runs.pictures import Budget, picture_run, picture_samples
 from jaxdiff.runs.summary import last_line, read_summary, update_summary, write_json
@@ -96,6 +96,7 @@ def train(
 
     Raises ValueError where the folder holds something else or a run with another config.
     """
+    check_config(config)
     folder = check_path("folder", folder)
     config.check()
     config.check_used()

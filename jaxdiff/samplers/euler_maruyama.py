@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_room, check_shared, check_whole, is_concrete
 from jaxdiff.processes import Process, check_event, check_process, forward_sde, pytree
-from jaxdiff.processes.grids import one_time
+from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.mesh import vary
 from jaxdiff.samplers.sampler import Sampler, check_noise, example_keys, normal, same_dtype, working_dtype
 
@@ -70,7 +70,7 @@ def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t
     check_shared("process", process)
     steps = check_whole("steps", steps)
     check_room("paths", steps + 1, *x0.shape)
-    start, end = one_time(t_start, "t_start"), one_time(t_end, "t_end")
+    start, end = check_one_time(t_start, "t_start"), check_one_time(t_end, "t_end")
     if is_concrete(t_start) and is_concrete(t_end) and not float(t_start) < float(t_end):
         raise ValueError(f"t_start = {float(start)} is not below t_end = {float(end)}; noise grows with t, swap them")
     return _forward_paths(example_keys(key, x0.shape[0]), process, x0, steps, start, end)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_shared, check_tolerances
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_denoiser, check_start
 from jaxdiff.processes import check_event, pytree
-from jaxdiff.processes.grids import one_time
+from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.adjoint import across_devices, check_adjoint, forward_mode_named
 from jaxdiff.samplers.mesh import by_device, split_of, vary
 from jaxdiff.samplers.sampler import Sampler, check_cond, same_dtype, working_dtype
@@ -175,7 +175,7 @@ def _checked(denoiser, x, cond, t_min, solver, rtol, atol, adjoint):
     if solver is not None:
         check_solver(solver)
     check_tolerances(rtol, atol)
-    return check_cond(denoiser, cond, x.shape[0]), one_time(t_min, "t_min")
+    return check_cond(denoiser, cond, x.shape[0]), check_one_time(t_min, "t_min")
 
 
 def encode(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_flag, check_room, check_shape, check_whole
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
 from jaxdiff.processes import check_event, is_concrete
-from jaxdiff.processes.grids import Grid, check_ends, check_grid, one_time
+from jaxdiff.processes.grids import Grid, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.mesh import by_device, split_of, vary
@@ -75,7 +75,7 @@ def sample(
     check_room("samples", *([steps] if trajectory else []), *shape)
     check_room(f"the grid of steps = {steps},", steps)
     keys = example_keys(key, shape[0])
-    start, end = one_time(t_start, "t_start"), None
+    start, end = check_one_time(t_start, "t_start"), None
     grid = check_grid(sampler.grid if grid is None else grid)
     if isinstance(grid, Grid):
         if t_end is not None:

@@ -117,10 +117,11 @@ def failing_together(folder: str | os.PathLike) -> Iterator[None]:
     The file of a failure stays in `folder` until the next run starts there. Inside another it does nothing.
     """
     global _together
+    folder = check_path("folder", folder)
     if not several() or _together:
         yield
         return
-    path = own_folder(check_path("folder", folder)) / "failure.json"  # by all, so that all raise where it cannot be
+    path = own_folder(folder) / "failure.json"  # by all, so that all raise where it cannot be
     if path.is_dir() and not path.is_symlink():
         raise ValueError(f"{path} is a folder; remove it, or give another run")
     _together = path

@@ -184,6 +184,8 @@ def train(
     mesh = check_mesh(mesh)
     plan = clipped_adam if optimizer is None else optimizer
     scheduled = not hasattr(plan, "update")
+    if scheduled:
+        check_function("optimizer", plan, "one of optax, such as optax.adam(1e-3), or a function of the steps")
     check_optimizer(plan((steps,)) if scheduled else plan)
     folder = check_path("folder", folder)
     none = no_label_of(denoiser)

@@ -13,7 +13,7 @@ of sums.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +32,8 @@ def make_mesh(model: int = 1, devices: list | None = None) -> Mesh:
 
     Raises ValueError where `model` does not divide their number.
     """
+    if devices is not None:
+        check_instance("devices", devices, Sequence | np.ndarray, "devices of jax.devices(), such as jax.devices()[:2]")
     devices = jax.devices() if devices is None else list(devices)
     model = check_whole("model", model, least=None)
     if model < 1 or len(devices) % model:
@@ -77,6 +79,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis over all devices."""
+    check_instance("mesh", mesh, Mesh, "a mesh, such as jaxdiff.training.make_mesh()")
     return NamedSharding(mesh, P(mesh.axis_names))
 
 

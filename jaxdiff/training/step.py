@@ -120,8 +120,8 @@ def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
 
 def check_optimizer(optimizer) -> None:
     """Raise TypeError for what is no transformation of optax."""
-    for name in ("init", "update"):
-        check_function(f"optimizer.{name}", getattr(optimizer, name, None), "an optimiser of optax, such as optax.adam")
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise TypeError(f"optimizer = {said(optimizer)}; expected one of optax, such as optax.adam(1e-3)")
 
 
 def _prepared(prepare: Callable, key, batch: dict) -> tuple:
