@@ -502,7 +502,7 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 WITHOUT = {
     "constants": "DEPTHS",
     "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction TwoEnded Solution Images ImageSource Config",
-    "for subclasses": "Process Sampler Grid BridgeLike DenoiserLike Layer Source",
+    "for subclasses": "Sampler Grid BridgeLike DenoiserLike Layer Source",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform default_solver eight_gaussians_mixture "
     "process_shard every_device",
