@@ -110,3 +110,15 @@ def test_it_is_the_same_in_every_process():
         ).stdout
     )
     assert seeded("1") == seeded("2")
+
+
+def test_what_a_function_noted_in_a_list_does_not_count():
+    notes = []
+
+    def noting(x):
+        notes.append(x)
+        return x
+
+    before = fingerprint(noting)
+    noting(1)
+    assert fingerprint(noting) == before
