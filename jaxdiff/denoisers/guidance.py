@@ -90,22 +90,26 @@ def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
     return dataclasses.replace(better, data=data, noise=noise)
 
 
+def _warn_undropped(guided: _Wrapper) -> None:
+    inner = guided.denoiser
+    while hasattr(inner, "denoiser"):
+        inner = inner.denoiser
+    if getattr(inner, "label_dropout", None) == 0:
+        warnings.warn(
+            f"{type(guided).__name__} of a denoiser whose labels were never dropped in training (label_dropout = 0): "
+            "its unconditional prediction was not learned, and guidance by it leads anywhere. Train with "
+            "label_dropout=0.1",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 class _TowardsCond(_Wrapper):
     """Guidance away from the unconditional model, the denoiser's own at cond = None."""
 
     def __post_init__(self):
         super().__post_init__()
-        inner = self.denoiser
-        while hasattr(inner, "denoiser"):
-            inner = inner.denoiser
-        if getattr(inner, "label_dropout", None) == 0:
-            warnings.warn(
-                f"{type(self).__name__} of a denoiser whose labels were never dropped in training (label_dropout = 0): "
-                "its unconditional prediction was not learned, and guidance by it leads anywhere. Train with "
-                "label_dropout=0.1",
-                UserWarning,
-                stacklevel=4,
-            )
+        _warn_undropped(self)
 
     def check_cond(self, cond) -> None:
         """Raise for cond = None, which is no guidance, and for a `cond` or None that the denoiser does not take."""
@@ -207,8 +211,9 @@ class ClassifierFreePP(_TowardsCond):
     scale: float = 0.6
 
     def __post_init__(self):
+        check_denoiser(self.denoiser)
         check_number("scale", self.scale, least=0, most=1, noun="the λ of CFG++")
-        super().__post_init__()
+        _warn_undropped(self)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Guided data and unconditional noise at x [batch, *event], t a scalar or [batch]."""

@@ -176,6 +176,8 @@ def train(
     )
     check_parts(denoiser, loss, ema_decay, prepare, accumulate)
     check_trainable(key, denoiser.params)
+    if jax.tree_util.all_leaves([denoiser.params]):
+        raise TypeError("denoiser.params is a single array; expected a tree of arrays, such as a dict with that one")
     check_scalar("label_dropout", label_dropout, least=0, below=1)
     if on_log is not None:
         check_function("on_log", on_log, "a function (denoiser, metrics)")

@@ -1,0 +1,176 @@
+"""Labels that enter training, the share of them that is dropped, and guidance by what was learned so."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.config import Config
+from jaxdiff.denoisers import no_label_of
+from jaxdiff.networks import MLP, Cast, UNet, initialize
+from jaxdiff.training import prepare_as_given, train
+from jaxdiff.training.labels import dropping
+
+KEY = jax.random.key(0)
+CLASSES = 4
+
+
+def denoiser(classes=CLASSES):
+    network, params = initialize(KEY, lambda rngs: MLP(2, hidden=(4,), classes=classes, rngs=rngs))
+    return jd.Denoiser(network, params, jd.VP())
+
+
+def batch(labels, step=0):
+    x = 0.5 * np.random.default_rng(step).standard_normal((len(labels), 2)).astype(np.float32)
+    return {"x": x, "label": np.asarray(labels)}
+
+
+def go(folder, model, batches, **changes):
+    settings = {"steps": 2, "optimizer": optax.adam(1e-2), "progress": False}
+    return train(KEY, folder, model, jd.losses.Denoising(), batches, **settings | changes)
+
+
+GOOD = [batch([0, 1, 2, 3] * 2, step) for step in range(2)]
+
+
+def drops(key, batch):
+    return batch["x"], jnp.where(jax.random.bernoulli(key, 0.5, batch["label"].shape), CLASSES, batch["label"])
+
+
+# Dropping
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int64])
+def test_labels_are_dropped_at_their_rate_anew_in_each_step(dtype):
+    n, share, none = 20_000, 0.2, 256  # one more than a byte holds
+    given = {"x": np.zeros((n, 1), np.float32), "label": np.arange(n).astype(np.uint8).astype(dtype)}
+    prepared = jax.jit(dropping(prepare_as_given, share, none))
+    drawn = [np.asarray(prepared(jax.random.key(seed), given)[1]) for seed in range(2)]
+    for labels in drawn:
+        gone = labels == none
+        assert abs(gone.mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
+        np.testing.assert_array_equal(labels[~gone], given["label"][~gone])
+    both = ((drawn[0] == none) & (drawn[1] == none)).mean()
+    assert abs(both - share**2) < 4 * np.sqrt(share**2 / n)
+
+
+def test_dropping_is_independent_of_what_prepare_draws():
+    """Were the key handed on as it is, the labels dropped would be those whose uniform number is below the share."""
+    prepare = lambda key, batch: (jax.random.uniform(key, (4000, 1)), batch["label"])
+    x0, cond = dropping(prepare, 0.5, 1)(KEY, {"label": jnp.zeros(4000, int)})
+    correlation = np.corrcoef(np.asarray(x0[:, 0]), np.asarray(cond))[0, 1]
+    assert abs(correlation) < 4 / np.sqrt(4000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Says the mean of x that it learned for a label."""
+
+    def __call__(self, params, x, c_noise, cond):
+        cond = jnp.full(len(x), 2) if cond is None else cond
+        return params["mean"][cond][:, None] * jnp.ones_like(x)
+
+    def no_label(self, params):
+        return 2
+
+
+def test_with_dropping_the_mean_over_all_classes_is_learned_and_without_it_is_not(tmp_path):
+    """Least squares has the conditional mean for its solution: of a class with its label, of all without."""
+    loss = lambda model, key, x0, cond: jnp.square(model.network(model.params, x0, 0, cond) - x0).mean(1)
+    batches = [{"x": np.float32([[-1.0], [1.0], [1.0], [1.0]] * 16), "label": np.array([0, 1, 1, 1] * 16)}] * 400
+    model = jd.Denoiser(Table(), {"mean": jnp.zeros(3)}, jd.VP())
+    for share, wanted in ((0.0, [-1.0, 1.0, 0.0]), (0.5, [-1.0, 1.0, 0.5])):
+        settings = {"steps": 400, "optimizer": optax.adam(0.05), "label_dropout": share, "progress": False}
+        trained = train(KEY, tmp_path / str(share), model, loss, batches, **settings)
+        # sgd's noise in the last entry: 32 of 64 examples a step, averaged over some 60 steps
+        np.testing.assert_allclose(trained.params["mean"], wanted, atol=0.05)
+
+
+def test_the_share_is_recorded_and_guidance_without_it_warns(tmp_path):
+    without = go(tmp_path / "a", denoiser(), GOOD)
+    assert without.label_dropout == 0.0
+    for guide in (jd.guidance.ClassifierFree, jd.guidance.ClassifierFreePP):
+        for model in (without, jd.OnProcess(without, jd.Flow())):
+            with pytest.warns(
+                UserWarning, match=r"never dropped in training .*Train with label_dropout=0\.1"
+            ) as caught:
+                guide(model, 0.5)
+            assert len(caught) == 1
+            assert caught[0].filename == __file__
+    dropped = go(tmp_path / "b", denoiser(), GOOD, label_dropout=0.1)
+    assert dropped.label_dropout == 0.1
+    jax.jit(lambda guided: guided.scale)(jd.guidance.ClassifierFree(dropped, 3.0))
+    jd.guidance.ClassifierFree(denoiser(), 3.0)  # not known
+    sealed = json.loads((tmp_path / "b" / "checkpoints" / "2" / "manifest.json").read_text())
+    assert sealed["content"]["identity"]["label_dropout"] == 0.1
+    with pytest.raises(ValueError, match=r"another label_dropout: 0\.1, now 0\.0"):
+        go(tmp_path / "b", denoiser(), GOOD)
+    assert train(KEY, tmp_path / "b", denoiser(), jd.losses.Denoising(), None, steps=2, label_dropout=0.1,
+                 optimizer=optax.adam(1e-2), progress=False).label_dropout == 0.1  # fmt: skip
+
+
+def test_without_labels_nothing_is_recorded_and_where_prepare_drops_it_is_not_known(tmp_path):
+    plain = [{"x": batch["x"]} for batch in GOOD]
+    assert go(tmp_path / "a", denoiser(0), plain).label_dropout is None
+    assert go(tmp_path / "b", denoiser(), plain).label_dropout is None
+    assert go(tmp_path / "c", denoiser(), GOOD, prepare=drops).label_dropout is None
+
+
+def test_networks_say_their_label_for_none():
+    unet = initialize(KEY, lambda rngs: UNet(1, (4,), 1, (), classes=3, rngs=rngs))
+    assert [no_label_of(Cast(unet[0], jnp.bfloat16), unet[1]), no_label_of(*unet)] == [3, 3]
+    assert denoiser().no_label() == CLASSES
+    assert denoiser(0).no_label() is None
+    energy = dataclasses.replace(
+        denoiser(), network=jd.denoisers.Gradient(jd.denoisers.InnerProduct(denoiser().network))
+    )
+    assert energy.no_label() == CLASSES
+    assert jd.Denoiser(lambda p, x, c, cond: x, None, jd.VP()).no_label() is None
+
+
+# What may enter
+
+
+ONES = r"has the label 4, which means no label to a network of 4 classes.*are 0 to 3.*subtract 1"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+@pytest.mark.parametrize("prepare", [prepare_as_given, lambda key, batch: (batch["x"], batch["label"])])
+def test_labels_that_count_from_one_are_refused(tmp_path, share, prepare):
+    with pytest.raises(ValueError, match=rf"example 3 of batches\[0\] {ONES}"):
+        go(tmp_path, denoiser(), [batch([1, 2, 3, 4] * 2)] * 2, label_dropout=share, prepare=prepare)
+
+
+@pytest.mark.parametrize(("label", "message"), [(4, ONES), (5, "label 5 is out of range"), (-1, "label -1 is out of")])
+def test_a_label_out_of_range_in_a_later_batch_is_refused_there(tmp_path, label, message):
+    with pytest.raises(ValueError, match=rf"example 7 of batches\[1\].*{message}"):
+        go(tmp_path, denoiser(), [GOOD[0], batch([0, 1, 2, 3, 0, 1, 2, label])])
+
+
+REFUSED = [
+    ({"label_dropout": 0.1, "prepare": drops}, ValueError, "prepare drops labels itself"),
+    ({"label_dropout": 0.1, "model": denoiser(0)}, ValueError, "the network has no label that means none"),
+    ({"label_dropout": 0.1, "batches": [{"x": b["x"]} for b in GOOD]}, ValueError, "a batch has no labels"),
+    ({"label_dropout": 1.0}, ValueError, r"label_dropout = 1\.0; expected a number in \[0, 1\)"),
+    ({"label_dropout": float("nan")}, ValueError, "label_dropout = nan"),
+    ({"label_dropout": "0.1"}, TypeError, "label_dropout = '0.1'"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "message"), REFUSED)
+def test_dropping_that_cannot_be_is_refused(tmp_path, given, error, message):
+    with pytest.raises(error, match=message):
+        go(tmp_path, **{"model": denoiser(), "batches": GOOD} | given)
+
+
+def test_a_config_drops_a_tenth_where_it_is_conditional():
+    assert (Config().dropout, Config(conditional=True).dropout) == (0.0, 0.1)
+    assert Config(conditional=True, label_dropout=0.0).dropout == 0.0
+    for config in (Config(label_dropout=0.1), Config(conditional=True, label_dropout=1.0)):
+        with pytest.raises(ValueError, match="label_dropout"):
+            config.check()
