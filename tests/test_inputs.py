@@ -131,10 +131,10 @@ GOOD = {"network": NETWORK, "params": None, "process": VP}
 row("jd.Denoiser", jd.Denoiser, GOOD, network=FUNCTION, process=PROCESS, parameterization=["eps", None, 1, ["v"]],
     data_std=POSITIVE, learned_variance=FLAG, params=[T({"w": "a"}), T([np.array(["a"])]), T({"w": np.array([None])})])
 row("jd.Denoiser called", DENOISER, {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-WRONG_NETWORK = {"shape": lambda p, x, c, y: x[:, :1], "tuple": lambda p, x, c, y: (x, x), "none": lambda p, x, c,
-    y: None}
+WRONG_NETWORK = {"shape": lambda p, x, c, y: x[:, :1], "tuple": lambda p, x, c, y: (x, x), "none": lambda *_: None,
+    "whole": lambda p, x, c, y: x.astype(int), "complex": lambda p, x, c, y: x + 0j}
 row("jd.Denoiser of a network that returns something else", lambda kind: jd.Denoiser(WRONG_NETWORK[kind], None, VP)(X,
-    0.5), kind=says("the network returned", "shape", T("tuple"), T("none")))
+    0.5), kind=says("the network returned", "shape", T("tuple"), T("none"), T("whole"), T("complex")))
 row("jd.Denoiser data_std", lambda data_std: jd.Denoiser(NETWORK, None, VP, data_std=data_std)(X, 0.5),
     data_std=[np.ones(2), np.ones((3, 1))])
 row("jd.Bridge", jd.Bridge, {"network": NETWORK, "params": None}, network=FUNCTION, params=[T({"w": "a"})],

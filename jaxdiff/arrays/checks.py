@@ -36,15 +36,10 @@ def _kind(value) -> str | None:
     """ "float", "int" or None: what kind of number or array of numbers `value` is; a bool is none."""
     if isinstance(value, bool | complex) or not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
         return None
-    dtype = value.dtype if hasattr(value, "dtype") else np.dtype(type(value) if isinstance(value, float) else int)
+    dtype = np.dtype(type(value)) if isinstance(value, int | float) else value.dtype
     if jnp.issubdtype(dtype, jnp.floating):
         return "float"
     return "int" if jnp.issubdtype(dtype, jnp.integer) else None
-
-
-def is_real(array) -> bool:
-    """Whether `array` holds whole or floating numbers."""
-    return _kind(array) is not None
 
 
 def _bounds(above, least, below, most, noun: str) -> str:
@@ -92,7 +87,7 @@ def check_number(
     if np.size(value) == 0:
         raise ValueError(f"{name} has shape {np.shape(value)}; expected {expected}, and it holds none")
     if is_concrete(value):
-        values = np.asarray(value) if hasattr(value, "dtype") else _as_computed(value)
+        values = _as_computed(value) if isinstance(value, int | float) else np.asarray(value)
         inside = np.asarray(_inside(values, above, least, below, most))
         if not inside.all():
             wrong = values[~inside].flat[0] if values.ndim else value
@@ -124,7 +119,7 @@ def check_tolerances(rtol, atol) -> None:
     """Raise unless the tolerances of an adaptive solver are numbers of 0 or more, one of them above 0."""
     check_scalar("rtol", rtol, least=0)
     check_scalar("atol", atol, least=0)
-    if is_concrete(rtol) and is_concrete(atol) and not _as_computed(rtol) + _as_computed(atol) > 0:
+    if is_concrete(rtol) and is_concrete(atol) and not _as_computed(float(rtol)) + _as_computed(float(atol)) > 0:
         raise ValueError(f"rtol = {rtol} and atol = {atol}; expected one of them above 0, such as 1e-5")
 
 
@@ -144,10 +139,18 @@ def check_shared(name: str, tree) -> None:
 _COUNTS = {1: "one", 2: "two"}
 
 
-def check_array(name: str, value, **bounds):
-    """`value` as an array, lists among them, of numbers that `check_number` accepts."""
-    array = value if isinstance(value, jax.Array) else as_array(value)
-    check_number(name, value if array is None or array.dtype == object else array, **bounds)
+def check_real(name: str, value) -> np.ndarray | jax.Array:
+    """`value`, lists among others, as an array of real numbers, whatever they are; TypeError for anything else."""
+    array = as_array(value)
+    if array is None or _kind(array) is None:
+        raise TypeError(f"{with_dtype(name, value)}; expected real numbers")
+    return array
+
+
+def check_array(name: str, value, **bounds) -> np.ndarray | jax.Array:
+    """`value`, lists among others, as an array of numbers that `check_number` accepts."""
+    array = check_real(name, value)
+    check_number(name, array, **bounds)
     return array
 
 
@@ -337,12 +340,14 @@ def check_event(x, name: str = "x") -> jax.Array:
 
 
 def check_output(name: str, value, x, shape: tuple[int, ...] | None = None, note: str = "") -> None:
-    """Raise where `value`, what a user's function returned for `x`, has another shape than that of x, or `shape`."""
+    """Raise where `value`, what a user's function returned for `x`, is not floating or not of its shape, or `shape`."""
     expected = f"{'the same shape' if shape in (None, x.shape) else shape}{note}"
     if not hasattr(value, "shape"):
         raise TypeError(f"{name} returned {said(value)} for x of shape {x.shape}; expected an array of {expected}")
     if value.shape != (x.shape if shape is None else shape):
         raise ValueError(f"{name} returned shape {value.shape} for x of shape {x.shape}; expected {expected}")
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"{name} returned {value.dtype} for x of {x.dtype}; expected floating values")
 
 
 def along_batch(value, x, name: str) -> jax.Array:

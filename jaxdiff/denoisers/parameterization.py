@@ -18,6 +18,8 @@ The last row is the paper's F: D = c_skip x + c_out F gives a = (1 - c_skip α)/
 c_skip = α s²/n², c_out = σ s/n (the paper's, where α = 1) that is the row above: -v for data of unit scale.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -60,7 +62,7 @@ def check_parameterization(name: str) -> None:
         raise ValueError(f"parameterization {said(name)} is unknown; expected one of {', '.join(ROWS)}")
 
 
-def row(name: str, process, t, data_std=0.5) -> tuple[jax.Array, jax.Array]:
+def row(name: str, process, t, data_std: Any = 0.5) -> tuple[jax.Array, jax.Array]:
     """The row (a, b) of the parameterisation `name` at times `t`, each of the shape of `t`."""
     check_parameterization(name)
     check_process(process)

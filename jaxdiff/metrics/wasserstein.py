@@ -9,7 +9,7 @@ distance says something only beside that floor, W_2 of two sets of data.
 
 import numpy as np
 
-from jaxdiff.arrays import as_array, check_room, is_real, with_dtype
+from jaxdiff.arrays import check_real, check_room
 from jaxdiff.losses.couplings import assign
 
 
@@ -30,9 +30,7 @@ def wasserstein(x, y) -> float:
 
 
 def _points(points, name: str) -> np.ndarray:
-    array = as_array(points)
-    if not is_real(array):
-        raise TypeError(f"{with_dtype(name, points)}; expected points, real numbers [n, *event]")
+    array = check_real(name, points)
     if array.ndim < 1:
         raise ValueError(f"{name} has shape {array.shape}; expected points [n, *event]")
     return np.asarray(array, np.float64).reshape(len(array), -1)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxdiff.arrays import check_room, check_shape, check_whole
+from jaxdiff.arrays import check_batch, check_room, check_shape, check_whole
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, check_rngs
 
 
@@ -30,8 +30,9 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_rngs(rngs)
-        event = (event,) if np.ndim(event) == 0 else event
-        self.event = check_shape("event", event, "the shape of an event, or its size")
+        self.event = check_shape(
+            "event", (event,) if np.ndim(event) == 0 else event, "the shape of an event, or its size"
+        )
         if np.ndim(hidden) == 1 and not len(hidden):
             raise ValueError("hidden is empty; expected the widths of one layer or more, for example (128, 128)")
         hidden = check_shape("hidden", hidden, "the widths of the layers, for example (128, 128)")
@@ -54,6 +55,7 @@ class MLP(nnx.Module):
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return [batch, *event], the last axis times `outputs`, for x [batch, *event]; c_noise and cond [batch]."""
+        x = check_batch(x)
         if x.shape[1:] != self.event:
             raise ValueError(f"x has shape {x.shape}; expected [batch, {', '.join(map(str, self.event))}]")
         embedding = self.embed(x, c_noise, cond)

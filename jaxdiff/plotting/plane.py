@@ -10,14 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from jaxdiff.arrays import (
-    as_array,
     check_function,
     check_instance,
+    check_real,
     check_room,
     check_scalar,
     check_whole,
-    is_real,
-    with_dtype,
 )
 from jaxdiff.plotting.picture import BLUE, DEPTHS, FAINT, GREY, INK, PathLike, Picture
 
@@ -45,9 +43,7 @@ class Density(Layer):
 
     def __post_init__(self):
         if not callable(self.log_prob):
-            log_prob = as_array(self.log_prob)
-            if not is_real(log_prob):
-                raise TypeError(f"{with_dtype('log_prob', self.log_prob)}; expected a function or its values")
+            check_real("log_prob", self.log_prob)
         check_whole("resolution", self.resolution)
 
     def draw(self, axes: Axes, extent: float) -> None:
@@ -198,10 +194,7 @@ def panels(
 
 
 def _in_plane(points, name: str, expected: str, ndim: int) -> np.ndarray:
-    given, points = points, as_array(points)
-    if not is_real(points):
-        raise TypeError(f"{with_dtype(name, given)}; expected numbers {expected}")
-    points = np.asarray(points, np.float64)
+    points = np.asarray(check_real(name, points), np.float64)
     if points.ndim != ndim or points.shape[-1] != 2 or 0 in points.shape:
         raise ValueError(f"{name} has shape {points.shape}; expected {expected}")
     if not np.isfinite(points).all():

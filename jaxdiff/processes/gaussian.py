@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_event, check_instance, check_key, check_number, check_time, expand_time, is_concrete
+from jaxdiff.arrays import check_array, check_event, check_instance, check_key, check_time, expand_time, is_concrete
 from jaxdiff.arrays.checks import floating, nan_unless
 from jaxdiff.processes import ends
 
@@ -84,7 +84,7 @@ class Process(abc.ABC):
 
     def time_at_log_snr(self, log_snr) -> jax.Array:
         """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
-        log_snr = floating(check_number("log_snr", log_snr, most=math.inf))
+        log_snr = floating(check_array("log_snr", log_snr, most=math.inf))
         log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
         noisiest, middle, cleanest = jax.lax.stop_gradient(self.log_snr(jnp.array([1.0, 0.5, 0.0], log_snr.dtype)))
         outside = (log_snr <= noisiest) | (log_snr >= cleanest)
@@ -93,7 +93,7 @@ class Process(abc.ABC):
 
     def time_at_angle(self, angle) -> jax.Array:
         """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""
-        angle = floating(check_number("angle", angle))
+        angle = floating(check_array("angle", angle))
         return self.time_at_log_snr(2 * (ends.log(jnp.cos(angle)) - ends.log(jnp.sin(angle))))
 
 

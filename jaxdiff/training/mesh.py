@@ -33,7 +33,9 @@ def make_mesh(model: int = 1, devices: list | None = None) -> Mesh:
     Raises ValueError where `model` does not divide their number.
     """
     if devices is not None:
-        check_instance("devices", devices, Sequence | np.ndarray, "devices of jax.devices(), such as jax.devices()[:2]")
+        check_instance(
+            "devices", devices, (Sequence, np.ndarray), "devices of jax.devices(), such as jax.devices()[:2]"
+        )
     devices = jax.devices() if devices is None else list(devices)
     model = check_whole("model", model, least=None)
     if model < 1 or len(devices) % model:
