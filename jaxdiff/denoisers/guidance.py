@@ -27,7 +27,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import along_batch, check_batch, check_flag, check_function, check_number, check_output, is_concrete
+from jaxdiff.arrays import (
+    along_batch,
+    check_batch,
+    check_flag,
+    check_function,
+    check_number,
+    check_output,
+    is_concrete,
+    said,
+)
 from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_cond_of, check_denoiser
 from jaxdiff.processes import Process, as_pytree, expand_time, pytree
 
@@ -170,7 +179,9 @@ class Auto(_Wrapper):
         check_denoiser(self.weak, "weak")
         ours, other = self.denoiser.process, self.weak.process
         if _differ(ours, other):
-            raise ValueError(f"weak is of the process {other}, the denoiser of {ours}; wrap weak in OnProcess")
+            raise ValueError(
+                f"weak is of the process {said(other)}, the denoiser of {said(ours)}; wrap weak in OnProcess"
+            )
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that one of both denoisers does not take."""
@@ -184,10 +195,13 @@ class Auto(_Wrapper):
 
 
 def _differ(one: Process, other: Process) -> bool:
-    numbers = zip(jax.tree.leaves(one), jax.tree.leaves(other))
-    return type(one) is not type(other) or any(
-        a != b for a, b in numbers if isinstance(a, int | float) and isinstance(b, int | float)
-    )
+    """Whether two processes are of different classes, or have different numbers as far as these are known."""
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return True
+    as_computed = lambda leaf: np.asarray(leaf, jnp.result_type(float))
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other))
+    known = [pair for pair in pairs if all(map(is_concrete, pair))]
+    return not all(np.array_equal(as_computed(a), as_computed(b)) for a, b in known)
 
 
 @pytree

@@ -155,3 +155,13 @@ def test_messages_are_short_whatever_the_value():
     assert said(np.zeros((1000, 1000))) == "array of float64 (1000, 1000)"
     assert said(jd.exact.Empirical(jd.VP(), np.zeros((1000, 3)))).endswith("...")
     assert len(said(list(range(10**4)))) == 120
+
+
+def test_checks_do_not_meet_the_librarys_own_steps_where_nothing_is_traced():
+    """Under `jax.disable_jit` all values are concrete, and some steps run from s to t > s or raise t a little."""
+    denoiser, x = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2)), np.ones((1, 2), np.float32)
+    with jax.disable_jit():
+        for sampler in (jd.samplers.Heun(), jd.samplers.Heun(1.0), jd.samplers.DDIM(0.5), jd.samplers.Ancestral()):
+            assert np.isfinite(jd.sample(jax.random.key(0), denoiser, (1, 2), sampler, 2)).all()
+        for sampler in (jd.samplers.DDIM(), jd.samplers.Heun()):
+            assert np.isfinite(jd.invert(denoiser, x, sampler, 2)).all()

@@ -331,3 +331,19 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
+
+
+def test_processes_that_must_agree_are_compared_by_all_their_numbers():
+    betas = np.linspace(1e-4, 0.02, 10)
+    model = lambda process: jd.Denoiser(lambda params, x, c, cond: x, None, process)
+    for one, other in (
+        (jd.from_betas(betas), jd.from_betas(2 * betas)),
+        (jd.from_betas(betas), jd.from_betas(betas[:5])),
+        (jd.VP(jnp.float32(0.1)), jd.VP(jnp.float32(0.2))),
+        (jd.LearnedVP(logits=np.zeros(4)), jd.LearnedVP(logits=np.arange(4.0))),
+    ):
+        with pytest.raises(ValueError, match="weak is of the process .*; wrap weak in OnProcess"):
+            Auto(model(one), model(other))
+    Auto(model(jd.from_betas(betas)), model(jd.from_betas(betas.copy())))
+    Auto(model(jd.VP(0.1)), model(jd.VP(jnp.float32(0.1))))  # the same number, as it is computed
+    jax.jit(lambda beta: Auto(model(jd.VP(beta)), model(jd.VP(0.2)))(jnp.ones((1, 2)), 0.5).data)(0.1)
