@@ -106,12 +106,16 @@ def test_samples_of_settings_one_an_example_are_a_loop_over_them(sampler):
         lambda model: jd.encode(model, POINTS, COND),
         lambda model: jd.decode(model, POINTS, COND),
         lambda model: jd.log_likelihood(KEYS, model, POINTS, cond=COND),
+        lambda model: jd.samplers.draw(KEYS[0], model, (6, 3), 3, np.tile(COND, 2)),
+        lambda model: jd.bits_per_dim(KEYS[0], model, np.zeros((6, 3), np.uint8), batch_size=3, cond=np.tile(COND, 2)),
+        lambda model: jd.continuous_bound(KEYS[0], model, np.zeros((6, 3), np.uint8), 1, batch_size=3, cond=0),
     ],
-    ids=["ProbabilityFlow", "ReverseSDE", "encode", "decode", "log_likelihood"],
+    ids=["ProbabilityFlow", "ReverseSDE", "encode", "decode", "log_likelihood", "draw", "bits_per_dim", "bound"],
 )
-def test_what_goes_example_by_example_refuses_settings_one_an_example(run):
-    with pytest.raises(ValueError, match=r"scale has shape \(3,\).*one by one.*jax.vmap over keys, examples and num"):
-        run(ALL["ClassifierFree"])
+def test_what_takes_examples_one_by_one_or_in_batches_refuses_settings_one_an_example(run):
+    for model in (ALL["ClassifierFree"], ALL["Interval"]):
+        with pytest.raises(ValueError, match=r"scale.* has shape \(3,\).*jax.vmap over keys, examples and numbers"):
+            run(model)
 
 
 def test_samplers_and_processes_of_numbers_one_an_example_run_under_vmap():

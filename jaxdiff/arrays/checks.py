@@ -10,6 +10,7 @@ import math
 import operator
 import os
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.core
@@ -126,12 +127,12 @@ def check_tolerances(rtol, atol) -> None:
 def check_shared(name: str, tree) -> None:
     """Raise where a field annotated `float`, in the dataclass `tree` or in one inside of it, holds an array.
 
-    A process or a sampler serves a whole batch: an array in it would be broadcast along the event.
+    A process and a sampler serve a whole batch, and a denoiser serves several of them where a set is taken in batches.
     """
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         for field in dataclasses.fields(tree):
             value, inner = getattr(tree, field.name), f"{name}.{field.name}"
-            if field.type in (float, "float") and np.ndim(value):
+            if {float, "float"} & {field.type, *get_args(field.type)} and np.ndim(value):
                 check_scalar(inner, value)
             check_shared(inner, value)
 

@@ -14,7 +14,9 @@ r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelih
 
     on data and noise alike, so that x = α x_0 + σ ε still holds. Scale 0 and 1 are the two models, to the bit.
     A learned reverse variance is taken over as it is, from the better model or from the one that is tilted.
-3.  The scale is a number or an `Interval`: a number between two noise levels and no guidance outside.
+3.  The scale is a number or an `Interval`: a number between two noise levels and no guidance outside. Each number is
+    one for all, or one an example, [batch], of the x that is guided. What takes examples one by one or in several
+    batches refuses the latter (`ProbabilityFlow`, `ReverseSDE`, likelihoods, `samplers.draw`).
 """
 
 import dataclasses

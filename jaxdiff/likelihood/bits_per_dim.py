@@ -10,7 +10,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdiff.arrays import check_flag, check_function, check_instance, check_scalar, check_whole, fingerprint
+from jaxdiff.arrays import (
+    check_flag,
+    check_function,
+    check_instance,
+    check_scalar,
+    check_shared,
+    check_whole,
+    fingerprint,
+)
 from jaxdiff.denoisers import DenoiserLike, check_denoiser
 from jaxdiff.likelihood.budget import ErrorBudget, measure
 from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
@@ -143,6 +151,7 @@ def bits_per_dim(
     check_flag("progress", progress)
     check_function("dequantizer", dequantizer, "one of jaxdiff.likelihood, such as Uniform()")
     check_denoiser(denoiser)
+    check_shared("denoiser", denoiser)
     if mesh is not None:
         check_instance("mesh", mesh, Mesh, "a jax.sharding.Mesh, such as jaxdiff.training.make_mesh()")
     known = inspect.signature(log_likelihood).parameters

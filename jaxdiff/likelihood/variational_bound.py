@@ -46,7 +46,7 @@ from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
 from jaxdiff.processes import expand_time
-from jaxdiff.processes.grids import Grid, LogSNR, check_grid, check_times, check_one_time
+from jaxdiff.processes.grids import Grid, LogSNR, check_grid, check_one_time, check_times
 from jaxdiff.samplers import check_cond, example_keys
 from jaxdiff.samplers.batches import over_all
 from jaxdiff.samplers.mesh import check_mesh, copied, spread
@@ -167,7 +167,7 @@ def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, 
 def _check(denoiser, levels, progress, mesh) -> None:
     """Raise for what neither bound can be computed of."""
     check_denoiser(denoiser)
-    check_shared("process", denoiser.process)
+    check_shared("denoiser", denoiser)
     check_whole("levels", levels, least=2)
     check_flag("progress", progress)
     check_mesh(mesh)

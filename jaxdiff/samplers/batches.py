@@ -24,6 +24,7 @@ from jaxdiff.arrays import (
     check_path,
     check_room,
     check_shape,
+    check_shared,
     check_whole,
     example_keys,
     fingerprint,
@@ -136,6 +137,7 @@ def draw(
     that holds others than those asked for; TypeError for what is no whole number; and what `jaxdiff.sample` raises.
     """
     check_denoiser(denoiser)
+    check_shared("denoiser", denoiser)
     check_mesh(mesh)
     check_flag("progress", progress)
     n, *event = check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
