@@ -99,7 +99,6 @@ def train(
     check_config(config)
     folder = check_path("folder", folder)
     config.check()
-    config.check_used()
     check_whole("model", model)
     check_number("pictures", pictures, least=0, most=1)
     if first():
@@ -112,6 +111,7 @@ def train(
             f"multiple of {mesh.size * config.accumulate}"
         )
     examples, prepare = _preparation(config)
+    config.check_used()
     shard, alone = (jd.data.process_shard(), None) if several() else (None, every_device())
     batches = jd.data.batches(examples, config.batch_size, config.seed, shard)
     denoiser = build(config)
