@@ -23,7 +23,15 @@ from jaxdiff.arrays import check_room, check_shared, check_whole, is_concrete
 from jaxdiff.processes import Process, check_event, check_process, forward_sde, pytree
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.mesh import vary
-from jaxdiff.samplers.sampler import Sampler, check_noise, example_keys, normal, same_dtype, working_dtype
+from jaxdiff.samplers.sampler import (
+    Sampler,
+    check_guides_noise,
+    check_noise,
+    example_keys,
+    normal,
+    same_dtype,
+    working_dtype,
+)
 
 
 @pytree
@@ -46,6 +54,11 @@ class EulerMaruyama(Sampler):
                 f"the SDE of {type(process).__name__} is singular at t = {float(t)}, where alpha = 0; "
                 "start below, for example t_start=0.999, or use Ancestral, whose step is finite there"
             )
+
+    def init(self, denoiser, x, steps):
+        """Nothing is carried; ValueError where the noise is not guided."""
+        check_guides_noise(denoiser, "Euler-Maruyama")
+        return ()
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """One Euler-Maruyama step."""

@@ -44,7 +44,15 @@ from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.ancestral import Ancestral
 from jaxdiff.samplers.mesh import vary
-from jaxdiff.samplers.sampler import Sampler, check_sampler, example_keys, normal, same_dtype, working_dtype
+from jaxdiff.samplers.sampler import (
+    Sampler,
+    check_guides_noise,
+    check_sampler,
+    example_keys,
+    normal,
+    same_dtype,
+    working_dtype,
+)
 
 
 def _langevin_step(keys, x, gradient, root) -> jax.Array:
@@ -76,7 +84,9 @@ class PredictorCorrector(Sampler):
         return self.predictor.grid
 
     def init(self, denoiser, x, steps):
-        """What the predictor carries."""
+        """What the predictor carries; ValueError where the corrector's noise is not guided."""
+        if self.corrector_steps:
+            check_guides_noise(denoiser, "a Langevin step")
         return self.predictor.init(denoiser, x, steps)
 
     def check_start(self, process, t) -> None:

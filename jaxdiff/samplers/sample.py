@@ -83,6 +83,11 @@ def sample(
     else:
         if t_end is not None:
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
+        if is_concrete(start) and is_concrete(grid) and float(start) not in (1.0, float(grid[0].astype(start.dtype))):
+            raise ValueError(
+                f"t_start = {t_start}, but the array as grid begins at {float(grid[0])}; leave t_start out, or begin "
+                "the array there"
+            )
         start, end = grid[0], grid[-1]
     check_start(denoiser, start)
     cond = check_cond(denoiser, cond, shape[0])

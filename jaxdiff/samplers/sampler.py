@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_instance, check_number, check_shared
 from jaxdiff.arrays import example_keys as example_keys
-from jaxdiff.denoisers import DenoiserLike, check_denoiser
+from jaxdiff.denoisers import DenoiserLike, check_denoiser, guidance
 from jaxdiff.denoisers import check_cond as check_cond
 from jaxdiff.processes import Process
 from jaxdiff.processes.grids import Angle
@@ -53,6 +53,15 @@ def check_run(denoiser, sampler) -> None:
     check_sampler(sampler)
     check_shared("process", denoiser.process)
     check_shared("sampler", sampler)
+
+
+def check_guides_noise(denoiser, what: str) -> None:
+    """Raise ValueError where `what` reads the noise alone, which CFG++ leaves unguided."""
+    if isinstance(denoiser, guidance.ClassifierFreePP):
+        raise ValueError(
+            f"{what} reads the noise of a prediction, which ClassifierFreePP leaves unguided; take DDIM, or "
+            "guide by ClassifierFree"
+        )
 
 
 def check_noise(noise) -> None:

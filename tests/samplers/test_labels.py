@@ -105,6 +105,30 @@ def test_guidance_without_a_cond_is_refused():
         ENTRIES["sample"](jd.guidance.DynamicThreshold(wrapped(MIXTURE)["free"]), None)
 
 
+def test_samplers_that_would_see_no_guidance_refuse_it():
+    guided, samplers = wrapped(MIXTURE)["free++"], jd.samplers
+    draw = lambda model, sampler: jd.sample(KEY, model, (2, 2), sampler, 2, cond=0, t_start=0.9)
+    for sampler in (
+        samplers.EulerMaruyama(),
+        samplers.PredictorCorrector(),
+        samplers.AnnealedLangevin(1),
+        samplers.PredictorCorrector(samplers.EulerMaruyama(), 0),
+        samplers.Switch(samplers.DDIM(), samplers.EulerMaruyama(), 0.5),
+    ):
+        with pytest.raises(ValueError, match="ClassifierFreePP leaves unguided; take DDIM"):
+            draw(guided, sampler)
+    assert np.isfinite(draw(guided, samplers.DDIM())).all()
+    assert np.isfinite(draw(wrapped(MIXTURE)["free"], samplers.EulerMaruyama())).all()
+
+
+def test_a_start_beside_a_grid_that_begins_elsewhere_is_refused():
+    grid = np.array([0.8, 0.4])
+    draw = lambda **start: jd.sample(KEY, MIXTURE, (2, 2), jd.samplers.DDIM(), grid=grid, **start)
+    np.testing.assert_array_equal(draw(t_start=0.8), draw())
+    with pytest.raises(ValueError, match=r"t_start = 0.5, but the array as grid begins at 0.8"):
+        draw(t_start=0.5)
+
+
 def test_an_own_network_says_what_it_takes():
     class Embedded:
         def check_cond(self, params, cond):
