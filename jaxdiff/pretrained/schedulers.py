@@ -37,25 +37,18 @@ FLOWS = ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")
 EDMS = ("EDMEuler", "EDMDPMSolverMultistep")
 _PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 
-SAMPLING = frozenset(
-    (
-        *("algorithm_type", "base_image_seq_len", "base_shift", "clip_sample", "clip_sample_range", "corrector_order"),
-        *(
-            "disable_corrector",
-            "dynamic_thresholding_ratio",
-            "eta",
-            "euler_at_final",
-            "final_sigmas_type",
-            "flow_shift",
-        ),
-        *("interpolation_type", "lambda_min_clipped", "lower_order_final", "max_image_seq_len", "max_shift"),
-        *("noise_sampler_seed", "predict_x0", "predictor_order", "sample_max_value", "set_alpha_to_one", "shift"),
-        *("shift_terminal", "sigma_schedule", "skip_prk_steps", "solver_order", "solver_p", "solver_type"),
-        *("steps_offset", "stochastic_sampling", "tau_func", "tensor_format", "thresholding", "time_shift_type"),
-        *("timestep_spacing", "use_beta_sigmas", "use_dynamic_shifting", "use_exponential_sigmas"),
-        *("use_karras_sigmas", "use_lu_lambdas"),
-    )
-)
+SAMPLING = {
+    # grids
+    "base_image_seq_len", "base_shift", "flow_shift", "interpolation_type", "lambda_min_clipped", "max_image_seq_len",
+    "max_shift", "shift", "shift_terminal", "sigma_schedule", "steps_offset", "time_shift_type", "timestep_spacing",
+    "use_beta_sigmas", "use_dynamic_shifting", "use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas",
+    # solvers
+    "algorithm_type", "corrector_order", "disable_corrector", "eta", "euler_at_final", "final_sigmas_type",
+    "lower_order_final", "noise_sampler_seed", "predict_x0", "predictor_order", "set_alpha_to_one", "skip_prk_steps",
+    "solver_order", "solver_p", "solver_type", "stochastic_sampling", "tau_func", "tensor_format",
+    # what is done to x_0 on the way
+    "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "thresholding",
+}  # fmt: skip
 _ONLY = {  # fields that would change the model, and the values under which they do not
     "rescale_betas_zero_snr": (False, None),  # the last step would have no log-SNR
     "timestep_type": ("discrete", None),
