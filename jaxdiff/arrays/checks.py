@@ -9,6 +9,7 @@ import dataclasses
 import math
 import operator
 import os
+import types
 from pathlib import Path
 from typing import get_args
 
@@ -132,7 +133,8 @@ def check_shared(name: str, tree) -> None:
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         for field in dataclasses.fields(tree):
             value, inner = getattr(tree, field.name), f"{name}.{field.name}"
-            if {float, "float"} & {field.type, *get_args(field.type)} and np.ndim(value):
+            kinds = get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+            if {float, "float"} & {*kinds} and np.ndim(value):
                 check_scalar(inner, value)
             check_shared(inner, value)
 
