@@ -113,7 +113,7 @@ def cat(key: jax.Array, n: int, noise: float = 0.02) -> jax.Array:
 
 
 def _keys(key, n, noise=0.0):
-    check_room("points", check_whole("n", n, noun="point"), 2)
+    check_room("points, with what they are made of,", check_whole("n", n, noun="point"), 2, itemsize=16)
     check_scalar("noise", noise, least=0)
     return jax.random.split(check_key(key), 3)
 

@@ -19,6 +19,7 @@ from jaxdiff.arrays import (
     check_batch,
     check_flag,
     check_function,
+    check_instance,
     check_number,
     check_output,
     check_scalar,
@@ -70,6 +71,13 @@ def check_denoiser(denoiser, name: str = "denoiser") -> None:
         raise TypeError(
             f"{name} = {said(denoiser)}; expected a denoiser, such as jaxdiff.Denoiser(network, params, process)"
         )
+
+
+def check_prediction(prediction, x) -> None:
+    """Raise where what a denoiser returned for x is no `Prediction` of data and noise of the shape of x."""
+    check_instance("the denoiser's answer", prediction, Prediction, "a jaxdiff.Prediction(data, noise)")
+    check_output("the denoiser (data)", prediction.data, x)
+    check_output("the denoiser (noise)", prediction.noise, x)
 
 
 def _process_of(denoiser):
@@ -234,13 +242,17 @@ def score(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
     check_denoiser(denoiser)
     x = check_batch(x)
     _, sigma = denoiser.process.marginal(t)
-    return -denoiser(x, t, cond).noise / expand_time(sigma, x)
+    prediction = denoiser(x, t, cond)
+    check_prediction(prediction, x)
+    return -prediction.noise / expand_time(sigma, x)
 
 
 def angular_velocity(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
     """v = cos φ ε - sin φ x_0 = dz/dφ of the probability flow at x [batch, *event]."""
     check_denoiser(denoiser)
     x = check_batch(x)
-    data, noise = denoiser(x, t, cond)
+    prediction = denoiser(x, t, cond)
+    check_prediction(prediction, x)
+    data, noise = prediction
     phi = expand_time(denoiser.process.angle(t), x)
     return jnp.cos(phi) * noise - jnp.sin(phi) * data

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_function, check_shared, check_tolerances
-from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_denoiser, check_start
+from jaxdiff.arrays import check_function, check_tolerances
+from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
 from jaxdiff.processes import as_pytree, check_event
 from jaxdiff.processes.grids import check_one_time
@@ -31,7 +31,7 @@ from jaxdiff.samplers import check_cond, example_keys, solve
 from jaxdiff.samplers.adjoint import check_adjoint, forward_mode_named
 from jaxdiff.samplers.mesh import by_device, split_of, vary
 from jaxdiff.samplers.probability_flow import check_solver
-from jaxdiff.samplers.sampler import working_dtype
+from jaxdiff.samplers.sampler import check_model, working_dtype
 
 
 class Likelihood(NamedTuple):
@@ -89,8 +89,7 @@ def by_probe(
     key, denoiser: DenoiserLike, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint
 ) -> tuple[Likelihood, jax.Array]:
     """What `log_likelihood` returns, and how much further up each probe's own log_prob is, nats: [batch, probes]."""
-    check_denoiser(denoiser)
-    check_shared("process", denoiser.process)
+    check_model(denoiser)
     x0 = check_event(x0, "x0")
     check_divergence(divergence, probes, math.prod(x0.shape[1:]))
     check_start(denoiser, 1.0)

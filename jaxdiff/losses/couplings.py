@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_batch, check_function, check_scalar, check_whole, said
+from jaxdiff.arrays import check_batch, check_function, check_key, check_scalar, check_whole, said
 from jaxdiff.processes import check_event, pytree
 
 
@@ -55,6 +55,7 @@ class Independent:
 
     def __call__(self, key, x0) -> tuple[jax.Array, jax.Array]:
         """(x0, x1) for examples x0 [n, *event]."""
+        check_key(key)
         x0 = check_batch(x0, "x0")
         if self.source is None:
             return x0, jax.random.normal(key, x0.shape, x0.dtype)

@@ -6,15 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.denoisers import Prediction
+from jaxdiff.denoisers import Prediction, check_prediction
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
 from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
-from jaxdiff.processes import Process, expand_time, perturb, pytree
+from jaxdiff.processes import Process, check_process, expand_time, perturb, pytree
 
 
 def velocity_error(process: Process, prediction: Prediction, t, x0, noise) -> jax.Array:
     """The error of v = cos φ ε - sin φ x_0 that the prediction at `t` makes, [batch, *event]."""
+    check_process(process)
+    check_prediction(prediction, x0)
     phi = expand_time(process.angle(t), x0)
     return jnp.cos(phi) * (prediction.noise - noise) - jnp.sin(phi) * (prediction.data - x0)
 

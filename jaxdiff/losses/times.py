@@ -9,13 +9,20 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_number
-from jaxdiff.processes import Process, check_time, is_concrete, pytree
+from jaxdiff.arrays import along_batch, check_key, check_number, check_whole
+from jaxdiff.processes import Process, check_process, check_time, is_concrete, pytree
 
 
 def _below_one(t) -> jax.Array:
     """`t` kept off 1 itself, where rounding can put it and where α may be 0."""
     return jnp.minimum(t, 1 - jnp.finfo(t.dtype).eps)
+
+
+def _checked(key, process, n) -> int:
+    """`n`, where times can be drawn: raises for what is no key, no process, or no number of times."""
+    check_key(key)
+    check_process(process)
+    return check_whole("n", n)
 
 
 def _between(t_min, fraction) -> jax.Array:
@@ -45,6 +52,7 @@ class Uniform:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
+        n = _checked(key, process, n)
         return _between(self.t_min, jax.random.uniform(key, (n,))), jnp.ones(n)
 
 
@@ -60,6 +68,7 @@ class Stratified:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
+        n = _checked(key, process, n)
         return _between(self.t_min, _stratified(key, n)), jnp.ones(n)
 
 
@@ -75,6 +84,7 @@ class Fixed:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """The time, [n]."""
+        n = _checked(key, process, n)
         t = jnp.asarray(self.t, float)
         return along_batch(t, jnp.ones(n), "t") * jnp.ones(n), jnp.ones(n)
 
@@ -93,6 +103,7 @@ class LogNormal:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
+        n = _checked(key, process, n)
         log_ratio = _normal(key, n, self.mean, self.std)
         return process.time_at_log_snr(-2 * log_ratio), jnp.ones(n)
 
@@ -111,6 +122,7 @@ class LogitNormal:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times."""
+        n = _checked(key, process, n)
         return _below_one(jax.nn.sigmoid(_normal(key, n, self.mean, self.std))), jnp.ones(n)
 
 
@@ -129,6 +141,7 @@ class Importance:
 
     def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
         """Draw [n] times with 1 / density; ValueError where a concrete `t_min` has no noise, and so infinite weight."""
+        n = _checked(key, process, n)
         _check_noise(process, self.t_min)
         t_min = along_batch(self.t_min, jnp.ones(n), "t_min")
         low, high = (-jax.nn.softplus(process.log_snr(t)) / 2 for t in (t_min, 1.0))

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_function, check_number, check_output
+from jaxdiff.denoisers import check_denoiser
 from jaxdiff.losses.times import likelihood_rate
 from jaxdiff.processes import pytree
 
@@ -52,6 +53,7 @@ class Simple:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
+        check_denoiser(denoiser)
         _check_own(self, denoiser, "error_scale")
         return denoiser.error_scale(t) ** 2
 
@@ -63,6 +65,7 @@ class Likelihood:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
+        check_denoiser(denoiser)
         return likelihood_rate(denoiser.process, t)
 
 
@@ -78,6 +81,7 @@ class MinSNR:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
+        check_denoiser(denoiser)
         phi = denoiser.process.angle(t)
         return jnp.minimum(jnp.cos(phi) ** 2, along_batch(self.gamma, phi, "gamma") * jnp.sin(phi) ** 2)
 
@@ -89,6 +93,7 @@ class EDM:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
+        check_denoiser(denoiser)
         _check_own(self, denoiser, "data_std")
         phi = denoiser.process.angle(t)
         return (jnp.sin(phi) / along_batch(denoiser.data_std, phi, "data_std")) ** 2 + jnp.cos(phi) ** 2
@@ -106,5 +111,6 @@ class Sigmoid:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
+        check_denoiser(denoiser)
         bias = along_batch(self.bias, t, "bias")
         return likelihood_rate(denoiser.process, t) * jax.nn.sigmoid(bias - denoiser.process.log_snr(t))

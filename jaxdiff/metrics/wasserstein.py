@@ -20,7 +20,7 @@ def wasserstein(x, y) -> float:
     many points that their n² distances do not fit in memory.
     """
     x, y = (_points(points, name) for name, points in (("x", x), ("y", y)))
-    check_room("distances", len(x), len(y), itemsize=8)
+    check_room("distances, twice,", len(x), len(y), itemsize=16)
     if x.shape != y.shape or not x.size:
         raise ValueError(f"the sets have shapes {x.shape} and {y.shape}; expected as many points in each")
     for name, points in (("x", x), ("y", y)):

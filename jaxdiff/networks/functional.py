@@ -31,7 +31,7 @@ class Network:
 
     def check_cond(self, params: dict, cond) -> None:
         """Raise for a `cond` that the module does not take, by its own `check_cond(cond)`."""
-        check_cond_of(nnx.merge(self.graphdef, params), cond)
+        check_cond_of(self._module(params), cond)
 
     def no_label(self, params: dict) -> int | None:
         """The label by which the module means none, by its own `no_label()`; None where it has no such label."""
@@ -39,7 +39,13 @@ class Network:
 
     def __call__(self, params: dict, *inputs):
         """What the module makes of `inputs`: for a denoiser's x, c_noise and cond, as `jaxdiff.networks.UNet` says."""
-        return nnx.merge(self.graphdef, params)(*inputs)
+        return self._module(params)(*inputs)
+
+    def _module(self, params) -> nnx.Module:
+        try:
+            return nnx.merge(self.graphdef, params)
+        except ValueError as error:
+            raise ValueError(f"params = {said(params)} are not those of this network: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxdiff.arrays import check_flag, check_instance, check_room, check_shape, check_whole
+from jaxdiff.arrays import check_batch, check_flag, check_instance, check_room, check_shape, check_whole
 from jaxdiff.networks.attention import attention
 from jaxdiff.networks.convolution import convolution
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, check_rngs
@@ -55,6 +55,7 @@ def double(x: jax.Array) -> jax.Array:
 
 def check_images(x: jax.Array, channels: int, levels: int) -> None:
     """Raise ValueError where x is no batch of images of `channels`, or their size cannot be halved between `levels`."""
+    check_batch(x)
     if x.ndim != 4 or x.shape[-1] != channels:
         raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {channels}]")
     height, width = x.shape[1:3]

@@ -78,7 +78,7 @@ class Grid(abc.ABC):
         """
         check_process(process)
         steps = check_whole("steps", steps)
-        check_room(f"the grid of steps = {steps},", steps)
+        check_room(f"the grid of steps = {steps}, with what it is made of,", steps, itemsize=32)
         t_start = check_one_time(t_start, "t_start")
         first = self._coordinate(process, t_start)
         if t_end is not None:

@@ -5,6 +5,7 @@ that was stopped goes on with what is missing. A file that is not whole counts a
 """
 
 import functools
+import inspect
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from jax.sharding import Mesh
 
 from jaxdiff.arrays import (
     atomic_write,
+    check_event,
     check_file,
     check_flag,
     check_path,
@@ -31,10 +33,10 @@ from jaxdiff.arrays import (
     own_folder,
     remove_folder,
 )
-from jaxdiff.denoisers import DenoiserLike, check_denoiser
+from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.samplers.mesh import agreed, check_mesh, copied, fetched, filled, spread, writes
 from jaxdiff.samplers.sample import sample
-from jaxdiff.samplers.sampler import check_cond
+from jaxdiff.samplers.sampler import check_cond, check_model
 
 
 def in_batches(
@@ -136,12 +138,20 @@ def draw(
     Raises ValueError for fewer than one sample a batch, more samples than memory holds, and a whole file in `keep`
     that holds others than those asked for; TypeError for what is no whole number; and what `jaxdiff.sample` raises.
     """
-    check_denoiser(denoiser)
+    check_model(denoiser)
     check_shared("denoiser", denoiser)
+    known = inspect.signature(sample).parameters
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise TypeError(f"{', '.join(unknown)}: not a setting of jaxdiff.sample, which has {', '.join(known)}")
+    check_flag("trajectory", settings.get("trajectory", False))
     check_mesh(mesh)
     check_flag("progress", progress)
     n, *event = check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
     batch_size = check_whole("batch_size", batch_size)
+    if x_start is not None:
+        x_start = check_event(x_start, "x_start")
+        if x_start.shape != (n, *event):
+            raise ValueError(f"x_start has shape {x_start.shape}; expected shape = {(n, *event)}")
     check_room("an array of samples", n, *event, on_device=False)
     keys, axis = example_keys(key, n), int(settings.get("trajectory", False))
     every, model = (check_cond(denoiser, cond, n), x_start), copied(denoiser, mesh)

@@ -82,7 +82,7 @@ def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t
     check_process(process)
     check_shared("process", process)
     steps = check_whole("steps", steps)
-    check_room("paths", steps + 1, *x0.shape)
+    check_room("paths, twice,", steps + 1, *x0.shape, itemsize=8)
     start, end = check_one_time(t_start, "t_start"), check_one_time(t_end, "t_end")
     if is_concrete(t_start) and is_concrete(t_end) and not float(t_start) < float(t_end):
         raise ValueError(f"t_start = {float(start)} is not below t_end = {float(end)}; noise grows with t, swap them")

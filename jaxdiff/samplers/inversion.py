@@ -16,7 +16,7 @@ from jaxdiff.processes import check_event
 from jaxdiff.processes.grids import Grid, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
 from jaxdiff.samplers.mesh import vary
-from jaxdiff.samplers.sampler import Sampler, check_cond, check_run, example_keys, same_dtype, working_dtype
+from jaxdiff.samplers.sampler import Held, Sampler, check_cond, check_run, example_keys, same_dtype, working_dtype
 
 
 def invert(
@@ -58,6 +58,7 @@ def invert(
 
 @jax.jit
 def _invert(denoiser, x0, sampler, cond, times) -> jax.Array:
+    denoiser = Held(denoiser)
     keys = example_keys(jax.random.key(0), x0.shape[0])  # a reversible step draws nothing
     x = vary(x0.astype(working_dtype(x0)), (cond, denoiser))
     times = times.astype(x.dtype)

@@ -158,7 +158,7 @@ def langevin(key, score: Callable, x_start, step_size, steps: int, trajectory: b
     step_size = along_batch(check_number("step_size", step_size, above=0), x_start, "step_size")
     steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
     if trajectory:
-        check_room("chains", steps + 1, *x_start.shape)
+        check_room("chains, twice,", steps + 1, *x_start.shape, itemsize=8)
     return _langevin(example_keys(key, x_start.shape[0]), score, x_start, step_size, steps, trajectory)
 
 

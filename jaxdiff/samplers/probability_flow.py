@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_shared, check_tolerances
-from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_denoiser, check_start
+from jaxdiff.arrays import check_tolerances
+from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.adjoint import across_devices, check_adjoint, forward_mode_named
 from jaxdiff.samplers.mesh import by_device, split_of, vary
-from jaxdiff.samplers.sampler import Sampler, check_cond, same_dtype, working_dtype
+from jaxdiff.samplers.sampler import Sampler, check_cond, check_model, same_dtype, working_dtype
 
 _MAX_STEPS = 4096
 
@@ -169,8 +169,7 @@ def _carry(denoiser, x, t, s, cond, solver, rtol, atol, adjoint, split):
 def _checked(denoiser, x, cond, t_min, solver, rtol, atol, adjoint):
     """(cond, t_min) as arrays; raises for anything in what `encode` and `decode` are given that makes no sense."""
     check_adjoint(adjoint)
-    check_denoiser(denoiser)
-    check_shared("process", denoiser.process)
+    check_model(denoiser)
     check_start(denoiser, 1.0)
     if solver is not None:
         check_solver(solver)

@@ -26,7 +26,16 @@ from jaxdiff.processes.grids import Grid, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.mesh import by_device, split_of, vary
-from jaxdiff.samplers.sampler import Sampler, check_cond, check_run, example_keys, normal, same_dtype, working_dtype
+from jaxdiff.samplers.sampler import (
+    Held,
+    Sampler,
+    check_cond,
+    check_run,
+    example_keys,
+    normal,
+    same_dtype,
+    working_dtype,
+)
 
 ADAPTIVE_END = 1e-5
 
@@ -72,8 +81,10 @@ def sample(
     check_run(denoiser, sampler)
     shape = check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
     steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
-    check_room("samples", *([steps] if trajectory else []), *shape)
-    check_room(f"the grid of steps = {steps},", steps)
+    check_room("samples, with what a step makes of them,", *shape, itemsize=16)
+    check_room(f"the grid of steps = {steps}, with what it is made of,", steps, itemsize=32)
+    if trajectory:
+        check_room("a trajectory, twice,", steps, *shape, itemsize=8)
     keys = example_keys(key, shape[0])
     start, end = check_one_time(t_start, "t_start"), None
     grid = check_grid(sampler.grid if grid is None else grid)
@@ -116,7 +127,7 @@ def _sample(
 
 
 def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> jax.Array:
-    process = denoiser.process
+    denoiser, process = Held(denoiser), denoiser.process
     to_data = t_end is None
     if not isinstance(grid, Grid):
         times = grid

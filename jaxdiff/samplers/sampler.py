@@ -1,6 +1,7 @@
 """What every sampler is made of, and the keys of its samples."""
 
 import abc
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_instance, check_number, check_shared
 from jaxdiff.arrays import example_keys as example_keys
-from jaxdiff.denoisers import DenoiserLike, check_denoiser, guidance
+from jaxdiff.denoisers import DenoiserLike, Prediction, check_denoiser, check_prediction, guidance
 from jaxdiff.denoisers import check_cond as check_cond
-from jaxdiff.processes import Process
+from jaxdiff.processes import Process, pytree
 from jaxdiff.processes.grids import Angle
 from jaxdiff.samplers.mesh import vary
 
@@ -44,14 +45,41 @@ def check_sampler(sampler, name: str = "sampler") -> None:
     check_instance(name, sampler, Sampler, "an instance such as jaxdiff.samplers.DDIM()")
 
 
+def check_model(denoiser) -> None:
+    """Raise for what is no denoiser, no pytree, or of a process with a number that is an array."""
+    check_denoiser(denoiser)
+    if jax.tree_util.all_leaves([denoiser]):
+        kind = type(denoiser).__name__
+        raise TypeError(f"denoiser = {kind} is no pytree; make {kind} a frozen dataclass and put @jaxdiff.pytree above")
+    check_shared("process", denoiser.process)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A denoiser whose every answer is held to be a `Prediction` of the shape of x, while a run is traced."""
+
+    denoiser: DenoiserLike
+
+    @property
+    def process(self) -> Process:
+        """The denoiser's."""
+        return self.denoiser.process
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        """The denoiser's answer."""
+        prediction = self.denoiser(x, t, cond)
+        check_prediction(prediction, x)
+        return prediction
+
+
 def check_run(denoiser, sampler) -> None:
     """Raise for what is no denoiser or no sampler, or where a number of its process or of the sampler is an array.
 
     A step is the same for the whole batch: an array would be broadcast along the event.
     """
-    check_denoiser(denoiser)
+    check_model(denoiser)
     check_sampler(sampler)
-    check_shared("process", denoiser.process)
     check_shared("sampler", sampler)
 
 
