@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxdiff.arrays import check_function, check_tolerances
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
@@ -106,9 +108,21 @@ def by_probe(
         _check_source(source, jax.ShapeDtypeStruct((1, *x0.shape[1:]), x0.dtype))
     split = split_of(denoiser, x0, keys, cond)
     with forward_mode_named(adjoint, denoiser, x0, t, cond, source):
-        return _log_likelihood(
+        found, away = _log_likelihood(
             keys, denoiser, x0, divergence, probes, rtol, atol, t, cond, solver, source, adjoint, split
         )
+    single = divergence != "exact" and probes == 1
+    return found._replace(standard_error=_unknown(found.log_prob)) if single else found, away
+
+
+def _unknown(like) -> Any:
+    """NaN like `like`, put there by the host where that is possible: `jax_debug_nans` looks at what programs return."""
+    if isinstance(like, Tracer):
+        return jnp.full_like(like, jnp.nan)
+    nan = np.full(like.shape, np.nan, like.dtype)
+    if not isinstance(like, jax.Array):
+        return nan
+    return jax.make_array_from_callback(nan.shape, like.sharding, nan.__getitem__)
 
 
 def probe_error(by_probe, divergence: str) -> jax.Array:
@@ -117,7 +131,7 @@ def probe_error(by_probe, divergence: str) -> jax.Array:
     if divergence == "exact":
         return jnp.zeros_like(by_probe[..., 0])
     if probes == 1:
-        return jnp.full_like(by_probe[..., 0], jnp.nan)
+        return _unknown(by_probe[..., 0])
     return by_probe.std(-1, ddof=1) / math.sqrt(probes)
 
 
@@ -163,7 +177,8 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
         else:
             prior = source(x_1[None])[0].astype(dtype)
         log_prob = prior + size * jnp.log(q_max / q_min) + traces.mean()
-        found = Likelihood(log_prob, probe_error(traces, divergence), evaluations, converged & jnp.isfinite(log_prob))
+        error = probe_error(traces, divergence) if len(traces) > 1 else jnp.zeros_like(log_prob)
+        found = Likelihood(log_prob, error, evaluations, converged & jnp.isfinite(log_prob))
         return found, traces - traces.mean()
 
     return by_device(jax.vmap(one), split)(keys, x0, cond)

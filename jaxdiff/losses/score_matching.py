@@ -111,6 +111,6 @@ def _loss(times, denoiser, key, x0, cond, directions, project: bool) -> jax.Arra
     noise, product = jax.linearize(lambda x: denoiser(x, t, cond).noise, x_t)
     v = directions(x_t)
     size, mean_over_event = math.prod(x0.shape[1:]), lambda a: jnp.mean(a, range(-x0.ndim + 1, 0))
-    square = size * mean_over_event(v * noise) ** 2 if project else mean_over_event(noise**2)
+    square = size * mean_over_event(v * noise[None]) ** 2 if project else mean_over_event(noise**2)[None]
     trace = mean_over_event(v * jax.vmap(product)(v))
-    return factor * (1 + jnp.mean(square - 2 * sigma * trace, axis=0))
+    return factor * (1 + jnp.mean(square - 2 * sigma[None] * trace, axis=0))

@@ -32,7 +32,8 @@ def _between(t_min, fraction) -> jax.Array:
 
 def _stratified(key, n: int) -> jax.Array:
     """One uniform number in each of n equal parts of [0, 1), all by the same shift (Kingma et al. 2021, app. I.1)."""
-    return _below_one((jnp.arange(n) + jax.random.uniform(key)) / n)
+    shift = jax.random.uniform(key)
+    return _below_one((jnp.arange(n, dtype=shift.dtype) + shift) / n)
 
 
 def _normal(key, n: int, mean, std) -> jax.Array:

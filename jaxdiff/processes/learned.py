@@ -76,7 +76,7 @@ class LearnedVP(Process):
         parts = len(self.logits) - 1
         part = jnp.clip(jnp.floor(t * parts), 0, parts).astype(int)
         first, last, w = self._part(part)
-        along = t * parts - part
+        along = t * parts - part.astype(t.dtype)
         return w + along * (first + along * (last - first) / 2) / parts, first + along * (last - first)
 
     def _log_snr(self, t):
@@ -90,7 +90,7 @@ class LearnedVP(Process):
         first, last, before = self._part(part)
         area = (w - before) * parts
         root = jnp.sqrt(jnp.maximum(first**2 + 2 * (last - first) * area, 0.0))
-        return (part + 2 * area / (first + root)) / parts
+        return (part.astype(area.dtype) + 2 * area / (first + root)) / parts
 
     def _marginal(self, t):
         log_snr = self._log_snr(t)
