@@ -228,8 +228,8 @@ def check_start(denoiser: DenoiserLike, t) -> None:
     if wrapped or named not in ("noise", "score"):
         return
     with jax.ensure_compile_time_eval():
-        alpha = denoiser.process.marginal(t)[0]
-    if alpha == 0:
+        nothing = bool(denoiser.process.marginal(t)[0] == 0)
+    if nothing:
         raise ValueError(
             f"alpha({float(t)}) = 0 for {type(denoiser.process).__name__}: a network trained on "
             f'"{named}" says nothing of the data there. Start below, for example '

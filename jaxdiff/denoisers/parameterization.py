@@ -27,6 +27,9 @@ from jaxdiff.arrays import said
 from jaxdiff.processes import check_process
 
 
+_LARGE = 1e30  # in the place of infinite entries, at σ = 0: x_0 is x/α there
+
+
 def _data(process, t, alpha, sigma, data_std):
     return jnp.ones_like(alpha), jnp.zeros_like(alpha)
 
@@ -36,7 +39,7 @@ def _noise(process, t, alpha, sigma, data_std):
 
 
 def _score(process, t, alpha, sigma, data_std):
-    return jnp.zeros_like(alpha), -1 / sigma
+    return jnp.zeros_like(alpha), -1 / jnp.maximum(sigma, 1 / _LARGE)
 
 
 def _v(process, t, alpha, sigma, data_std):
@@ -45,7 +48,7 @@ def _v(process, t, alpha, sigma, data_std):
 
 
 def _velocity(process, t, alpha, sigma, data_std):
-    return process.velocity(t)
+    return tuple(jnp.clip(slope, -_LARGE, _LARGE) for slope in process.velocity(t))
 
 
 def _edm(process, t, alpha, sigma, data_std):

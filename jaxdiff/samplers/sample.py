@@ -132,7 +132,8 @@ def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_st
     if not isinstance(grid, Grid):
         times = grid
     elif sampler.adaptive:
-        times = grid(process, steps if trajectory else 1, t_start, ADAPTIVE_END if to_data else t_end)
+        end = jnp.minimum(ADAPTIVE_END, t_start / 2) if to_data else t_end
+        times = grid(process, steps if trajectory else 1, t_start, end)
     else:
         times = grid(process, steps, t_start, t_end)
     if x_start is None:
