@@ -6,6 +6,7 @@ split, LAPACK's QR among it, it would gather. Several processes (`jax.distribute
 each of them gets the whole result.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff.arrays import check_instance
 
@@ -119,9 +120,19 @@ def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
     return None
 
 
+def _automatic(function: Callable, axis: int, *examples):
+    """`function` of leaves [n, ...], left to XLA to split, also where their types say how they lie on a mesh."""
+    for leaf in jax.tree.leaves(examples):
+        sharding = jax.typeof(leaf).sharding
+        if AxisType.Explicit in sharding.mesh.axis_types:
+            lies = NamedSharding(sharding.mesh, PartitionSpec(*[None] * axis, *sharding.spec[:1]))
+            return jax.sharding.auto_axes(function, out_sharding=lies)(*examples)
+    return function(*examples)
+
+
 def by_device(function: Callable, split: NamedSharding | None, axis: int = 0) -> Callable:
     """`function` of leaves [n, ...], each device of `split` with its own; `axis` is that of examples in the results."""
     if split is None:
-        return function
+        return functools.partial(_automatic, function, axis)
     results = PartitionSpec(*[None] * axis, *split.spec)
     return jax.shard_map(function, mesh=split.mesh, in_specs=split.spec, out_specs=results, check_vma=False)
