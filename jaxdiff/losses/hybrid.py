@@ -26,7 +26,7 @@ from jaxdiff.denoisers import Prediction, log_variance_ratio
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
 from jaxdiff.losses.denoising import velocity_error
-from jaxdiff.losses.inputs import check_batch_of
+from jaxdiff.losses.inputs import check_batch_of, draw_times
 from jaxdiff.processes import Process, expand_time, perturb, pytree
 from jaxdiff.processes.grids import Grid, Time, check_grid, check_times
 
@@ -69,7 +69,7 @@ class Hybrid:
         process = denoiser.process
         time_key, noise_key = jax.random.split(key)
         levels = self.grid(process, self.steps) if isinstance(self.grid, Grid) else check_times(self.grid)
-        part, _ = times_.Stratified(t_min=0.0)(time_key, process, x0.shape[0])
+        part, _ = draw_times(times_.Stratified(t_min=0.0), time_key, process, x0.shape[0])
         level = (part * len(levels)).astype(int)
         t, s = levels[level], levels[jnp.minimum(level + 1, len(levels) - 1)]
         x_t, noise = perturb(noise_key, process, x0, t)

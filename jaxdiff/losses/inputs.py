@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxdiff.arrays import check_event, check_function, check_key
 from jaxdiff.denoisers import check_cond, check_denoiser
@@ -22,9 +23,14 @@ def check_times_law(times) -> None:
 
 
 def draw_times(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
-    """(t, factor) of `times`, each [n]; ValueError where it gives other shapes."""
+    """(t, factor) of `times`, each [n], turned by a random number of places; ValueError where it gives other shapes.
+
+    Stratified times rise along the batch. Where the classes of a batch stand in a fixed order, each would otherwise be
+    trained on times of its own; turned, every example has every time with the same probability.
+    """
     t, factor = times(key, process, n)
     shapes = [getattr(part, "shape", None) for part in (t, factor)]
     if shapes != [(n,)] * 2:
         raise ValueError(f"times returned shapes {shapes}; expected two arrays [{n}], one number an example")
-    return t, factor
+    place = (jnp.arange(n) + jax.random.randint(jax.random.fold_in(key, 8), (), 0, n)) % n
+    return t[place], factor[place]

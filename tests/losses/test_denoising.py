@@ -7,6 +7,7 @@ from scipy import integrate, stats
 
 import jaxdiff as jd
 from jaxdiff.losses import Denoising, times, weightings
+from jaxdiff.losses.inputs import draw_times
 
 TIMES = [times.Uniform(), times.Stratified(), times.LogNormal(), times.LogitNormal(), times.Importance()]
 
@@ -168,3 +169,12 @@ def test_bad_input_is_refused():
         Denoising()(denoiser, jax.random.key(0), np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError, match=r"x0\[1\] holds a NaN"):
         Denoising()(denoiser, jax.random.key(0), np.array([[0.0], [np.nan]]))
+
+
+@pytest.mark.parametrize("law", [times.Stratified(0.0), times.Importance(0.1)], ids=["Stratified", "Importance"])
+def test_every_place_in_a_batch_has_times_of_the_whole_law(law):
+    """Or classes that stand in a fixed order would each be trained on times of their own."""
+    drawn = jax.vmap(lambda key: draw_times(law, key, jd.VP(), 4)[0])(jax.random.split(jax.random.key(0), 1000))
+    whole = jax.vmap(lambda key: law(key, jd.VP(), 4)[0])(jax.random.split(jax.random.key(1), 1000)).ravel()
+    for place in range(4):
+        assert stats.ks_2samp(np.asarray(drawn[:, place]), np.asarray(whole)).pvalue > 1e-3
