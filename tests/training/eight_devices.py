@@ -104,6 +104,8 @@ def numbers(folder):
         found[name] = distance(move(run(name, make_mesh(shape[1]), 50)))
         run(f"{name} moves", make_mesh(shape[1]), 20)
         found[f"{name} moves"] = distance(move(run(f"{name} moves", make_mesh(devices=jax.devices()[:1]), 50)))
+    with jax.set_mesh(jax.make_mesh((8,), ("x",))):  # explicit axes, by default
+        found["given explicit axes"] = distance(move(run("explicit", jax.make_mesh((2, 4), ("data", "model")), 50)))
     found["moved"] = distance(PARAMS)
     try:
         train(KEY, f"{folder}/odd", linear(), jd.losses.Denoising(), [{"x": points(0)["x"][:20]}], steps=1, **settings)

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxdiff.training import make_mesh
+from jaxdiff.training.mesh import check_mesh
 
 HERE = Path(__file__).parent
 
@@ -36,6 +38,7 @@ def test_a_step_on_eight_devices(tmp_path):
         assert programs[shape]["bytes"] - programs[shape]["aliased"] == programs["batch_bytes"]  # the state is donated
         has_the_numbers_of_one_device(numbers, shape)
         assert abs(programs[shape]["loss"] - programs["one"]["loss"]) < 1e-6
+    assert numbers["given explicit axes"] < 2e-6  # under another current mesh
     assert numbers["moved"] > 0.02
     assert numbers["odd"] == "x has 20 examples a batch for 8 devices; give a batch size that is a multiple of 8"
 
@@ -60,6 +63,13 @@ def has_the_numbers_of_one_device(numbers, shape):
     """But for the order of sums; a restart on another mesh changes nothing more."""
     assert numbers[shape] < 2e-6
     assert numbers[f"{shape} moves"] < 2e-6
+
+
+def test_a_mesh_of_other_axes_is_refused():
+    with pytest.raises(ValueError, match=r"mesh has the axes \('data',\); expected .* make it by .*make_mesh"):
+        check_mesh(jax.make_mesh((1,), ("data",)))
+    with pytest.raises(TypeError, match="mesh = 2; expected a mesh"):
+        check_mesh(2)
 
 
 def test_a_mesh_needs_a_divisor():

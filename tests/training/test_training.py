@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 import chex
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +142,32 @@ def test_longer_run_continues_the_shorter(tmp_path):
     parts = train(KEY, tmp_path / "b", linear(), denoising, Batches(), **settings(optimizer=optimizer))
     same_bits(whole.params, parts.params)
     assert [r["step"] for r in without_seconds(tmp_path / "b")] == [5, 10, 15, 17, 20, 25, 30, 35, 40]
+
+
+def test_a_grain_pipeline_of_one_epoch_goes_on_through_epochs_and_restarts(tmp_path):
+    """Of five batches an epoch, each in an order of its own; it is Grain's own repeat, wherever it is interrupted."""
+    examples = [{"x": row} for row in np.random.default_rng(0).standard_normal((42, 3)).astype(np.float32)]
+    pipeline = grain.MapDataset.source(examples).shuffle(seed=1).batch(8, drop_remainder=True)
+    whole = train(KEY, tmp_path / "whole", linear(), denoising, pipeline.repeat(), **settings(steps=20))
+    for killed_at in (10, 15):
+        folder = tmp_path / str(killed_at)
+        with pytest.raises(Killed):
+            train(KEY, folder, linear(), denoising, pipeline, **settings(steps=20, on_log=kill_at(killed_at)))
+        same_bits(train(KEY, folder, linear(), denoising, pipeline, **settings(steps=20)).params, whole.params)
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        ([Batches()[0]] * 15, ValueError, r"batches\[39\] does not exist; .* has 15 batches for steps = 40"),
+        ((batch for batch in [Batches()[0]]), TypeError, "a builtins.generator, which has no batch for a step"),
+        ([tuple(Batches()[0].values())] * 40, TypeError, r"batches\[0\] is a tuple; expected a dict of arrays"),
+        ([Batches()[0], {"x": Batches()[1]["x"][:4]}] * 20, ValueError, r"batches\[1\] is x float32\[4, 3\]; expected"),
+    ],
+)
+def test_batches_that_cannot_be_are_named(tmp_path, batches, error, message):
+    with pytest.raises(error, match=message):
+        train(KEY, tmp_path, linear(), denoising, batches, **settings())
 
 
 def test_finished_run_returns_its_weights_without_training(finished):
@@ -523,6 +550,7 @@ def test_metrics_log(tmp_path):
         ({"steps": 0}, "steps = 0; expected a whole number above 0"),
         ({"steps": 1.5}, r"steps = 1\.5; expected a whole number"),
         ({"log_every": -1}, "log_every = -1"),
+        ({"steps": True}, "steps = True; expected a whole number"),
         ({"checkpoint_every": 0}, "checkpoint_every = 0"),
         ({"ema_decay": 1.0}, r"ema_decay = 1\.0; expected 0 <= ema_decay < 1"),
     ],
@@ -531,6 +559,17 @@ def test_settings_are_checked(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train(KEY, tmp_path / "run", linear(), denoising, Batches(), **settings(**changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_counts_may_be_whole_numbers_of_numpy_and_jax(tmp_path):
+    counts = {
+        "steps": np.int64(4),
+        "log_every": jnp.int32(2),
+        "checkpoint_every": np.uint8(4),
+        "accumulate": np.int32(1),
+    }
+    train(KEY, tmp_path, linear(), denoising, Batches(), **settings(**counts))
+    assert [r["step"] for r in without_seconds(tmp_path)] == [2, 4]
 
 
 @pytest.mark.parametrize(
