@@ -191,6 +191,10 @@ def test_files_in_half_precision_and_in_parts_are_read(model, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
     rounded = jd.pretrained.from_diffusers(tmp_path / "whole", variant="fp16")
     assert any((rounded.params[name] != array).any() for name, array in whole.params.items())
+    with pytest.raises(TypeError, match="variant = 16; expected None, or the name of a variant"):
+        jd.pretrained.from_diffusers(tmp_path / "whole", variant=16)
+    with pytest.raises(TypeError, match="config = 3; expected what a scheduler_config.json holds"):
+        jd.pretrained.betas_of(3)
     with pytest.raises(ValueError, match=r"variant = 'int8', but .* has the variants \"fp16\", None"):
         jd.pretrained.from_diffusers(tmp_path / "whole", variant="int8")
     (both / "diffusion_pytorch_model.safetensors").rename(both / "diffusion_pytorch_model.bf16.safetensors")

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_path, read_json, said
+from jaxdiff.arrays import check_instance, check_path, read_json, said
 from jaxdiff.denoisers import Denoiser
 from jaxdiff.networks.unet2d import UNet2D, layout
 from jaxdiff.pretrained.schedulers import Trained, read_scheduler
@@ -132,6 +132,7 @@ def from_diffusers(folder: str | os.PathLike, variant: str | None = None) -> Den
     values of another type, or a field that is not known and might change the numbers.
     """
     folder = check_path("folder", folder)
+    check_instance("variant", variant, str | None, 'None, or the name of a variant, such as "fp16"')
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one that diffusers' save_pretrained wrote")
     place = _find_json(folder, "unet/config.json", "config.json")

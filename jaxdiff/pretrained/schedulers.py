@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_choice, check_scalar, check_whole, said
+from jaxdiff.arrays import check_choice, check_instance, check_scalar, check_whole, said
 from jaxdiff.denoisers import c_noise
 from jaxdiff.processes import EDM, Flow, Process, from_betas
 
@@ -152,6 +152,7 @@ def betas_of(config: dict[str, Any]) -> np.ndarray:
     Raises ValueError for a schedule that is not known, and for one that is rescaled to end in pure noise; TypeError or
     ValueError for fields of another type or out of range.
     """
+    check_instance("config", config, dict, "what a scheduler_config.json holds")
     if config.get("rescale_betas_zero_snr"):
         raise ValueError("rescale_betas_zero_snr = true is not supported: the last step has no log-SNR")
     config = TABLES.get(str(config.get("_class_name")).removesuffix("Scheduler"), _EARLY) | config

@@ -40,6 +40,10 @@ class Heun(Sampler):
         check_number("s_max", self.s_max, least=0, most=math.inf)
         if is_concrete(self.s_min) and is_concrete(self.s_max) and not np.all(np.less_equal(self.s_min, self.s_max)):
             raise ValueError(f"s_min = {self.s_min}, s_max = {self.s_max}; expected s_min <= s_max: swap them")
+        for field in dataclasses.fields(self)[1:] if self.reversible else ():
+            value = getattr(self, field.name)
+            if is_concrete(value) and np.any(np.asarray(value) != field.default):
+                raise ValueError(f"{field.name} = {value}, but churn = 0 adds no noise; give churn, or leave it out")
 
     @property
     def reversible(self) -> bool:

@@ -121,6 +121,13 @@ def test_samplers_that_would_see_no_guidance_refuse_it():
     assert np.isfinite(draw(wrapped(MIXTURE)["free"], samplers.EulerMaruyama())).all()
 
 
+def test_settings_of_noise_without_noise_are_refused():
+    for setting in ({"s_noise": 1.01}, {"s_min": 0.1}, {"s_max": 50.0}):
+        jd.samplers.Heun(churn=0.1, **setting)
+        with pytest.raises(ValueError, match="but churn = 0 adds no noise; give churn"):
+            jd.samplers.Heun(**setting)
+
+
 def test_a_start_beside_a_grid_that_begins_elsewhere_is_refused():
     grid = np.array([0.8, 0.4])
     draw = lambda **start: jd.sample(KEY, MIXTURE, (2, 2), jd.samplers.DDIM(), grid=grid, **start)
