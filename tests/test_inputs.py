@@ -56,6 +56,18 @@ IMAGES = np.zeros((3, 2), np.uint8)
 RNGS = nnx.Rngs(0)
 
 # fmt: off
+
+
+@jd.pytree
+@dataclasses.dataclass(frozen=True)
+class OWN:
+    answer: object = dataclasses.field(metadata={"static": True})
+    process = VP
+
+    def __call__(self, x, t, cond=None):
+        return self.answer
+
+
 NO_NUMBER = [T("0.5"), T(None), T(True), T(1j), T([0.5]), T(np.array(["1"])), T(np.ones(2, ">f4"))]
 NUMBER = [NAN, INF, -INF, np.array([1.0, np.nan]), jnp.float32(np.nan), 10**400, np.ones(0), *NO_NUMBER]
 POSITIVE = [0.0, -1.0, 0, np.float32(0), jnp.zeros(()), 1e-300, *NUMBER]
@@ -307,6 +319,12 @@ row("jd.sample of numbers one an example", jd.sample, {"key": KEY, "denoiser": E
     sampler=ARRAYS)
 row("jd.sample of a process of numbers one an example", jd.sample, {"key": KEY, "shape": (3, 2)},
     denoiser=says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))))
+row("jd.sample of own denoisers", lambda answer: jd.sample(KEY, OWN(answer), (3, 2)),
+    answer=[*says("the denoiser's answer", T("x"), T((X, X)), T(None)), *says("the denoiser (data) returned", jd.Prediction(X[:, :1], X)),
+    *says("the denoiser (noise) returned", jd.Prediction(X, X[:1]))])
+PLAIN = type("Plain", (), {"process": VP, "__call__": lambda self, x, t, cond=None: PREDICTION})()
+row("jd.sample of a denoiser that is no pytree", jd.sample, {"key": KEY, "shape": (3, 2)},
+    denoiser=says("Plain is no pytree", T(PLAIN)))
 row("jd.samplers.draw", jd.samplers.draw, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, key=KEYS,
     denoiser=A_DENOISER, batch_size=COUNT, shape=[(0, 2), (3,), T(3), T((3.0, 2)), T(None)], cond=COND, mesh=MESH,
     progress=FLAG, steps=[0], sampler=SAMPLER)
@@ -506,7 +524,7 @@ WITHOUT = {
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform default_solver eight_gaussians_mixture "
     "process_shard every_device",
-    "called by those that have rows, with what these checked": "solve example_keys velocity_error "
+    "called by those that have rows": "solve example_keys velocity_error "
     "likelihood_rate weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb",
 }
 

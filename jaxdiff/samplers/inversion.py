@@ -16,7 +16,15 @@ from jaxdiff.processes import check_event
 from jaxdiff.processes.grids import Grid, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
 from jaxdiff.samplers.mesh import vary
-from jaxdiff.samplers.sampler import Held, Sampler, check_cond, check_run, example_keys, same_dtype, working_dtype
+from jaxdiff.samplers.sampler import (
+    Sampler,
+    check_answer,
+    check_cond,
+    check_run,
+    example_keys,
+    same_dtype,
+    working_dtype,
+)
 
 
 def invert(
@@ -46,6 +54,7 @@ def invert(
         )
     steps = check_whole("steps", steps)
     cond = check_cond(denoiser, cond, x0.shape[0])
+    check_answer(denoiser, x0.shape, cond)
     grid = check_grid(sampler.grid if grid is None else grid)
     if isinstance(grid, Grid):
         ends = check_ends(t_max, t_min, ("t_max", "t_min"))
@@ -58,7 +67,6 @@ def invert(
 
 @jax.jit
 def _invert(denoiser, x0, sampler, cond, times) -> jax.Array:
-    denoiser = Held(denoiser)
     keys = example_keys(jax.random.key(0), x0.shape[0])  # a reversible step draws nothing
     x = vary(x0.astype(working_dtype(x0)), (cond, denoiser))
     times = times.astype(x.dtype)

@@ -27,8 +27,8 @@ from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.mesh import by_device, split_of, vary
 from jaxdiff.samplers.sampler import (
-    Held,
     Sampler,
+    check_answer,
     check_cond,
     check_run,
     example_keys,
@@ -102,6 +102,7 @@ def sample(
         start, end = grid[0], grid[-1]
     check_start(denoiser, start)
     cond = check_cond(denoiser, cond, shape[0])
+    check_answer(denoiser, shape, cond)
     if all(map(is_concrete, [start, *jax.tree.leaves(denoiser.process)])):
         with jax.ensure_compile_time_eval():
             sampler.check_start(denoiser.process, start)
@@ -127,7 +128,7 @@ def _sample(
 
 
 def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> jax.Array:
-    denoiser, process = Held(denoiser), denoiser.process
+    process = denoiser.process
     to_data = t_end is None
     if not isinstance(grid, Grid):
         times = grid
