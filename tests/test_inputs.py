@@ -320,7 +320,8 @@ row("jd.sample of numbers one an example", jd.sample, {"key": KEY, "denoiser": E
 row("jd.sample of a process of numbers one an example", jd.sample, {"key": KEY, "shape": (3, 2)},
     denoiser=says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))))
 row("jd.sample of own denoisers", lambda answer: jd.sample(KEY, OWN(answer), (3, 2)),
-    answer=[*says("the denoiser's answer", T("x"), T((X, X)), T(None)), *says("the denoiser (data) returned", jd.Prediction(X[:, :1], X)),
+    answer=[*says("the denoiser's answer", T("x"), T((X, X)), T(None)),
+    *says("the denoiser (data) returned", jd.Prediction(X[:, :1], X)),
     *says("the denoiser (noise) returned", jd.Prediction(X, X[:1]))])
 PLAIN = type("Plain", (), {"process": VP, "__call__": lambda self, x, t, cond=None: PREDICTION})()
 row("jd.sample of a denoiser that is no pytree", jd.sample, {"key": KEY, "shape": (3, 2)},
@@ -519,7 +520,8 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 # public names without a row, by why they have none
 WITHOUT = {
     "constants": "DEPTHS",
-    "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction TwoEnded Solution Images ImageSource Config",
+    "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction TwoEnded Solution Images ImageSource "
+    "Config",
     "for subclasses": "Sampler Grid BridgeLike DenoiserLike Layer Source",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform default_solver eight_gaussians_mixture "
