@@ -132,7 +132,7 @@ def from_diffusers(folder: str | os.PathLike, variant: str | None = None) -> Den
     values of another type, or a field that is not known and might change the numbers.
     """
     folder = check_path("folder", folder)
-    check_instance("variant", variant, str | None, 'None, or the name of a variant, such as "fp16"')
+    check_instance("variant", variant, (str, type(None)), 'None, or the name of a variant, such as "fp16"')
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one that diffusers' save_pretrained wrote")
     place = _find_json(folder, "unet/config.json", "config.json")
