@@ -252,8 +252,8 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
         say(f"training on 1,000 digits of 8 x 8 pixels; pictures of samples on the way: {folder}/samples.png")
         denoiser, _ = runs.train(config, folder, not json_, pictures=0.1)
         say("likelihood of 447 digits it has not seen:")
-        asked, tolerances = ("test", None, seed, not json_), {"rtol": 1e-3, "atol": 1e-3}
-        summary = runs.likelihood(config, denoiser, folder, *asked, budget=0, **tolerances)
+        settings: dict[str, Any] = {"budget": 0, "rtol": 1e-3, "atol": 1e-3}
+        summary = runs.likelihood(config, denoiser, folder, "test", None, seed, not json_, **settings)
     for name, value in BASELINES.items():
         say(f"  {value:.3f}  {name}")
     say(f"  {summary['bits_per_dim']:.3f}  this diffusion model, +- {summary['standard_error']:.3f}")

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -87,7 +88,8 @@ class Record:
         }
         if self.path is not None and self.writes:
             with atomic_write(self.path) as file:
-                np.savez(file, settings=np.array(json.dumps(self.settings)), **self.rows)
+                arrays: dict[str, Any] = {"settings": np.array(json.dumps(self.settings)), **self.rows}
+                np.savez(file, **arrays)
 
 
 def _fault(rows: dict[str, np.ndarray], n: int | None) -> str | None:
