@@ -1,6 +1,5 @@
 """Derivatives of samples, likelihoods and losses against finite differences, in float64, to every number they know."""
 
-import dataclasses
 import math
 
 import diffrax
@@ -109,7 +108,7 @@ CASES = [pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow) fo
 
 
 def loosened(process):
-    """(numbers that may move, the process of them): a table is learned by its betas; at σ_min = 0 the grid of Flow is another one than just above."""
+    """(numbers that may move, the process of them). At σ_min = 0 the grid of Flow is another one than just above."""
     if process == jd.Flow():
         return None, lambda _: process
     return (BETAS, jd.from_betas) if process == PROCESSES["table"] else (process, lambda process: process)

@@ -53,7 +53,7 @@ class _Density:
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
     def _components(self, x, t, cond=None):
-        """log w_k N(x; α m_k, S_k) [batch, k], S⁻¹ (x - α m) and C of it, each [batch, k, d], α and σ [batch or 1, 1]."""
+        """log w_k N(x; α m_k, S_k) [batch, k], S⁻¹ (x - α m) and C of it, each [batch, k, d], α and σ."""
         x, d = check_batch(x), self.means.shape[-1]
         flat = x.reshape(x.shape[0], -1)
         if flat.shape[1] != d:

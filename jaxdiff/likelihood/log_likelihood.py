@@ -25,13 +25,14 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxdiff.arrays import check_function, check_tolerances
+from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
 from jaxdiff.processes import as_pytree, check_event
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers import check_cond, example_keys, solve
 from jaxdiff.samplers.adjoint import check_adjoint, forward_mode_named
-from jaxdiff.samplers.mesh import by_device, split_of, vary
+from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.probability_flow import check_solver
 from jaxdiff.samplers.sampler import check_model, working_dtype
 
@@ -152,7 +153,7 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
 
     def one(key, x, cond):
         cond = jax.tree.map(lambda c: c[None], cond)
-        vectors = draw_vectors(key, divergence, probes, event, dtype)
+        vectors = vary(draw_vectors(key, divergence, probes, event, dtype), (key, x, cond, denoiser))
 
         def field(angle, state):
             t = process.time_at_angle(angle)

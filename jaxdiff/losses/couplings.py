@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_batch, check_function, check_key, check_scalar, check_whole, said
+from jaxdiff.arrays.varying import vary
 from jaxdiff.processes import check_event, pytree
 
 
@@ -149,7 +150,8 @@ class Entropic:
             return (jnp.where(swap[:, None], b[meets], b), jnp.where(swap, partner[meets], partner)), None
 
         swap_key = jax.random.fold_in(key, 1)
-        (_, partner), _ = jax.lax.scan(round_, (x1.reshape(n, -1), index), jnp.arange(self.sweeps * n))
+        start = vary((x1.reshape(n, -1), index), (key, x0, x1))
+        (_, partner), _ = jax.lax.scan(round_, start, jnp.arange(self.sweeps * n))
         return x0, x1[partner]
 
 

@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_choice, check_flag, check_room, check_whole
+from jaxdiff.arrays.varying import vary
 from jaxdiff.losses import times as times_
 from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
 from jaxdiff.processes import perturb, pytree
@@ -109,7 +110,7 @@ def _loss(times, denoiser, key, x0, cond, directions, project: bool) -> jax.Arra
     x_t, _ = perturb(noise_key, process, x0, t)
     _, sigma = process.marginal(t)
     noise, product = jax.linearize(lambda x: denoiser(x, t, cond).noise, x_t)
-    v = directions(x_t)
+    v = vary(directions(x_t), (noise, x_t))
     size, mean_over_event = math.prod(x0.shape[1:]), lambda a: jnp.mean(a, range(-x0.ndim + 1, 0))
     square = size * mean_over_event(v * noise[None]) ** 2 if project else mean_over_event(noise**2)[None]
     trace = mean_over_event(v * jax.vmap(product)(v))

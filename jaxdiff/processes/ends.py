@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def curve(function, process, t):
-    """`function(process, t)`, an array or several of the shape of `t`, held fixed where its slope in t is not finite."""
+    """`function(process, t)`, one array or several like `t`, held fixed where its slope in t is not finite."""
     return function(process, t)
 
 

@@ -6,8 +6,8 @@
     both, and over another    diffrax.DirectAdjoint()            as None; six times its time on a small network
 
 A Hessian is forward over reverse, `jax.hessian`, by `DirectAdjoint()`. Values are the same under all three. Inside of a
-`jax.shard_map` that tells values that differ between devices from others (`check_vma`, its default) all three are a loop
-of our own, which goes both ways: diffrax's begin with counters that do not differ.
+`jax.shard_map` with its default `check_vma` all three are a loop of our own, which goes both ways: diffrax's begin with
+counters that do not differ between devices.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxdiff.arrays import check_instance
-from jaxdiff.samplers.mesh import varies, vary
+from jaxdiff.arrays.varying import varies, vary
 
 _BASE = 16
 

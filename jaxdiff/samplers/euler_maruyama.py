@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_room, check_shared, check_whole, is_concrete
+from jaxdiff.arrays.varying import vary
 from jaxdiff.processes import Process, check_event, check_process, forward_sde, pytree
 from jaxdiff.processes.grids import check_one_time
-from jaxdiff.samplers.mesh import vary
 from jaxdiff.samplers.sampler import (
     Sampler,
     check_guides_noise,

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 
 from jaxdiff.arrays import check_whole
+from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event
 from jaxdiff.processes.grids import Grid, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
-from jaxdiff.samplers.mesh import vary
 from jaxdiff.samplers.sampler import (
     Sampler,
     check_answer,

@@ -39,11 +39,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_flag, check_function, check_number, check_output, check_room, check_whole
+from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import score
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.ancestral import Ancestral
-from jaxdiff.samplers.mesh import vary
 from jaxdiff.samplers.sampler import (
     Sampler,
     check_guides_noise,

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_tolerances
+from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.adjoint import across_devices, check_adjoint, forward_mode_named
-from jaxdiff.samplers.mesh import by_device, split_of, vary
+from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.sampler import Sampler, check_cond, check_model, same_dtype, working_dtype
 
 _MAX_STEPS = 4096
@@ -183,8 +184,10 @@ def encode(
     """The latent of x0 [n, *event]: x0, read as x at `t_min`, carried along the probability flow to t = 1.
 
     NaN where a solve fails. `adjoint` is how derivatives go through the solve, one of diffrax's
-    (`jaxdiff.samplers.adjoint`); None is reverse mode. Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0, and
-    what is no denoiser or no solver of ODEs.
+    (`jaxdiff.samplers.adjoint`); None is reverse mode.
+
+    Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0, and what is no denoiser, no
+    solver of ODEs or no adjoint.
     """
     x0 = check_event(x0, "x0")
     cond, t_min = _checked(denoiser, x0, cond, t_min, solver, rtol, atol, adjoint)

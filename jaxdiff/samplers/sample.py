@@ -20,12 +20,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_flag, check_room, check_shape, check_whole
+from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
 from jaxdiff.processes import check_event, is_concrete
 from jaxdiff.processes.grids import Grid, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.mesh import by_device, split_of, vary
+from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.sampler import (
     Sampler,
     check_answer,

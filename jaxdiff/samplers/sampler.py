@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_instance, check_number, check_shared
 from jaxdiff.arrays import example_keys as example_keys
+from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_denoiser, check_prediction, guidance
 from jaxdiff.denoisers import check_cond as check_cond
 from jaxdiff.processes import Process
 from jaxdiff.processes.grids import Angle
-from jaxdiff.samplers.mesh import vary
 
 
 class Sampler(abc.ABC):

@@ -12,7 +12,7 @@ and a polynomial in v through known predictions is integrated:
 The corrector's evaluation at (x̃_s, s) is the one the next step needs, so a step corrects the point it starts from with
 the evaluation made there, then predicts: one evaluation a step, and the last point is not corrected. In Newton's form,
 P = c_0 + c_1 v + c_2 v (v - r_1) + c_3 v (v - r_1)(v - r_2), with nodes r in the order v = 1 (corrector), then the
-latest, the integrals follow from the moments μ of `jaxdiff.samplers.multistep`, the exact solution of their eq. 10, in which
+latest, the integrals follow from the moments μ of `jaxdiff.samplers.multistep`, the solution of their eq. 10, where
 B(h) cancels. It stays where they replace the solution by a_1 = 1/2 (one node besides v = 0: UniP-2 and UniC-1), so that
 c_1 counts μ_0/2, B(h) being their B_2 = e^h - 1. UniP-1 is DDIM, UniP-2 is DPM-Solver++ 2M.
 

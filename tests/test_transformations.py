@@ -1,0 +1,268 @@
+"""Every public function of the core under JAX's transformations, mostly by tracing alone, which compiles nothing.
+
+Derivatives are held to finite differences in `test_gradients.py`; values on eight devices in `eight_devices.py`.
+"""
+
+import contextlib
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import jaxdiff as jd
+
+D, N = 2, 4
+X = np.random.default_rng(0).normal(0, 0.7, (N, D)).astype(np.float32)
+LABELS = np.array([0, 1, 1, 0])
+KEYS = jd.samplers.example_keys(jax.random.key(3), N)
+PARAMS = {"w": jnp.array([[0.4, -0.3], [0.2, 0.5]]), "scale": jnp.array(0.8)}
+S, L, G = jd.samplers, jd.losses, jd.guidance
+FAST = {"rtol": 1e-2, "atol": 1e-2}
+
+
+def network(params, x, c_noise, cond):
+    out = jnp.tanh(x @ params["w"] + c_noise[:, None]) * params["scale"]
+    return out if cond is None else out + cond[:, None].astype(out.dtype)
+
+
+def doubled(params, x, c_noise, cond):
+    return jnp.concatenate([network(params, x, c_noise, cond)] * 2, -1)
+
+
+def pair(params, x, c_noise, cond):
+    return (network(params, x, c_noise, cond),) * 2
+
+
+MODEL = jd.Denoiser(network, PARAMS, jd.VP())
+WIDE = jd.Denoiser(doubled, PARAMS, jd.VP(), learned_variance=True)
+ENERGY = jd.Denoiser(jd.denoisers.Gradient(jd.denoisers.InnerProduct(network)), PARAMS, jd.VP())
+BRIDGE = jd.Bridge(pair, PARAMS)
+PROCESSES = {
+    "VP": jd.VP(),
+    "SubVP": jd.SubVP(),
+    "OU": jd.OU(),
+    "VE": jd.VE(),
+    "Brownian": jd.Brownian(3.0),
+    "BrownianVE": jd.BrownianVE(),
+    "EDM": jd.EDM(),
+    "Cosine": jd.Cosine(),
+    "Flow": jd.Flow(),
+    "LearnedVP": jd.LearnedVP(),
+    "from_betas": jd.from_betas(np.linspace(0.01, 0.5, 10)),
+}
+SAMPLERS = {
+    "Ancestral": S.Ancestral(),
+    "DDIM": S.DDIM(0.3),
+    "DPMSolverPP": S.DPMSolverPP(3),
+    "UniPC": S.UniPC(3),
+    "Heun": S.Heun(1.0),
+    "PredictorCorrector": S.PredictorCorrector(),
+    "ReverseSDE": S.ReverseSDE(),
+    "Switch": S.Switch(S.Ancestral(), S.DPMSolverPP()),
+    "EulerMaruyama": S.EulerMaruyama(),
+    "AnnealedLangevin": S.AnnealedLangevin(2),
+    "ProbabilityFlow": S.ProbabilityFlow(**FAST),
+}
+
+
+def classifier(x, t, cond):
+    return -jnp.sum(x**2, 1)
+
+
+DENOISERS = {
+    "Denoiser": MODEL,
+    "OnProcess": jd.OnProcess(MODEL, jd.VE()),
+    "Gaussian": jd.exact.Gaussian(jd.VP(), np.zeros(D), np.eye(D)),
+    "Mixture": jd.exact.Mixture(jd.VP(), [0.3, 0.7], [[1.0, 0.0], [-1.0, 0.5]], [0.2 * np.eye(D)] * 2),
+    "Empirical": jd.exact.Empirical(jd.VP(), X),
+    "ClassifierFree": G.ClassifierFree(MODEL, 2.0),
+    "Interval": G.ClassifierFree(MODEL, G.Interval(2.0, 0.1, 3.0)),
+    "Auto": G.Auto(MODEL, MODEL, 2.0),
+    "ClassifierFreePP": G.ClassifierFreePP(MODEL, 0.5),
+    "Classifier": G.Classifier(MODEL, classifier),
+    "TweedieClassifier": G.TweedieClassifier(MODEL, lambda x, cond: -jnp.sum(x**2, 1)),
+    "DynamicThreshold": G.DynamicThreshold(MODEL),
+}
+LOSSES = {
+    **{name: L.Denoising(times=getattr(L.times, name)()) for name in ("Uniform", "LogNormal", "LogitNormal")},
+    "Fixed": L.Denoising(times=L.times.Fixed(0.4)),
+    "Importance": L.Denoising(L.weightings.Likelihood(), L.times.Importance()),
+    **{name: L.Denoising(getattr(L.weightings, name)()) for name in ("Simple", "MinSNR", "EDM", "Sigmoid")},
+    "ScoreMatching": L.ScoreMatching(),
+    "SlicedScoreMatching": L.SlicedScoreMatching(projections=2, variance_reduced=False),
+    "FlowMatching": L.FlowMatching(sigma=0.1),
+    "Entropic": L.FlowMatching(L.couplings.Entropic()),
+}
+
+
+def label(denoiser, x):
+    return None if denoiser in FREE else LABELS[: len(x)]
+
+
+def curves(process, x):
+    t = jnp.array([0.2, 0.9])
+    grids = [grid(process, 3) for grid in (jd.grids.Time(), jd.grids.Angle(), jd.grids.LogSNR(), jd.grids.Karras())]
+    ends = jd.transition(process, 0.1, t), jd.posterior(process, 0.1, t), jd.forward_sde(process, t)
+    return grids, ends, process.velocity(t), process.time_at_angle(t), jd.perturb(KEYS[0], process, x, 0.5)
+
+
+ROWS = {name: (lambda keys, x, s=s: jd.sample(keys, MODEL, x.shape, s, 3, t_start=0.9)) for name, s in SAMPLERS.items()}
+ROWS |= {
+    name: (lambda keys, x, d=d: d(x, 0.5, None if d in FREE else LABELS[: len(x)])) for name, d in DENOISERS.items()
+}
+ROWS |= {name: (lambda keys, x, p=p: curves(p, x)) for name, p in PROCESSES.items()}
+ROWS |= {f"loss {name}": (lambda keys, x, loss=loss: loss(MODEL, keys[0], x)) for name, loss in LOSSES.items()}
+FREE = (DENOISERS["Empirical"], DENOISERS["Denoiser"], DENOISERS["OnProcess"], DENOISERS["Gaussian"])
+ROWS |= {
+    "log_likelihood": lambda keys, x: jd.log_likelihood(keys, MODEL, x, "exact", **FAST),
+    "encode": lambda keys, x: jd.encode(MODEL, x, **FAST),
+    "decode": lambda keys, x: jd.decode(MODEL, x, **FAST),
+    "invert": lambda keys, x: jd.invert(MODEL, x, steps=3),
+    "cross": lambda keys, x: jd.cross(keys, BRIDGE, x, steps=3),
+    "Bridge": lambda keys, x: BRIDGE(x, 0.5),
+    "BridgeMatching": lambda keys, x: L.BridgeMatching()(BRIDGE, keys[0], x),
+    "Hybrid": lambda keys, x: L.Hybrid(steps=4)(WIDE, keys[0], x),
+    "energy": lambda keys, x: jd.energy(ENERGY, x, 0.5),
+    "score": lambda keys, x: jd.score(MODEL, x, 0.5),
+    "langevin": lambda keys, x: S.langevin(keys, lambda x: -x, x, 0.1, 3),
+    "forward_paths": lambda keys, x: S.forward_paths(keys, jd.VP(), x, 3),
+}
+# What is tried under another row's name, and what no transformation of JAX's takes.
+ELSEWHERE = {
+    "transition posterior forward_sde perturb Time Angle LogSNR Karras": "curves, in every process's row",
+    "Stratified Denoising Likelihood Independent": "defaults of the losses",
+    "sample samplers guidance exact grids losses denoisers likelihood processes": "rooms, and the samplers' rows",
+    "Prediction Likelihood Sampler pytree": "what the others are made of",
+    "Paired OptimalTransport draw": "test_couplings.py: pairs, SciPy on the host, batches kept in files",
+    "bits_per_dim variational_bound continuous_bound dequantize quantize": "host",
+    "ErrorBudget BitsPerDim VariationalBound": "results on the host",
+    "Uniform Variational DequantizationLoss": "host",
+    "networks data training metrics pretrained runs config plotting Images": "other rooms",
+}
+PUBLIC = [jd.__all__, S.__all__]
+PUBLIC += [
+    [name for name, value in vars(room).items() if isinstance(value, type) and value.__module__ == room.__name__]
+    for room in (L.times, L.weightings, L.couplings, jd.grids, G)
+]
+
+
+def test_every_public_name_has_its_row():
+    tried = {name.removeprefix("loss ") for name in ROWS} | {name for names in ELSEWHERE for name in names.split()}
+    functions = [
+        "check_cond",
+        "default_solver",
+        "example_keys",
+        "solve",
+        "Solution",
+    ]  # of the samplers, for other rooms
+    missing = {name for names in PUBLIC for name in names if not name.startswith("_")} - tried - set(functions)
+    assert not missing - {"Grid"}, missing
+
+
+@contextlib.contextmanager
+def strict():
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_it_composes(name):
+    """Under jit and strict promotion; vmap; scan; shard_map with its default check; in bfloat16; by keys of rbg."""
+    call, keys = ROWS[name], KEYS
+    x = jnp.asarray(X)
+    with strict():
+        plain = jax.eval_shape(call, keys, x)
+    batched = jax.eval_shape(jax.vmap(call), jnp.stack([keys] * 3), jnp.stack([x] * 3))
+    assert shapes(batched) == jax.tree.map(lambda leaf: ((3, *leaf.shape), leaf.dtype), plain)
+    jax.eval_shape(lambda x: jax.lax.scan(lambda carry, _: (carry, call(keys, carry)), x, length=2), x)
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Auto,))
+    local = jax.shard_map(
+        lambda keys, x: jax.tree.map(lambda leaf: jnp.sum(leaf)[None], call(keys, x)),
+        mesh=mesh,
+        in_specs=PartitionSpec("d"),
+        out_specs=PartitionSpec("d"),
+    )
+    jax.eval_shape(local, keys, x)
+    half = jax.eval_shape(call, keys, x.astype(jnp.bfloat16))
+    if name in ("encode", "decode", "invert", "langevin", "forward_paths"):
+        assert half.dtype == jnp.bfloat16
+    rbg = jax.random.split(jax.random.key(0, impl="rbg"), N)
+    assert shapes(jax.eval_shape(call, rbg, x)) == shapes(plain)
+
+
+OBJECTS = {
+    **PROCESSES,
+    **SAMPLERS,
+    **LOSSES,
+    **{k: v for k, v in DENOISERS.items() if "Classifier" not in k or "Free" in k},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_an_object_is_a_value(name):
+    """Its zeros are of its kind, it equals what is rebuilt or pickled from it, and its like with another number not."""
+    thing = OBJECTS[name]
+    leaves, structure = jax.tree.flatten(thing)
+    assert structure.unflatten(leaves) == thing
+    assert structure.unflatten([jnp.asarray(leaf) + 0 for leaf in map(np.asarray, leaves)]).__class__ is type(thing)
+    assert pickle.loads(pickle.dumps(thing)) == thing
+    assert hash(structure.unflatten(leaves)) == hash(thing)
+    zeros = jax.tree.map(jnp.zeros_like, thing)
+    assert jax.tree.structure(zeros) == structure
+    for rebuilt in (object(), None, False, "axis"):
+        assert type(structure.unflatten([rebuilt] * len(leaves))) is type(thing)
+    if leaves:
+        assert thing != structure.unflatten([np.asarray(leaf) + 1 for leaf in leaves])
+
+
+def test_rbg_keys_draw_the_same_for_every_batch():
+    """JAX's own draws with them under vmap depend on the batch."""
+    key = jax.random.key(0, impl="rbg")
+    model = DENOISERS["Gaussian"]
+    many, few = (jd.sample(key, model, (n, D), S.Ancestral(), 3) for n in (5, 2))
+    np.testing.assert_array_equal(many[:2], few)
+
+
+def test_a_denoiser_is_a_function_that_jit_takes():
+    np.testing.assert_allclose(jax.jit(MODEL)(X, 0.5).data, MODEL(X, 0.5).data, rtol=1e-6)
+
+
+def test_processes_and_denoisers_make_ensembles():
+    """A LearnedVP stacked, a gradient one a member, its zeros, and axes as a tree."""
+    logits = np.stack([np.zeros(3), [0.3, -0.2, 0.1]])
+    ends = jnp.array([13.3, 10.0]), jnp.array([-5.0, -4.0])
+    stacked = jax.vmap(jd.LearnedVP)(*ends, jnp.asarray(logits))
+    slope = jax.vmap(jax.grad(lambda process: process.log_snr(0.3)))(stacked)
+    for i in range(2):
+        alone = jax.grad(lambda process: process.log_snr(0.3))(jax.tree.map(lambda leaf: leaf[i], stacked))
+        np.testing.assert_allclose(slope.logits[i], alone.logits, rtol=1e-5, atol=1e-6)
+    axes = jax.tree.structure(jd.VP()).unflatten([None, 0])
+    alphas = jax.vmap(lambda process: process.marginal(0.5)[0], in_axes=(axes,))(jd.VP(0.1, jnp.array([10.0, 20.0])))
+    np.testing.assert_allclose(alphas, [jd.VP(0.1, b).marginal(0.5)[0] for b in (10.0, 20.0)], rtol=1e-6)
+
+
+def test_sampling_from_the_data_gives_it_back():
+    for sampler in (S.DDIM(), S.DPMSolverPP(3), S.UniPC(), S.ReverseSDE(), S.Heun(1.0)):
+        x = jd.sample(KEYS, MODEL, (N, D), sampler, 3, t_start=0.0, x_start=X)
+        np.testing.assert_allclose(x, X, rtol=1e-6)
+
+
+def test_log_snr_grids_below_their_last_time_stay_in_order():
+    for t_start in (1e-3, 5e-4, 1e-6):
+        times = np.asarray(jd.grids.LogSNR()(jd.VP(), 5, t_start))
+        assert times[0] == np.float32(t_start)
+        assert (np.diff(times) < 0).all()
+        assert (times >= 0).all()
+
+
+def test_nans_that_are_meant_are_no_error_where_jax_looks_for_them():
+    with jax.debug_nans(True):
+        found = jd.log_likelihood(KEYS, MODEL, X, **FAST)
+    assert np.isnan(found.standard_error).all()
