@@ -10,6 +10,7 @@ and Karras grids stop at t = 0.001 (Song et al. 2021, appendix C).
 
 import abc
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ class Grid(abc.ABC):
         span = jnp.where(first == last, 0.0, last - first)  # both may be infinite, at the data
         return self._time(process, first + fraction * span)
 
-    def __call__(self, process: Process, steps: int, t_start=1.0, t_end=None) -> jax.Array:
+    def __call__(self, process: Process, steps: int, t_start: Any = 1.0, t_end: Any = None) -> jax.Array:
         """Decreasing times, [steps] to go on to clean data or [steps + 1] down to `t_end`.
 
         Raises ValueError for fewer than one step, and for ends that are no numbers in [0, 1] or the wrong way round.
