@@ -108,7 +108,7 @@ def _check(batch, step: int, like: Mapping[str, Any] | None = None) -> dict[str,
             raise TypeError(f"{name}[{part!r}] is a {kind}; expected a NumPy array: give {fix}")
         if not isinstance(array, jax.Array) and array.dtype.kind not in "biufcV":
             raise TypeError(f"{name}[{part!r}] has dtype {array.dtype}; expected numbers")
-        if np.ndim(array) == 0 or len(array) == 0:
+        if np.ndim(array) == 0 or 0 in np.shape(array)[:1]:
             raise ValueError(f"{name}[{part!r}] has shape {np.shape(array)}; expected [batch, ...], batch > 0")
     if like is not None and (layout := _layout(batch)) != (expected := _layout(like)):
         raise ValueError(

@@ -102,7 +102,7 @@ def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
 
 
 def _warn_undropped(guided: _Wrapper) -> None:
-    inner = guided.denoiser
+    inner: Any = guided.denoiser
     while hasattr(inner, "denoiser"):
         inner = inner.denoiser
     if getattr(inner, "label_dropout", None) == 0:

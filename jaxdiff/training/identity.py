@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,12 @@ def of_settings(key, denoiser, given: Mapping[str, Any] | None, **settings) -> d
     fields = [field.name for field in dataclasses.fields(denoiser) if field.name not in ("params", "label_dropout")]
     own |= {f"denoiser.{name}" if name in own else name: describe(getattr(denoiser, name)) for name in fields}
     try:
-        given = json.loads(json.dumps(dict(given or {}), allow_nan=False))
+        theirs = json.loads(json.dumps(dict(given or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise TypeError(f"identity = {given!r} is no JSON object ({error}); give a dict of words and numbers") from None
-    if taken := sorted(given.keys() & own.keys()):
+    if taken := sorted(theirs.keys() & own.keys()):
         raise ValueError(f"identity has {', '.join(taken)}, which train records itself; take another name")
-    return own | given
+    return own | theirs
 
 
 def of_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def of_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {"batch": shapes, "first_batch": digest.hexdigest()[:16]}
 
 
-def check(before: Mapping[str, Any], now: Mapping[str, Any], allow: tuple[str, ...], folder: Path) -> None:
+def check(before: Mapping[str, Any], now: Mapping[str, Any], allow: Sequence[str], folder: Path) -> None:
     """Raise ValueError where the run in `folder` was made of other parts than `now`, those in `allow` aside."""
     names = sorted(before.keys() | now.keys())
     changed = [name for name in names if not _same(name, before.get(name), now.get(name)) and name not in allow]

@@ -184,15 +184,15 @@ def train(
     if isinstance(allow, str):
         raise TypeError(f'allow = "{allow}"; expected names in a tuple: allow=("{allow}",)')
     mesh = check_mesh(mesh)
-    plan = clipped_adam if optimizer is None else optimizer
-    scheduled = not hasattr(plan, "update")
+    given: Any = clipped_adam if optimizer is None else optimizer
+    scheduled = not hasattr(given, "update")
     if scheduled:
-        check_function("optimizer", plan, "one of optax, such as optax.adam(1e-3), or a function of the steps")
-    check_optimizer(plan((steps,)) if scheduled else plan)
+        check_function("optimizer", given, "one of optax, such as optax.adam(1e-3), or a function of the steps")
+    check_optimizer(given((steps,)) if scheduled else given)
     folder = check_path("folder", folder)
     none = no_label_of(denoiser)
     prepared = labels.dropping(prepare, label_dropout, none)
-    settings = {"loss": loss, "optimizer": plan, "ema_decay": ema_decay, "prepare": prepare, "accumulate": accumulate}
+    settings = {"loss": loss, "optimizer": given, "ema_decay": ema_decay, "prepare": prepare, "accumulate": accumulate}
     now = of_settings(key, denoiser, identity, **settings)
     batches = None if batches is None else by_step(batches)
 
@@ -204,12 +204,11 @@ def train(
         checkpoints = held.enter_context(Checkpoints(folder / "checkpoints"))
         done = checkpoints.latest or 0
         before = checkpoints.manifest.get("identity", {})
-        ends = before.get("schedule", [steps]) if scheduled else None
+        ends = before.get("schedule", [steps])
+        longer = [*ends, steps] if scheduled and steps > ends[-1] else ends
         now |= {"schedule": ends} if scheduled else {}
-        if scheduled:
-            longer = [*ends, steps] if steps > ends[-1] else ends
-            optimizer = plan(tuple(longer))
-        state = TrainState.create(key, denoiser.params, optimizer, mesh)
+        chosen = given(tuple(longer)) if scheduled else given
+        state = TrainState.create(key, denoiser.params, chosen, mesh)
         if done:
             state = checkpoints.restore(state)
             if not same_weights(kept := before.get("initial_weights"), now["initial_weights"]) and same_weights(
@@ -224,6 +223,7 @@ def train(
             now |= of_batch(batch) | {"label_dropout": share}
         elif done == steps:
             now = {name: before.get(name) for name in ("batch", "first_batch", "label_dropout")} | now
+            now |= {"label_dropout": label_dropout} if label_dropout else {}
         else:
             raise TypeError(f"batches = None, but the run in {folder} has {done} of its {steps} steps; give batches")
         if done:
@@ -235,7 +235,7 @@ def train(
         trained = lambda: dataclasses.replace(denoiser, params=_local(state.averaged))
         if done == steps:
             return trained()
-        if scheduled and longer != ends:
+        if longer != ends:
             now["schedule"] = longer
             warnings.warn(
                 f"the schedule of the run in {folder} ends at {ends[-1]} steps; those from there to {steps} get one of "
@@ -246,7 +246,7 @@ def train(
 
         _check_batch(denoiser, loss, key, x0, cond)
         check_length(batches, steps)
-        update = make_step(denoiser, loss, optimizer, ema_decay, prepared, mesh, accumulate)
+        update = make_step(denoiser, loss, chosen, ema_decay, prepared, mesh, accumulate)
         history = checkpoints.manifest.get("interval", [])  # of an interval that a preemption cut short
         placed = place_batch(mesh, batch)
         compiled = update.lower(state, placed).compile()
@@ -282,7 +282,7 @@ def train(
 
                 if not state.finite:
                     batch = place_batch(mesh, batches[int(state.step)])
-                    where = explain(denoiser, loss, optimizer, prepared, mesh, accumulate, state, batch)
+                    where = explain(denoiser, loss, chosen, prepared, mesh, accumulate, state, batch)
                     raise _diverged(state, where, checkpoints.latest)
                 checkpoints.check()
                 if done == end:
