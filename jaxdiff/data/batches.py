@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from jaxdiff.arrays import check_whole
+from jaxdiff.arrays import check_whole, said
 
 if TYPE_CHECKING:
     import grain
@@ -57,6 +57,8 @@ def batches(
     one that is unlike the first, or holds a NaN, when it is read.
     """
     examples, batch_size, seed = _checked(data, batch_size, seed)
+    if not (shard is None or hasattr(shard, "shard_index")):
+        raise TypeError(f"shard = {said(shard)}; expected a grain.sharding.ShardOptions, or None for all rows")
     index, count = (0, 1) if shard is None else (shard.shard_index, shard.shard_count)
     if batch_size % count:
         raise ValueError(
@@ -165,6 +167,8 @@ class _Examples:
 
 
 def _layout(example: Mapping[str, np.ndarray]) -> dict[str, tuple]:
+    if not isinstance(example, Mapping):
+        raise TypeError(f"an example of the data is {said(example)}; expected a dict of arrays")
     return {name: (np.shape(value), np.asarray(value).dtype) for name, value in example.items()}
 
 
@@ -199,6 +203,8 @@ def _checked(data, batch_size, seed) -> tuple[_Arrays | _Examples, int, int]:
         raise ValueError(f"batch_size = {batch_size}; expected at least 1")
     if seed < 0:
         raise ValueError(f"seed = {seed}; expected a whole number of 0 or more")
+    if not (isinstance(data, Mapping) or (hasattr(data, "__getitem__") and hasattr(data, "__len__"))):
+        raise TypeError(f"data = {said(data)}; expected a dict of arrays [n, ...], or examples to be read one by one")
     examples = _Arrays(data) if isinstance(data, Mapping) else _Examples(data)
     n = len(examples)
     if n == 0:

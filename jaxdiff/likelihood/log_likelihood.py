@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxdiff.arrays import check_function, check_tolerances
+from jaxdiff.arrays import check_function, check_room, check_tolerances
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
@@ -95,6 +95,7 @@ def by_probe(
     check_model(denoiser)
     x0 = check_event(x0, "x0")
     check_divergence(divergence, probes, math.prod(x0.shape[1:]))
+    check_room("probes", probes, *x0.shape, itemsize=x0.dtype.itemsize)
     check_start(denoiser, 1.0)
     cond = check_cond(denoiser, cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])

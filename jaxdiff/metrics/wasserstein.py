@@ -21,7 +21,7 @@ def wasserstein(x, y) -> float:
     """
     x, y = (_points(points, name) for name, points in (("x", x), ("y", y)))
     check_room("distances, twice,", len(x), len(y), itemsize=16)
-    if x.shape != y.shape or not x.size:
+    if x.shape != y.shape:
         raise ValueError(f"the sets have shapes {x.shape} and {y.shape}; expected as many points in each")
     for name, points in (("x", x), ("y", y)):
         if not np.isfinite(points).all():
@@ -31,6 +31,6 @@ def wasserstein(x, y) -> float:
 
 def _points(points, name: str) -> np.ndarray:
     array = check_real(name, points)
-    if array.ndim < 1:
+    if array.ndim < 1 or 0 in array.shape:
         raise ValueError(f"{name} has shape {array.shape}; expected points [n, *event]")
     return np.asarray(array, np.float64).reshape(len(array), -1)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxdiff.arrays import check_function, check_instance, check_labels, check_number, check_room, check_whole
+from jaxdiff.arrays import check_function, check_instance, check_labels, check_room, check_scalar, check_whole
 
 
 def _waves(c_noise: jax.Array, frequencies: np.ndarray) -> jax.Array:
@@ -33,8 +33,8 @@ class Sinusoidal:
 
     def __post_init__(self):
         check_room("waves", check_whole("waves", self.waves))
-        check_number("lowest", self.lowest, above=0)
-        check_number("highest", self.highest, least=self.lowest)
+        check_scalar("lowest", self.lowest, above=0)
+        check_scalar("highest", self.highest, least=self.lowest)
 
     def __call__(self, c_noise: jax.Array) -> jax.Array:
         """Return cos and sin of every frequency."""
@@ -56,7 +56,7 @@ class Fourier:
 
     def __post_init__(self):
         check_room("waves", check_whole("waves", self.waves))
-        check_number("scale", self.scale, above=0)
+        check_scalar("scale", self.scale, above=0)
 
     def __call__(self, c_noise: jax.Array) -> jax.Array:
         """Return cos and sin of every frequency."""

@@ -75,7 +75,7 @@ class PredictorCorrector(Sampler):
 
     def __post_init__(self):
         check_sampler(self.predictor, "predictor")
-        check_whole("corrector_steps", self.corrector_steps, least=0)
+        check_room("corrector_steps", check_whole("corrector_steps", self.corrector_steps, least=0))
         check_number("snr", self.snr, least=0, below=1, fix=": Langevin steps of 1 or more diverge")
 
     @property
@@ -136,7 +136,7 @@ def AnnealedLangevin(steps_per_level: int = 100, epsilon: float = 0.2) -> Predic
 
     Raises ValueError for an epsilon out of range; `sample` raises it where α = 0 at the start.
     """
-    check_whole("steps_per_level", steps_per_level, least=None)
+    check_room("steps_per_level", check_whole("steps_per_level", steps_per_level, least=None))
     units = ", in units of the last level's variance: divide the paper's by sigma_L squared"
     check_number("epsilon", epsilon, least=0, below=4, fix=units)
     return PredictorCorrector(_HandOn(), steps_per_level, epsilon**0.5 / 2)
@@ -157,6 +157,7 @@ def langevin(key, score: Callable, x_start, step_size, steps: int, trajectory: b
     x_start = check_event(x_start, "x_start")
     step_size = along_batch(check_number("step_size", step_size, above=0), x_start, "step_size")
     steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
+    check_room("steps", steps)
     if trajectory:
         check_room("chains, twice,", steps + 1, *x_start.shape, itemsize=8)
     return _langevin(example_keys(key, x_start.shape[0]), score, x_start, step_size, steps, trajectory)

@@ -36,10 +36,9 @@ from jaxdiff.training.log import MetricsLog
 from jaxdiff.training.mesh import check_mesh, place_batch
 from jaxdiff.training.preemption import Preemption
 from jaxdiff.training.speed import Speed
-from jaxdiff.training.state import TrainState, check_trainable
+from jaxdiff.training.state import TrainState, check_optimizer, check_trainable
 from jaxdiff.training.step import (
     Diverged,
-    check_optimizer,
     check_parts,
     clipped_adam,
     explain,

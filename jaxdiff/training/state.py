@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff.arrays import check_key, native, pytree, said
+from jaxdiff.denoisers.denoiser import check_params
 from jaxdiff.training.mesh import check_mesh, place, state_sharding
 
 
@@ -40,6 +41,7 @@ class TrainState:
         that are not floating.
         """
         check_trainable(key, params)
+        check_optimizer(optimizer)
         state = cls._new(key, params, optimizer)
         return place(state, state_sharding(check_mesh(mesh), state))
 
@@ -66,6 +68,12 @@ class TrainState:
         return jax.tree.map(lambda mean, leaf: mean.astype(leaf.dtype), self.ema, self.params)
 
 
+def check_optimizer(optimizer) -> None:
+    """Raise TypeError for what is no transformation of optax."""
+    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
+        raise TypeError(f"optimizer = {said(optimizer)}; expected one of optax, such as optax.adam(1e-3)")
+
+
 def check_trainable(key, params) -> None:
     """Raise for a key that is not one typed key, and for parameters that are not floating or none at all."""
     if check_key(key).ndim:
@@ -73,6 +81,7 @@ def check_trainable(key, params) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"params = {said(params)} hold no arrays; expected the weights that are trained")
+    check_params(params)
     for path, leaf in leaves:
         if not jnp.issubdtype(jnp.result_type(native(leaf)), jnp.floating):
             name = jax.tree_util.keystr(path, simple=True, separator="/")

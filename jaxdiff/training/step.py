@@ -24,7 +24,7 @@ import optax
 
 from jaxdiff.arrays import check_event, check_function, check_scalar, check_whole, said
 from jaxdiff.training.mesh import batch_sharding, check_mesh, on_mesh, replicated, state_sharding
-from jaxdiff.training.state import TrainState
+from jaxdiff.training.state import TrainState, check_optimizer
 
 
 class Diverged(FloatingPointError):
@@ -116,12 +116,6 @@ def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay = {ema_decay}; expected 0 <= ema_decay < 1, for instance 0.999")
     check_whole("accumulate", accumulate, noun="part of a batch")
-
-
-def check_optimizer(optimizer) -> None:
-    """Raise TypeError for what is no transformation of optax."""
-    if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        raise TypeError(f"optimizer = {said(optimizer)}; expected one of optax, such as optax.adam(1e-3)")
 
 
 def _prepared(prepare: Callable, key, batch: dict) -> tuple:
