@@ -1,10 +1,9 @@
 """One hash of anything a run is made of: numbers, arrays, settings, functions, and trees of them.
 
 It is the same in every process and on every machine with the same version of Python. A function counts by its name, its
-code, its defaults, the values that it closes over (but for a user's lists, in which functions take notes), and the
+code, its defaults, the values that it closes over (but for lists that it appends to, which are its notes), and the
 numbers, arrays and functions among the globals that it reads, not by where it lies in memory. A class counts by its
-name and its methods. Of what an installed package defines the name counts, and what it closes over (schedules of optax
-are joined in a list): its version says the rest.
+name and its methods. Of what an installed package defines the code does not count: its version says the rest.
 """
 
 import dataclasses
@@ -73,7 +72,8 @@ def _parts(value) -> list:
         return [value.__func__, value.__self__]
     if isinstance(value, types.FunctionType):
         closure = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-        closure = [part for part in closure if _is_installed(value) or not isinstance(part, list)]
+        if "append" in value.__code__.co_names:
+            closure = [part for part in closure if not isinstance(part, list)]
         code = [] if _is_installed(value) else [value.__code__, _globals_read(value)]
         return [*_name(value), value.__defaults__, value.__kwdefaults__, closure, *code]
     if isinstance(value, types.CodeType):

@@ -68,6 +68,7 @@ def test_an_optimizers_numbers_count_wherever_they_are():
     table = np.linspace(0, 1, 2000, dtype=np.float32)
     other = table.copy()
     other[1000] += 1e-3
+    rising, falling = [1e-4, 1e-3], [1e-3, 1e-4]
     optimizers = [
         optax.adam(1e-3),
         optax.adam(2e-3),
@@ -81,6 +82,8 @@ def test_an_optimizers_numbers_count_wherever_they_are():
         optax.add_noise(0.1, 0.5, jax.random.key(1)),
         optax.adam(lambda step: jnp.asarray(table)[step]),
         optax.adam(lambda step: jnp.asarray(other)[step]),
+        optax.adam(lambda step: jnp.interp(step, jnp.arange(2), jnp.asarray(rising))),
+        optax.adam(lambda step: jnp.interp(step, jnp.arange(2), jnp.asarray(falling))),
         jd.training.clipped_adam(100),
         jd.training.clipped_adam(200),
     ]
