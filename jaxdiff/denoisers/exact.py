@@ -151,7 +151,7 @@ def Mixture(process: Process, weights, means, covariances) -> _Density:
     log = (np if is_concrete(weights) else jnp).log
     log_weights = jnp.asarray(log(weights) - log(weights.sum()))
     if not is_concrete(covariances):
-        return _Solved(process, log_weights, jnp.asarray(means), covariances)
+        return _Solved(process, log_weights, jnp.asarray(means), jnp.asarray(covariances))
     variances, bases = np.linalg.eigh(covariances)
     asymmetry = np.abs(covariances - covariances.swapaxes(-1, -2)).max()
     tolerance = 1e-5 * max(np.abs(covariances).max(), 1e-30)

@@ -219,8 +219,8 @@ class ClassifierFreePP(_TowardsCond):
     a scale that grows as the steps get shorter. DDIM takes this step, and Heun takes it as its predictor. Others see
     something else: ProbabilityFlow, `encode` and likelihoods integrate v = cos φ ε - sin φ x_0, which is that of
     ClassifierFree with scale sin² φ; DPM-Solver++ and Ancestral, which read x_0 alone, take it for ClassifierFree;
-    Euler-Maruyama and Langevin steps, which read ε alone and would see no guidance, refuse it. Raises ValueError for a scale outside [0, 1], and as
-    `ClassifierFree` does.
+    Euler-Maruyama and Langevin steps, which read ε alone and would see no guidance, refuse it. Raises ValueError for a
+    scale outside [0, 1], and as `ClassifierFree` does.
     """
 
     denoiser: DenoiserLike

@@ -1,6 +1,7 @@
 """Whether the prior that samples start from is the law of noised data at t = 1."""
 
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ def warn_uncovered(denoiser: DenoiserLike) -> None:
     x_1 = α x_0 + σ ε then has a wider law than the prior N(0, prior_std²) that samples and likelihoods take for it: at
     a quarter its standard deviation is 3 % larger, at 1 41 %.
     """
-    process, inner = denoiser.process, denoiser
+    process = denoiser.process
+    inner: Any = denoiser
     while hasattr(inner, "denoiser"):
         inner = inner.denoiser
     data_std = getattr(inner, "data_std", None)

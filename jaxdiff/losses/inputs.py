@@ -32,5 +32,5 @@ def draw_times(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
     shapes = [getattr(part, "shape", None) for part in (t, factor)]
     if shapes != [(n,)] * 2:
         raise ValueError(f"times returned shapes {shapes}; expected two arrays [{n}], one number an example")
-    place = (jnp.arange(n) + jax.random.randint(jax.random.fold_in(key, 8), (), 0, n)) % n
+    place = (jnp.arange(n) + jax.random.randint(jax.random.fold_in(key, 1), (), 0, n)) % n
     return t[place], factor[place]

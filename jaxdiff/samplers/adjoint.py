@@ -90,7 +90,8 @@ def _kinds():
             return terms.vf(t0, y0, args)
 
         def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-            tableau, dt = self.solver.tableau, t1 - t0
+            tableau: Any = self.solver.tableau
+            dt = t1 - t0
             slopes = [terms.vf(t0, y0, args)]
 
             def combined(weights):

@@ -160,6 +160,6 @@ def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_st
     (last, _), path = jax.lax.scan(advance, (x, state), steps_taken)
     if to_data:
         last = denoiser(last, times[-1], cond).data
-    if trajectory:
+    if path is not None:
         last = jnp.concatenate([x[None], path, last[None]] if to_data else [x[None], path])
     return last.astype(x_start.dtype)

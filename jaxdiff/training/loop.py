@@ -280,6 +280,7 @@ def train(
                 spent = time.perf_counter() - began
 
                 if not state.finite:
+                    assert batches is not None
                     batch = place_batch(mesh, batches[int(state.step)])
                     where = explain(denoiser, loss, chosen, prepared, mesh, accumulate, state, batch)
                     raise _diverged(state, where, checkpoints.latest)
