@@ -162,7 +162,7 @@ def likelihood(
     limit: int | None = None,
     dequantization_samples: int = 1,
     target_error: float | None = None,
-    budget: int = 64,
+    budget: int | None = None,
     divergence: Literal["hutchinson", "hutch++", "xtrace", "exact"] = "hutchinson",
     probes: int = 1,
     rtol: float = 1e-4,
@@ -182,7 +182,7 @@ def likelihood(
         limit: Use the first examples only.
         dequantization_samples: 1 is uniform dequantisation; more give the tighter importance-weighted bound.
         target_error: Add images in random order, then repeats of them, until the standard error is this small.
-        budget: Images to measure the error budget on; 0 leaves it out.
+        budget: Images to measure the error budget on, 64 unless given; 0 leaves it out.
         divergence: Estimated by random probes, or exact.
         probes: Random probes an example; two or more give their own standard error.
         rtol: Relative tolerance of the solver.

@@ -1,5 +1,8 @@
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
 
 import jaxdiff as jd
 from jaxdiff import runs
@@ -31,3 +34,14 @@ def test_published_files_may_be_given(monkeypatch):
     config.check()
     runs.load_images(config, "test")
     assert given == [("test", "/where/they/are")]
+
+
+def test_what_a_run_cannot_use_is_refused_before_anything_is_written(tmp_path):
+    config = runs.Config(data="two_moons", hidden=(4,), steps=2, batch_size=8)
+    denoiser, _ = runs.train(config, tmp_path, progress=False, pictures=0)
+    written = (tmp_path / "config.json").read_text()
+    with pytest.raises(ValueError, match="steps = 1, but the run in .* has 2 already"):
+        runs.train(dataclasses.replace(config, steps=1), tmp_path, progress=False, pictures=0)
+    assert (tmp_path / "config.json").read_text() == written
+    with pytest.raises(ValueError, match="budget = 3: for images"):
+        runs.likelihood(config, denoiser, tmp_path, "test", 2, 0, False, budget=3)

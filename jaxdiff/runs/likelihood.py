@@ -37,7 +37,7 @@ def likelihood(
     progress,
     samples=1,
     target_error=None,
-    budget=64,
+    budget=None,
     unlabelled=False,
     **settings,
 ) -> dict:
@@ -72,7 +72,7 @@ def likelihood(
             cond=labels(data, limit) if given else None,
             progress=progress,
             target_error=target_error,
-            budget=budget,
+            budget=64 if budget is None else budget,
             record=record,
             mesh=every_device(),
             **settings,
@@ -82,6 +82,8 @@ def likelihood(
     else:
         if samples != 1:
             raise ValueError(f"dequantization_samples = {samples}: {config.data} is continuous; leave it at 1")
+        if budget:
+            raise ValueError(f"budget = {budget}: for images; {config.data} is a set of points")
         if target_error is not None:
             raise ValueError(f"target_error = {target_error}: for images; {config.data} is a set of points")
         found = jd.log_likelihood(key, denoiser, jnp.asarray(load_points(config, split)[: limit or 2000]), **settings)

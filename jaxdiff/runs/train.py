@@ -63,7 +63,12 @@ def _check_folder(config: Config, folder: Path, allow: tuple[str, ...]) -> None:
         before = dataclasses.asdict(read_config(folder))
         now = dataclasses.asdict(config)
         changed = [name for name, value in now.items() if before[name] != value and name not in ("steps", *allow)]
-        if changed and training.saved_steps(folder):
+        saved = training.saved_steps(folder)
+        if saved and config.steps < max(saved):
+            raise ValueError(
+                f"steps = {config.steps}, but the run in {folder} has {max(saved)} already; ask for at least as many"
+            )
+        if changed and saved:
             what = "; ".join(f"{name}: {before[name]!r}, now {now[name]!r}" for name in changed)
             raise ValueError(
                 f"{folder} holds a run with another config ({what}); give another folder, or accept the difference by "
