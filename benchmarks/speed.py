@@ -32,7 +32,7 @@ import tyro
 
 import jaxdiff as jd
 from jaxdiff.denoisers import c_noise, row
-from jaxdiff.runs import PROCESSES, Config
+from jaxdiff.config import PROCESSES, Config
 
 DEMO = Config()
 Side = Callable[[], int]  # runs to its end; returns the units of work it did

@@ -229,7 +229,6 @@ def test_a_run_in_the_home_folder_is_found_by_every_command(toy, tmp_path, monke
         (["train", "--hidden", "10000000"], "the weights of a layer of hidden"),
         (["train", "--learning-rate", "nan"], "learning_rate = nan"),
         (["train", "--ema-decay", "1"], "ema_decay = 1.0; expected a number in [0, 1)"),
-        (["train", "--channels", "8"], "channels = (8,) is not used with data = two_moons"),
         (["train", "--pictures", "2"], "pictures = 2.0; expected a number in [0, 1]"),
         (["train", "--pictures", "nan"], "pictures = nan"),
         (["train", "--model-devices", "0"], "model = 0"),
@@ -244,6 +243,13 @@ def test_settings_without_a_meaning_are_one_line_and_exit_code_1(toy, arguments,
     assert (code, out) == (1, ""), (out, err)
     assert message in err, err
     assert len(err.strip().splitlines()) == 1, err
+
+
+def test_a_setting_that_the_data_set_does_not_use_is_refused(tmp_path, monkeypatch, capsys):
+    code, _, err = jaxdiff(monkeypatch, capsys, "train", tmp_path / "run", *TOY, "--channels", "8")
+    assert code == 1
+    assert "channels = (8,) is not used with data = two_moons" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_probes_that_are_no_whole_number_are_refused(toy, monkeypatch, capsys):

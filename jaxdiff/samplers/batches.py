@@ -163,7 +163,7 @@ def draw(
     done, folder = [], None
     if keep is not None:
         root = check_path("keep", keep)
-        folder = root / fingerprint(keys, *fetched((denoiser, cond, x_start)), event, settings)
+        folder = root / fingerprint(key, *fetched((denoiser, cond, x_start)), event, settings)
         if writes(mesh):
             own_folder(root, folder.name)
             for other in root.iterdir():
