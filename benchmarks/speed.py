@@ -31,8 +31,8 @@ import optax
 import tyro
 
 import jaxdiff as jd
-from jaxdiff.denoisers import c_noise, row
 from jaxdiff.config import PROCESSES, Config
+from jaxdiff.denoisers import c_noise, row
 
 DEMO = Config()
 Side = Callable[[], int]  # runs to its end; returns the units of work it did
