@@ -207,3 +207,18 @@ def test_weights_that_were_put_elsewhere_are_an_error():
     elsewhere = jax.device_put(denoiser(), jax.devices()[3])
     with pytest.raises(ValueError, match="incompatible devices.*params"):
         jd.sample(*on_mesh(KEYS), elsewhere, (N, D), steps=5)
+
+
+def test_meshes_with_explicit_axes_give_what_one_device_gives():
+    """`jax.make_mesh` gives such axes by default: split by their types, and as the current mesh."""
+    mesh = jax.make_mesh((8,), ("x",))
+    split = jax.device_put(X, NamedSharding(mesh, PartitionSpec("x")))
+    samplers = [jd.samplers.DDIM(), jd.samplers.DPMSolverPP(), jd.samplers.UniPC(3), jd.samplers.ReverseSDE()]
+    calls = [lambda x, s=s: jd.sample(KEY, denoiser(), X.shape, s, 3, x_start=x) for s in samplers]
+    calls.append(lambda x: jd.encode(denoiser(), x, **TOLERANCES))
+    calls.append(lambda x: jd.log_likelihood(KEY, denoiser(), x, **TOLERANCES).log_prob)
+    for call in calls:
+        alone = call(X)
+        np.testing.assert_allclose(jax.jit(call)(split), alone, rtol=1e-4, atol=1e-4)
+        with jax.set_mesh(mesh):
+            np.testing.assert_allclose(call(X), alone, rtol=1e-4, atol=1e-4)

@@ -145,6 +145,12 @@ def _check_source(source, x: jax.ShapeDtypeStruct) -> None:
 
 @functools.partial(jax.jit, static_argnames=("divergence", "probes", "solver", "adjoint", "split"))
 def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint, split):
+    run = functools.partial(_run, divergence=divergence, probes=probes, solver=solver, adjoint=adjoint)
+    return by_device(run, split)((denoiser, rtol, atol, t_min, source), keys, x0, cond)
+
+
+def _run(shared, keys, x0, cond, divergence, probes, solver, adjoint):
+    denoiser, rtol, atol, t_min, source = shared
     process = denoiser.process
     event = x0.shape[1:]
     size = math.prod(event)
@@ -183,4 +189,4 @@ def _log_likelihood(keys, denoiser, x0, divergence, probes, rtol, atol, t_min, c
         found = Likelihood(log_prob, error, evaluations, converged & jnp.isfinite(log_prob))
         return found, traces - traces.mean()
 
-    return by_device(jax.vmap(one), split)(keys, x0, cond)
+    return jax.vmap(one)(keys, x0, cond)

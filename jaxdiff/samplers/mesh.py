@@ -97,19 +97,29 @@ def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
     return None
 
 
-def _automatic(function: Callable, axis: int, *examples):
-    """`function` of leaves [n, ...], left to XLA to split, also where their types say how they lie on a mesh."""
+def _automatic(function: Callable, axis: int, shared, *examples):
+    """`function(shared, *examples)`, left to XLA to split, also where types say how values lie on a mesh."""
     for leaf in jax.tree.leaves(examples):
         sharding = jax.typeof(leaf).sharding
         if AxisType.Explicit in sharding.mesh.axis_types:
             lies = NamedSharding(sharding.mesh, PartitionSpec(*[None] * axis, *sharding.spec[:1]))
-            return jax.sharding.auto_axes(function, out_sharding=lies)(*examples)
-    return function(*examples)
+            return jax.sharding.auto_axes(function, out_sharding=lies)(shared, *examples)
+    return function(shared, *examples)
 
 
 def by_device(function: Callable, split: NamedSharding | None, axis: int = 0) -> Callable:
-    """`function` of leaves [n, ...], each device of `split` with its own; `axis` is that of examples in the results."""
+    """`function(shared, *examples)` of examples with leaves [n, ...], each device of `split` with its own.
+
+    `shared` is whole on every device: all that is traced must come in by it, as its types are those of the mesh.
+    `axis` is that of examples in the results.
+    """
     if split is None:
         return functools.partial(_automatic, function, axis)
     results = PartitionSpec(*[None] * axis, *split.spec)
-    return jax.shard_map(function, mesh=split.mesh, in_specs=split.spec, out_specs=results, check_vma=False)
+
+    def run(shared, *examples):
+        lie = (PartitionSpec(), *[split.spec] * len(examples))
+        own = jax.shard_map(function, mesh=split.mesh, in_specs=lie, out_specs=results, check_vma=False)
+        return own(shared, *examples)
+
+    return run

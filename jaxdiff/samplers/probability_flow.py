@@ -163,8 +163,11 @@ class ProbabilityFlow(Sampler):
 
 @functools.partial(jax.jit, static_argnames=("solver", "adjoint", "split"))
 def _carry(denoiser, x, t, s, cond, solver, rtol, atol, adjoint, split):
-    run = lambda x, cond: _nan_where_failed(flow(denoiser, x, t, s, cond, solver, rtol, atol, adjoint))
-    return by_device(run, split)(x, cond)
+    def run(shared, x, cond):
+        denoiser, t, s, rtol, atol = shared
+        return _nan_where_failed(flow(denoiser, x, t, s, cond, solver, rtol, atol, adjoint))
+
+    return by_device(run, split)((denoiser, t, s, rtol, atol), x, cond)
 
 
 def _checked(denoiser, x, cond, t_min, solver, rtol, atol, adjoint):

@@ -122,10 +122,12 @@ def sample(
 def _sample(
     keys, denoiser, event, sampler, steps, cond, grid: Any, t_start, t_end, x_start: Any, trajectory, split
 ) -> jax.Array:
-    def run(keys, cond, x_start):
+    def run(shared, keys, cond, x_start):
+        denoiser, sampler, grid, t_start, t_end = shared
         return _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory)
 
-    return by_device(run, split, axis=int(trajectory))(keys, cond, x_start)
+    shared = denoiser, sampler, grid, t_start, t_end
+    return by_device(run, split, axis=int(trajectory))(shared, keys, cond, x_start)
 
 
 def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> jax.Array:
