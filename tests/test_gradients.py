@@ -65,7 +65,8 @@ def denoiser(process, parameterization="v"):
 def check(function, *inputs, rtol=2e-5):
     """Both modes of `function` [...] along one direction in all of `inputs` at once, and reverse mode's each finite."""
     leaves, structure = jax.tree.flatten(inputs)
-    moving = [index for index, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    numbers = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and np.isfinite(leaf).all() for leaf in leaves]
+    moving = [index for index, number in enumerate(numbers) if number]
     rng = np.random.default_rng(1)
     values = [jnp.asarray(leaves[index], float) for index in moving]
     direction = [jnp.asarray(rng.uniform(0.5, 1.5, value.shape)) * (0.1 + jnp.abs(value)) for value in values]

@@ -94,7 +94,7 @@ class ReverseSDE(Sampler):
         """One step of the solver for every example, each on its own Brownian path."""
         import diffrax
 
-        solver = diffrax.SRA1() if self.solver is None else self.solver
+        solver = diffrax.SRA1(scan_kind="lax") if self.solver is None else self.solver  # both modes go through
 
         def one(key, x, cond):
             flat = jax.ShapeDtypeStruct((x.size,), x.dtype)
