@@ -1,8 +1,11 @@
 import dataclasses
 import itertools
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from conftest import PROCESSES
 
 import jaxdiff as jd
@@ -51,3 +54,25 @@ def test_structures_know_their_class():
     for alike in (process, guided, grids, weightings, times):
         for one, other in itertools.combinations(alike, 2):
             assert jax.tree.structure(one) != jax.tree.structure(other), (one, other)
+
+
+def test_other_libraries_rebuild_them_around_what_is_no_number():
+    """Equinox with None where a leaf is no array, optax with masks, `vmap` with axes, `tree.map` with floats."""
+    process = jax.tree.map(jnp.asarray, jd.VP())
+    log_snr = lambda process: process.log_snr(0.3)
+    ours = jax.grad(log_snr)(process)
+    assert eqx.filter_grad(log_snr)(process) == ours
+    arrays, rest = eqx.partition(process, eqx.is_array)
+    assert jax.tree.leaves(rest) == []
+    assert eqx.combine(arrays, rest) == process
+
+    mask = jax.tree.structure(process).unflatten([False, True])
+    optimizer = optax.chain(optax.masked(optax.set_to_zero(), mask), optax.sgd(1.0))
+    updates, _ = optimizer.update(ours, optimizer.init(process))
+    assert (updates.beta_min, updates.beta_max) == (-ours.beta_min, 0.0)
+
+    rates = jnp.asarray([10.0, 20.0, 30.0])
+    axes = jax.tree.structure(process).unflatten([None, 0])
+    mapped = jax.vmap(log_snr, in_axes=(axes,))(dataclasses.replace(process, beta_max=rates))
+    np.testing.assert_allclose(mapped, [jd.VP(0.1, float(rate)).log_snr(0.3) for rate in rates], rtol=1e-5)
+    assert {type(leaf) for leaf in jax.tree.leaves(jax.tree.map(float, ours))} == {float}
