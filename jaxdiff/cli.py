@@ -249,7 +249,7 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
     say = lambda text: print(text, file=sys.stderr)
     folder, config = check_path("folder", folder), Config(seed=seed)
     with _together(Hosts(), folder, (), KEPT):
-        say(f"training on 1,000 digits of 8 x 8 pixels; pictures of samples on the way: {folder}/samples.png")
+        say(f"training on 1,000 digits of 8 x 8 pixels; samples come to {folder}/samples.png")
         denoiser, _ = runs.train(config, folder, not json_, pictures=0.1)
         say("likelihood of 447 digits it has not seen:")
         settings: dict[str, Any] = {"budget": 0, "rtol": 1e-3, "atol": 1e-3}
