@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays.varying import varies
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.processes import ends, pytree
 from jaxdiff.samplers.sampler import Sampler, check_noise
@@ -94,7 +95,9 @@ class ReverseSDE(Sampler):
         """One step of the solver for every example, each on its own Brownian path."""
         import diffrax
 
-        solver = diffrax.SRA1(scan_kind="lax") if self.solver is None else self.solver  # both modes go through
+        # Both modes of differentiation go through "lax", but not values that differ between devices.
+        kind = None if any(map(varies, jax.tree.leaves((keys, denoiser, x, cond)))) else "lax"
+        solver = diffrax.SRA1(scan_kind=kind) if self.solver is None else self.solver
 
         def one(key, x, cond):
             flat = jax.ShapeDtypeStruct((x.size,), x.dtype)
