@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.arrays import check_event, check_function, check_key
 from jaxdiff.denoisers import check_cond, check_denoiser
@@ -28,9 +29,11 @@ def draw_times(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
     Stratified times rise along the batch. Where the classes of a batch stand in a fixed order, each would otherwise be
     trained on times of its own; turned, every example has every time with the same probability.
     """
-    t, factor = times(key, process, n)
+    shift = jax.random.randint(jax.random.fold_in(key, 1), (), 0, n)
+    # numbers one an example stay with theirs
+    turned = jax.tree.map(lambda leaf: jnp.roll(leaf, shift) if np.shape(leaf) == (n,) else leaf, times)
+    t, factor = turned(key, process, n)
     shapes = [getattr(part, "shape", None) for part in (t, factor)]
     if shapes != [(n,)] * 2:
         raise ValueError(f"times returned shapes {shapes}; expected two arrays [{n}], one number an example")
-    place = (jnp.arange(n) + jax.random.randint(jax.random.fold_in(key, 1), (), 0, n)) % n
-    return t[place], factor[place]
+    return jnp.roll(t, -shift), jnp.roll(factor, -shift)
