@@ -140,12 +140,7 @@ class Denoiser:
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Predict data and noise from x [batch, *event] at t, a scalar or [batch]."""
-        x = check_batch(x)
-        t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
-        alpha, sigma = self.process.marginal(t)
-        data_std = along_batch(self.data_std, t, "data_std")
-        a, b = row(self.parameterization, self.process, t, data_std)
-        c_in = 1 / jnp.hypot(alpha * data_std, sigma)
+        x, t, alpha, sigma, a, b, c_in = self._at(x, t)
         out = self.network(self.params, expand_time(c_in, x) * x, c_noise(self.process, t), cond)
         expected = (*x.shape[:-1], x.shape[-1] * (1 + self.learned_variance))
         check_output("the network", out, x, expected)
@@ -156,6 +151,15 @@ class Denoiser:
         det = alpha * b - sigma * a
         alpha, sigma, a, b, det = (expand_time(c, x) for c in (alpha, sigma, a, b, det))
         return Prediction((b * x - sigma * out) / det, (alpha * out - a * x) / det, share)
+
+    def _at(self, x, t) -> tuple[jax.Array, ...]:
+        """x as a batch, and t, α, σ, the row (a, b) and c_in for each of its examples, [batch]."""
+        x = check_batch(x)
+        t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
+        alpha, sigma = self.process.marginal(t)
+        data_std = along_batch(self.data_std, t, "data_std")
+        a, b = row(self.parameterization, self.process, t, data_std)
+        return x, t, alpha, sigma, a, b, 1 / jnp.hypot(alpha * data_std, sigma)
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""
@@ -170,6 +174,13 @@ class Denoiser:
         alpha, sigma = self.process.marginal(t)
         a, b = row(self.parameterization, self.process, t, self.data_std)
         return (alpha * b - sigma * a) / jnp.hypot(alpha, sigma)
+
+
+def innermost(denoiser) -> Any:
+    """The denoiser that all wrappers around it lead to, each by its field `denoiser`."""
+    while hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    return denoiser
 
 
 def check_cond_of(model, *arguments) -> None:

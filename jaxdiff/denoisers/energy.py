@@ -23,10 +23,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_batch, check_function, check_output
+from jaxdiff.arrays import check_function, check_output, expand_time
 from jaxdiff.denoisers.denoiser import Denoiser, c_noise, check_cond_of, no_label_of
-from jaxdiff.denoisers.parameterization import row
-from jaxdiff.processes import check_time, expand_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +97,7 @@ def energy(denoiser: Denoiser, x, t, cond=None) -> jax.Array:
             f"denoiser = {type(denoiser).__name__} of {type(network).__name__} has no energy; expected a "
             "Denoiser of Gradient(potential), for example Gradient(InnerProduct(network))"
         )
-    process, x = denoiser.process, check_batch(x)
-    t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
-    alpha, sigma = process.marginal(t)
-    data_std = along_batch(denoiser.data_std, t, "data_std")
-    a, b = row(denoiser.parameterization, process, t, data_std)
-    c_in = 1 / jnp.hypot(alpha * data_std, sigma)
-    potential = network.potential(denoiser.params, expand_time(c_in, x) * x, c_noise(process, t), cond)
+    x, t, alpha, sigma, a, b, c_in = denoiser._at(x, t)
+    potential = network.potential(denoiser.params, expand_time(c_in, x) * x, c_noise(denoiser.process, t), cond)
     square = jnp.sum(x**2, axis=range(1, x.ndim))
     return (alpha / c_in * potential - a / 2 * square) / (sigma * (alpha * b - sigma * a))

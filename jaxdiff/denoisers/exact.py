@@ -213,7 +213,4 @@ def Empirical(process: Process, data) -> _Empirical:
     Raises TypeError for integer data, ValueError for an empty set or a NaN in it.
     """
     check_process(process)
-    data = check_event(data, "data")
-    if data.shape[0] == 0:
-        raise ValueError(f"data has shape {data.shape}: the data set is empty; expected at least one example")
-    return _Empirical(process, data)
+    return _Empirical(process, check_event(data, "data"))

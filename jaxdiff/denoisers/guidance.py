@@ -39,7 +39,7 @@ from jaxdiff.arrays import (
     is_concrete,
     said,
 )
-from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_cond_of, check_denoiser
+from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_cond_of, check_denoiser, innermost
 from jaxdiff.processes import Process, as_pytree, expand_time, pytree
 
 
@@ -102,10 +102,7 @@ def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
 
 
 def _warn_undropped(guided: _Wrapper) -> None:
-    inner: Any = guided.denoiser
-    while hasattr(inner, "denoiser"):
-        inner = inner.denoiser
-    if getattr(inner, "label_dropout", None) == 0:
+    if getattr(innermost(guided), "label_dropout", None) == 0:
         warnings.warn(
             f"{type(guided).__name__} of a denoiser whose labels were never dropped in training (label_dropout = 0): "
             "its unconditional prediction was not learned, and guidance by it leads anywhere. Train with "

@@ -1,13 +1,12 @@
 """Whether the prior that samples start from is the law of noised data at t = 1."""
 
 import warnings
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdiff.arrays import is_concrete
-from jaxdiff.denoisers.denoiser import DenoiserLike
+from jaxdiff.denoisers.denoiser import DenoiserLike, innermost
 
 _SHARE = 0.25
 
@@ -19,10 +18,7 @@ def warn_uncovered(denoiser: DenoiserLike) -> None:
     a quarter its standard deviation is 3 % larger, at 1 41 %.
     """
     process = denoiser.process
-    inner: Any = denoiser
-    while hasattr(inner, "denoiser"):
-        inner = inner.denoiser
-    data_std = getattr(inner, "data_std", None)
+    data_std = getattr(innermost(denoiser), "data_std", None)
     if data_std is None or not all(map(is_concrete, [data_std, *jax.tree.leaves(process)])):
         return
     with jax.ensure_compile_time_eval():

@@ -10,15 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdiff.arrays import (
-    check_flag,
-    check_function,
-    check_instance,
-    check_scalar,
-    check_shared,
-    check_whole,
-    fingerprint,
-)
+from jaxdiff.arrays import check_flag, check_function, check_scalar, check_shared, check_whole, fingerprint
 from jaxdiff.denoisers import DenoiserLike, check_denoiser
 from jaxdiff.likelihood.budget import ErrorBudget, measure
 from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
@@ -29,7 +21,7 @@ from jaxdiff.likelihood.mean import finite, mean_of
 from jaxdiff.likelihood.record import Record
 from jaxdiff.samplers import check_cond, default_solver, example_keys
 from jaxdiff.samplers.batches import in_batches
-from jaxdiff.samplers.mesh import copied, fetched
+from jaxdiff.samplers.mesh import check_mesh, copied, fetched
 
 _FIRST_LOOK = 64  # examples before a target error may end the run
 _REPEATS = 64
@@ -152,8 +144,7 @@ def bits_per_dim(
     check_function("dequantizer", dequantizer, "one of jaxdiff.likelihood, such as Uniform()")
     check_denoiser(denoiser)
     check_shared("denoiser", denoiser)
-    if mesh is not None:
-        check_instance("mesh", mesh, Mesh, "a jax.sharding.Mesh, such as jaxdiff.training.make_mesh()")
+    check_mesh(mesh)
     known = inspect.signature(log_likelihood).parameters
     defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
     if unknown := likelihood.keys() - defaults.keys():

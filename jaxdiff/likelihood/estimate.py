@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdiff.denoisers import DenoiserLike, no_label_of
+from jaxdiff.denoisers.denoiser import innermost
 from jaxdiff.likelihood.dequantization import Dequantizer, place
 from jaxdiff.likelihood.log_likelihood import by_probe, probe_error
 from jaxdiff.samplers.mesh import fetched, spread
@@ -19,9 +20,7 @@ def condition_of(denoiser: DenoiserLike, cond) -> str:
     """What a report says of a condition: the model's given, none of a conditional model, or "" where there is none."""
     if cond is not None:
         return ", p(x | cond)"
-    while hasattr(denoiser, "denoiser"):
-        denoiser = denoiser.denoiser  # pyright: ignore[reportAttributeAccessIssue]
-    return "" if no_label_of(denoiser) is None else ", p(x) of a conditional model: no cond was given"
+    return "" if no_label_of(innermost(denoiser)) is None else ", p(x) of a conditional model: no cond was given"
 
 
 class Estimate(NamedTuple):

@@ -24,16 +24,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxdiff.arrays import check_function, check_room, check_tolerances
+from jaxdiff.arrays import check_function, check_room
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.likelihood.divergence import check_divergence, draw_vectors, trace
 from jaxdiff.processes import as_pytree, check_event
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers import check_cond, example_keys, solve
-from jaxdiff.samplers.adjoint import check_adjoint, forward_mode_named
+from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.mesh import by_device, split_of
-from jaxdiff.samplers.probability_flow import check_solver
+from jaxdiff.samplers.probability_flow import check_solve
 from jaxdiff.samplers.sampler import check_model, working_dtype
 
 
@@ -100,10 +100,7 @@ def by_probe(
     cond = check_cond(denoiser, cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])
     t = check_one_time(t_min, "t_min")
-    check_tolerances(rtol, atol)
-    if solver is not None:
-        check_solver(solver)
-    check_adjoint(adjoint)
+    check_solve(solver, rtol, atol, adjoint)
     if source is not None:
         check_function("source", source, "a function, the log-density [n, *event] -> [n]")
         source = as_pytree(source)

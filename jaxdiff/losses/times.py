@@ -4,6 +4,7 @@
 it, and 1 / density for `Importance`, which only moves the samples to where the loss is large.
 """
 
+import abc
 import dataclasses
 
 import jax
@@ -18,13 +19,6 @@ def _below_one(t) -> jax.Array:
     return jnp.minimum(t, 1 - jnp.finfo(t.dtype).eps)
 
 
-def _checked(key, process, n) -> int:
-    """`n`, where times can be drawn: raises for what is no key, no process, or no number of times."""
-    check_key(key)
-    check_process(process)
-    return check_whole("n", n)
-
-
 def _between(t_min, fraction) -> jax.Array:
     t_min = along_batch(t_min, fraction, "t_min")
     return _below_one(t_min + (1 - t_min) * fraction)
@@ -36,46 +30,60 @@ def _stratified(key, n: int) -> jax.Array:
     return _below_one((jnp.arange(n, dtype=shift.dtype) + shift) / n)
 
 
-def _normal(key, n: int, mean, std) -> jax.Array:
-    z = jax.random.normal(key, (n,))
-    return along_batch(mean, z, "mean") + along_batch(std, z, "std") * z
+class _Times(abc.ABC):
+    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
+        """(t, factor), each [n]; raises for what is no key, no process, or no number of times."""
+        check_key(key)
+        check_process(process)
+        return self._draw(key, process, check_whole("n", n))
+
+    @abc.abstractmethod
+    def _draw(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]: ...
 
 
-@pytree
 @dataclasses.dataclass(frozen=True)
-class Uniform:
-    """t uniform on [t_min, 1] (Ho et al. 2020, algorithm 1)."""
-
+class _From(_Times):
     t_min: float = 1e-5
 
     def __post_init__(self):
         check_number("t_min", self.t_min, least=0, below=1)
 
-    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
-        """Draw [n] times."""
-        n = _checked(key, process, n)
+
+@dataclasses.dataclass(frozen=True)
+class _Normal(_Times):
+    mean: float
+    std: float
+
+    def __post_init__(self):
+        check_number("mean", self.mean)
+        check_number("std", self.std, least=0)
+
+    def _values(self, key, n: int) -> jax.Array:
+        z = jax.random.normal(key, (n,))
+        return along_batch(self.mean, z, "mean") + along_batch(self.std, z, "std") * z
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Uniform(_From):
+    """t uniform on [t_min, 1] (Ho et al. 2020, algorithm 1)."""
+
+    def _draw(self, key, process, n):
         return _between(self.t_min, jax.random.uniform(key, (n,))), jnp.ones(n)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Stratified:
+class Stratified(_From):
     """t uniform on [t_min, 1], one in each of n equal parts: less variance in every batch (Kingma et al. 2021)."""
 
-    t_min: float = 1e-5
-
-    def __post_init__(self):
-        check_number("t_min", self.t_min, least=0, below=1)
-
-    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
-        """Draw [n] times."""
-        n = _checked(key, process, n)
+    def _draw(self, key, process, n):
         return _between(self.t_min, _stratified(key, n)), jnp.ones(n)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Fixed:
+class Fixed(_Times):
     """One time for all: a score trained at a single noise level (Vincent 2011)."""
 
     t: float
@@ -83,66 +91,45 @@ class Fixed:
     def __post_init__(self):
         check_time(self.t)
 
-    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
-        """The time, [n]."""
-        n = _checked(key, process, n)
-        t = jnp.asarray(self.t, float)
-        return along_batch(t, jnp.ones(n), "t") * jnp.ones(n), jnp.ones(n)
+    def _draw(self, key, process, n):
+        ones = jnp.ones(n)
+        return along_batch(jnp.asarray(self.t, float), ones, "t") * ones, ones
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class LogNormal:
+class LogNormal(_Normal):
     """log(σ/α) ~ N(mean, std²) (Karras et al. 2022, table 1), held within the ends of the process."""
 
     mean: float = -1.2
     std: float = 1.2
 
-    def __post_init__(self):
-        check_number("mean", self.mean)
-        check_number("std", self.std, least=0)
-
-    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
-        """Draw [n] times."""
-        n = _checked(key, process, n)
-        log_ratio = _normal(key, n, self.mean, self.std)
-        return process.time_at_log_snr(-2 * log_ratio), jnp.ones(n)
+    def _draw(self, key, process, n):
+        return process.time_at_log_snr(-2 * self._values(key, n)), jnp.ones(n)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class LogitNormal:
+class LogitNormal(_Normal):
     """log(t/(1-t)) ~ N(mean, std²) (Esser et al. 2024, eq. 19); for `Flow`: VP is nearly all noise at t = 1/2."""
 
     mean: float = 0.0
     std: float = 1.0
 
-    def __post_init__(self):
-        check_number("mean", self.mean)
-        check_number("std", self.std, least=0)
-
-    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
-        """Draw [n] times."""
-        n = _checked(key, process, n)
-        return _below_one(jax.nn.sigmoid(_normal(key, n, self.mean, self.std))), jnp.ones(n)
+    def _draw(self, key, process, n):
+        return _below_one(jax.nn.sigmoid(self._values(key, n))), jnp.ones(n)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Importance:
+class Importance(_From):
     r"""t on [t_min, 1], density ∝ the likelihood weighting cot φ dφ/dt (Song et al. 2021, "Maximum likelihood").
 
     The weight is the derivative of log sin φ = -log(1 + SNR)/2, which is therefore drawn uniformly (and stratified).
+    When called, raises ValueError where a concrete `t_min` has no noise, and so infinite weight.
     """
 
-    t_min: float = 1e-5
-
-    def __post_init__(self):
-        check_number("t_min", self.t_min, least=0, below=1)
-
-    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
-        """Draw [n] times with 1 / density; ValueError where a concrete `t_min` has no noise, and so infinite weight."""
-        n = _checked(key, process, n)
+    def _draw(self, key, process, n):
         _check_noise(process, self.t_min)
         t_min = along_batch(self.t_min, jnp.ones(n), "t_min")
         low, high = (-jax.nn.softplus(process.log_snr(t)) / 2 for t in (t_min, 1.0))

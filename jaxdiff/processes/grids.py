@@ -80,29 +80,20 @@ class Grid(abc.ABC):
         check_process(process)
         steps = check_whole("steps", steps)
         check_room(f"the grid of steps = {steps}, with what it is made of,", steps, itemsize=32)
-        t_start = check_one_time(t_start, "t_start")
-        first = self._coordinate(process, t_start)
-        if t_end is not None:
+        if ended := t_end is not None:
             t_start, t_end = check_ends(t_start, t_end)
-            fraction = jnp.arange(steps + 1) / steps
-            last_time = t_end
-            if not self._finite:  # the last of the steps goes from where u is still finite
-                clean = process.marginal(t_end)[1] == 0
-                fraction = jnp.where(clean, jnp.arange(steps + 1) / max(steps - 1, 1), fraction)
-                last_time = jnp.where(clean, jnp.minimum(_LAST_TIME, t_start / 2), t_end)
-            last = self._coordinate(process, last_time)
-            times = self._between(process, first, last, fraction)
-            return jnp.clip(times, t_end, t_start).at[0].set(t_start).at[-1].set(t_end)
-        clean = process.marginal(0.0)[1] == 0
-        index = jnp.arange(steps)
-        fraction = index / max(steps - 1, 1)
-        if self._finite:
-            fraction = jnp.where(clean, index / steps, fraction)
-            last_time = 0.0
         else:
-            last_time = jnp.where(clean, jnp.minimum(_LAST_TIME, t_start / 2), 0.0)
-        last = self._coordinate(process, last_time)
-        return jnp.minimum(self._between(process, first, last, fraction), t_start).at[0].set(t_start)
+            t_start, t_end = check_one_time(t_start, "t_start"), 0.0
+        clean = process.marginal(t_end)[1] == 0
+        if self._finite:
+            to_end, last_time = ended | clean, t_end
+        else:  # the last step to clean data goes from where u is still finite
+            to_end, last_time = ended & ~clean, jnp.where(clean, jnp.minimum(_LAST_TIME, t_start / 2), t_end)
+        index = jnp.arange(steps + ended)
+        fraction = jnp.where(to_end, index / steps, index / max(steps - 1, 1))
+        first, last = self._coordinate(process, t_start), self._coordinate(process, last_time)
+        times = jnp.clip(self._between(process, first, last, fraction), t_end, t_start).at[0].set(t_start)
+        return times.at[-1].set(t_end) if ended else times
 
 
 @pytree

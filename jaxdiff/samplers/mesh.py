@@ -26,7 +26,7 @@ def check_mesh(mesh) -> None:
 
 
 def filled(size: int, mesh: Mesh | None) -> int:
-    """The least number of examples from `size` on that the devices of `mesh` share evenly."""
+    """`size` rounded up to a multiple of the number of devices; None: as it is."""
     return size if mesh is None else -(-size // mesh.size) * mesh.size
 
 

@@ -53,8 +53,8 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None
     """
     import diffrax
 
-    solver = default_solver() if solver is None else solver
     check_solver(solver)
+    solver = default_solver() if solver is None else solver
     each, once = _evaluations(solver)
     solver, adjoint = across_devices(solver, adjoint, start)
     resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
@@ -77,10 +77,19 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None
     return Solution(state, evaluations, finite & (solution.result == diffrax.RESULTS.successful))
 
 
+def check_solve(solver, rtol, atol, adjoint) -> None:
+    """Raise where these are no settings of an adaptive solve."""
+    check_solver(solver)
+    check_tolerances(rtol, atol)
+    check_adjoint(adjoint)
+
+
 def check_solver(solver) -> None:
-    """Raise where `solver` cannot integrate an ODE with adaptive steps."""
+    """Raise where `solver` is neither None nor one that integrates an ODE with adaptive steps."""
     import diffrax
 
+    if solver is None:
+        return
     if not isinstance(solver, diffrax.AbstractSolver) or solver.term_structure is not diffrax.AbstractTerm:
         raise TypeError(
             f"solver = {solver!r}; expected an instance of one of diffrax's solvers of ODEs, such as Dopri5()"
@@ -150,10 +159,7 @@ class ProbabilityFlow(Sampler):
     adaptive = reversible = True
 
     def __post_init__(self):
-        if self.solver is not None:
-            check_solver(self.solver)
-        check_tolerances(self.rtol, self.atol)
-        check_adjoint(self.adjoint)
+        check_solve(self.solver, self.rtol, self.atol, self.adjoint)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Integrate from t to s."""
@@ -170,15 +176,16 @@ def _carry(denoiser, x, t, s, cond, solver, rtol, atol, adjoint, split):
     return by_device(run, split)((denoiser, t, s, rtol, atol), x, cond)
 
 
-def _checked(denoiser, x, cond, t_min, solver, rtol, atol, adjoint):
-    """(cond, t_min) as arrays; raises for anything in what `encode` and `decode` are given that makes no sense."""
-    check_adjoint(adjoint)
+def _between(denoiser, x, t, s, cond, solver, rtol, atol, adjoint) -> jax.Array:
+    """x [n, *event] carried from t to s, one of them 1 and the other `t_min`."""
     check_model(denoiser)
     check_start(denoiser, 1.0)
-    if solver is not None:
-        check_solver(solver)
-    check_tolerances(rtol, atol)
-    return check_cond(denoiser, cond, x.shape[0]), check_one_time(t_min, "t_min")
+    check_solve(solver, rtol, atol, adjoint)
+    cond = check_cond(denoiser, cond, x.shape[0])
+    t, s = check_one_time(t, "t_min"), check_one_time(s, "t_min")
+    split = split_of(denoiser, x, cond)
+    with forward_mode_named(adjoint, denoiser, x, t, s, cond):
+        return _carry(denoiser, x, t, s, cond, solver, rtol, atol, adjoint, split)
 
 
 def encode(
@@ -192,19 +199,11 @@ def encode(
     Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0, and what is no denoiser, no
     solver of ODEs or no adjoint.
     """
-    x0 = check_event(x0, "x0")
-    cond, t_min = _checked(denoiser, x0, cond, t_min, solver, rtol, atol, adjoint)
-    split = split_of(denoiser, x0, cond)
-    with forward_mode_named(adjoint, denoiser, x0, t_min, cond):
-        return _carry(denoiser, x0, t_min, 1.0, cond, solver, rtol, atol, adjoint, split)
+    return _between(denoiser, check_event(x0, "x0"), t_min, 1.0, cond, solver, rtol, atol, adjoint)
 
 
 def decode(
     denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5, adjoint=None
 ) -> jax.Array:
     """The inverse of `encode`: z [n, *event] at t = 1 carried back to x at `t_min`."""
-    z = check_event(z, "z")
-    cond, t_min = _checked(denoiser, z, cond, t_min, solver, rtol, atol, adjoint)
-    split = split_of(denoiser, z, cond)
-    with forward_mode_named(adjoint, denoiser, z, t_min, cond):
-        return _carry(denoiser, z, 1.0, t_min, cond, solver, rtol, atol, adjoint, split)
+    return _between(denoiser, check_event(z, "z"), 1.0, t_min, cond, solver, rtol, atol, adjoint)
