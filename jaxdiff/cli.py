@@ -137,10 +137,11 @@ def sample(
     check_number("guidance", guidance)
     with _together(hosts, folder, (n, sampler, steps, label, guidance, seed, batch_size), KEPT):
         config, denoiser = runs.load(folder)
-        if label is not None and not config.conditional:
-            raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
-        if label is not None and not 0 <= label < (classes := runs.load_images(config, "train").classes):
-            raise ValueError(f"label = {label}; expected 0 to {classes - 1}")
+        if label is not None:
+            if (classes := denoiser.no_label()) is None:
+                raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
+            if not 0 <= label < classes:
+                raise ValueError(f"label = {label}; expected 0 to {classes - 1}")
         if guidance != 1.0:
             if label is None:
                 raise ValueError(f"guidance = {guidance} needs a label to guide to; give --label")

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,18 @@ def test_sample_is_the_same_in_any_batch(digits_run, monkeypatch, capsys):
         drawn.append(np.load(digits_run / "samples.npy"))
     assert drawn[0].shape == (5, 8, 8, 1)
     np.testing.assert_allclose(*drawn, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_of_a_run_that_never_dropped_labels_warns(digits_run, tmp_path, monkeypatch, capsys):
+    never = shutil.copytree(digits_run, tmp_path / "never")
+    config = json.loads((never / "config.json").read_text())
+    (never / "config.json").write_text(json.dumps(config | {"label_dropout": 0.0}))
+    draw = ("--n", 1, "--steps", 1, "--label", 3, "--guidance", 2.0, "--json")
+    with pytest.warns(UserWarning, match=r"never dropped in training \(label_dropout = 0\)"):
+        code, _, err = jaxdiff(monkeypatch, capsys, "sample", never, *draw)
+    assert code == 0, err
+    code, _, err = jaxdiff(monkeypatch, capsys, "sample", digits_run, *draw)  # where a warning would be an error
+    assert code == 0, err
 
 
 def test_likelihood_goes_into_the_summary(digits_run, monkeypatch, capsys):
@@ -210,6 +223,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         (("sample", digits_run, "--n", 0), "n = 0"),
         (("sample", digits_run, "--steps", 0), "steps = 0"),
         (("sample", digits_run, "--label", 10), "label = 10; expected 0 to 9"),
+        (("sample", digits_run, "--label", -1), "label = -1; expected 0 to 9"),
         (("sample", digits_run, "--guidance", 2.0), "give --label"),
         (("likelihood", digits_run, "--limit", 0), "limit = 0"),
         (("likelihood", digits_run, "--probes", 0), "probes = 0"),
