@@ -11,15 +11,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.networks.convolution import on_one_cpu
-
 _WEIGHTS = 2**21
 """How many weights a derivative on CPU holds at once: 8 MiB of them."""
 
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """[batch, length, heads, d] three times -> the same; the softmax in float32 at least."""
-    return _cached(q, k, v) if on_one_cpu() else _whole(q, k, v)
+    on_cpu = _cached if jax.device_count() == 1 else _whole  # to cut a batch that lies on a mesh moves data
+    return jax.lax.platform_dependent(q, k, v, cpu=on_cpu, default=_whole)
 
 
 def _whole(q, k, v):
