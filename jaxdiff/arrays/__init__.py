@@ -35,8 +35,9 @@ from jaxdiff.arrays.files import (
     own_folder,
     read_json,
     remove_folder,
+    sweep,
 )
-from jaxdiff.arrays.fingerprint import fingerprint
+from jaxdiff.arrays.fingerprint import fingerprint, sha256
 from jaxdiff.arrays.keys import check_key, example_keys
 from jaxdiff.arrays.pytree import as_pytree, pytree
 
@@ -77,5 +78,7 @@ __all__ = [
     "read_json",
     "remove_folder",
     "said",
+    "sha256",
+    "sweep",
     "with_dtype",
 ]

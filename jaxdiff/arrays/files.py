@@ -7,6 +7,7 @@ would wait for a writer for ever.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -68,21 +69,44 @@ def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-    try:
-        with open(descriptor, "wb") as file:
+    with open(_made(draft), "wb") as file:
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def _made(draft: Path) -> int:
+    """A descriptor of `draft`, a new file, which is locked: while it is written `sweep` leaves it."""
+    while True:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks, where none is swept
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # swept before it was locked
 
 
 def is_leftover(path: Path) -> bool:
     """Whether `path` is what a killed `atomic_write` left."""
     return _LEFTOVER.fullmatch(path.name) is not None
+
+
+def sweep(folder: str | os.PathLike) -> None:
+    """Remove what killed writers left in `folder`: regular files of it, no link followed, that nobody writes."""
+    for path in filter(is_leftover, Path(folder).iterdir()):
+        with contextlib.suppress(OSError):  # a link, a folder, a file that is locked or not ours
+            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def own_folder(root: str | os.PathLike, *names: str) -> Path:

@@ -25,12 +25,17 @@ _FUNCTIONS = (types.FunctionType, functools.partial, type)
 
 
 def fingerprint(*parts) -> str:
-    """A hexadecimal SHA-256 of `parts`, its first 16 digits. Arrays must be whole on this process."""
+    """The first 16 digits of `sha256`."""
+    return sha256(*parts)[:16]
+
+
+def sha256(*parts) -> str:
+    """A hexadecimal SHA-256 of `parts`. Arrays must be whole on this process."""
     digest = hashlib.sha256()
     seen: dict[int, int] = {}
     for part in parts:
         _feed(digest, part, seen)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def _feed(digest, value, seen: dict[int, int]) -> None:

@@ -21,7 +21,16 @@ from jaxdiff.runs.summary import last_line, read_summary, update_summary, write_
 from jaxdiff.training.hosts import first, several
 
 TRACES = ("lock", "failure.json", ".checkpoints.unsaved", "config.tmp")  # what an aborted start can leave in a folder
-PARTS = {  # what `training.train` records of a setting, where it has another name
+DATA = ("data", "data_std", "batch", "first_batch")
+PARTS = {  # what `training.train` calls what a setting decides, where it does not have the setting's name
+    **dict.fromkeys((field.name for field in dataclasses.fields(Config)), ()),
+    **{name: (name,) for name in ("process", "parameterization", "ema_decay", "accumulate", "label_dropout")},
+    **dict.fromkeys(("channels", "blocks", "attention", "hidden"), ("network", "weights", "initial_weights")),
+    **dict.fromkeys(
+        ("image_folder", "image_size", "grey", "skip_corrupt"), ("data", "data_std", "first_batch", "batch")
+    ),
+    "data": ("data", "data_std", "first_batch", "batch", "prepare"),
+    "conditional": ("network", "weights", "initial_weights", "prepare", "label_dropout"),
     "weighting": ("loss",),
     "times": ("loss",),
     "learning_rate": ("optimizer",),
@@ -151,7 +160,7 @@ def train(
             mesh=mesh,
             accumulate=config.accumulate,
             identity={"data": jd.data.fingerprint(examples, config.batch_size, config.seed)},
-            allow=[part for name in allow for part in (name, *PARTS.get(name, ()))],
+            allow=[part for name in allow for part in PARTS.get(name, (name,))],
             log_every=log_every,
             checkpoint_every=checkpoint_every,
             on_log=on_log,

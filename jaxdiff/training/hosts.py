@@ -4,10 +4,12 @@
 for one another. What is added here is what neither does: a run whose processes were started differently is refused,
 and the first failure is in the log of every host.
 
-A process that fails, or leaves by sys.exit or Ctrl-C, says so in a file of the run's folder and ends at once (JAX would
-wait five minutes for it); a thread in each of the others looks there every second, says the same and ends too.
+From `connect` on a process that fails, or leaves by Ctrl-C, says so on a line to all others and ends at once (JAX would
+wait five minutes for it), and so do they. Of one that leaves by sys.exit, or at the end of its program, they know how
+many regions of `failing_together` it took part in: whoever is in a later one waits for nobody, and ends all.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -23,13 +25,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxdiff.arrays import atomic_write, check_path, fingerprint, own_folder, read_json
+from jaxdiff.arrays import atomic_write, check_path, fingerprint, own_folder
+from jaxdiff.training.line import Line
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
-_together: Path | None = None  # the file of a failure, while this run fails together
 START = 60  # seconds in which all must have come
+_line: Line | None = None  # to the other processes
+_together: Path | None = None  # the file of a failure, inside of `failing_together`
+_regions = 0  # of `failing_together` that this process has entered
+_left: dict[int, int] = {}  # of processes that have left: the regions that they had entered
+_ending = threading.Lock()  # held by the thread that ends this process
 
 
 def several() -> bool:
@@ -66,6 +73,44 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
         raise ConnectionError(f"the processes cannot connect ({str(error).strip().splitlines()[0]}); {fix}") from error
     finally:
         told.cancel()
+    _listen()
+
+
+def _listen() -> None:
+    """Open the line to the other processes, and say on it how this one ends."""
+    global _line
+    try:
+        _line = Line(_hear)
+    except OSError as error:
+        print(f"jaxdiff: no line to process 0 ({error}); how another process ends only JAX will say", file=sys.stderr)
+        return
+    atexit.register(lambda: _line and _line.say(left=_regions))
+    hook = sys.excepthook
+
+    def last_words(kind, error, trace):
+        hook(kind, error, trace)
+        if not _saved(error):
+            end(*_cause(error))
+
+    sys.excepthook = last_words
+
+
+def _hear(message: dict) -> None:
+    process = message["process"]
+    if "cause" in message:
+        _end(f"process {process} ended: {message['cause']}", message["code"], message["time"])
+    elif "left" in message:
+        _left[process] = message["left"]
+        _check_none_left()
+    elif process not in _left:
+        end("ended without a word: killed, or its machine is gone", FAILED, process)
+
+
+def _check_none_left() -> None:
+    """End all where a process has left that this one would wait for."""
+    for process, regions in _left.items():
+        if regions < _regions:
+            end("left by sys.exit, or by the end of its program, before the others", FAILED, process)
 
 
 def barrier(name: str) -> None:
@@ -114,39 +159,41 @@ def agree(folder: Path, settings: dict) -> None:
 def failing_together(folder: str | os.PathLike) -> Iterator[None]:
     """While inside, whatever ends one process ends all, each with its cause in the log: sys.exit and Ctrl-C as well.
 
-    The file of a failure stays in `folder` until the next run starts there. Inside another it does nothing.
+    The failure is kept in `folder` as failure.json until the next run starts there. All processes enter it equally
+    often, one inside another too.
     """
-    global _together
+    global _together, _regions
     folder = check_path("folder", folder)
-    if not several() or _together:
+    if not several():
         yield
         return
-    path = own_folder(folder) / "failure.json"  # by all, so that all raise where it cannot be
-    if path.is_dir() and not path.is_symlink():
-        raise ValueError(f"{path} is a folder; remove it, or give another run")
-    _together = path
-    if first():
-        path.unlink(missing_ok=True)
-    barrier("jaxdiff: together")
-    done = threading.Event()
-
-    def look():
-        while not done.wait(1.0):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                failure = read_json(path)
-                _end(f"process {failure['process']} ended: {failure['cause']}", failure["code"], failure["time"])
-
-    threading.Thread(target=look, daemon=True).start()
+    if _line is None:
+        _listen()
+    _regions += 1
+    _check_none_left()
+    if _together:
+        yield
+        return
     try:
+        path = own_folder(folder) / "failure.json"
+        if path.is_dir() and not path.is_symlink():
+            raise ValueError(f"{path} is a folder; remove it, or give another run")
+        if first():
+            path.unlink(missing_ok=True)
+        barrier("jaxdiff: together")
+        _together = path
         yield
     except BaseException as error:
-        done.set()
-        if isinstance(error, SystemExit | KeyboardInterrupt) and hasattr(error, "step"):
-            raise  # as in all the others, which have saved after the same step
-        end(*_cause(error))
+        if not _saved(error):
+            end(*_cause(error))
+        raise
     finally:
-        done.set()
         _together = None
+
+
+def _saved(error: BaseException) -> bool:
+    """Whether all processes leave in this way, having saved after the same step."""
+    return isinstance(error, SystemExit | KeyboardInterrupt) and hasattr(error, "step")
 
 
 def _cause(error: BaseException) -> tuple[str, int]:
@@ -159,20 +206,32 @@ def _cause(error: BaseException) -> tuple[str, int]:
     return str(error).strip() or type(error).__name__, FAILED
 
 
-def end(cause: str, code: int) -> NoReturn:
-    """End this process at once with an exit code, and with it all that fail together."""
-    now = time.time()
-    if _together is not None and not _together.exists():
-        failure = {"process": jax.process_index(), "cause": cause, "code": code, "time": now}
-        with contextlib.suppress(OSError), atomic_write(_together) as file:
-            file.write(json.dumps(failure).encode())
-    _end(f"process {jax.process_index()} ended: {cause}" if several() else cause, code, now)
+def end(cause: str, code: int, process: int | None = None) -> NoReturn:
+    """End all processes at once with an exit code: for `cause`, which is that of this `process` or another."""
+    if _line is None:
+        _end(cause, code, time.time())
+    time.sleep(0.0 if process is not None else 0.3)  # that of another, which is the cause of this one, is heard first
+    with _ending:
+        failure = {"process": _line.process if process is None else process, "cause": cause, "code": code}
+        failure["time"] = time.time()
+        _line.say(**failure)
+        if _together is not None:
+            with contextlib.suppress(OSError), atomic_write(_together) as file:
+                file.write(json.dumps(failure).encode())
+        _leave(f"process {failure['process']} ended: {cause}", code, failure["time"])
 
 
 def _end(cause: str, code: int, since: float) -> NoReturn:
+    with _ending:
+        _leave(cause, code, since)
+
+
+def _leave(cause: str, code: int, since: float) -> NoReturn:
     """Say why, wait until all have had the time to, and end whatever the threads of this process are doing."""
     print(f"\njaxdiff: {cause}", file=sys.stderr, flush=True)
-    if _together is not None:
-        last = 0.5 if first() else 0.0  # without the process that coordinates the others are aborted
-        time.sleep(min(max(since + 2.0 + last - time.time(), 0.0), 3.0))
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    if _line is not None:
+        last = 0.5 if _line.process == 0 else 0.0  # without the process that coordinates the others are aborted
+        time.sleep(min(max(since + 1.0 + last - time.time(), 0.0), 2.0))
     os._exit(code)

@@ -7,12 +7,11 @@ that differ in their last digits on another kind of device.
 """
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import math
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxdiff.arrays import fingerprint
+from jaxdiff.arrays import fingerprint, said
 from jaxdiff.training import hosts
 
 LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # whose versions may change the numbers
+LATER = ("batch", "first_batch", "label_dropout", "schedule")  # parts that are known once there are data
 LENGTH = 300  # characters of what can be read of a part
 
 
@@ -70,11 +70,25 @@ def of_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The parts that a first batch tells of."""
     if hosts.several():
         batch = multihost_utils.process_allgather(batch, tiled=True)
-    digest = hashlib.sha256()
-    for name, array in sorted(batch.items()):
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    shapes = {name: [str(np.asarray(array).dtype), *np.shape(array)] for name, array in sorted(batch.items())}
-    return {"batch": shapes, "first_batch": digest.hexdigest()[:16]}
+    shapes = {name: [str(array.dtype), *array.shape] for name, array in sorted(batch.items())}
+    return {"batch": shapes, "first_batch": fingerprint(batch)}
+
+
+def check_names(allow) -> None:
+    """Raise TypeError where `allow` is no sequence of names."""
+    if isinstance(allow, str):
+        raise TypeError(f'allow = "{allow}"; expected names in a tuple: allow=("{allow}",)')
+    if not isinstance(allow, Collection) or not all(isinstance(name, str) for name in allow):
+        raise TypeError(f"allow = {said(allow)}; expected names in a tuple")
+
+
+def check_known(allow: Sequence[str], known: Collection[str]) -> None:
+    """Raise ValueError for a name in `allow` that no part of the run has."""
+    if unknown := sorted(set(allow) - set(known)):
+        raise ValueError(
+            f"allow has {', '.join(unknown)}, which no part of this run is called; its parts are "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], allow: Sequence[str], folder: Path) -> None:

@@ -4,15 +4,18 @@ A network of classes 0 to K - 1 has one label more, K, for none (Ho and Salimans
 of a network that has one; guidance asks such a network for its unconditional prediction.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.denoisers import check_cond_of, no_label_of
+from jaxdiff.training.mesh import on_mesh, place_batch, replicated
 from jaxdiff.training.step import prepare_as_given
 
+GLANCES = 2  # keys under which each batch is looked at
 LOOKS = 32  # keys under which labels are looked at: a label that prepare drops is not dropped under all of them
 
 
@@ -51,31 +54,77 @@ def share_dropped(prepare: Callable, key, batch: dict, share: float, none: int |
     """
     if none is None:
         return None
-    labels = jax.jit(lambda keys, batch: jax.lax.map(lambda key: prepare(key, batch)[1], keys))(
-        jax.random.split(key, LOOKS), batch
-    )
+    labels = jax.jit(_made, static_argnums=0)(prepare, jax.random.split(key, LOOKS), batch)
     if labels is None:
         return None
-    absent = np.asarray(labels) == none
-    if absent.all(0).any():
-        raise ValueError(_means_none(f"example {absent.all(0).argmax()} of batches[0]", none))
-    if absent.any() and share > 0:
+    labels = np.asarray(labels)
+    _check(labels, none, 0)
+    dropped = bool((labels == none).any())
+    if dropped and share > 0:
         raise ValueError(
             f"label_dropout = {share}, but prepare drops labels itself; take it out there, or leave label_dropout at 0"
         )
-    return None if absent.any() else share
+    return None if dropped else share
 
 
-def check_labels(prepare: Callable, batch: dict, step: int, none: int | None) -> None:
-    """Raise ValueError where a batch that is used as it is has a label that the network's data cannot have."""
-    labels: Any = batch.get("label", batch.get("cond"))
-    if none is None or prepare is not prepare_as_given or labels is None:
-        return
-    labels = np.asarray(labels)
-    outside = (labels < 0) | (labels >= none)
+def _made(prepare: Callable, keys, batch: dict) -> jax.Array | None:
+    """The labels [keys, batch] that `prepare` makes of a batch under each of `keys`; None where it makes none."""
+    labels = jax.eval_shape(prepare, keys[0], batch)[1]
+    if not isinstance(labels, jax.ShapeDtypeStruct) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        return None
+    return jax.lax.map(lambda key: prepare(key, batch)[1], keys)
+
+
+class Watch:
+    """Looks at the labels of every batch: at once where they are used as they come, or else once `check` is called.
+
+    The labels that a user's own `prepare` makes are made beside the step, under two keys, and looked at on the host;
+    where one should not be, that batch is looked at under more.
+    """
+
+    def __init__(self, prepare: Callable, key, denoiser, mesh: jax.sharding.Mesh):
+        self._own, self._key, self._mesh = prepare is not prepare_as_given, key, mesh
+        self._denoiser, self._none = denoiser, no_label_of(denoiser)
+        self._seen: list[tuple[int, jax.Array]] = []
+        made = on_mesh(mesh)(functools.partial(_made, prepare))
+        self._made = jax.jit(made, out_shardings=replicated(mesh))
+
+    def __call__(self, step: int, rows: dict, placed: dict) -> None:
+        """Look at a batch. Raises what the denoiser has against its labels."""
+        if self._own:
+            labels = self._look(step, placed, GLANCES)
+            self._seen += [] if labels is None else [(step, labels)]
+        elif (cond := rows.get("label", rows.get("cond"))) is not None:
+            self._check(np.asarray(cond)[None], step)
+
+    def check(self, batches) -> None:
+        """Raise what the denoiser has against the labels of the batches since the last call."""
+        seen, self._seen = self._seen, []
+        for step, labels in seen:
+            try:
+                self._check(np.asarray(labels), step)
+            except ValueError:  # by chance, where prepare drops labels itself
+                self._check(np.asarray(self._look(step, place_batch(self._mesh, batches[step]), LOOKS)), step)
+
+    def _look(self, step: int, placed: dict, looks: int) -> jax.Array | None:
+        return self._made(jax.random.split(jax.random.fold_in(self._key, step), looks), placed)
+
+    def _check(self, labels: np.ndarray, step: int) -> None:
+        if self._none is not None:
+            return _check(labels, self._none, step)
+        try:
+            for cond in labels:
+                check_cond_of(self._denoiser, cond)
+        except ValueError as error:
+            raise ValueError(f"batches[{step}]: {error}") from None
+
+
+def _check(labels, none: int, step: int) -> None:
+    """Raise ValueError for a label, of [looks, batch], that under no key is one of 0 to `none` - 1."""
+    outside = ((labels < 0) | (labels >= none)).all(0)
     if outside.any():
         where = f"example {outside.argmax()} of batches[{step}]"
-        wrong = labels[outside].flat[0]
+        wrong = labels[0, outside][0]
         raise ValueError(
             _means_none(where, none)
             if wrong == none

@@ -7,13 +7,15 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxdiff.arrays import own_folder
+from jaxdiff.arrays import own_folder, sweep
 from jaxdiff.training.hosts import first
 
 
 @contextlib.contextmanager
 def in_use(folder: Path) -> Iterator[None]:
     """Hold the folder of a run; the system lets go of it when the process ends, however it does.
+
+    What killed writers left there is removed.
 
     Raises ValueError where another process holds it, and for a `lock` in it that is no file.
     """
@@ -34,4 +36,5 @@ def in_use(folder: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} of {os.uname().nodename}")
             file.flush()
+        sweep(folder)
         yield

@@ -30,7 +30,16 @@ from jaxdiff.processes import Process
 from jaxdiff.samplers.mesh import fetched
 from jaxdiff.training import hosts, labels
 from jaxdiff.training.checkpoints import Checkpoints
-from jaxdiff.training.identity import check, figures, of_batch, of_settings, same_weights
+from jaxdiff.training.identity import (
+    LATER,
+    check,
+    check_known,
+    check_names,
+    figures,
+    of_batch,
+    of_settings,
+    same_weights,
+)
 from jaxdiff.training.lock import in_use
 from jaxdiff.training.log import MetricsLog
 from jaxdiff.training.mesh import check_mesh, place_batch
@@ -180,8 +189,7 @@ def train(
     check_scalar("label_dropout", label_dropout, least=0, below=1)
     if on_log is not None:
         check_function("on_log", on_log, "a function (denoiser, metrics)")
-    if isinstance(allow, str):
-        raise TypeError(f'allow = "{allow}"; expected names in a tuple: allow=("{allow}",)')
+    check_names(allow)
     mesh = check_mesh(mesh)
     given: Any = clipped_adam if optimizer is None else optimizer
     scheduled = not hasattr(given, "update")
@@ -203,6 +211,7 @@ def train(
         checkpoints = held.enter_context(Checkpoints(folder / "checkpoints"))
         done = checkpoints.latest or 0
         before = checkpoints.manifest.get("identity", {})
+        check_known(allow, {*before, *now, *LATER})
         ends = before.get("schedule", [steps])
         longer = [*ends, steps] if scheduled and steps > ends[-1] else ends
         now |= {"schedule": ends} if scheduled else {}
@@ -245,18 +254,18 @@ def train(
 
         _check_batch(denoiser, loss, key, x0, cond)
         check_length(batches, steps)
-        update = make_step(denoiser, loss, chosen, ema_decay, prepared, mesh, accumulate)
         history = checkpoints.manifest.get("interval", [])  # of an interval that a preemption cut short
+        log = held.enter_context(MetricsLog(folder / "metrics.jsonl" if hosts.first() else None, done - len(history)))
+        update = make_step(denoiser, loss, chosen, ema_decay, prepared, mesh, accumulate)
         placed = place_batch(mesh, batch)
         compiled = update.lower(state, placed).compile()
+        watch = labels.Watch(prepare, key, denoiser, mesh)
         speed = Speed(compiled, mesh, len(jax.tree.leaves(placed)[0]))
-        log_path = folder / "metrics.jsonl" if hosts.first() else None
 
         def save(history):
             checkpoints.save(state, identity=now, data={"next_index": int(state.step)}, interval=history)
 
         with (
-            MetricsLog(log_path, done - len(history)) as log,
             tqdm(total=steps, initial=done, unit="step", disable=not (progress and hosts.first())) as bar,
             preemption.held(),
         ):
@@ -268,8 +277,9 @@ def train(
                 began = time.perf_counter()
                 fresh = []
                 while done < end and not stop:
-                    labels.check_labels(prepare, rows := next(source), done, none)
-                    state, metrics = compiled(state, place_batch(mesh, rows))
+                    placed = place_batch(mesh, rows := next(source))
+                    watch(done, rows, placed)
+                    state, metrics = compiled(state, placed)
                     fresh.append(metrics)
                     if len(fresh) > 1:
                         fresh[-2]["loss"].block_until_ready()
@@ -279,6 +289,7 @@ def train(
                 history = history + numbers
                 spent = time.perf_counter() - began
 
+                watch.check(batches)
                 if not state.finite:
                     assert batches is not None
                     batch = place_batch(mesh, batches[int(state.step)])

@@ -37,7 +37,7 @@ class Points:
         if step == self.special.get("throws_at"):
             raise OSError("the disk of this host is gone")
         if step == self.special.get("dies_at"):
-            os.kill(os.getpid(), 9)
+            os.kill(os.getpid(), signal.SIGKILL)
         if step == self.special.get("exits_at"):
             sys.exit(3)
         if step == self.special.get("interrupted_at"):
@@ -79,6 +79,19 @@ def press_in_save(step, *seconds):
     Checkpoints.save = pressing
 
 
+def leave(how):
+    """Leave before the run, in one of the ways in which a process ends."""
+    if how == "error":
+        raise ValueError("the data of this host are missing")
+    if how == "Ctrl-C":
+        raise KeyboardInterrupt
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "abort":
+        os._exit(0)
+    sys.exit(int(how))
+
+
 def main(folder, steps=40, log_every=5, checkpoint_every=10, delay=0.0, slow=False, seed=0, model=1, **run):
     rows = slice(0, BATCH)
     if "process" in run:
@@ -89,9 +102,13 @@ def main(folder, steps=40, log_every=5, checkpoint_every=10, delay=0.0, slow=Fal
         press_in_save(*run["pressed"])
     if "bytes_a_file" in run:
         resource.setrlimit(resource.RLIMIT_FSIZE, (run["bytes_a_file"], resource.RLIM_INFINITY))
+    if "leaves" in run:
+        leave(run["leaves"])
     with failing_together(folder):
         if run.get("comes_not"):
             raise ValueError("the data of this host are missing")
+        if run.get("goes_by"):
+            return
         trained = train(
             jax.random.key(seed),
             folder,

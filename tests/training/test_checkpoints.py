@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import run
 
+from jaxdiff.arrays import atomic_write
 from jaxdiff.training import Checkpoints, TrainState, load_params, make_step, read_metrics, train
 
 HERE = Path(__file__).parent
@@ -287,15 +288,40 @@ def test_training_writes_and_deletes_nothing_through_a_link(saved, tmp_path):
     assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
 
 
+def test_drafts_of_killed_writers_are_swept_and_nothing_else(saved, tmp_path):
+    folder, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(saved, folder)
+    outside.write_bytes(b"mine")
+    name = lambda digit, of="summary.json": folder / f".{of}.{str(digit) * 8}.tmp"
+    for dead in (name(0), name(1, ".checkpoints.unsaved")):
+        dead.write_bytes(b"{")
+    kept = [name(2), name(3), name(4), folder / ".summary.json.tmp", folder / "summary.json.00000000.tmp"]
+    kept[0].symlink_to(outside)
+    kept[1].mkdir()
+    os.mkfifo(kept[2])
+    for path in kept[3:]:
+        path.write_bytes(b"{")
+    with atomic_write(folder / "summary.json") as file:  # as `sample` may in another process
+        file.write(b"{}")
+        run.main(folder, steps=20)
+    assert (folder / "summary.json").read_bytes() == b"{}"
+    assert not any(path.exists() for path in (name(0), name(1, ".checkpoints.unsaved")))
+    assert all(os.path.lexists(path) for path in kept)
+    assert outside.read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [("[]", "line 2: expected numbers"), ('{"loss": 1}', "line 2"), ("{" * 100_000, "line 2 is not JSON")],
 )
-def test_a_damaged_line_of_the_metrics_is_named(saved, tmp_path, line, message):
+def test_a_damaged_line_of_the_metrics_is_named_before_anything_is_compiled(
+    saved, tmp_path, line, message, monkeypatch
+):
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "metrics.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], line, *lines[1:]]))
+    monkeypatch.setattr("jaxdiff.training.loop.make_step", lambda *_: pytest.fail("it compiles"))
     with pytest.raises(ValueError, match=rf"metrics\.jsonl, {message}"):
         run.main(tmp_path, steps=30)
     path.unlink()

@@ -135,15 +135,39 @@ def test_folders_that_are_not_shared_are_told_by_all(tmp_path):
     assert all("process 1 does not see what process 0 writes" in err for err in errors)
 
 
-@pytest.mark.slow
-def test_a_host_that_dies_ends_the_others_within_a_minute(tmp_path):
-    processes = together([tmp_path] * 2, dies_at=[None, 7])
-    began = time.time()
-    codes, errors = ends(processes, timeout=90)
-    assert codes[1] == -signal.SIGKILL
-    assert codes[0] != 0
-    assert time.time() - began < 75
-    assert "jaxdiff:" in errors[0]
+LEFT = "left by sys.exit, or by the end of its program, before the others"
+GONE = "ended without a word: killed, or its machine is gone"
+slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({"leaves": [None, "3"]}, f"process 1 ended: {LEFT}"),
+        ({"dies_at": [7, None]}, f"process 0 ended: {GONE}"),
+        slow({"leaves": ["3", None]}, f"process 0 ended: {LEFT}"),
+        slow({"leaves": [None, "0"]}, f"process 1 ended: {LEFT}"),
+        slow({"leaves": [None, "error"]}, "process 1 ended: the data of this host are missing"),
+        slow({"leaves": ["error", None]}, "process 0 ended: the data of this host are missing"),
+        slow({"leaves": [None, "Ctrl-C"]}, "process 1 ended: interrupted (Ctrl-C)"),
+        slow({"leaves": [None, "kill"]}, f"process 1 ended: {GONE}"),
+        slow({"leaves": ["kill", None]}, f"process 0 ended: {GONE}"),
+        slow({"leaves": [None, "abort"]}, f"process 1 ended: {GONE}"),
+        slow({"goes_by": [None, True]}, f"process 1 ended: {LEFT}"),
+        slow({"goes_by": [True, None]}, f"process 0 ended: {LEFT}"),
+        slow({"dies_at": [None, 7]}, f"process 1 ended: {GONE}"),
+        slow({"dies_at": [None, None, 7]}, f"process 2 ended: {GONE}"),
+        slow({"leaves": [None, "3", None]}, f"process 1 ended: {LEFT}"),
+    ],
+    ids=str,
+)
+def test_one_that_leaves_at_any_moment_is_told_by_all_that_are_left(tmp_path, settings, cause):
+    (who,) = settings.values()
+    (at,) = (index for index, how in enumerate(who) if how is not None)
+    codes, errors = ends(together([tmp_path] * len(who), **settings), timeout=45)
+    left = [index for index in range(len(who)) if index != at]
+    assert all(codes[index] != 0 for index in left), codes
+    assert all(f"jaxdiff: {cause}" in errors[index] for index in left), errors
 
 
 @pytest.mark.slow

@@ -124,6 +124,16 @@ def test_an_allowed_difference_is_accepted_and_recorded(run, tmp_path):
         go(tmp_path, allow="optimizer")
 
 
+def test_a_name_that_no_part_has_cannot_be_allowed(run, tmp_path):
+    for folder in (tmp_path, run[0]):
+        with pytest.raises(ValueError, match=r"allow has optimiser, which no part .* is called; .*loss, .*optimizer, "):
+            go(folder, allow=("optimizer", "optimiser"))
+    for allow in (("loss", 3), 3, None):
+        with pytest.raises(TypeError, match="allow = .*; expected names in a tuple"):
+            go(tmp_path, allow=allow)
+    go(run[0], allow=["first_batch", "label_dropout"])
+
+
 def test_a_run_that_is_given_what_it_returned_goes_on(run, tmp_path):
     shutil.copytree(run[0], tmp_path / "a")
     shutil.copytree(run[0], tmp_path / "b")

@@ -10,10 +10,11 @@ import optax
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.arrays import is_concrete
 from jaxdiff.config import Config
 from jaxdiff.denoisers import no_label_of
 from jaxdiff.networks import MLP, Cast, UNet, initialize
-from jaxdiff.training import prepare_as_given, train
+from jaxdiff.training import prepare_as_given, saved_steps, train
 from jaxdiff.training.labels import dropping
 
 KEY = jax.random.key(0)
@@ -146,10 +147,41 @@ def test_labels_that_count_from_one_are_refused(tmp_path, share, prepare):
         go(tmp_path, denoiser(), [batch([1, 2, 3, 4] * 2)] * 2, label_dropout=share, prepare=prepare)
 
 
+def plain(key, batch):
+    return batch["x"], batch["label"]
+
+
+@pytest.mark.parametrize("prepare", [prepare_as_given, plain, drops])
 @pytest.mark.parametrize(("label", "message"), [(4, ONES), (5, "label 5 is out of range"), (-1, "label -1 is out of")])
-def test_a_label_out_of_range_in_a_later_batch_is_refused_there(tmp_path, label, message):
+def test_a_label_out_of_range_in_a_later_batch_is_refused_there(tmp_path, label, message, prepare):
     with pytest.raises(ValueError, match=rf"example 7 of batches\[1\].*{message}"):
-        go(tmp_path, denoiser(), [GOOD[0], batch([0, 1, 2, 3, 0, 1, 2, label])])
+        go(tmp_path, denoiser(), [GOOD[0], batch([0, 1, 2, 3, 0, 1, 2, label])], prepare=prepare)
+    assert saved_steps(tmp_path) == []
+
+
+def test_labels_that_prepare_drops_are_no_error_in_any_batch(tmp_path):
+    """Under two keys one of 800 labels is dropped twice at a rate of a half for certain (but for 1e-99)."""
+    batches = [batch([0, 1, 2, 3] * 50, step) for step in range(4)]
+    assert go(tmp_path, denoiser(), batches, prepare=drops, steps=4).label_dropout is None
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoClasses:
+    """Takes labels 0 and 1, and has none for no label."""
+
+    def __call__(self, params, x, c_noise, cond):
+        return params["mean"][cond][:, None] * jnp.ones_like(x)
+
+    def check_cond(self, params, cond):
+        if is_concrete(cond) and np.asarray(cond).max() > 1:
+            raise ValueError("two classes only")
+
+
+@pytest.mark.parametrize("prepare", [prepare_as_given, plain])
+def test_what_a_network_of_ones_own_says_of_its_labels_holds_in_every_batch(tmp_path, prepare):
+    model = jd.Denoiser(TwoClasses(), {"mean": jnp.zeros(2)}, jd.VP())
+    with pytest.raises(ValueError, match=r"batches\[1\]: two classes only"):
+        go(tmp_path, model, [batch([0, 1] * 4), batch([0, 2] * 4)], prepare=prepare)
 
 
 REFUSED = [
