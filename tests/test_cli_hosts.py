@@ -11,8 +11,15 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from test_cli import jaxdiff
 
 TOY = ["--data", "two_moons", "--steps", "20", "--hidden", "16", "--batch-size", "32", "--log-every", "10"]
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """A command in this process: its exit code, output and error text."""
+    return lambda *arguments: jaxdiff(monkeypatch, capsys, *arguments)
 
 
 def start(*arguments, **env):
@@ -44,16 +51,22 @@ def two(*arguments, own=((), ())):
     return finish(*(start(*arguments, "--json", *hosts(i)) for i in range(2)))
 
 
-def test_two_processes_train_sample_and_score_as_one(tmp_path):
-    for index, (code, _, err) in enumerate(two("train", tmp_path / "two", *TOY)):
+def test_two_processes_train_and_sample_as_one(tmp_path, run_here):
+    """They train by SLURM's own variables, as srun sets them on two tasks of one node, and sample by ours."""
+    slurm = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    train = ["train", tmp_path / "two", *TOY, "--cluster", "--json"]
+    tasks = [start(*train, **slurm, SLURM_PROCID=str(i), SLURM_LOCALID="0") for i in range(2)]
+    for index, (code, _, err) in enumerate(finish(*tasks)):
         assert code == 0, (index, err)
-    ((code, _, err),) = finish(start("train", tmp_path / "one", *TOY, "--json"))
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 20
+    alone = lambda *arguments: [run_here(*arguments, "--json")]
+    ((code, _, err),) = alone("train", tmp_path / "one", *TOY)
     assert code == 0, err
     for name in ("two", "one"):
         metrics = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in metrics] == [10, 20]
     drawn = []
-    for name, run in (("two", two), ("one", lambda *a: finish(start(*a)))):
+    for name, run in (("two", two), ("one", alone)):
         for code, _, err in run("sample", tmp_path / name, "--n", "21", "--steps", "4"):
             assert code == 0, err
         drawn.append(np.load(tmp_path / name / "samples.npy", allow_pickle=False))
@@ -65,24 +78,11 @@ def test_two_processes_train_sample_and_score_as_one(tmp_path):
         assert "started with different settings: arguments; start all with the same command" in err
 
 
-def test_a_cluster_says_who_is_who(tmp_path):
-    """SLURM's own variables, as srun sets them on two tasks of one node."""
-    job = str(free_port())
-    env = {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-    processes = [
-        start("train", tmp_path, *TOY, "--cluster", "--json", **env, SLURM_PROCID=str(i), SLURM_LOCALID="0")
-        for i in range(2)
-    ]
-    for code, _, err in finish(*processes):
-        assert code == 0, err
-    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 20
-
-
-def likelihood_stopped_by_sigterm(tmp_path, started, told, tolerance):
-    """Start it by `started(arguments)`, stop the process `told`: its records before, and its codes and errors."""
+def likelihood_stopped_by_sigterm(tmp_path, run_here, started, told, tolerance):
+    """Start it by `started(arguments)`, stop the process `told`, and go on by `run_here(*arguments)`."""
     run = tmp_path / "run"
     small = ["--steps", "2", "--batch-size", "16", "--channels", "4", "--attention", "--json"]
-    ((code, _, err),) = finish(start("train", run, *small))
+    code, _, err = run_here("train", run, *small)
     assert code == 0, err
     score = ["likelihood", run, "--limit", "447", "--budget", "0", "--json"]
     score += ["--rtol", tolerance, "--atol", tolerance]
@@ -100,27 +100,28 @@ def likelihood_stopped_by_sigterm(tmp_path, started, told, tolerance):
     rows = lambda: np.load(records[0], allow_pickle=False)
     values = dict(zip(rows()["example"].tolist(), rows()["bits_per_dim"].tolist()))
     assert 0 < len(values) < 447
-    ((code, _, err),) = finish(start(*score))
+    code, _, err = run_here(*score)
     assert code == 0, err
     assert sorted(rows()["example"].tolist()) == list(range(447))
     after = dict(zip(rows()["example"].tolist(), rows()["bits_per_dim"].tolist()))
     assert {i: after[i] for i in values} == values
 
 
-def test_sigterm_in_a_likelihood_keeps_what_is_done_and_it_goes_on(tmp_path):
-    likelihood_stopped_by_sigterm(tmp_path, lambda score: [start(*score)], told=0, tolerance=1e-3)
+def test_sigterm_in_a_likelihood_keeps_what_is_done_and_it_goes_on(tmp_path, run_here):
+    likelihood_stopped_by_sigterm(tmp_path, run_here, lambda score: [start(*score)], told=0, tolerance=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [0, 1])
-def test_sigterm_to_one_of_two_in_a_likelihood_stops_both(tmp_path, told):
+def test_sigterm_to_one_of_two_in_a_likelihood_stops_both(tmp_path, run_here, told):
     coordinator = f"localhost:{free_port()}"
     hosts = lambda i: ["--coordinator", coordinator, "--processes", 2, "--process-id", i]
     both = lambda score: [start(*score, *hosts(i)) for i in range(2)]
-    likelihood_stopped_by_sigterm(tmp_path, both, told, tolerance=1e-6)  # so that the end is more than two seconds away
+    # at 1e-6 the end is more than two seconds away
+    likelihood_stopped_by_sigterm(tmp_path, run_here, both, told, tolerance=1e-6)
 
 
-def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path):
+def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path, run_here):
     rng = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
     for i in range(60):
@@ -128,7 +129,7 @@ def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path):
     (tmp_path / "pictures" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     folder = ["--data", "folder", "--image-folder", tmp_path / "pictures", "--image-size", 8]
     command = ["train", tmp_path / "run", *folder, "--steps", 4, "--batch-size", 8, "--channels", 4, "--attention"]
-    ((code, out, err),) = finish(start(*command, "--json"))
+    code, out, err = run_here(*command, "--json")
     assert (code, out) == (1, "")
     assert "torn.png" in err
     assert len(err.strip().splitlines()) == 1
@@ -149,28 +150,17 @@ def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path):
         (["--seed", "-1"], "seed = -1; expected"),
     ],
 )
-def test_bad_input_is_one_line_before_any_work(tmp_path, arguments, message, monkeypatch, capsys):
-    from jaxdiff import cli
-
-    monkeypatch.setattr(sys, "argv", ["jaxdiff", "train", str(tmp_path / "run"), *TOY, *arguments, "--json"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert stop.value.code == 1
-    assert out == ""
+def test_what_cannot_be_trained_is_said_in_one_line_before_any_work(tmp_path, arguments, message, run_here):
+    code, out, err = run_here("train", tmp_path / "run", *TOY, *arguments, "--json")
+    assert (code, out) == (1, "")
     assert message in err
     assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_flag_that_does_not_exist_is_told_with_the_nearest(tmp_path, monkeypatch, capsys):
-    from jaxdiff import cli
-
-    monkeypatch.setattr(sys, "argv", ["jaxdiff", "train", str(tmp_path / "run"), "--stepz", "3"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    err = capsys.readouterr().err
-    assert stop.value.code == 2
+def test_a_flag_that_does_not_exist_is_told_with_the_nearest(tmp_path, run_here):
+    code, _, err = run_here("train", tmp_path / "run", "--stepz", "3")
+    assert code == 2
     assert "--stepz" in err
     assert "--steps" in err
     assert "Traceback" not in err
