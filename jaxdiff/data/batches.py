@@ -66,7 +66,7 @@ def batches(
         )
     import grain
 
-    return grain.MapDataset.source(_Batches(examples, batch_size, seed, index, count))
+    return grain.MapDataset.source(Batches(examples, batch_size, seed, index, count))
 
 
 def fingerprint(data: Mapping[str, np.ndarray] | Source, batch_size: int, seed: int) -> str:
@@ -79,10 +79,10 @@ def fingerprint(data: Mapping[str, np.ndarray] | Source, batch_size: int, seed: 
     Raises what `batches` raises.
     """
     examples, batch_size, seed = _checked(data, batch_size, seed)
-    return sha256(batch_size, seed, examples.contents())
+    return Batches(examples, batch_size, seed, 0, 1).fingerprint()
 
 
-class _Batches:
+class Batches:
     """The random-access source behind `batches`."""
 
     def __init__(self, examples: "_Arrays | _Examples", batch_size: int, seed: int, shard: int, shards: int):
@@ -96,6 +96,10 @@ class _Batches:
         epoch, batch = divmod(index, len(self._examples) // self._batch_size)
         order = _permutation(self._seed, epoch, len(self._examples))
         return self._examples.read(order[batch * self._batch_size : (batch + 1) * self._batch_size][self._rows])
+
+    def fingerprint(self) -> str:
+        """That of `fingerprint`, of the same data."""
+        return sha256(self._batch_size, self._seed, self._examples.contents())
 
 
 @functools.lru_cache(maxsize=4)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxdiff.arrays import native
+from jaxdiff.data.batches import Batches
 
 AHEAD = 8  # batches
 
@@ -43,6 +44,14 @@ def by_step(batches) -> Any:
             "such a source where its examples are dicts of arrays"
         )
     return batches
+
+
+def fingerprint_of(batches) -> str | None:
+    """The fingerprint of the data of `jaxdiff.data.batches`, under transformations of Grain too; None of others."""
+    while len(parents := getattr(batches, "_parents", ())) == 1:  # which Grain does not tell by any public name
+        (batches,) = parents
+    source = getattr(batches, "_source", None)
+    return source.fingerprint() if isinstance(source, Batches) else None
 
 
 def first_batch(batches) -> dict[str, Any]:

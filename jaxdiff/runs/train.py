@@ -159,7 +159,6 @@ def train(
             label_dropout=config.dropout,
             mesh=mesh,
             accumulate=config.accumulate,
-            identity={"data": jd.data.fingerprint(examples, config.batch_size, config.seed)},
             allow=[part for name in allow for part in PARTS.get(name, (name,))],
             log_every=log_every,
             checkpoint_every=checkpoint_every,

@@ -24,7 +24,7 @@ import optax
 from tqdm import tqdm
 
 from jaxdiff.arrays import check_event, check_function, check_path, check_scalar
-from jaxdiff.data.reading import by_step, check_length, first_batch, read_from
+from jaxdiff.data.reading import by_step, check_length, fingerprint_of, first_batch, read_from
 from jaxdiff.denoisers import no_label_of, warn_uncovered
 from jaxdiff.processes import Process
 from jaxdiff.samplers.mesh import fetched
@@ -160,7 +160,8 @@ def train(
         accumulate: the parts a batch is computed in, one after another, before one update. A coupling pairs the
             examples of each part.
         identity: what else the run is made of (JSON): it goes on only with the same. All arguments that decide the
-            numbers, the first batch and the versions of the libraries count without being named.
+            numbers, all data of `jaxdiff.data.batches`, the first batch of others and the versions of the libraries
+            count without being named.
         allow: names of what may differ from the run that is continued.
         checkpoint_every: a checkpoint is saved at the first log at or after each multiple, and at the end.
         on_log: `on_log(denoiser, metrics)` after each log: the denoiser with EMA weights, valid during the
@@ -202,6 +203,8 @@ def train(
     settings = {"loss": loss, "optimizer": given, "ema_decay": ema_decay, "prepare": prepare, "accumulate": accumulate}
     now = of_settings(key, denoiser, identity, **settings)
     batches = None if batches is None else by_step(batches)
+    if "data" not in now and (data := fingerprint_of(batches)):
+        now["data"] = data
 
     with contextlib.ExitStack() as held:
         held.enter_context(hosts.failing_together(folder))
@@ -216,25 +219,25 @@ def train(
         longer = [*ends, steps] if scheduled and steps > ends[-1] else ends
         now |= {"schedule": ends} if scheduled else {}
         chosen = given(tuple(longer)) if scheduled else given
-        state = TrainState.create(key, denoiser.params, chosen, mesh)
-        if done:
-            state = checkpoints.restore(state)
-            if not same_weights(kept := before.get("initial_weights"), now["initial_weights"]) and same_weights(
-                figures(_local(state.averaged)), now["initial_weights"]
-            ):
-                now["initial_weights"] = kept  # a run that is given what it returned goes on
-
         if batches is not None:
             batch = first_batch(batches)
             x0, cond = jax.jit(prepared)(key, batch)
             share = labels.share_dropped(prepare, key, batch, label_dropout, none)
             now |= of_batch(batch) | {"label_dropout": share}
         elif done == steps:
-            now = {name: before.get(name) for name in ("batch", "first_batch", "label_dropout")} | now
+            now = {name: before.get(name) for name in ("data", "batch", "first_batch", "label_dropout")} | now
             now |= {"label_dropout": label_dropout} if label_dropout else {}
         else:
             raise TypeError(f"batches = None, but the run in {folder} has {done} of its {steps} steps; give batches")
+        state = TrainState.create(key, denoiser.params, chosen, mesh)
         if done:
+            kept = before.get("initial_weights")
+            check(before, now | {"initial_weights": kept}, allow, folder)
+            state = checkpoints.restore(state)
+            if not same_weights(kept, now["initial_weights"]) and same_weights(
+                figures(_local(state.averaged)), now["initial_weights"]
+            ):
+                now["initial_weights"] = kept  # a run that is given what it returned goes on
             check(before, now, allow, folder)
         if done > steps:
             raise ValueError(f"steps = {steps}, but the run in {folder} has {done} already; ask for at least as many")

@@ -79,6 +79,8 @@ CHANGES = {
     "key": {"key": jax.random.key(1)},
     "first_batch": {"batches": Points(1.5)},
     "identity": {"identity": {"identity": "mine"}},
+    "weights, of another shape": {"model": denoiser(params={"w": jnp.ones((2, 2)), "b": jnp.ones(2)})},
+    "optimizer, of another state": {"optimizer": optax.sgd(1e-2, momentum=0.9)},
 }
 
 
@@ -88,6 +90,22 @@ def test_another_part_is_refused_by_its_name(run, part, change, steps):
     name = part.partition(",")[0]
     with pytest.raises(ValueError, match=rf"holds a run with another .*\b{name}: .*, now .* allow=\(.*'{name}'"):
         go(run[0], steps=steps, **change)
+
+
+def test_all_of_the_data_count_where_jaxdiff_makes_the_batches(tmp_path):
+    x = 0.5 * np.random.default_rng(0).standard_normal((16, 2)).astype(np.float32)
+    of = lambda x: jd.data.batches({"x": x}, 8, 0)
+    later = x.copy()
+    (unseen, *_) = [i for i in range(16) if not (of(x)[0]["x"] == x[i]).all(1).any()]
+    later[unseen] += 1.0
+    np.testing.assert_array_equal(of(x)[0]["x"], of(later)[0]["x"])
+    twice = lambda batch: {"x": 2 * batch["x"]}
+    for name, batches in (("a", of), ("b", lambda x: of(x).map(twice))):
+        go(tmp_path / name, batches=batches(x))
+        go(tmp_path / name, batches=batches(x))
+        with pytest.raises(ValueError, match=r"another data: \w{64}, now \w{64}\. .*allow=\('data',\)"):
+            go(tmp_path / name, batches=batches(later))
+        go(tmp_path / name, batches=batches(later), allow=("data",))
 
 
 def test_a_refusal_gives_both_values(run):
