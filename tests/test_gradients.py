@@ -158,16 +158,28 @@ def test_processes(name, x64):
     check(lambda numbers, shift: values(made(numbers)) + 0 * shift, numbers, 0.5)
 
 
-TIMES = [times.Uniform(1e-3), times.Stratified(1e-3), times.LogNormal(), times.LogitNormal(), times.Importance(1e-3)]
+L = jd.losses
+DENOISING = [
+    L.Denoising(weightings.Likelihood(), times.Uniform(1e-3)),
+    L.Denoising(weightings.MinSNR(2.0), times.Stratified(1e-3)),
+    L.Denoising(weightings.EDM(), times.LogNormal()),
+    L.Denoising(weightings.Sigmoid(), times.LogitNormal()),
+    L.Denoising(weightings.Simple(), times.Importance(1e-3)),
+]
+OTHERS = [
+    L.Denoising(times=times.Fixed(0.4)),
+    *(L.ScoreMatching(), L.SlicedScoreMatching(projections=2), L.FlowMatching(sigma=0.1)),
+]
 
 
-@pytest.mark.parametrize("name", ["VP", "EDM", pytest.param("Flow with noise", marks=pytest.mark.slow)])
-def test_losses(name, x64):
-    L = jd.losses
-    losses = [L.Denoising(times=drawn) for drawn in TIMES]
-    kinds = (weightings.Likelihood(), weightings.MinSNR(2.0), weightings.EDM(), weightings.Sigmoid())
-    losses += [L.Denoising(weighting, times.Fixed(0.4)) for weighting in kinds]
-    losses += [L.ScoreMatching(), L.SlicedScoreMatching(projections=2), L.FlowMatching(sigma=0.1)]
+@pytest.mark.parametrize(
+    ("name", "losses"),
+    [("VP", DENOISING + OTHERS), ("EDM", DENOISING)]
+    + [pytest.param(name, DENOISING + OTHERS, marks=pytest.mark.slow) for name in ("EDM", "Flow with noise")],
+    ids=["VP", "EDM", "EDM, all", "Flow with noise"],
+)
+def test_losses(name, losses, x64):
+    """To the numbers of laws of times and of weightings, paired, as well as to the process's and the data."""
 
     def values(model, losses, x):
         return jnp.stack([loss(model, KEY, x) for loss in losses])

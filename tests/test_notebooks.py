@@ -23,6 +23,7 @@ MACHINE_PATH = re.compile(r"(?<![\w:/.])/(work|tmp|root|home|Users|usr|opt|var|p
 
 
 LONG = ("flows_and_bridges", "likelihood", "samplers")
+CUT = {"steps=2000": "steps=100", "side, extent = 64, 2.0": "side, extent = 16, 2.0"}
 
 
 @pytest.fixture(params=NAMES)
@@ -52,10 +53,7 @@ def test_the_first_model_is_there():
     assert "first_model" in NAMES
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in NAMES], indirect=True
-)
-def test_notebook_runs(text, tmp_path, monkeypatch):
+def run(text, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     specs = KernelSpecManager(kernel_dirs=[])  # none but this interpreter's own
@@ -65,6 +63,20 @@ def test_notebook_runs(text, tmp_path, monkeypatch):
     assert any("image/png" in output.get("data", {}) for output in outputs(text))
     del client, kernel
     gc.collect()  # sockets close here, under this module's filter
+
+
+@pytest.mark.slow
+def test_notebook_runs(text, tmp_path, monkeypatch):
+    run(text, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in LONG], indirect=True)
+def test_notebook_runs_with_fewer_steps_and_points(text, tmp_path, monkeypatch):
+    for whole, part in CUT.items():
+        assert any(whole in cell.source for cell in text.cells)
+        for cell in text.cells:
+            cell.source = cell.source.replace(whole, part)
+    run(text, tmp_path, monkeypatch)
 
 
 def test_notebook_and_text_are_in_sync(notebook, text):

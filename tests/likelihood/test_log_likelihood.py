@@ -154,7 +154,11 @@ def test_a_solver_that_gives_up_is_flagged_and_not_raised():
 
 @pytest.mark.parametrize(
     ("derivative", "adjoint"),
-    [(jax.grad, None), (jax.grad, diffrax.RecursiveCheckpointAdjoint(2)), (jax.jacfwd, diffrax.ForwardMode())],
+    [
+        (jax.grad, None),
+        pytest.param(jax.grad, diffrax.RecursiveCheckpointAdjoint(2), marks=pytest.mark.slow),
+        (jax.jacfwd, diffrax.ForwardMode()),
+    ],
     ids=["checkpoints", "two checkpoints", "forward"],
 )
 def test_derivatives_reach_the_parameters(derivative, adjoint, x64):
