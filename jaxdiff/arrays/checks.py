@@ -249,6 +249,8 @@ def check_labels(cond, classes: int, none: bool = False) -> jax.Array:
 
     Raises TypeError for what is no integer, ValueError where it is concrete and a label does not exist.
     """
+    if isinstance(cond, tuple | dict):  # a tree of conditions, each for all examples
+        raise TypeError(f"cond = {said(cond)}; expected integer labels in one array")
     labels = native(cond)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"cond has dtype {labels.dtype}; expected integer labels")
