@@ -71,13 +71,16 @@ def test_sample_is_the_same_in_any_batch(digits_run, monkeypatch, capsys):
     np.testing.assert_allclose(*drawn, rtol=1e-4, atol=1e-4)
 
 
-def test_guidance_of_a_run_that_never_dropped_labels_warns(digits_run, tmp_path, monkeypatch, capsys):
+def test_a_run_that_never_dropped_labels_warns_of_guidance_and_of_no_label(digits_run, tmp_path, monkeypatch, capsys):
     never = shutil.copytree(digits_run, tmp_path / "never")
     config = json.loads((never / "config.json").read_text())
     (never / "config.json").write_text(json.dumps(config | {"label_dropout": 0.0}))
     draw = ("--n", 1, "--steps", 1, "--label", 3, "--guidance", 2.0, "--json")
     with pytest.warns(UserWarning, match=r"never dropped in training \(label_dropout = 0\)"):
         code, _, err = jaxdiff(monkeypatch, capsys, "sample", never, *draw)
+    assert code == 0, err
+    with pytest.warns(UserWarning, match="unconditional prediction was not learned. Give cond"):
+        code, _, err = jaxdiff(monkeypatch, capsys, "sample", never, "--n", 1, "--steps", 1, "--json")
     assert code == 0, err
     code, _, err = jaxdiff(monkeypatch, capsys, "sample", digits_run, *draw)  # where a warning would be an error
     assert code == 0, err

@@ -1,5 +1,6 @@
 """How much of a run's time its pictures of samples take, and where that is said."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -7,10 +8,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 
+import jaxdiff as jd
 from jaxdiff import runs
-from jaxdiff.runs.pictures import Budget
+from jaxdiff.networks import MLP, initialize
+from jaxdiff.runs.pictures import Budget, labels_shown
 
 
 def line(seconds, examples_per_second=64.0):
@@ -44,6 +49,14 @@ def test_none_are_drawn_for_a_share_of_0_and_none_in_a_run_too_short_for_one(mon
     assert drawn(Budget(0.0, 3200, 0.0, 0.0), 0.0, 100, monkeypatch) == 0
     assert drawn(Budget(0.02, 3200, 0.0, 0.0), 1.0, 10, monkeypatch) == 0
     assert drawn(Budget(0.02, 3200, 0.0, spent=1000.0), 1.0, 100, monkeypatch) == 0, "what went into them before counts"
+
+
+def test_a_model_that_saw_labels_alone_is_pictured_by_its_classes_in_turn():
+    network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, hidden=(4,), classes=3, rngs=rngs))
+    model = jd.Denoiser(network, params, jd.VP(), label_dropout=0.0)
+    np.testing.assert_array_equal(labels_shown(model, 5), [0, 1, 2, 0, 1])
+    for share in (0.1, None):
+        assert labels_shown(dataclasses.replace(model, label_dropout=share), 5) is None
 
 
 def test_what_pictures_take_is_in_every_line_and_in_the_summary(tmp_path):

@@ -6,6 +6,7 @@ one of data and noise is lost in the rounding of the other, and log(σ/α) would
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -162,8 +163,18 @@ class Denoiser:
         return x, t, alpha, sigma, a, b, 1 / jnp.hypot(alpha * data_std, sigma)
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""
+        """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`.
+
+        Warns (UserWarning) of cond = None where labels were never dropped in training.
+        """
         check_cond_of(self.network, self.params, cond)
+        if cond is None and self.label_dropout == 0:
+            warnings.warn(
+                "cond = None, but the denoiser's labels were never dropped in training (label_dropout = 0): its "
+                "unconditional prediction was not learned. Give cond, or train with label_dropout=0.1",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def no_label(self) -> int | None:
         """The label by which the network means none, by its own `no_label(params)`; None where it has no such label."""

@@ -25,6 +25,11 @@ def picture_samples(config: Config, x, path: Path, title: str | None = None) -> 
         jd.plotting.panels({config.data: jd.plotting.Points(truth), title or "samples": jd.plotting.Points(x)}, path)
 
 
+def labels_shown(denoiser, n: int) -> np.ndarray | None:
+    """Labels of n pictures, the classes in turn, for a model that no example without a label was shown to; or None."""
+    return np.arange(n) % denoiser.no_label() if denoiser.label_dropout == 0 else None
+
+
 def picture_run(config: Config, denoiser, folder: Path, mesh: jax.sharding.Mesh | None) -> None:
     """What a trained run shows: samples, the way there and back of an example, a toy model's density."""
     if config.data in TOYS:
@@ -35,13 +40,15 @@ def picture_run(config: Config, denoiser, folder: Path, mesh: jax.sharding.Mesh 
             {f"density of {config.data}": jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png"
         )
         return
-    picture_samples(config, draw(config, denoiser, 64, mesh=mesh), folder / "samples.png")
+    x = draw(config, denoiser, 64, label=labels_shown(denoiser, 64), mesh=mesh)
+    picture_samples(config, x, folder / "samples.png")
     times = np.append(jd.grids.Angle()(denoiser.process, 44)[::4], 0.0)
     held_out = load_images(config, "test")
     x0 = jd.dequantize(jax.random.key(1), pixels(held_out, 1), held_out.levels)
     alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
     noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
-    denoising = draw(config, denoiser, 1, "ddim", 44, seed=1, grid=jd.grids.Angle(), trajectory=True)[::4, 0]
+    settings = {"label": labels_shown(denoiser, 1), "grid": jd.grids.Angle(), "trajectory": True}
+    denoising = draw(config, denoiser, 1, "ddim", 44, seed=1, **settings)[::4, 0]
     scale = np.hypot(alpha, sigma).clip(1.0)
     jd.plotting.strip(
         np.stack([noising[::-1] / scale[::-1], denoising / scale]),

@@ -16,7 +16,7 @@ from jaxdiff import training
 from jaxdiff.arrays import check_number, check_path, check_whole, is_leftover, own_folder
 from jaxdiff.config import IMAGES, TIMES, TOYS, WEIGHTINGS, Config, check_config, read_config
 from jaxdiff.runs.models import WEIGHTS, build, draw, every_device, load_images, load_points
-from jaxdiff.runs.pictures import Budget, picture_run, picture_samples
+from jaxdiff.runs.pictures import Budget, labels_shown, picture_run, picture_samples
 from jaxdiff.runs.summary import last_line, read_summary, update_summary, write_json
 from jaxdiff.training.hosts import first, several
 
@@ -138,7 +138,7 @@ def train(
         picture = None
         if first() and budget.allows(metrics):
             with budget.drawing():
-                x = draw(config, denoiser, shown, mesh=alone)
+                x = draw(config, denoiser, shown, label=labels_shown(denoiser, shown), mesh=alone)
                 picture = folder / "samples.png"
                 picture_samples(config, x, picture, f"samples after {metrics['step']} steps")
         for write in told:

@@ -1,5 +1,7 @@
 """One rule for labels: one that does not exist is refused where it can be read, NaN where it cannot, never another."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +97,30 @@ def test_a_model_without_labels_refuses_them_before_it_is_traced():
                 ENTRIES[entry](denoiser, np.array([0, 1]))
 
 
+UNLEARNED = r"cond = None, but .* never dropped in training .*unconditional prediction was not learned\. Give cond"
+
+
+def test_a_model_that_saw_labels_alone_warns_where_it_is_asked_without():
+    network, params = mlp(3)
+    model = jd.Denoiser(network, params, jd.VP(), label_dropout=0)
+    climb = lambda x, *_: x.sum(1)
+    loss = jd.losses.Denoising()
+    for ask in (
+        ENTRIES["sample"],
+        lambda d, cond: ENTRIES["sample"](jd.OnProcess(d, jd.Flow()), cond),
+        lambda d, cond: ENTRIES["sample"](jd.guidance.Classifier(d, climb), 0),
+        lambda d, cond: loss(d, KEY, X, cond),
+    ):
+        with pytest.warns(UserWarning, match=UNLEARNED):
+            ask(model, None)
+    for share in (0.1, None):
+        dataclasses.replace(model, label_dropout=share).check_cond(None)
+    ENTRIES["sample"](model, 1)
+    with pytest.warns(UserWarning, match="guidance by it leads anywhere"):
+        guided = jd.guidance.ClassifierFree(model, 2.0)
+    ENTRIES["sample"](guided, 1)  # which has said so
+
+
 def test_guidance_without_a_cond_is_refused():
     for name in ("free", "free++"):
         guided = wrapped(MIXTURE)[name]
@@ -157,6 +183,7 @@ def test_an_own_network_says_what_it_takes():
     [
         (np.array([0.0, 1.0]), TypeError, "cond has dtype float64; expected integer labels"),
         (np.array([True, False]), TypeError, "cond has dtype bool; expected integer labels"),
+        ((0, 1), TypeError, "cond = .*expected integer labels in one array"),
         (["one", "two"], TypeError, "expected arrays of numbers"),
         (np.array([0.0, np.nan]), ValueError, "cond holds a NaN"),
         (np.zeros(3, int), ValueError, r"cond has shape \(3,\)"),
