@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import SAMPLERS as TABLE
 
 import jaxdiff as jd
 from jaxdiff.losses import times, weightings
@@ -29,26 +30,8 @@ PROCESSES = {
     "table": jd.from_betas(BETAS),
 }
 S = jd.samplers
-SAMPLERS = {
-    "Ancestral": S.Ancestral(),
-    "DDIM": S.DDIM(),
-    "DDIM with noise": S.DDIM(0.6),
-    "DPMSolverPP of order 1": S.DPMSolverPP(1),
-    "DPMSolverPP": S.DPMSolverPP(),
-    "DPMSolverPP of order 3": S.DPMSolverPP(3),
-    "DPMSolverPP with noise": S.DPMSolverPP(sde=True),
-    "UniPC": S.UniPC(),
-    "UniPC of order 3": S.UniPC(3),
-    "Heun": S.Heun(),
-    "Heun with churn": S.Heun(1.0),
-    "PredictorCorrector": S.PredictorCorrector(S.DDIM(0.3), 1, 0.1),
-    "ReverseSDE": S.ReverseSDE(noise=0.7),
-    "Switch": S.Switch(S.Ancestral(), S.DPMSolverPP(), 0.6),
-    "EulerMaruyama": S.EulerMaruyama(0.5),
-    "AnnealedLangevin": S.AnnealedLangevin(1, 0.2),
-    "ProbabilityFlow": S.ProbabilityFlow(rtol=1e-7, atol=1e-7, adjoint=diffrax.DirectAdjoint()),
-}
-BELOW = ("EulerMaruyama", "AnnealedLangevin")  # they start where α > 0
+FLOW = S.ProbabilityFlow(rtol=1e-7, atol=1e-7, adjoint=diffrax.DirectAdjoint())
+SAMPLERS = {name: row.sampler for name, row in TABLE.items()} | {"ProbabilityFlow": FLOW}
 
 
 def network(params, x, c_noise, cond):
@@ -93,11 +76,6 @@ def check(function, *inputs, rtol=2e-5):
     np.testing.assert_allclose(along, float(weights @ expected), atol=rtol * scale + atol * len(weights))
 
 
-def start(process, name):
-    """All flow to a t where α > 0 for those that ask for it."""
-    return 0.9 if name in BELOW else 1.0
-
-
 CORE = ("DDIM with noise", "DPMSolverPP of order 3", "Heun with churn", "UniPC of order 3")
 PAIRS = [(process, name) for process in ("VP", "Flow") for name in SAMPLERS]
 PAIRS += [(process, name) for process in PROCESSES for name in CORE if process not in ("VP", "Flow")]
@@ -120,7 +98,7 @@ def test_samples(process, name, x64):
 
     def draw(params, numbers, sampler, x):
         model = jd.Denoiser(network, params, made(numbers))
-        return jd.sample(KEY, model, (N, D), sampler, 3, t_start=start(process, name), x_start=x)
+        return jd.sample(KEY, model, (N, D), sampler, 3, t_start=0.9 if TABLE[name].below else 1.0, x_start=x)
 
     check(draw, PARAMS, numbers, SAMPLERS[name], X)
 

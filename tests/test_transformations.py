@@ -6,11 +6,13 @@ Derivatives are held to finite differences in `test_gradients.py`; values on eig
 import contextlib
 import pickle
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from tables import KINDS
 
 import jaxdiff as jd
 
@@ -40,32 +42,7 @@ MODEL = jd.Denoiser(network, PARAMS, jd.VP())
 WIDE = jd.Denoiser(doubled, PARAMS, jd.VP(), learned_variance=True)
 ENERGY = jd.Denoiser(jd.denoisers.Gradient(jd.denoisers.InnerProduct(network)), PARAMS, jd.VP())
 BRIDGE = jd.Bridge(pair, PARAMS)
-PROCESSES = {
-    "VP": jd.VP(),
-    "SubVP": jd.SubVP(),
-    "OU": jd.OU(),
-    "VE": jd.VE(),
-    "Brownian": jd.Brownian(3.0),
-    "BrownianVE": jd.BrownianVE(),
-    "EDM": jd.EDM(),
-    "Cosine": jd.Cosine(),
-    "Flow": jd.Flow(),
-    "LearnedVP": jd.LearnedVP(),
-    "from_betas": jd.from_betas(np.linspace(0.01, 0.5, 10)),
-}
-SAMPLERS = {
-    "Ancestral": S.Ancestral(),
-    "DDIM": S.DDIM(0.3),
-    "DPMSolverPP": S.DPMSolverPP(3),
-    "UniPC": S.UniPC(3),
-    "Heun": S.Heun(1.0),
-    "PredictorCorrector": S.PredictorCorrector(),
-    "ReverseSDE": S.ReverseSDE(),
-    "Switch": S.Switch(S.Ancestral(), S.DPMSolverPP()),
-    "EulerMaruyama": S.EulerMaruyama(),
-    "AnnealedLangevin": S.AnnealedLangevin(2),
-    "ProbabilityFlow": S.ProbabilityFlow(**FAST),
-}
+PROCESSES = conftest.PROCESSES | {"Brownian": jd.Brownian(3.0), "LearnedVP": jd.LearnedVP()}
 
 
 def classifier(x, t, cond):
@@ -109,7 +86,7 @@ def curves(process, x):
     return grids, ends, process.velocity(t), process.time_at_angle(t), jd.perturb(KEYS[0], process, x, 0.5)
 
 
-ROWS = {name: (lambda keys, x, s=s: jd.sample(keys, MODEL, x.shape, s, 3, t_start=0.9)) for name, s in SAMPLERS.items()}
+ROWS = {name: (lambda keys, x, s=s: jd.sample(keys, MODEL, x.shape, s, 3, t_start=0.9)) for name, s in KINDS.items()}
 ROWS |= {
     name: (lambda keys, x, d=d: d(x, 0.5, None if d in FREE else LABELS[: len(x)])) for name, d in DENOISERS.items()
 }
@@ -199,7 +176,7 @@ def test_it_composes(name):
 
 OBJECTS = {
     **PROCESSES,
-    **SAMPLERS,
+    **KINDS,
     **LOSSES,
     **{k: v for k, v in DENOISERS.items() if "Classifier" not in k or "Free" in k},
 }
