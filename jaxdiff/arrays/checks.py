@@ -20,7 +20,7 @@ import numpy as np
 
 
 def is_concrete(x) -> bool:
-    """Whether the values of x can be looked at: false under `jit` and the like, and where other processes hold some."""
+    """Whether the values of x can be read: not under `jit` and the like, and not where other processes hold some."""
     if isinstance(x, jax.core.Tracer):
         return False
     return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
@@ -300,7 +300,7 @@ def check_time(t, name: str = "t") -> jax.Array:
 
 
 def nan_unless(holds, value) -> jax.Array:
-    """`value` to the bit where `holds`, and NaN elsewhere, for what only a running program knows."""
+    """`value` where `holds`, to the bit, and NaN elsewhere: the check of a traced value."""
     one = jnp.asarray(holds).astype(value.dtype)
     return value * (one / one)  # no NaN where all holds: jax_debug_nans has nothing to complain of
 

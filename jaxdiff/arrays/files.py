@@ -1,4 +1,4 @@
-"""Files that are whole or not there, written where they are asked for and nowhere else.
+"""Safe files: what is written is whole or absent, and no link leads a write or a removal elsewhere.
 
 A folder that somebody handed over may hold links that lead out of it. A file is therefore written under a new name,
 which no link can have, and takes its own by a rename, which replaces a link and does not follow it. Folders are made

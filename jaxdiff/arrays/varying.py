@@ -19,7 +19,7 @@ def varies(leaf) -> frozenset:
 def vary(tree: Any, like: Any) -> Any:
     """`tree`, its values the same, typed as differing over all axes of a `jax.shard_map` that a leaf of `like` does.
 
-    A loop's carry must begin as it goes on, and what begins as a constant does not differ between devices.
+    A loop's carry has one type from start to end, and a constant start is typed as equal on all devices.
     """
     leaves = {varies(leaf): leaf for leaf in jax.tree.leaves(like) if isinstance(leaf, Tracer)}
     leaves.pop(frozenset(), None)

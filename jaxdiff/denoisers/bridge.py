@@ -106,7 +106,7 @@ class Bridge(BridgeLike):
         check_cond_of(self.network, self.params, cond)
 
     def no_label(self) -> int | None:
-        """The label by which the network means none, by its own `no_label(params)`; None where it has no such label."""
+        """The network's label for no label, by its own `no_label(params)`; None where it has none."""
         return no_label_of(self.network, self.params)
 
     def predict(self, x, t, cond=None) -> TwoEnded:

@@ -177,7 +177,7 @@ class Denoiser:
             )
 
     def no_label(self) -> int | None:
-        """The label by which the network means none, by its own `no_label(params)`; None where it has no such label."""
+        """The network's label for no label, by its own `no_label(params)`; None where it has none."""
         return no_label_of(self.network, self.params)
 
     def error_scale(self, t) -> jax.Array:
@@ -188,21 +188,21 @@ class Denoiser:
 
 
 def innermost(denoiser) -> Any:
-    """The denoiser that all wrappers around it lead to, each by its field `denoiser`."""
+    """The denoiser inside all wrappers, each of which has the next one as its field `denoiser`."""
     while hasattr(denoiser, "denoiser"):
         denoiser = denoiser.denoiser
     return denoiser
 
 
 def check_cond_of(model, *arguments) -> None:
-    """`model.check_cond(*arguments)` where it has one: (cond) of a denoiser, (params, cond) of a network."""
+    """Call `model.check_cond(*arguments)` where there is one: (cond) for a denoiser, (params, cond) for a network."""
     check = getattr(model, "check_cond", None)
     if check is not None:
         check(*arguments)
 
 
 def no_label_of(model, *arguments) -> int | None:
-    """`model.no_label(*arguments)`, the label by which it means none: () of a denoiser, (params) of a network.
+    """`model.no_label(*arguments)`, its label for no label: of () for a denoiser, of (params) for a network.
 
     None where it has no such label, or does not say.
     """
@@ -211,7 +211,7 @@ def no_label_of(model, *arguments) -> int | None:
 
 
 def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:
-    """`cond` with leaves [n, ...], scalars repeated, held to be what the denoiser takes (see `DenoiserLike`).
+    """`cond` with leaves [n, ...], scalars repeated, checked to be what the denoiser takes (see `DenoiserLike`).
 
     Raises TypeError for a leaf that holds no numbers, ValueError for one of another length, or (concrete) with a NaN.
     """

@@ -27,7 +27,7 @@ from jaxdiff.processes import Process, check_event, check_process, expand_time, 
 
 
 class _Density:
-    """Σ w_k N(m_k, C_k), written by what x says of each component."""
+    """Σ w_k N(m_k, C_k); a subclass computes the density of each component and the regression on it."""
 
     process: Process
     log_weights: jax.Array
@@ -103,7 +103,7 @@ class _Mixture(_Density):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class _Solved(_Density):
-    """The mixture with covariances [k, d, d] that are traced: eigenvectors of equal eigenvalues have no derivative."""
+    """The mixture for traced covariances [k, d, d], by Cholesky: equal eigenvalues leave eigenvectors no derivative."""
 
     process: Process
     log_weights: jax.Array

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import said
 from jaxdiff.processes import check_process
 
-_LARGE = 1e30  # in the place of infinite entries, at σ = 0: x_0 is x/α there
+_LARGE = 1e30  # in place of infinite entries at σ = 0, where x_0 is x/α
 
 
 def _data(process, t, alpha, sigma, data_std):

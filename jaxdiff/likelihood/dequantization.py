@@ -39,12 +39,14 @@ from jaxdiff.processes import check_event, is_concrete, pytree
 from jaxdiff.samplers import example_keys
 from jaxdiff.samplers.sampler import normal
 
-_PLACES = 8  # the fewest that u is told apart by in a cell
+_PLACES = 8  # the fewest distinct values of u in a cell
 
 
 def noise_dtype(levels: int):
-    """The dtype of k + u for `levels` values of k: float32 where it tells u apart to an eighth of a cell or finer,
-    otherwise JAX's widest. Raises ValueError where neither does."""
+    """The dtype of k + u: float32 where it resolves u to an eighth of a cell, otherwise JAX's widest.
+
+    Raises ValueError where neither does.
+    """
     check_whole("levels", levels, least=2)
     for dtype in (jnp.float32, jnp.result_type(float)):
         most = 2 ** jnp.finfo(dtype).nmant // _PLACES
@@ -57,7 +59,7 @@ def noise_dtype(levels: int):
 
 
 def _spacing(levels: int) -> float:
-    """How far apart the values of k + u are for the largest k."""
+    """The distance between neighbouring values of k + u for the largest k."""
     return 2.0 ** (math.ceil(math.log2(levels)) - jnp.finfo(noise_dtype(levels)).nmant - 1)
 
 
@@ -101,7 +103,7 @@ class Dequantizer(Protocol):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Uniform:
-    """u uniform in [0, 1)^D, at the middles of as many equal parts of a cell as there is room for beside `levels`."""
+    """u uniform over the middles of equal parts of [0, 1), as many as its dtype resolves beside `levels`."""
 
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
         """Draw u, and log q = 0."""
@@ -138,7 +140,7 @@ class Variational:
 
 
 def _pair(name: str, returned, images) -> tuple[jax.Array, jax.Array]:
-    """What a dequantizer or its network `returned`, held to be two arrays, of the shape of images and [n]."""
+    """What a dequantizer or its network `returned`, checked to be two arrays, of the shape of images and [n]."""
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise TypeError(f"{name} returned {said(returned)}; expected two arrays, {images.shape} and {images.shape[:1]}")
     check_output(name, returned[0], images)

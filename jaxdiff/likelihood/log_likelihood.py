@@ -91,7 +91,7 @@ def log_likelihood(
 def by_probe(
     key, denoiser: DenoiserLike, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint
 ) -> tuple[Likelihood, jax.Array]:
-    """What `log_likelihood` returns, and how much further up each probe's own log_prob is, nats: [batch, probes]."""
+    """What `log_likelihood` returns, and each probe's deviation from its log_prob, nats: [batch, probes]."""
     check_model(denoiser)
     x0 = check_event(x0, "x0")
     check_divergence(divergence, probes, math.prod(x0.shape[1:]))
@@ -115,7 +115,7 @@ def by_probe(
 
 
 def _unknown(like) -> Any:
-    """NaN like `like`, put there by the host where that is possible: `jax_debug_nans` looks at what programs return."""
+    """NaN of the shape of `like`, made on the host where possible: `jax_debug_nans` checks what programs return."""
     if isinstance(like, Tracer):
         return jnp.full_like(like, jnp.nan)
     nan = np.full(like.shape, np.nan, like.dtype)

@@ -26,7 +26,7 @@ COLUMNS = {
     "evaluations": np.int64,
     "converged": np.bool_,
 }
-LARGEST = 1e12  # bits/dim: less than noise of standard deviation 1e-6 gives to a value that is 2 away from it
+LARGEST = 1e12  # bits/dim: a value two million standard deviations from the mean of a Gaussian has 3e12
 
 
 class Record:
@@ -93,7 +93,7 @@ class Record:
 
 
 def _fault(rows: dict[str, np.ndarray], n: int | None) -> str | None:
-    """What no run over n examples can have written of these rows; None where all is possible."""
+    """The first fault of these rows, which no run over n examples can have written; None where there is none."""
     size = rows["example"].size
     for name, dtype in COLUMNS.items():
         if rows[name].dtype != dtype or rows[name].shape != (size,):

@@ -165,7 +165,7 @@ def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, 
 
 
 def _check(denoiser, levels, progress, mesh) -> None:
-    """Raise for what neither bound can be computed of."""
+    """Raise for arguments that neither bound takes."""
     check_denoiser(denoiser)
     check_shared("denoiser", denoiser)
     check_whole("levels", levels, least=2)

@@ -1,4 +1,4 @@
-"""What every loss asks of what it is given."""
+"""Checks of a loss's arguments, and its draw of times."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxdiff.denoisers import check_cond, check_denoiser
 
 
 def check_batch_of(denoiser, key, x0, cond) -> tuple[jax.Array, Any]:
-    """(x0, cond) as arrays of one batch; TypeError or ValueError for what a loss cannot be computed of."""
+    """(x0, cond) as arrays of one batch; TypeError or ValueError for arguments that no loss takes."""
     check_denoiser(denoiser)
     check_key(key)
     x0 = check_event(x0, "x0")
@@ -24,13 +24,13 @@ def check_times_law(times) -> None:
 
 
 def draw_times(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
-    """(t, factor) of `times`, each [n], turned by a random number of places; ValueError where it gives other shapes.
+    """(t, factor) of `times`, each [n], rolled along the batch by a random shift; ValueError for other shapes.
 
     Stratified times rise along the batch. Where the classes of a batch stand in a fixed order, each would otherwise be
-    trained on times of its own; turned, every example has every time with the same probability.
+    trained on times of its own; rolled, every example has every time with the same probability.
     """
     shift = jax.random.randint(jax.random.fold_in(key, 1), (), 0, n)
-    # numbers one an example stay with theirs
+    # rolled and rolled back: numbers given one an example stay with their examples
     turned = jax.tree.map(lambda leaf: jnp.roll(leaf, shift) if np.shape(leaf) == (n,) else leaf, times)
     t, factor = turned(key, process, n)
     shapes = [getattr(part, "shape", None) for part in (t, factor)]

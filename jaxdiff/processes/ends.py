@@ -1,9 +1,9 @@
-"""Derivatives at the ends of a process, where a curve is finite or infinite but its slope is not.
+"""Derivatives at the ends of a process, where the slope of a curve in t may be infinite.
 
-At t = 0 of VP σ = √0 and the log-SNR is -log 0. Whatever the parameters, so are they, and the derivative in the
-parameters is 0; but the chain rule multiplies an infinite slope by it and finds NaN. And a `where` that leaves such a
-value out still multiplies its slope by 0. So a curve whose slope in t is infinite at some t is held fixed there, and
-a square root or a logarithm at 0.
+Under VP at t = 0, σ = √0 and the log-SNR is -log 0 for all parameters, so that their derivatives to the parameters are
+0. The chain rule multiplies that 0 by an infinite slope and gives NaN, and a `where` that discards the value still
+multiplies its slope by 0. A curve is therefore held fixed where its slope in t is infinite, and a square root or a
+logarithm at 0.
 """
 
 import functools

@@ -125,7 +125,7 @@ def _log_snr_slope(process, t):
 
 
 def _not_negative(value):
-    """`value`, what is below 0 by rounding taken as 0; its derivatives stay."""
+    """`value`, with 0 for what rounding put below 0; its derivatives stay."""
     return value - jax.lax.stop_gradient(jnp.minimum(value, 0.0))
 
 

@@ -1,4 +1,4 @@
-"""Whether the four methods of an own process fit each other: a few of their values, looked at once."""
+"""Check that the four methods of a user's own process agree with each other, at ten times."""
 
 import functools
 

@@ -35,7 +35,7 @@ def check_adjoint(adjoint) -> None:
 
 @contextlib.contextmanager
 def forward_mode_named(adjoint, *inputs) -> Iterator[None]:
-    """Name the choice of an adjoint in JAX's error where forward mode in `inputs` meets one that only goes backward."""
+    """Add the fix to JAX's error where forward mode in `inputs` meets an adjoint for reverse mode alone."""
     try:
         yield
     except TypeError as error:
@@ -49,7 +49,7 @@ def forward_mode_named(adjoint, *inputs) -> Iterator[None]:
 
 
 def across_devices(solver, adjoint, state) -> tuple[Any, Any]:
-    """(solver, adjoint) of diffrax for a solve from `state`: as they are, or their like inside of a `jax.shard_map`.
+    """(solver, adjoint) of diffrax for a solve from `state`: inside of a `jax.shard_map` such as pass its check.
 
     Raises ValueError there for a solver that is not an explicit Runge-Kutta method.
     """
@@ -105,7 +105,7 @@ def _kinds():
             return y1, combined(tableau.b_error), {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
 
     class BothWays(diffrax.ForwardMode):
-        """Forward and reverse mode; a loop begins as it goes on, differing between devices where `like` does."""
+        """Forward and reverse mode; a loop's carry is typed from its start as differing between devices, as `like`."""
 
         like: Any
 
@@ -122,9 +122,9 @@ def _kinds():
 
 
 def _loop(cond_fun, body_fun, init_val, *, max_steps, like, buffers=None):
-    """`while cond_fun(val): val = body_fun(val)`, at most `max_steps` times: scans of scans that stop when all have.
+    """`while cond_fun(val): val = body_fun(val)`, at most `max_steps` times: nested scans, skipped once all stop.
 
-    Reverse mode keeps the states that the inner scans begin with.
+    Reverse mode keeps the states at which the inner scans begin.
     """
     import equinox.internal as eqxi
 

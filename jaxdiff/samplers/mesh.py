@@ -1,4 +1,4 @@
-"""Examples on a device mesh: their axis lies over all of its axes, and all else is the same on every device.
+"""Examples on a device mesh: their axis is split over all mesh axes, and all else is replicated.
 
 No example needs another, so each device works on its own share without a word to the others (`by_device`). Left to XLA
 an adaptive solver would ask all of them before every step whether one of them still has to go on, and what it cannot
@@ -98,7 +98,7 @@ def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
 
 
 def _automatic(function: Callable, axis: int, shared, *examples):
-    """`function(shared, *examples)`, left to XLA to split, also where types say how values lie on a mesh."""
+    """`function(shared, *examples)`, split by XLA; under explicit mesh axes too, where types hold the shardings."""
     for leaf in jax.tree.leaves(examples):
         sharding = jax.typeof(leaf).sharding
         if AxisType.Explicit in sharding.mesh.axis_types:
@@ -110,7 +110,7 @@ def _automatic(function: Callable, axis: int, shared, *examples):
 def by_device(function: Callable, split: NamedSharding | None, axis: int = 0) -> Callable:
     """`function(shared, *examples)` of examples with leaves [n, ...], each device of `split` with its own.
 
-    `shared` is whole on every device: all that is traced must come in by it, as its types are those of the mesh.
+    `shared` is replicated. Every traced value must be passed in it or in `examples`, to be typed for the mesh.
     `axis` is that of examples in the results.
     """
     if split is None:

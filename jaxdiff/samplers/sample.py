@@ -149,7 +149,7 @@ def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_st
     def advance(carry, step):
         (x, state), (index, t, s) = carry, step
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
-        # Times that have run together, at the data, are no step: it is taken elsewhere, and left out.
+        # Two equal times, as at the data, are no step: one between other times is computed, and discarded.
         moves = s < t
         t, s = jnp.where(moves, t, 0.6), jnp.where(moves, s, 0.4)
         moved = same_dtype(sampler.step(step_keys, denoiser, x, t, s, state, cond), carry)

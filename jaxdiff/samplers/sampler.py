@@ -45,7 +45,7 @@ def check_sampler(sampler, name: str = "sampler") -> None:
 
 
 def check_model(denoiser) -> None:
-    """Raise for what is no denoiser, no pytree, or of a process with a number that is an array."""
+    """Raise TypeError for what is no denoiser or no pytree, ValueError where a number of its process is an array."""
     check_denoiser(denoiser)
     if jax.tree_util.all_leaves([denoiser]):
         kind = type(denoiser).__name__
@@ -90,10 +90,10 @@ def normal(keys, x: jax.Array) -> jax.Array:
 
 
 def same_dtype(tree, like):
-    """`tree` with the types of `like`: float64 weights do not turn a float32 state into another type on the way."""
+    """`tree` with the dtypes of `like`, so that float64 weights leave a float32 state in float32."""
     return jax.tree.map(lambda leaf, other: vary(jnp.asarray(leaf).astype(other.dtype), other), tree, like)
 
 
 def working_dtype(x):
-    """The type in which a run from x is carried, with its times: float32 or, where x is, float64."""
+    """The dtype of the states and times of a run from x: float32, or float64 where x has it."""
     return jnp.promote_types(x.dtype, jnp.float32)

@@ -120,7 +120,7 @@ def test_denoiser_is_a_pytree_of_its_numbers():
     assert jax.tree.structure(doubled) == jax.tree.structure(denoiser)
 
 
-def test_bad_input_is_refused():
+def test_unknown_rows_other_shapes_and_times_without_an_answer_are_refused():
     echo = jd.Denoiser(lambda params, x, c, cond: x, None, jd.Flow(), "noise")
     with pytest.raises(ValueError, match="'eps' is unknown; expected one of data, noise"):
         jd.Denoiser(lambda *a: None, None, jd.VP(), "eps")

@@ -143,7 +143,7 @@ def test_gradients_hash_as_what_they_are_made_of():
     assert jd.networks.Gradient is Gradient
 
 
-def test_bad_input_is_refused():
+def test_potentials_that_are_no_scalars_and_denoisers_without_an_energy_are_refused():
     x = jnp.zeros((3, 2))
     vector = jd.Denoiser(Gradient(lambda params, x, c, cond: x), None, VP)
     with pytest.raises(ValueError, match=r"potential returned shape \(3, 2\).*expected \(3,\).*InnerProduct"):

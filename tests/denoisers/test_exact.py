@@ -127,7 +127,7 @@ def test_gaussian_is_affine(x64):
     np.testing.assert_allclose(predicted.data, mean + (x - alpha * mean) @ gain.T, rtol=1e-9)
 
 
-def test_bad_input_is_refused():
+def test_what_is_no_mixture_and_labels_it_has_not_are_refused():
     vp = jd.VP()
     for wrong, message in (
         (lambda: jd.exact.Mixture(vp, [1.0], [1.0, 2.0], [[[1.0]]]), r"expected \[k, d\]"),

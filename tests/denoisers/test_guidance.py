@@ -314,7 +314,7 @@ def test_starts_are_refused_through_every_wrapper():
     jd.denoisers.check_start(Auto(echo("v"), echo("v")), 1.0)
 
 
-def test_bad_input_is_refused():
+def test_intervals_scales_and_models_that_guide_nothing_are_refused():
     model = mixture(jd.VP())
     logits = Classifier(model, lambda x, t, cond: model.log_responsibilities(x, t))
     for wrong, message in (

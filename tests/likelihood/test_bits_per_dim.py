@@ -112,7 +112,7 @@ def test_failures_are_counted_and_left_out():
     assert "2 of 5 not converged and left out" in str(report)
 
 
-def test_bad_input_is_refused():
+def test_images_and_settings_without_a_likelihood_are_refused():
     key, denoiser = jax.random.key(0), standard_normal(3)
     for call, error, message in (
         (lambda: jd.bits_per_dim(key, denoiser, np.zeros((0, 3), int)), ValueError, "the data set is empty"),

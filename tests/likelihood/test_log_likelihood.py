@@ -178,7 +178,7 @@ def test_derivatives_reach_the_parameters(derivative, adjoint, x64):
     np.testing.assert_allclose(gradient, truth, rtol=1e-5)
 
 
-def test_bad_input_is_refused():
+def test_what_has_no_likelihood_is_refused_with_the_value():
     key, denoiser, x = jax.random.key(0), mixture(jd.VP()), jnp.zeros((2, 2))
     echo = jd.Denoiser(lambda params, x, c, cond: x, None, jd.Flow(), "score")
     for call, message in (

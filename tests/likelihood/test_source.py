@@ -82,7 +82,7 @@ def test_new_numbers_compile_nothing():
         assert other != known
 
 
-def test_bad_sources_are_refused():
+def test_a_source_that_is_no_log_density_is_refused():
     key, denoiser, x = jax.random.key(0), mixture(jd.Flow()), jnp.zeros((2, 2))
     with pytest.raises(TypeError, match=r"source = 3.0; expected a function"):
         jd.log_likelihood(key, denoiser, x, source=3.0)

@@ -172,7 +172,7 @@ def test_it_prints_its_terms():
     assert np.isnan(jd.VariationalBound("", term[:1], np.ones((1, 2)), term[:1]).standard_error)
 
 
-def test_bad_input_is_refused():
+def test_images_levels_and_times_without_a_bound_are_refused():
     key, images, vp = jax.random.key(0), np.zeros((2, 3), int), jd.exact.Gaussian(jd.VP(), np.zeros(3), np.eye(3))
     noise = jd.Denoiser(lambda params, x, c, cond: x, None, jd.Flow(), "noise")
     for bound in (jd.variational_bound, jd.continuous_bound):

@@ -103,7 +103,7 @@ def test_new_numbers_compile_nothing():
         run(Entropic(sigma, Independent(two_moons)), jax.random.key(0), jnp.ones((4, 2)))
 
 
-def test_bad_input_is_refused():
+def test_sigmas_sweeps_and_shapes_that_give_no_pairs_are_refused():
     key = jax.random.key(0)
     for call, message in (
         (lambda: Entropic(0.0), "sigma = 0.0; expected a number above 0, or couplings.OptimalTransport"),

@@ -163,7 +163,7 @@ def test_new_numbers_compile_nothing():
         )
 
 
-def test_bad_input_is_refused():
+def test_integer_data_and_a_nan_are_refused():
     denoiser = wrong_by(jnp.zeros((2, 2)), jd.VP(), "v")
     with pytest.raises(TypeError, match="uint8"):
         Denoising()(denoiser, jax.random.key(0), np.zeros((2, 2), np.uint8))

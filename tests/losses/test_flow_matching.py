@@ -99,7 +99,7 @@ def test_gradients_pass_by_the_assignment():
     np.testing.assert_allclose(jax.jit(jax.grad(total))(0.5), slope, rtol=1e-3)
 
 
-def test_bad_input_is_refused():
+def test_integer_data_a_nan_and_a_negative_sigma_are_refused():
     denoiser = jd.Denoiser(tanh, 0.7, jd.Flow(), "velocity")
     bridge = jd.Bridge(lambda params, x, c, cond: (x, x), None)
     for loss, model in ((FlowMatching(), denoiser), (BridgeMatching(), bridge)):

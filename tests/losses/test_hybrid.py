@@ -198,7 +198,7 @@ def test_everything_else_takes_a_denoiser_with_a_learned_variance():
         np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
-def test_bad_input_is_refused():
+def test_too_few_levels_and_denoisers_without_a_variance_are_refused():
     plain, key, x = jd.exact.Gaussian(VP, [MEAN], [[VARIANCE]]), jax.random.key(0), jnp.zeros((3, 1))
     echo = jd.Denoiser(lambda params, x, c, cond: x, None, VP, learned_variance=True)
     for call, message in (

@@ -176,7 +176,7 @@ def test_new_numbers_compile_nothing():
         run(SlicedScoreMatching(times.Fixed(t)), affine(jd.VP(t)), jax.random.key(0), jnp.zeros((2, 3)))
 
 
-def test_bad_input_is_refused():
+def test_settings_that_make_no_sense_integer_data_and_a_nan_are_refused():
     with pytest.raises(ValueError, match="projections = 0; expected at least one"):
         SlicedScoreMatching(projections=0)
     with pytest.raises(ValueError, match="directions = 'sphere'; expected \"rademacher\""):

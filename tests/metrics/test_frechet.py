@@ -46,7 +46,7 @@ def test_a_set_is_at_no_distance_from_itself_and_a_singular_one_is_allowed():
     np.testing.assert_allclose(frechet_distance(x, jnp.asarray(x) + 0.5), 8 * 0.5**2, rtol=1e-5)
 
 
-def test_bad_sets_are_refused():
+def test_sets_of_other_types_shapes_or_sizes_are_refused():
     good = np.random.default_rng(0).standard_normal((9, 3))
     holes = good.copy()
     holes[4, 1] = np.nan

@@ -25,7 +25,7 @@ def test_of_gaussians():
     assert floor < truth / 4
 
 
-def test_bad_sets_are_refused():
+def test_sets_of_different_sizes_or_with_a_nan_are_refused():
     with pytest.raises(ValueError, match=r"shapes \(3, 2\) and \(4, 2\)"):
         wasserstein(np.zeros((3, 2)), np.zeros((4, 2)))
     with pytest.raises(ValueError, match="y holds a NaN"):

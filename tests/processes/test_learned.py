@@ -123,7 +123,7 @@ def test_the_squared_loss_teaches_the_best_path():
     assert np.abs(error).max() < 0.01 * (best[0] - best[-1])
 
 
-def test_bad_input_is_refused():
+def test_ends_that_do_not_fall_and_too_few_logits_are_refused():
     for wrong, message in (
         (lambda: jd.LearnedVP(-5.0, 13.3), "log_snr_max = -5.0 is not above log_snr_min = 13.3; swap them"),
         (lambda: jd.LearnedVP(logits=np.zeros((2, 2))), r"logits have shape \(2, 2\); expected \[K \+ 1\]"),

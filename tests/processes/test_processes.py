@@ -218,7 +218,7 @@ def test_times_outside_are_refused(t, process):
         jd.perturb(jax.random.key(0), process, jnp.zeros((3, 2)), jnp.array([0.1, 0.2, 500.0]))
 
 
-def test_bad_input_is_refused():
+def test_numbers_data_and_times_that_fit_no_process_are_refused():
     process, key = jd.VP(), jax.random.key(0)
     with pytest.raises(TypeError, match="uint8.*dequantize"):
         jd.perturb(key, process, np.zeros((3, 8, 8, 1), np.uint8), 0.5)

@@ -190,7 +190,7 @@ def test_new_numbers_compile_nothing():
         run(jax.random.key(0), jd.Bridge(fixed.network, k, k, k), jnp.ones((2, 2)))
 
 
-def test_bad_input_is_refused():
+def test_ends_sigmas_and_networks_that_make_no_bridge_are_refused():
     key, x = jax.random.key(0), jnp.ones((2, 2))
     single = jd.Bridge(lambda params, x, c, cond: x, None)
     for call, message in (

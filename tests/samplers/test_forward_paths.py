@@ -63,7 +63,7 @@ def test_the_way_back_has_as_many_paths_on_a_regular_grid():
     assert jnp.isfinite(back).all()
 
 
-def test_bad_input_is_refused():
+def test_times_that_do_not_rise_no_steps_and_a_nan_are_refused():
     key, x0 = jax.random.key(0), jnp.zeros((2, 2))
     for call, message in (
         (lambda: forward_paths(key, jd.VP(), x0, 0), "steps = 0"),

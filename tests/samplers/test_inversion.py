@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import draw_mixture, mixture
+from tables import SAMPLERS
 
 import jaxdiff as jd
-from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, Heun, invert
+from jaxdiff.samplers import DDIM, Heun, invert
 
 PROCESSES = pytest.mark.parametrize("process", [jd.VP(), jd.EDM(), jd.Flow()], ids=["VP", "EDM", "Flow"])
 T_MIN = 0.01
@@ -22,7 +23,7 @@ def there_and_back(denoiser, x, sampler, grid):
 
 
 @PROCESSES
-def test_orders(process, x64):
+def test_ddim_and_heun_have_their_orders_up_and_there_and_back(process, x64):
     """To the flow's own noise DDIM is of order 1 and Heun of 2; there and back again 1 and 3 (the module says why)."""
     denoiser, x = mixture(process), jnp.asarray(draw_mixture(0, 16))
     truth = jd.encode(denoiser, x, t_min=T_MIN, rtol=1e-11, atol=1e-11)
@@ -54,9 +55,9 @@ def test_a_grid_is_walked_from_its_end():
     np.testing.assert_allclose(by_array, invert(mixture(process), x, steps=6, t_min=T_MIN), rtol=1e-5)
 
 
-def test_bad_input_is_refused():
+def test_samplers_that_do_not_run_upwards_and_other_misfits_are_refused():
     denoiser, x = mixture(jd.VP()), jnp.zeros((2, 2))
-    for sampler in (Ancestral(), DDIM(eta=0.5), Heun(churn=1.0), DPMSolverPP()):
+    for sampler in (row.sampler for row in SAMPLERS.values() if not row.reversible):
         with pytest.raises(ValueError, match=r"does not run from data to noise.*use DDIM\(\) or Heun\(\)"):
             invert(denoiser, x, sampler)
     for call, message in (

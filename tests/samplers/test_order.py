@@ -42,7 +42,7 @@ def graded(process, n, t_start):
     return times.at[0].set(t_start).at[-1].set(T_END)
 
 
-def test_orders(process, x64):
+def test_samplers_have_the_orders_of_their_rows(process, x64):
     """DDIM 1, Heun 2, DPM-Solver++ 2M 2, from pure noise at t = 1 (α = 0 among them) on equal steps in log-SNR.
 
     And 3M: on steps that begin short, ℓ = ℓ_0 + Δ u² with u in equal steps, the first-order first step is of length

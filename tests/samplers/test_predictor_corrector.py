@@ -248,7 +248,7 @@ def test_new_numbers_compile_nothing():
         run(mixture(jd.VP(k)), [PredictorCorrector(DDIM(k), snr=k), AnnealedLangevin(2, k)])
 
 
-def test_bad_input_is_refused():
+def test_steps_that_diverge_and_starts_without_a_score_are_refused():
     key, start = jax.random.key(0), jnp.zeros((2, 2))
     for call, message in (
         (lambda: PredictorCorrector(snr=1.0), r"snr = 1.0; expected a number in \[0, 1\)"),

@@ -84,6 +84,6 @@ def test_its_predictors_are_ddim_and_dpm_solver(x64):
     np.testing.assert_allclose(path[2], want, rtol=1e-10)
 
 
-def test_bad_orders_are_refused():
+def test_an_order_above_three_is_refused():
     with pytest.raises(ValueError, match="order = 4; expected 1, 2 or 3"):
         UniPC(4)
