@@ -111,10 +111,14 @@ def _check(batch, step: int, like: Mapping[str, Any] | None = None) -> dict[str,
             f'{name} is a {type(batch).__qualname__}; expected a dict of arrays, such as {{"x": x, "label": y}}'
         )
     for part, array in batch.items():
+        if not isinstance(part, str):
+            raise TypeError(f"{name} has the name {part!r}; expected strings")
         kind = f"{type(array).__module__}.{type(array).__qualname__}"
         if not isinstance(array, np.ndarray | np.generic | jax.Array):
             fix = "its .numpy()" if hasattr(array, "numpy") else "numpy.asarray of it"
             raise TypeError(f"{name}[{part!r}] is a {kind}; expected a NumPy array: give {fix}")
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"{name}[{part!r}] is a masked array, whose mask nothing reads; give its .filled() or .data")
         if not isinstance(array, jax.Array) and array.dtype.kind not in "biufcV":
             raise TypeError(f"{name}[{part!r}] has dtype {array.dtype}; expected numbers")
         if np.ndim(array) == 0 or 0 in np.shape(array)[:1]:

@@ -55,6 +55,7 @@ from jaxdiff.training.step import (
     prepare_as_given,
 )
 
+MOST = 2**31 - 1  # steps, an int32
 TOO_LARGE = 20.0  # times data_std: 0..255 where [-1, 1] is due is 250 times
 FAR = 3.0  # a mean beyond so many standard deviations
 ENOUGH = 8  # values from which a standard deviation is measured
@@ -183,6 +184,8 @@ def train(
     steps, log_every, checkpoint_every, accumulate = _counts(
         steps=steps, log_every=log_every, checkpoint_every=checkpoint_every, accumulate=accumulate
     )
+    if steps > MOST:
+        raise ValueError(f"steps = {steps}; expected at most {MOST}, which a step counts up to")
     check_parts(denoiser, loss, ema_decay, prepare, accumulate)
     check_trainable(key, denoiser.params)
     if jax.tree_util.all_leaves([denoiser.params]):

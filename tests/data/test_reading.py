@@ -95,6 +95,8 @@ NO_BATCH = [
     ("x", TypeError, r"batches\[0\] is a str; expected a dict"),
     ({"x": X.tolist()}, TypeError, r"batches\[0\]\['x'\] is a builtins.list; expected a NumPy array: .*asarray"),
     ({"x": Tensor()}, TypeError, r"batches\[0\]\['x'\] is a .*Tensor; expected a NumPy array: give its .numpy\(\)"),
+    ({"x": np.ma.masked_greater(X, 9)}, TypeError, r"\['x'\] is a masked array, whose mask nothing reads"),
+    ({"x": X, 3: X}, TypeError, r"batches\[0\] has the name 3; expected strings"),
     ({"x": {"y": X}}, TypeError, r"is a builtins.dict; expected a NumPy array"),
     ({"x": np.array(["a"])}, TypeError, "has dtype <U1; expected numbers"),
     ({"x": np.array([None])}, TypeError, "has dtype object; expected numbers"),

@@ -548,6 +548,7 @@ def test_metrics_log(tmp_path):
     ("changes", "message"),
     [
         ({"steps": 0}, "steps = 0; expected a whole number above 0"),
+        ({"steps": 2**31}, "steps = 2147483648; expected at most 2147483647"),
         ({"steps": 1.5}, r"steps = 1\.5; expected a whole number"),
         ({"log_every": -1}, "log_every = -1"),
         ({"steps": True}, "steps = True; expected a whole number"),
