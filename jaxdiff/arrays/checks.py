@@ -1,7 +1,7 @@
 """Checks of what users give, one for each kind of value; a message has the value, what was expected, and the fix.
 
 A value is checked where it is concrete. Under a transformation (`jit`, `vmap`, `grad`) its type and shape are checked
-alone, and a number outside its range gives NaN or what the formula gives.
+alone, and a number outside its range is NaN from there on: a check returns the number to go on with.
 """
 
 import contextlib
@@ -57,11 +57,12 @@ def _bounds(above, least, below, most, noun: str) -> str:
 
 
 def _inside(values, above, least, below, most):
-    inside = values == values  # not NaN
+    """Whether each of `values` lies within the bounds; None has the largest finite number in place of a bound."""
+    inside = values == values if most == math.inf else abs(values) < math.inf  # false for NaN
     for compare, bound in ((operator.gt, above), (operator.ge, least), (operator.lt, below), (operator.le, most)):
-        if bound is not None:
+        if bound is not None and bound != math.inf:
             inside &= compare(values, bound)
-    return inside if most == math.inf else inside & np.isfinite(values)
+    return inside
 
 
 def check_number(
@@ -75,11 +76,11 @@ def check_number(
     noun: str = "a number",
     fix: str = "",
 ):
-    """`value` as it is, a real number or an array of them, each finite and within the bounds as far as can be seen.
+    """`value` as it is, a real number or an array of them, each finite and within the bounds.
 
     `above` and `below` are open bounds, `least` and `most` closed ones; `most=math.inf` allows infinity. A Python
     number counts as the float it is computed as. `noun` says what it is, and `fix` ends the message.
-    Raises TypeError for what is no number, ValueError for one outside the bounds.
+    Raises TypeError for what is no number, ValueError for one outside the bounds; a traced one is NaN there.
     """
     expected = _bounds(above, least, below, most, noun)
     if _kind(value) is None:
@@ -94,7 +95,13 @@ def check_number(
         if not inside.all():
             wrong = values[~inside].flat[0] if values.ndim else value
             raise ValueError(f"{name} = {wrong}; expected {expected}{fix}")
-    return value
+        return value
+    return nan_unless(_inside(value, above, least, below, most), value)
+
+
+def check_field(owner, name: str, **bounds) -> None:
+    """`check_number` of the field `name` of `owner`, a frozen dataclass under construction, which keeps the result."""
+    object.__setattr__(owner, name, check_number(name, getattr(owner, name), **bounds))
 
 
 def _as_computed(number: float) -> np.ndarray:
@@ -106,9 +113,27 @@ def _as_computed(number: float) -> np.ndarray:
         return np.asarray(math.inf if number > 0 else -math.inf)
 
 
+def check_above(name: str, high, other: str, low, or_equal: bool = False, fix: str = "swap them"):
+    """`high` above `low` (or at it, if `or_equal`): ValueError where both are known and it is not, otherwise NaN."""
+    compare = operator.ge if or_equal else operator.gt
+    if not (is_concrete(high) and is_concrete(low)):
+        return nan_unless(compare(high, low), high)
+    values = np.asarray(high), np.asarray(low)
+    if not np.all(compare(*values)):
+        wrong = "below" if or_equal else "not above"
+        raise ValueError(f"{name} = {values[0]} is {wrong} {other} = {values[1]}; {fix}")
+    return high
+
+
+def check_field_above(owner, name: str, other: str, or_equal: bool = False) -> None:
+    """`check_above` of the field `name` of `owner` over the field `other`, as `check_field`."""
+    high, low = getattr(owner, name), getattr(owner, other)
+    object.__setattr__(owner, name, check_above(name, high, other, low, or_equal))
+
+
 def check_scalar(name: str, value, *, fix: str = "", **bounds):
     """`check_number` for a single number: ValueError for an array of several."""
-    check_number(name, value, fix=fix, **bounds)
+    value = check_number(name, value, fix=fix, **bounds)
     if np.ndim(value):
         raise ValueError(
             f"{name} has shape {np.shape(value)}; expected one number for all examples{fix}. For one an example use "
@@ -117,12 +142,14 @@ def check_scalar(name: str, value, *, fix: str = "", **bounds):
     return value
 
 
-def check_tolerances(rtol, atol) -> None:
-    """Raise unless the tolerances of an adaptive solver are numbers of 0 or more, one of them above 0."""
-    check_scalar("rtol", rtol, least=0)
-    check_scalar("atol", atol, least=0)
-    if is_concrete(rtol) and is_concrete(atol) and not _as_computed(float(rtol)) + _as_computed(float(atol)) > 0:
+def check_tolerances(rtol, atol):
+    """(rtol, atol) of an adaptive solver, numbers of 0 or more, one of them above 0; ValueError for others."""
+    rtol, atol = check_scalar("rtol", rtol, least=0), check_scalar("atol", atol, least=0)
+    if not (is_concrete(rtol) and is_concrete(atol)):
+        return nan_unless(rtol + atol > 0, rtol), atol
+    if not _as_computed(float(rtol)) + _as_computed(float(atol)) > 0:
         raise ValueError(f"rtol = {rtol} and atol = {atol}; expected one of them above 0, such as 1e-5")
+    return rtol, atol
 
 
 def check_shared(name: str, tree) -> None:
@@ -152,9 +179,7 @@ def check_real(name: str, value) -> np.ndarray | jax.Array:
 
 def check_array(name: str, value, **bounds) -> np.ndarray | jax.Array:
     """`value`, lists among others, as an array of numbers that `check_number` accepts."""
-    array = check_real(name, value)
-    check_number(name, array, **bounds)
-    return array
+    return check_number(name, check_real(name, value), **bounds)
 
 
 def check_whole(
@@ -301,7 +326,7 @@ def check_time(t, name: str = "t") -> jax.Array:
 
 def nan_unless(holds, value) -> jax.Array:
     """`value` where `holds`, to the bit, and NaN elsewhere: the check of a traced value."""
-    one = jnp.asarray(holds).astype(value.dtype)
+    one = jnp.where(holds, 1.0, 0.0)  # weakly typed: the result has the type of `value`
     return value * (one / one)  # no NaN where all holds: jax_debug_nans has nothing to complain of
 
 

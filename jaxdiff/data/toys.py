@@ -1,7 +1,7 @@
 """Toy distributions in the plane, of roughly unit scale: `toy(key, n) -> float32 [n, 2]`.
 
 Point i depends on the key and on i alone: `toy(key, 10)` is the first ten points of `toy(key, 100)`. Each
-raises ValueError for n < 1 or a noise below 0.
+raises ValueError for n < 1 or a noise below 0 (traced, NaN).
 """
 
 import math
@@ -15,7 +15,7 @@ from jaxdiff.arrays import check_key, check_room, check_scalar, check_whole
 
 def two_moons(key: jax.Array, n: int, noise: float = 0.1) -> jax.Array:
     """Two interleaved half circles of radius 1, with Gaussian noise of standard deviation `noise`."""
-    which, along, around = _keys(key, n, noise)
+    which, along, around, noise = _keys(key, n, noise)
     angle = jnp.pi * _uniform(along, n)
     sign = jax.random.rademacher(which, (n, 1), jnp.float32)  # the second moon is the first, turned about
     points = sign * (_polar(1.0, angle) - jnp.float32([0.5, 0.25]))
@@ -27,7 +27,7 @@ _RADIUS, _NOISE = math.sqrt(2), 0.1
 
 def eight_gaussians(key: jax.Array, n: int) -> jax.Array:
     """Eight Gaussians of standard deviation 0.1, evenly spaced on a circle of radius √2."""
-    which, _, around = _keys(key, n)
+    which, _, around, _ = _keys(key, n)
     angle = jnp.pi / 4 * jax.random.randint(which, (n,), 0, 8)
     return _polar(_RADIUS, angle) + _NOISE * _normal(around, n)
 
@@ -41,7 +41,7 @@ def eight_gaussians_mixture() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def checkerboard(key: jax.Array, n: int) -> jax.Array:
     """Uniform on the eight squares of one colour of a 4 x 4 board over [-2, 2]²: the density is 1/8 there."""
-    which, inside, _ = _keys(key, n)
+    which, inside, _, _ = _keys(key, n)
     square = jax.random.randint(which, (n,), 0, 8)
     row, column = square // 2, square % 2 * 2
     corner = jnp.stack([column + row % 2, row], axis=1) - 2
@@ -50,14 +50,14 @@ def checkerboard(key: jax.Array, n: int) -> jax.Array:
 
 def swiss_roll(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
     """A spiral of one and a half turns, the 3-D roll's cross-section over 7 (Marsland 2009, chapter 6)."""
-    _, along, around = _keys(key, n, noise)
+    _, along, around, noise = _keys(key, n, noise)
     angle = 1.5 * jnp.pi * (1 + 2 * _uniform(along, n))
     return _polar(angle / 7, angle) + noise * _normal(around, n)
 
 
 def s_curve(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
     """The letter S, three quarters of a circle twice: the cross-section of the 3-D S-curve."""
-    _, along, around = _keys(key, n, noise)
+    _, along, around, noise = _keys(key, n, noise)
     angle = 3 * jnp.pi * (_uniform(along, n) - 0.5)
     points = jnp.stack([jnp.sin(angle), jnp.sign(angle) * (jnp.cos(angle) - 1)], axis=1)
     return points + noise * _normal(around, n)
@@ -65,7 +65,7 @@ def s_curve(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
 
 def pinwheel(key: jax.Array, n: int) -> jax.Array:
     """Five Gaussian arms, each point turned by exp(r)/4 at radius r (Johnson et al. 2016, figure 2)."""
-    which, _, around = _keys(key, n)
+    which, _, around, _ = _keys(key, n)
     arm = jnp.float32([1.0, 0.0]) + jnp.float32([0.3, 0.1]) * _normal(around, n)
     angle = 2 * jnp.pi / 5 * jax.random.randint(which, (n,), 0, 5) + jnp.exp(arm[:, 0]) / 4
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -75,7 +75,7 @@ def pinwheel(key: jax.Array, n: int) -> jax.Array:
 
 def circles(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
     """Two concentric circles of radius 1.5 and 0.75, half of the points on each."""
-    which, along, around = _keys(key, n, noise)
+    which, along, around, noise = _keys(key, n, noise)
     radius = jnp.where(jax.random.bernoulli(which, shape=(n,)), 1.5, 0.75).astype(jnp.float32)
     return _polar(radius, 2 * jnp.pi * _uniform(along, n)) + noise * _normal(around, n)
 
@@ -102,7 +102,7 @@ def _cat_strokes() -> list[np.ndarray]:
 
 def cat(key: jax.Array, n: int, noise: float = 0.02) -> jax.Array:
     """The face of a cat: points spread evenly along its lines, with Gaussian noise of standard deviation `noise`."""
-    _, along, around = _keys(key, n, noise)
+    _, along, around, noise = _keys(key, n, noise)
     strokes = _cat_strokes()
     steps = [np.linalg.norm(np.diff(stroke, axis=0, prepend=stroke[:1]), axis=1) for stroke in strokes]
     length = np.concatenate(steps).cumsum()  # no step leads from one stroke to the next
@@ -114,8 +114,7 @@ def cat(key: jax.Array, n: int, noise: float = 0.02) -> jax.Array:
 
 def _keys(key, n, noise=0.0):
     check_room("points, with what they are made of,", check_whole("n", n, noun="point"), 2, itemsize=16)
-    check_scalar("noise", noise, least=0)
-    return jax.random.split(check_key(key), 3)
+    return *jax.random.split(check_key(key), 3), check_scalar("noise", noise, least=0)
 
 
 def _polar(radius, angle):

@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_batch, check_function, check_instance, check_number, said
+from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, said
 from jaxdiff.denoisers.denoiser import Prediction, c_noise, check_cond_of, check_params, no_label_of
 from jaxdiff.processes import Brownian, Flow, check_time, expand_time, pytree
 
@@ -98,8 +98,8 @@ class Bridge(BridgeLike):
     def __post_init__(self):
         check_function("network", self.network, "a function (params, x, c_noise, cond) -> (w, -n s)")
         object.__setattr__(self, "params", check_params(self.params))
-        check_number("sigma", self.sigma, least=0)
-        check_number("data_std", self.data_std, above=0)
+        check_field(self, "sigma", least=0)
+        check_field(self, "data_std", above=0)
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""

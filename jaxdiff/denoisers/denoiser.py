@@ -18,10 +18,10 @@ from jaxdiff.arrays import (
     along_batch,
     as_array,
     check_batch,
+    check_field,
     check_flag,
     check_function,
     check_instance,
-    check_number,
     check_output,
     check_scalar,
     native,
@@ -115,9 +115,9 @@ class Denoiser:
     of the reverse variance is (u + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
 
     Raises TypeError for a network that is no function, parameters that are no arrays or a process that is none;
-    ValueError for an unknown parameterisation or a data_std that is not above 0. When called, TypeError for an x that
-    is not floating, ValueError for t outside [0, 1], a t or data_std that is neither a scalar nor [batch], or a network
-    that returns another shape than that.
+    ValueError for an unknown parameterisation or a data_std that is not above 0 (traced, NaN). When called, TypeError
+    for an x that is not floating, ValueError for t outside [0, 1], a t or data_std that is neither a scalar nor
+    [batch], or a network that returns another shape than that.
     """
 
     network: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
@@ -133,7 +133,7 @@ class Denoiser:
         object.__setattr__(self, "params", check_params(self.params))
         check_process(self.process)
         check_parameterization(self.parameterization)
-        check_number("data_std", self.data_std, above=0)
+        check_field(self, "data_std", above=0)
         check_flag("learned_variance", self.learned_variance)
         if self.label_dropout is not None:
             check_scalar("label_dropout", self.label_dropout, least=0, most=1)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_array, check_batch, check_labels, is_concrete
+from jaxdiff.arrays import check_array, check_batch, check_labels, is_concrete, nan_unless
 from jaxdiff.denoisers.denoiser import Prediction
 from jaxdiff.processes import Process, check_event, check_process, expand_time, pytree
 
@@ -146,11 +146,14 @@ def Mixture(process: Process, weights, means, covariances) -> _Density:
             f"weights {weights.shape} and covariances {covariances.shape} do not fit means {means.shape}; "
             f"expected ({k},) and ({k}, {d}, {d})"
         )
-    if is_concrete(weights) and not (weights > 0).all():
+    if not is_concrete(weights):
+        weights = nan_unless((weights > 0).all(), weights)
+    elif not (weights > 0).all():
         raise ValueError(f"weights = {weights}; expected positive numbers")
     log = (np if is_concrete(weights) else jnp).log
     log_weights = jnp.asarray(log(weights) - log(weights.sum()))
     if not is_concrete(covariances):
+        covariances = nan_unless(_is_covariance(jax.lax.stop_gradient(covariances)), covariances)
         return _Solved(process, log_weights, jnp.asarray(means), jnp.asarray(covariances))
     variances, bases = np.linalg.eigh(covariances)
     asymmetry = np.abs(covariances - covariances.swapaxes(-1, -2)).max()
@@ -161,6 +164,13 @@ def Mixture(process: Process, weights, means, covariances) -> _Density:
             "positive semi-definite matrices"
         )
     return _Mixture(process, log_weights, *map(jnp.asarray, (means, np.maximum(variances, 0.0), bases)))
+
+
+def _is_covariance(matrices) -> jax.Array:
+    """Whether traced matrices [k, d, d] are symmetric and positive semi-definite, up to rounding."""
+    tolerance = 1e-5 * jnp.abs(matrices).max()
+    root = jnp.linalg.cholesky(matrices + tolerance * jnp.eye(matrices.shape[-1]))  # NaN where there is none
+    return (jnp.abs(matrices - matrices.swapaxes(-1, -2)).max() <= tolerance) & jnp.isfinite(root).all()
 
 
 def Gaussian(process: Process, mean, covariance) -> _Density:

@@ -16,7 +16,8 @@ r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelih
     A learned reverse variance is taken over as it is, from the better model or from the one that is tilted.
 3.  The scale is a number or an `Interval`: a number between two noise levels and no guidance outside. Each number is
     one for all, or one an example, [batch], of the x that is guided. What takes examples one by one or in several
-    batches refuses the latter (`ProbabilityFlow`, `ReverseSDE`, likelihoods, `samplers.draw`).
+    batches refuses the latter (`ProbabilityFlow`, `ReverseSDE`, likelihoods, `samplers.draw`). A number out of range
+    raises ValueError; one that is traced gives NaN.
 """
 
 import dataclasses
@@ -32,11 +33,13 @@ import numpy as np
 from jaxdiff.arrays import (
     along_batch,
     check_batch,
+    check_field,
+    check_field_above,
     check_flag,
     check_function,
-    check_number,
     check_output,
     is_concrete,
+    nan_unless,
     said,
 )
 from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_cond_of, check_denoiser, innermost
@@ -57,18 +60,17 @@ class Interval:
     high: float = math.inf
 
     def __post_init__(self):
-        low, high = self.low, self.high
-        check_number("scale", self.scale)
-        check_number("low", low, least=0)
-        check_number("high", high, above=0, most=math.inf)
-        if is_concrete(low) and is_concrete(high) and not (np.asarray(low) < np.asarray(high)).all():
-            raise ValueError(f"low = {low}, high = {high}; expected noise levels σ/α with 0 <= low < high")
+        check_field(self, "scale")
+        check_field(self, "low", least=0)
+        check_field(self, "high", above=0, most=math.inf)
+        check_field_above(self, "high", "low")
 
     def at(self, process: Process, t, otherwise: float) -> jax.Array:
         """The scale at `t`, of its shape."""
         ratio = jnp.exp(-process.log_snr(t) / 2)
         scale, low, high = (along_batch(getattr(self, name), ratio, name) for name in ("scale", "low", "high"))
-        return jnp.where((low < ratio) & (ratio <= high), scale, otherwise)
+        within = jnp.where((low < ratio) & (ratio <= high), scale, otherwise)
+        return nan_unless((low >= 0) & (high > 0), within)
 
 
 class _Wrapper:
@@ -83,7 +85,7 @@ class _Wrapper:
     def __post_init__(self):
         check_denoiser(self.denoiser)
         if not isinstance(self.scale, Interval):
-            check_number("scale", self.scale)
+            check_field(self, "scale")
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the denoiser does not take."""
@@ -226,7 +228,7 @@ class ClassifierFreePP(_TowardsCond):
 
     def __post_init__(self):
         check_denoiser(self.denoiser)
-        check_number("scale", self.scale, least=0, most=1, noun="the λ of CFG++")
+        check_field(self, "scale", least=0, most=1, noun="the λ of CFG++")
         _warn_undropped(self)
 
     def __call__(self, x, t, cond=None) -> Prediction:
@@ -344,8 +346,8 @@ class DynamicThreshold:
 
     def __post_init__(self):
         check_denoiser(self.denoiser)
-        check_number("quantile", self.quantile, least=0, most=1, noun="a fraction", fix=", such as 0.995")
-        check_number("bound", self.bound, above=0, noun="the largest value of the data,")
+        check_field(self, "quantile", least=0, most=1, noun="a fraction", fix=", such as 0.995")
+        check_field(self, "bound", above=0, noun="the largest value of the data,")
 
     @property
     def process(self) -> Process:

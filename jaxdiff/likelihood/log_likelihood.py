@@ -83,7 +83,8 @@ def log_likelihood(
 
     Raises TypeError for integer x0, an untyped key or a source that is no function; ValueError for a NaN in x0, an
     unknown divergence, fewer than one probe (or, for the two that look for a basis, as many as an event has values), a
-    denoiser without an answer at t = 1, a solver without an error estimate, or a source of another shape.
+    denoiser without an answer at t = 1, a `t_min` or tolerances out of range (traced, they give NaN), a solver without
+    an error estimate, or a source of another shape.
     """
     return by_probe(key, denoiser, x0, divergence, probes, rtol, atol, t_min, cond, solver, source, adjoint)[0]
 
@@ -100,7 +101,7 @@ def by_probe(
     cond = check_cond(denoiser, cond, x0.shape[0])
     keys = example_keys(key, x0.shape[0])
     t = check_one_time(t_min, "t_min")
-    check_solve(solver, rtol, atol, adjoint)
+    rtol, atol = check_solve(solver, rtol, atol, adjoint)
     if source is not None:
         check_function("source", source, "a function, the log-density [n, *event] -> [n]")
         source = as_pytree(source)

@@ -35,7 +35,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_batch, check_function, check_key, check_scalar, check_whole, said
+from jaxdiff.arrays import (
+    check_batch,
+    check_field,
+    check_function,
+    check_key,
+    check_scalar,
+    check_whole,
+    nan_unless,
+    said,
+)
 from jaxdiff.arrays.varying import vary
 from jaxdiff.processes import check_event, pytree
 
@@ -119,7 +128,7 @@ class Entropic:
 
     `sweeps` times every two pairs meet and may swap. Few are enough where σ is of the size of the data; for a small σ
     begin near the optimum: `Entropic(sigma, OptimalTransport())`. With a cond, leaves [n, ...], those of one condition
-    swap. Raises ValueError for a sigma that is not positive.
+    swap. Raises ValueError for a sigma that is not positive; traced, it gives NaN.
     """
 
     sigma: float = 1.0
@@ -128,7 +137,8 @@ class Entropic:
     permutes = True
 
     def __post_init__(self):
-        check_scalar("sigma", self.sigma, above=0, fix=", or couplings.OptimalTransport()")
+        check_field(self, "sigma", above=0, fix=", or couplings.OptimalTransport()")
+        check_scalar("sigma", self.sigma)
         check_coupling(self.pairs, "pairs")
         check_whole("sweeps", self.sweeps)
 
@@ -152,7 +162,7 @@ class Entropic:
         swap_key = jax.random.fold_in(key, 1)
         start = vary((x1.reshape(n, -1), index), (key, x0, x1))
         (_, partner), _ = jax.lax.scan(round_, start, jnp.arange(self.sweeps * n))
-        return x0, x1[partner]
+        return x0, nan_unless(self.sigma > 0, x1[partner])
 
 
 def check_coupling(coupling, name: str = "coupling") -> None:

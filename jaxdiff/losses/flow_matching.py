@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_number
+from jaxdiff.arrays import along_batch, check_field
 from jaxdiff.losses import times as times_
 from jaxdiff.losses.couplings import Independent, check_coupling, draw
 from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
@@ -45,7 +45,7 @@ class FlowMatching:
 
     `coupling` is one of `jaxdiff.losses.couplings` (x0 is what it takes: pairs for `Paired`), `sigma` the noise about
     each pair's line, `times` one of `jaxdiff.losses.times`. `cond` stays with its example. Raises TypeError for
-    integer x0, and ValueError for a concrete x0 that holds a NaN or a sigma below 0.
+    integer x0, and ValueError for a concrete x0 that holds a NaN or a sigma below 0 (traced, NaN).
     """
 
     coupling: Any = Independent()
@@ -54,7 +54,7 @@ class FlowMatching:
 
     def __post_init__(self):
         check_coupling(self.coupling)
-        check_number("sigma", self.sigma, least=0)
+        check_field(self, "sigma", least=0)
         check_times_law(self.times)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_number, check_whole
+from jaxdiff.arrays import along_batch, check_field, check_whole
 from jaxdiff.denoisers import Prediction, log_variance_ratio
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
@@ -49,7 +49,7 @@ class Hybrid:
 
     `steps` and `grid` are the noise levels of the sampling it is for, as in `jaxdiff.sample`: a grid, or an array of
     decreasing times. `weighting` is L_simple's. Raises as `Denoising`, and ValueError for fewer than two levels, levels
-    that do not decrease, or a denoiser without a learned variance.
+    that do not decrease (traced, NaN), or a denoiser without a learned variance.
     """
 
     weight: float = 1e-3
@@ -58,7 +58,7 @@ class Hybrid:
     weighting: Any = weightings.Simple()
 
     def __post_init__(self):
-        check_number("weight", self.weight, least=0)
+        check_field(self, "weight", least=0)
         check_whole("steps", self.steps, least=2, noun="noise levels with a step between them")
         check_grid(self.grid)
         weightings.check_weighting(self.weighting)

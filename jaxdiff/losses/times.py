@@ -1,7 +1,8 @@
 """Where t is drawn for a loss: a frozen dataclass called as `times(key, process, n) -> (t, factor)`, each [n].
 
 `factor` is what the loss at t is multiplied by: 1 where the density of t is part of the objective, as its authors meant
-it, and 1 / density for `Importance`, which only moves the samples to where the loss is large.
+it, and 1 / density for `Importance`, which only moves the samples to where the loss is large. A number out of range
+raises ValueError; one that is traced gives NaN.
 """
 
 import abc
@@ -10,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_key, check_number, check_whole
+from jaxdiff.arrays import along_batch, check_field, check_key, check_whole
 from jaxdiff.processes import Process, check_process, check_time, is_concrete, pytree
 
 
@@ -46,7 +47,7 @@ class _From(_Times):
     t_min: float = 1e-5
 
     def __post_init__(self):
-        check_number("t_min", self.t_min, least=0, below=1)
+        check_field(self, "t_min", least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +56,8 @@ class _Normal(_Times):
     std: float
 
     def __post_init__(self):
-        check_number("mean", self.mean)
-        check_number("std", self.std, least=0)
+        check_field(self, "mean")
+        check_field(self, "std", least=0)
 
     def _values(self, key, n: int) -> jax.Array:
         z = jax.random.normal(key, (n,))

@@ -5,7 +5,8 @@ For the denoiser's x_0 and ε, which always recombine to x, the three errors are
     x_0 error = -sin φ · v error          ε error = cos φ · v error          out error = det/q · v error
 
 so a weight w on |x_0 error|² is w sin² φ on |v error|², and stays finite at both ends. A weighting is a frozen
-dataclass called as `weighting(denoiser, t) -> [n]`; Simple and EDM read the row and data_std of a `Denoiser`.
+dataclass called as `weighting(denoiser, t) -> [n]`; Simple and EDM read the row and data_std of a `Denoiser`. A
+number out of range raises ValueError; one that is traced gives NaN.
 
     Simple       |out error|², what the network regresses (Ho et al. 2020, eq. 14)
     Likelihood   -dλ/dt SNR/2 |x_0 error|² = cot φ dφ/dt |v error|², the variational bound (Kingma et al. 2021, eq. 17)
@@ -20,7 +21,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_function, check_number, check_output
+from jaxdiff.arrays import along_batch, check_field, check_function, check_output
 from jaxdiff.denoisers import check_denoiser
 from jaxdiff.losses.times import likelihood_rate
 from jaxdiff.processes import pytree
@@ -77,7 +78,7 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self):
-        check_number("gamma", self.gamma, above=0, most=math.inf)
+        check_field(self, "gamma", above=0, most=math.inf)
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
@@ -107,7 +108,7 @@ class Sigmoid:
     bias: float = 2.0
 
     def __post_init__(self):
-        check_number("bias", self.bias)
+        check_field(self, "bias")
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""

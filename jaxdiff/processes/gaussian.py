@@ -34,6 +34,8 @@ class Process(abc.ABC):
 
     A process is written as its two curves, their log-SNR, its inverse, and its SDE: each in the form that float32
     keeps exact near both ends. Everything else follows.
+
+    The constructors of the library's own raise ValueError for a number out of range; one that is traced gives NaN.
     """
 
     @abc.abstractmethod

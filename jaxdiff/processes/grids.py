@@ -16,7 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_number, check_room, check_scalar, check_time, check_whole, is_concrete, pytree, said
+from jaxdiff.arrays import (
+    check_above,
+    check_field,
+    check_room,
+    check_scalar,
+    check_time,
+    check_whole,
+    is_concrete,
+    nan_unless,
+    pytree,
+    said,
+)
 from jaxdiff.processes import ends
 from jaxdiff.processes.gaussian import Process, check_process
 
@@ -25,11 +36,13 @@ _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; V
 
 
 def check_times(times) -> jax.Array:
-    """`times` as an array of at least two, decreasing strictly within [0, 1] as far as that can be seen."""
+    """`times` as an array of at least two, decreasing strictly within [0, 1]; traced ones that do not are NaN."""
     given, times = times, check_time(times, "grid")
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"grid has shape {times.shape}; expected an array of at least two times, from noise to data")
-    if is_concrete(given) and not (np.diff(np.asarray(given).astype(times.dtype)) < 0).all():
+    if not is_concrete(given):
+        return nan_unless((jnp.diff(times) < 0).all(), times)
+    if not (np.diff(np.asarray(given).astype(times.dtype)) < 0).all():
         raise ValueError("grid must decrease strictly from noise (t near 1) to data (t near 0); reverse or sort it")
     return times
 
@@ -37,17 +50,31 @@ def check_times(times) -> jax.Array:
 def check_one_time(t, name: str) -> jax.Array:
     """`t` as a single time in [0, 1]; ValueError for an array of several."""
     t = check_time(t, name)
-    return check_scalar(name, t)
+    if t.ndim:
+        check_scalar(name, t)
+    return t
 
 
 def check_ends(high, low, names: tuple[str, str] = ("t_start", "t_end")) -> tuple[jax.Array, jax.Array]:
-    """(high, low) as single times in [0, 1], ValueError where they are concrete and do not decrease."""
-    times = check_one_time(high, names[0]), check_one_time(low, names[1])
-    if is_concrete(high) and is_concrete(low) and not float(high) > float(low):
-        raise ValueError(
-            f"{names[0]} = {high}, {names[1]} = {low}; expected times that decrease from noise to data: swap them"
-        )
-    return times
+    """(high, low) as single times in [0, 1]: ValueError where they are known and do not decrease, otherwise NaN."""
+    high, low = check_one_time(high, names[0]), check_one_time(low, names[1])
+    fix = "times decrease from noise to data, so swap them"
+    return check_above(names[0], high, names[1], low, fix=fix), low
+
+
+def check_beside(name: str, t, default: float, end, verb: str) -> jax.Array:
+    """`end`, at which an array of times begins or ends (`verb`), where `t` given beside it is the default or `end`.
+
+    Raises ValueError where both are known and `t` is another; a traced one gives NaN.
+    """
+    t = check_one_time(t, name)
+    agrees = (t == jnp.asarray(default, t.dtype)) | (t == end.astype(t.dtype))
+    if not is_concrete(agrees):
+        return nan_unless(agrees, end)
+    if not agrees:
+        at = f"{verb}s at {float(end):.6g}; leave {name} out, or {verb} the array there"
+        raise ValueError(f"{name} = {float(t):.6g}, but the array as grid {at}")
+    return end
 
 
 def check_grid(grid) -> "Grid | jax.Array":
@@ -75,7 +102,8 @@ class Grid(abc.ABC):
     def __call__(self, process: Process, steps: int, t_start: Any = 1.0, t_end: Any = None) -> jax.Array:
         """Decreasing times, [steps] to go on to clean data or [steps + 1] down to `t_end`.
 
-        Raises ValueError for fewer than one step, and for ends that are no numbers in [0, 1] or the wrong way round.
+        Raises ValueError for fewer than one step, and for ends that are no numbers in [0, 1] or the wrong way round
+        (traced, these give NaN).
         """
         check_process(process)
         steps = check_whole("steps", steps)
@@ -144,7 +172,7 @@ class Karras(Grid):
     _finite = False
 
     def __post_init__(self):
-        check_number("rho", self.rho, above=0)
+        check_field(self, "rho", above=0)
 
     def _coordinate(self, process, t):
         return jnp.exp(-jnp.maximum(process.log_snr(t), _LOWEST_LOG_SNR) / (2 * self.rho))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_number, is_concrete, pytree
+from jaxdiff.arrays import check_field, check_field_above, pytree
 from jaxdiff.processes.gaussian import Process
 
 
@@ -50,12 +50,10 @@ class LearnedVP(Process):
     logits: np.ndarray | jax.Array = dataclasses.field(default_factory=lambda: np.zeros(33))
 
     def __post_init__(self):
-        high, low = self.log_snr_max, self.log_snr_min
-        check_number("log_snr_max", high)
-        check_number("log_snr_min", low)
-        if is_concrete(high) and is_concrete(low) and not (np.asarray(high) > np.asarray(low)).all():
-            raise ValueError(f"log_snr_max = {high} is not above log_snr_min = {low}; swap them")
-        check_number("logits", self.logits)
+        check_field(self, "log_snr_max")
+        check_field(self, "log_snr_min")
+        check_field_above(self, "log_snr_max", "log_snr_min")
+        check_field(self, "logits")
         shape = np.shape(self.logits)
         if len(shape) != 1 or shape[0] < 2:
             raise ValueError(f"logits have shape {shape}; expected [K + 1] for K >= 1 parts of [0, 1]")

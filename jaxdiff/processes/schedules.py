@@ -24,17 +24,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_array, check_number, is_concrete, pytree
+from jaxdiff.arrays import check_array, check_field, check_field_above, check_number, is_concrete, pytree
 from jaxdiff.processes.gaussian import Process
 
 
 def _check_rising(low: str, high: str, process: Process) -> None:
     """Raise where the field `low` is not above 0 or the field `high` not above it."""
-    a, b = getattr(process, low), getattr(process, high)
-    check_number(low, a, above=0)
-    check_number(high, b, above=0)
-    if is_concrete(a) and is_concrete(b) and not (np.asarray(a) < np.asarray(b)).all():
-        raise ValueError(f"{low} = {a} is not below {high} = {b}; swap them")
+    check_field(process, low, above=0)
+    check_field(process, high, above=0)
+    check_field_above(process, high, low)
 
 
 class _VariancePreserving(Process):
@@ -73,8 +71,8 @@ class _LinearBeta(Process):
     beta_max: float = 20.0
 
     def __post_init__(self):
-        check_number("beta_min", self.beta_min, above=0)
-        check_number("beta_max", self.beta_max, above=0)
+        check_field(self, "beta_min", above=0)
+        check_field(self, "beta_max", above=0)
 
     def _integral(self, t):
         return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
@@ -95,7 +93,7 @@ class VP(_LinearBeta, _VariancePreserving):
 
 def OU(beta: float = 10.0) -> VP:
     """The Ornstein-Uhlenbeck process dx = -β/2 x dt + √β dw: VP with a constant β."""
-    check_number("beta", beta, above=0)
+    beta = check_number("beta", beta, above=0)
     return VP(beta, beta)
 
 
@@ -148,8 +146,9 @@ def from_betas(betas) -> Process:
 
     The table may be traced, and learned. Raises ValueError for an empty table or a β outside (0, 1) (traced, NaN).
     """
-    known = all(map(is_concrete, jax.tree.leaves(check_array("betas", betas))))
-    betas = np.asarray(betas, np.float64) if known else jnp.asarray(betas, float)
+    array = check_array("betas", betas)
+    known = all(map(is_concrete, jax.tree.leaves(betas)))
+    betas = np.asarray(betas, np.float64) if known else jnp.asarray(array, float)
     if betas.ndim != 1 or betas.size == 0:
         raise ValueError(f"betas has shape {betas.shape}; expected a table [T] of T >= 1 steps")
     if not known:
@@ -211,7 +210,7 @@ class Brownian(Process):
     sigma: float = 1.0
 
     def __post_init__(self):
-        check_number("sigma", self.sigma, above=0)
+        check_field(self, "sigma", above=0)
 
     @property
     def prior_std(self):
@@ -239,7 +238,7 @@ class BrownianVE(Process):
     sigma: float = 25.0
 
     def __post_init__(self):
-        check_number("sigma", self.sigma, above=1, fix=", since g(t) = sigma^t grows from 1")
+        check_field(self, "sigma", above=1, fix=", since g(t) = sigma^t grows from 1")
 
     @property
     def prior_std(self):
@@ -275,7 +274,7 @@ class EDM(Process):
 
     def __post_init__(self):
         _check_rising("sigma_min", "sigma_max", self)
-        check_number("rho", self.rho, above=0)
+        check_field(self, "rho", above=0)
 
     @property
     def prior_std(self):
@@ -314,7 +313,7 @@ class Cosine(Process):
     s: float = 0.008
 
     def __post_init__(self):
-        check_number("s", self.s, least=0)
+        check_field(self, "s", least=0)
 
     @property
     def _rate(self):
@@ -355,7 +354,7 @@ class Flow(Process):
     sigma_min: float = 0.0
 
     def __post_init__(self):
-        check_number("sigma_min", self.sigma_min, least=0, below=1)
+        check_field(self, "sigma_min", least=0, below=1)
 
     def _marginal(self, t):
         return 1 - t, t + self.sigma_min * (1 - t)

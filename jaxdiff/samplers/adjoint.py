@@ -7,7 +7,8 @@
 
 A Hessian is forward over reverse, `jax.hessian`, by `DirectAdjoint()`. Values are the same under all three. Inside of a
 `jax.shard_map` with its default `check_vma` all three are a loop of our own, which goes both ways: diffrax's begin with
-counters that do not differ between devices.
+counters that do not differ between devices. On a mesh with explicit axes a gradient is taken under `jax.jit` or within
+`jax.set_mesh`: outside of them JAX refuses that of `jnp.sum` alike.
 """
 
 import contextlib

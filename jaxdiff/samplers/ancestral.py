@@ -15,7 +15,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_number
+from jaxdiff.arrays import check_field
 from jaxdiff.denoisers import check_variance, reverse
 from jaxdiff.processes import ends, is_concrete, posterior, pytree
 from jaxdiff.samplers.sampler import Sampler, normal
@@ -47,7 +47,7 @@ class DDIM(Sampler):
     eta: float = 0.0
 
     def __post_init__(self):
-        check_number("eta", self.eta, least=0, most=1, noun="a share of the noise")
+        check_field(self, "eta", least=0, most=1, noun="a share of the noise")
 
     @property
     def reversible(self) -> bool:

@@ -19,7 +19,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_room, check_shared, check_whole, is_concrete
+from jaxdiff.arrays import check_above, check_room, check_shared, check_whole
 from jaxdiff.arrays.varying import vary
 from jaxdiff.processes import Process, check_event, check_process, forward_sde, pytree
 from jaxdiff.processes.grids import check_one_time
@@ -45,7 +45,7 @@ class EulerMaruyama(Sampler):
     noise: float = 1.0
 
     def __post_init__(self):
-        check_noise(self.noise)
+        check_noise(self)
 
     def check_start(self, process, t) -> None:
         """Raise ValueError where the SDE is singular at `t`: α = 0."""
@@ -76,7 +76,7 @@ def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t
     point: `jnp.broadcast_to(point, (n, *event))`.
 
     Raises TypeError for integer x0 or a key that is not a typed key; ValueError for a NaN in x0, fewer than one step,
-    times outside [0, 1] or not rising.
+    times outside [0, 1] or not rising (traced, these give NaN).
     """
     x0 = check_event(x0, "x0")
     check_process(process)
@@ -84,8 +84,7 @@ def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t
     steps = check_whole("steps", steps)
     check_room("paths, twice,", steps + 1, *x0.shape, itemsize=8)
     start, end = check_one_time(t_start, "t_start"), check_one_time(t_end, "t_end")
-    if is_concrete(t_start) and is_concrete(t_end) and not float(t_start) < float(t_end):
-        raise ValueError(f"t_start = {float(start)} is not below t_end = {float(end)}; noise grows with t, swap them")
+    end = check_above("t_end", end, "t_start", start)
     return _forward_paths(example_keys(key, x0.shape[0]), process, x0, steps, start, end)
 
 

@@ -16,7 +16,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_number
+from jaxdiff.arrays import check_field, check_field_above, nan_unless
 from jaxdiff.processes import is_concrete, pytree, transition
 from jaxdiff.samplers.sampler import Sampler, normal
 
@@ -36,10 +36,9 @@ class Heun(Sampler):
 
     def __post_init__(self):
         for name in ("churn", "s_min", "s_noise"):
-            check_number(name, getattr(self, name), least=0)
-        check_number("s_max", self.s_max, least=0, most=math.inf)
-        if is_concrete(self.s_min) and is_concrete(self.s_max) and not np.all(np.less_equal(self.s_min, self.s_max)):
-            raise ValueError(f"s_min = {self.s_min}, s_max = {self.s_max}; expected s_min <= s_max: swap them")
+            check_field(self, name, least=0)
+        check_field(self, "s_max", least=0, most=math.inf)
+        check_field_above(self, "s_max", "s_min", or_equal=True)
         for field in dataclasses.fields(self)[1:] if self.reversible else ():
             value = getattr(self, field.name)
             if is_concrete(value) and np.any(np.asarray(value) != field.default):
@@ -51,8 +50,9 @@ class Heun(Sampler):
         return is_concrete(self.churn) and bool(np.all(np.asarray(self.churn) == 0))
 
     def init(self, denoiser, x, steps):
-        """γ of every step."""
-        return jnp.minimum(jnp.asarray(self.churn / steps, x.dtype), math.sqrt(2) - 1)
+        """γ of every step, NaN where a setting is."""
+        known = (self.churn >= 0) & (self.s_min <= self.s_max)
+        return nan_unless(known, jnp.minimum(jnp.asarray(self.churn / steps, x.dtype), math.sqrt(2) - 1))
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Raise the noise by churn, then one trapezoidal step."""
@@ -64,7 +64,7 @@ class Heun(Sampler):
         shrink, std = (
             jnp.where(churned, c, still) for c, still in zip(transition(process, t, jnp.maximum(raised, t)), (1.0, 0.0))
         )
-        x = shrink * x + self.s_noise * std * normal(keys, x)
+        x = nan_unless(gamma >= 0, shrink * x + self.s_noise * std * normal(keys, x))
         t = jnp.where(churned, raised, t)
 
         (alpha_t, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)

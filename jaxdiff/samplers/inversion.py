@@ -14,7 +14,7 @@ from jaxdiff.arrays import check_whole
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event
-from jaxdiff.processes.grids import Grid, check_ends, check_grid
+from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
 from jaxdiff.samplers.sampler import (
     Sampler,
@@ -41,10 +41,12 @@ def invert(
 
     `sample` with the same sampler, steps and grid, t_start=t_max, t_end=t_min and x_start the result comes back to x0
     up to the error of its steps; `encode` is the limit of many steps. `grid` is one of `jaxdiff.grids` (None: the
-    sampler's own), or an array of decreasing t as in `sample`, which is walked from its end.
+    sampler's own), or an array of decreasing t as in `sample`, which is walked from its end and sets `t_min`, `t_max`
+    and the number of steps.
 
     Raises ValueError for a sampler whose step does not run upwards (one that draws noise or looks back), integer or NaN
-    x0, times outside [0, 1] or not in order, or a denoiser without an answer at the start.
+    x0, times outside [0, 1], not in order, or other than those of an array as grid (traced, NaN), or a denoiser without
+    an answer at the start.
     """
     x0 = check_event(x0, "x0")
     check_run(denoiser, sampler)
@@ -60,8 +62,10 @@ def invert(
         ends = check_ends(t_max, t_min, ("t_max", "t_min"))
         times = grid(denoiser.process, steps, *ends)
     else:
-        times = grid
-    check_start(denoiser, t_max if isinstance(grid, Grid) else times[0])
+        first = check_beside("t_max", t_max, 1.0, grid[0], "begin")
+        last = check_beside("t_min", t_min, 1e-5, grid[-1], "end")
+        times = grid.at[0].set(first).at[-1].set(last)
+    check_start(denoiser, times[0])
     return _invert(denoiser, x0, sampler, cond, times)
 
 

@@ -38,7 +38,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_flag, check_function, check_number, check_output, check_room, check_whole
+from jaxdiff.arrays import (
+    along_batch,
+    check_field,
+    check_flag,
+    check_function,
+    check_number,
+    check_output,
+    check_room,
+    check_whole,
+)
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import score
 from jaxdiff.processes import check_event, pytree
@@ -76,7 +85,7 @@ class PredictorCorrector(Sampler):
     def __post_init__(self):
         check_sampler(self.predictor, "predictor")
         check_room("corrector_steps", check_whole("corrector_steps", self.corrector_steps, least=0))
-        check_number("snr", self.snr, least=0, below=1, fix=": Langevin steps of 1 or more diverge")
+        check_field(self, "snr", least=0, below=1, fix=": Langevin steps of 1 or more diverge")
 
     @property
     def grid(self):
@@ -138,7 +147,7 @@ def AnnealedLangevin(steps_per_level: int = 100, epsilon: float = 0.2) -> Predic
     """
     check_room("steps_per_level", check_whole("steps_per_level", steps_per_level, least=None))
     units = ", in units of the last level's variance: divide the paper's by sigma_L squared"
-    check_number("epsilon", epsilon, least=0, below=4, fix=units)
+    epsilon = check_number("epsilon", epsilon, least=0, below=4, fix=units)
     return PredictorCorrector(_HandOn(), steps_per_level, epsilon**0.5 / 2)
 
 
@@ -150,8 +159,8 @@ def langevin(key, score: Callable, x_start, step_size, steps: int, trajectory: b
     Compiled once for a score function, the shape of `x_start` and `steps`. It does not correct for the step: its law is
     p as the step goes to 0.
 
-    Raises ValueError for fewer than one step, a step size not above 0, an `x_start` that is no batch of finite events,
-    a score of another shape; TypeError for integers or a key that is not typed.
+    Raises ValueError for fewer than one step, a step size not above 0 (traced, NaN), an `x_start` that is no batch of
+    finite events, a score of another shape; TypeError for integers or a key that is not typed.
     """
     check_function("score", score, "a function [n, *event] -> [n, *event]")
     x_start = check_event(x_start, "x_start")

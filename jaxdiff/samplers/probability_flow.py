@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_tolerances
+from jaxdiff.arrays import check_tolerances, nan_unless
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.processes import check_event, pytree
@@ -56,6 +56,7 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None
     check_solver(solver)
     solver = default_solver() if solver is None else solver
     each, once = _evaluations(solver)
+    start = jax.tree.map(functools.partial(nan_unless, (rtol >= 0) & (atol >= 0)), start)
     solver, adjoint = across_devices(solver, adjoint, start)
     resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
     solution = diffrax.diffeqsolve(
@@ -77,11 +78,11 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None
     return Solution(state, evaluations, finite & (solution.result == diffrax.RESULTS.successful))
 
 
-def check_solve(solver, rtol, atol, adjoint) -> None:
+def check_solve(solver, rtol, atol, adjoint) -> tuple[Any, Any]:
     """Raise where these are no settings of an adaptive solve."""
     check_solver(solver)
-    check_tolerances(rtol, atol)
     check_adjoint(adjoint)
+    return check_tolerances(rtol, atol)
 
 
 def check_solver(solver) -> None:
@@ -159,7 +160,9 @@ class ProbabilityFlow(Sampler):
     adaptive = reversible = True
 
     def __post_init__(self):
-        check_solve(self.solver, self.rtol, self.atol, self.adjoint)
+        rtol, atol = check_solve(self.solver, self.rtol, self.atol, self.adjoint)
+        object.__setattr__(self, "rtol", rtol)
+        object.__setattr__(self, "atol", atol)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Integrate from t to s."""
@@ -180,7 +183,7 @@ def _between(denoiser, x, t, s, cond, solver, rtol, atol, adjoint) -> jax.Array:
     """x [n, *event] carried from t to s, one of them 1 and the other `t_min`."""
     check_model(denoiser)
     check_start(denoiser, 1.0)
-    check_solve(solver, rtol, atol, adjoint)
+    rtol, atol = check_solve(solver, rtol, atol, adjoint)
     cond = check_cond(denoiser, cond, x.shape[0])
     t, s = check_one_time(t, "t_min"), check_one_time(s, "t_min")
     split = split_of(denoiser, x, cond)
@@ -196,8 +199,8 @@ def encode(
     NaN where a solve fails. `adjoint` is how derivatives go through the solve, one of diffrax's
     (`jaxdiff.samplers.adjoint`); None is reverse mode.
 
-    Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0, and what is no denoiser, no
-    solver of ODEs or no adjoint.
+    Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0 (traced, these give NaN), and
+    what is no denoiser, no solver of ODEs or no adjoint.
     """
     return _between(denoiser, check_event(x0, "x0"), t_min, 1.0, cond, solver, rtol, atol, adjoint)
 

@@ -87,7 +87,7 @@ class ReverseSDE(Sampler):
     noise: float = 1.0
 
     def __post_init__(self):
-        check_noise(self.noise)
+        check_noise(self)
         if self.solver is not None:
             _check_solver(self.solver)
 

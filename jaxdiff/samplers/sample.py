@@ -23,7 +23,7 @@ from jaxdiff.arrays import check_flag, check_room, check_shape, check_whole
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
 from jaxdiff.processes import check_event, is_concrete
-from jaxdiff.processes.grids import Grid, check_ends, check_grid, check_one_time
+from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.mesh import by_device, split_of
@@ -77,7 +77,8 @@ def sample(
 
     Raises ValueError for times outside [0, 1] or not decreasing, fewer than one step, an `x_start` of another shape, a
     denoiser or sampler that has no answer at `t_start`, more than memory holds; TypeError for a key that is not a typed
-    key, and for what is no denoiser, sampler or grid.
+    key, and for what is no denoiser, sampler or grid. Under a transformation, where a number can only be known as the
+    program runs, a time or a sampler's number that is out of range gives NaN.
     """
     check_run(denoiser, sampler)
     shape = check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
@@ -95,12 +96,7 @@ def sample(
     else:
         if t_end is not None:
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
-        if is_concrete(start) and is_concrete(grid) and float(start) not in (1.0, float(grid[0].astype(start.dtype))):
-            raise ValueError(
-                f"t_start = {t_start}, but the array as grid begins at {float(grid[0])}; leave t_start out, or begin "
-                "the array there"
-            )
-        start, end = grid[0], grid[-1]
+        start, end = check_beside("t_start", t_start, 1.0, grid[0], "begin"), grid[-1]
     check_start(denoiser, start)
     cond = check_cond(denoiser, cond, shape[0])
     check_answer(denoiser, shape, cond)
@@ -150,7 +146,8 @@ def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_st
         (x, state), (index, t, s) = carry, step
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
         # Two equal times, as at the data, are no step: one between other times is computed, and discarded.
-        moves = s < t
+        # One of times that are NaN is taken, and gives NaN.
+        moves = ~(s >= t)
         t, s = jnp.where(moves, t, 0.6), jnp.where(moves, s, 0.4)
         moved = same_dtype(sampler.step(step_keys, denoiser, x, t, s, state, cond), carry)
         x, state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, carry)

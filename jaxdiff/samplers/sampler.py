@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_instance, check_number, check_shared
+from jaxdiff.arrays import check_field, check_instance, check_shared
 from jaxdiff.arrays import example_keys as example_keys
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_denoiser, check_prediction, guidance
@@ -16,7 +16,10 @@ from jaxdiff.processes.grids import Angle
 
 
 class Sampler(abc.ABC):
-    """One step from t to s < t; a frozen dataclass registered as a pytree, its numbers leaves."""
+    """One step from t to s < t; a frozen dataclass registered as a pytree, its numbers leaves.
+
+    The constructors of the library's own raise ValueError for a number out of range; one that is traced gives NaN.
+    """
 
     adaptive = False
     """Whether it chooses its own steps between two times."""
@@ -79,9 +82,9 @@ def check_guides_noise(denoiser, what: str) -> None:
         )
 
 
-def check_noise(noise) -> None:
-    """Raise unless `noise` is the η of the SDEs that keep a process's marginals, a number of 0 or more."""
-    check_number("noise", noise, least=0, noun="0 (the probability flow), 1 (the reverse SDE), or a number")
+def check_noise(sampler) -> None:
+    """Raise unless its `noise` is the η of the SDEs that keep a process's marginals, a number of 0 or more."""
+    check_field(sampler, "noise", least=0, noun="0 (the probability flow), 1 (the reverse SDE), or a number")
 
 
 def normal(keys, x: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import nan_unless
 from jaxdiff.processes import check_time, is_concrete, pytree
 from jaxdiff.samplers.sampler import Sampler, check_sampler, same_dtype
 
@@ -25,7 +26,9 @@ class Switch(Sampler):
     def __post_init__(self):
         check_sampler(self.first, "first")
         check_sampler(self.second, "second")
-        check_time(self.t)
+        t = check_time(self.t)
+        if not is_concrete(self.t):
+            object.__setattr__(self, "t", t)
 
     @property
     def grid(self):
@@ -52,4 +55,5 @@ class Switch(Sampler):
             moved, carried = self.second.step(keys, denoiser, x, t, s, state[1], cond)
             return same_dtype((moved, (state[0], carried)), (x, state))
 
+        x = nan_unless(self.t >= 0, x)
         return jax.lax.cond(t > jnp.asarray(self.t, t.dtype), by_first, by_second, x)

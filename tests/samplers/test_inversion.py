@@ -70,3 +70,15 @@ def test_samplers_that_do_not_run_upwards_and_other_misfits_are_refused():
             call()
     with pytest.raises(TypeError, match="expected an instance"):
         invert(denoiser, x, DDIM)
+
+
+def test_ends_given_beside_an_array_of_times_are_its_own_or_refused():
+    denoiser, x0 = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2)), np.ones((3, 2), np.float32)
+    times = np.array([0.9, 0.5, 0.1])
+    plain = jd.invert(denoiser, x0, grid=times)
+    np.testing.assert_array_equal(jd.invert(denoiser, x0, grid=times, t_max=0.9, t_min=0.1), plain)
+    for name, t, where in (("t_max", 0.8, "begins at 0.9"), ("t_min", 0.2, "ends at 0.1")):
+        with pytest.raises(ValueError, match=f"{name} = {t}, but the array as grid {where}; leave {name} out"):
+            jd.invert(denoiser, x0, grid=times, **{name: t})
+        found = jax.jit(lambda t, name=name: jd.invert(denoiser, x0, grid=times, **{name: t}))
+        assert np.isnan(found(t)).all()
