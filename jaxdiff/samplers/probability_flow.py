@@ -79,7 +79,7 @@ def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None
 
 
 def check_solve(solver, rtol, atol, adjoint) -> tuple[Any, Any]:
-    """Raise where these are no settings of an adaptive solve."""
+    """(rtol, atol) of an adaptive solve, traced ones NaN out of range; raises where these are no settings of it."""
     check_solver(solver)
     check_adjoint(adjoint)
     return check_tolerances(rtol, atol)
