@@ -113,22 +113,21 @@ def _as_computed(number: float) -> np.ndarray:
         return np.asarray(math.inf if number > 0 else -math.inf)
 
 
-def check_above(name: str, high, other: str, low, or_equal: bool = False, fix: str = "swap them"):
-    """`high` above `low` (or at it, if `or_equal`): ValueError where both are known and it is not, otherwise NaN."""
+def check_above(high, low, message: str, or_equal: bool = False):
+    """`high` above `low`, or at it: ValueError where both are known and it is not (`message` has both), else NaN."""
     compare = operator.ge if or_equal else operator.gt
     if not (is_concrete(high) and is_concrete(low)):
         return nan_unless(compare(high, low), high)
     values = np.asarray(high), np.asarray(low)
     if not np.all(compare(*values)):
-        wrong = "below" if or_equal else "not above"
-        raise ValueError(f"{name} = {values[0]} is {wrong} {other} = {values[1]}; {fix}")
+        raise ValueError(message.format(high=values[0], low=values[1]))
     return high
 
 
-def check_field_above(owner, name: str, other: str, or_equal: bool = False) -> None:
+def check_field_above(owner, name: str, other: str, message: str, or_equal: bool = False) -> None:
     """`check_above` of the field `name` of `owner` over the field `other`, as `check_field`."""
-    high, low = getattr(owner, name), getattr(owner, other)
-    object.__setattr__(owner, name, check_above(name, high, other, low, or_equal))
+    high = check_above(getattr(owner, name), getattr(owner, other), message, or_equal)
+    object.__setattr__(owner, name, high)
 
 
 def check_scalar(name: str, value, *, fix: str = "", **bounds):

@@ -63,7 +63,8 @@ class Interval:
         check_field(self, "scale")
         check_field(self, "low", least=0)
         check_field(self, "high", above=0, most=math.inf)
-        check_field_above(self, "high", "low")
+        message = "low = {low}, high = {high}; expected noise levels σ/α with 0 <= low < high"
+        check_field_above(self, "high", "low", message)
 
     def at(self, process: Process, t, otherwise: float) -> jax.Array:
         """The scale at `t`, of its shape."""

@@ -58,8 +58,9 @@ def check_one_time(t, name: str) -> jax.Array:
 def check_ends(high, low, names: tuple[str, str] = ("t_start", "t_end")) -> tuple[jax.Array, jax.Array]:
     """(high, low) as single times in [0, 1]: ValueError where they are known and do not decrease, otherwise NaN."""
     high, low = check_one_time(high, names[0]), check_one_time(low, names[1])
-    fix = "times decrease from noise to data, so swap them"
-    return check_above(names[0], high, names[1], low, fix=fix), low
+    first, second = names
+    message = f"{first} = {{high}}, {second} = {{low}}; expected times that decrease from noise to data: swap them"
+    return check_above(high, low, message), low
 
 
 def check_beside(name: str, t, default: float, end, verb: str) -> jax.Array:

@@ -52,7 +52,8 @@ class LearnedVP(Process):
     def __post_init__(self):
         check_field(self, "log_snr_max")
         check_field(self, "log_snr_min")
-        check_field_above(self, "log_snr_max", "log_snr_min")
+        message = "log_snr_max = {high} is not above log_snr_min = {low}; swap them"
+        check_field_above(self, "log_snr_max", "log_snr_min", message)
         check_field(self, "logits")
         shape = np.shape(self.logits)
         if len(shape) != 1 or shape[0] < 2:

@@ -32,7 +32,7 @@ def _check_rising(low: str, high: str, process: Process) -> None:
     """Raise where the field `low` is not above 0 or the field `high` not above it."""
     check_field(process, low, above=0)
     check_field(process, high, above=0)
-    check_field_above(process, high, low)
+    check_field_above(process, high, low, f"{low} = {{low}} is not below {high} = {{high}}; swap them")
 
 
 class _VariancePreserving(Process):

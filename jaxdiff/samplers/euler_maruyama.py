@@ -84,7 +84,8 @@ def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t
     steps = check_whole("steps", steps)
     check_room("paths, twice,", steps + 1, *x0.shape, itemsize=8)
     start, end = check_one_time(t_start, "t_start"), check_one_time(t_end, "t_end")
-    end = check_above("t_end", end, "t_start", start)
+    message = "t_start = {low} is not below t_end = {high}; noise grows with t, swap them"
+    end = check_above(end, start, message)
     return _forward_paths(example_keys(key, x0.shape[0]), process, x0, steps, start, end)
 
 

@@ -38,7 +38,8 @@ class Heun(Sampler):
         for name in ("churn", "s_min", "s_noise"):
             check_field(self, name, least=0)
         check_field(self, "s_max", least=0, most=math.inf)
-        check_field_above(self, "s_max", "s_min", or_equal=True)
+        message = "s_min = {low}, s_max = {high}; expected s_min <= s_max: swap them"
+        check_field_above(self, "s_max", "s_min", message, or_equal=True)
         for field in dataclasses.fields(self)[1:] if self.reversible else ():
             value = getattr(self, field.name)
             if is_concrete(value) and np.any(np.asarray(value) != field.default):
