@@ -140,6 +140,20 @@ def test_a_first_try_that_fails_does_not_refuse_the_corrected_command(tmp_path, 
     assert "another config (channels: (4,), now (8,))" in err, "from the first checkpoint on it binds"
 
 
+def test_settings_are_accepted_by_their_names_in_the_config(toy, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(toy, folder)
+    other = ["--learning-rate", "1e-3", "--times", "uniform", "--seed", "3", "--batch-size", "8", "--process", "ou"]
+    command = ["train", folder, *TOY, "--pictures", "0"]
+    code, _, err = jaxdiff(monkeypatch, capsys, *command, *other)
+    assert (code, "allow process times batch_size learning_rate seed" in err) == (1, True), err
+    allowed = ["--allow", "learning_rate", "times", "seed", "batch_size", "process"]
+    code, _, err = jaxdiff(monkeypatch, capsys, *command, *other, *allowed)
+    assert code == 0, err
+    code, _, err = jaxdiff(monkeypatch, capsys, *command, *other, "--allow", "learning_rates")
+    assert (code, "allow has learning_rates, which no part of this run is called" in err) == (1, True), err
+
+
 def test_what_an_aborted_start_leaves_does_not_lock_the_folder(tmp_path, monkeypatch, capsys):
     (tmp_path / ".config.json.0123abcd.tmp").write_text('{"data"')
     for name in ("config.tmp", "failure.json", "lock", ".checkpoints.unsaved"):

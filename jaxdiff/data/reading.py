@@ -118,7 +118,7 @@ def _check(batch, step: int, like: Mapping[str, Any] | None = None) -> dict[str,
             fix = "its .numpy()" if hasattr(array, "numpy") else "numpy.asarray of it"
             raise TypeError(f"{name}[{part!r}] is a {kind}; expected a NumPy array: give {fix}")
         if isinstance(array, np.ma.MaskedArray):
-            raise TypeError(f"{name}[{part!r}] is a masked array, whose mask nothing reads; give its .filled() or .data")
+            raise TypeError(f"{name}[{part!r}] is a masked array, whose mask nothing reads; give its .filled()")
         if not isinstance(array, jax.Array) and array.dtype.kind not in "biufcV":
             raise TypeError(f"{name}[{part!r}] has dtype {array.dtype}; expected numbers")
         if np.ndim(array) == 0 or 0 in np.shape(array)[:1]:
