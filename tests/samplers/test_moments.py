@@ -45,7 +45,7 @@ def test_stochastic_samplers_draw_the_mixture(sampler, process):
     x_start = (alpha * draw_mixture(0, n) + sigma * noise).astype(jnp.float32)
     grid = jd.grids.LogSNR() if isinstance(sampler, EulerMaruyama) else None
     x = jd.sample(
-        jax.random.key(2), mixture(process), (n, 2), sampler, 400, grid=grid, t_start=t_start, x_start=x_start
+        jax.random.key(2), mixture(process), (n, 2), sampler, 200, grid=grid, t_start=t_start, x_start=x_start
     )
     check_moments(x, *mixture_moments())
 
