@@ -6,6 +6,7 @@ stands for a TypeError, and `says` gives other words.
 """
 
 import dataclasses
+import functools
 import operator
 import traceback
 from pathlib import Path
@@ -319,10 +320,19 @@ row("jd.sample of numbers one an example", jd.sample, {"key": KEY, "denoiser": E
     sampler=ARRAYS)
 row("jd.sample of a process of numbers one an example", jd.sample, {"key": KEY, "shape": (3, 2)},
     denoiser=says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))))
-row("jd.sample of own denoisers", lambda answer: jd.sample(KEY, OWN(answer), (3, 2)),
-    answer=[*says("the denoiser's answer", T("x"), T((X, X)), T(None)),
+ANSWERS = [*says("the denoiser's answer", T("x"), T((X, X)), T(None)),
     *says("the denoiser (data) returned", jd.Prediction(X[:, :1], X)),
-    *says("the denoiser (noise) returned", jd.Prediction(X, X[:1]))])
+    *says("the denoiser (noise) returned", jd.Prediction(X, X[:1]))]
+WRAPPERS = {"": lambda own: own, " under guidance": jd.guidance.ClassifierFree, " as weak": lambda own:
+    jd.guidance.Auto(EXACT, own), " under a classifier": lambda own: jd.guidance.Classifier(own, lambda x, *_: x.sum(1)),
+    " on another process": lambda own: jd.guidance.DynamicThreshold(jd.OnProcess(own, jd.Flow()))}
+ENTRIES = {"jd.sample": lambda model: jd.sample(KEY, model, (3, 2), cond=0), "jd.log_likelihood": lambda model:
+    jd.log_likelihood(KEY, model, X, cond=0), "jd.continuous_bound": lambda model: jd.continuous_bound(KEY, model, IMAGES,
+    1, cond=0), "jd.invert": lambda model: jd.invert(model, X, cond=0)}
+for entry, run in ENTRIES.items():
+    for wrapper, wrap in WRAPPERS.items():
+        row(f"{entry} of own denoisers{wrapper}", functools.partial(lambda run, wrap, answer: run(wrap(OWN(answer))),
+            run, wrap), answer=ANSWERS)
 PLAIN = type("Plain", (), {"process": VP, "__call__": lambda self, x, t, cond=None: PREDICTION})()
 row("jd.sample of a denoiser that is no pytree", jd.sample, {"key": KEY, "shape": (3, 2)},
     denoiser=says("Plain is no pytree", T(PLAIN)))

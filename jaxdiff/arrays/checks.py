@@ -6,6 +6,7 @@ alone, and a number outside its range is NaN from there on: a check returns the 
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import operator
 import os
@@ -227,10 +228,21 @@ def check_instance(name: str, value, kind: type | tuple[type, ...], expected: st
         raise TypeError(f"{name} = {said(value)}; expected {expected}")
 
 
-def check_function(name: str, value, expected: str) -> None:
-    """Raise TypeError where `value` cannot be called, or is a class in place of an instance."""
+def check_function(name: str, value, expected: str, takes: int | None = None, fix: str = "") -> None:
+    """Raise TypeError where `value` cannot be called, by `takes` arguments, or is a class in place of an instance."""
     if isinstance(value, type) or not callable(value):
         raise TypeError(f"{name} = {said(value)}; expected {expected}")
+    if takes is None:
+        return
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # of a function written in C
+        return
+    try:
+        signature.bind(*range(takes))
+    except TypeError:
+        given = ", ".join(signature.parameters)
+        raise TypeError(f"{name} takes ({given}); expected {expected}{fix}") from None
 
 
 def check_shape(name: str, shape, expected: str, least_axes: int = 1) -> tuple[int, ...]:

@@ -108,7 +108,8 @@ def _check(batch, step: int, like: Mapping[str, Any] | None = None) -> dict[str,
         raise TypeError(f"{name} is None, as where a filter left a gap; filter before batching, or fill the gap")
     if not isinstance(batch, Mapping):
         raise TypeError(
-            f'{name} is a {type(batch).__qualname__}; expected a dict of arrays, such as {{"x": x, "label": y}}'
+            f'{name} is a {type(batch).__qualname__}; expected a dict of arrays, such as {{"x": x, "label": y}}. Of '
+            "arrays of all examples jaxdiff.data.batches(arrays, batch_size, seed) makes the batches"
         )
     for part, array in batch.items():
         if not isinstance(part, str):

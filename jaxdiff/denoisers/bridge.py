@@ -42,7 +42,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, said
-from jaxdiff.denoisers.denoiser import Prediction, c_noise, check_cond_of, check_params, no_label_of
+from jaxdiff.denoisers.denoiser import OF_A_MODULE, Prediction, c_noise, check_cond_of, check_params, no_label_of
 from jaxdiff.processes import Brownian, Flow, check_time, expand_time, pytree
 
 
@@ -96,7 +96,7 @@ class Bridge(BridgeLike):
     data_std: float = 0.5
 
     def __post_init__(self):
-        check_function("network", self.network, "a function (params, x, c_noise, cond) -> (w, -n s)")
+        check_function("network", self.network, "a function (params, x, c_noise, cond) -> (w, -n s)", 4, OF_A_MODULE)
         object.__setattr__(self, "params", check_params(self.params))
         check_field(self, "sigma", least=0)
         check_field(self, "data_std", above=0)

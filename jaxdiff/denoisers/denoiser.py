@@ -70,7 +70,8 @@ def check_denoiser(denoiser, name: str = "denoiser") -> None:
     """Raise TypeError for what is no denoiser: a callable with a process."""
     if isinstance(denoiser, type) or not callable(denoiser) or not isinstance(_process_of(denoiser), Process):
         raise TypeError(
-            f"{name} = {said(denoiser)}; expected a denoiser, such as jaxdiff.Denoiser(network, params, process)"
+            f"{name} = {said(denoiser)}; expected a denoiser, such as jaxdiff.Denoiser(network, params, process), "
+            "or a callable (x, t, cond) with a process"
         )
 
 
@@ -101,6 +102,9 @@ def c_noise(process: Process, t) -> jax.Array:
     return jnp.clip(-process.log_snr(t) / 8, -3.0, 3.0)
 
 
+OF_A_MODULE = ". Of a Flax module jaxdiff.networks.initialize(key, make) makes one, with its params"
+
+
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
@@ -129,7 +133,7 @@ class Denoiser:
     label_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self):
-        check_function("network", self.network, "a function (params, x, c_noise, cond) -> out")
+        check_function("network", self.network, "a function (params, x, c_noise, cond) -> out", 4, OF_A_MODULE)
         object.__setattr__(self, "params", check_params(self.params))
         check_process(self.process)
         check_parameterization(self.parameterization)

@@ -34,7 +34,7 @@ from jaxdiff.samplers import check_cond, example_keys, solve
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.probability_flow import check_solve
-from jaxdiff.samplers.sampler import check_model, working_dtype
+from jaxdiff.samplers.sampler import check_answer, check_model, working_dtype
 
 
 class Likelihood(NamedTuple):
@@ -99,6 +99,7 @@ def by_probe(
     check_room("probes", probes, *x0.shape, itemsize=x0.dtype.itemsize)
     check_start(denoiser, 1.0)
     cond = check_cond(denoiser, cond, x0.shape[0])
+    check_answer(denoiser, x0.shape, cond)
     keys = example_keys(key, x0.shape[0])
     t = check_one_time(t_min, "t_min")
     rtol, atol = check_solve(solver, rtol, atol, adjoint)

@@ -50,7 +50,7 @@ from jaxdiff.processes.grids import Grid, LogSNR, check_grid, check_one_time, ch
 from jaxdiff.samplers import check_cond, example_keys
 from jaxdiff.samplers.batches import over_all
 from jaxdiff.samplers.mesh import check_mesh, copied, spread
-from jaxdiff.samplers.sampler import normal
+from jaxdiff.samplers.sampler import check_answer, normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +152,7 @@ def _continuous(keys, denoiser, images, cond, bins, draws, t_min):
 def _report(compute, key, denoiser, images, levels, cond, batch_size, progress, kind, mesh) -> VariationalBound:
     images = check_images(images, levels, batch_size)
     keys, cond = example_keys(key, len(images)), check_cond(denoiser, cond, len(images))
+    check_answer(denoiser, images.shape, cond)
     denoiser = copied(denoiser, mesh)
 
     def of(index):

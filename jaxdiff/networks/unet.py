@@ -57,7 +57,7 @@ def check_images(x: jax.Array, channels: int, levels: int) -> None:
     """Raise ValueError where x is no batch of images of `channels`, or their size cannot be halved between `levels`."""
     check_batch(x)
     if x.ndim != 4 or x.shape[-1] != channels:
-        raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {channels}]")
+        raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {channels}], channels last")
     height, width = x.shape[1:3]
     halvings = levels - 1
     if height % 2**halvings or width % 2**halvings:

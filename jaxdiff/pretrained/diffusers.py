@@ -134,7 +134,10 @@ def from_diffusers(folder: str | os.PathLike, variant: str | None = None) -> Den
     folder = check_path("folder", folder)
     check_instance("variant", variant, (str, type(None)), 'None, or the name of a variant, such as "fp16"')
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; expected one that diffusers' save_pretrained wrote")
+        raise ValueError(
+            f"{folder} is not a folder; expected one that diffusers' save_pretrained wrote. A model of the Hugging "
+            "Face Hub is downloaded first, for example by huggingface_hub.snapshot_download"
+        )
     place = _find_json(folder, "unet/config.json", "config.json")
     config = read_json(place)
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":

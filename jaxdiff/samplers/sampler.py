@@ -44,7 +44,7 @@ class Sampler(abc.ABC):
 
 def check_sampler(sampler, name: str = "sampler") -> None:
     """Raise TypeError for what is no sampler."""
-    check_instance(name, sampler, Sampler, "an instance such as jaxdiff.samplers.DDIM()")
+    check_instance(name, sampler, Sampler, "an instance such as jaxdiff.samplers.DDIM(), of a subclass of Sampler")
 
 
 def check_model(denoiser) -> None:
@@ -57,10 +57,13 @@ def check_model(denoiser) -> None:
 
 
 def check_answer(denoiser, shape: tuple[int, ...], cond) -> None:
-    """Raise where a user's own denoiser answers x of `shape` by anything else than a `Prediction` of that shape."""
+    """Raise where a user's own denoiser, wrapped or not, answers x of `shape` by anything but a `Prediction` of it."""
     if type(denoiser).__module__.partition(".")[0] != __name__.partition(".")[0]:
         x, t = (jax.ShapeDtypeStruct(axes, jnp.result_type(float)) for axes in (shape, ()))
         jax.eval_shape(lambda x, t, cond: check_prediction(denoiser(x, t, cond), x), x, t, cond)
+        return
+    for inner in (getattr(denoiser, name) for name in ("denoiser", "weak") if hasattr(denoiser, name)):
+        check_answer(inner, shape, cond if getattr(denoiser, "conditional", True) else None)
 
 
 def check_run(denoiser, sampler) -> None:

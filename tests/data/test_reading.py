@@ -91,7 +91,7 @@ class Tensor:
 NO_BATCH = [
     ((X, X), TypeError, r"batches\[0\] is a tuple; expected a dict of arrays"),
     ([X], TypeError, r"batches\[0\] is a list; expected a dict of arrays"),
-    (X, TypeError, r"batches\[0\] is a ndarray; expected a dict of arrays"),
+    (X, TypeError, r"batches\[0\] is a ndarray; expected a dict of arrays.*jaxdiff\.data\.batches\(arrays"),
     ("x", TypeError, r"batches\[0\] is a str; expected a dict"),
     ({"x": X.tolist()}, TypeError, r"batches\[0\]\['x'\] is a builtins.list; expected a NumPy array: .*asarray"),
     ({"x": Tensor()}, TypeError, r"batches\[0\]\['x'\] is a .*Tensor; expected a NumPy array: give its .numpy\(\)"),

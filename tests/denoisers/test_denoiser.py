@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import draw_mixture, mixture
+from flax import nnx
 
 import jaxdiff as jd
+from jaxdiff.networks import MLP
 
 NAMES = ("data", "noise", "score", "v", "velocity", "edm")
 
@@ -134,3 +136,17 @@ def test_unknown_rows_other_shapes_and_times_without_an_answer_are_refused():
         with pytest.raises(ValueError, match=r"alpha\(1.0\) = 0 for Flow"):
             jd.denoisers.check_start(denoiser, 1.0)
         jd.denoisers.check_start(denoiser, 0.999)
+
+
+def test_a_network_called_otherwise_is_refused_when_it_is_given():
+    module = MLP(2, hidden=(4,), rngs=nnx.Rngs(0))
+    for network, takes in (
+        (lambda params, x, t: x, r"\(params, x, t\)"),
+        (module, r"\(x, c_noise, cond\)"),
+        (lambda: 0, r"\(\)"),
+    ):
+        for make in (lambda network: jd.Denoiser(network, None, jd.VP()), lambda network: jd.Bridge(network, None)):
+            with pytest.raises(TypeError, match=f"network takes {takes}.*Of a Flax module .*initialize"):
+                make(network)
+    for network in (lambda params, x, *more, **others: x, max):  # a builtin has no signature
+        jd.Denoiser(network, None, jd.VP())
