@@ -324,11 +324,11 @@ ANSWERS = [*says("the denoiser's answer", T("x"), T((X, X)), T(None)),
     *says("the denoiser (data) returned", jd.Prediction(X[:, :1], X)),
     *says("the denoiser (noise) returned", jd.Prediction(X, X[:1]))]
 WRAPPERS = {"": lambda own: own, " under guidance": jd.guidance.ClassifierFree, " as weak": lambda own:
-    jd.guidance.Auto(EXACT, own), " under a classifier": lambda own: jd.guidance.Classifier(own, lambda x, *_: x.sum(1)),
+    jd.guidance.Auto(EXACT, own), " under a classifier": lambda own: jd.guidance.Classifier(own, lambda x, *_: x[:, 0]),
     " on another process": lambda own: jd.guidance.DynamicThreshold(jd.OnProcess(own, jd.Flow()))}
 ENTRIES = {"jd.sample": lambda model: jd.sample(KEY, model, (3, 2), cond=0), "jd.log_likelihood": lambda model:
-    jd.log_likelihood(KEY, model, X, cond=0), "jd.continuous_bound": lambda model: jd.continuous_bound(KEY, model, IMAGES,
-    1, cond=0), "jd.invert": lambda model: jd.invert(model, X, cond=0)}
+    jd.log_likelihood(KEY, model, X, cond=0), "jd.continuous_bound": lambda model: jd.continuous_bound(KEY, model,
+    IMAGES, 1, cond=0), "jd.invert": lambda model: jd.invert(model, X, cond=0)}
 for entry, run in ENTRIES.items():
     for wrapper, wrap in WRAPPERS.items():
         row(f"{entry} of own denoisers{wrapper}", functools.partial(lambda run, wrap, answer: run(wrap(OWN(answer))),

@@ -10,7 +10,7 @@ import numpy as np
 import jaxdiff as jd
 
 KEY = jax.random.key(0)
-MEANS, STD = np.float32([[1, 0], [-0.5, 0.9], [-0.5, -0.9]]), 0.3
+MEANS, STD = np.array([[1, 0], [-0.5, 0.9], [-0.5, -0.9]], np.float32), 0.3
 PER_CLASS = 200
 
 
@@ -42,7 +42,7 @@ def test_a_model_trained_with_dropping_is_guided_as_bayes_rule_guides(tmp_path):
     """The score of p(x) p(y | x)^3, its classifier that of the mixture the data are drawn from."""
     label = np.random.default_rng(0).integers(0, 3, 30_000)
     x = MEANS[label] + STD * np.random.default_rng(1).standard_normal((30_000, 2)).astype(np.float32)
-    start = jnp.asarray(MEANS + np.float32([[-0.4, 0.3], [0.3, -0.2], [0.2, 0.4]]))
+    start = jnp.asarray(MEANS + np.array([[-0.4, 0.3], [0.3, -0.2], [0.2, 0.4]], np.float32))
     model = Learned({"given": start, "free": start})
     batches = jd.data.batches({"x": x, "label": label}, 2048, seed=0)
     train = {"steps": 200, "label_dropout": 0.5, "ema_decay": 0.95, "progress": False, "log_every": 200}
