@@ -12,7 +12,7 @@ import operator
 import os
 import types
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.core
@@ -76,7 +76,7 @@ def check_number(
     most: float | None = None,
     noun: str = "a number",
     fix: str = "",
-):
+) -> Any:
     """`value` as it is, a real number or an array of them, each finite and within the bounds.
 
     `above` and `below` are open bounds, `least` and `most` closed ones; `most=math.inf` allows infinity. A Python
@@ -114,7 +114,7 @@ def _as_computed(number: float) -> np.ndarray:
         return np.asarray(math.inf if number > 0 else -math.inf)
 
 
-def check_above(high, low, message: str, or_equal: bool = False):
+def check_above(high, low, message: str, or_equal: bool = False) -> Any:
     """`high` above `low`, or at it: ValueError where both are known and it is not (`message` has both), else NaN."""
     compare = operator.ge if or_equal else operator.gt
     if not (is_concrete(high) and is_concrete(low)):
@@ -131,7 +131,7 @@ def check_field_above(owner, name: str, other: str, message: str, or_equal: bool
     object.__setattr__(owner, name, high)
 
 
-def check_scalar(name: str, value, *, fix: str = "", **bounds):
+def check_scalar(name: str, value, *, fix: str = "", **bounds) -> Any:
     """`check_number` for a single number: ValueError for an array of several."""
     value = check_number(name, value, fix=fix, **bounds)
     if np.ndim(value):
@@ -142,7 +142,7 @@ def check_scalar(name: str, value, *, fix: str = "", **bounds):
     return value
 
 
-def check_tolerances(rtol, atol):
+def check_tolerances(rtol, atol) -> tuple[Any, Any]:
     """(rtol, atol) of an adaptive solver, numbers of 0 or more, one of them above 0; ValueError for others."""
     rtol, atol = check_scalar("rtol", rtol, least=0), check_scalar("atol", atol, least=0)
     if not (is_concrete(rtol) and is_concrete(atol)):
