@@ -17,7 +17,6 @@ from jaxdiff.arrays.checks import (
     check_number,
     check_output,
     check_real,
-    check_room,
     check_scalar,
     check_shape,
     check_shared,
@@ -44,6 +43,7 @@ from jaxdiff.arrays.files import (
 from jaxdiff.arrays.fingerprint import fingerprint, sha256
 from jaxdiff.arrays.keys import check_key, example_keys
 from jaxdiff.arrays.pytree import as_pytree, pytree
+from jaxdiff.arrays.room import check_room
 
 __all__ = [
     "along_batch",

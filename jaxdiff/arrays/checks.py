@@ -4,14 +4,11 @@ A value is checked where it is concrete. Under a transformation (`jit`, `vmap`, 
 alone, and a number outside its range is NaN from there on: a check returns the number to go on with.
 """
 
-import contextlib
 import dataclasses
 import inspect
 import math
 import operator
-import os
 import types
-from pathlib import Path
 from typing import Any, get_args
 
 import jax
@@ -256,28 +253,6 @@ def check_shape(name: str, shape, expected: str, least_axes: int = 1) -> tuple[i
     if len(sizes) < least_axes or min(sizes, default=0) < 1:
         raise ValueError(f"{name} = {sizes}; expected {expected}, each 1 or more")
     return sizes
-
-
-def check_room(what: str, *shape: int, itemsize: int = 4, on_device: bool = True) -> None:
-    """Raise ValueError where an array of `shape` is larger than the memory of the device, or of the machine."""
-    needed = math.prod(shape) * itemsize
-    if needed < 2**28:  # not worth a look
-        return
-    stats = jax.local_devices()[0].memory_stats() or {} if on_device else {}
-    there = stats.get("bytes_limit") or _memory()
-    if needed > there:
-        raise ValueError(
-            f"{what} of shape {shape} takes {needed / 2**30:.3g} GiB, more than the {there / 2**30:.3g} GiB there are; "
-            "ask for less at a time"
-        )
-
-
-def _memory() -> int:
-    """The memory of this machine in bytes, or what a container leaves of it."""
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max"
-        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return there
 
 
 def check_labels(cond, classes: int, none: bool = False) -> jax.Array:
