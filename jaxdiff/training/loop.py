@@ -234,10 +234,8 @@ def train(
             raise TypeError(f"batches = None, but the run in {folder} has {done} of its {steps} steps; give batches")
         state = TrainState.create(key, denoiser.params, chosen, mesh)
         if done:
-            kept = before.get("initial_weights")
-            check(before, now | {"initial_weights": kept}, allow, folder)
             state = checkpoints.restore(state)
-            if not same_weights(kept, now["initial_weights"]) and same_weights(
+            if not same_weights(kept := before.get("initial_weights"), now["initial_weights"]) and same_weights(
                 figures(_local(state.averaged)), now["initial_weights"]
             ):
                 now["initial_weights"] = kept  # a run that is given what it returned goes on

@@ -79,8 +79,6 @@ CHANGES = {
     "key": {"key": jax.random.key(1)},
     "first_batch": {"batches": Points(1.5)},
     "identity": {"identity": {"identity": "mine"}},
-    "weights, of another shape": {"model": denoiser(params={"w": jnp.ones((2, 2)), "b": jnp.ones(2)})},
-    "optimizer, of another state": {"optimizer": optax.sgd(1e-2, momentum=0.9)},
 }
 
 
