@@ -28,7 +28,6 @@ from peers import Settings, as_tensor, digits, heading, in_turns, models
 from scipy.integrate import solve_ivp
 
 import jaxdiff as jd
-from jaxdiff.likelihood.divergence import draw_vectors
 
 T_MIN, TOLERANCES, TARGET = 1e-5, (1e-2, 1e-3, 1e-4), 5e-3
 
@@ -105,10 +104,11 @@ def measure(settings: Settings) -> tuple[dict, str]:
     denoiser = dataclasses.replace(denoiser, process=jd.VP())
     x = jd.dequantize(jax.random.key(1), digits(settings.batch), 17)
     keys = jd.samplers.example_keys(jax.random.key(2), settings.batch)
-    draw = lambda key: draw_vectors(key, "hutchinson", 1, x.shape[1:], x.dtype)[0].reshape(x.shape[1:])
+    draw = lambda key: jd.likelihood.Hutchinson().vectors(key, x[0].size, x.dtype).reshape(x.shape[1:])
     tensor, probe = as_tensor(x), as_tensor(jax.vmap(draw)(keys))
     flow = Flow(denoiser, module)
-    ours = lambda tolerance: jd.log_likelihood(keys, denoiser, x, rtol=tolerance, atol=tolerance, t_min=T_MIN)
+    within = lambda tolerance: jd.samplers.ProbabilityFlow(rtol=tolerance, atol=tolerance)
+    ours = lambda tolerance: jd.log_likelihood(keys, denoiser, x, flow=within(tolerance), t_min=T_MIN)
     truth = np.asarray(ours(1e-5).log_prob, float)
 
     def peer(code, passes):

@@ -187,8 +187,10 @@ def likelihood(denoiser: jd.Denoiser, x0, repetitions: int, steps: int = 80) -> 
 
         return jax.lax.scan(step, (x, jnp.zeros(len(x))), jnp.linspace(-3.0, 3.0, steps))[0]
 
+    flow = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
+
     def solve():
-        return jax.block_until_ready(jd.log_likelihood(key, denoiser, x0, rtol=1e-3, atol=1e-3))
+        return jax.block_until_ready(jd.log_likelihood(key, denoiser, x0, flow=flow))
 
     def bare():
         jax.block_until_ready(products(denoiser.params, x0))

@@ -33,7 +33,8 @@ def main() -> None:
     for steps in (10, 100, 1000):
         print(jd.variational_bound(key, denoiser, data.image, steps, data.levels, progress=True), flush=True)
     print(jd.continuous_bound(key, denoiser, data.image, levels=data.levels, progress=True), flush=True)
-    print(jd.bits_per_dim(key, denoiser, data.image, levels=data.levels, rtol=1e-4, atol=1e-4, budget=0, progress=True))
+    flow = jd.samplers.ProbabilityFlow(rtol=1e-4, atol=1e-4)
+    print(jd.bits_per_dim(key, denoiser, data.image, levels=data.levels, flow=flow, budget=0, progress=True))
 
 
 if __name__ == "__main__":

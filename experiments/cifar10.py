@@ -9,6 +9,7 @@ Its result is not measured yet. A forward pass is 7.9 GFLOP an image (XLA's coun
 from pathlib import Path
 
 from jaxdiff import runs
+from jaxdiff.samplers import ProbabilityFlow
 
 FOLDER = Path("runs/cifar10")
 CONFIG = runs.Config(
@@ -38,7 +39,7 @@ def report(summary: dict, folder: Path) -> None:
 
 
 def main() -> None:
-    report(run(CONFIG, FOLDER, rtol=1e-4, atol=1e-4), FOLDER)
+    report(run(CONFIG, FOLDER, flow=ProbabilityFlow(rtol=1e-4, atol=1e-4)), FOLDER)
 
 
 if __name__ == "__main__":

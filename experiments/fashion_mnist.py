@@ -29,6 +29,7 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import runs
 from jaxdiff.metrics import frechet_distance
+from jaxdiff.samplers import ProbabilityFlow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,12 @@ SETTINGS = {
         runs.Config(data="fashion_mnist", channels=(8, 24, 48), attention=(2,), steps=2_000, ema_decay=0.998),
         samples=2_000,
         sampler_steps=20,
-        likelihood={"target_error": 0.05, "budget": 32, "batch_size": 32, "rtol": 1e-3, "atol": 1e-3},
+        likelihood={
+            "target_error": 0.05,
+            "budget": 32,
+            "batch_size": 32,
+            "flow": ProbabilityFlow(rtol=1e-3, atol=1e-3),
+        },
     ),
     "gpu": Setting(
         runs.Config(
@@ -61,7 +67,7 @@ SETTINGS = {
         ),
         samples=10_000,
         sampler_steps=50,
-        likelihood={"rtol": 1e-4, "atol": 1e-4, "batch_size": 500},
+        likelihood={"flow": ProbabilityFlow(rtol=1e-4, atol=1e-4), "batch_size": 500},
     ),
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from cifar10 import report, run
 
 from jaxdiff import runs
+from jaxdiff.samplers import ProbabilityFlow
 
 FOLDER = Path("runs/imagenet64")
 CONFIG = runs.Config(
@@ -37,7 +38,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit("give the folder of the published archives: python experiments/imagenet64.py ARCHIVES")
     config = dataclasses.replace(CONFIG, image_folder=sys.argv[1])
-    report(run(config, FOLDER, limit=1000, rtol=1e-4, atol=1e-4), FOLDER)
+    report(run(config, FOLDER, limit=1000, flow=ProbabilityFlow(rtol=1e-4, atol=1e-4)), FOLDER)
 
 
 if __name__ == "__main__":

@@ -40,15 +40,15 @@ import optax
 
 import jaxdiff as jd
 from jaxdiff import runs
-from jaxdiff.likelihood import DequantizationLoss, Uniform, Variational
+from jaxdiff.likelihood import DequantizationLoss, Exact, Hutchinson, HutchPP, Uniform, Variational, XTrace
 from jaxdiff.networks import Coupling, initialize
 
 CONFIG, FOLDER = runs.Config(), Path("runs/likelihood_estimators")
 TO_BITS = 1 / (64 * np.log(2))
-TRACES = {  # name: (divergence, probes, products of J)
-    "signs": [("hutchinson", m, m) for m in (1, 4, 16, 31, 49)],
-    "Hutch++": [("hutch++", m, 3 * m + 1) for m in (1, 5, 10, 16)],
-    "XTrace": [("xtrace", m, 2 * m + 1) for m in (2, 7, 15, 24)],
+TRACES = {  # name: (trace, products of J)
+    "signs": [(Hutchinson(m), m) for m in (1, 4, 16, 31, 49)],
+    "Hutch++": [(HutchPP(m), 3 * m + 1) for m in (1, 5, 10, 16)],
+    "XTrace": [(XTrace(m), 2 * m + 1) for m in (2, 7, 15, 24)],
 }
 ADJOINTS = {
     "RecursiveCheckpointAdjoint()": None,
@@ -57,15 +57,19 @@ ADJOINTS = {
 }
 
 
+def within(tolerance, adjoint=None) -> jd.samplers.ProbabilityFlow:
+    return jd.samplers.ProbabilityFlow(rtol=tolerance, atol=tolerance, adjoint=adjoint)
+
+
 def traces(denoiser, data, n=48) -> None:
     """Print errors of log p by estimated traces."""
     x = jd.dequantize(jax.random.key(0), data.image[:n], data.levels)
-    likelihood = functools.partial(jd.log_likelihood, jax.random.key(1), denoiser, x, rtol=1e-4, atol=1e-4)
-    exact = np.asarray(likelihood("exact").log_prob, float)
+    likelihood = functools.partial(jd.log_likelihood, jax.random.key(1), denoiser, x, flow=within(1e-4))
+    exact = np.asarray(likelihood(trace=Exact()).log_prob, float)
     print(f"trace, {n} digits of 64 values: error and stated standard error of log p, bits/dim")
     for name, settings in TRACES.items():
-        for divergence, probes, products in settings:
-            found = likelihood(divergence, probes)
+        for trace, products in settings:
+            found = likelihood(trace=trace)
             error = np.sqrt(np.mean((np.asarray(found.log_prob, float) - exact) ** 2))
             stated = np.sqrt(np.mean(np.asarray(found.standard_error, float) ** 2))
             print(f"    {name:10s}{products:3d} products{error * TO_BITS:10.4f}{stated * TO_BITS:10.4f}", flush=True)
@@ -98,7 +102,7 @@ def dequantizations(denoiser, train, test, n=128) -> None:
         ("learned", variational, 1),
         ("learned, K = 4", variational, 4),
     ):
-        settings = {"budget": 0, "dequantizer": dequantizer, "rtol": 1e-3, "atol": 1e-3}
+        settings = {"budget": 0, "dequantizer": dequantizer, "flow": within(1e-3)}
         found = jd.bits_per_dim(jax.random.key(4), denoiser, test.image[:n], samples, test.levels, 64, **settings)
         first = found if first is None else first
         change = found.per_example - first.per_example
@@ -113,7 +117,7 @@ def gradients(denoiser, data, n=16) -> None:
     def compiled(adjoint, tolerance, derivative):
         def value(params):
             model = dataclasses.replace(denoiser, params=params)
-            found = jd.log_likelihood(jax.random.key(6), model, x, rtol=tolerance, atol=tolerance, adjoint=adjoint)
+            found = jd.log_likelihood(jax.random.key(6), model, x, flow=within(tolerance, adjoint))
             return -found.log_prob.mean()
 
         return jax.jit(derivative(value)).lower(denoiser.params).compile()

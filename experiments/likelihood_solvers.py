@@ -56,7 +56,7 @@ from jaxdiff import runs
 from jaxdiff.denoisers import angular_velocity
 from jaxdiff.plotting import lines
 from jaxdiff.processes import expand_time
-from jaxdiff.samplers import solve
+from jaxdiff.samplers import ProbabilityFlow
 
 FOLDER, N, T_MIN = Path("runs/likelihood_solvers"), 16, 1e-5
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
@@ -73,6 +73,10 @@ SOLVERS = {
         diffrax.Dopri8(),
     )
 }
+
+
+def within(tolerance, solver=None) -> ProbabilityFlow:
+    return ProbabilityFlow(solver, rtol=tolerance, atol=tolerance)
 
 
 def in_time(denoiser, x, t):
@@ -97,8 +101,8 @@ COORDINATES = {  # name: t -> s, s -> t, t -> c, du/ds
 }
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "coordinates"))
-def log_prob(denoiser, x, vectors, solver, coordinates, tolerance):
+@functools.partial(jax.jit, static_argnames="coordinates")
+def log_prob(denoiser, x, vectors, flow, coordinates):
     """log p [n] of x [n, *event] by the sum of the products with `vectors` [n, m, *event], evaluations, success."""
     process = denoiser.process
     s_of, t_of, scale_of, velocity_of = (part(process) if i < 3 else part for i, part in enumerate(coordinates))
@@ -114,7 +118,7 @@ def log_prob(denoiser, x, vectors, solver, coordinates, tolerance):
             return du, jnp.sum(jax.vmap(lambda e: jnp.vdot(e, product(e)))(vectors))
 
         start = (x / c_0, jnp.zeros((), x.dtype))
-        (u, trace), evaluations, converged = solve(field, start, s_0, s_1, solver, tolerance, tolerance)
+        (u, trace), evaluations, converged = flow.solve(field, start, s_0, s_1)
         prior = jax.scipy.stats.norm.logpdf(c_1 * u).sum()
         return prior + x.size * jnp.log(c_1 / c_0) + trace, evaluations, converged
 
@@ -131,7 +135,7 @@ def mixture():
     x = jnp.asarray(x, jnp.float32)
     single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), exact)
     start = x.astype(float)
-    end = jd.encode(exact, start, t_min=T_MIN, rtol=1e-10, atol=1e-10)
+    end = jd.encode(exact, start, t_min=T_MIN, flow=within(1e-10))
     prior = jax.scipy.stats.norm.logpdf(end).sum(1)  # the model's, in the place of the law of x at t = 1
     truth = exact.log_prob(start, T_MIN) - exact.log_prob(end, 1.0) + prior
     return single, x, jnp.broadcast_to(jnp.eye(64, dtype=x.dtype), (N, 64, 64)), truth
@@ -143,7 +147,8 @@ def network():
     data = runs.load_images(runs.Config(), "test")
     x = jd.dequantize(jax.random.key(0), data.image[:N], data.levels).astype(jnp.float32)
     vectors = jax.random.rademacher(jax.random.key(1), (N, 1, *x.shape[1:]), jnp.float32)
-    exactly = log_prob(denoiser, x.astype(float), vectors.astype(float), diffrax.Dopri8(), COORDINATES["z, φ"], 1e-9)
+    flow = within(1e-9, diffrax.Dopri8())
+    exactly = log_prob(denoiser, x.astype(float), vectors.astype(float), flow, COORDINATES["z, φ"])
     assert exactly[2].all()
     return denoiser, x, vectors, exactly[0]
 
@@ -157,7 +162,8 @@ def measure(denoiser, x, vectors, truth):
         for solver_name, solver in SOLVERS.items():
             rows = []
             for tolerance in TOLERANCES:
-                value, evaluations, converged = log_prob(denoiser, x, vectors, solver, coordinates, tolerance)
+                flow = within(tolerance, solver)
+                value, evaluations, converged = log_prob(denoiser, x, vectors, flow, coordinates)
                 assert value.dtype == jnp.float32
                 error = np.sqrt(np.mean(np.square(np.asarray(value, float) - np.asarray(truth)))) * to_bits
                 rows.append((float(evaluations.mean()), error) if converged.all() else (np.nan, np.nan))

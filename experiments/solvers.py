@@ -116,7 +116,7 @@ def curves(mixture, width):
     spread = np.sqrt((weights @ (np.trace(covariances, axis1=1, axis2=2) + ((means - centre) ** 2).sum(1))) / d)
     distance, floor = kernel_distance(mixture, width)
     start = jax.random.normal(jax.random.key(1), (N, d))
-    end = jd.decode(denoiser, start, t_min=0.0, rtol=1e-6, atol=1e-6)
+    end = jd.decode(denoiser, start, t_min=0.0, flow=jd.samplers.ProbabilityFlow(rtol=1e-6, atol=1e-6))
     flow, law = {}, {}
     for name, (sampler, cost) in (DETERMINISTIC | STOCHASTIC).items():
         found = []

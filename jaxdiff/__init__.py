@@ -6,7 +6,7 @@ process -> denoiser -> loss, sampler, likelihood: see docs/design.md.
 import importlib
 from typing import TYPE_CHECKING
 
-from jaxdiff import denoisers, losses, samplers
+from jaxdiff import denoisers, likelihood, losses, samplers
 from jaxdiff.denoisers import Bridge, Denoiser, OnProcess, Prediction, energy, exact, guidance, score
 from jaxdiff.likelihood import (
     BitsPerDim,
@@ -81,6 +81,7 @@ __all__ = [
     "grids",
     "guidance",
     "invert",
+    "likelihood",
     "log_likelihood",
     "losses",
     "metrics",

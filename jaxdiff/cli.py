@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ import tyro
 import jaxdiff as jd
 from jaxdiff import runs, training
 from jaxdiff.arrays import atomic_write, check_number, check_path, check_whole, is_leftover, own_folder, remove_folder
-from jaxdiff.config import IMAGES, Config, check_seed
+from jaxdiff.config import IMAGES, TRACES, Config, check_seed, make_trace
 from jaxdiff.training.hosts import INTERRUPTED, agree, first
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
@@ -164,8 +164,8 @@ def likelihood(
     dequantization_samples: int = 1,
     target_error: float | None = None,
     budget: int | None = None,
-    divergence: Literal["hutchinson", "hutch++", "xtrace", "exact"] = "hutchinson",
-    probes: int = 1,
+    trace: Literal[*TRACES] = "hutchinson",  # pyright: ignore[reportInvalidTypeForm]
+    probes: int | None = None,
     rtol: float = 1e-4,
     atol: float = 1e-4,
     seed: int = 0,
@@ -184,8 +184,8 @@ def likelihood(
         dequantization_samples: 1 is uniform dequantisation; more give the tighter importance-weighted bound.
         target_error: Add images in random order, then repeats of them, until the standard error is this small.
         budget: Images to measure the error budget on, 64 unless given; 0 leaves it out.
-        divergence: Estimated by random probes, or exact.
-        probes: Random probes an example; two or more give their own standard error.
+        trace: The trace of the flow's Jacobian: estimated by random probes, or exact.
+        probes: Random probes an example, 1 unless given; two or more give their own standard error.
         rtol: Relative tolerance of the solver.
         atol: Absolute tolerance of the solver.
         seed: Seed of dequantisation and probes.
@@ -197,7 +197,7 @@ def likelihood(
     if limit is not None:
         check_whole("limit", limit)
     check_seed(seed)
-    settings: dict[str, Any] = {"divergence": divergence, "probes": probes, "rtol": rtol, "atol": atol}
+    settings = {"flow": jd.samplers.ProbabilityFlow(rtol=rtol, atol=atol), "trace": make_trace(trace, probes)}
     samples = dequantization_samples
     with _together(hosts, folder, (split, limit, seed, samples, target_error, budget, unlabelled, settings), KEPT):
         progress = not json_ and first()
@@ -253,8 +253,8 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
         say(f"training on 1,000 digits of 8 x 8 pixels; samples come to {folder}/samples.png")
         denoiser, _ = runs.train(config, folder, not json_, pictures=0.1)
         say("likelihood of 447 digits it has not seen:")
-        settings: dict[str, Any] = {"budget": 0, "rtol": 1e-3, "atol": 1e-3}
-        summary = runs.likelihood(config, denoiser, folder, "test", None, seed, not json_, **settings)
+        flow = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
+        summary = runs.likelihood(config, denoiser, folder, "test", None, seed, not json_, budget=0, flow=flow)
     for name, value in BASELINES.items():
         say(f"  {value:.3f}  {name}")
     say(f"  {summary['bits_per_dim']:.3f}  this diffusion model, +- {summary['standard_error']:.3f}")

@@ -9,7 +9,16 @@ import types
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jaxdiff as jd
-from jaxdiff.arrays import check_instance, check_number, check_path, check_room, check_whole, read_json, said
+from jaxdiff.arrays import (
+    check_choice,
+    check_instance,
+    check_number,
+    check_path,
+    check_room,
+    check_whole,
+    read_json,
+    said,
+)
 
 IMAGES = {
     "digits": jd.data.load_digits,
@@ -37,6 +46,12 @@ WEIGHTINGS = {
     "min_snr": jd.losses.weightings.MinSNR,
     "edm": jd.losses.weightings.EDM,
     "sigmoid": jd.losses.weightings.Sigmoid,
+}
+TRACES = {
+    "hutchinson": jd.likelihood.Hutchinson,
+    "hutch++": jd.likelihood.HutchPP,
+    "xtrace": jd.likelihood.XTrace,
+    "exact": jd.likelihood.Exact,
 }
 TIMES = {
     "uniform": jd.losses.times.Uniform,
@@ -161,6 +176,17 @@ _USED = {  # the data sets that use a setting, where not all do
 def check_seed(seed: int) -> int:
     """`seed`, 0 to 2^32 - 1; ValueError for another: JAX takes 32 bits of it, so that 2^32 would be 0 again."""
     return check_whole("seed", seed, least=0, most=2**32 - 1)
+
+
+def make_trace(word: str, probes: int | None = None) -> jd.likelihood.Trace:
+    """The trace of that name, with one probe unless told; ValueError for `probes` of one that draws none."""
+    check_choice("trace", word, TRACES)
+    kind = TRACES[word]
+    if probes is None:
+        return kind()
+    if not kind.random:
+        raise ValueError(f"probes = {probes}, but trace = {word} draws none; leave probes out")
+    return kind(probes)
 
 
 def check_config(config) -> None:

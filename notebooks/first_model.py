@@ -144,7 +144,8 @@ panels({name: [Paths(walk[len(walk) // 2 :, :20], color=ORANGE), Points(walk[-1]
 
 # %%
 side, extent = 64, 2.0
-likelihood = jd.log_likelihood(jax.random.key(5), denoiser, plane(extent, side), "exact", rtol=1e-4, atol=1e-4)
+settings = {"flow": jd.samplers.ProbabilityFlow(rtol=1e-4, atol=1e-4), "trace": jd.likelihood.Exact()}
+likelihood = jd.log_likelihood(jax.random.key(5), denoiser, plane(extent, side), **settings)
 
 panels({"learned density": Density(likelihood.log_prob), "true density": Density(truth.log_prob, side)}, extent=extent)
 
@@ -155,7 +156,7 @@ panels({"learned density": Density(likelihood.log_prob), "true density": Density
 
 # %%
 unseen = jd.data.eight_gaussians(jax.random.key(6), side**2)
-model = jd.log_likelihood(jax.random.key(7), denoiser, unseen, "exact", rtol=1e-4, atol=1e-4)
+model = jd.log_likelihood(jax.random.key(7), denoiser, unseen, **settings)
 assert model.converged.all()
 true = truth.log_prob(unseen, t=1e-5)  # log_likelihood reads its points at this t, a hair from the data
 difference = np.asarray(true - model.log_prob)

@@ -175,7 +175,8 @@ def source_log_prob(x):
 
 
 def log_prob(x):
-    found = jd.log_likelihood(jax.random.key(9), moon_flow, x, "exact", rtol=1e-3, atol=1e-3, source=source_log_prob)
+    settings = {"flow": jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3), "trace": jd.likelihood.Exact()}
+    found = jd.log_likelihood(jax.random.key(9), moon_flow, x, **settings, source=source_log_prob)
     assert found.converged.all()
     return np.asarray(found.log_prob)
 

@@ -92,7 +92,8 @@ sample_grid(jd.sample(jax.random.key(2), denoiser, (16, 8, 8, 1), steps=15), col
 # $\log_2 17 = 4.09$. Fewer are better.
 
 # %%
-settings = {"levels": test.levels, "rtol": 1e-3, "atol": 1e-3}
+flow = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
+settings = {"levels": test.levels, "flow": flow}
 report = jd.bits_per_dim(jax.random.key(3), denoiser, digits, **settings)
 print(report)
 
@@ -206,13 +207,12 @@ strip(model_values(np.stack([images[:10] for images in changed.values()])), name
 # What is printed is the density at the picture itself, in the same units as above.
 
 # %%
-tolerances = {"rtol": 1e-3, "atol": 1e-3}
 per_dim = 64 * np.log(2)
 x = jd.dequantize(jax.random.key(8), digits[:64], test.levels)
 factors = np.array([1.0, 0.7, 0.4, 0.0])
-z = jd.encode(denoiser, x, **tolerances)[:16]
-shrunk = jd.decode(denoiser, (factors.reshape(4, 1, 1, 1, 1) * z).reshape(x.shape), **tolerances)
-found = jd.log_likelihood(jax.random.key(9), denoiser, shrunk, **tolerances)
+z = jd.encode(denoiser, x, flow=flow)[:16]
+shrunk = jd.decode(denoiser, (factors.reshape(4, 1, 1, 1, 1) * z).reshape(x.shape), flow=flow)
+found = jd.log_likelihood(jax.random.key(9), denoiser, shrunk, flow=flow)
 density = np.log2(test.levels / 2) - np.asarray(found.log_prob).reshape(4, 16) / per_dim
 
 for factor, values in zip(factors, density):
@@ -237,7 +237,7 @@ strip(shrunk.reshape(4, 16, 8, 8, 1)[:, :10], names=[f"noise times {factor:.1f}"
 
 # %%
 probed = np.stack(
-    [jd.log_likelihood(jax.random.key(seed), denoiser, x, **tolerances).log_prob / per_dim for seed in range(10, 20)]
+    [jd.log_likelihood(jax.random.key(seed), denoiser, x, flow=flow).log_prob / per_dim for seed in range(10, 20)]
 )
 probes, counts = np.array([1, 2, 5]), np.array([16, 32, 64, 128, 256])
 
@@ -271,6 +271,6 @@ lines(
 #
 # ## Your turn
 #
-# Train for longer, or ask with `divergence="exact"`: which line of the budget goes to zero, and what does it cost? Train
-# on the zeros alone (`train.label`) and ask about the ones. A run of the command line can be asked in the same way:
+# Train for longer, or ask with `trace=jd.likelihood.Exact()`: which line of the budget goes to zero, and what does it
+# cost? Train on the zeros alone (`train.label`) and ask about the ones. A run of the command line can be asked alike:
 # `config, denoiser = jd.runs.load("runs/demo")`.

@@ -117,7 +117,7 @@ flow_samplers = {
 }
 evaluations = (16, 32, 64)
 start, t_end = jax.random.normal(jax.random.key(5), (500, 2)), 1e-3
-truth = jd.decode(pair, start, t_min=t_end, rtol=1e-6, atol=1e-6)
+truth = jd.decode(pair, start, flow=samplers.ProbabilityFlow(rtol=1e-6, atol=1e-6), t_min=t_end)
 
 
 def error(sampler, steps):

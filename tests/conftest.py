@@ -60,6 +60,11 @@ def mixture_moments():
     return mean, second - np.outer(mean, mean)
 
 
+def within(tolerance, **settings):
+    """The probability flow, solved within this tolerance, relative and absolute."""
+    return jd.samplers.ProbabilityFlow(rtol=tolerance, atol=tolerance, **settings)
+
+
 def draw_mixture(seed, n):
     rng = np.random.default_rng(seed)
     component = rng.choice(2, size=n, p=WEIGHTS)

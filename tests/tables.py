@@ -1,7 +1,8 @@
-"""The samplers, one row each: every test of what holds for all of them runs over this table."""
+"""Samplers and traces, one row each: every test of what holds for all of a kind runs over its table."""
 
 import dataclasses
 
+from jaxdiff.likelihood import Exact, Hutchinson, HutchPP, XTrace
 from jaxdiff.samplers import (
     DDIM,
     Ancestral,
@@ -49,4 +50,5 @@ SAMPLERS = {
     "AnnealedLangevin": Row(AnnealedLangevin(1, 0.2), random=True, below=True),
     "ProbabilityFlow": Row(ProbabilityFlow(rtol=1e-6, atol=1e-6), reversible=True),
 }
+TRACES = {"Exact": Exact(), "Hutchinson": Hutchinson(2), "HutchPP": HutchPP(), "XTrace": XTrace()}
 KINDS = {name.partition(" ")[0]: row.sampler for name, row in SAMPLERS.items()}

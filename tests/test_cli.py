@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from conftest import within
 
 import jaxdiff as jd
 from jaxdiff import cli, runs
@@ -109,7 +110,7 @@ def test_a_conditional_run_is_scored_under_its_labels_or_says_that_it_is_not(dig
     denoiser.params["embed"]["label"]["table"]["embedding"] *= 300
     monkeypatch.setattr(runs, "load", lambda folder: (config, denoiser))
     data = runs.load_images(config, "test")
-    settings = {"rtol": 1e-2, "atol": 1e-2, "budget": 0}
+    settings = {"flow": within(1e-2), "budget": 0}
     given = {}
     for words, cond, kind in (
         ([], data.label[:4], "uniform dequantisation, p(x | cond)"),

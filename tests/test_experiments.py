@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import within
 
 import jaxdiff as jd
 from jaxdiff import runs
@@ -30,7 +31,7 @@ def test_cifar10(experiment, tmp_path, monkeypatch):
     monkeypatch.setitem(runs.IMAGES, "cifar10", functools.partial(jd.data.load_cifar10, data_dir=tmp_path))
     tiny = dataclasses.replace(cifar10.CONFIG, channels=(4,), blocks=1, attention=(), steps=3, batch_size=4)
     with tfds.testing.mock_data(num_examples=8):
-        summary = cifar10.run(tiny, tmp_path / "run", limit=2, budget=0, rtol=0.1, atol=0.1)
+        summary = cifar10.run(tiny, tmp_path / "run", limit=2, budget=0, flow=within(0.1))
     assert summary["examples"] == 2
     assert 1.0 < summary["bits_per_dim"] < 20.0
     assert {path.name for path in (tmp_path / "run").glob("*.png")} == {"samples.png", "denoising.png", "training.png"}
@@ -53,7 +54,7 @@ def test_imagenet64(experiment, tmp_path, monkeypatch):
         )
     tiny = {"channels": (4, 8), "blocks": 1, "attention": (), "steps": 3, "batch_size": 4, "accumulate": 2}
     config = dataclasses.replace(module.CONFIG, image_folder=str(tmp_path), **tiny)
-    summary = module.run(config, tmp_path / "run", limit=2, budget=0, rtol=0.1, atol=0.1)
+    summary = module.run(config, tmp_path / "run", limit=2, budget=0, flow=within(0.1))
     assert summary["examples"] == 2
     assert 1.0 < summary["bits_per_dim"] < 20.0
     again, denoiser = runs.load(tmp_path / "run")

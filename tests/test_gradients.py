@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import within
 from tables import SAMPLERS as TABLE
 
 import jaxdiff as jd
+from jaxdiff.likelihood import Exact
 from jaxdiff.losses import times, weightings
 
 D, N = 2, 3
@@ -167,11 +169,11 @@ def test_losses(name, losses, x64):
 
 @pytest.mark.parametrize("name", ["VP", pytest.param("VE", marks=pytest.mark.slow)])
 def test_likelihoods(name, x64):
-    tight = {"rtol": 1e-8, "atol": 1e-8, "adjoint": diffrax.DirectAdjoint()}
+    tight = {"flow": within(1e-8, adjoint=diffrax.DirectAdjoint()), "t_min": 0.01}
 
     def values(model, x):
-        found = jd.log_likelihood(KEY, model, x, "exact", t_min=0.01, **tight).log_prob
-        return jnp.concatenate([found, jd.encode(model, x, t_min=0.01, **tight).ravel()])
+        found = jd.log_likelihood(KEY, model, x, trace=Exact(), **tight).log_prob
+        return jnp.concatenate([found, jd.encode(model, x, **tight).ravel()])
 
     check(values, denoiser(PROCESSES[name]), X, rtol=1e-4)
 
@@ -190,8 +192,10 @@ def test_time_at_log_snr_in_the_end_of_beta(x64):
 def test_the_default_of_an_adaptive_solve_goes_backward_and_says_so(x64):
     model, x = denoiser(jd.VP()), jnp.asarray(X)
     calls = {
-        "likelihood": lambda x: jd.log_likelihood(KEY, model, x, "exact", rtol=1e-3).log_prob,
-        "encode": lambda x: jd.encode(model, x, rtol=1e-3),
+        "likelihood": lambda x: (
+            jd.log_likelihood(KEY, model, x, flow=S.ProbabilityFlow(rtol=1e-3), trace=Exact()).log_prob
+        ),
+        "encode": lambda x: jd.encode(model, x, flow=S.ProbabilityFlow(rtol=1e-3)),
         "sample": lambda x: jd.sample(KEY, model, (N, D), S.ProbabilityFlow(rtol=1e-3), x_start=x),
     }
     for call in calls.values():
@@ -204,8 +208,8 @@ def test_a_hessian_of_a_likelihood(x64):
     """On a Gaussian it is -C⁻¹."""
     covariance = np.array([[0.5, 0.2], [0.2, 0.4]])
     model = jd.exact.Gaussian(jd.VP(), np.zeros(2), covariance)
-    settings = {"rtol": 1e-8, "atol": 1e-8, "adjoint": diffrax.DirectAdjoint()}
-    value = lambda x: jd.log_likelihood(KEY, model, x[None], "exact", t_min=0.0, **settings).log_prob[0]
+    settings = {"flow": within(1e-8, adjoint=diffrax.DirectAdjoint()), "trace": Exact(), "t_min": 0.0}
+    value = lambda x: jd.log_likelihood(KEY, model, x[None], **settings).log_prob[0]
     np.testing.assert_allclose(jax.hessian(value)(jnp.array([0.3, -0.2])), -np.linalg.inv(covariance), rtol=1e-5)
 
 

@@ -230,6 +230,7 @@ def test_a_run_in_the_home_folder_is_found_by_every_command(toy, tmp_path, monke
         (["likelihood", "--rtol", "0", "--atol", "0"], "rtol"),
         (["likelihood", "--rtol", "inf"], "rtol = inf"),
         (["likelihood", "--probes", "0"], "probes = 0"),
+        (["likelihood", "--trace", "exact", "--probes", "3"], "probes = 3, but trace = exact draws none"),
         (["likelihood", "--seed", "-1"], "seed = -1; expected a whole number in [0, 4294967295]"),
         (["likelihood", "--seed", str(2**63)], f"seed = {2**63}"),
         (["likelihood", "--limit", "-3"], "limit = -3"),

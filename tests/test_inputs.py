@@ -95,6 +95,8 @@ GRID = [np.array([0.1, 0.9]), np.array([0.9, 0.9]), np.array([0.9]), np.array([1
     np.array([1.0, NAN]), T("karras"), T(jd.grids.Time), T(lambda process, steps: None)]
 TOLERANCE = [-1.0, NAN, INF, *ONE, *NO_NUMBER]
 SOLVER = [T("dopri5"), T(diffrax.Dopri5), T(5), T(diffrax.EulerHeun()), diffrax.Euler()]
+FLOW = [T("dopri5"), T(None), T({"rtol": 1e-3}), T(jd.samplers.ProbabilityFlow), T(jd.samplers.DDIM())]
+TRACE = [T("exact"), T(None), T(2), T(jd.likelihood.Exact)]
 HUGE = 10**15
 MESH = [T("mesh"), T(2), T(jax.devices())]
 
@@ -299,8 +301,8 @@ row("jd.samplers.PredictorCorrector", jd.samplers.PredictorCorrector, predictor=
     corrector_steps=[v for v in COUNT if isinstance(v, T)] + [-1], snr=[1.0, 2.0, *NOT_NEGATIVE])
 row("jd.samplers.AnnealedLangevin", jd.samplers.AnnealedLangevin, epsilon=[4.0, *NOT_NEGATIVE],
     steps_per_level=[v for v in COUNT if isinstance(v, T)] + says("corrector_steps", -1))
-row("jd.samplers.ProbabilityFlow", jd.samplers.ProbabilityFlow, solver=SOLVER, rtol=[-1.0, NAN, INF, *NO_NUMBER],
-    atol=[-1.0, NAN, INF, *NO_NUMBER])
+row("jd.samplers.ProbabilityFlow", jd.samplers.ProbabilityFlow, solver=SOLVER, rtol=TOLERANCE,
+    atol=TOLERANCE, adjoint=[T("forward"), T(diffrax.ForwardMode), T(3)])
 row("jd.samplers.ProbabilityFlow without tolerances", jd.samplers.ProbabilityFlow, {"rtol": 0.0}, atol=[0.0, 0, 1e-300])
 row("jd.samplers.Switch", jd.samplers.Switch, {"first": jd.samplers.DDIM(), "second": jd.samplers.DDIM()},
     first=SAMPLER, second=SAMPLER, t=TIME)
@@ -343,9 +345,9 @@ row("jd.invert", jd.invert, {"denoiser": EXACT, "x0": X}, denoiser=A_DENOISER, x
     sampler=[jd.samplers.Ancestral(), *SAMPLER], steps=[*COUNT, HUGE], cond=COND, grid=GRID, t_min=[1.0, *ONE_TIME],
     t_max=[1e-5, *ONE_TIME])
 row("jd.encode", jd.encode, {"denoiser": EXACT, "x0": X}, denoiser=A_DENOISER, x0=BATCH, cond=COND, t_min=ONE_TIME,
-    solver=SOLVER, rtol=TOLERANCE, atol=TOLERANCE)
+    flow=FLOW)
 row("jd.decode", jd.decode, {"denoiser": EXACT, "z": X}, denoiser=A_DENOISER, z=BATCH, cond=COND, t_min=ONE_TIME,
-    solver=SOLVER, rtol=TOLERANCE, atol=TOLERANCE)
+    flow=FLOW)
 row("jd.cross", jd.cross, {"key": KEY, "bridge": BRIDGE, "x": X}, key=KEYS, bridge=[T(EXACT), *A_DENOISER], x=BATCH,
     to=CHOICE, steps=COUNT, cond=COND, grid=GRID, trajectory=FLAG)
 row("jd.cross of a bridge of numbers one an example", jd.cross, {"key": KEY, "x": X}, bridge=says("sigma",
@@ -362,11 +364,10 @@ row("jd.samplers.langevin of a score that returns something else", lambda out: j
 # likelihood
 row("jd.log_likelihood", jd.log_likelihood, {"key": KEY, "denoiser": EXACT, "x0": X}, key=KEYS,
     denoiser=[*says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))), *A_DENOISER],
-    x0=BATCH, divergence=CHOICE, probes=[T(1.5), *COUNT], rtol=TOLERANCE, atol=TOLERANCE, t_min=ONE_TIME, cond=COND,
-    solver=SOLVER, source=[v for v in FUNCTION if v.value is not None], adjoint=[T("forward"), T(diffrax.ForwardMode),
-    T(3)])
-row("jd.log_likelihood without tolerances", jd.log_likelihood, {"key": KEY, "denoiser": EXACT, "x0": X, "rtol": 0.0},
-    atol=[0.0, 0])
+    x0=BATCH, cond=COND, flow=FLOW, trace=[jd.likelihood.HutchPP(2), jd.likelihood.XTrace(2), *TRACE], t_min=ONE_TIME,
+    source=[v for v in FUNCTION if v.value is not None])
+for kind in (jd.likelihood.Hutchinson, jd.likelihood.HutchPP, jd.likelihood.XTrace):
+    row(f"jd.likelihood.{kind.__name__}", kind, probes=[T(1.5), *COUNT])
 row("jd.log_likelihood source", lambda source: jd.log_likelihood(KEY, EXACT, X, source=lambda x: source),
     source=[jnp.zeros(()), jnp.zeros((1, 2))])
 row("jd.log_likelihood of a scale one an example", jd.log_likelihood, {"key": KEY, "x0": X, "cond": 0},
@@ -380,7 +381,7 @@ NO_IMAGES = says("images", T(X), T(None), T("a"), IMAGES.astype(int) - 1, IMAGES
 row("jd.bits_per_dim", jd.bits_per_dim, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES,
     dequantization_samples=COUNT, levels=[1, *COUNT], batch_size=COUNT, cond=COND, progress=FLAG, target_error=[0.0,
     -1.0, NAN, T("small"), T(True)], budget=[-1, T(1.5), T("all"), T(None)], dequantizer=FUNCTION, mesh=MESH,
-    probes=COUNT, rtol=TOLERANCE, atol=TOLERANCE, t_min=ONE_TIME, divergence=CHOICE, solver=SOLVER)
+    flow=FLOW, trace=TRACE, t_min=ONE_TIME)
 row("jd.variational_bound", jd.variational_bound, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES,
     steps=[1, *COUNT], levels=[1, *COUNT], variance=CHOICE, grid=[*GRID, T(None)], t_min=[0.0,
     *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))], batch_size=COUNT, cond=COND, progress=FLAG,
@@ -532,11 +533,11 @@ WITHOUT = {
     "constants": "DEPTHS",
     "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction TwoEnded Solution Images ImageSource "
     "Config",
-    "for subclasses": "Sampler Grid BridgeLike DenoiserLike Layer Source",
+    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
-    "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform default_solver eight_gaussians_mixture "
+    "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device",
-    "called by those that have rows": "solve example_keys velocity_error "
+    "called by those that have rows": "example_keys velocity_error "
     "likelihood_rate weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb",
 }
 

@@ -93,7 +93,7 @@ import jax, jax.numpy as jnp, numpy as np, jaxdiff as jd
 denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2))
 x = jd.sample(jax.random.key(0), denoiser, (3, 2), steps=4)
 jd.losses.Denoising()(jd.Denoiser(lambda p, x, c, y: x, None, jd.VP()), jax.random.key(1), x)
-assert jd.log_likelihood(jax.random.key(2), denoiser, x, "exact").converged.all()
+assert jd.log_likelihood(jax.random.key(2), denoiser, x, trace=jd.likelihood.Exact()).converged.all()
 images = np.zeros((2, 2), np.uint8)
 assert jd.bits_per_dim(jax.random.key(3), denoiser, images, batch_size=2, budget=0).not_converged == 0
 from jaxdiff.networks import MLP, initialize

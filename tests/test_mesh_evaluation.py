@@ -19,7 +19,8 @@ from jaxdiff import cli, runs
 
 ROOT = Path(__file__).parent.parent
 LEVELS, IMAGES = 16, np.random.default_rng(0).integers(0, 16, (160, 3))
-SETTINGS = {"levels": LEVELS, "batch_size": 4, "budget": 0, "rtol": 1e-3, "atol": 1e-3}
+LOOSE = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
+SETTINGS = {"levels": LEVELS, "batch_size": 4, "budget": 0, "flow": LOOSE}
 ENDED = -signal.SIGKILL
 
 

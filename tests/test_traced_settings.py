@@ -170,8 +170,10 @@ def test_a_traced_number_outside_its_range_gives_nan_and_within_it_the_value_of_
 SOLVED = "ProbabilityFlow.rtol", "ProbabilityFlow.atol"
 SOLVES = {
     "ProbabilityFlow": lambda r, a, t: sampled(S.ProbabilityFlow(rtol=r, atol=a), t_end=t),
-    "encode": lambda r, a, t: jd.encode(MODEL, X, t_min=t, rtol=r, atol=a),
-    "log_likelihood": lambda r, a, t: jd.log_likelihood(KEYS, MODEL, X, t_min=t, rtol=r, atol=a).log_prob,
+    "encode": lambda r, a, t: jd.encode(MODEL, X, flow=S.ProbabilityFlow(rtol=r, atol=a), t_min=t),
+    "log_likelihood": lambda r, a, t: (
+        jd.log_likelihood(KEYS, MODEL, X, flow=S.ProbabilityFlow(rtol=r, atol=a), t_min=t).log_prob
+    ),
 }
 
 

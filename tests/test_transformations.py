@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
-from tables import KINDS
+from tables import KINDS, TRACES
 
 import jaxdiff as jd
 
@@ -22,7 +22,7 @@ LABELS = np.array([0, 1, 1, 0])
 KEYS = jd.samplers.example_keys(jax.random.key(3), N)
 PARAMS = {"w": jnp.array([[0.4, -0.3], [0.2, 0.5]]), "scale": jnp.array(0.8)}
 S, L, G = jd.samplers, jd.losses, jd.guidance
-FAST = {"rtol": 1e-2, "atol": 1e-2}
+FAST = S.ProbabilityFlow(rtol=1e-2, atol=1e-2)
 
 
 def network(params, x, c_noise, cond):
@@ -86,17 +86,23 @@ def curves(process, x):
     return grids, ends, process.velocity(t), process.time_at_angle(t), jd.perturb(KEYS[0], process, x, 0.5)
 
 
+def traced(trace, keys, x):
+    one = lambda key, x: trace.estimates(lambda vector: vector * x, trace.vectors(key, D, x.dtype))
+    return jax.vmap(one)(keys, x.astype(jnp.float32))
+
+
 ROWS = {name: (lambda keys, x, s=s: jd.sample(keys, MODEL, x.shape, s, 3, t_start=0.9)) for name, s in KINDS.items()}
 ROWS |= {
     name: (lambda keys, x, d=d: d(x, 0.5, None if d in FREE else LABELS[: len(x)])) for name, d in DENOISERS.items()
 }
 ROWS |= {name: (lambda keys, x, p=p: curves(p, x)) for name, p in PROCESSES.items()}
+ROWS |= {name: (lambda keys, x, trace=trace: traced(trace, keys, x)) for name, trace in TRACES.items()}
 ROWS |= {f"loss {name}": (lambda keys, x, loss=loss: loss(MODEL, keys[0], x)) for name, loss in LOSSES.items()}
 FREE = (DENOISERS["Empirical"], DENOISERS["Denoiser"], DENOISERS["OnProcess"], DENOISERS["Gaussian"])
 ROWS |= {
-    "log_likelihood": lambda keys, x: jd.log_likelihood(keys, MODEL, x, "exact", **FAST),
-    "encode": lambda keys, x: jd.encode(MODEL, x, **FAST),
-    "decode": lambda keys, x: jd.decode(MODEL, x, **FAST),
+    "log_likelihood": lambda keys, x: jd.log_likelihood(keys, MODEL, x, None, FAST, jd.likelihood.Exact()),
+    "encode": lambda keys, x: jd.encode(MODEL, x, flow=FAST),
+    "decode": lambda keys, x: jd.decode(MODEL, x, flow=FAST),
     "invert": lambda keys, x: jd.invert(MODEL, x, steps=3),
     "cross": lambda keys, x: jd.cross(keys, BRIDGE, x, steps=3),
     "Bridge": lambda keys, x: BRIDGE(x, 0.5),
@@ -116,12 +122,12 @@ ROWS |= {
 ELSEWHERE = {
     "transition posterior forward_sde perturb Time Angle LogSNR Karras": "curves, in every process's row",
     "Stratified Denoising Likelihood Independent": "defaults of the losses",
-    "sample samplers guidance exact grids losses denoisers": "rooms, and the samplers' rows",
-    "Prediction Likelihood Sampler pytree Process Grid DenoiserLike BridgeLike TwoEnded": "what the others are made of",
+    "sample samplers guidance exact grids losses denoisers likelihood": "rooms, and the samplers' rows",
+    "Prediction Likelihood Sampler Trace pytree Process Grid DenoiserLike BridgeLike TwoEnded": "parts of the others",
     "as_pytree ends is_concrete expand_time no_label_of warn_uncovered": "for other rooms",
     "ROWS row c_noise Gradient InnerProduct log_variance_ratio": "what denoisers, energies and Hybrid are made of",
     "likelihood_rate weights velocity_error": "what the losses are made of",
-    "default_solver example_keys solve Solution": "for other rooms",
+    "example_keys Solution": "for other rooms",
     "times weightings couplings guidance": "rooms",
     "assign": "test_couplings.py: SciPy on the host",
     "Paired OptimalTransport draw": "test_couplings.py: pairs, SciPy on the host, batches kept in files",
@@ -183,6 +189,7 @@ def test_it_composes(name):
 OBJECTS = {
     **PROCESSES,
     **KINDS,
+    **TRACES,
     **LOSSES,
     **{k: v for k, v in DENOISERS.items() if "Classifier" not in k or "Free" in k},
 }
@@ -247,5 +254,5 @@ def test_log_snr_grids_below_their_last_time_stay_in_order():
 
 def test_nans_that_are_meant_are_no_error_where_jax_looks_for_them():
     with jax.debug_nans(True):
-        found = jd.log_likelihood(KEYS, MODEL, X, **FAST)
+        found = jd.log_likelihood(KEYS, MODEL, X, flow=FAST)
     assert np.isnan(found.standard_error).all()

@@ -4,16 +4,22 @@ from jaxdiff.likelihood.bits_per_dim import BitsPerDim, bits_per_dim
 from jaxdiff.likelihood.budget import ErrorBudget
 from jaxdiff.likelihood.dequantization import DequantizationLoss, Uniform, Variational, dequantize, quantize
 from jaxdiff.likelihood.log_likelihood import Likelihood, log_likelihood
+from jaxdiff.likelihood.trace import Exact, Hutchinson, HutchPP, Trace, XTrace
 from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound, variational_bound
 
 __all__ = [
     "BitsPerDim",
     "DequantizationLoss",
     "ErrorBudget",
+    "Exact",
+    "HutchPP",
+    "Hutchinson",
     "Likelihood",
+    "Trace",
     "Uniform",
     "Variational",
     "VariationalBound",
+    "XTrace",
     "bits_per_dim",
     "continuous_bound",
     "dequantize",

@@ -1,9 +1,9 @@
 """Bits per dimension of integer images, with what is known of their error."""
 
 import dataclasses
-import inspect
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,14 +14,14 @@ from jaxdiff.arrays import check_flag, check_function, check_scalar, check_share
 from jaxdiff.denoisers import DenoiserLike, check_denoiser
 from jaxdiff.likelihood.budget import ErrorBudget, measure
 from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
-from jaxdiff.likelihood.divergence import check_divergence
 from jaxdiff.likelihood.estimate import Estimator, condition_of
-from jaxdiff.likelihood.log_likelihood import log_likelihood
 from jaxdiff.likelihood.mean import finite, mean_of
-from jaxdiff.likelihood.record import Record
-from jaxdiff.samplers import check_cond, default_solver, example_keys
+from jaxdiff.likelihood.record import Record, named
+from jaxdiff.likelihood.trace import Hutchinson, Trace, check_trace
+from jaxdiff.samplers import ProbabilityFlow, check_cond, example_keys
 from jaxdiff.samplers.batches import in_batches
 from jaxdiff.samplers.mesh import check_mesh, copied, fetched
+from jaxdiff.samplers.probability_flow import check_flow
 
 _FIRST_LOOK = 64  # examples before a target error may end the run
 _REPEATS = 64
@@ -88,11 +88,6 @@ def _spread_alone(rows: dict, n: int) -> float:
     return math.sqrt(max(alone, 0.0) / found.sum())
 
 
-def _named(value) -> str | int | float | None:
-    """What a record says of a setting: itself, or its class and its hash."""
-    return value if isinstance(value, str | int | float | None) else f"{type(value).__name__} {fingerprint(value)}"
-
-
 def bits_per_dim(
     key,
     denoiser: DenoiserLike,
@@ -103,22 +98,25 @@ def bits_per_dim(
     cond: Any = None,
     progress: bool = False,
     *,
+    flow: ProbabilityFlow = ProbabilityFlow(),
+    trace: Trace = Hutchinson(),
+    t_min: float = 1e-5,
+    source: Callable | None = None,
     target_error: float | None = None,
     budget: int = 64,
     record: str | os.PathLike | None = None,
     dequantizer: Dequantizer = Uniform(),
     mesh: Mesh | None = None,
-    **likelihood,
 ) -> BitsPerDim:
     """-log2 P(image)/D of integer images [n, *event] in 0..levels-1, under a denoiser of data on [-1, 1].
 
     `dequantization_samples` K = 1 is the dequantisation bound, an upper bound on the bits; K > 1 is the tighter
-    importance-weighted bound. It is a bound with divergence="exact"; under random probes the logarithm of a mean of
+    importance-weighted bound. It is a bound under the exact trace; under random probes the logarithm of a mean of
     noisy exponentials is biased towards fewer bits, by less the more probes there are. Example i depends on `key` and
-    i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None. `progress` shows a bar; further arguments go to
-    `log_likelihood` (probes, divergence, rtol, atol, t_min, solver, source, adjoint).
+    i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None. `progress` shows a bar.
 
     Args:
+        flow, trace, t_min, source: those of `log_likelihood`.
         target_error: look at the images in a random order until the standard error is that small, at least at 64;
             where all do not suffice, again with new dequantisation and probes, until it is, or until no number of
             repeats could: the images themselves spread too much.
@@ -145,17 +143,13 @@ def bits_per_dim(
     check_denoiser(denoiser)
     check_shared("denoiser", denoiser)
     check_mesh(mesh)
-    known = inspect.signature(log_likelihood).parameters
-    defaults = {name: known[name].default for name in known if known[name].default is not inspect.Parameter.empty}
-    if unknown := likelihood.keys() - defaults.keys():
-        names = ", ".join(sorted(unknown))
-        raise TypeError(f"{names}: not a setting of log_likelihood, which has {', '.join(defaults)}")
-    likelihood = {name: value for name, value in (defaults | likelihood).items() if name != "cond"}
-    if budget and likelihood["source"] is not None:
+    if budget and source is not None:
         raise ValueError(
             f"budget = {budget} with a source: its bound and prior are those of the process's own prior; give budget=0"
         )
-    check_divergence(likelihood["divergence"], likelihood["probes"], math.prod(images.shape[1:]))
+    check_flow(flow)
+    check_trace(trace, (batch_size, *images.shape[1:]), np.float32)
+    likelihood = {"flow": flow, "trace": trace, "t_min": t_min, "source": source}
     cond, keys = check_cond(denoiser, cond, n), example_keys(key, n)
     model, place = copied((denoiser, dequantizer), mesh)
     estimator = Estimator(keys, model, images, cond, place, dequantization_samples, levels, likelihood, mesh)
@@ -170,8 +164,10 @@ def bits_per_dim(
             "levels": levels,
             "dequantizer": fingerprint(dequantizer),
             "dequantization_samples": dequantization_samples,
-            **{name: _named(value) for name, value in likelihood.items()},
-            "solver": _named(likelihood["solver"] or default_solver()),
+            **named("flow", dataclasses.replace(flow, solver=flow.method)),
+            **named("trace", trace),
+            **named("t_min", t_min),
+            **named("source", source),
         },
         mesh,
         n,
@@ -203,7 +199,7 @@ def bits_per_dim(
     mean, error = mean_of(values)
     kind = "uniform dequantisation" if isinstance(dequantizer, Uniform) else "variational dequantisation"
     if dequantization_samples > 1:
-        probed = "" if likelihood["divergence"] == "exact" else ", estimated by probes"
+        probed = ", estimated by probes" if trace.random else ""
         of = "" if isinstance(dequantizer, Uniform) else f" of {kind}"
         kind = f"importance-weighted bound{of}, K = {dequantization_samples}{probed}"
     kind += condition_of(denoiser, cond)

@@ -5,8 +5,8 @@ dequantisation bound. The variance of a mean over n images of r estimates each i
 
     (images + (dequantisation + trace)/r)/n.
 
-trace is read off the spread of the probes of one solve, dequantisation is what more a second estimate of the same image
-differs by, and images is the rest of the spread over the data set, which no computing makes smaller.
+trace is read off the spread of its estimates in one solve, dequantisation is what more a second estimate of the same
+image differs by, and images is the rest of the spread over the data set, which no computing makes smaller.
 
 What repeating does not show are shifts: that of the solver, by tolerances ten times finer for the same x and probes,
 and that of beginning at t_min and not at the data, by a t_min ten times smaller. They are differences image by image,
@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.mean import Mean, finite, mean_of
+from jaxdiff.likelihood.trace import estimates_of
 from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound
 from jaxdiff.samplers import decode, encode
 from jaxdiff.samplers.batches import over_all
@@ -99,23 +100,22 @@ def measure(
     over = lambda compute, label: over_all(compute, index, batch_size, progress, label, estimator.mesh)
     changed = lambda label, repeat=0, **more: over(lambda part: estimator(part, repeat, **more), label)
 
-    probes, exact = settings["probes"], settings["divergence"] == "exact"
-    several = 1 if exact else max(2, probes)
-    second = changed("budget: noise", SECOND, probes=several)
-    trace = 0.0 if exact else mean_of(finite(second.trace_error**2)).mean * several
+    flow, several = settings["flow"], settings["trace"].with_spread()
+    size, dtype = math.prod(estimator.images.shape[1:]), np.float32
+    second = changed("budget: noise", SECOND, trace=several)
+    known = mean_of(finite(second.trace_error**2)).mean
+    trace = known * estimates_of(several, size, dtype) / estimates_of(settings["trace"], size, dtype)
     spread = mean_of(finite((second.bits_per_dim - base) ** 2)).mean
-    dequantisation = max((spread - trace / probes - trace / several) / 2, 0.0)
+    dequantisation = max((spread - trace - known) / 2, 0.0)
 
-    finer = changed("budget: solver", rtol=settings["rtol"] / 10, atol=settings["atol"] / 10)
+    finer = changed("budget: solver", flow=dataclasses.replace(flow, rtol=flow.rtol / 10, atol=flow.atol / 10))
     earlier = changed("budget: truncation", t_min=settings["t_min"] / 10)
-
-    flow = {name: settings[name] for name in ("rtol", "atol", "t_min", "solver")}
 
     def trip(part):
         x, cond = estimator.draw(part, 0)[1][0][0], estimator.cond_of(part)
-        z = encode(estimator.denoiser, x, cond, **flow)
+        z = encode(estimator.denoiser, x, cond, flow, settings["t_min"])
         failed = jnp.isnan(z).any(range(1, z.ndim), keepdims=True)
-        back = decode(estimator.denoiser, jnp.where(failed, 0.0, z), cond, **flow)
+        back = decode(estimator.denoiser, jnp.where(failed, 0.0, z), cond, flow, settings["t_min"])
         return jnp.where(failed, jnp.nan, jnp.abs(back - x)).max(range(1, x.ndim)) * estimator.levels / 2
 
     bound = continuous_bound(
@@ -134,9 +134,9 @@ def measure(
     part = lambda variance: math.sqrt(max(variance, 0.0) / count) if count else math.nan
     return ErrorBudget(
         examples=len(index),
-        images=part(total - (dequantisation + trace / probes) / each),
+        images=part(total - (dequantisation + trace) / each),
         dequantisation=part(dequantisation / each),
-        trace=part(trace / probes / each),
+        trace=part(trace / each),
         solver=mean_of(finite(finer.bits_per_dim - base)),
         truncation=mean_of(finite(earlier.bits_per_dim - base)),
         prior=float(np.mean(bound.prior, dtype=np.float64)),

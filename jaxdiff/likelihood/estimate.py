@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxdiff.denoisers import DenoiserLike, no_label_of
 from jaxdiff.denoisers.denoiser import innermost
 from jaxdiff.likelihood.dequantization import Dequantizer, place
-from jaxdiff.likelihood.log_likelihood import by_probe, probe_error
+from jaxdiff.likelihood.log_likelihood import by_estimate
 from jaxdiff.samplers.mesh import fetched, spread
 
 
@@ -24,7 +24,7 @@ def condition_of(denoiser: DenoiserLike, cond) -> str:
 
 
 class Estimate(NamedTuple):
-    """Of images, each [n]: bits/dim, what the probes' error is in it, evaluations of all its solves, all converged."""
+    """Of images, each [n]: bits/dim, what the trace's error is in it, evaluations of all its solves, all converged."""
 
     bits_per_dim: np.ndarray
     trace_error: np.ndarray
@@ -64,7 +64,7 @@ class Estimator:
         probe_keys, draws = self.draw(index, repeat)
         settings = self.likelihood | changed
         cond = self.cond_of(index)
-        found = [(by_probe(probe_keys, self.denoiser, x, cond=cond, **settings), log_q) for x, log_q in draws]
+        found = [(by_estimate(probe_keys, self.denoiser, x, cond=cond, **settings), log_q) for x, log_q in draws]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *fetched(found))  # each [K, batch, ...]
         ((log_prob, _, evaluations, converged), deviations), log_q = stacked
         log_weight = jnp.asarray(log_prob) - log_q
@@ -72,12 +72,12 @@ class Estimator:
         size = math.prod(self.images.shape[1:])
         to_bits = 1 / (size * math.log(2))
         shares = np.asarray(jax.nn.softmax(log_weight, axis=0))
-        # each probe moves all samples of an image together: by this much the logarithm of their mean
+        # each estimate of the trace moves all samples of an image together: by this much the logarithm of their mean
         moved = (shares[..., None] * deviations).sum(0)
         ok = np.all(converged, axis=0)
         return Estimate(
             np.where(ok, -log_p * to_bits, np.nan),
-            np.asarray(probe_error(moved, settings["divergence"])) * to_bits,
+            np.asarray(settings["trace"].standard_error(moved)) * to_bits,
             np.where((evaluations < 0).any(0), -1, evaluations.sum(0)),
             np.asarray(ok),
         )

@@ -1,10 +1,11 @@
 """Estimates of single examples, kept in a file so that a run that was interrupted goes on where it stopped.
 
-A row is one estimate of one image's bits/dim: which example, which repeat of it, the value, the probes' error, the
+A row is one estimate of one image's bits/dim: which example, which repeat of it, the value, the trace's error, the
 evaluations and whether every solve converged. Rows depend on their key alone, so that it does not matter in which run
 or batch they were made. What they were made of stands beside them, as JSON.
 """
 
+import dataclasses
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdiff.arrays import atomic_write, check_file, check_path
+from jaxdiff.arrays import atomic_write, check_file, check_path, fingerprint
 from jaxdiff.samplers.mesh import agreed, writes
 
 COLUMNS = {
@@ -27,6 +28,17 @@ COLUMNS = {
     "converged": np.bool_,
 }
 LARGEST = 1e12  # bits/dim: a value two million standard deviations from the mean of a Gaussian has 3e12
+
+
+def named(name: str, value) -> dict[str, str | int | float | None]:
+    """What a record says of a setting: itself, its class and each of its fields, or its class and a hash."""
+    if isinstance(value, str | int | float | None):
+        return {name: value}
+    if not dataclasses.is_dataclass(value):
+        return {name: f"{type(value).__name__} {fingerprint(value)}"}
+    parts = [named(f"{name}.{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value)]
+    own = {name: f"{type(value).__name__} {fingerprint(type(value))}"}
+    return dict(item for part in (own, *parts) for item in part.items())
 
 
 class Record:

@@ -35,7 +35,8 @@ def picture_run(config: Config, denoiser, folder: Path, mesh: jax.sharding.Mesh 
     if config.data in TOYS:
         picture_samples(config, draw(config, denoiser, 4000, mesh=mesh), folder / "samples.png")
         plane = jnp.asarray(jd.plotting.plane(2.5, 80), jnp.float32)
-        log_prob = jd.log_likelihood(jax.random.key(0), denoiser, plane, "exact", rtol=1e-3, atol=1e-3).log_prob
+        settings = {"flow": jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3), "trace": jd.likelihood.Exact()}
+        log_prob = jd.log_likelihood(jax.random.key(0), denoiser, plane, **settings).log_prob
         jd.plotting.panels(
             {f"density of {config.data}": jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png"
         )

@@ -8,7 +8,7 @@ from jaxdiff.samplers.euler_maruyama import EulerMaruyama, forward_paths
 from jaxdiff.samplers.heun import Heun
 from jaxdiff.samplers.inversion import invert
 from jaxdiff.samplers.predictor_corrector import AnnealedLangevin, PredictorCorrector, langevin
-from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, default_solver, encode, solve
+from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode
 from jaxdiff.samplers.reverse_sde import ReverseSDE
 from jaxdiff.samplers.sample import sample
 from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
@@ -32,7 +32,6 @@ __all__ = [
     "check_cond",
     "cross",
     "decode",
-    "default_solver",
     "draw",
     "encode",
     "example_keys",
@@ -40,5 +39,4 @@ __all__ = [
     "invert",
     "langevin",
     "sample",
-    "solve",
 ]

@@ -28,9 +28,9 @@ _BASE = 16
 
 def check_adjoint(adjoint) -> None:
     """Raise TypeError for what is neither None nor one of diffrax's adjoints."""
-    import diffrax
-
     if adjoint is not None:
+        import diffrax
+
         check_instance("adjoint", adjoint, diffrax.AbstractAdjoint, "one of diffrax's, such as ForwardMode()")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_tolerances, nan_unless
+from jaxdiff.arrays import check_instance, check_shared, check_tolerances, nan_unless
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
 from jaxdiff.processes import check_event, pytree
@@ -36,61 +36,18 @@ class Solution(NamedTuple):
     converged: jax.Array
 
 
-def default_solver():
-    """The solver where none is given, by `experiments/likelihood_solvers.py`."""
-    import diffrax
-
-    return diffrax.Dopri5()
-
-
-def solve(field, start, angle_start, angle_end, solver, rtol, atol, adjoint=None) -> Solution:
-    """Integrate `field(angle, state)` for one example with adaptive steps; `solver` None is Dopri5.
-
-    `adjoint` is how derivatives go through it (`jaxdiff.samplers.adjoint`).
-
-    Never raises for a failure: `converged` is false where the steps ran out or a value stopped being finite. Raises
-    TypeError for a solver that is not one of ODEs, ValueError for one that gives no estimate of its error.
-    """
-    import diffrax
-
-    check_solver(solver)
-    solver = default_solver() if solver is None else solver
-    each, once = _evaluations(solver)
-    start = jax.tree.map(functools.partial(nan_unless, (rtol >= 0) & (atol >= 0)), start)
-    solver, adjoint = across_devices(solver, adjoint, start)
-    resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(start))).eps)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda angle, state, args: same_dtype(field(angle, state), state)),
-        solver,
-        angle_start,
-        angle_end,
-        dt0=None,
-        y0=start,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, dtmin=resolution, force_dtmin=False),
-        max_steps=_MAX_STEPS,
-        adjoint=adjoint,
-        throw=False,
-    )
-    assert solution.ys is not None
-    state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
-    evaluations = each * solution.stats["num_steps"] + once
-    return Solution(state, evaluations, finite & (solution.result == diffrax.RESULTS.successful))
-
-
-def check_solve(solver, rtol, atol, adjoint) -> tuple[Any, Any]:
-    """(rtol, atol) of an adaptive solve, traced ones NaN out of range; raises where these are no settings of it."""
-    check_solver(solver)
-    check_adjoint(adjoint)
-    return check_tolerances(rtol, atol)
+def check_flow(flow) -> None:
+    """Raise TypeError for what is no `ProbabilityFlow`, ValueError where a number of it is an array."""
+    check_instance("flow", flow, ProbabilityFlow, "a sampler such as jaxdiff.samplers.ProbabilityFlow(rtol=1e-4)")
+    check_shared("flow", flow)
 
 
 def check_solver(solver) -> None:
     """Raise where `solver` is neither None nor one that integrates an ODE with adaptive steps."""
-    import diffrax
-
     if solver is None:
         return
+    import diffrax
+
     if not isinstance(solver, diffrax.AbstractSolver) or solver.term_structure is not diffrax.AbstractTerm:
         raise TypeError(
             f"solver = {solver!r}; expected an instance of one of diffrax's solvers of ODEs, such as Dopri5()"
@@ -117,26 +74,6 @@ def _evaluations(solver) -> tuple[int, int]:
     return {diffrax.Euler: (1, 0), diffrax.ReversibleHeun: (1, 1)}.get(type(solver), (0, -1))
 
 
-def flow(denoiser: DenoiserLike, x, t, s, cond, solver, rtol, atol, adjoint=None) -> Solution:
-    """x [n, *event] carried from t to s (either way) along the probability flow, every example by its own steps."""
-    process = denoiser.process
-    dtype = working_dtype(x)
-    t, s = (jnp.asarray(time).astype(dtype) for time in (t, s))
-
-    def one(z, cond):
-        def field(angle, z):
-            time = process.time_at_angle(angle)
-            return angular_velocity(
-                denoiser, process.scale(time) * z[None], time, jax.tree.map(lambda c: c[None], cond)
-            )[0]
-
-        return solve(field, z, process.angle(t), process.angle(s), solver, rtol, atol, adjoint)
-
-    z = vary((x / process.scale(t)).astype(dtype), (cond, denoiser))
-    state, evaluations, converged = jax.vmap(one)(z, cond)
-    return Solution((process.scale(s) * state).astype(x.dtype), evaluations, converged)
-
-
 def _nan_where_failed(solution: Solution) -> jax.Array:
     x, _, converged = solution
     return jnp.where(converged.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan)
@@ -160,53 +97,103 @@ class ProbabilityFlow(Sampler):
     adaptive = reversible = True
 
     def __post_init__(self):
-        rtol, atol = check_solve(self.solver, self.rtol, self.atol, self.adjoint)
-        object.__setattr__(self, "rtol", rtol)
-        object.__setattr__(self, "atol", atol)
+        check_solver(self.solver)
+        check_adjoint(self.adjoint)
+        for name, value in zip(("rtol", "atol"), check_tolerances(self.rtol, self.atol)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def method(self) -> Any:
+        """`solver`, or where it is None the one that `experiments/likelihood_solvers.py` found best."""
+        import diffrax
+
+        return diffrax.Dopri5() if self.solver is None else self.solver
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Integrate from t to s."""
-        solution = flow(denoiser, x, t, s, cond, self.solver, self.rtol, self.atol, self.adjoint)
-        return _nan_where_failed(solution), state
+        return _nan_where_failed(self.carry(denoiser, x, t, s, cond)), state
+
+    def carry(self, denoiser: DenoiserLike, x, t, s, cond) -> Solution:
+        """x [n, *event] carried from t to s (either way) along the probability flow, every example by its own steps."""
+        process = denoiser.process
+        dtype = working_dtype(x)
+        t, s = (jnp.asarray(time).astype(dtype) for time in (t, s))
+
+        def one(z, cond):
+            cond = jax.tree.map(lambda c: c[None], cond)
+
+            def field(angle, z):
+                time = process.time_at_angle(angle)
+                return angular_velocity(denoiser, process.scale(time) * z[None], time, cond)[0]
+
+            return self.solve(field, z, process.angle(t), process.angle(s))
+
+        z = vary((x / process.scale(t)).astype(dtype), (cond, denoiser))
+        state, evaluations, converged = jax.vmap(one)(z, cond)
+        return Solution((process.scale(s) * state).astype(x.dtype), evaluations, converged)
+
+    def solve(self, field, state, start, end) -> Solution:
+        """The `state` of one example carried from the angle `start` to `end` by `field(angle, state)`.
+
+        Never raises for a failure: `converged` is false where the steps ran out or a value stopped being finite.
+        """
+        import diffrax
+
+        each, once = _evaluations(self.method)
+        state = jax.tree.map(functools.partial(nan_unless, (self.rtol >= 0) & (self.atol >= 0)), state)
+        solver, adjoint = across_devices(self.method, self.adjoint, state)
+        resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(state))).eps)
+        control = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmin=resolution, force_dtmin=False)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda angle, state, args: same_dtype(field(angle, state), state)),
+            solver,
+            start,
+            end,
+            dt0=None,
+            y0=state,
+            stepsize_controller=control,
+            max_steps=_MAX_STEPS,
+            adjoint=adjoint,
+            throw=False,
+        )
+        assert solution.ys is not None
+        state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
+        evaluations = each * solution.stats["num_steps"] + once
+        return Solution(state, evaluations, finite & (solution.result == diffrax.RESULTS.successful))
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "adjoint", "split"))
-def _carry(denoiser, x, t, s, cond, solver, rtol, atol, adjoint, split):
+@functools.partial(jax.jit, static_argnames="split")
+def _carry(denoiser, x, t, s, cond, flow, split):
     def run(shared, x, cond):
-        denoiser, t, s, rtol, atol = shared
-        return _nan_where_failed(flow(denoiser, x, t, s, cond, solver, rtol, atol, adjoint))
+        denoiser, flow, t, s = shared
+        return _nan_where_failed(flow.carry(denoiser, x, t, s, cond))
 
-    return by_device(run, split)((denoiser, t, s, rtol, atol), x, cond)
+    return by_device(run, split)((denoiser, flow, t, s), x, cond)
 
 
-def _between(denoiser, x, t, s, cond, solver, rtol, atol, adjoint) -> jax.Array:
+def _between(denoiser, x, t, s, cond, flow) -> jax.Array:
     """x [n, *event] carried from t to s, one of them 1 and the other `t_min`."""
     check_model(denoiser)
+    check_flow(flow)
     check_start(denoiser, 1.0)
-    rtol, atol = check_solve(solver, rtol, atol, adjoint)
     cond = check_cond(denoiser, cond, x.shape[0])
     t, s = check_one_time(t, "t_min"), check_one_time(s, "t_min")
     split = split_of(denoiser, x, cond)
-    with forward_mode_named(adjoint, denoiser, x, t, s, cond):
-        return _carry(denoiser, x, t, s, cond, solver, rtol, atol, adjoint, split)
+    with forward_mode_named(flow.adjoint, denoiser, flow, x, t, s, cond):
+        return _carry(denoiser, x, t, s, cond, flow, split)
 
 
-def encode(
-    denoiser: DenoiserLike, x0, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5, adjoint=None
-) -> jax.Array:
+def encode(denoiser: DenoiserLike, x0, cond=None, flow: ProbabilityFlow = ProbabilityFlow(), t_min=1e-5) -> jax.Array:
     """The latent of x0 [n, *event]: x0, read as x at `t_min`, carried along the probability flow to t = 1.
 
-    NaN where a solve fails. `adjoint` is how derivatives go through the solve, one of diffrax's
-    (`jaxdiff.samplers.adjoint`); None is reverse mode.
+    `flow` is how it is solved, by the object that samples with it. NaN where a solve fails.
 
-    Raises for integer or NaN x0, a `t_min` outside [0, 1], tolerances below 0 or both 0 (traced, these give NaN), and
-    what is no denoiser, no solver of ODEs or no adjoint.
+    Raises for integer or NaN x0, a `t_min` outside [0, 1] (traced, it gives NaN), and what is no denoiser or no flow.
     """
-    return _between(denoiser, check_event(x0, "x0"), t_min, 1.0, cond, solver, rtol, atol, adjoint)
+    return _between(denoiser, check_event(x0, "x0"), t_min, 1.0, cond, flow)
 
 
-def decode(
-    denoiser: DenoiserLike, z, cond=None, t_min=1e-5, solver=None, rtol=1e-5, atol=1e-5, adjoint=None
-) -> jax.Array:
+def decode(denoiser: DenoiserLike, z, cond=None, flow: ProbabilityFlow = ProbabilityFlow(), t_min=1e-5) -> jax.Array:
     """The inverse of `encode`: z [n, *event] at t = 1 carried back to x at `t_min`."""
-    return _between(denoiser, check_event(z, "z"), 1.0, t_min, cond, solver, rtol, atol, adjoint)
+    return _between(denoiser, check_event(z, "z"), 1.0, t_min, cond, flow)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import draw_mixture, mixture
+from conftest import draw_mixture, mixture, within
 from scipy.stats import norm
 
 import jaxdiff as jd
@@ -89,7 +89,9 @@ def test_the_likelihood_of_a_gradient(x64):
     x_1 = alpha * mean + growth * (x - mean)
     truth = norm.logpdf(x_1).sum(1) + 2 * np.log(growth)
     denoiser = of_a_gaussian(VP, "v", mean, variance)
-    got = jd.log_likelihood(jax.random.key(0), denoiser, jnp.asarray(x), "exact", rtol=1e-9, atol=1e-9, t_min=1e-8)
+    got = jd.log_likelihood(
+        jax.random.key(0), denoiser, jnp.asarray(x), trace=jd.likelihood.Exact(), flow=within(1e-9), t_min=1e-8
+    )
     assert got.converged.all()
     np.testing.assert_allclose(got.log_prob, truth, atol=1e-6)
 

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import COVARIANCES, MEANS, draw_mixture, mixture
+from conftest import COVARIANCES, MEANS, draw_mixture, mixture, within
 from scipy.stats import multivariate_normal, norm
 
 import jaxdiff as jd
@@ -38,7 +38,7 @@ def test_the_guided_flow_ends_where_it_is_known_to(x64):
         (ClassifierFree(model, 3.0), GUIDED),
         (classifier(model, 3.0), GUIDED),
     ):
-        x = jd.decode(guided, jnp.array([[0.3]]), cond=1, t_min=0.0, rtol=1e-11, atol=1e-11)
+        x = jd.decode(guided, jnp.array([[0.3]]), cond=1, t_min=0.0, flow=within(1e-11))
         assert abs(float(x[0, 0]) - end) < 1e-9
 
 
@@ -107,7 +107,9 @@ def test_the_exact_noisy_classifier_gives_conditional_likelihoods(x64):
         clean = multivariate_normal(MEANS[k], COVARIANCES[k])
         truth.append(clean.logpdf(point) + norm.logpdf(x_1).sum() - start.logpdf(x_1))
     guided = classifier(mixture(process))
-    got = jd.log_likelihood(jax.random.key(0), guided, x, "exact", rtol=1e-10, atol=1e-10, t_min=0.0, cond=labels)
+    got = jd.log_likelihood(
+        jax.random.key(0), guided, x, trace=jd.likelihood.Exact(), flow=within(1e-10), t_min=0.0, cond=labels
+    )
     assert got.converged.all()
     np.testing.assert_allclose(got.log_prob, truth, atol=1e-7)
 
@@ -134,7 +136,7 @@ def test_samplers_and_likelihoods_accept_all_of_it_and_new_numbers_compile_nothi
     seen = []
     for k in (0.5, 0.25):
         x = jd.sample(jax.random.key(0), tower(k), (2, 2), jd.samplers.DDIM(), 3, cond=jnp.arange(2))
-        got = jd.log_likelihood(jax.random.key(1), tower(k), x, rtol=k / 50, atol=k / 50, cond=jnp.arange(2))
+        got = jd.log_likelihood(jax.random.key(1), tower(k), x, flow=within(k / 50), cond=jnp.arange(2))
         assert jnp.isfinite(x).all()
         assert got.converged.all()
         seen.append(len(traces))

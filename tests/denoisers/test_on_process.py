@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import draw_mixture, mixture
+from conftest import draw_mixture, mixture, within
 from scipy.stats import norm
 
 import jaxdiff as jd
@@ -91,12 +91,12 @@ def test_a_vp_network_scored_through_the_ve_form(x64):
     t_min = vp.time_at_log_snr(ve.log_snr(0.0))
     z = jnp.asarray(draw_mixture(4, 4))
     q_vp, q_ve = vp.scale(t_min), ve.scale(0.0)
-    settings = dict(divergence="exact", rtol=1e-10, atol=1e-10)
+    settings = dict(trace=jd.likelihood.Exact(), flow=within(1e-10))
     under_vp = jd.log_likelihood(jax.random.key(0), model, q_vp * z, t_min=float(t_min), **settings)
     under_ve = jd.log_likelihood(jax.random.key(0), OnProcess(model, ve), q_ve * z, t_min=0.0, **settings)
     assert under_vp.converged.all()
     assert under_ve.converged.all()
-    x_1 = jd.encode(model, q_vp * z, t_min=float(t_min), rtol=1e-10, atol=1e-10)
+    x_1 = jd.encode(model, q_vp * z, t_min=float(t_min), flow=within(1e-10))
     q_1 = ve.scale(1.0) / vp.scale(1.0)
     priors = norm.logpdf(q_1 * x_1, scale=ve.prior_std).sum(1) + 2 * jnp.log(q_1) - norm.logpdf(x_1).sum(1)
     difference = priors - 2 * jnp.log(q_ve / q_vp)

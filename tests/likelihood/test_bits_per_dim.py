@@ -6,8 +6,9 @@ from scipy import integrate
 from scipy.stats import norm
 
 import jaxdiff as jd
+from jaxdiff.likelihood import Exact, Hutchinson
 
-FAST = {"rtol": 1e-2, "atol": 1e-2}
+FAST = {"flow": jd.samplers.ProbabilityFlow(rtol=1e-2, atol=1e-2)}
 
 
 def standard_normal(d, std=1.0):
@@ -57,9 +58,7 @@ def test_importance_weighting_approaches_the_integral():
     edges = 2 * np.arange(levels + 1) / levels - 1
     truth = -np.log2(np.diff(norm.cdf(edges, scale=std))).mean()
     reports = [
-        jd.bits_per_dim(
-            jax.random.key(0), standard_normal(1, std), images, k, levels, 400, divergence="exact", budget=0
-        )
+        jd.bits_per_dim(jax.random.key(0), standard_normal(1, std), images, k, levels, 400, trace=Exact(), budget=0)
         for k in (1, 4, 64)
     ]
     values = [report.bits_per_dim for report in reports]
@@ -74,8 +73,8 @@ def test_probes_do_not_undo_the_importance_weighted_bound():
     denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(d), 0.02 * np.eye(d) + 0.2 * np.ones((d, d)))
     images = np.random.default_rng(5).integers(20, 44, (n, 1)) + np.zeros((1, d), int)
     exact, probed = (
-        jd.bits_per_dim(jax.random.key(0), denoiser, images, 8, 64, n, divergence=kind, budget=0)
-        for kind in ("exact", "hutchinson")
+        jd.bits_per_dim(jax.random.key(0), denoiser, images, 8, 64, n, trace=trace, budget=0)
+        for trace in (Exact(), Hutchinson())
     )
     difference = probed.per_example - exact.per_example
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(n)
@@ -90,7 +89,9 @@ def test_labels_of_the_wrong_number_are_refused():
 def test_report_does_not_depend_on_the_batch_size():
     images = np.random.default_rng(1).integers(0, 17, (7, 4))
     whole, parts = (
-        jd.bits_per_dim(jax.random.key(0), standard_normal(4), images, 2, 17, batch, probes=2, budget=5, **FAST)
+        jd.bits_per_dim(
+            jax.random.key(0), standard_normal(4), images, 2, 17, batch, **FAST, trace=Hutchinson(2), budget=5
+        )
         for batch in (7, 3)
     )
     np.testing.assert_allclose(whole.per_example, parts.per_example, rtol=1e-4)

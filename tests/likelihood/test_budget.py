@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import within
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import jaxdiff as jd
+from jaxdiff.likelihood import Exact, Hutchinson, XTrace
 
 LEVELS = 16
 
@@ -39,7 +41,7 @@ def test_dequantisation_is_the_spread_within_a_cell():
     d, n, std = 4, 600, 0.4
     image = np.array([1, 5, 9, 14])
     report = jd.bits_per_dim(
-        jax.random.key(0), isotropic(d, std), np.tile(image, (n, 1)), 1, LEVELS, n, budget=n, rtol=1e-4, atol=1e-4
+        jax.random.key(0), isotropic(d, std), np.tile(image, (n, 1)), 1, LEVELS, n, budget=n, flow=within(1e-4)
     )
     variance = sum(cell_variance(k, std) for k in image) / d**2
     budget = report.budget
@@ -61,7 +63,7 @@ def test_trace_is_the_known_variance_of_the_probes(probes):
     variance = 2 * ((growth**2).sum() - (np.diag(growth) ** 2).sum()) / (d * np.log(2)) ** 2 / probes
     images = np.tile([3, 8, 8, 7, 9], (n, 1))
     report = jd.bits_per_dim(
-        jax.random.key(0), denoiser, images, 1, LEVELS, n, budget=n, probes=probes, rtol=1e-3, atol=1e-3
+        jax.random.key(0), denoiser, images, 1, LEVELS, n, budget=n, trace=Hutchinson(probes), flow=within(1e-3)
     )
     budget = report.budget
     assert budget.trace**2 * n == pytest.approx(variance, rel=5 * np.sqrt(8 / n))
@@ -85,9 +87,8 @@ def test_samples_that_share_their_probes_share_the_error_of_these():
         LEVELS,
         n,
         budget=n,
-        probes=probes,
-        rtol=1e-3,
-        atol=1e-3,
+        trace=Hutchinson(probes),
+        flow=within(1e-3),
     )
     # the variance of two probes' spread is twice its square, of a normal error
     assert report.budget.trace**2 * n == pytest.approx(trace, rel=5 * np.sqrt(2 / n))
@@ -106,9 +107,9 @@ def test_shifts_are_what_refining_changes():
     d, n = 3, 40
     denoiser = correlated(d, 1)
     images = np.random.default_rng(1).integers(0, LEVELS, (n, d))
-    settings = {"levels": LEVELS, "batch_size": n, "divergence": "exact"}
-    coarse = jd.bits_per_dim(jax.random.key(0), denoiser, images, **settings, rtol=1e-2, atol=1e-2, t_min=1e-2)
-    fine = {"rtol": 1e-6, "atol": 1e-6, "budget": 0}
+    settings = {"levels": LEVELS, "batch_size": n, "trace": Exact()}
+    coarse = jd.bits_per_dim(jax.random.key(0), denoiser, images, **settings, flow=within(1e-2), t_min=1e-2)
+    fine = {"flow": within(1e-6), "budget": 0}
     solved = jd.bits_per_dim(jax.random.key(0), denoiser, images, **settings, t_min=1e-2, **fine)
     early = jd.bits_per_dim(jax.random.key(0), denoiser, images, **settings, t_min=1e-3, **fine)
     solver = solved.bits_per_dim - coarse.bits_per_dim
@@ -118,7 +119,7 @@ def test_shifts_are_what_refining_changes():
     assert coarse.budget.truncation.mean == pytest.approx(truncation, abs=noise + 2 * abs(solver))
     assert coarse.budget.trace == 0
     assert coarse.budget.flow == pytest.approx(coarse.bits_per_dim)
-    x, flow = jd.dequantize(jax.random.key(9), images, LEVELS), {"rtol": 1e-2, "atol": 1e-2, "t_min": 1e-2}
+    x, flow = jd.dequantize(jax.random.key(9), images, LEVELS), {"flow": within(1e-2), "t_min": 1e-2}
     trip = jnp.abs(jd.decode(denoiser, jd.encode(denoiser, x, **flow), **flow) - x).max() * LEVELS / 2
     assert coarse.budget.round_trip == pytest.approx(trip, rel=0.5)  # of other draws from the same cells
 
@@ -139,7 +140,7 @@ def test_a_target_error_takes_as_many_images_as_it_needs():
     images = np.clip(np.floor((x + 1) / 2 * 256), 0, 255).astype(np.uint8)
     target = 0.03
     report = jd.bits_per_dim(
-        jax.random.key(0), isotropic(d, 0.3), images, target_error=target, budget=0, rtol=1e-3, atol=1e-3
+        jax.random.key(0), isotropic(d, 0.3), images, target_error=target, budget=0, flow=within(1e-3)
     )
     assert report.reached
     assert report.standard_error <= target
@@ -155,7 +156,7 @@ def test_repeats_shrink_noise_and_never_the_spread_of_images():
     d = 5
     denoiser = correlated(d)
     alike = np.tile([3, 8, 8, 7, 9], (20, 1))
-    settings = {"levels": LEVELS, "budget": 0, "rtol": 1e-3, "atol": 1e-3}
+    settings = {"levels": LEVELS, "budget": 0, "flow": within(1e-3)}
     once = jd.bits_per_dim(jax.random.key(0), denoiser, alike, **settings)
     more = jd.bits_per_dim(jax.random.key(0), denoiser, alike, **settings, target_error=once.standard_error / 2)
     assert more.reached
@@ -214,19 +215,21 @@ def test_records_of_something_else_are_refused(tmp_path):
     )
     call()
     for more, message in (
-        ({"rtol": 1e-3}, "other settings.*rtol: 1e-05, now 0.001"),
+        ({"flow": jd.samplers.ProbabilityFlow(rtol=1e-3)}, "other settings.*flow.rtol: 1e-05, now 0.001"),
+        ({"trace": Hutchinson(2)}, "other settings.*trace.probes: 1, now 2"),
+        ({"trace": Exact()}, "other settings.*trace: Hutchinson .*, now Exact"),
         ({"levels": 17}, "levels: 16, now 17"),
         ({"record": tmp_path / "r.parquet"}, "ends in .npz"),
         ({"target_error": 0.0}, "target_error = 0.0"),
         ({"budget": -1}, "budget = -1"),
         ({"budget": 2, "source": lambda x: -(x**2).sum(1) / 2}, "budget = 2 with a source.*give budget=0"),
-        ({"divergence": "exact", "probes": 3}, 'probes = 3, but divergence = "exact" draws none'),
+        ({"trace": XTrace(3)}, r"probes = 3 for events of 3 values; expected fewer, or trace = Exact\(\)"),
     ):
         with pytest.raises(ValueError, match=message):
             call(**more)
     with pytest.raises(ValueError, match="denoiser: "):
         jd.bits_per_dim(jax.random.key(0), correlated(3, 9), images, levels=LEVELS, budget=0, record=path)
-    with pytest.raises(TypeError, match="tolerance: not a setting of log_likelihood"):
+    with pytest.raises(TypeError, match="tolerance"):
         call(tolerance=1)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a record of likelihoods"):

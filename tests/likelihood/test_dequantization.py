@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 import jaxdiff as jd
-from jaxdiff.likelihood import DequantizationLoss, Uniform, Variational
+from jaxdiff.likelihood import DequantizationLoss, Exact, Uniform, Variational
 from jaxdiff.likelihood.dequantization import place
 
 LEVELS, STD = 4, 0.3
@@ -61,7 +61,15 @@ def test_training_closes_the_gap():
     learned = dataclasses.replace(start, params=train(start.params))
     uniform, variational = (
         jd.bits_per_dim(
-            jax.random.key(2), denoiser, images, 1, LEVELS, 400, divergence="exact", budget=0, dequantizer=dequantizer
+            jax.random.key(2),
+            denoiser,
+            images,
+            1,
+            LEVELS,
+            400,
+            trace=Exact(),
+            budget=0,
+            dequantizer=dequantizer,
         )
         for dequantizer in (Uniform(), learned)
     )
@@ -69,7 +77,7 @@ def test_training_closes_the_gap():
     assert variational.bits_per_dim > truth - 4 * variational.standard_error
     assert variational.bits_per_dim - truth < 0.1 * (uniform.bits_per_dim - truth)
     several = jd.bits_per_dim(
-        jax.random.key(3), denoiser, images, 8, LEVELS, 400, divergence="exact", budget=0, dequantizer=learned
+        jax.random.key(3), denoiser, images, 8, LEVELS, 400, trace=Exact(), budget=0, dequantizer=learned
     )
     assert several.kind == "importance-weighted bound of variational dequantisation, K = 8"
     noise = np.std(several.per_example.reshape(100, LEVELS), axis=0).mean() / np.sqrt(len(images))

@@ -5,15 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import draw_mixture, mixture
+from conftest import draw_mixture, mixture, within
 from scipy.stats import norm
 
 import jaxdiff as jd
+from jaxdiff.likelihood import Exact, Hutchinson
 
 
 def model_log_prob(denoiser, x, t_min, tolerance=1e-12):
     """The flow carries p_0 into p_1, but the model starts from the prior: log p_0 + log prior(x_1) - log p_1(x_1)."""
-    x_1 = jd.encode(denoiser, x, t_min=t_min, rtol=tolerance, atol=tolerance)
+    x_1 = jd.encode(denoiser, x, t_min=t_min, flow=within(tolerance))
     prior = norm.logpdf(x_1, scale=denoiser.process.prior_std).sum(1)
     return denoiser.log_prob(x, t_min) + prior - denoiser.log_prob(x_1, 1.0)
 
@@ -23,7 +24,7 @@ def test_exact_divergence_reaches_the_closed_form(process, x64):
     denoiser = mixture(process)
     for t_min in (0.0, 1e-3):
         truth = model_log_prob(denoiser, x, t_min)
-        got = jd.log_likelihood(jax.random.key(0), denoiser, x, "exact", rtol=1e-10, atol=1e-10, t_min=t_min)
+        got = jd.log_likelihood(jax.random.key(0), denoiser, x, trace=Exact(), flow=within(1e-10), t_min=t_min)
         assert got.converged.all()
         assert float(jnp.abs(got.log_prob - truth).max()) < 1e-8
         assert (got.standard_error == 0).all()
@@ -32,7 +33,7 @@ def test_exact_divergence_reaches_the_closed_form(process, x64):
 def test_exact_divergence_in_float32(process):
     x = jnp.asarray(draw_mixture(0, 6), jnp.float32)
     denoiser = mixture(process)
-    got = jd.log_likelihood(jax.random.key(0), denoiser, x, "exact")
+    got = jd.log_likelihood(jax.random.key(0), denoiser, x, trace=Exact())
     assert got.log_prob.dtype == jnp.float32
     assert float(jnp.abs(got.log_prob - model_log_prob(denoiser, x, 1e-5, 1e-6)).max()) < 1e-3
 
@@ -63,8 +64,8 @@ def test_hutchinson_is_unbiased_with_the_known_variance_and_an_honest_error(proc
     denoiser, covariance = gaussian_in_five(process)
     n, probes = 3000, 4
     x = jnp.tile(jnp.array([[0.3, -0.2, 0.5, 0.1, 0.9]]), (n, 1))
-    exact = jd.log_likelihood(jax.random.key(0), denoiser, x[:1], "exact", t_min=0.0).log_prob[0]
-    single = jd.log_likelihood(jax.random.key(1), denoiser, x, t_min=0.0, rtol=1e-4, atol=1e-4)
+    exact = jd.log_likelihood(jax.random.key(0), denoiser, x[:1], trace=Exact(), t_min=0.0).log_prob[0]
+    single = jd.log_likelihood(jax.random.key(1), denoiser, x, t_min=0.0, flow=within(1e-4))
     variance = closed_form_variance(process, covariance, 0.0)
     got = np.asarray(single.log_prob, np.float64)
     assert abs(got.mean() - exact) < 4 * np.sqrt(variance / n)
@@ -72,7 +73,7 @@ def test_hutchinson_is_unbiased_with_the_known_variance_and_an_honest_error(proc
     assert abs(squares.mean() - variance) < 4 * squares.std() / np.sqrt(n)
     assert np.isnan(single.standard_error).all()
 
-    several = jd.log_likelihood(jax.random.key(2), denoiser, x, probes=probes, t_min=0.0, rtol=1e-4, atol=1e-4)
+    several = jd.log_likelihood(jax.random.key(2), denoiser, x, None, within(1e-4), Hutchinson(probes), 0.0)
     spread = np.var(np.asarray(several.log_prob, np.float64))
     claimed = np.asarray(several.standard_error, np.float64) ** 2
     for estimate in (spread, claimed.mean()):  # both estimate variance / probes
@@ -85,8 +86,8 @@ def test_an_isotropic_gaussian_needs_no_luck(process):
     """A multiple of I has the trace kD under every Rademacher probe: one probe is exact."""
     denoiser = jd.exact.Gaussian(process, np.ones(7), 0.3 * np.eye(7))
     x = jax.random.normal(jax.random.key(0), (4, 7))
-    one = jd.log_likelihood(jax.random.key(1), denoiser, x, rtol=1e-6, atol=1e-6)
-    exact = jd.log_likelihood(jax.random.key(1), denoiser, x, "exact", rtol=1e-6, atol=1e-6)
+    one = jd.log_likelihood(jax.random.key(1), denoiser, x, flow=within(1e-6))
+    exact = jd.log_likelihood(jax.random.key(1), denoiser, x, trace=Exact(), flow=within(1e-6))
     np.testing.assert_allclose(one.log_prob, exact.log_prob, atol=2e-4)
 
 
@@ -112,7 +113,7 @@ def test_evaluations_are_counted():
     for solver in (None, diffrax.Heun(), diffrax.Dopri8(scan_kind="lax")):
         network = Counted()
         denoiser = jd.Denoiser(network, 0.3, jd.VP(), "v")
-        got = jd.log_likelihood(jax.random.key(0), denoiser, jnp.ones((1, 3)), rtol=1e-3, atol=1e-3, solver=solver)
+        got = jd.log_likelihood(jax.random.key(0), denoiser, jnp.ones((1, 3)), flow=within(1e-3, solver=solver))
         jax.block_until_ready(got)
         jax.effects_barrier()
         assert network.runs == int(got.evaluations[0])
@@ -124,7 +125,7 @@ def test_new_numbers_compile_nothing():
     for k in (0.3, 0.2):
         denoiser = jd.Denoiser(network, k, jd.VP(beta_min=k), "v", data_std=k)
         guided = jd.guidance.ClassifierFree(denoiser, 1 + k)
-        jd.log_likelihood(jax.random.key(0), guided, k * x, rtol=k * 1e-2, atol=k * 1e-2, t_min=k * 1e-3, cond=0)
+        jd.log_likelihood(jax.random.key(0), guided, k * x, flow=within(k * 1e-2), t_min=k * 1e-3, cond=0)
         if k == 0.3:
             traces = network.traces
     assert network.traces == traces > 0
@@ -168,8 +169,8 @@ def test_derivatives_reach_the_parameters(derivative, adjoint, x64):
 
     def value(mean):
         moved = dataclasses.replace(denoiser, means=mean[None])
-        settings = {"t_min": 0.0, "rtol": 1e-8, "atol": 1e-8, "adjoint": adjoint}
-        return jd.log_likelihood(jax.random.key(0), moved, x, "exact", **settings).log_prob[0]
+        settings = {"flow": within(1e-8, adjoint=adjoint), "trace": Exact(), "t_min": 0.0}
+        return jd.log_likelihood(jax.random.key(0), moved, x, **settings).log_prob[0]
 
     gradient = derivative(value)(jnp.zeros(2))
     alpha, sigma = jd.VP().marginal(1.0)  # x_1 = α m + √(S_1/S_0) (x - m) under the standard normal prior
@@ -182,8 +183,7 @@ def test_what_has_no_likelihood_is_refused_with_the_value():
     key, denoiser, x = jax.random.key(0), mixture(jd.VP()), jnp.zeros((2, 2))
     echo = jd.Denoiser(lambda params, x, c, cond: x, None, jd.Flow(), "score")
     for call, message in (
-        (lambda: jd.log_likelihood(key, denoiser, x, "trace"), "'trace'; expected"),
-        (lambda: jd.log_likelihood(key, denoiser, x, probes=0), "probes = 0"),
+        (lambda: Hutchinson(probes=0), "probes = 0"),
         (lambda: jd.log_likelihood(key, denoiser, x, t_min=2.0), "t_min = 2.0 is outside"),
         (lambda: jd.log_likelihood(key, denoiser, x.at[1, 0].set(jnp.nan)), r"x0\[1\] holds a NaN"),
         (lambda: jd.log_likelihood(key, denoiser, jnp.zeros((2, 3))), "events of 3 values"),
@@ -191,5 +191,7 @@ def test_what_has_no_likelihood_is_refused_with_the_value():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+    with pytest.raises(TypeError, match=r"trace = 'exact'; expected an instance such as jaxdiff.likelihood.Hutch"):
+        jd.log_likelihood(key, denoiser, x, trace="exact")
     with pytest.raises(TypeError, match="uint8.*dequantize"):
         jd.log_likelihood(key, denoiser, np.zeros((2, 2), np.uint8))

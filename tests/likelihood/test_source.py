@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal, norm
 import jaxdiff as jd
 from jaxdiff.data.toys import eight_gaussians, eight_gaussians_mixture
 
-TIGHT = dict(divergence="exact", t_min=0.0, rtol=1e-10, atol=1e-10)
+TIGHT = dict(flow=jd.samplers.ProbabilityFlow(rtol=1e-10, atol=1e-10), trace=jd.likelihood.Exact(), t_min=0.0)
 
 
 def test_mixture_from_mixture(x64):
@@ -71,7 +71,8 @@ def test_new_numbers_compile_nothing():
 
     normal = lambda scale, x: jax.scipy.stats.norm.logpdf(x, scale=scale).sum(1)
     denoiser, x = jd.Denoiser(network, 0.3, jd.VE(), "v"), jnp.ones((2, 2))
-    value = lambda source: jd.log_likelihood(jax.random.key(0), denoiser, x, "exact", source=source).log_prob[0]
+    exact = {"trace": jd.likelihood.Exact()}
+    value = lambda source: jd.log_likelihood(jax.random.key(0), denoiser, x, **exact, source=source).log_prob[0]
     for make in (
         lambda k: jd.exact.Gaussian(jd.VP(), np.zeros(2), k**2 * np.eye(2)).log_prob,
         lambda k: jax.tree_util.Partial(normal, k),

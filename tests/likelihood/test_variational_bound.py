@@ -116,7 +116,9 @@ def test_bound_and_flow_side_by_side():
     n, levels, key = 200, 2**12, jax.random.key(3)
     denoiser = jd.exact.Mixture(jd.VP(), WEIGHTS, MEANS / 4, COVARIANCES / 16)
     images = np.asarray(jd.quantize(draw_mixture(6, n) / 4, levels))
-    flow = jd.bits_per_dim(key, denoiser, images, levels=levels, batch_size=n, divergence="exact", budget=0).per_example
+    flow = jd.bits_per_dim(
+        key, denoiser, images, levels=levels, batch_size=n, trace=jd.likelihood.Exact(), budget=0
+    ).per_example
     limit = jd.continuous_bound(key, denoiser, images, 64, levels, batch_size=n).per_example - flow
     steps = jd.variational_bound(key, denoiser, images, 32, levels, batch_size=n).per_example - flow
     assert abs(limit.mean()) < 4 * limit.std() / np.sqrt(n)

@@ -5,6 +5,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import within
 
 import jaxdiff as jd
 from jaxdiff.networks import UNet, initialize
@@ -25,7 +26,7 @@ def loss_gradient(unet):
 
 def likelihood(unet):
     network, params = unet
-    of = lambda params, key: jd.log_likelihood(key, jd.Denoiser(network, params, jd.VP()), X, rtol=0.1, atol=0.1)
+    of = lambda params, key: jd.log_likelihood(key, jd.Denoiser(network, params, jd.VP()), X, flow=within(0.1))
     return jax.jit(lambda params, key: of(params, key).log_prob), params
 
 

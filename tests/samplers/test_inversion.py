@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import draw_mixture, mixture
+from conftest import draw_mixture, mixture, within
 from tables import SAMPLERS
 
 import jaxdiff as jd
@@ -26,7 +26,7 @@ def there_and_back(denoiser, x, sampler, grid):
 def test_ddim_and_heun_have_their_orders_up_and_there_and_back(process, x64):
     """To the flow's own noise DDIM is of order 1 and Heun of 2; there and back again 1 and 3 (the module says why)."""
     denoiser, x = mixture(process), jnp.asarray(draw_mixture(0, 16))
-    truth = jd.encode(denoiser, x, t_min=T_MIN, rtol=1e-11, atol=1e-11)
+    truth = jd.encode(denoiser, x, t_min=T_MIN, flow=within(1e-11))
     rms = lambda a, b: float(jnp.sqrt(jnp.mean((a - b) ** 2)))
     for sampler, order, returning in ((DDIM(), 1, 1), (Heun(), 2, 3)):
         grids = [jd.grids.Angle()(process, steps, 1.0, T_MIN) for steps in (320, 640)]

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import within
 
 import jaxdiff as jd
 
@@ -41,11 +42,11 @@ def test_every_solver_ends_where_the_gaussians_flow_does(solver, x64):
     std = [float(jnp.sqrt(a**2 * S**2 + s**2)) for a, s in ((a0, s0), (a1, s1))]
     u = jnp.array([[-2.0], [0.0], [1.5]])
     clean, noisy = a0 * M + std[0] * u, a1 * M + std[1] * u
-    settings = {"solver": solver, "rtol": tolerance, "atol": tolerance}
-    z = jd.encode(denoiser, clean, t_min=0.1, **settings)
+    settings = {"flow": within(tolerance, solver=solver), "t_min": 0.1}
+    z = jd.encode(denoiser, clean, **settings)
     np.testing.assert_allclose(z, noisy, atol=100 * tolerance)
-    np.testing.assert_allclose(jd.decode(denoiser, z, t_min=0.1, **settings), clean, atol=100 * tolerance)
-    got = jd.log_likelihood(jax.random.key(0), denoiser, clean, "exact", t_min=0.1, **settings)
+    np.testing.assert_allclose(jd.decode(denoiser, z, **settings), clean, atol=100 * tolerance)
+    got = jd.log_likelihood(jax.random.key(0), denoiser, clean, trace=jd.likelihood.Exact(), **settings)
     truth = jax.scipy.stats.norm.logpdf(noisy[:, 0]) + np.log(std[1] / std[0])
     assert got.converged.all()
     np.testing.assert_allclose(got.log_prob, truth, atol=100 * tolerance)
@@ -64,7 +65,12 @@ def test_evaluations_are_counted_or_said_to_be_unknown(solver):
     network = Counted()
     denoiser = jd.Denoiser(network, None, jd.VP(), "v")
     got = jd.log_likelihood(
-        jax.random.key(0), denoiser, jnp.ones((1, 1)), "exact", rtol=1e-2, atol=1e-2, t_min=0.1, solver=solver
+        jax.random.key(0),
+        denoiser,
+        jnp.ones((1, 1)),
+        flow=within(1e-2, solver=solver),
+        trace=jd.likelihood.Exact(),
+        t_min=0.1,
     )
     jax.block_until_ready(got)
     jax.effects_barrier()
@@ -73,13 +79,10 @@ def test_evaluations_are_counted_or_said_to_be_unknown(solver):
 
 
 def test_solvers_that_cannot_choose_their_steps_are_refused():
-    denoiser = Counted().exact
     for solver, error, message in (
         (diffrax.Euler(), ValueError, r"diffrax.Euler\(\) gives no estimate.*diffrax.HalfSolver\(diffrax.Euler\(\)\)"),
         (diffrax.KenCarp4(), TypeError, "expected an instance of one of diffrax's solvers of ODEs"),
         (diffrax.Tsit5, TypeError, "such as Dopri5"),
     ):
         with pytest.raises(error, match=message):
-            jd.encode(denoiser, jnp.zeros((2, 1)), solver=solver)
-        with pytest.raises(error, match=message):
-            jd.log_likelihood(jax.random.key(0), denoiser, jnp.zeros((2, 1)), solver=solver)
+            jd.samplers.ProbabilityFlow(solver)
