@@ -40,10 +40,10 @@ import optax
 from flax import nnx
 
 import jaxdiff as jd
+from jaxdiff.arrays.mesh import state_sharding
 from jaxdiff.networks import Network, UNet, initialize
 from jaxdiff.plotting import lines
 from jaxdiff.training import TrainState, batch_sharding, make_mesh, make_step
-from jaxdiff.training.mesh import state_sharding
 from jaxdiff.training.speed import PEAK_FLOPS
 
 FOLDER, OPTIMIZER, STEPS, BATCHES, SIDE = Path("runs/scaling"), optax.adam(1e-3), 5, (32, 128), 16

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxdiff as jd
-from jaxdiff.samplers.mesh import copied
+from jaxdiff.arrays.mesh import copied
 from jaxdiff.samplers.probability_flow import _MAX_STEPS
 
 D, N, LEVELS = 3, 16, 17

@@ -66,6 +66,36 @@ def test_imports_come_from_the_layers_above(path):
             assert layer_of(path) in ROOMS[package], f"{path} imports {package}, which lives in {ROOMS[package]}"
 
 
+def imported(layer, other):
+    """The names that files of `layer` import from `other`."""
+    files = [path for path in FILES if layer_of(path) == layer]
+    names = {name for path in files for name in imports(path) if f"{name}.".startswith(f"jaxdiff.{other}.")}
+    modules = {name for name in names if (PACKAGE.parent / Path(*name.split("."))).with_suffix(".py").exists()}
+    return {name.rpartition(".")[2] for name in names - modules} - {other}
+
+
+def test_likelihoods_take_from_the_samplers_only_what_solves():
+    solves = {"ProbabilityFlow", "check_flow", "encode", "decode", "forward_mode_named"}
+    assert imported("likelihood", "samplers") == solves
+
+
+def test_training_takes_nothing_from_samplers_or_likelihoods():
+    assert not imported("training", "samplers") | imported("training", "likelihood")
+
+
+def test_the_ground_floor_alone_hashes_replaces_files_and_splits_arrays():
+    """There is one hash, one writer and one mesh."""
+    for path in FILES:
+        if layer_of(path) == "arrays":
+            continue
+        names, code = set(imports(path)), path.read_text()
+        assert "hashlib" not in names, path
+        assert "os.replace(" not in code, path
+        assert "tempfile" not in names, path
+        assert "jax.sharding.NamedSharding" not in names, path
+        assert "jax.vmap(jax.random.fold_in, (0, None))" not in code, path
+
+
 def test_no_file_holds_two_things():
     for path in FILES:
         assert len(path.read_text().splitlines()) <= 400, path

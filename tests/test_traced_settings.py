@@ -117,7 +117,7 @@ ARGUMENTS = {
     "sample t_start and x_start": (lambda t: sampled(S.DDIM(), t_start=t, t_end=0.1, x_start=X), 0.8, [0.1, 0.05, 2.0]),
     "sample t_end": (lambda t: sampled(S.DDIM(), t_end=t, x_start=X), 0.1, [0.9, 0.95, -0.1]),
     "sample grid": (
-        lambda t: sampled(S.DDIM(), grid=jnp.stack([0.9, t, 0.1]), t_start=1.0, x_start=X), 0.5, [0.05, 0.9],
+        lambda t: sampled(S.DDIM(), grid=jnp.stack([0.9, t, 0.1]), t_start=1.0, x_start=X), 0.5, [0.05, 0.95],
     ),
     "invert t_min": (lambda t: jd.invert(MODEL, X, steps=3, t_min=t), 0.1, [1.0, -0.1]),
     "invert t_max": (lambda t: jd.invert(MODEL, X, steps=3, t_min=0.3, t_max=t), 0.9, [0.3, 0.2, 1.1]),

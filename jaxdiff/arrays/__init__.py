@@ -40,8 +40,8 @@ from jaxdiff.arrays.files import (
     remove_folder,
     sweep,
 )
-from jaxdiff.arrays.fingerprint import fingerprint, sha256
-from jaxdiff.arrays.keys import check_key, example_keys
+from jaxdiff.arrays.fingerprint import digest, fingerprint, sha256
+from jaxdiff.arrays.keys import check_key, example_keys, folded, normal
 from jaxdiff.arrays.pytree import as_pytree, pytree
 from jaxdiff.arrays.room import check_room
 
@@ -74,13 +74,16 @@ __all__ = [
     "check_time",
     "check_tolerances",
     "check_whole",
+    "digest",
     "example_keys",
     "expand_time",
     "fingerprint",
+    "folded",
     "is_concrete",
     "is_leftover",
     "nan_unless",
     "native",
+    "normal",
     "own_folder",
     "pytree",
     "read_json",

@@ -13,7 +13,7 @@ import hashlib
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import jax
@@ -36,6 +36,18 @@ def sha256(*parts) -> str:
     for part in parts:
         _feed(digest, part, seen)
     return digest.hexdigest()
+
+
+def digest(pieces: Iterable[bytes | Path]) -> str:
+    """The hexadecimal SHA-256 of bytes and of the contents of files, one after another."""
+    found = hashlib.sha256()
+    for piece in pieces:
+        if isinstance(piece, Path):
+            with open(piece, "rb") as file:
+                hashlib.file_digest(file, lambda: found)
+        else:
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _feed(digest, value, seen: dict[int, int]) -> None:

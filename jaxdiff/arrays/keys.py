@@ -49,3 +49,13 @@ def _threefry(key) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="n")
 def _indexed_keys(key, n: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+
+
+def folded(keys, number) -> jax.Array:
+    """Each of `keys` folded with `number`."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def normal(keys, x) -> jax.Array:
+    """Standard normal noise of the shape and dtype of x [n, *event], one key an example."""
+    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

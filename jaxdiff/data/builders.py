@@ -8,7 +8,6 @@ unpacked onto the disk, and no more of it is inflated than the published one hol
 import abc
 import functools
 import gzip
-import hashlib
 import io
 import os
 import tarfile
@@ -21,6 +20,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
+
+from jaxdiff.arrays import digest
 
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 FASHION_MNIST_SHA256 = {  # of the content: what gzip adds, a name and a time, differs from one distributor to the next
@@ -315,7 +316,7 @@ def _content(path: os.PathLike, sha256: str) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected a folder with {', '.join(FASHION_MNIST_SHA256)}")
     content = _inflate(path, FASHION_MNIST_BYTES)
-    found = hashlib.sha256(content).hexdigest()
+    found = digest([content])
     if found != sha256:
         raise ValueError(f"{path} unpacks to SHA-256 {found}; expected {sha256}: fetch Fashion-MNIST's file again")
     return content

@@ -4,7 +4,6 @@ A picture of another size is halved by 2 x 2 means while its shorter side is twi
 to the size, and cut to its centre, as Dhariwal and Nichol (2021) prepared ImageNet.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from jaxdiff.arrays import check_path, check_room, check_whole, fingerprint
+from jaxdiff.arrays import check_path, check_room, check_whole, digest, fingerprint
 from jaxdiff.data.images import Images, Split
 
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # no other of Pillow's readers is tried, whatever a file is called
@@ -206,7 +205,7 @@ def _pictures(folder: Path) -> list[str]:
 
 def _share(path: str) -> int:
     """0 to 99, by the hash of a path."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8]) % 100
+    return int(digest([os.fsencode(path)])[:16], 16) % 100
 
 
 def _check_depth(image) -> None:

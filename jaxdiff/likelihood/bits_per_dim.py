@@ -10,17 +10,25 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdiff.arrays import check_flag, check_function, check_scalar, check_shared, check_whole, fingerprint
-from jaxdiff.denoisers import DenoiserLike, check_denoiser
+from jaxdiff.arrays import (
+    check_flag,
+    check_function,
+    check_scalar,
+    check_shared,
+    check_whole,
+    example_keys,
+    fingerprint,
+)
+from jaxdiff.arrays.batches import in_batches
+from jaxdiff.arrays.mesh import check_mesh, copied, fetched
+from jaxdiff.denoisers import DenoiserLike, check_cond, check_denoiser
 from jaxdiff.likelihood.budget import ErrorBudget, measure
 from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
 from jaxdiff.likelihood.estimate import Estimator, condition_of
 from jaxdiff.likelihood.mean import finite, mean_of
 from jaxdiff.likelihood.record import Record, named
 from jaxdiff.likelihood.trace import Hutchinson, Trace, check_trace
-from jaxdiff.samplers import ProbabilityFlow, check_cond, example_keys
-from jaxdiff.samplers.batches import in_batches
-from jaxdiff.samplers.mesh import check_mesh, copied, fetched
+from jaxdiff.samplers import ProbabilityFlow
 from jaxdiff.samplers.probability_flow import check_flow
 
 _FIRST_LOOK = 64  # examples before a target error may end the run

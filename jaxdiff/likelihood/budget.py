@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays.batches import over_all
 from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.mean import Mean, finite, mean_of
 from jaxdiff.likelihood.trace import estimates_of
 from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound
 from jaxdiff.samplers import decode, encode
-from jaxdiff.samplers.batches import over_all
 
 SECOND = 2**32 - 1  # the repeat that only the budget uses
 

@@ -29,6 +29,8 @@ from jaxdiff.arrays import (
     check_number,
     check_output,
     check_whole,
+    example_keys,
+    normal,
     said,
 )
 from jaxdiff.denoisers.denoiser import check_denoiser, check_params
@@ -36,8 +38,6 @@ from jaxdiff.losses import Denoising
 from jaxdiff.losses.times import Importance
 from jaxdiff.losses.weightings import Likelihood
 from jaxdiff.processes import check_event, is_concrete, pytree
-from jaxdiff.samplers import example_keys
-from jaxdiff.samplers.sampler import normal
 
 _PLACES = 8  # the fewest distinct values of u in a cell
 

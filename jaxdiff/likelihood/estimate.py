@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdiff.arrays import folded
+from jaxdiff.arrays.mesh import fetched, spread
 from jaxdiff.denoisers import DenoiserLike, no_label_of
 from jaxdiff.denoisers.denoiser import innermost
 from jaxdiff.likelihood.dequantization import Dequantizer, place
 from jaxdiff.likelihood.log_likelihood import by_estimate
-from jaxdiff.samplers.mesh import fetched, spread
 
 
 def condition_of(denoiser: DenoiserLike, cond) -> str:
@@ -49,10 +50,10 @@ class Estimator:
     def draw(self, index, repeat: int) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """The keys of the probes, and each sample's x [batch, *event] with its log q(x | image), nats."""
         keys, images = spread((self.keys[index], self.images[index]), self.mesh)
-        repeated = jax.vmap(jax.random.fold_in, (0, None))(keys, repeat)
+        repeated = folded(keys, repeat)
         # One set of probes serves all K samples of an image: only what differs between them moves their weights.
         probe_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(repeated)
-        sample_keys = [jax.vmap(jax.random.fold_in, (0, None))(noise_keys, k) for k in range(self.samples)]
+        sample_keys = [folded(noise_keys, k) for k in range(self.samples)]
         return probe_keys, [place(self.dequantizer, keys, images, self.levels) for keys in sample_keys]
 
     def cond_of(self, index) -> Any:

@@ -22,17 +22,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_function
+from jaxdiff.arrays import check_function, example_keys
+from jaxdiff.arrays.dtypes import working_dtype
+from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
-from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
+from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_cond, check_start
+from jaxdiff.denoisers.checks import check_answer, check_model
 from jaxdiff.likelihood.trace import Hutchinson, Trace, check_trace, estimates_of
 from jaxdiff.processes import as_pytree, check_event
 from jaxdiff.processes.grids import check_one_time
-from jaxdiff.samplers import ProbabilityFlow, check_cond, example_keys
+from jaxdiff.samplers import ProbabilityFlow
 from jaxdiff.samplers.adjoint import forward_mode_named
-from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.probability_flow import check_flow
-from jaxdiff.samplers.sampler import check_answer, check_model, working_dtype
 
 
 class Likelihood(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdiff.arrays import atomic_write, check_file, check_path, fingerprint
-from jaxdiff.samplers.mesh import agreed, writes
+from jaxdiff.arrays.mesh import agreed, writes
 
 COLUMNS = {
     "example": np.int64,

@@ -38,8 +38,11 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 from jax.sharding import Mesh
 
-from jaxdiff.arrays import check_flag, check_shared, check_whole
-from jaxdiff.denoisers import DenoiserLike, check_denoiser, check_start, check_variance
+from jaxdiff.arrays import check_flag, check_shared, check_whole, example_keys, folded, normal
+from jaxdiff.arrays.batches import over_all
+from jaxdiff.arrays.mesh import check_mesh, copied, spread
+from jaxdiff.denoisers import DenoiserLike, check_cond, check_denoiser, check_start, check_variance
+from jaxdiff.denoisers.checks import check_answer
 from jaxdiff.likelihood.dequantization import check_images
 from jaxdiff.likelihood.estimate import condition_of
 from jaxdiff.likelihood.mean import mean_of
@@ -47,10 +50,6 @@ from jaxdiff.losses import transition_kl, velocity_error
 from jaxdiff.losses.times import Importance, likelihood_rate
 from jaxdiff.processes import expand_time
 from jaxdiff.processes.grids import Grid, LogSNR, check_grid, check_one_time, check_times
-from jaxdiff.samplers import check_cond, example_keys
-from jaxdiff.samplers.batches import over_all
-from jaxdiff.samplers.mesh import check_mesh, copied, spread
-from jaxdiff.samplers.sampler import check_answer, normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _terms(keys, denoiser, images, cond, bins, first, levels, cost):
 
     def visit(_, indexed):
         index, (t, *rest) = indexed
-        noise = normal(jax.vmap(jax.random.fold_in, (0, None))(keys, index), x0)
+        noise = normal(folded(keys, index), x0)
         alpha, sigma = (expand_time(c, x0) for c in process.marginal(t))
         prediction = denoiser(alpha * x0 + sigma * noise, t, cond)
         return prediction.data.astype(x0.dtype), bits(cost(prediction, x0, noise, t, *rest))
@@ -138,7 +137,7 @@ def _discrete(keys, denoiser, images, cond, bins, times, variance):
 @functools.partial(jax.jit, static_argnames=("bins", "draws"))
 def _continuous(keys, denoiser, images, cond, bins, draws, t_min):
     process = denoiser.process
-    time_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, draws + 1)
+    time_keys = folded(keys, draws + 1)
     t, factor = jax.vmap(lambda key: Importance(t_min)(key, process, draws))(time_keys)  # each [n, draws]
     weight = likelihood_rate(process, t) * factor / draws
     t, weight = (jnp.pad(a.T[::-1], ((0, 1), (0, 0)), constant_values=end) for a, end in ((t, t_min), (weight, 0.0)))

@@ -1,6 +1,5 @@
 """Files of weights: whole, finite, and, where a file has their sha256, bit for bit what was written."""
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import as_array, atomic_write, check_file, check_path, read_json, said
+from jaxdiff.arrays import as_array, atomic_write, check_file, check_path, digest, read_json, said
 
 _NAME = "diffusion_pytorch_model"
 _WHOLE = re.compile(rf"{_NAME}(?:\.(?P<variant>[\w-]+?))?\.safetensors")
@@ -20,10 +19,10 @@ _INDEX = re.compile(rf"{_NAME}\.safetensors\.index(?:\.(?P<variant>[\w-]+))?\.js
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
-    return digest.hexdigest()
+    named = (
+        f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes() for name, array in sorted(arrays.items())
+    )
+    return digest(named)
 
 
 def _check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -38,13 +37,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(check_file(path), framework="numpy") as file:
-            digest = (file.metadata() or {}).get("sha256")
+            known = (file.metadata() or {}).get("sha256")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from error
     except (AttributeError, TypeError) as error:  # a type that NumPy has not
         raise ValueError(f"{path} holds weights of a type that is not read ({error}); save them as float32") from error
-    if digest not in (None, _digest(arrays)):
+    if known not in (None, _digest(arrays)):
         raise ValueError(f"{path} is damaged: its weights are not those it was written with; fetch it again")
     _check_finite(path, arrays)
     return arrays

@@ -36,12 +36,15 @@ _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; V
 
 
 def check_times(times) -> jax.Array:
-    """`times` as an array of at least two, decreasing strictly within [0, 1]; traced ones that do not are NaN."""
+    """`times` as an array of at least two, decreasing strictly within [0, 1].
+
+    Traced ones that leave [0, 1] or rise are NaN; where two of them are equal, there is no step between them.
+    """
     given, times = times, check_time(times, "grid")
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"grid has shape {times.shape}; expected an array of at least two times, from noise to data")
     if not is_concrete(given):
-        return nan_unless((jnp.diff(times) < 0).all(), times)
+        return nan_unless((jnp.diff(times) <= 0).all(), times)
     if not (np.diff(np.asarray(given).astype(times.dtype)) < 0).all():
         raise ValueError("grid must decrease strictly from noise (t near 1) to data (t near 0); reverse or sort it")
     return times

@@ -15,10 +15,10 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_field
+from jaxdiff.arrays import check_field, normal
 from jaxdiff.denoisers import check_variance, reverse
 from jaxdiff.processes import ends, is_concrete, posterior, pytree
-from jaxdiff.samplers.sampler import Sampler, normal
+from jaxdiff.samplers.sampler import Sampler
 
 
 @pytree

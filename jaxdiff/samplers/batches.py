@@ -1,4 +1,4 @@
-"""Many examples in batches of one size, the last filled up, so that nothing recompiles; what is done is kept.
+"""Samples drawn in batches and kept in a folder.
 
 A sample depends on its key and its index alone, so that it does not matter in which run or batch it was drawn: a run
 that was stopped goes on with what is missing. A file that is not whole counts as missing, too.
@@ -33,49 +33,11 @@ from jaxdiff.arrays import (
     own_folder,
     remove_folder,
 )
-from jaxdiff.denoisers import DenoiserLike
-from jaxdiff.samplers.mesh import agreed, check_mesh, copied, fetched, filled, spread, writes
+from jaxdiff.arrays.batches import in_batches
+from jaxdiff.arrays.mesh import agreed, check_mesh, copied, fetched, spread, writes
+from jaxdiff.denoisers import DenoiserLike, check_cond
+from jaxdiff.denoisers.checks import check_model
 from jaxdiff.samplers.sample import sample
-from jaxdiff.samplers.sampler import check_cond, check_model
-
-
-def in_batches(
-    compute: Callable[[np.ndarray], Any],
-    index: np.ndarray,
-    batch_size: int,
-    progress: bool,
-    label: str,
-    mesh: Mesh | None = None,
-    axis: int = -1,
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """(part, compute(part)) for the parts of `index`, `batch_size` at a time; `axis` of its leaves is that of `part`.
-
-    On a `mesh` it is the next multiple of the number of devices. The last batch is filled up, and the filling dropped.
-    """
-    batch_size = filled(batch_size, mesh)
-    starts = range(0, len(index), batch_size)
-    if progress and len(index):
-        from tqdm.auto import tqdm
-
-        starts = tqdm(starts, desc=label, unit="batch", leave=False)
-    for start in starts:
-        part = index[start : start + batch_size]
-        result = fetched(compute(np.resize(part, batch_size)))
-        count = len(part)
-        yield part, jax.tree.map(lambda a, count=count: np.split(a, [count], axis)[0], result)
-
-
-def over_all(
-    compute: Callable[[np.ndarray], Any],
-    index: np.ndarray,
-    batch_size: int,
-    progress: bool,
-    label: str,
-    mesh: Mesh | None = None,
-):
-    """`compute` over all of `index` in batches, its leaves joined to [..., len(index)]."""
-    results = [result for _, result in in_batches(compute, index, batch_size, progress, label, mesh)]
-    return jax.tree.map(lambda *batches: np.concatenate(batches, axis=-1), *results)
 
 
 def _kept(folder: Path, mesh: Mesh | None, axis: int, like: Callable[[], jax.ShapeDtypeStruct]) -> Iterator[tuple]:

@@ -21,11 +21,11 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_flag, check_whole
+from jaxdiff.arrays import check_flag, check_whole, normal
 from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.multistep import moments, over
-from jaxdiff.samplers.sampler import Sampler, normal
+from jaxdiff.samplers.sampler import Sampler
 
 
 @pytree

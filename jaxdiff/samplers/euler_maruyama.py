@@ -19,7 +19,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_above, check_room, check_shared, check_whole
+from jaxdiff.arrays import check_above, check_room, check_shared, check_whole, folded, normal
 from jaxdiff.arrays.varying import vary
 from jaxdiff.processes import Process, check_event, check_process, forward_sde, pytree
 from jaxdiff.processes.grids import check_one_time
@@ -28,7 +28,6 @@ from jaxdiff.samplers.sampler import (
     check_guides_noise,
     check_noise,
     example_keys,
-    normal,
     same_dtype,
     working_dtype,
 )
@@ -96,7 +95,7 @@ def _forward_paths(keys, process, x0, steps, start, end):
 
     def advance(x, index):
         f, g = forward_sde(process, (start + index.astype(dtype) * h).astype(dtype))
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
+        step_keys = folded(keys, index + 1)
         x = same_dtype(x + h * f * x + g * jnp.sqrt(h) * normal(step_keys, x), x)
         return x, x
 

@@ -16,9 +16,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_field, check_field_above, nan_unless
+from jaxdiff.arrays import check_field, check_field_above, nan_unless, normal
 from jaxdiff.processes import is_concrete, pytree, transition
-from jaxdiff.samplers.sampler import Sampler, normal
+from jaxdiff.samplers.sampler import Sampler
 
 
 @pytree

@@ -10,21 +10,15 @@ from typing import Any
 
 import jax
 
-from jaxdiff.arrays import check_whole
+from jaxdiff.arrays import check_whole, example_keys
+from jaxdiff.arrays.dtypes import same_dtype, working_dtype
 from jaxdiff.arrays.varying import vary
-from jaxdiff.denoisers import DenoiserLike, check_start
+from jaxdiff.denoisers import DenoiserLike, check_cond, check_start
+from jaxdiff.denoisers.checks import check_answer
 from jaxdiff.processes import check_event
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
-from jaxdiff.samplers.sampler import (
-    Sampler,
-    check_answer,
-    check_cond,
-    check_run,
-    example_keys,
-    same_dtype,
-    working_dtype,
-)
+from jaxdiff.samplers.sampler import Sampler, check_run
 
 
 def invert(

@@ -47,6 +47,8 @@ from jaxdiff.arrays import (
     check_output,
     check_room,
     check_whole,
+    folded,
+    normal,
 )
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import score
@@ -58,7 +60,6 @@ from jaxdiff.samplers.sampler import (
     check_guides_noise,
     check_sampler,
     example_keys,
-    normal,
     same_dtype,
     working_dtype,
 )
@@ -109,7 +110,7 @@ class PredictorCorrector(Sampler):
         level = jnp.where(sigma > 0, s, t)
 
         def correct(x, index):
-            step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, ~index)  # from above: a predictor may fold too
+            step_keys = folded(keys, ~index)  # from above: a predictor may fold too
             corrected = _langevin_step(step_keys, x, score(denoiser, x, level, cond), 2 * self.snr * sigma)
             return same_dtype(jnp.where(sigma > 0, corrected, x), x), None
 
@@ -177,7 +178,7 @@ def _langevin(keys, score, x_start, step_size, steps, trajectory) -> jax.Array:
     def advance(x, index):
         gradient = score(x)
         check_output("score", gradient, x)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        step_keys = folded(keys, index)
         x = same_dtype(_langevin_step(step_keys, x, gradient, jnp.sqrt(step_size)), x)
         return x, x if trajectory else None
 

@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_instance, check_shared, check_tolerances, nan_unless
+from jaxdiff.arrays.dtypes import same_dtype, working_dtype
+from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
-from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_start
+from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_cond, check_start
+from jaxdiff.denoisers.checks import check_model
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.adjoint import across_devices, check_adjoint, forward_mode_named
-from jaxdiff.samplers.mesh import by_device, split_of
-from jaxdiff.samplers.sampler import Sampler, check_cond, check_model, same_dtype, working_dtype
+from jaxdiff.samplers.sampler import Sampler
 
 _MAX_STEPS = 4096
 

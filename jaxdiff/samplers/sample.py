@@ -19,21 +19,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_flag, check_room, check_shape, check_whole
+from jaxdiff.arrays import check_flag, check_room, check_shape, check_whole, folded, normal
+from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
 from jaxdiff.processes import check_event, is_concrete
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.mesh import by_device, split_of
 from jaxdiff.samplers.sampler import (
     Sampler,
     check_answer,
     check_cond,
     check_run,
     example_keys,
-    normal,
     same_dtype,
     working_dtype,
 )
@@ -138,13 +137,13 @@ def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_st
         times = grid(process, steps, t_start, t_end)
     if x_start is None:
         std = process.prior_std * process.scale(times[0]) / process.scale(1.0)
-        x_start = std * normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 0), jnp.empty((len(keys), *event)))
+        x_start = std * normal(folded(keys, 0), jnp.empty((len(keys), *event)))
     dtype = working_dtype(x_start)
     times = times.astype(dtype)
 
     def advance(carry, step):
         (x, state), (index, t, s) = carry, step
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index + 1)
+        step_keys = folded(keys, index + 1)
         # Two equal times, as at the data, are no step: one between other times is computed, and discarded.
         # One of times that are NaN is taken, and gives NaN.
         moves = ~(s >= t)

@@ -3,12 +3,13 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from jaxdiff.arrays.mesh import batch_sharding, make_mesh
+
 if TYPE_CHECKING:
     from jaxdiff.training.checkpoints import Checkpoints, load_params, saved_steps
     from jaxdiff.training.hosts import connect, failing_together
     from jaxdiff.training.log import MetricsLog, read_metrics, tensorboard, wandb
     from jaxdiff.training.loop import train
-    from jaxdiff.training.mesh import batch_sharding, make_mesh
     from jaxdiff.training.preemption import Preempted, Preemption
     from jaxdiff.training.state import TrainState
     from jaxdiff.training.step import Diverged, clipped_adam, make_step, prepare_as_given
@@ -20,12 +21,10 @@ _MODULE_OF = {
     "Preempted": "preemption",
     "Preemption": "preemption",
     "TrainState": "state",
-    "batch_sharding": "mesh",
     "clipped_adam": "step",
     "connect": "hosts",
     "failing_together": "hosts",
     "load_params": "checkpoints",
-    "make_mesh": "mesh",
     "make_step": "step",
     "prepare_as_given": "step",
     "read_metrics": "log",

@@ -14,7 +14,6 @@ left, reading raises: a run never begins anew in a folder that holds one.
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -29,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from jaxdiff.arrays import atomic_write, check_path, check_whole, own_folder, read_json, remove_folder
+from jaxdiff.arrays import atomic_write, check_path, check_whole, digest, own_folder, read_json, remove_folder
 from jaxdiff.training.hosts import barrier, first, from_first
 from jaxdiff.training.log import read_metrics
 from jaxdiff.training.preemption import uninterrupted
@@ -39,13 +38,8 @@ MANIFEST = "manifest.json"
 _STEP = re.compile("0|[1-9][0-9]{0,17}")
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _seal_of(content: dict) -> str:
+    return digest([json.dumps(content, sort_keys=True).encode()])
 
 
 def _files(step: Path) -> list[Path]:
@@ -71,8 +65,8 @@ def _kind(path: Path) -> str:
 
 def _seal(step: Path, content: dict) -> None:
     """Write the manifest of all that `step` holds."""
-    content = content | {"files": {str(path.relative_to(step)): _sha256(path) for path in _files(step)}}
-    sealed = json.dumps({"sha256": _digest(content), "content": content}, indent=1, allow_nan=False)
+    content = content | {"files": {str(path.relative_to(step)): digest([path]) for path in _files(step)}}
+    sealed = json.dumps({"sha256": _seal_of(content), "content": content}, indent=1, allow_nan=False)
     with atomic_write(step / MANIFEST) as file:
         file.write(sealed.encode())
 
@@ -83,8 +77,8 @@ def read_manifest(step: Path) -> dict:
     try:
         manifest = read_json(step / MANIFEST)
         content, sealed = manifest["content"], manifest["sha256"]
-        number, files = content["step"], {str(step / name): digest for name, digest in content["files"].items()}
-        found = _digest(content)
+        number, files = content["step"], {str(step / name): known for name, known in content["files"].items()}
+        found = _seal_of(content)
     except FileNotFoundError:
         raise ValueError(f"{step / MANIFEST} is missing") from None
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -95,8 +89,8 @@ def read_manifest(step: Path) -> dict:
         raise ValueError(f"{step} is step {number} under another name; give it its own back")
     for name in sorted({str(path) for path in held} ^ {*files, str(step / MANIFEST)}):
         raise ValueError(f"{name} is {'missing' if name in files else 'not of this checkpoint'}")
-    for name, digest in files.items():
-        if _sha256(Path(name)) != digest:
+    for name, known in files.items():
+        if digest([Path(name)]) != known:
             raise ValueError(f"{name} is damaged (its SHA-256 is another)")
     return content
 

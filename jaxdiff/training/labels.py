@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays.mesh import on_mesh, place_batch, replicated
 from jaxdiff.denoisers import check_cond_of, no_label_of
-from jaxdiff.training.mesh import on_mesh, place_batch, replicated
 from jaxdiff.training.step import prepare_as_given
 
 GLANCES = 2  # keys under which each batch is looked at

@@ -24,10 +24,10 @@ import optax
 from tqdm import tqdm
 
 from jaxdiff.arrays import check_event, check_function, check_path, check_scalar
+from jaxdiff.arrays.mesh import fetched, place_batch, training_mesh
 from jaxdiff.data.reading import by_step, check_length, fingerprint_of, first_batch, read_from
 from jaxdiff.denoisers import no_label_of, warn_uncovered
 from jaxdiff.processes import Process
-from jaxdiff.samplers.mesh import fetched
 from jaxdiff.training import hosts, labels
 from jaxdiff.training.checkpoints import Checkpoints
 from jaxdiff.training.identity import (
@@ -42,7 +42,6 @@ from jaxdiff.training.identity import (
 )
 from jaxdiff.training.lock import in_use
 from jaxdiff.training.log import MetricsLog
-from jaxdiff.training.mesh import check_mesh, place_batch
 from jaxdiff.training.preemption import Preemption
 from jaxdiff.training.speed import Speed
 from jaxdiff.training.state import TrainState, check_optimizer, check_trainable
@@ -194,7 +193,7 @@ def train(
     if on_log is not None:
         check_function("on_log", on_log, "a function (denoiser, metrics)")
     check_names(allow)
-    mesh = check_mesh(mesh)
+    mesh = training_mesh(mesh)
     given: Any = clipped_adam if optimizer is None else optimizer
     scheduled = not hasattr(given, "update")
     if scheduled:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff.arrays import check_key, native, pytree, said
+from jaxdiff.arrays.mesh import place, state_sharding, training_mesh
 from jaxdiff.denoisers.denoiser import check_params
-from jaxdiff.training.mesh import check_mesh, place, state_sharding
 
 
 @pytree
@@ -43,7 +43,7 @@ class TrainState:
         check_trainable(key, params)
         check_optimizer(optimizer)
         state = cls._new(key, params, optimizer)
-        return place(state, state_sharding(check_mesh(mesh), state))
+        return place(state, state_sharding(training_mesh(mesh), state))
 
     @classmethod
     def like(cls, params, optimizer: optax.GradientTransformation) -> "TrainState":

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from jaxdiff.arrays import check_event, check_function, check_scalar, check_whole, said
-from jaxdiff.training.mesh import batch_sharding, check_mesh, on_mesh, replicated, state_sharding
+from jaxdiff.arrays.mesh import batch_sharding, on_mesh, replicated, state_sharding, training_mesh
 from jaxdiff.training.state import TrainState, check_optimizer
 
 
@@ -142,7 +142,7 @@ def make_step(
     and the batch lie on `mesh` (by default `make_mesh()`: data parallel over all devices).
     """
     check_parts(denoiser, loss, ema_decay, prepare, accumulate)
-    mesh = check_mesh(mesh)
+    mesh = training_mesh(mesh)
     check_optimizer(optimizer)
     shardings = state_sharding(mesh, TrainState.like(denoiser.params, optimizer))
 

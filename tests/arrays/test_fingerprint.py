@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import jaxdiff as jd
-from jaxdiff.arrays import fingerprint
+from jaxdiff.arrays import digest, fingerprint
 from jaxdiff.networks import initialize
 
 
@@ -93,7 +93,7 @@ def test_an_optimizers_numbers_count_wherever_they_are():
 
 PROGRAM = """
 import jax, optax, jaxdiff as jd
-from jaxdiff.arrays import fingerprint
+from jaxdiff.arrays import digest, fingerprint
 from jaxdiff.networks import UNet, initialize
 network, _ = initialize(jax.random.key(0), lambda rngs: UNet(1, (4,), 1, (0,), classes=2, rngs=rngs))
 of = lambda key, batch: ({b for b in batch} | {"a", "b", "c"}, jd.VP())
@@ -125,3 +125,12 @@ def test_what_a_function_noted_in_a_list_does_not_count():
     before = fingerprint(noting)
     noting(1)
     assert fingerprint(noting) == before
+
+
+def test_a_digest_is_that_of_the_standard_whatever_holds_the_bytes(tmp_path):
+    """The examples of FIPS 180-2, B.1 and B.2, in pieces and in files."""
+    path = tmp_path / "c"
+    path.write_bytes(b"c")
+    assert digest([b"a", b"b", path]) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    long = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"
+    assert digest([long]) == "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"

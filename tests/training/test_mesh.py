@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from jaxdiff.arrays.mesh import training_mesh
 from jaxdiff.training import make_mesh
-from jaxdiff.training.mesh import check_mesh
 
 HERE = Path(__file__).parent
 
@@ -62,9 +62,9 @@ def keeps_a_piece_of_the_state(held, whole, split, pieces):
 
 def test_a_mesh_of_other_axes_is_refused():
     with pytest.raises(ValueError, match=r"mesh has the axes \('data',\); expected .* make it by .*make_mesh"):
-        check_mesh(jax.make_mesh((1,), ("data",)))
+        training_mesh(jax.make_mesh((1,), ("data",)))
     with pytest.raises(TypeError, match="mesh = 2; expected a mesh"):
-        check_mesh(2)
+        training_mesh(2)
 
 
 def test_a_mesh_needs_a_divisor():

@@ -1,0 +1,242 @@
+"""Where arrays lie on a mesh of devices: examples over all of its axes, a training state over one of them.
+
+Sampling, likelihoods. No example needs another, so each device works on its own share without a word to the others
+(`by_device`), and all else is the same on every device. Left to XLA an adaptive solver would ask all of them before
+every step whether one of them still has to go on, and what it cannot split, LAPACK's QR among it, it would gather.
+Several processes (`jax.distributed`) call alike with the same values, and each of them gets the whole result.
+
+Training. One mesh of devices with two axes, whose shape alone says how it is shared out.
+
+    (8, 1)    data parallel: every device has all weights and an eighth of the batch
+    (1, 8)    FSDP (Zhao et al. 2023; ZeRO, Rajbhandari et al. 2020): every device keeps an eighth of weights, moments
+              and average, and an eighth of the batch
+    (2, 4)    both: two copies, each in four pieces
+
+The batch is split over both axes always. An array of the state is split over "model" along its longest axis which that
+divides, and whole on every device where there is none or the array is small. The step gathers the weights before it
+uses them and leaves of the gradient what belongs to each device; on "data" one sum of gradients is all that moves.
+Noise is drawn as for one device (threefry is partitionable), so the numbers are those of one device but for the order
+of sums.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxdiff.arrays.checks import check_instance, check_whole, native, said
+
+SMALL = 1024  # values: below, the message costs more than the memory
+
+
+def make_mesh(model: int = 1, devices: list | None = None) -> Mesh:
+    """A mesh (data, model) of all devices, or of `devices`; `model` of them share one copy of the weights.
+
+    Raises ValueError where `model` does not divide their number.
+    """
+    if devices is not None:
+        check_instance(
+            "devices", devices, (Sequence, np.ndarray), "devices of jax.devices(), such as jax.devices()[:2]"
+        )
+    devices = jax.devices() if devices is None else list(devices)
+    model = check_whole("model", model, least=None)
+    if model < 1 or len(devices) % model:
+        raise ValueError(f"model = {model} does not divide {len(devices)} devices; expected a divisor of their number")
+    if not all(isinstance(device, jax.Device) for device in devices) or len(set(devices)) < max(len(devices), 1):
+        raise TypeError(f"devices = {said(devices)}; expected different devices of jax.devices(), at least one")
+    return jax.make_mesh((len(devices) // model, model), ("data", "model"), (AxisType.Auto,) * 2, devices=devices)
+
+
+def check_mesh(mesh) -> None:
+    """Raise TypeError for what is neither a mesh nor None."""
+    if mesh is not None:
+        check_instance("mesh", mesh, Mesh, "a jax.sharding.Mesh, such as jaxdiff.training.make_mesh()")
+
+
+def training_mesh(mesh: Mesh | None) -> Mesh:
+    """`mesh`, by default that of all devices, with axes that XLA sees to; an error for one without these two axes.
+
+    `jax.make_mesh` gives axes that the program would have to see to (`AxisType.Explicit`).
+    """
+    if mesh is None:
+        return make_mesh()
+    check_instance("mesh", mesh, Mesh, "a mesh, such as jaxdiff.training.make_mesh()")
+    if set(mesh.axis_names) != {"data", "model"}:
+        raise ValueError(
+            f'mesh has the axes {mesh.axis_names}; expected "data" and "model": make it by jaxdiff.training.make_mesh'
+        )
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The first axis over all devices."""
+    check_instance("mesh", mesh, Mesh, "a mesh, such as jaxdiff.training.make_mesh()")
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def filled(size: int, mesh: Mesh | None) -> int:
+    """`size` rounded up to a multiple of the number of devices; None: as it is."""
+    return size if mesh is None else -(-size // mesh.size) * mesh.size
+
+
+def spread(tree: Any, mesh: Mesh | None) -> Any:
+    """`tree` with leaves [n, ...] split between the devices of `mesh`, n a multiple of their number; None: as it is."""
+    return tree if mesh is None else _put(tree, batch_sharding(mesh))
+
+
+def copied(tree: Any, mesh: Mesh | None) -> Any:
+    """`tree` on every device of `mesh`; None: as it is."""
+    return tree if mesh is None else _put(tree, replicated(mesh))
+
+
+def _put(tree, sharding):
+    def put(leaf):
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            return leaf
+        if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+            return jax.device_put(leaf, sharding)
+        # device_put would first ask all processes whether they have the same, for each leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        held = np.asarray(jnp.asarray(leaf))
+        return jax.make_array_from_callback(held.shape, sharding, held.__getitem__)
+
+    return jax.tree.map(put, tree)
+
+
+def fetched(tree: Any) -> Any:
+    """`tree` as NumPy arrays; what other processes hold of it comes from there."""
+
+    def fetch(leaf):
+        if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(fetch, tree)
+
+
+def writes(mesh: Mesh | None) -> bool:
+    """Whether this process is the one that reads and writes files for all of `mesh`."""
+    return mesh is None or not mesh.is_multi_process or jax.process_index() == 0
+
+
+def agreed(read: Callable[[], bytes], mesh: Mesh | None) -> bytes:
+    """What the first process reads, on every process of `mesh`."""
+    if mesh is None or not mesh.is_multi_process:
+        return read()
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    content = np.frombuffer(read() if jax.process_index() == 0 else b"", np.uint8)
+    size = int(broadcast_one_to_all(np.array(content.size)))
+    return np.asarray(broadcast_one_to_all(np.resize(content, size))).tobytes()
+
+
+def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
+    """How the first axis of these examples lies on a mesh; None where it does on none, or where anything is traced.
+
+    Under a transformation XLA splits the work: diffrax's reverse mode does not go through `by_device`.
+    """
+    leaves = jax.tree.leaves(examples)
+    if not any(isinstance(leaf, Tracer) for leaf in [*leaves, *jax.tree.leaves(denoiser)]):
+        for sharding in (getattr(leaf, "sharding", None) for leaf in leaves):
+            if isinstance(sharding, NamedSharding) and sharding.spec and sharding.spec[0] is not None:
+                return NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0]))
+    return None
+
+
+def _automatic(function: Callable, axis: int, shared, *examples):
+    """`function(shared, *examples)`, split by XLA; under explicit mesh axes too, where types hold the shardings."""
+    for leaf in jax.tree.leaves(examples):
+        sharding = jax.typeof(leaf).sharding
+        if AxisType.Explicit in sharding.mesh.axis_types:
+            lies = NamedSharding(sharding.mesh, PartitionSpec(*[None] * axis, *sharding.spec[:1]))
+            return jax.sharding.auto_axes(function, out_sharding=lies)(shared, *examples)
+    return function(shared, *examples)
+
+
+def by_device(function: Callable, split: NamedSharding | None, axis: int = 0) -> Callable:
+    """`function(shared, *examples)` of examples with leaves [n, ...], each device of `split` with its own.
+
+    `shared` is replicated. Every traced value must be passed in it or in `examples`, to be typed for the mesh.
+    `axis` is that of examples in the results.
+    """
+    if split is None:
+        return functools.partial(_automatic, function, axis)
+    results = PartitionSpec(*[None] * axis, *split.spec)
+
+    def run(shared, *examples):
+        lie = (PartitionSpec(), *[split.spec] * len(examples))
+        own = jax.shard_map(function, mesh=split.mesh, in_specs=lie, out_specs=results, check_vma=False)
+        return own(shared, *examples)
+
+    return run
+
+
+def on_mesh(mesh: Mesh) -> Callable[[Callable], Callable]:
+    """Makes a function that is traced with `mesh` for the current one, whatever `jax.set_mesh` says outside of it."""
+
+    def wrap(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapped(*arguments):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*arguments)
+
+        return wrapped
+
+    return wrap
+
+
+def state_sharding(mesh: Mesh, tree) -> Any:
+    """The sharding of every array of a state, by its shape alone: weights, moments and average lie together."""
+    pieces = mesh.shape["model"]
+
+    def sharding(leaf) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % pieces == 0]
+        if pieces == 1 or leaf.size < SMALL or not axes:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "model"))
+
+    return jax.tree.map(sharding, tree)
+
+
+def place(tree, sharding) -> Any:
+    """A copy of `tree`, the same in every process, as arrays of `sharding`: one for all leaves, or one for each."""
+
+    def put(leaf, sharding):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = put(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        leaf = np.array(native(leaf))
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    if isinstance(sharding, NamedSharding):
+        return jax.tree.map(lambda leaf: put(leaf, sharding), tree)
+    return jax.tree.map(put, tree, sharding)
+
+
+def place_batch(mesh: Mesh, rows: dict) -> dict:
+    """A batch over the devices, of the rows that this process has read.
+
+    Raises ValueError for a batch that the devices do not divide.
+    """
+    for name, array in rows.items():
+        if len(array) % (mesh.size // jax.process_count()):
+            raise ValueError(
+                f"{name} has {len(array) * jax.process_count()} examples a batch for {mesh.size} devices; give a batch "
+                f"size that is a multiple of {mesh.size}"
+            )
+    put = lambda array: jax.make_array_from_process_local_data(batch_sharding(mesh), native(array))
+    return jax.tree.map(put, rows)
