@@ -103,7 +103,7 @@ def estimates_of(trace: Trace, size: int, dtype) -> int:
     """How many estimates `trace` makes for an event of `size` values; ValueError where they are no vector of them."""
     vectors = _vectors_of(trace, size, dtype)
     found = jax.eval_shape(lambda vectors: trace.estimates(lambda vector: vector, vectors), vectors)
-    if getattr(found, "ndim", None) != 1:
+    if getattr(found, "ndim", None) != 1 or not found.size:
         raise ValueError(f"trace.estimates returned {_shape(found)}; expected one estimate or more, an array [m]")
     return len(found)
 

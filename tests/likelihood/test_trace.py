@@ -172,6 +172,11 @@ def test_traces_of_ones_own_that_answer_something_else_are_refused():
         (Wrong(1.0, answer="vectors"), ValueError, r"trace.vectors returned shape \(3,\) for events of 3 values"),
         (Wrong(1.0, answer="sum"), ValueError, r"trace.estimates returned shape \(\); expected one estimate or more"),
         (Wrong(1.0, answer="none"), ValueError, "trace.estimates returned None"),
+        (
+            NormalProbes(1.0, probes=0),
+            ValueError,
+            r"estimates returned shape \(0,\); expected one estimate",
+        ),
         (plain, TypeError, "Plain is no pytree"),
     ):
         with pytest.raises(error, match=message):
