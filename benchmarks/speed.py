@@ -32,7 +32,7 @@ import tyro
 
 import jaxdiff as jd
 from jaxdiff.config import PROCESSES, Config
-from jaxdiff.denoisers import c_noise, row
+from jaxdiff.processes import row
 
 DEMO = Config()
 Side = Callable[[], int]  # runs to its end; returns the units of work it did
@@ -104,7 +104,7 @@ def training(denoiser: jd.Denoiser, x0, repetitions: int, updates: int = 10) -> 
         alpha, sigma = process.marginal(t)
         a, b = row(denoiser.parameterization, process, t, denoiser.data_std)
         x = (alpha * x0 + sigma * noise) / jnp.hypot(alpha * denoiser.data_std, sigma)
-        return jnp.mean((network(params, x, c_noise(process, t.ravel()), None) - a * x0 - b * noise) ** 2)
+        return jnp.mean((network(params, x, process.c_noise(t.ravel()), None) - a * x0 - b * noise) ** 2)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def bare_step(params, opt_state, key):
@@ -152,7 +152,7 @@ def bare_ddim(denoiser: jd.Denoiser, steps: int) -> Callable:
             c_in, level, keep, add = coefficients
             return keep * x + add * network(params, c_in * x, level, None), None
 
-        return jax.lax.scan(step, x, (c_in, c_noise(process, times), keep, add))[0]
+        return jax.lax.scan(step, x, (c_in, process.c_noise(times), keep, add))[0]
 
     return run
 

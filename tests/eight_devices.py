@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from pairs import data, joint
+from tokens import tokens
 
 import jaxdiff as jd
 from jaxdiff.arrays.mesh import copied
@@ -184,6 +186,32 @@ def test_bounds_are_those_of_one_device():
         split, program = run(f"likelihood.variational_bound.{module}", lambda: call(MESH))
         assert not re.findall(COLLECTIVE, program)
         np.testing.assert_allclose(split.per_example, call(None).per_example, rtol=1e-5)
+
+
+GIVEN, PAIRS = jd.Given(joint(), "label"), data(N)
+OF_CATEGORIES = {
+    "tokens": lambda keys, x, y: jd.sample(keys, tokens(), (N, 2), jd.samplers.Ancestral(), 3),
+    "given": lambda keys, x, y: jd.sample(keys, GIVEN, (N, D - 1), jd.samplers.DDIM(), 3, y),
+    "likelihood": lambda keys, x, y: jd.log_likelihood(keys, GIVEN, x, y, LOOSE, jd.likelihood.Exact()).log_prob,
+    "pair": lambda keys, x, y: jd.sample(
+        keys,
+        joint(),
+        {"number": (N, 2), "label": (N,)},
+        jd.samplers.Each({"number": jd.samplers.DPMSolverPP(), "label": jd.samplers.Ancestral()}),
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["tokens", "given", *(pytest.param(name, marks=pytest.mark.slow) for name in ("likelihood", "pair"))]
+)
+def test_categories_and_what_is_given_are_those_of_one_device(name):
+    """Where each example has its own label: that of no other."""
+    inputs = KEYS, PAIRS["number"], PAIRS["label"]
+    split, alone = OF_CATEGORIES[name](*on_mesh(*inputs)), OF_CATEGORIES[name](*inputs)
+    assert_split(split)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), split, alone)
 
 
 def test_a_drawing_is_one_sample_in_batches(tmp_path):

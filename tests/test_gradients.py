@@ -126,7 +126,7 @@ def test_processes(name, x64):
             *jd.transition(process, inner[0], inner[1]),
             *jd.posterior(process, t[0], inner[1]),
             *jd.posterior(process, inner[0], t[3]),
-            jd.denoisers.c_noise(process, t),
+            process.c_noise(t),
             jd.grids.LogSNR()(process, 4),
             jd.grids.Angle()(process, 4, 0.9, 0.1),
             jd.grids.Karras()(process, 4),

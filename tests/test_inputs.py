@@ -113,8 +113,8 @@ row("jd.SubVP", jd.SubVP, beta_min=POSITIVE, beta_max=POSITIVE)
 row("jd.OU", jd.OU, beta=POSITIVE)
 row("jd.VE", jd.VE, sigma_min=[100.0, *POSITIVE], sigma_max=[0.001, 0.01, *POSITIVE])
 row("jd.EDM", jd.EDM, sigma_min=[100.0, *POSITIVE], sigma_max=[0.001, 0.002, *POSITIVE], rho=POSITIVE)
-row("jd.Brownian", jd.Brownian, sigma=POSITIVE)
-row("jd.BrownianVE", jd.BrownianVE, sigma=[1.0, 0.5, *POSITIVE])
+row("jd.Brownian", jd.Brownian, std=POSITIVE)
+row("jd.BrownianVE", jd.BrownianVE, base=[1.0, 0.5, *POSITIVE])
 row("jd.Cosine", jd.Cosine, s=NOT_NEGATIVE)
 row("jd.Flow", jd.Flow, sigma_min=[1.0, 2.0, *NOT_NEGATIVE])
 row("jd.LearnedVP", jd.LearnedVP, log_snr_max=[-5.0, -9.0, *NUMBER], log_snr_min=[13.3, 20.0, *NUMBER],
@@ -123,6 +123,21 @@ row("jd.LearnedVP", jd.LearnedVP, log_snr_max=[-5.0, -9.0, *NUMBER], log_snr_min
 BETAS = [[], [0.0, 0.5], [0.1, 1.0], [0.1, 1.5], [0.1, NAN], np.ones((2, 2)) / 2, 0.5, T("linear"), T(None), T([0.1,
     "a"]), T(np.ones(3, bool))]
 row("jd.from_betas", jd.from_betas, betas=BETAS)
+MASKS = jd.Absorbing(4)
+TOKENS = np.zeros((3, 2), int)
+NO_TOKENS = [TOKENS - 1, TOKENS + 4, np.zeros((0, 2), int), T(X), T("a"), T(None), T(TOKENS > 0), T(["a"])]
+row("jd.Absorbing", jd.Absorbing, categories=[1, 0, -1, T(2.5), T("2"), T(None), T(True)])
+row("jd.Product", jd.Product, parts=[{}, (), *says("part", T({"a": 3}), T([None]), T("ab"), T([jd.VP]))])
+row("jd.perturb of tokens", jd.perturb, {"key": KEY, "process": MASKS, "x0": TOKENS, "t": 0.5}, x0=NO_TOKENS, t=TIME)
+JOINT_PROCESS = jd.Product({"x": VP, "y": MASKS})
+JOINT_X = {"x": X, "y": TOKENS}
+row("jd.perturb of a product", jd.perturb, {"key": KEY, "process": JOINT_PROCESS, "x0": JOINT_X, "t": 0.5},
+    x0=[X, {"x": X}, {"x": X, "z": TOKENS}, {"x": X, "y": TOKENS + 4}, {"x": HOLES, "y": TOKENS}, {"x": X[:2],
+    "y": TOKENS}, T({"x": X, "y": X}), T({"x": TOKENS, "y": TOKENS})], t=TIME)
+JOINT = jd.Denoiser(lambda params, x, c_noise, cond: {"x": x["x"], "y": jnp.zeros((*x["y"].shape, 4))}, None,
+    JOINT_PROCESS)
+row("jd.Given", jd.Given, {"denoiser": JOINT, "names": "y"}, denoiser=A_DENOISER + [T(EXACT)], names=["z", (), ("x",
+    "y"), T(3), T(None)])
 row("jd.forward_sde", jd.forward_sde, {"process": VP, "t": 0.5}, process=PROCESS, t=TIME)
 row("jd.VP marginal", VP.marginal, t=TIME)
 row("jd.VP time_at_log_snr", VP.time_at_log_snr, log_snr=[NAN, T("0"), T(None), T(True)])
@@ -171,17 +186,11 @@ row("jd.denoisers.InnerProduct", jd.denoisers.InnerProduct, network=FUNCTION)
 row("jd.denoisers.Swapped", jd.denoisers.Swapped, bridge=[T(None), T("b"), T(jd.Bridge), T(EXACT)])
 row("jd.denoisers.ToData", jd.denoisers.ToData, bridge=[T(None), T("b"), T(jd.Bridge), T(EXACT)])
 row("jd.denoisers.ToData called", jd.denoisers.ToData(BRIDGE), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
-STEP = {"denoiser": EXACT, "x": X, "t": 0.8, "s": 0.2}
-row("jd.denoisers.reverse", jd.denoisers.reverse, STEP, denoiser=A_DENOISER, x=NO_BATCH, t=[0.1, *TIME], s=[0.9,
-    *TIME], variance=CHOICE)
 row("jd.denoisers.angular_velocity", jd.denoisers.angular_velocity, {"denoiser": EXACT, "x": X, "t": 0.5},
     denoiser=A_DENOISER, x=NO_BATCH, t=TIME)
-row("jd.denoisers.c_noise", jd.denoisers.c_noise, {"process": VP, "t": 0.5}, process=PROCESS, t=TIME)
-row("jd.denoisers.row", jd.denoisers.row, {"name": "v", "process": VP, "t": 0.5}, name=says("parameterization", "eps",
+row("jd.processes.row", jd.processes.row, {"name": "v", "process": VP, "t": 0.5}, name=says("parameterization", "eps",
     None, 3), process=PROCESS, t=TIME)
-KL = {"process": VP, "prediction": PREDICTION, "t": 0.8, "s": 0.2}
-row("jd.denoisers.log_variance_ratio", jd.denoisers.log_variance_ratio, KL | {"variance": "small"}, process=PROCESS,
-    variance=CHOICE, t=TIME)
+row("a variance of a step back", PREDICTION.with_variance, variance=CHOICE)
 
 GAUSSIAN = {"process": VP, "mean": np.zeros(2), "covariance": np.eye(2)}
 row("jd.exact.Gaussian", exact.Gaussian, GAUSSIAN, process=PROCESS, mean=[0.0, np.zeros((1, 2)), np.array([0, NAN]),
@@ -283,10 +292,11 @@ row("jd.losses.FlowMatching coupling", lambda coupling: jd.losses.FlowMatching(l
 row("jd.losses.BridgeMatching", jd.losses.BridgeMatching, coupling=[T("ot"), T(jd.VP), T(3)], times=FUNCTION)
 row("jd.losses.BridgeMatching called", jd.losses.BridgeMatching(), LOSS | {"bridge": BRIDGE}, bridge=[T(EXACT),
     *A_DENOISER], **BATCH_OF_LOSS)
-row("jd.losses.transition_kl", jd.losses.transition_kl, KL | {"x0": X, "noise": X}, process=PROCESS, variance=CHOICE)
 
 # samplers
 ORDER = [0, 4, -1, T(2.5), T("2"), T(None), T(True)]
+row("jd.samplers.Each", jd.samplers.Each, samplers=says("", T({"a": jd.samplers.Heun()}), T({"a": 3}), T(None),
+    T([])))
 row("jd.samplers.DDIM", jd.samplers.DDIM, eta=[1.5, -0.1, *NUMBER])
 row("jd.samplers.Ancestral", jd.samplers.Ancestral, variance=CHOICE)
 row("jd.samplers.EulerMaruyama", jd.samplers.EulerMaruyama, noise=NOT_NEGATIVE)
@@ -531,14 +541,14 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 # public names without a row, by why they have none
 WITHOUT = {
     "constants": "DEPTHS",
-    "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction TwoEnded Solution Images ImageSource "
-    "Config",
-    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source",
+    "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded Solution "
+    "Images ImageSource Config",
+    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Discrete Wrapper",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device",
-    "called by those that have rows": "example_keys velocity_error "
-    "likelihood_rate weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb",
+    "called by those that have rows": "example_keys innermost "
+    "weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb",
 }
 
 

@@ -42,6 +42,24 @@ MODEL = jd.Denoiser(network, PARAMS, jd.VP())
 WIDE = jd.Denoiser(doubled, PARAMS, jd.VP(), learned_variance=True)
 ENERGY = jd.Denoiser(jd.denoisers.Gradient(jd.denoisers.InnerProduct(network)), PARAMS, jd.VP())
 BRIDGE = jd.Bridge(pair, PARAMS)
+VP = jd.VP()
+
+
+def tokens(x):
+    return jnp.where(x > 0, 1, 0)
+
+
+def logits(params, x, c_noise, cond):
+    return jax.nn.one_hot(x, 3)[..., :2] @ params["w"]
+
+
+def joint(params, x, c_noise, cond):
+    return {"x": network(params, x["x"], c_noise["x"], None), "y": logits(params, x["y"], None, None)}
+
+
+TOKENS = jd.Denoiser(logits, PARAMS, jd.Absorbing(2))
+JOINT = jd.Denoiser(joint, PARAMS, jd.Product({"x": VP, "y": jd.Absorbing(2)}))
+EACH = S.Each({"x": S.DPMSolverPP(), "y": S.Ancestral()})
 PROCESSES = conftest.PROCESSES | {"Brownian": jd.Brownian(3.0), "LearnedVP": jd.LearnedVP()}
 
 
@@ -112,9 +130,17 @@ ROWS |= {
     "score": lambda keys, x: jd.score(MODEL, x, 0.5),
     "Swapped": lambda keys, x: jd.denoisers.Swapped(BRIDGE)(x, 0.5),
     "ToData": lambda keys, x: jd.denoisers.ToData(BRIDGE)(x, 0.5),
-    "reverse": lambda keys, x: jd.denoisers.reverse(WIDE, x, 0.5, 0.3, None, "learned"),
+    "step back": lambda keys, x: VP.step_back(WIDE(x, 0.5), x, 0.5, 0.3),
     "angular_velocity": lambda keys, x: jd.denoisers.angular_velocity(MODEL, x, 0.5, None),
-    "transition_kl": lambda keys, x: L.transition_kl(jd.VP(), MODEL(x, 0.5), 0.5, 0.3, x, x),
+    "kl": lambda keys, x: VP.kl(MODEL(x, 0.5), jd.Prediction(x, x), x, 0.5, 0.3),
+    "Absorbing": lambda keys, x: jd.sample(keys, TOKENS, x.shape, S.Ancestral(), 3),
+    "Absorbing noised": lambda keys, x: jd.perturb(KEYS[0], TOKENS.process, tokens(x), 0.5)[0],
+    "Categorical": lambda keys, x: TOKENS(tokens(x), 0.5).log_probabilities(),
+    "loss of tokens": lambda keys, x: L.Denoising(L.weightings.Likelihood())(TOKENS, keys[0], tokens(x)),
+    "Product": lambda keys, x: jd.sample(keys, JOINT, {"x": x.shape, "y": x.shape[:1]}, S.Ancestral(), 3),
+    "Each": lambda keys, x: jd.sample(keys, JOINT, {"x": x.shape, "y": x.shape[:1]}, EACH, 3),
+    "Given": lambda keys, x: jd.Given(JOINT, "y")(x, 0.5, tokens(x[:, 0])),
+    "loss of a product": lambda keys, x: L.Denoising()(JOINT, keys[0], {"x": x, "y": tokens(x[:, 0])}),
     "langevin": lambda keys, x: S.langevin(keys, lambda x: -x, x, 0.1, 3),
     "forward_paths": lambda keys, x: S.forward_paths(keys, jd.VP(), x, 3),
 }
@@ -124,9 +150,11 @@ ELSEWHERE = {
     "Stratified Denoising Likelihood Independent": "defaults of the losses",
     "sample samplers guidance exact grids losses denoisers likelihood": "rooms, and the samplers' rows",
     "Prediction Likelihood Sampler Trace pytree Process Grid DenoiserLike BridgeLike TwoEnded": "parts of the others",
-    "as_pytree ends is_concrete expand_time no_label_of warn_uncovered": "for other rooms",
-    "ROWS row c_noise Gradient InnerProduct log_variance_ratio": "what denoisers, energies and Hybrid are made of",
-    "likelihood_rate weights velocity_error": "what the losses are made of",
+    "Discrete Certain Wrapper": "parts of the others",
+    "as_pytree ends is_concrete expand_time no_label_of warn_uncovered innermost": "for other rooms",
+    "extrapolated with_variance": "in the rows of guidance and of samplers",
+    "ROWS row Gradient InnerProduct": "what denoisers and energies are made of",
+    "weights": "what the losses are made of",
     "example_keys Solution": "for other rooms",
     "times weightings couplings guidance": "rooms",
     "assign": "test_couplings.py: SciPy on the host",

@@ -23,6 +23,7 @@ from jaxdiff.arrays.checks import (
     check_time,
     check_tolerances,
     check_whole,
+    count,
     expand_time,
     is_concrete,
     nan_unless,
@@ -41,6 +42,7 @@ from jaxdiff.arrays.files import (
     sweep,
 )
 from jaxdiff.arrays.fingerprint import digest, fingerprint, sha256
+from jaxdiff.arrays.integers import check_integers, noise_dtype
 from jaxdiff.arrays.keys import check_key, example_keys, folded, normal
 from jaxdiff.arrays.pytree import as_pytree, pytree
 from jaxdiff.arrays.room import check_room
@@ -61,6 +63,7 @@ __all__ = [
     "check_flag",
     "check_function",
     "check_instance",
+    "check_integers",
     "check_key",
     "check_labels",
     "check_number",
@@ -74,6 +77,7 @@ __all__ = [
     "check_time",
     "check_tolerances",
     "check_whole",
+    "count",
     "digest",
     "example_keys",
     "expand_time",
@@ -83,6 +87,7 @@ __all__ = [
     "is_leftover",
     "nan_unless",
     "native",
+    "noise_dtype",
     "normal",
     "own_folder",
     "pytree",

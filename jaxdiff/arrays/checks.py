@@ -384,3 +384,8 @@ def along_batch(value, x, name: str) -> jax.Array:
 def expand_time(t, x) -> jax.Array:
     """`t`, a scalar or [batch], with trailing axes so that it broadcasts against `x`: [batch, *event]."""
     return along_batch(t, x, "t")
+
+
+def count(x) -> int:
+    """How many examples `x` holds: an array [n, *event], or a tree of them."""
+    return jax.tree.leaves(x)[0].shape[0]

@@ -6,52 +6,45 @@ from jaxdiff.denoisers.bridge import Bridge, BridgeLike, Swapped, ToData, TwoEnd
 from jaxdiff.denoisers.denoiser import (
     Denoiser,
     DenoiserLike,
-    Prediction,
+    Wrapper,
     angular_velocity,
-    c_noise,
     check_cond,
     check_cond_of,
     check_denoiser,
-    check_prediction,
     check_start,
+    innermost,
     no_label_of,
     score,
 )
 from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
+from jaxdiff.denoisers.given import Given
 from jaxdiff.denoisers.on_process import OnProcess
-from jaxdiff.denoisers.parameterization import ROWS, row
 from jaxdiff.denoisers.prior import warn_uncovered
-from jaxdiff.denoisers.reverse_step import check_variance, log_variance_ratio, reverse
 
 __all__ = [
-    "ROWS",
     "Bridge",
     "BridgeLike",
     "Denoiser",
     "DenoiserLike",
+    "Given",
     "Gradient",
     "InnerProduct",
     "OnProcess",
-    "Prediction",
     "Swapped",
     "ToData",
     "TwoEnded",
+    "Wrapper",
     "angular_velocity",
-    "c_noise",
     "check_bridge",
     "check_cond",
     "check_cond_of",
     "check_denoiser",
-    "check_prediction",
     "check_start",
-    "check_variance",
     "energy",
     "exact",
     "guidance",
-    "log_variance_ratio",
+    "innermost",
     "no_label_of",
-    "reverse",
-    "row",
     "score",
     "warn_uncovered",
 ]

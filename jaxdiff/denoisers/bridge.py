@@ -42,8 +42,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, said
-from jaxdiff.denoisers.denoiser import OF_A_MODULE, Prediction, c_noise, check_cond_of, check_params, no_label_of
-from jaxdiff.processes import Brownian, Flow, check_time, expand_time, pytree
+from jaxdiff.denoisers.denoiser import OF_A_MODULE, check_cond_of, check_params, no_label_of
+from jaxdiff.processes import Brownian, Flow, Prediction, check_time, expand_time, pytree
 
 
 class TwoEnded(NamedTuple):
@@ -111,12 +111,11 @@ class Bridge(BridgeLike):
 
     def predict(self, x, t, cond=None) -> TwoEnded:
         """E[x_1 - x_0 | x_t] and the score at x [batch, *event], t a scalar or [batch]."""
-        x = check_batch(x)
-        t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
+        x, t = self.process.at(x, t)
         data_std = along_batch(self.data_std, t, "data_std")
         gamma = along_batch(self.sigma, t, "sigma") * jnp.sqrt(t * (1 - t))
         c_in = expand_time(1 / jnp.hypot(jnp.hypot(1 - t, t) * data_std, gamma), x)
-        out = self.network(self.params, c_in * x, c_noise(self.process, t), cond)
+        out = self.network(self.params, c_in * x, self.process.c_noise(t), cond)
         if not hasattr(out, "__iter__"):
             raise TypeError(f"the network returned {said(out)} for x {x.shape}; expected two arrays of that shape")
         shapes = [getattr(part, "shape", said(part)) for part in out]

@@ -1,10 +1,12 @@
 """What must hold of a denoiser, a user's own among them, before a run or a likelihood begins."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_shared
-from jaxdiff.denoisers.denoiser import check_denoiser, check_prediction
+from jaxdiff.arrays import check_shared, example_keys
+from jaxdiff.denoisers.denoiser import check_denoiser
 
 
 def check_model(denoiser) -> None:
@@ -16,11 +18,18 @@ def check_model(denoiser) -> None:
     check_shared("process", denoiser.process)
 
 
-def check_answer(denoiser, shape: tuple[int, ...], cond) -> None:
-    """Raise where a user's own denoiser, wrapped or not, answers x of `shape` by anything but a `Prediction` of it."""
+def check_answer(denoiser, shape: Any, cond) -> None:
+    """Raise where a user's own denoiser, wrapped or not, answers x of `shape` by no prediction of its process."""
+    process = denoiser.process
     if type(denoiser).__module__.partition(".")[0] != __name__.partition(".")[0]:
-        x, t = (jax.ShapeDtypeStruct(axes, jnp.result_type(float)) for axes in (shape, ()))
-        jax.eval_shape(lambda x, t, cond: check_prediction(denoiser(x, t, cond), x), x, t, cond)
+
+        def answer(cond):
+            keys = example_keys(jax.random.key(0), process.split(shape)[0][0])
+            x = process.prior(keys, shape, jnp.ones(()))
+            process.check_prediction(denoiser(x, jnp.ones(()), cond), x)
+
+        jax.eval_shape(answer, cond)
         return
     for inner in (getattr(denoiser, name) for name in ("denoiser", "weak") if hasattr(denoiser, name)):
-        check_answer(inner, shape, cond if getattr(denoiser, "conditional", True) else None)
+        if len(inner.process.processes) == len(process.processes):  # of the same x
+            check_answer(inner, shape, cond if getattr(denoiser, "conditional", True) else None)

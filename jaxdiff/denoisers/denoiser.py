@@ -1,13 +1,14 @@
-"""A denoiser says what was data and what was noise: (x_t, t, cond) -> E[x_0 | x_t] and the ε that goes with it.
+"""A denoiser says what was data: (x_t, t, cond) -> E[x_0 | x_t] and the ε that goes with it, or p(x_0 | x_t).
 
-`Denoiser` makes one of a network by its parameterisation. The network sees x / √(α² data_std² + σ²), which has unit
-variance at every t (the c_in of Karras et al. 2022, table 1), and c_noise = log(σ/α)/4, held within ±3: beyond e^{±12}
-one of data and noise is lost in the rounding of the other, and log(σ/α) would be infinite at the ends.
+`Denoiser` makes one of a network: its process says what the network is shown of x_t, and how its answer is read. Of
+numbers it is shown x / √(α² data_std² + σ²), which has unit variance at every t (the c_in of Karras et al. 2022, table
+1), and of every process c_noise = log(σ/α)/4, held within ±3: beyond e^{±12} one of data and noise is lost in the
+rounding of the other, and log(σ/α) would be infinite at the ends.
 """
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -15,45 +16,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import (
-    along_batch,
     as_array,
     check_batch,
-    check_field,
     check_flag,
     check_function,
-    check_instance,
     check_output,
     check_scalar,
     native,
     said,
     with_dtype,
 )
-from jaxdiff.denoisers.parameterization import check_parameterization, row
-from jaxdiff.processes import Process, check_curves, check_process, check_time, expand_time, is_concrete, pytree
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """E[x_0 | x_t] and E[ε | x_t], each [batch, *event], with x_t = α data + σ noise; it unpacks to these two.
-
-    `share`, of the same shape, is where a learned reverse variance lies between the smallest (0) and the largest (1)
-    of `jaxdiff.denoisers.reverse_step`; None unless it is learned.
-    """
-
-    data: jax.Array
-    noise: jax.Array
-    share: jax.Array | None = None
-
-    def __iter__(self) -> Iterator[jax.Array]:
-        return iter((self.data, self.noise))
+from jaxdiff.processes import Gaussian, Process, check_gaussian, check_process, expand_time, is_concrete, pytree
 
 
 class DenoiserLike(Protocol):
     """What samplers, losses and likelihoods take: a callable pytree with its process.
 
-    One that knows which `cond` it takes may have a method `check_cond(cond)`, which raises for any other. It is called
-    before anything is traced, and so may look at the values of a concrete one.
+    One that knows which `cond` it takes may have a method `check_cond(cond)`, which raises for any other, and one that
+    has no answer at some t a method `check_start(t)`. They are called before anything is traced, and so may look at
+    the values of what is concrete. `Wrapper` hands both on.
     """
 
     @property
@@ -61,8 +42,8 @@ class DenoiserLike(Protocol):
         """The process whose x_t it denoises."""
         ...
 
-    def __call__(self, x, t, cond=None) -> Prediction:
-        """Predict data and noise from x [batch, *event] at t, a scalar or [batch]."""
+    def __call__(self, x, t, cond=None) -> Any:
+        """What it says of x_0, given x [batch, *event] at t, a scalar or [batch]."""
         ...
 
 
@@ -75,15 +56,34 @@ def check_denoiser(denoiser, name: str = "denoiser") -> None:
         )
 
 
-def check_prediction(prediction, x) -> None:
-    """Raise where what a denoiser returned for x is no `Prediction` of data and noise of the shape of x."""
-    check_instance("the denoiser's answer", prediction, Prediction, "a jaxdiff.Prediction(data, noise)")
-    check_output("the denoiser (data)", prediction.data, x)
-    check_output("the denoiser (noise)", prediction.noise, x)
-
-
 def _process_of(denoiser):
     return getattr(denoiser, "process", None)
+
+
+def innermost(denoiser) -> Any:
+    """The denoiser inside all wrappers, each of which has the next one as its field `denoiser`."""
+    while hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    return denoiser
+
+
+class Wrapper:
+    """A denoiser made of another, `denoiser`: its process, and what it takes, are the other's unless overridden."""
+
+    denoiser: DenoiserLike
+
+    @property
+    def process(self) -> Process:
+        """The process of the denoiser it wraps."""
+        return self.denoiser.process
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the denoiser does not take."""
+        check_cond_of(self.denoiser, cond)
+
+    def check_start(self, t) -> None:
+        """Raise where the denoiser has no answer at a concrete `t`."""
+        check_start_of(self.denoiser, t)
 
 
 def check_params(params) -> Any:
@@ -96,12 +96,6 @@ def check_params(params) -> Any:
     return jax.tree.map(native, params) if swapped else params
 
 
-def c_noise(process: Process, t) -> jax.Array:
-    """log(σ/α)/4 within ±3, the noise level that networks see."""
-    check_process(process)
-    return jnp.clip(-process.log_snr(t) / 8, -3.0, 3.0)
-
-
 OF_A_MODULE = ". Of a Flax module jaxdiff.networks.initialize(key, make) makes one, with its params"
 
 
@@ -110,9 +104,10 @@ OF_A_MODULE = ". Of a Flax module jaxdiff.networks.initialize(key, make) makes o
 class Denoiser:
     """A network as a denoiser: `network(params, x, c_noise, cond) -> out`, its out read by `parameterization`.
 
-    `parameterization` is one of "data", "noise", "score", "v", "velocity", "edm"; `data_std` is the standard deviation
-    of the data, a scalar or one an example. "noise" and "score" say nothing of x_0 where α = 0 (t = 1 of Flow and
-    Cosine): start below.
+    Of numbers `parameterization` is one of "data", "noise", "score", "v" (unless given), "velocity", "edm", and
+    `data_std` is the standard deviation of the data, 0.5 unless given, a scalar or one an example. "noise" and "score"
+    say nothing of x_0 where α = 0 (t = 1 of Flow and Cosine): start below. Of categories out holds logits, and there is
+    neither. Of a product x, c_noise and out are trees of its form, as may be `parameterization` and `data_std`.
     `label_dropout` is the share of labels that its training left out, from which it can be guided; None where that is
     not known.
     With `learned_variance` the network returns twice the channels of x in the last axis: out, then u, and the share
@@ -120,15 +115,15 @@ class Denoiser:
 
     Raises TypeError for a network that is no function, parameters that are no arrays or a process that is none;
     ValueError for an unknown parameterisation or a data_std that is not above 0 (traced, NaN). When called, TypeError
-    for an x that is not floating, ValueError for t outside [0, 1], a t or data_std that is neither a scalar nor
+    for an x that is none of its process, ValueError for t outside [0, 1], a t or data_std that is neither a scalar nor
     [batch], or a network that returns another shape than that.
     """
 
-    network: Callable[..., jax.Array] = dataclasses.field(metadata={"static": True})
+    network: Callable[..., Any] = dataclasses.field(metadata={"static": True})
     params: Any
     process: Process
-    parameterization: str = dataclasses.field(default="v", metadata={"static": True})
-    data_std: float = 0.5
+    parameterization: Any = dataclasses.field(default=None, metadata={"static": True})
+    data_std: Any = None
     learned_variance: bool = dataclasses.field(default=False, metadata={"static": True})
     label_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -136,42 +131,31 @@ class Denoiser:
         check_function("network", self.network, "a function (params, x, c_noise, cond) -> out", 4, OF_A_MODULE)
         object.__setattr__(self, "params", check_params(self.params))
         check_process(self.process)
-        check_parameterization(self.parameterization)
-        check_field(self, "data_std", above=0)
         check_flag("learned_variance", self.learned_variance)
+        reading = self.process.check_reading(self.parameterization, self.data_std, self.learned_variance)
+        object.__setattr__(self, "parameterization", reading[0])
+        object.__setattr__(self, "data_std", reading[1])
         if self.label_dropout is not None:
             check_scalar("label_dropout", self.label_dropout, least=0, most=1)
             object.__setattr__(self, "label_dropout", float(self.label_dropout))
 
-    def __call__(self, x, t, cond=None) -> Prediction:
-        """Predict data and noise from x [batch, *event] at t, a scalar or [batch]."""
-        x, t, alpha, sigma, a, b, c_in = self._at(x, t)
-        out = self.network(self.params, expand_time(c_in, x) * x, c_noise(self.process, t), cond)
-        expected = (*x.shape[:-1], x.shape[-1] * (1 + self.learned_variance))
-        check_output("the network", out, x, expected)
-        share = None
-        if self.learned_variance:
-            out, u = jnp.split(out, 2, axis=-1)
-            share = (u + 1) / 2
-        det = alpha * b - sigma * a
-        alpha, sigma, a, b, det = (expand_time(c, x) for c in (alpha, sigma, a, b, det))
-        return Prediction((b * x - sigma * out) / det, (alpha * out - a * x) / det, share)
-
-    def _at(self, x, t) -> tuple[jax.Array, ...]:
-        """x as a batch, and t, α, σ, the row (a, b) and c_in for each of its examples, [batch]."""
-        x = check_batch(x)
-        t = jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
-        alpha, sigma = self.process.marginal(t)
-        data_std = along_batch(self.data_std, t, "data_std")
-        a, b = row(self.parameterization, self.process, t, data_std)
-        return x, t, alpha, sigma, a, b, 1 / jnp.hypot(alpha * data_std, sigma)
+    def __call__(self, x, t, cond=None) -> Any:
+        """What it says of x_0, given x [batch, *event] at t, a scalar or [batch]."""
+        process = self.process
+        x, t = process.at(x, t)
+        out = self.network(self.params, process.present(x, t, self.data_std), process.c_noise(t), cond)
+        if not self.learned_variance:
+            return process.read(self.parameterization, out, x, t, self.data_std)
+        check_output("the network", out, x, (*x.shape[:-1], 2 * x.shape[-1]))
+        out, u = jnp.split(out, 2, axis=-1)
+        prediction = process.read(self.parameterization, out, x, t, self.data_std)
+        return dataclasses.replace(prediction, share=(u + 1) / 2)
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`.
 
         Warns (UserWarning) of cond = None where labels were never dropped in training.
         """
-        check_cond_of(self.network, self.params, cond)
         if cond is None and self.label_dropout == 0:
             warnings.warn(
                 "cond = None, but the denoiser's labels were never dropped in training (label_dropout = 0): its "
@@ -179,23 +163,19 @@ class Denoiser:
                 UserWarning,
                 stacklevel=2,
             )
+        check_cond_of(self.network, self.params, cond)
 
     def no_label(self) -> int | None:
         """The network's label for no label, by its own `no_label(params)`; None where it has none."""
         return no_label_of(self.network, self.params)
 
-    def error_scale(self, t) -> jax.Array:
-        """det/q, of the shape of `t`: an error e of the angular velocity v is det/q e of the network's output."""
-        alpha, sigma = self.process.marginal(t)
-        a, b = row(self.parameterization, self.process, t, self.data_std)
-        return (alpha * b - sigma * a) / jnp.hypot(alpha, sigma)
+    def check_start(self, t) -> None:
+        """Raise ValueError where x_0 cannot be read at a concrete `t`: α = 0 under "noise" or "score"."""
+        self.process.check_start(self.parameterization, t)
 
-
-def innermost(denoiser) -> Any:
-    """The denoiser inside all wrappers, each of which has the next one as its field `denoiser`."""
-    while hasattr(denoiser, "denoiser"):
-        denoiser = denoiser.denoiser
-    return denoiser
+    def error_scale(self, t) -> Any:
+        """The square root of what 1 of the process's error is in the network's own output, of the shape of `t`."""
+        return self.process.error_scale(self.parameterization, t, self.data_std)
 
 
 def check_cond_of(model, *arguments) -> None:
@@ -237,48 +217,34 @@ def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:
 
 
 def check_start(denoiser: DenoiserLike, t) -> None:
-    """Raise ValueError where x_0 cannot be read at a concrete `t`: α = 0 under "noise" or "score", wrapped or not."""
-    check_curves(denoiser.process)
-    if not all(map(is_concrete, [t, *jax.tree.leaves(denoiser.process)])):
-        return
-    wrapped = [getattr(denoiser, name) for name in ("denoiser", "weak") if hasattr(denoiser, name)]
-    for inner in wrapped:
-        at = t
-        if inner.process is not denoiser.process:
-            if not all(map(is_concrete, jax.tree.leaves(inner.process))):
-                continue
-            with jax.ensure_compile_time_eval():
-                at = inner.process.time_at_log_snr(denoiser.process.log_snr(t))
-        check_start(inner, at)
-    named = getattr(denoiser, "parameterization", None)
-    if wrapped or named not in ("noise", "score"):
-        return
-    with jax.ensure_compile_time_eval():
-        nothing = bool(denoiser.process.marginal(t)[0] == 0)
-    if nothing:
-        raise ValueError(
-            f"alpha({float(t)}) = 0 for {type(denoiser.process).__name__}: a network trained on "
-            f'"{named}" says nothing of the data there. Start below, for example '
-            't_start=0.999, or train with "v"'
-        )
+    """Raise ValueError where a denoiser has no answer at a concrete `t`, or its process's curves cannot be right."""
+    denoiser.process.check_curves()
+    check_start_of(denoiser, t)
+
+
+def check_start_of(denoiser, t) -> None:
+    """`denoiser.check_start(t)` where it has one."""
+    check = getattr(denoiser, "check_start", None)
+    if check is not None:
+        check(t)
 
 
 def score(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
     """∇ log p_t(x) = -E[ε | x_t] / σ (Tweedie; Vincent 2011), [batch, *event]."""
-    check_denoiser(denoiser)
-    x = check_batch(x)
-    _, sigma = denoiser.process.marginal(t)
-    prediction = denoiser(x, t, cond)
-    check_prediction(prediction, x)
-    return -prediction.noise / expand_time(sigma, x)
+    process, x, prediction = _predicted(denoiser, x, t, cond, "a score")
+    return -prediction.noise / expand_time(process.sigma(t), x)
 
 
 def angular_velocity(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
     """v = cos φ ε - sin φ x_0 = dz/dφ of the probability flow at x [batch, *event]."""
-    check_denoiser(denoiser)
-    x = check_batch(x)
-    prediction = denoiser(x, t, cond)
-    check_prediction(prediction, x)
-    data, noise = prediction
-    phi = expand_time(denoiser.process.angle(t), x)
+    process, x, (data, noise) = _predicted(denoiser, x, t, cond, "the probability flow")
+    phi = expand_time(process.angle(t), x)
     return jnp.cos(phi) * noise - jnp.sin(phi) * data
+
+
+def _predicted(denoiser, x, t, cond, what: str) -> tuple[Gaussian, jax.Array, Any]:
+    check_denoiser(denoiser)
+    process, x = check_gaussian(denoiser.process, what, "ask the denoiser itself"), check_batch(x)
+    prediction = denoiser(x, t, cond)
+    process.check_prediction(prediction, x)
+    return process, x, prediction

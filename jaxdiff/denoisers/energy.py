@@ -23,8 +23,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_function, check_output, expand_time
-from jaxdiff.denoisers.denoiser import Denoiser, c_noise, check_cond_of, no_label_of
+from jaxdiff.arrays import along_batch, check_function, check_output
+from jaxdiff.denoisers.denoiser import Denoiser, check_cond_of, no_label_of
+from jaxdiff.processes import check_gaussian, expand_time, row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,12 @@ def energy(denoiser: Denoiser, x, t, cond=None) -> jax.Array:
             f"denoiser = {type(denoiser).__name__} of {type(network).__name__} has no energy; expected a "
             "Denoiser of Gradient(potential), for example Gradient(InnerProduct(network))"
         )
-    x, t, alpha, sigma, a, b, c_in = denoiser._at(x, t)
-    potential = network.potential(denoiser.params, expand_time(c_in, x) * x, c_noise(denoiser.process, t), cond)
+    process = check_gaussian(denoiser.process, "an energy")
+    x, t = process.at(x, t)
+    alpha, sigma = process.marginal(t)
+    data_std = along_batch(denoiser.data_std, t, "data_std")
+    a, b = row(denoiser.parameterization, process, t, data_std)
+    c_in = 1 / jnp.hypot(alpha * data_std, sigma)
+    potential = network.potential(denoiser.params, expand_time(c_in, x) * x, process.c_noise(t), cond)
     square = jnp.sum(x**2, axis=range(1, x.ndim))
     return (alpha / c_in * potential - a / 2 * square) / (sigma * (alpha * b - sigma * a))

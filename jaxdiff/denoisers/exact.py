@@ -22,14 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_array, check_batch, check_labels, is_concrete, nan_unless
-from jaxdiff.denoisers.denoiser import Prediction
-from jaxdiff.processes import Process, check_event, check_process, expand_time, pytree
+from jaxdiff.processes import Gaussian as GaussianProcess
+from jaxdiff.processes import Prediction, check_event, check_gaussian, expand_time, pytree
 
 
 class _Density:
     """Σ w_k N(m_k, C_k); a subclass computes the density of each component and the regression on it."""
 
-    process: Process
+    process: GaussianProcess
     log_weights: jax.Array
     means: jax.Array
 
@@ -86,7 +86,7 @@ class _Density:
 class _Mixture(_Density):
     """The mixture in its components' eigenbases: variances [k, d], bases [k, d, d] with C = U diag(variances) Uᵀ."""
 
-    process: Process
+    process: GaussianProcess
     log_weights: jax.Array
     means: jax.Array
     variances: jax.Array
@@ -105,7 +105,7 @@ class _Mixture(_Density):
 class _Solved(_Density):
     """The mixture for traced covariances [k, d, d], by Cholesky: equal eigenvalues leave eigenvectors no derivative."""
 
-    process: Process
+    process: GaussianProcess
     log_weights: jax.Array
     means: jax.Array
     covariances: jax.Array
@@ -126,7 +126,7 @@ def _array(values):
     return (np if known else jnp).asarray(values, jnp.result_type(float))
 
 
-def Mixture(process: Process, weights, means, covariances) -> _Density:
+def Mixture(process: GaussianProcess, weights, means, covariances) -> _Density:
     """The exact denoiser of Σ w_k N(m_k, C_k): weights [k], means [k, d], covariances [k, d, d].
 
     Events of any shape with d values are read row by row. Weights are normalised. Conditioned on, `cond` is the index
@@ -135,7 +135,7 @@ def Mixture(process: Process, weights, means, covariances) -> _Density:
     called, TypeError for a `cond` that is not an integer and ValueError for one out of range (under a transformation,
     where it cannot be read, the answer is NaN).
     """
-    check_process(process)
+    check_gaussian(process, "a mixture")
     named = {"weights": weights, "means": means, "covariances": covariances}
     weights, means, covariances = (_array(check_array(name, value)) for name, value in named.items())
     if means.ndim != 2:
@@ -173,7 +173,7 @@ def _is_covariance(matrices) -> jax.Array:
     return (jnp.abs(matrices - matrices.swapaxes(-1, -2)).max() <= tolerance) & jnp.isfinite(root).all()
 
 
-def Gaussian(process: Process, mean, covariance) -> _Density:
+def Gaussian(process: GaussianProcess, mean, covariance) -> _Density:
     """The exact denoiser of N(mean, covariance): mean [d], covariance [d, d]."""
     mean, covariance = _array(check_array("mean", mean)), _array(check_array("covariance", covariance))
     if mean.ndim != 1:
@@ -184,7 +184,7 @@ def Gaussian(process: Process, mean, covariance) -> _Density:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class _Empirical:
-    process: Process
+    process: GaussianProcess
     data: jax.Array
 
     def check_cond(self, cond) -> None:
@@ -217,10 +217,10 @@ class _Empirical:
         return jax.nn.logsumexp(log_kernel, -1) - normaliser
 
 
-def Empirical(process: Process, data) -> _Empirical:
+def Empirical(process: GaussianProcess, data) -> _Empirical:
     """The optimal denoiser of a finite data set, data [n, *event]; time and memory traffic grow as batch x n.
 
     Raises TypeError for integer data, ValueError for an empty set or a NaN in it.
     """
-    check_process(process)
+    check_gaussian(process, "a data set of numbers")
     return _Empirical(process, check_event(data, "data"))

@@ -38,12 +38,13 @@ from jaxdiff.arrays import (
     check_flag,
     check_function,
     check_output,
+    count,
     is_concrete,
     nan_unless,
     said,
 )
-from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_cond_of, check_denoiser, innermost
-from jaxdiff.processes import Process, as_pytree, expand_time, pytree
+from jaxdiff.denoisers.denoiser import DenoiserLike, Wrapper, check_cond_of, check_denoiser, check_start_of, innermost
+from jaxdiff.processes import Prediction, Process, as_pytree, check_gaussian, expand_time, extrapolated, pytree
 
 
 @pytree
@@ -74,37 +75,22 @@ class Interval:
         return nan_unless((low >= 0) & (high > 0), within)
 
 
-class _Wrapper:
-    denoiser: DenoiserLike
+class _Scaled(Wrapper):
     scale: float | Interval
-
-    @property
-    def process(self) -> Process:
-        """The process of the denoiser it wraps."""
-        return self.denoiser.process
 
     def __post_init__(self):
         check_denoiser(self.denoiser)
         if not isinstance(self.scale, Interval):
             check_field(self, "scale")
 
-    def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the denoiser does not take."""
-        check_cond_of(self.denoiser, cond)
-
     def _scale_at(self, t, x, otherwise: float):
-        scale = self.scale
-        if isinstance(scale, Interval):
-            scale = scale.at(self.process, jnp.broadcast_to(t, x.shape[:1]), otherwise)
-        return along_batch(scale, x, "scale")
+        """The scale at t: one number, or one an example."""
+        if isinstance(self.scale, Interval):
+            return self.scale.at(self.process, jnp.broadcast_to(t, count(x)), otherwise)
+        return self.scale
 
 
-def _extrapolate(worse: Prediction, better: Prediction, scale) -> Prediction:
-    data, noise = ((1 - scale) * a + scale * b for a, b in zip(worse, better))
-    return dataclasses.replace(better, data=data, noise=noise)
-
-
-def _warn_undropped(guided: _Wrapper) -> None:
+def _warn_undropped(guided: _Scaled) -> None:
     if getattr(innermost(guided), "label_dropout", None) == 0:
         warnings.warn(
             f"{type(guided).__name__} of a denoiser whose labels were never dropped in training (label_dropout = 0): "
@@ -115,7 +101,7 @@ def _warn_undropped(guided: _Wrapper) -> None:
         )
 
 
-class _TowardsCond(_Wrapper):
+class _TowardsCond(_Scaled):
     """Guidance away from the unconditional model, the denoiser's own at cond = None."""
 
     def __post_init__(self):
@@ -136,7 +122,7 @@ class _TowardsCond(_Wrapper):
                 f"{name} has no cond to guide to; give cond, or leave {name} out for unconditional samples"
             )
 
-    def _both(self, x, t, cond) -> tuple[Prediction, Prediction]:
+    def _both(self, x, t, cond) -> tuple[Any, Any]:
         """The unconditional prediction and the conditional one."""
         self._check_given(cond)
         return self.denoiser(x, t, None), self.denoiser(x, t, cond)
@@ -156,16 +142,15 @@ class ClassifierFree(_TowardsCond):
     denoiser: DenoiserLike
     scale: float | Interval = 1.0
 
-    def __call__(self, x, t, cond=None) -> Prediction:
+    def __call__(self, x, t, cond=None) -> Any:
         """The guided prediction at x [batch, *event], t a scalar or [batch]."""
-        x = check_batch(x)
         free, conditional = self._both(x, t, cond)
-        return _extrapolate(free, conditional, self._scale_at(t, x, 1.0))
+        return extrapolated(free, conditional, self._scale_at(t, x, 1.0))
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Auto(_Wrapper):
+class Auto(_Scaled):
     """Autoguidance (Karras et al. 2024, "Guiding a diffusion model with a bad version of itself"): away from `weak`.
 
     weak + scale (denoiser - weak), both under the same cond: 0 is the weak model, 1 the denoiser itself; a number or an
@@ -191,10 +176,14 @@ class Auto(_Wrapper):
         check_cond_of(self.denoiser, cond)
         check_cond_of(self.weak, cond)
 
-    def __call__(self, x, t, cond=None) -> Prediction:
+    def check_start(self, t) -> None:
+        """Raise where one of both denoisers has no answer at a concrete `t`."""
+        check_start_of(self.denoiser, t)
+        check_start_of(self.weak, t)
+
+    def __call__(self, x, t, cond=None) -> Any:
         """The guided prediction at x [batch, *event], t a scalar or [batch]."""
-        x = check_batch(x)
-        return _extrapolate(self.weak(x, t, cond), self.denoiser(x, t, cond), self._scale_at(t, x, 1.0))
+        return extrapolated(self.weak(x, t, cond), self.denoiser(x, t, cond), self._scale_at(t, x, 1.0))
 
 
 def _differ(one: Process, other: Process) -> bool:
@@ -229,18 +218,18 @@ class ClassifierFreePP(_TowardsCond):
 
     def __post_init__(self):
         check_denoiser(self.denoiser)
+        check_gaussian(self.denoiser.process, "ClassifierFreePP", "guide by ClassifierFree")
         check_field(self, "scale", least=0, most=1, noun="the λ of CFG++")
         _warn_undropped(self)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """Guided data and unconditional noise at x [batch, *event], t a scalar or [batch]."""
-        x = check_batch(x)
         free, conditional = self._both(x, t, cond)
-        guided = _extrapolate(free, conditional, along_batch(self.scale, x, "scale"))
+        guided = extrapolated(free, conditional, self.scale)
         return dataclasses.replace(guided, noise=free.noise)
 
 
-class _Tilted(_Wrapper):
+class _Tilted(_Scaled):
     """A prediction tilted by the gradient of a log-likelihood, a callable pytree or a plain function."""
 
     log_likelihood: Callable
@@ -248,6 +237,7 @@ class _Tilted(_Wrapper):
 
     def __post_init__(self):
         super().__post_init__()
+        check_gaussian(self.denoiser.process, type(self).__name__, "guide by ClassifierFree")
         check_function("log_likelihood", self.log_likelihood, "a function that gives one number an example, [batch]")
         check_flag("conditional", self.conditional)
         object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
@@ -266,8 +256,10 @@ class _Tilted(_Wrapper):
         return value.sum()
 
     def _tilt(self, predicted: Prediction, gradient, x, t) -> Prediction:
-        alpha, sigma = (expand_time(c, x) for c in self.process.marginal(t))
-        move = jnp.where(alpha > 0, self._scale_at(t, x, 0.0) * sigma * gradient, 0.0)
+        process = check_gaussian(self.process, type(self).__name__)
+        alpha, sigma = (expand_time(c, x) for c in process.marginal(t))
+        scale = along_batch(self._scale_at(t, x, 0.0), x, "scale")
+        move = jnp.where(alpha > 0, scale * sigma * gradient, 0.0)
         data = predicted.data + sigma / jnp.where(alpha > 0, alpha, 1.0) * move
         return dataclasses.replace(predicted, data=data, noise=predicted.noise - move)
 
@@ -332,7 +324,7 @@ class TweedieClassifier(_Tilted):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class DynamicThreshold:
+class DynamicThreshold(Wrapper):
     """Dynamic thresholding (Saharia et al. 2022, "Imagen", section 2.3), for guidance so strong that x_0 saturates.
 
     s is the `quantile` of |x_0| within each example, at least `bound`; x_0 is clipped to [-s, s] and divided by
@@ -347,17 +339,9 @@ class DynamicThreshold:
 
     def __post_init__(self):
         check_denoiser(self.denoiser)
+        check_gaussian(self.denoiser.process, "DynamicThreshold")
         check_field(self, "quantile", least=0, most=1, noun="a fraction", fix=", such as 0.995")
         check_field(self, "bound", above=0, noun="the largest value of the data,")
-
-    @property
-    def process(self) -> Process:
-        """The process of the denoiser it wraps."""
-        return self.denoiser.process
-
-    def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the denoiser does not take."""
-        check_cond_of(self.denoiser, cond)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         """The thresholded prediction at x [batch, *event], t a scalar or [batch]."""
@@ -369,6 +353,7 @@ class DynamicThreshold:
         bound = along_batch(self.bound, x, "bound")
         size = jnp.maximum(expand_time(size, data), bound)
         within = jnp.clip(data, -size, size) * (bound / size)
-        alpha, sigma = (expand_time(c, x) for c in self.process.marginal(t))
+        process = check_gaussian(self.process, type(self).__name__)
+        alpha, sigma = (expand_time(c, x) for c in process.marginal(t))
         ratio = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
         return dataclasses.replace(predicted, data=within, noise=noise + ratio * (data - within))

@@ -13,12 +13,14 @@ the noise.
 """
 
 import dataclasses
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_batch
-from jaxdiff.denoisers.denoiser import DenoiserLike, Prediction, check_cond_of, check_denoiser
-from jaxdiff.processes import Process, check_process, expand_time, pytree
+from jaxdiff.denoisers.denoiser import DenoiserLike, check_cond_of, check_denoiser, check_start_of
+from jaxdiff.processes import Gaussian, Prediction, check_gaussian, expand_time, is_concrete, pytree
 
 
 @pytree
@@ -31,20 +33,29 @@ class OnProcess:
     """
 
     denoiser: DenoiserLike
-    process: Process
+    process: Gaussian
 
     def __post_init__(self):
         check_denoiser(self.denoiser)
-        check_process(self.process)
+        for process in (self.denoiser.process, self.process):
+            check_gaussian(process, "OnProcess")
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the denoiser does not take."""
         check_cond_of(self.denoiser, cond)
 
+    def check_start(self, t) -> None:
+        """Raise where the denoiser has no answer at its own time of the log-SNR at a concrete `t`."""
+        trained = self.denoiser.process
+        if all(map(is_concrete, [t, *jax.tree.leaves((trained, self.process))])):
+            with jax.ensure_compile_time_eval():
+                at = trained.time_at_log_snr(self.process.log_snr(t))
+            check_start_of(self.denoiser, at)
+
     def __call__(self, x, t, cond=None) -> Prediction:
         """Predict data and noise from x [batch, *event] of `process` at t, a scalar or [batch]."""
         x = check_batch(x)
-        trained = self.denoiser.process
+        trained: Any = self.denoiser.process
         alpha, sigma = self.process.marginal(t)
         trained_t = trained.time_at_log_snr(self.process.log_snr(t))
         rescale = trained.scale(trained_t) / self.process.scale(t)

@@ -28,6 +28,7 @@ from jaxdiff.likelihood.estimate import Estimator, condition_of
 from jaxdiff.likelihood.mean import finite, mean_of
 from jaxdiff.likelihood.record import Record, named
 from jaxdiff.likelihood.trace import Hutchinson, Trace, check_trace
+from jaxdiff.processes import check_gaussian
 from jaxdiff.samplers import ProbabilityFlow
 from jaxdiff.samplers.probability_flow import check_flow
 
@@ -140,6 +141,8 @@ def bits_per_dim(
     Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, fewer than one
     sample or example a batch, a target error that is not above 0, and a record of something else.
     """
+    check_denoiser(denoiser)
+    check_gaussian(denoiser.process, "bits_per_dim", "take continuous_bound()")
     images = check_images(images_uint8, levels, batch_size)
     n = len(images)
     check_whole("dequantization_samples", dequantization_samples)
@@ -148,7 +151,6 @@ def bits_per_dim(
     check_whole("budget", budget, least=0, fix=": how many images, or 0 to leave it out")
     check_flag("progress", progress)
     check_function("dequantizer", dequantizer, "one of jaxdiff.likelihood, such as Uniform()")
-    check_denoiser(denoiser)
     check_shared("denoiser", denoiser)
     check_mesh(mesh)
     if budget and source is not None:

@@ -25,11 +25,13 @@ import numpy as np
 from jaxdiff.arrays import (
     as_array,
     check_function,
+    check_integers,
     check_key,
     check_number,
     check_output,
     check_whole,
     example_keys,
+    noise_dtype,
     normal,
     said,
 )
@@ -39,49 +41,10 @@ from jaxdiff.losses.times import Importance
 from jaxdiff.losses.weightings import Likelihood
 from jaxdiff.processes import check_event, is_concrete, pytree
 
-_PLACES = 8  # the fewest distinct values of u in a cell
-
-
-def noise_dtype(levels: int):
-    """The dtype of k + u: float32 where it resolves u to an eighth of a cell, otherwise JAX's widest.
-
-    Raises ValueError where neither does.
-    """
-    check_whole("levels", levels, least=2)
-    for dtype in (jnp.float32, jnp.result_type(float)):
-        most = 2 ** jnp.finfo(dtype).nmant // _PLACES
-        if levels <= most:
-            return dtype
-    fix = "" if dtype == jnp.float64 else ', or float64 by jax.config.update("jax_enable_x64", True)'
-    raise ValueError(
-        f"levels = {levels}: {jnp.dtype(dtype)} has no room for noise in so many cells; expected at most {most}{fix}"
-    )
-
 
 def _spacing(levels: int) -> float:
     """The distance between neighbouring values of k + u for the largest k."""
     return 2.0 ** (math.ceil(math.log2(levels)) - jnp.finfo(noise_dtype(levels)).nmant - 1)
-
-
-def check_integers(images, levels: int) -> np.ndarray | jax.Array:
-    """`images` as an array; raise where they are not integers in 0..levels-1, as far as can be seen before tracing.
-
-    Raises TypeError for another dtype, ValueError for values out of range, no batch axis, or none at all.
-    """
-    noise_dtype(levels)
-    array = as_array(images)
-    if array is None or not jnp.issubdtype(array.dtype, jnp.integer):
-        kind = said(images) if array is None else array.dtype
-        raise TypeError(f"images have dtype {kind}; expected integers in 0..{levels - 1}, as they were stored")
-    if array.ndim < 2:
-        raise ValueError(f"images have shape {array.shape}; expected a batch axis and an event: [n, *event]")
-    if array.size == 0:
-        raise ValueError(f"images have shape {array.shape}: the data set is empty; expected at least one image")
-    if is_concrete(array):
-        low, high = np.min(np.asarray(array)), np.max(np.asarray(array))
-        if low < 0 or high >= levels:
-            raise ValueError(f"images hold values {low}..{high}; expected 0..{levels - 1} for levels = {levels}")
-    return array
 
 
 def check_images(images, levels: int, batch_size: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_cond, check_start
 from jaxdiff.denoisers.checks import check_answer, check_model
 from jaxdiff.likelihood.trace import Hutchinson, Trace, check_trace, estimates_of
-from jaxdiff.processes import as_pytree, check_event
+from jaxdiff.processes import as_pytree, check_event, check_gaussian
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers import ProbabilityFlow
 from jaxdiff.samplers.adjoint import forward_mode_named
@@ -88,6 +88,7 @@ def log_likelihood(
 def by_estimate(key, denoiser: DenoiserLike, x0, cond, flow, trace, t_min, source) -> tuple[Likelihood, jax.Array]:
     """What `log_likelihood` returns, and each estimate's deviation from its log_prob, nats: [batch, m]."""
     check_model(denoiser)
+    check_gaussian(denoiser.process, "log_likelihood", "take continuous_bound()")
     x0 = check_event(x0, "x0")
     check_flow(flow)
     check_trace(trace, x0.shape, x0.dtype)

@@ -4,9 +4,9 @@ from jaxdiff.losses import couplings as couplings
 from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
 from jaxdiff.losses.bridge_matching import BridgeMatching
-from jaxdiff.losses.denoising import Denoising, velocity_error
+from jaxdiff.losses.denoising import Denoising
 from jaxdiff.losses.flow_matching import FlowMatching
-from jaxdiff.losses.hybrid import Hybrid, transition_kl
+from jaxdiff.losses.hybrid import Hybrid
 from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 
 __all__ = [
@@ -18,7 +18,5 @@ __all__ = [
     "SlicedScoreMatching",
     "couplings",
     "times",
-    "transition_kl",
-    "velocity_error",
     "weightings",
 ]

@@ -42,7 +42,9 @@ from jaxdiff.arrays import (
     check_key,
     check_scalar,
     check_whole,
+    example_keys,
     nan_unless,
+    normal,
     said,
 )
 from jaxdiff.arrays.varying import vary
@@ -68,7 +70,7 @@ class Independent:
         check_key(key)
         x0 = check_batch(x0, "x0")
         if self.source is None:
-            return x0, jax.random.normal(key, x0.shape, x0.dtype)
+            return x0, normal(example_keys(key, len(x0)), x0)
         x1 = jnp.asarray(self.source(key, x0.shape[0]))
         if x1.shape != x0.shape:
             raise ValueError(f"the source gave points of shape {x1.shape} for data {x0.shape}; expected the same shape")

@@ -1,48 +1,45 @@
-"""Denoising score matching (Vincent 2011; Ho et al. 2020): guess the data and noise that x_t was made of."""
+"""Denoising score matching (Vincent 2011; Ho et al. 2020): guess the data that x_t was made of."""
 
 import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxdiff.denoisers import Prediction, check_prediction
+from jaxdiff.arrays import count, example_keys
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
-from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
-from jaxdiff.processes import Process, check_process, expand_time, perturb, pytree
-
-
-def velocity_error(process: Process, prediction: Prediction, t, x0, noise) -> jax.Array:
-    """The error of v = cos φ ε - sin φ x_0 that the prediction at `t` makes, [batch, *event]."""
-    check_process(process)
-    check_prediction(prediction, x0)
-    phi = expand_time(process.angle(t), x0)
-    return jnp.cos(phi) * (prediction.noise - noise) - jnp.sin(phi) * (prediction.data - x0)
+from jaxdiff.losses.inputs import check_batch_of, check_times_law, check_weightings, draw_times, weighted_mean
+from jaxdiff.processes import pytree
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Denoising:
-    """`loss(denoiser, key, x0, cond=None) -> [batch]`: the weighted squared error of v, mean over an event's values.
+    """`loss(denoiser, key, x0, cond=None) -> [batch]`: the weighted error of the denoiser, mean over all values.
 
-    `weighting` is one of `jaxdiff.losses.weightings`, `times` one of `jaxdiff.losses.times`. Raises TypeError for
-    integer x0 and ValueError for a concrete x0 that holds a NaN.
+    The error is the process's own: of numbers the squared error of v, of categories -log p(x_0 | x_t) of what is
+    masked, nats. `weighting` is one of `jaxdiff.losses.weightings`, `times` one of `jaxdiff.losses.times`, or each a
+    tree of them for a product: with one `times` all parts are noised to one t, with a tree of them each to its own, as
+    a model must be trained that `jaxdiff.Given` holds parts of.
+
+    Raises TypeError or ValueError for x0 that is no data of the process, such as a concrete one that holds a NaN.
     """
 
     weighting: Any = weightings.Simple()
     times: Any = times_.Stratified()
 
     def __post_init__(self):
-        weightings.check_weighting(self.weighting)
+        check_weightings(self.weighting)
         check_times_law(self.times)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
         x0, cond = check_batch_of(denoiser, key, x0, cond)
-        process = denoiser.process
+        process, n = denoiser.process, count(x0)
         time_key, noise_key = jax.random.split(key)
-        t, factor = draw_times(self.times, time_key, process, x0.shape[0])
-        x_t, noise = perturb(noise_key, process, x0, t)
-        error = velocity_error(process, denoiser(x_t, t, cond), t, x0, noise)
-        return weightings.weights(self.weighting, denoiser, t) * factor * jnp.mean(error**2, axis=range(1, x0.ndim))
+        t, factor = draw_times(self.times, time_key, process, n)
+        x_t, truth = process.perturb(example_keys(noise_key, n), x0, t)
+        prediction = denoiser(x_t, t, cond)
+        process.check_prediction(prediction, x_t)
+        error = process.error(prediction, truth, x_t, t)
+        return weighted_mean(denoiser, self.weighting, t, factor, error)

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import along_batch, check_field
 from jaxdiff.losses import times as times_
 from jaxdiff.losses.couplings import Independent, check_coupling, draw
-from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
+from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times, gaussian_of
 from jaxdiff.processes import expand_time, pytree
 
 
@@ -59,8 +59,8 @@ class FlowMatching:
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
+        process = gaussian_of(denoiser, self)
         x0, cond = check_batch_of(denoiser, key, x0, cond)
-        process = denoiser.process
         time_key, pair_key, noise_key = jax.random.split(key, 3)
         x0, x1 = draw(self.coupling, pair_key, x0, cond)
         t, factor = draw_times(self.times, time_key, process, x0.shape[0])

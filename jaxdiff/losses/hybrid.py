@@ -21,25 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_field, check_whole
-from jaxdiff.denoisers import Prediction, log_variance_ratio
+from jaxdiff.arrays import along_batch, check_field, check_whole, example_keys
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
-from jaxdiff.losses.denoising import velocity_error
-from jaxdiff.losses.inputs import check_batch_of, draw_times
-from jaxdiff.processes import Process, expand_time, perturb, pytree
+from jaxdiff.losses.inputs import check_batch_of, draw_times, gaussian_of
+from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import Grid, Time, check_grid, check_times
-
-
-def transition_kl(process: Process, prediction: Prediction, t, s, x0, noise, variance: str = "small") -> jax.Array:
-    """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) in nats, value by value: [batch, *event]; 0 at s = t, σ_s > 0.
-
-    `prediction` is the denoiser's at x_t = α x0 + σ noise; s <= t are scalars or [batch].
-    """
-    rho = log_variance_ratio(process, prediction, t, s, variance)
-    lost = jnp.expm1(jax.nn.softplus(process.log_snr(s)) - jax.nn.softplus(process.log_snr(t)))
-    error = velocity_error(process, prediction, t, x0, noise)
-    return (rho + jnp.expm1(-rho) + jnp.exp(-rho) * expand_time(lost, x0) * error**2) / 2
 
 
 @pytree
@@ -65,19 +52,19 @@ class Hybrid:
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         """One number for each example of x0 [batch, *event]."""
+        process = gaussian_of(denoiser, self)
         x0, cond = check_batch_of(denoiser, key, x0, cond)
-        process = denoiser.process
         time_key, noise_key = jax.random.split(key)
         levels = self.grid(process, self.steps) if isinstance(self.grid, Grid) else check_times(self.grid)
         part, _ = draw_times(times_.Stratified(t_min=0.0), time_key, process, x0.shape[0])
         level = (part * len(levels)).astype(int)
         t, s = levels[level], levels[jnp.minimum(level + 1, len(levels) - 1)]
-        x_t, noise = perturb(noise_key, process, x0, t)
-        prediction = denoiser(x_t, t, cond)
+        x_t, truth = process.perturb(example_keys(noise_key, len(x0)), x0, t)
+        prediction = denoiser(x_t, t, cond).with_variance("learned")
         over_event = lambda values: jnp.mean(values, axis=range(1, x0.ndim))
-        simple = over_event(velocity_error(process, prediction, t, x0, noise) ** 2)
+        simple = over_event(process.error(prediction, truth, x_t, t))
         held = dataclasses.replace(jax.lax.stop_gradient(prediction), share=prediction.share)
-        bound = len(levels) * over_event(transition_kl(process, held, t, s, x0, noise, "learned"))
+        bound = len(levels) * over_event(process.kl(held, truth, x_t, t, s))
         return (
             weightings.weights(self.weighting, denoiser, t) * simple + along_batch(self.weight, bound, "weight") * bound
         )

@@ -1,29 +1,63 @@
-"""Checks of a loss's arguments, and its draw of times."""
+"""Checks of a loss's arguments, its draw of times, and the mean of its errors."""
 
+import dataclasses
+import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_event, check_function, check_key
+from jaxdiff.arrays import check_function, check_key, count, said
 from jaxdiff.denoisers import check_cond, check_denoiser
+from jaxdiff.losses import weightings
+from jaxdiff.processes import Gaussian, Process, check_gaussian
 
 
-def check_batch_of(denoiser, key, x0, cond) -> tuple[jax.Array, Any]:
+def check_batch_of(denoiser, key, x0, cond) -> tuple[Any, Any]:
     """(x0, cond) as arrays of one batch; TypeError or ValueError for arguments that no loss takes."""
     check_denoiser(denoiser)
     check_key(key)
-    x0 = check_event(x0, "x0")
-    return x0, check_cond(denoiser, cond, x0.shape[0])
+    denoiser.process.check_curves()
+    x0 = denoiser.process.check(x0, "x0")
+    return x0, check_cond(denoiser, cond, count(x0))
+
+
+def gaussian_of(denoiser, loss) -> Gaussian:
+    """The process of a denoiser of numbers; TypeError where `loss` is asked of any other."""
+    check_denoiser(denoiser)
+    return check_gaussian(denoiser.process, type(loss).__name__, "take jaxdiff.losses.Denoising()")
 
 
 def check_times_law(times) -> None:
-    """Raise TypeError for what draws no times."""
-    check_function("times", times, "one of jaxdiff.losses.times, such as Stratified()")
+    """Raise TypeError for what draws no times: one of `jaxdiff.losses.times`, or a tree of them for a product."""
+    for law in _laws(times):
+        check_function("times", law, "one of jaxdiff.losses.times, such as Stratified()")
 
 
-def draw_times(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
+def check_weightings(weighting) -> None:
+    """Raise TypeError for what is neither a weighting nor a tree of them."""
+    for one in _laws(weighting):
+        weightings.check_weighting(one)
+
+
+def _laws(tree) -> list:
+    """The weightings or laws of times in `tree`, a tree of them or one."""
+    return jax.tree.leaves(tree, is_leaf=lambda part: callable(part) or part is None)
+
+
+def draw_times(times, key, process: Process, n: int) -> tuple[Any, Any]:
+    """(t, factor) of `times`, each [n], or trees of [n] where each part of a product has a law of its own."""
+    if callable(times):
+        return _turned(times, key, process, n)
+    laws = enumerate(zip(process.split(times, "times"), process.processes))
+    drawn = [_turned(law, jax.random.fold_in(key, number), part, n) for number, (law, part) in laws]
+    t, factor = zip(*drawn)
+    return process.joined(t), process.joined(factor)
+
+
+def _turned(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
     """(t, factor) of `times`, each [n], rolled along the batch by a random shift; ValueError for other shapes.
 
     Stratified times rise along the batch. Where the classes of a batch stand in a fixed order, each would otherwise be
@@ -37,3 +71,45 @@ def draw_times(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
     if shapes != [(n,)] * 2:
         raise ValueError(f"times returned shapes {shapes}; expected two arrays [{n}], one number an example")
     return jnp.roll(t, -shift), jnp.roll(factor, -shift)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One part of a joint denoiser, as a weighting sees it."""
+
+    denoiser: Any
+    number: int
+
+    @property
+    def process(self) -> Process:
+        return self.denoiser.process.processes[self.number]
+
+    @property
+    def data_std(self):
+        return self.denoiser.process.split(self.denoiser.data_std)[self.number]
+
+    def error_scale(self, t) -> jax.Array:
+        return self.process.error_scale(self.denoiser.parameterization[self.number], t, self.data_std)
+
+    def __call__(self, x, t, cond=None):
+        raise TypeError(f"a part of {said(self.denoiser)} does not answer alone; a weighting sees its process")
+
+
+def weighted_mean(denoiser, weighting, t, factor, error) -> jax.Array:
+    """The mean of the weighted errors over all values of an example, [n]: of all parts of a product together.
+
+    `weighting` is one for all parts or a tree of them, `t` and `factor` are those of `draw_times`, `error` is what the
+    process makes of a prediction.
+    """
+    process = denoiser.process
+    count = len(process.processes)
+    views = [denoiser] if count == 1 else [_Part(denoiser, number) for number in range(count)]
+    laws = [weighting] * count if callable(weighting) else process.split(weighting, "weighting")
+    errors = process.split(error)
+    values = sum(math.prod(part.shape[1:]) for part in errors)
+    parts = []
+    for law, view, time, scale, part in zip(laws, views, process.clocks(t), process.clocks(factor), errors):
+        share = math.prod(part.shape[1:]) / values
+        weight = weightings.weights(law, view, time) * scale
+        parts.append(share * weight * jnp.mean(part, axis=range(1, part.ndim)))
+    return functools.reduce(jnp.add, parts)

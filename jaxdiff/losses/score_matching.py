@@ -35,11 +35,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_choice, check_flag, check_room, check_whole
+from jaxdiff.arrays import check_choice, check_flag, check_room, check_whole, example_keys
 from jaxdiff.arrays.varying import vary
 from jaxdiff.losses import times as times_
-from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
-from jaxdiff.processes import perturb, pytree
+from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times, gaussian_of
+from jaxdiff.processes import pytree
 
 
 @pytree
@@ -66,7 +66,7 @@ class ScoreMatching:
             directions = math.sqrt(size) * jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
             return jnp.broadcast_to(directions, (size, *x.shape))
 
-        return _loss(self.times, denoiser, key, x0, cond, basis, project=False)
+        return _loss(self, denoiser, key, x0, cond, basis, project=False)
 
 
 @pytree
@@ -98,17 +98,17 @@ class SlicedScoreMatching:
             law = jax.random.rademacher if self.directions == "rademacher" else jax.random.normal
             return law(jax.random.fold_in(key, 2), (self.projections, *x.shape), x.dtype)
 
-        return _loss(self.times, denoiser, key, x0, cond, draw, project=not self.variance_reduced)
+        return _loss(self, denoiser, key, x0, cond, draw, project=not self.variance_reduced)
 
 
-def _loss(times, denoiser, key, x0, cond, directions, project: bool) -> jax.Array:
+def _loss(loss, denoiser, key, x0, cond, directions, project: bool) -> jax.Array:
     """The loss along `directions(x)` [k, batch, *event], |ε̂|² along them as well where `project`."""
+    process = gaussian_of(denoiser, loss)
     x0, cond = check_batch_of(denoiser, key, x0, cond)
-    process = denoiser.process
     time_key, noise_key = jax.random.split(key)
-    t, factor = draw_times(times, time_key, process, x0.shape[0])
-    x_t, _ = perturb(noise_key, process, x0, t)
-    _, sigma = process.marginal(t)
+    t, factor = draw_times(loss.times, time_key, process, x0.shape[0])
+    x_t, _ = process.perturb(example_keys(noise_key, len(x0)), x0, t)
+    sigma = process.sigma(t)
     noise, product = jax.linearize(lambda x: denoiser(x, t, cond).noise, x_t)
     v = vary(directions(x_t), (noise, x_t))
     size, mean_over_event = math.prod(x0.shape[1:]), lambda a: jnp.mean(a, range(-x0.ndim + 1, 0))

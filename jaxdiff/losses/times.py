@@ -124,30 +124,24 @@ class LogitNormal(_Normal):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Importance(_From):
-    r"""t on [t_min, 1], density ∝ the likelihood weighting cot φ dφ/dt (Song et al. 2021, "Maximum likelihood").
+    r"""t on [t_min, 1], density ∝ the rate at which the bound weighs an error (Song et al. 2021, "Maximum likelihood").
 
-    The weight is the derivative of log sin φ = -log(1 + SNR)/2, which is therefore drawn uniformly (and stratified).
+    The rate is the derivative of log σ/q, for numbers log sin φ, which is therefore drawn uniformly (and stratified).
     When called, raises ValueError where a concrete `t_min` has no noise, and so infinite weight.
     """
 
     def _draw(self, key, process, n):
         _check_noise(process, self.t_min)
         t_min = along_batch(self.t_min, jnp.ones(n), "t_min")
-        low, high = (-jax.nn.softplus(process.log_snr(t)) / 2 for t in (t_min, 1.0))
-        log_sine = low + (high - low) * _stratified(key, n)
-        t = jnp.maximum(process.time_at_log_snr(jnp.log(jnp.expm1(-2 * log_sine))), t_min)
-        return t, (high - low) / likelihood_rate(process, t)
+        low, high = (process.log_share(t) for t in (t_min, 1.0))
+        t = jnp.maximum(process.time_at_log_share(low + (high - low) * _stratified(key, n)), t_min)
+        return t, (high - low) / process.rate(t)
 
 
 def _check_noise(process: Process, t_min) -> None:
     """Raise ValueError where there is no noise at `t_min`, as far as that is known."""
     if all(map(is_concrete, [t_min, *jax.tree.leaves(process)])):
         with jax.ensure_compile_time_eval():
-            clean = bool((process.marginal(t_min)[1] == 0).any())
+            clean = bool((process.log_snr(t_min) == jnp.inf).any())
         if clean:
             raise ValueError(f"t_min = {t_min}: no noise is left there, and the weight is infinite; expected t above")
-
-
-def likelihood_rate(process: Process, t) -> jax.Array:
-    """cot φ dφ/dt = -1/2 dλ/dt cos² φ, of the shape of `t`."""
-    return -process.log_snr_slope(t) / 2 * jax.nn.sigmoid(process.log_snr(t))

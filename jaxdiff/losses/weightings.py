@@ -23,8 +23,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_field, check_function, check_output
 from jaxdiff.denoisers import check_denoiser
-from jaxdiff.losses.times import likelihood_rate
-from jaxdiff.processes import pytree
+from jaxdiff.processes import check_gaussian, pytree
 
 
 def check_weighting(weighting) -> None:
@@ -47,6 +46,12 @@ def _check_own(weighting, denoiser, attribute: str) -> None:
         )
 
 
+def _numbers_of(denoiser, weighting):
+    """The process of a denoiser of numbers, whose angle a weighting reads; TypeError for any other."""
+    check_denoiser(denoiser)
+    return check_gaussian(denoiser.process, f"weighting = {weighting}", "take Simple(), Likelihood() or Sigmoid()")
+
+
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Simple:
@@ -67,7 +72,7 @@ class Likelihood:
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
         check_denoiser(denoiser)
-        return likelihood_rate(denoiser.process, t)
+        return denoiser.process.rate(t)
 
 
 @pytree
@@ -82,8 +87,7 @@ class MinSNR:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
-        check_denoiser(denoiser)
-        phi = denoiser.process.angle(t)
+        phi = _numbers_of(denoiser, self).angle(t)
         return jnp.minimum(jnp.cos(phi) ** 2, along_batch(self.gamma, phi, "gamma") * jnp.sin(phi) ** 2)
 
 
@@ -94,9 +98,9 @@ class EDM:
 
     def __call__(self, denoiser, t) -> jax.Array:
         """Weights [n]."""
-        check_denoiser(denoiser)
+        process = _numbers_of(denoiser, self)
         _check_own(self, denoiser, "data_std")
-        phi = denoiser.process.angle(t)
+        phi = process.angle(t)
         return (jnp.sin(phi) / along_batch(denoiser.data_std, phi, "data_std")) ** 2 + jnp.cos(phi) ** 2
 
 
@@ -114,4 +118,4 @@ class Sigmoid:
         """Weights [n]."""
         check_denoiser(denoiser)
         bias = along_batch(self.bias, t, "bias")
-        return likelihood_rate(denoiser.process, t) * jax.nn.sigmoid(bias - denoiser.process.log_snr(t))
+        return denoiser.process.rate(t) * jax.nn.sigmoid(bias - denoiser.process.log_snr(t))

@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_choice, check_instance, check_scalar, check_whole, said
-from jaxdiff.denoisers import c_noise
 from jaxdiff.processes import EDM, Flow, Process, from_betas
 
 _EARLY = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
@@ -182,7 +181,7 @@ def _table(config: dict[str, Any]) -> Trained:
     check_choice("prediction_type", prediction, _PREDICTIONS)
     betas = betas_of(config)
     process = from_betas(betas)
-    levels = np.asarray(c_noise(process, np.arange(1, len(betas) + 1) / len(betas)), float)
+    levels = np.asarray(process.c_noise(np.arange(1, len(betas) + 1) / len(betas)), float)
     channels_out = (2, 2) if config.get("variance_type") == "learned_range" else (1, 2)
     clock = TableClock(tuple(levels.tolist()))
     return Trained(process, _PREDICTIONS[prediction], 1.0, clock, channels_out=channels_out)

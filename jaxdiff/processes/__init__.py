@@ -1,32 +1,48 @@
-"""How data becomes noise: two curves, one rotation."""
+"""How data becomes noise: two curves, and a space."""
 
 from jaxdiff.arrays import as_pytree, check_event, check_time, expand_time, is_concrete, pytree
 from jaxdiff.processes import ends as ends
 from jaxdiff.processes import grids as grids
-from jaxdiff.processes.gaussian import Process, check_process, forward_sde, perturb, posterior, transition
+from jaxdiff.processes.discrete import Absorbing, Discrete
+from jaxdiff.processes.gaussian import Gaussian, check_gaussian, forward_sde, perturb, posterior, transition
 from jaxdiff.processes.learned import LearnedVP
+from jaxdiff.processes.parameterization import ROWS, row
 from jaxdiff.processes.plausible import check_curves
+from jaxdiff.processes.predictions import Categorical, Certain, Prediction, check_variance, extrapolated, with_variance
+from jaxdiff.processes.process import Process, check_process
+from jaxdiff.processes.product import Product
 from jaxdiff.processes.schedules import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
     "EDM",
     "OU",
+    "ROWS",
     "VE",
     "VP",
+    "Absorbing",
     "Brownian",
     "BrownianVE",
+    "Categorical",
+    "Certain",
     "Cosine",
+    "Discrete",
     "Flow",
+    "Gaussian",
     "LearnedVP",
+    "Prediction",
     "Process",
+    "Product",
     "SubVP",
     "as_pytree",
     "check_curves",
     "check_event",
+    "check_gaussian",
     "check_process",
     "check_time",
+    "check_variance",
     "ends",
     "expand_time",
+    "extrapolated",
     "forward_sde",
     "from_betas",
     "grids",
@@ -34,5 +50,7 @@ __all__ = [
     "perturb",
     "posterior",
     "pytree",
+    "row",
     "transition",
+    "with_variance",
 ]

@@ -1,173 +1,323 @@
-r"""A process is two curves, and every Gaussian process is one rotation.
+r"""Processes of numbers, x_t = α x_0 + σ ε with ε standard normal: each is one rotation.
 
-1.  Data becomes noise along two curves α and σ over t in [0, 1]: x_t = α(t) x_0 + σ(t) ε.
-2.  With q = √(α² + σ²), φ = atan2(σ, α) and z = x / q this is a rotation of x_0 into ε:
+1.  With q = √(α² + σ²), φ = atan2(σ, α) and z = x / q the process is a rotation of x_0 into ε:
 
-        z = cos φ x_0 + sin φ ε.
+        z = cos φ x_0 + sin φ ε,        v = cos φ ε - sin φ x_0 = dz/dφ.
 
-3.  λ = log α²/σ² = 2 log cot φ is the log-SNR (Kingma et al. 2021, "Variational diffusion models"). It decides
-    every conditional: with r = exp(λ_t - λ_s) <= 1 for s < t,
+2.  The log-SNR λ decides every conditional: with r = exp(λ_t - λ_s) <= 1 for s < t,
 
         q(x_t | x_s)      = N(a x_s, (1 - r) σ_t²),                       a = α_t / α_s
         q(x_s | x_t, x_0) = N(a σ_s²/σ_t² x_t + α_s (1 - r) x_0, (1 - r) σ_s²)
 
     which stay finite at both ends, α_t = 0 and σ_s = 0 included.
-4.  The same family as an SDE, dx = f x dt + g dw (Song et al. 2021, eq. 5; Kingma et al. 2021, eq. 14):
+3.  The same family as an SDE, dx = f x dt + g dw (Song et al. 2021, eq. 5; Kingma et al. 2021, eq. 14):
 
         f = d log α / dt,      g² = 2 σ (σ' - f σ) = -σ² dλ/dt.
+
+4.  One step back is the posterior with the denoiser's x_0 in it. Its variance has two natural values (Ho et al. 2020,
+    section 3.2), which differ by a factor that no longer knows of r:
+
+        small   β̃ = (1 - r) σ_s²      of q(x_s | x_t, x_0): right for data that is a point
+        large   β = (1 - r) σ_t²      of q(x_t | x_s): right for data of unit variance, under variance preserving
+
+    so that β̃ (σ_t/σ_s)^{2 share} is the small one at share 0 and the large one at share 1. A learned one has its share
+    from the network: log β share + log β̃ (1 - share) (Nichol and Dhariwal 2021, eq. 15). The best share is known for
+    any data: the variance of q(x_s | x_t) is β̃ + c_data² Var[x_0 | x_t] (Bao et al. 2022, "Analytic-DPM", eq. 11).
+5.  An error e of v is -sin φ e of x_0 and cos φ e of ε, and stays finite at both ends: what a denoiser pays is e². With
+    ρ the log of the variance over β̃ and (SNR_s - SNR_t)(x_0 - x̂_0)² = (sin² φ_t / sin² φ_s - 1) e²,
+
+        KL(q(x_s | x_t, x_0) || p(x_s | x_t)) = 1/2 Σ [ρ + e^{-ρ} - 1 + e^{-ρ} (SNR_s - SNR_t)(x_0 - x̂_0)²].
+
+6.  Integers are read as their cells' middles, x_0 = 2 (k + 1/2)/levels - 1, and given x_t their probability is that of
+    the cell under N(x̂_0, sin² φ), the two outer cells with the tails (Ho et al. 2020, eq. 13).
 """
 
-import abc
 import math
+import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import log_ndtr
 
-from jaxdiff.arrays import check_array, check_event, check_instance, check_key, check_time, expand_time, is_concrete
-from jaxdiff.arrays.checks import floating, nan_unless
+from jaxdiff.arrays import (
+    along_batch,
+    check_batch,
+    check_event,
+    check_instance,
+    check_integers,
+    check_number,
+    check_output,
+    check_shape,
+    check_time,
+    count,
+    example_keys,
+    expand_time,
+    is_concrete,
+    normal,
+)
+from jaxdiff.arrays.checks import nan_unless
 from jaxdiff.processes import ends
+from jaxdiff.processes.curves import Curves
+from jaxdiff.processes.grids import LogSNR
+from jaxdiff.processes.parameterization import ROWS, check_parameterization
+from jaxdiff.processes.predictions import Prediction
+from jaxdiff.processes.process import Process, check_process
+
+_LEVELS = 256
+_COVERED = 0.25
 
 
-class Process(abc.ABC):
-    """A Gaussian process x_t = α(t) x_0 + σ(t) ε; `t` has any shape in [0, 1] and grows with the noise.
+class Gaussian(Curves):
+    """x_t = α(t) x_0 + σ(t) ε of numbers, ε standard normal.
 
-    A process is written as its two curves, their log-SNR, its inverse, and its SDE: each in the form that float32
-    keeps exact near both ends. Everything else follows.
+    One of your own needs `alpha(t)` and `sigma(t)`; the rest follows (see `Process`).
 
-    The constructors of the library's own raise ValueError for a number out of range; one that is traced gives NaN.
+        @jd.pytree
+        @dataclasses.dataclass(frozen=True)
+        class Quarter(jd.Gaussian):
+            def alpha(self, t):
+                return jnp.cos(jnp.pi / 2 * t)
+
+            def sigma(self, t):
+                return jnp.sin(jnp.pi / 2 * t)
     """
 
-    @abc.abstractmethod
-    def _marginal(self, t: jax.Array) -> tuple[jax.Array, jax.Array]: ...
+    power = 2
+    bound_grid = LogSNR()
 
-    @abc.abstractmethod
-    def _log_snr(self, t: jax.Array) -> jax.Array: ...
-
-    @abc.abstractmethod
-    def _time_at(self, log_snr: jax.Array) -> jax.Array: ...
-
-    @abc.abstractmethod
-    def _sde(self, t: jax.Array) -> tuple[jax.Array, jax.Array]: ...
+    def sde(self, t) -> tuple[jax.Array, jax.Array]:
+        """(f, g) of dx = f x dt + g dw, by the derivatives of α and of the log-SNR."""
+        t = jnp.maximum(t, _EARLIEST)
+        alpha, log_snr = self.alpha(t), self.log_snr(t)
+        g = alpha * jnp.exp(-log_snr / 2) * jnp.sqrt(jnp.maximum(-self.log_snr_slope(t), 0.0))
+        return self.velocity(t)[0] / alpha, g
 
     @property
     def prior_std(self) -> jax.Array | float:
-        """Standard deviation of the prior N(0, prior_std²), from which x at t = 1 is drawn; 1 unless it explodes."""
-        return 1.0
-
-    def marginal(self, t) -> tuple[jax.Array, jax.Array]:
-        """(α(t), σ(t)), each of the shape of `t`. Raises ValueError for a concrete t outside [0, 1]."""
-        alpha, sigma = _curve(_marginal, self, check_time(t))
-        return _not_negative(alpha), _not_negative(sigma)
-
-    def log_snr(self, t) -> jax.Array:
-        """λ(t) = log α²/σ², of the shape of `t`; infinite where α or σ is 0."""
-        t = check_time(t)
-        log_snr = _curve(_log_snr, self, t)
-        lost = jnp.isnan(log_snr)  # at an end where a curve is rounded to below 0, say
-        return jnp.where(lost & (t == 1), -jnp.inf, jnp.where(lost & (t == 0), jnp.inf, log_snr))
-
-    def angle(self, t) -> jax.Array:
-        """φ(t) = atan2(σ, α) in [0, π/2]."""
-        alpha, sigma = self.marginal(t)
-        return jnp.arctan2(sigma, alpha)
+        """Standard deviation of the prior N(0, prior_std²), from which x at t = 1 is drawn: σ(1)."""
+        return self.sigma(1.0)
 
     def scale(self, t) -> jax.Array:
         """q(t) = √(α² + σ²): x = q z."""
         return jnp.hypot(*self.marginal(t))
 
-    def velocity(self, t) -> tuple[jax.Array, jax.Array]:
-        """(α'(t), σ'(t)), the derivatives of the two curves in t."""
-        return _curve(_velocity, self, check_time(t))
+    def _prior_std_at(self, t) -> jax.Array:
+        return self.prior_std * self.scale(t) / self.scale(1.0)
 
-    def log_snr_slope(self, t) -> jax.Array:
-        """dλ/dt, of the shape of `t`."""
-        return _curve(_log_snr_slope, self, check_time(t))
+    def check(self, x, name: str = "x", noised: bool = False) -> jax.Array:
+        """`x` as a batch of finite floating events; TypeError or ValueError for anything else."""
+        return check_event(x, name)
 
-    def time_at_log_snr(self, log_snr) -> jax.Array:
-        """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
-        log_snr = floating(check_array("log_snr", log_snr, most=math.inf))
-        log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
-        noisiest, middle, cleanest = jax.lax.stop_gradient(self.log_snr(jnp.array([1.0, 0.5, 0.0], log_snr.dtype)))
-        outside = (log_snr <= noisiest) | (log_snr >= cleanest)
-        t = jnp.clip(self._time_at(jnp.where(outside, middle, log_snr)), 0.0, 1.0)
-        return jnp.where(outside, jnp.where(log_snr <= noisiest, 1.0, 0.0), t)
+    def check_shape(self, shape) -> tuple[int, ...]:
+        """`shape` as (n, *event) with at least one axis of an event."""
+        return check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
 
-    def time_at_angle(self, angle) -> jax.Array:
-        """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""
-        angle = floating(check_array("angle", angle))
-        return self.time_at_log_snr(2 * (ends.log(jnp.cos(angle)) - ends.log(jnp.sin(angle))))
+    def check_reading(self, parameterization, data_std, learned_variance: bool) -> tuple[str, Any]:
+        """("v", 0.5) unless given; ValueError for a row that is not known or a data_std that is not above 0."""
+        parameterization = "v" if parameterization is None else parameterization
+        check_parameterization(parameterization)
+        return parameterization, check_number("data_std", 0.5 if data_std is None else data_std, above=0)
+
+    def check_start(self, parameterization, t) -> None:
+        """Raise ValueError where α = 0 at a concrete `t`, of which "noise" and "score" say nothing."""
+        known = all(map(is_concrete, [t, *jax.tree.leaves(self)]))
+        if not known or parameterization not in ("noise", "score"):
+            return
+        with jax.ensure_compile_time_eval():
+            nothing = bool(self.alpha(t) == 0)
+        if nothing:
+            raise ValueError(
+                f"alpha({float(t)}) = 0 for {type(self).__name__}: a network trained on "
+                f'"{parameterization}" says nothing of the data there. Start below, for example '
+                't_start=0.999, or train with "v"'
+            )
+
+    def check_prediction(self, prediction, x) -> None:
+        """Raise where what a denoiser returned for x is no `Prediction` of data and noise of the shape of x."""
+        check_instance("the denoiser's answer", prediction, Prediction, "a jaxdiff.Prediction(data, noise)")
+        check_output("the denoiser (data)", prediction.data, x)
+        check_output("the denoiser (noise)", prediction.noise, x)
+
+    def warn_uncovered(self, data_std) -> None:
+        """Warn where α(1) data_std is above a quarter of the prior's standard deviation, as far as these are known.
+
+        x_1 = α x_0 + σ ε then has a wider law than the prior N(0, prior_std²) that samples and likelihoods take for
+        it: at a quarter its standard deviation is 3 % larger, at 1 41 %.
+        """
+        if data_std is None or not all(map(is_concrete, [data_std, *jax.tree.leaves(self)])):
+            return
+        with jax.ensure_compile_time_eval():
+            left, prior_std = float(self.alpha(1.0)), float(self.prior_std)
+        spread = float(np.max(np.asarray(data_std)))
+        if left * spread > _COVERED * prior_std:
+            warnings.warn(
+                f"{type(self).__name__} does not cover data of data_std = {spread:.4g}: alpha(1) data_std = "
+                f"{left * spread:.3g} beside a prior of standard deviation {prior_std:.3g}, so that samples come out "
+                "narrower than the data. Divide the data by its standard deviation, or give the process more noise "
+                "(beta_max, sigma_max)",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def at(self, x, t) -> tuple[jax.Array, jax.Array]:
+        """(x, t) as arrays, t of each example."""
+        x = check_batch(x)
+        return x, jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
+
+    def prior(self, keys, shape, t) -> jax.Array:
+        """A draw of N(0, prior_std² q(t)²/q(1)²): z then has the prior's distribution at any t."""
+        return self._prior_std_at(t) * normal(keys, jnp.empty(shape))
+
+    def unknown(self, shape):
+        """There is none: x at t = 1 still holds α(1) of the data."""
+        raise ValueError(
+            f"{type(self).__name__}: a part of numbers has no value that says nothing; give it as cond, or draw "
+            "jointly and drop it"
+        )
+
+    def perturb(self, keys, x0, t) -> tuple[jax.Array, Prediction]:
+        """(x_t, the data and noise that it is made of)."""
+        alpha, sigma = (expand_time(c, x0) for c in self.marginal(t))
+        noise = normal(keys, x0)
+        return alpha * x0 + sigma * noise, Prediction(x0, noise)
+
+    def present(self, x, t, data_std) -> jax.Array:
+        """x / √(α² data_std² + σ²), of unit variance at every t (the c_in of Karras et al. 2022, table 1)."""
+        alpha, sigma = self.marginal(t)
+        return expand_time(1 / jnp.hypot(alpha * along_batch(data_std, t, "data_std"), sigma), x) * x
+
+    def read(self, parameterization, out, x, t, data_std) -> Prediction:
+        """Data and noise by the row of the parameterisation."""
+        check_output("the network", out, x)
+        alpha, sigma = self.marginal(t)
+        a, b = ROWS[parameterization](self, t, alpha, sigma, along_batch(data_std, t, "data_std"))
+        det = alpha * b - sigma * a
+        alpha, sigma, a, b, det = (expand_time(c, x) for c in (alpha, sigma, a, b, det))
+        return Prediction((b * x - sigma * out) / det, (alpha * out - a * x) / det)
+
+    def step_back(self, prediction: Prediction, x, t, s) -> tuple[jax.Array, jax.Array]:
+        """(mean, std) of p(x_s | x_t = x) for x [batch, *event]; s < t scalars or [batch]."""
+        c_x, c_data, std = (expand_time(c, x) for c in posterior(self, s, t))
+        return c_x * x + c_data * prediction.data, std * jnp.exp(self.log_variance_ratio(prediction, t, s) / 2)
+
+    def reverse(self, keys, prediction: Prediction, x, t, s) -> jax.Array:
+        """A draw of N(mean, std²) of the step back."""
+        mean, std = self.step_back(prediction, x, t, s)
+        return mean + std * normal(keys, x)
+
+    def log_variance_ratio(self, prediction: Prediction, t, s) -> jax.Array | float:
+        """log of the variance of p(x_s | x_t) over β̃: 2 share log σ_t/σ_s, broadcast against x; 0 where σ_s is."""
+        if prediction.share is None:
+            return 0.0
+        (_, sigma_t), (_, sigma_s) = self.marginal(t), self.marginal(s)
+        log_ratio = jnp.log(sigma_t) - jnp.log(jnp.where(sigma_s > 0, sigma_s, sigma_t))
+        return 2 * prediction.share * expand_time(log_ratio, prediction.data)
+
+    def answer(self, keys, prediction: Prediction) -> jax.Array:
+        """Its data: E[x_0 | x_t]."""
+        return prediction.data
+
+    def velocity_error(self, prediction: Prediction, truth: Prediction, t) -> jax.Array:
+        """The error of v = cos φ ε - sin φ x_0 that the prediction makes, [batch, *event]."""
+        self.check_prediction(prediction, truth.data)
+        phi = expand_time(self.angle(t), truth.data)
+        return jnp.cos(phi) * (prediction.noise - truth.noise) - jnp.sin(phi) * (prediction.data - truth.data)
+
+    def error(self, prediction: Prediction, truth: Prediction, x, t) -> jax.Array:
+        """|v error|², [batch, *event]."""
+        return self.velocity_error(prediction, truth, t) ** 2
+
+    def error_scale(self, parameterization, t, data_std) -> jax.Array:
+        """det/q, of the shape of `t`: an error e of v is det/q e of the network's output."""
+        alpha, sigma = self.marginal(t)
+        a, b = ROWS[parameterization](self, t, alpha, sigma, data_std)
+        return (alpha * b - sigma * a) / jnp.hypot(alpha, sigma)
+
+    def kl(self, prediction: Prediction, truth: Prediction, x, t, s) -> jax.Array:
+        """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), nats, [batch, *event]; 0 at s = t, σ_s > 0."""
+        rho = self.log_variance_ratio(prediction, t, s)
+        lost = jnp.expm1(jax.nn.softplus(self.log_snr(s)) - jax.nn.softplus(self.log_snr(t)))
+        error = self.velocity_error(prediction, truth, t)
+        return (rho + jnp.expm1(-rho) + jnp.exp(-rho) * expand_time(lost, truth.data) * error**2) / 2
+
+    def check_data(self, data, levels) -> np.ndarray:
+        """Integers [n, *event] in 0..levels-1, 256 unless given."""
+        return np.asarray(check_integers(data, _LEVELS if levels is None else levels))
+
+    def clean(self, data, levels) -> jax.Array:
+        """The middles of the integers' cells, in [-1, 1]."""
+        return 2 * (jnp.asarray(data, float) + 0.5) / (_LEVELS if levels is None else levels) - 1
+
+    def last_time(self, levels) -> jax.Array:
+        """Where σ/α is the width of a cell, or the nearest to it that the process has."""
+        return self.time_at_log_snr(2 * math.log((_LEVELS if levels is None else max(levels, 2)) / 2))
+
+    def prior_kl(self, x0, t) -> jax.Array:
+        """KL(q(x_t | x_0) || N(0, prior_std² q(t)²/q(1)²)), nats, [batch, *event]."""
+        alpha, sigma, std = (expand_time(c, x0) for c in (*self.marginal(t), self._prior_std_at(t)))
+        log_ratio = 2 * jnp.log(sigma / std)
+        return (jnp.expm1(log_ratio) - log_ratio + (alpha * x0 / std) ** 2) / 2
+
+    def reconstruction(self, prediction: Prediction, data, x0, t, levels) -> jax.Array:
+        """-log of the probability of each integer's cell under N(x̂_0, sin² φ), nats, [batch, *event]."""
+        std = jnp.sin(expand_time(self.angle(t), x0))
+        return -log_cell(data, prediction.data.astype(x0.dtype), std, _LEVELS if levels is None else levels)
 
 
-def _curve(function, process, t):
-    """`function(process, t)` by `ends.curve`; a process that is no pytree is part of the program."""
-    if jax.tree_util.all_leaves([process]):
-        return ends.curve(lambda _, t: function(process, t), (), t)
-    return ends.curve(function, process, t)
+_EARLIEST = 1e-6  # g of a curve whose slopes at the data are infinite
 
 
-def _marginal(process, t):
-    return process._marginal(t)
+def log_cell(integers, mean, std, levels: int) -> jax.Array:
+    """log of the probability that N(mean, std²) gives the cell of each integer; the outer cells reach to infinity."""
+    edge = lambda k: jnp.where(k <= 0, -jnp.inf, jnp.where(k >= levels, jnp.inf, (2 * k / levels - 1 - mean) / std))
+    k = jnp.asarray(integers, float)  # uint8 has no 256
+    low, high = edge(k), edge(k + 1)
+    low, high = jnp.where(low > -high, -high, low), jnp.where(low > -high, -low, high)  # into the lower tail
+    mass = log_ndtr(high)
+    return mass + jnp.log1p(-jnp.exp(log_ndtr(low) - mass))
 
 
-def _log_snr(process, t):
-    return process._log_snr(t)
+def check_gaussian(process, what: str, instead: str = "") -> Gaussian:
+    """`process`, one of numbers; TypeError where `what` is asked of another. `instead` says what to take."""
+    check_process(process)
+    if not isinstance(process, Gaussian):
+        fix = f"; {instead}" if instead else ""
+        raise TypeError(f"{what} takes processes of numbers, such as VP(), and {type(process).__name__} is none{fix}")
+    return process
 
 
-def _sde(process, t):
-    return process._sde(t)
+def perturb(key, process: Process, x0, t) -> tuple[Any, Any]:
+    """Draw (x_t, truth): x0 [n, *event] noised to t, a scalar or [n], and the prediction that makes no error of it.
 
+    Example i depends on `key`, which may be n keys, and i alone. For numbers the truth is `Prediction(x0, ε)`.
 
-def _velocity(process, t):
-    return jax.jvp(process._marginal, (t,), (jnp.ones_like(t),))[1]
-
-
-def _log_snr_slope(process, t):
-    return jax.jvp(process._log_snr, (t,), (jnp.ones_like(t),))[1]
-
-
-def _not_negative(value):
-    """`value`, with 0 for what rounding put below 0; its derivatives stay."""
-    return value - jax.lax.stop_gradient(jnp.minimum(value, 0.0))
-
-
-def check_process(process, name: str = "process") -> None:
-    """Raise TypeError for what is no process."""
-    check_instance(name, process, Process, "a process such as jaxdiff.VP()")
+    Raises TypeError or ValueError for x0 that is no data of the process, t outside [0, 1] or of another shape.
+    """
+    check_process(process)
+    x0, t = process.at(process.check(x0, "x0"), t)
+    return process.perturb(example_keys(key, count(x0)), x0, t)
 
 
 def forward_sde(process: Process, t) -> tuple[jax.Array, jax.Array]:
     """(f, g) of dx = f x dt + g dw at `t`; f is -inf and g inf at t = 1 where α(1) = 0 (Flow, Cosine)."""
-    check_process(process)
-    t = check_time(t)
-    f, g = _curve(_sde, process, t)
-    beyond = (process.marginal(t)[0] == 0) & ~((f <= 0) & (g >= 0))  # by rounding
+    process = check_gaussian(process, "an SDE")
+    f, g = process.sde(t)
+    beyond = (process.alpha(t) == 0) & ~((f <= 0) & (g >= 0))  # by rounding
     return jnp.where(beyond, -jnp.inf, f), jnp.where(beyond, jnp.inf, g)
 
 
-def perturb(key, process: Process, x0, t) -> tuple[jax.Array, jax.Array]:
-    """Draw (x_t, ε) with x_t = α x_0 + σ ε; x0 [batch, *event], t a scalar or [batch].
-
-    Raises TypeError for integer x0, ValueError for a concrete NaN in x0, t outside [0, 1] or of another shape.
-    """
-    check_process(process)
-    check_key(key)
-    x0 = check_event(x0, "x0")
-    alpha, sigma = process.marginal(t)
-    noise = jax.random.normal(key, x0.shape, x0.dtype)
-    return expand_time(alpha, x0) * x0 + expand_time(sigma, x0) * noise, noise
-
-
-def _snr_loss(process: Process, s, t) -> jax.Array:
+def _snr_loss(process: Gaussian, s, t) -> jax.Array:
     """1 - exp(λ_t - λ_s), in [0, 1] for s <= t; 0 where both are at one end."""
     log_snr_s, log_snr_t = process.log_snr(s), process.log_snr(t)
     same_end = (log_snr_s == log_snr_t) & jnp.isinf(log_snr_t)
     return -jnp.expm1(jnp.where(same_end, 0.0, log_snr_t - log_snr_s))
 
 
-def _in_order(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
+def _in_order(process: Gaussian, s, t) -> tuple[jax.Array, jax.Array]:
     """(s, t) as arrays; ValueError for concrete times with s above t, and NaN for a traced t below s."""
-    check_process(process)
+    check_gaussian(process, "a transition of x")
     times = check_time(s, "s"), check_time(t, "t")
     if is_concrete(s) and is_concrete(t) and (after := np.asarray(s) > np.asarray(t)).any():
         s, t = (np.broadcast_to(time, after.shape)[after].flat[0] for time in (s, t))
@@ -175,7 +325,7 @@ def _in_order(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
     return times[0], nan_unless(times[0] <= times[1], times[1])
 
 
-def transition(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
+def transition(process: Gaussian, s, t) -> tuple[jax.Array, jax.Array]:
     """(a, std) of q(x_t | x_s) = N(a x_s, std²) for s < t, arrays of the shape of `s` and `t` together.
 
     Raises ValueError for concrete times the wrong way round; traced ones give NaN.
@@ -186,7 +336,7 @@ def transition(process: Process, s, t) -> tuple[jax.Array, jax.Array]:
     return ends.ratio(alpha_t, alpha_s), sigma_t * ends.sqrt(_snr_loss(process, s, t))
 
 
-def posterior(process: Process, s, t) -> tuple[jax.Array, jax.Array, jax.Array]:
+def posterior(process: Gaussian, s, t) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(c_x, c_data, std) of q(x_s | x_t, x_0) = N(c_x x_t + c_data x_0, std²) for s < t (Ho et al. 2020, eq. 6-7).
 
     Raises ValueError for concrete times the wrong way round; traced ones give NaN.

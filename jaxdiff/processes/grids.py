@@ -29,7 +29,7 @@ from jaxdiff.arrays import (
     said,
 )
 from jaxdiff.processes import ends
-from jaxdiff.processes.gaussian import Process, check_process
+from jaxdiff.processes.process import Process, check_process
 
 _LAST_TIME = 1e-3
 _LOWEST_LOG_SNR = -14.0  # a grid that is infinite at α = 0 counts from here; VP(0.1, 20) ends at -10.05
@@ -116,7 +116,7 @@ class Grid(abc.ABC):
             t_start, t_end = check_ends(t_start, t_end)
         else:
             t_start, t_end = check_one_time(t_start, "t_start"), 0.0
-        clean = process.marginal(t_end)[1] == 0
+        clean = process.log_snr(t_end) == jnp.inf
         if self._finite:
             to_end, last_time = ended | clean, t_end
         else:  # the last step to clean data goes from where u is still finite

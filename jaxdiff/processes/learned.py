@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_field, check_field_above, pytree
-from jaxdiff.processes.gaussian import Process
+from jaxdiff.processes.gaussian import Gaussian
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class LearnedVP(Process):
+class LearnedVP(Gaussian):
     """Variance preserving with a learned log-SNR from `log_snr_max` at t = 0 to `log_snr_min` at t = 1.
 
     `logits` [K + 1] shape the path: -dλ/dt at the knots k/K, up to a factor, is exp(logits); zeros are the straight
@@ -78,11 +78,22 @@ class LearnedVP(Process):
         along = t * parts - part.astype(t.dtype)
         return w + along * (first + along * (last - first) / 2) / parts, first + along * (last - first)
 
-    def _log_snr(self, t):
+    def _fall(self, t):
         w, _ = self._curve(t)
         return (1 - w) * self.log_snr_max + w * self.log_snr_min
 
-    def _time_at(self, log_snr):
+    prior_std = 1.0
+
+    def alpha(self, t):
+        return jnp.sqrt(jax.nn.sigmoid(self._fall(t)))
+
+    def sigma(self, t):
+        return jnp.sqrt(jax.nn.sigmoid(-self._fall(t)))
+
+    def log_snr(self, t):
+        return self._fall(t)
+
+    def time_at_log_snr(self, log_snr):
         parts = len(self.logits) - 1
         w = (self.log_snr_max - log_snr) / (self.log_snr_max - self.log_snr_min)
         part = jnp.clip(jnp.searchsorted(self._path()[1], w, side="right") - 1, 0, parts)
@@ -91,11 +102,7 @@ class LearnedVP(Process):
         root = jnp.sqrt(jnp.maximum(first**2 + 2 * (last - first) * area, 0.0))
         return (part.astype(area.dtype) + 2 * area / (first + root)) / parts
 
-    def _marginal(self, t):
-        log_snr = self._log_snr(t)
-        return jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
-
-    def _sde(self, t):
+    def sde(self, t):
         fall = (self.log_snr_max - self.log_snr_min) * self._curve(t)[1]  # -λ'
-        rate = fall * jax.nn.sigmoid(-self._log_snr(t))
+        rate = fall * jax.nn.sigmoid(-self._fall(t))
         return -rate / 2, jnp.sqrt(rate)

@@ -25,17 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_array, check_field, check_field_above, check_number, is_concrete, pytree
-from jaxdiff.processes.gaussian import Process
+from jaxdiff.processes.gaussian import Gaussian
 
 
-def _check_rising(low: str, high: str, process: Process) -> None:
+def _check_rising(low: str, high: str, process: Gaussian) -> None:
     """Raise where the field `low` is not above 0 or the field `high` not above it."""
     check_field(process, low, above=0)
     check_field(process, high, above=0)
     check_field_above(process, high, low, f"{low} = {{low}} is not below {high} = {{high}}; swap them")
 
 
-class _VariancePreserving(Process):
+class _VariancePreserving(Gaussian):
     """α² + σ² = 1, written by B(t) = ∫₀ᵗ β, its derivative β(t), and its inverse."""
 
     @abc.abstractmethod
@@ -47,24 +47,28 @@ class _VariancePreserving(Process):
     @abc.abstractmethod
     def _inverse(self, integral) -> jax.Array: ...
 
-    def _marginal(self, t):
-        integral = self._integral(t)
-        return jnp.exp(-integral / 2), jnp.sqrt(-jnp.expm1(-integral))
+    prior_std = 1.0
 
-    def _log_snr(self, t):
+    def alpha(self, t):
+        return jnp.exp(-self._integral(t) / 2)
+
+    def sigma(self, t):
+        return jnp.sqrt(-jnp.expm1(-self._integral(t)))
+
+    def log_snr(self, t):
         integral = self._integral(t)
         return -integral - jnp.log(-jnp.expm1(-integral))
 
-    def _time_at(self, log_snr):
+    def time_at_log_snr(self, log_snr):
         return self._inverse(jax.nn.softplus(-log_snr))
 
-    def _sde(self, t):
+    def sde(self, t):
         rate = self._rate(t)
         return -rate / 2, jnp.sqrt(rate)
 
 
 @dataclasses.dataclass(frozen=True)
-class _LinearBeta(Process):
+class _LinearBeta(Gaussian):
     """β(t) = β_min + t (β_max - β_min)."""
 
     beta_min: float = 0.1
@@ -102,18 +106,22 @@ def OU(beta: float = 10.0) -> VP:
 class SubVP(_LinearBeta):
     """Sub-VP with linear β(t) (Song et al. 2021, appendix B, eq. 28-29): VP's mean, σ = 1 - exp(-B)."""
 
-    def _marginal(self, t):
-        integral = self._integral(t)
-        return jnp.exp(-integral / 2), -jnp.expm1(-integral)
+    prior_std = 1.0
 
-    def _log_snr(self, t):
+    def alpha(self, t):
+        return jnp.exp(-self._integral(t) / 2)
+
+    def sigma(self, t):
+        return -jnp.expm1(-self._integral(t))
+
+    def log_snr(self, t):
         integral = self._integral(t)
         return -integral - 2 * jnp.log(-jnp.expm1(-integral))
 
-    def _time_at(self, log_snr):
+    def time_at_log_snr(self, log_snr):
         return self._inverse(2 * jnp.arcsinh(jnp.exp(-log_snr / 2) / 2))
 
-    def _sde(self, t):
+    def sde(self, t):
         rate = self._rate(t)
         return -rate / 2, jnp.sqrt(-rate * jnp.expm1(-2 * self._integral(t)))
 
@@ -141,7 +149,7 @@ class _Table(_VariancePreserving):
         return jnp.interp(integral, self.cumulative, self._times)
 
 
-def from_betas(betas) -> Process:
+def from_betas(betas) -> Gaussian:
     """The process of a DDPM table of T values β_1..β_T in (0, 1): step k is t = k / T, exact there.
 
     The table may be traced, and learned. Raises ValueError for an empty table or a β outside (0, 1) (traced, NaN).
@@ -165,7 +173,7 @@ def from_betas(betas) -> Process:
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class VE(Process):
+class VE(Gaussian):
     """Variance exploding, σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30-31).
 
     As in the paper σ(0) = σ_min: x at t = 0 is data with that much noise.
@@ -189,80 +197,81 @@ class VE(Process):
     def _span(self):
         return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
 
-    def _marginal(self, t):
-        return jnp.ones_like(t), jnp.exp(self._log_sigma(t))
+    def alpha(self, t):
+        return jnp.ones_like(t)
 
-    def _log_snr(self, t):
+    def sigma(self, t):
+        return jnp.exp(self._log_sigma(t))
+
+    def log_snr(self, t):
         return -2 * self._log_sigma(t)
 
-    def _time_at(self, log_snr):
+    def time_at_log_snr(self, log_snr):
         return (-log_snr / 2 - jnp.log(self.sigma_min)) / self._span
 
-    def _sde(self, t):
+    def sde(self, t):
         return jnp.zeros_like(t), jnp.exp(self._log_sigma(t)) * jnp.sqrt(2 * self._span)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Brownian(Process):
-    """Brownian motion dx = σ dw, α = 1 and σ(t) = σ √t: the reference process of a Schrödinger bridge."""
+class Brownian(Gaussian):
+    """Brownian motion dx = std dw, α = 1 and σ(t) = std √t: the reference process of a Schrödinger bridge."""
 
-    sigma: float = 1.0
+    std: float = 1.0
 
     def __post_init__(self):
-        check_field(self, "sigma", above=0)
+        check_field(self, "std", above=0)
 
-    @property
-    def prior_std(self):
-        """σ(1)."""
-        return self.sigma
+    def alpha(self, t):
+        return jnp.ones_like(t)
 
-    def _marginal(self, t):
-        return jnp.ones_like(t), self.sigma * jnp.sqrt(t)
+    def sigma(self, t):
+        return self.std * jnp.sqrt(t)
 
-    def _log_snr(self, t):
-        return -jnp.log(t) - 2 * jnp.log(self.sigma)
+    def log_snr(self, t):
+        return -jnp.log(t) - 2 * jnp.log(self.std)
 
-    def _time_at(self, log_snr):
-        return jnp.exp(-log_snr) / self.sigma**2
+    def time_at_log_snr(self, log_snr):
+        return jnp.exp(-log_snr) / self.std**2
 
-    def _sde(self, t):
-        return jnp.zeros_like(t), self.sigma * jnp.ones_like(t)
+    def sde(self, t):
+        return jnp.zeros_like(t), self.std * jnp.ones_like(t)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class BrownianVE(Process):
-    """Brownian motion with g(t) = σ^t and α = 1, so that σ(t)² = (σ^{2t} - 1) / (2 log σ); σ > 1."""
+class BrownianVE(Gaussian):
+    """Brownian motion with g(t) = base^t and α = 1, so that σ(t)² = (base^{2t} - 1) / (2 log base); base > 1."""
 
-    sigma: float = 25.0
+    base: float = 25.0
 
     def __post_init__(self):
-        check_field(self, "sigma", above=1, fix=", since g(t) = sigma^t grows from 1")
+        check_field(self, "base", above=1, fix=", since g(t) = base^t grows from 1")
 
-    @property
-    def prior_std(self):
-        """σ(1)."""
-        return self._marginal(jnp.asarray(1.0))[1]
+    def _variance(self, t):
+        return jnp.expm1(2 * t * jnp.log(self.base)) / (2 * jnp.log(self.base))
 
-    def _marginal(self, t):
-        log_sigma = jnp.log(self.sigma)
-        return jnp.ones_like(t), jnp.sqrt(jnp.expm1(2 * t * log_sigma) / (2 * log_sigma))
+    def alpha(self, t):
+        return jnp.ones_like(t)
 
-    def _log_snr(self, t):
-        return -2 * jnp.log(self._marginal(t)[1])
+    def sigma(self, t):
+        return jnp.sqrt(self._variance(t))
 
-    def _time_at(self, log_snr):
-        log_sigma = jnp.log(self.sigma)
-        return jnp.log1p(2 * log_sigma * jnp.exp(-log_snr)) / (2 * log_sigma)
+    def log_snr(self, t):
+        return -jnp.log(self._variance(t))
 
-    def _sde(self, t):
-        return jnp.zeros_like(t), jnp.exp(t * jnp.log(self.sigma))
+    def time_at_log_snr(self, log_snr):
+        log_base = jnp.log(self.base)
+        return jnp.log1p(2 * log_base * jnp.exp(-log_snr)) / (2 * log_base)
+
+    def sde(self, t):
+        return jnp.zeros_like(t), jnp.exp(t * jnp.log(self.base))
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class EDM(Process):
+class EDM(Gaussian):
     """α = 1 and σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} - σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5).
 
     Uniform steps in t are the paper's steps in σ. σ(0) = σ_min: x at t = 0 is data with that much noise.
@@ -289,17 +298,20 @@ class EDM(Process):
     def _roots(self):
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
-    def _marginal(self, t):
-        return jnp.ones_like(t), self._root(t) ** self.rho
+    def alpha(self, t):
+        return jnp.ones_like(t)
 
-    def _log_snr(self, t):
+    def sigma(self, t):
+        return self._root(t) ** self.rho
+
+    def log_snr(self, t):
         return -2 * self.rho * jnp.log(self._root(t))
 
-    def _time_at(self, log_snr):
+    def time_at_log_snr(self, log_snr):
         low, high = self._roots
         return (jnp.exp(-log_snr / (2 * self.rho)) - low) / (high - low)
 
-    def _sde(self, t):
+    def sde(self, t):
         low, high = self._roots
         root = self._root(t)
         return jnp.zeros_like(t), jnp.sqrt(2 * self.rho * (high - low) * root ** (2 * self.rho - 1))
@@ -307,7 +319,7 @@ class EDM(Process):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Cosine(Process):
+class Cosine(Gaussian):
     """Variance preserving with α = cos(u)/cos(u_0), u = (t + s)/(1 + s) π/2 (Nichol and Dhariwal 2021, eq. 17)."""
 
     s: float = 0.008
@@ -319,17 +331,25 @@ class Cosine(Process):
     def _rate(self):
         return math.pi / 2 / (1 + self.s)
 
-    def _marginal(self, t):
+    prior_std = 1.0
+
+    def _variance(self, t):
         start = self.s * self._rate
-        alpha = jnp.sin((1 - t) * self._rate) / jnp.cos(start)
-        variance = jnp.sin(t * self._rate) * jnp.sin((t + 2 * self.s) * self._rate) / jnp.cos(start) ** 2
-        return alpha, jnp.sqrt(variance)
+        return jnp.sin(t * self._rate) * jnp.sin((t + 2 * self.s) * self._rate) / jnp.cos(start) ** 2
 
-    def _log_snr(self, t):
-        alpha, sigma = self._marginal(t)
-        return 2 * (jnp.log(alpha) - jnp.log(sigma))
+    def _left(self, t):
+        return jnp.sin((1 - t) * self._rate) / jnp.cos(self.s * self._rate)
 
-    def _time_at(self, log_snr):
+    def alpha(self, t):
+        return self._left(t)
+
+    def sigma(self, t):
+        return jnp.sqrt(self._variance(t))
+
+    def log_snr(self, t):
+        return 2 * jnp.log(self._left(t)) - jnp.log(self._variance(t))
+
+    def time_at_log_snr(self, log_snr):
         start = self.s * self._rate
         cos0, sin0 = jnp.cos(start), jnp.sin(start)
         alpha, sigma = (jnp.exp(jax.nn.log_sigmoid(sign * log_snr) / 2) for sign in (1, -1))
@@ -337,14 +357,14 @@ class Cosine(Process):
         sine = sigma * cos0 * (sigma * cos0 / (sin_u * cos0 + cos_u * sin0))  # sin(u - u_0)
         return jnp.arctan2(sine, cos_u * cos0 + sin_u * sin0) / self._rate
 
-    def _sde(self, t):
+    def sde(self, t):
         f = -self._rate / jnp.tan((1 - t) * self._rate)
         return f, jnp.sqrt(-2 * f)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Flow(Process):
+class Flow(Gaussian):
     """The straight line α = 1 - t, σ = t + σ_min (1 - t); σ_min = 0 is rectified flow (Liu et al. 2023).
 
     With σ_min > 0 it is the Gaussian path of Lipman et al. 2023, eq. 20-22: x at t = 0 is data with that much noise.
@@ -356,15 +376,23 @@ class Flow(Process):
     def __post_init__(self):
         check_field(self, "sigma_min", least=0, below=1)
 
-    def _marginal(self, t):
-        return 1 - t, t + self.sigma_min * (1 - t)
+    prior_std = 1.0
 
-    def _log_snr(self, t):
-        return 2 * (jnp.log1p(-t) - jnp.log(self._marginal(t)[1]))
+    def _noise(self, t):
+        return t + self.sigma_min * (1 - t)
 
-    def _time_at(self, log_snr):
+    def alpha(self, t):
+        return 1 - t
+
+    def sigma(self, t):
+        return self._noise(t)
+
+    def log_snr(self, t):
+        return 2 * (jnp.log1p(-t) - jnp.log(self._noise(t)))
+
+    def time_at_log_snr(self, log_snr):
         share, rest = jax.nn.sigmoid(-log_snr / 2), jax.nn.sigmoid(log_snr / 2)
         return (share - self.sigma_min * rest) / (1 - self.sigma_min * rest)  # σ/α - σ_min = t/(1 - t)
 
-    def _sde(self, t):
-        return -1 / (1 - t), jnp.sqrt(2 * self._marginal(t)[1] / (1 - t))
+    def sde(self, t):
+        return -1 / (1 - t), jnp.sqrt(2 * self._noise(t) / (1 - t))

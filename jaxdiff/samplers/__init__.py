@@ -4,6 +4,7 @@ from jaxdiff.samplers.ancestral import DDIM, Ancestral
 from jaxdiff.samplers.batches import draw
 from jaxdiff.samplers.bridge import cross
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
+from jaxdiff.samplers.each import Each
 from jaxdiff.samplers.euler_maruyama import EulerMaruyama, forward_paths
 from jaxdiff.samplers.heun import Heun
 from jaxdiff.samplers.inversion import invert
@@ -20,6 +21,7 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "DPMSolverPP",
+    "Each",
     "EulerMaruyama",
     "Heun",
     "PredictorCorrector",

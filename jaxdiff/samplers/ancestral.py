@@ -1,9 +1,10 @@
-r"""DDPM and DDIM: one draw from q(x_s | x_t, x_0) with the denoiser's x_0 in it.
+r"""Ancestral sampling and DDIM: one draw from q(x_s | x_t, x_0) with the denoiser's x_0 in it.
 
-Ho et al. 2020, algorithm 2, samples x_s ~ N(c_x x_t + c_data x_0, std²), the posterior of the process, or with the
-larger std of q(x_t | x_s) (their σ_t² = β_t, the right one for data of unit variance), or one learned between the two
-(Nichol and Dhariwal 2021, eq. 15; `jaxdiff.denoisers.reverse`). Song et al. 2021 ("Denoising diffusion implicit
-models", eq. 12) keep the marginals for any share η of that noise:
+Of numbers (Ho et al. 2020, algorithm 2) that is x_s ~ N(c_x x_t + c_data x_0, std²), the posterior of the process, or
+with the larger std of q(x_t | x_s) (their σ_t² = β_t, the right one for data of unit variance), or one learned between
+the two (Nichol and Dhariwal 2021, eq. 15; `jaxdiff.processes.gaussian`). Of categories x_0 is drawn first, which is the
+exact mixture (Austin et al. 2021, eq. 4). Song et al. 2021 ("Denoising diffusion implicit models", eq. 12) keep the
+marginals of numbers for any share η of that noise:
 
     x_s = α_s x_0 + √(σ_s² - η² std²) ε + η std z.
 
@@ -16,16 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_field, normal
-from jaxdiff.denoisers import check_variance, reverse
-from jaxdiff.processes import ends, is_concrete, posterior, pytree
+from jaxdiff.processes import check_process, check_variance, ends, is_concrete, posterior, pytree, with_variance
 from jaxdiff.samplers.sampler import Sampler
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Ancestral(Sampler):
-    """Ancestral sampling (Ho et al. 2020, algorithm 2); `variance` is "small" (the posterior's), "large" (β_t) or
-    "learned" (Nichol and Dhariwal 2021), of a denoiser trained by `jaxdiff.losses.Hybrid`.
+    """Ancestral sampling of any process: one step back at a time (Ho et al. 2020, algorithm 2).
+
+    `variance` of numbers is "small" (the posterior's), "large" (β_t) or "learned" (Nichol and Dhariwal 2021), of a
+    denoiser trained by `jaxdiff.losses.Hybrid`; categories have none beside "small".
     """
 
     variance: str = dataclasses.field(default="small", metadata={"static": True})
@@ -33,10 +35,13 @@ class Ancestral(Sampler):
     def __post_init__(self):
         check_variance(self.variance)
 
-    def step(self, keys, denoiser, x, t, s, state, cond):
-        """One draw from the posterior with the predicted x_0."""
-        mean, std = reverse(denoiser, x, t, s, cond, self.variance)
-        return mean + std * normal(keys, x), state
+    def check_process(self, process) -> None:
+        """Every process can step back."""
+        check_process(process)
+
+    def move(self, keys, process, prediction, x, t, s, state):
+        """One draw of x_s given x_t and what the denoiser says of x_0."""
+        return process.reverse(keys, with_variance(prediction, self.variance), x, t, s), state
 
 
 @pytree
@@ -54,10 +59,10 @@ class DDIM(Sampler):
         """η = 0, as far as that can be seen."""
         return is_concrete(self.eta) and bool(np.all(np.asarray(self.eta) == 0))
 
-    def step(self, keys, denoiser, x, t, s, state, cond):
+    def move(self, keys, process, prediction, x, t, s, state):
         """Recombine the predicted data and noise at s."""
-        data, noise = denoiser(x, t, cond)
-        alpha, sigma = denoiser.process.marginal(s)
-        std = self.eta * posterior(denoiser.process, jnp.minimum(s, t), t)[2]
+        data, noise = prediction
+        alpha, sigma = process.marginal(s)
+        std = self.eta * posterior(process, jnp.minimum(s, t), t)[2]
         kept = ends.sqrt(sigma**2 - std**2)
         return alpha * data + kept * noise + std * normal(keys, x), state

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxdiff.arrays import check_choice
+from jaxdiff.arrays import check_choice, check_scalar
 from jaxdiff.denoisers import BridgeLike, Swapped, ToData, check_bridge
 from jaxdiff.processes import check_event
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
@@ -28,6 +28,7 @@ def cross(
     Raises ValueError for another `to`, a bridge of sigma 0, a NaN in x, or what `jaxdiff.sample` refuses.
     """
     check_bridge(bridge)
+    check_scalar("sigma", bridge.sigma, above=0)
     check_choice("to", to, ("data", "source"))
     x = check_event(x)
     denoiser = ToData(bridge if to == "data" else Swapped(bridge))

@@ -51,14 +51,13 @@ class DPMSolverPP(Sampler):
         history = self.order - 1
         return jnp.broadcast_to(jnp.zeros_like(x), (history, *x.shape)), jnp.full(history, -jnp.inf, x.dtype)
 
-    def step(self, keys, denoiser, x, t, s, state, cond):
+    def move(self, keys, process, prediction, x, t, s, state):
         """One multistep step; where the history is too short its terms are absent."""
         past, past_ell = state
-        process = denoiser.process
         (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
         ell_t, ell_s = process.log_snr(t) / 2, process.log_snr(s) / 2
         h = ell_s - ell_t
-        newest = denoiser(x, t, cond).data
+        newest = prediction.data
 
         # Divided differences times powers of h; zero where an end of an interval is missing or infinite.
         nodes, values = [ell_t, *past_ell], [newest, *past]

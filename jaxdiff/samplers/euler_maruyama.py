@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_above, check_room, check_shared, check_whole, folded, normal
 from jaxdiff.arrays.varying import vary
-from jaxdiff.processes import Process, check_event, check_process, forward_sde, pytree
+from jaxdiff.processes import Gaussian, check_event, check_gaussian, forward_sde, pytree
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.sampler import (
     Sampler,
@@ -59,16 +59,16 @@ class EulerMaruyama(Sampler):
         check_guides_noise(denoiser, "Euler-Maruyama")
         return ()
 
-    def step(self, keys, denoiser, x, t, s, state, cond):
+    def move(self, keys, process, prediction, x, t, s, state):
         """One Euler-Maruyama step."""
-        f, g = forward_sde(denoiser.process, t)
-        _, sigma = denoiser.process.marginal(t)
+        f, g = forward_sde(process, t)
+        sigma = process.sigma(t)
         h = t - s
-        drift = f * x + (1 + self.noise**2) / 2 * g**2 / sigma * denoiser(x, t, cond).noise
+        drift = f * x + (1 + self.noise**2) / 2 * g**2 / sigma * prediction.noise
         return x - h * drift + self.noise * g * jnp.sqrt(h) * normal(keys, x), state
 
 
-def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t_end: float = 1.0) -> jax.Array:
+def forward_paths(key, process: Gaussian, x0, steps: int, t_start: float = 0.0, t_end: float = 1.0) -> jax.Array:
     """Paths of the forward SDE from x0 [n, *event] at `t_start` by Euler-Maruyama: [steps + 1, n, *event].
 
     On `steps` equal steps in t; path i depends on `key` and i alone (`key` may be n keys, one a path). n paths from one
@@ -78,7 +78,7 @@ def forward_paths(key, process: Process, x0, steps: int, t_start: float = 0.0, t
     times outside [0, 1] or not rising (traced, these give NaN).
     """
     x0 = check_event(x0, "x0")
-    check_process(process)
+    check_gaussian(process, "an SDE")
     check_shared("process", process)
     steps = check_whole("steps", steps)
     check_room("paths, twice,", steps + 1, *x0.shape, itemsize=8)

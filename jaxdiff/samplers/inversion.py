@@ -42,8 +42,8 @@ def invert(
     x0, times outside [0, 1], not in order, or other than those of an array as grid (traced, NaN), or a denoiser without
     an answer at the start.
     """
-    x0 = check_event(x0, "x0")
     check_run(denoiser, sampler)
+    x0 = check_event(x0, "x0")
     if not sampler.reversible:
         raise ValueError(
             f"sampler = {sampler!r} does not run from data to noise: it draws noise or looks back; use DDIM() or Heun()"

@@ -19,7 +19,7 @@ from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, angular_velocity, check_cond, check_start
 from jaxdiff.denoisers.checks import check_model
-from jaxdiff.processes import check_event, pytree
+from jaxdiff.processes import check_event, check_gaussian, pytree
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.adjoint import across_devices, check_adjoint, forward_mode_named
 from jaxdiff.samplers.sampler import Sampler
@@ -174,9 +174,11 @@ def _carry(denoiser, x, t, s, cond, flow, split):
     return by_device(run, split)((denoiser, flow, t, s), x, cond)
 
 
-def _between(denoiser, x, t, s, cond, flow) -> jax.Array:
-    """x [n, *event] carried from t to s, one of them 1 and the other `t_min`."""
+def _between(denoiser, name: str, x, t, s, cond, flow) -> jax.Array:
+    """x [n, *event], called `name`, carried from t to s, one of them 1 and the other `t_min`."""
     check_model(denoiser)
+    check_gaussian(denoiser.process, "the probability flow")
+    x = check_event(x, name)
     check_flow(flow)
     check_start(denoiser, 1.0)
     cond = check_cond(denoiser, cond, x.shape[0])
@@ -193,9 +195,9 @@ def encode(denoiser: DenoiserLike, x0, cond=None, flow: ProbabilityFlow = Probab
 
     Raises for integer or NaN x0, a `t_min` outside [0, 1] (traced, it gives NaN), and what is no denoiser or no flow.
     """
-    return _between(denoiser, check_event(x0, "x0"), t_min, 1.0, cond, flow)
+    return _between(denoiser, "x0", x0, t_min, 1.0, cond, flow)
 
 
 def decode(denoiser: DenoiserLike, z, cond=None, flow: ProbabilityFlow = ProbabilityFlow(), t_min=1e-5) -> jax.Array:
     """The inverse of `encode`: z [n, *event] at t = 1 carried back to x at `t_min`."""
-    return _between(denoiser, check_event(z, "z"), 1.0, t_min, cond, flow)
+    return _between(denoiser, "z", z, 1.0, t_min, cond, flow)

@@ -19,11 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_flag, check_room, check_shape, check_whole, folded, normal
+from jaxdiff.arrays import check_flag, check_room, check_whole, folded
+from jaxdiff.arrays.dtypes import same_dtype, working, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
-from jaxdiff.processes import check_event, is_concrete
+from jaxdiff.processes import is_concrete
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
@@ -33,8 +34,6 @@ from jaxdiff.samplers.sampler import (
     check_cond,
     check_run,
     example_keys,
-    same_dtype,
-    working_dtype,
 )
 
 ADAPTIVE_END = 1e-5
@@ -43,7 +42,7 @@ ADAPTIVE_END = 1e-5
 def sample(
     key,
     denoiser: DenoiserLike,
-    shape: tuple[int, ...],
+    shape: Any,
     sampler: Sampler = DPMSolverPP(),
     steps: int = 50,
     cond: Any = None,
@@ -52,8 +51,8 @@ def sample(
     t_end: float | None = None,
     x_start=None,
     trajectory: bool = False,
-) -> jax.Array:
-    """Draw samples of `shape` = (n, *event), float.
+) -> Any:
+    """Draw samples of `shape` = (n, *event): numbers, categories, or for a product a tree of both, its shape one too.
 
     Sample i depends on `key` and i alone: not on n, nor on how many devices draw it. `key` may also be n keys, one a
     sample. Compiled once for a shape, a number of steps and the types of its arguments; other numbers reuse it.
@@ -80,13 +79,17 @@ def sample(
     program runs, a time or a sampler's number that is out of range gives NaN.
     """
     check_run(denoiser, sampler)
-    shape = check_shape("shape", shape, "(n, *event), n samples of at least one axis", least_axes=2)
+    process = denoiser.process
+    shape = process.check_shape(shape)
+    shapes = tuple(process.split(shape, "shape"))
+    n = shapes[0][0]
     steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
-    check_room("samples, with what a step makes of them,", *shape, itemsize=16)
     check_room(f"the grid of steps = {steps}, with what it is made of,", steps, itemsize=32)
-    if trajectory:
-        check_room("a trajectory, twice,", steps, *shape, itemsize=8)
-    keys = example_keys(key, shape[0])
+    for part in shapes:
+        check_room("samples, with what a step makes of them,", *part, itemsize=16)
+        if trajectory:
+            check_room("a trajectory, twice,", steps, *part, itemsize=8)
+    keys = example_keys(key, n)
     start, end = check_one_time(t_start, "t_start"), None
     grid = check_grid(sampler.grid if grid is None else grid)
     if isinstance(grid, Grid):
@@ -97,35 +100,42 @@ def sample(
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
         start, end = check_beside("t_start", t_start, 1.0, grid[0], "begin"), grid[-1]
     check_start(denoiser, start)
-    cond = check_cond(denoiser, cond, shape[0])
+    cond = check_cond(denoiser, cond, n)
     check_answer(denoiser, shape, cond)
-    if all(map(is_concrete, [start, *jax.tree.leaves(denoiser.process)])):
+    if all(map(is_concrete, [start, *jax.tree.leaves(process)])):
         with jax.ensure_compile_time_eval():
-            sampler.check_start(denoiser.process, start)
+            sampler.check_start(process, start)
     if x_start is not None:
-        x_start = check_event(x_start, "x_start")
-        if x_start.shape != shape:
-            raise ValueError(f"x_start has shape {x_start.shape}; expected shape = {shape}")
+        x_start = check_start_of_shape(process, x_start, shape)
     else:
         warn_uncovered(denoiser)
     split = split_of(denoiser, keys, x_start, cond)
     with forward_mode_named(getattr(sampler, "adjoint", False), denoiser, sampler, cond, x_start, grid, start, end):
-        return _sample(keys, denoiser, shape[1:], sampler, steps, cond, grid, start, end, x_start, trajectory, split)
+        return _sample(keys, denoiser, shapes, sampler, steps, cond, grid, start, end, x_start, trajectory, split)
 
 
-@functools.partial(jax.jit, static_argnames=("event", "steps", "trajectory", "split"))
+def check_start_of_shape(process, x_start, shape) -> Any:
+    """`x_start` as noised data of the process; ValueError where it has another shape than `shape`."""
+    x_start = process.check(x_start, "x_start", noised=True)
+    found = [part.shape for part in process.split(x_start, "x_start")]
+    if found != process.split(shape, "shape"):
+        raise ValueError(f"x_start has shape {process.joined(found)}; expected shape = {shape}")
+    return x_start
+
+
+@functools.partial(jax.jit, static_argnames=("shapes", "steps", "trajectory", "split"))
 def _sample(
-    keys, denoiser, event, sampler, steps, cond, grid: Any, t_start, t_end, x_start: Any, trajectory, split
-) -> jax.Array:
+    keys, denoiser, shapes, sampler, steps, cond, grid: Any, t_start, t_end, x_start: Any, trajectory, split
+) -> Any:
     def run(shared, keys, cond, x_start):
         denoiser, sampler, grid, t_start, t_end = shared
-        return _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory)
+        return _run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory)
 
     shared = denoiser, sampler, grid, t_start, t_end
     return by_device(run, split, axis=int(trajectory))(shared, keys, cond, x_start)
 
 
-def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> jax.Array:
+def _run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> Any:
     process = denoiser.process
     to_data = t_end is None
     if not isinstance(grid, Grid):
@@ -136,10 +146,8 @@ def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_st
     else:
         times = grid(process, steps, t_start, t_end)
     if x_start is None:
-        std = process.prior_std * process.scale(times[0]) / process.scale(1.0)
-        x_start = std * normal(folded(keys, 0), jnp.empty((len(keys), *event)))
-    dtype = working_dtype(x_start)
-    times = times.astype(dtype)
+        x_start = process.prior(folded(keys, 0), process.joined(shapes), times[0])
+    times = times.astype(working_dtype(x_start))
 
     def advance(carry, step):
         (x, state), (index, t, s) = carry, step
@@ -152,12 +160,14 @@ def _run(keys, denoiser, event, sampler, steps, cond, grid, t_start, t_end, x_st
         x, state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, carry)
         return (x, state), x if trajectory else None
 
-    x = vary(x_start.astype(dtype), (keys, cond, denoiser))
+    x = vary(working(x_start), (keys, cond, denoiser))
     state = vary(sampler.init(denoiser, x, len(times) - 1 + to_data), x)
     steps_taken = (jnp.arange(len(times) - 1), times[:-1], times[1:])
     (last, _), path = jax.lax.scan(advance, (x, state), steps_taken)
     if to_data:
-        last = denoiser(last, times[-1], cond).data
+        last = process.answer(folded(keys, len(times)), denoiser(last, times[-1], cond))
     if path is not None:
-        last = jnp.concatenate([x[None], path, last[None]] if to_data else [x[None], path])
-    return last.astype(x_start.dtype)
+        one = lambda x: jax.tree.map(lambda leaf: leaf[None], x)
+        on_the_way = [one(x), path, one(last)] if to_data else [one(x), path]
+        last = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *on_the_way)
+    return jax.tree.map(lambda leaf, start: leaf.astype(start.dtype), last, x_start)

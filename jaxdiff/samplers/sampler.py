@@ -1,6 +1,5 @@
-"""What every sampler is made of, and the keys of its samples."""
+"""What every sampler is made of."""
 
-import abc
 from typing import Any
 
 import jax
@@ -13,14 +12,17 @@ from jaxdiff.denoisers import DenoiserLike, guidance
 from jaxdiff.denoisers import check_cond as check_cond
 from jaxdiff.denoisers.checks import check_answer as check_answer
 from jaxdiff.denoisers.checks import check_model as check_model
-from jaxdiff.processes import Process
+from jaxdiff.processes import Process, check_gaussian
 from jaxdiff.processes.grids import Angle
 
 
-class Sampler(abc.ABC):
+class Sampler:
     """One step from t to s < t; a frozen dataclass registered as a pytree, its numbers leaves.
 
     The constructors of the library's own raise ValueError for a number out of range; one that is traced gives NaN.
+
+    A sampler of your own writes `move`, where it needs the denoiser's answer at (x, t) alone, or `step`, where it asks
+    the denoiser itself. One that takes other processes than those of numbers says so by `check_process`.
     """
 
     adaptive = False
@@ -36,12 +38,20 @@ class Sampler(abc.ABC):
         """What it carries from step to step."""
         return ()
 
-    def check_start(self, process: Process, t) -> None:  # noqa: B027
+    def check_process(self, process: Process) -> None:
+        """Raise TypeError for a process it does not take."""
+        check_gaussian(process, type(self).__name__, "take Ancestral()")
+
+    def check_start(self, process: Any, t) -> None:
         """Raise ValueError where it cannot start at the concrete `t`."""
 
-    @abc.abstractmethod
-    def step(self, keys, denoiser: DenoiserLike, x: jax.Array, t, s, state: Any, cond) -> tuple[jax.Array, Any]:
+    def step(self, keys, denoiser: DenoiserLike, x: Any, t, s, state: Any, cond) -> tuple[Any, Any]:
         """x [n, *event] at the scalar s < t from x at t, with one key a sample, and what is carried on."""
+        return self.move(keys, denoiser.process, denoiser(x, t, cond), x, t, s, state)
+
+    def move(self, keys, process: Any, prediction: Any, x: Any, t, s, state: Any) -> tuple[Any, Any]:
+        """The same, given the denoiser's answer at (x, t)."""
+        raise NotImplementedError(f"{type(self).__name__} writes neither `move` nor `step`")
 
 
 def check_sampler(sampler, name: str = "sampler") -> None:
@@ -57,6 +67,7 @@ def check_run(denoiser, sampler) -> None:
     check_model(denoiser)
     check_sampler(sampler)
     check_shared("sampler", sampler)
+    sampler.check_process(denoiser.process)
 
 
 def check_guides_noise(denoiser, what: str) -> None:

@@ -35,6 +35,11 @@ class Switch(Sampler):
         """The grid of `first`."""
         return self.first.grid
 
+    def check_process(self, process) -> None:
+        """Raise TypeError for a process that one of the two does not take."""
+        self.first.check_process(process)
+        self.second.check_process(process)
+
     def check_start(self, process, t) -> None:
         """Raise ValueError where the sampler in charge at `t` cannot start there."""
         if is_concrete(self.t):

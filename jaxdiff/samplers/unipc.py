@@ -53,11 +53,10 @@ class UniPC(Sampler):
         past = jnp.broadcast_to(jnp.zeros_like(x), (self.order, *x.shape))
         return x, jnp.ones((), x.dtype), jnp.asarray(False), past, jnp.full(self.order, -jnp.inf, x.dtype)
 
-    def step(self, keys, denoiser, x, t, s, state, cond):
+    def move(self, keys, process, prediction, x, t, s, state):
         """Correct x at t by the evaluation there, then predict x at s."""
-        process = denoiser.process
         x_before, t_before, begun, past, past_ell = state
-        newest = denoiser(x, t, cond).data
+        newest = prediction.data
         ell = process.log_snr(t) / 2
         # At the first step there is nothing to correct: x_before is x, and the way from t to t is none.
         t_before, ell_before = jnp.where(begun, t_before, t), jnp.where(begun, past_ell[0], ell)

@@ -168,6 +168,8 @@ def writings(path):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name == "move" and not ast.unparse(node.func).startswith("shutil."):  # a sampler's
+            continue
         strings = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
         if name in WRITERS:
             yield name

@@ -45,7 +45,7 @@ def test_every_parameterization_gives_the_same_truth(name, process, x64):
             denoiser = jd.Denoiser(lambda params, x, c, cond: params, out, process, name, data_std=0.7)
             predicted = denoiser(x, jnp.asarray(t, dtype))
             # x and out are rounded to eps of their size, λ(t) to eps of its own; the system's inverse spreads that.
-            a, b = (float(c) for c in jd.denoisers.row(name, process, t, 0.7))
+            a, b = (float(c) for c in jd.processes.row(name, process, t, 0.7))
             det = abs(alpha * b - sigma * a)
             size = 1 + float(jnp.abs(x).max()) + float(jnp.abs(out).max())
             rounding = 200 * eps * size

@@ -57,7 +57,7 @@ def of_a_gaussian(process, name, mean, variance, data_std=0.7):
 
     def potential(params, u, c_noise, cond):
         t = process.time_at_log_snr(-8 * c_noise)
-        (alpha, sigma), (a, b) = process.marginal(t), jd.denoisers.row(name, process, t, data_std)
+        (alpha, sigma), (a, b) = process.marginal(t), jd.processes.row(name, process, t, data_std)
         c_in = 1 / jnp.sqrt(alpha**2 * data_std**2 + sigma**2)
         x, spread = u / c_in[:, None], alpha**2 * variance + sigma**2
         square = jnp.sum((x - alpha[:, None] * mean) ** 2, 1)

@@ -7,7 +7,7 @@ from scipy import integrate
 from scipy.stats import norm
 
 import jaxdiff as jd
-from jaxdiff.likelihood.variational_bound import log_cell
+from jaxdiff.processes.gaussian import log_cell
 
 POINTS = np.random.default_rng(0).integers(0, 256, (8, 4), np.uint8)  # eight images of four values
 POINTS[0, 0] = 255

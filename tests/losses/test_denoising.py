@@ -30,8 +30,8 @@ def test_simple_is_the_error_of_the_output(name, process, x64):
     loss = Denoising(weightings.Simple(), times.Fixed(t))
     key = jax.random.key(0)
     got = loss(wrong_by(out, process, name), key, jnp.zeros((n, 3)))
-    _, noise = jd.perturb(jax.random.split(key)[1], process, jnp.zeros((n, 3)), t)
-    _, b = jd.denoisers.row(name, process, t)
+    _, (_, noise) = jd.perturb(jax.random.split(key)[1], process, jnp.zeros((n, 3)), t)
+    _, b = jd.processes.row(name, process, t)
     np.testing.assert_allclose(got, jnp.mean((out - b * noise) ** 2, 1), rtol=1e-9)
 
 

@@ -11,8 +11,8 @@ from scipy import integrate
 from scipy.stats import norm
 
 import jaxdiff as jd
-from jaxdiff.denoisers import Prediction
-from jaxdiff.losses import Hybrid, transition_kl
+from jaxdiff.losses import Hybrid
+from jaxdiff.processes import Prediction
 
 MEAN, VARIANCE = 0.1, 0.04
 VP = jd.VP()
@@ -43,7 +43,7 @@ class GaussianNetwork:
         x = x * jnp.hypot(alpha * 0.5, sigma)[:, None]
         gain = alpha * VARIANCE / (alpha**2 * VARIANCE + sigma**2)
         out = MEAN + gain[:, None] * (x - alpha[:, None] * MEAN) + params["shift"]
-        levels = jd.denoisers.c_noise(process, LEVELS)
+        levels = process.c_noise(LEVELS)
         u = jnp.interp(c_noise, levels[::-1], params["u"][::-1])
         return jnp.concatenate([out, jnp.broadcast_to(u[:, None], out.shape)], -1)
 
@@ -77,7 +77,7 @@ def test_the_kl_is_the_integral(process, variance, x64):
     )
     full = lambda value: jnp.full((1, 1), value)
     prediction = Prediction(full(guess), full((x_t - alpha_t * guess) / sigma_t), full(share))
-    got = transition_kl(process, prediction, t, s, full(x0), full(noise), variance)
+    got = process.kl(prediction.with_variance(variance), Prediction(full(x0), full(noise)), full(x_t), t, s)
     np.testing.assert_allclose(got, truth, rtol=1e-8)
 
 
@@ -193,7 +193,7 @@ def test_everything_else_takes_a_denoiser_with_a_learned_variance():
     step = jax.jit(lambda model: jd.samplers.DDIM(0.5).step(keys, model, x, 0.3, 0.2, (), None)[0])
     np.testing.assert_allclose(step(denoiser), step(plain), rtol=1e-3, atol=1e-5)
     guided = jd.guidance.ClassifierFree(denoiser, 2.0)  # its two predictions agree
-    reverse = jax.jit(lambda model: jd.denoisers.reverse(model, x, 0.3, 0.2, 0, variance="learned"))
+    reverse = jax.jit(lambda model: VP.step_back(model(x, 0.3, 0), x, 0.3, 0.2))
     for one, other in zip(reverse(guided), reverse(denoiser)):
         np.testing.assert_allclose(one, other, rtol=1e-5)
 

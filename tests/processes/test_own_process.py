@@ -7,41 +7,52 @@ import pytest
 from conftest import within
 
 import jaxdiff as jd
-from jaxdiff.processes import Process, pytree
+from jaxdiff.processes import Gaussian, pytree
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Quarter(Process):
-    """A quarter of the circle, α = cos and σ = sin of turn π/2 t, written as one would on paper."""
+class Quarter(Gaussian):
+    """A quarter of the circle, α = cos and σ = sin of turn π/2 t: two curves, written as one would on paper."""
 
     turn: float = 1.0
 
     def _angle(self, t):
         return self.turn * jnp.pi / 2 * t
 
-    def _marginal(self, t):
-        return jnp.cos(self._angle(t)), jnp.sin(self._angle(t))
+    def alpha(self, t):
+        return jnp.cos(self._angle(t))
 
-    def _log_snr(self, t):
+    def sigma(self, t):
+        return jnp.sin(self._angle(t))
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Written(Quarter):
+    """The same, with all that follows from the curves in closed form."""
+
+    def log_snr(self, t):
         return 2 * jnp.log(jnp.cos(self._angle(t)) / jnp.sin(self._angle(t)))
 
-    def _time_at(self, log_snr):
+    def time_at_log_snr(self, log_snr):
         return jnp.arctan(jnp.exp(-log_snr / 2)) / (self.turn * jnp.pi / 2)
 
-    def _sde(self, t):
+    def sde(self, t):
         f = -self.turn * jnp.pi / 2 * jnp.tan(self._angle(t))
         return f, jnp.sqrt(-2 * f)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Root(Quarter):
+class Root(Written):
     """The same curves by a square root, whose slope at t = 0 is infinite."""
 
-    def _marginal(self, t):
-        alpha = jnp.cos(self._angle(t))
-        return alpha, jnp.sqrt(1 - alpha**2)
+    def sigma(self, t):
+        return jnp.sqrt(1 - jnp.cos(self._angle(t)) ** 2)
+
+
+KINDS = pytest.mark.parametrize("kind", [Quarter, Written], ids=lambda kind: kind.__name__)
 
 
 MEAN, VARIANCES = np.array([0.5, -1.0]), np.array([0.2, 0.5])
@@ -61,30 +72,99 @@ SAMPLERS = [
 ]
 
 
+@KINDS
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
-def test_a_process_written_plainly_samples(sampler):
+def test_a_process_written_plainly_samples(sampler, kind):
     """cos(π/2) is below 0 in float32, and its logarithm NaN."""
-    x = jd.sample(jax.random.key(0), gaussian(Quarter()), (64, 2), sampler, 20)
+    x = jd.sample(jax.random.key(0), gaussian(kind()), (64, 2), sampler, 20)
     assert np.isfinite(x).all()
     error = np.sqrt(VARIANCES / 64)
     assert (np.abs(x.mean(0) - MEAN) < 4 * error + 0.02).all()
 
 
-def test_a_process_written_plainly_has_likelihoods():
+@KINDS
+def test_a_process_written_plainly_has_likelihoods(kind):
     x = jnp.asarray(MEAN + np.array([[0.0, 0.0], [0.3, -0.6], [-1.0, 0.4]]), jnp.float32)
-    found = jd.log_likelihood(jax.random.key(0), gaussian(Quarter()), x, trace=jd.likelihood.Exact())
+    found = jd.log_likelihood(jax.random.key(0), gaussian(kind()), x, trace=jd.likelihood.Exact())
     assert found.converged.all()
     expected = -0.5 * (((x - MEAN) ** 2 / VARIANCES) + np.log(2 * np.pi * VARIANCES)).sum(1)
     np.testing.assert_allclose(found.log_prob, expected, atol=2e-3)
 
 
-def test_a_process_written_plainly_is_finite_at_both_ends():
+@KINDS
+def test_a_process_written_plainly_is_finite_at_both_ends(kind):
     t = jnp.array([0.0, 1.0])
-    np.testing.assert_array_equal(Quarter().log_snr(t), [jnp.inf, -jnp.inf])
-    np.testing.assert_array_equal(Quarter().marginal(1.0)[0], 0.0)
-    np.testing.assert_array_equal(Quarter().time_at_log_snr(jnp.array([jnp.inf, -jnp.inf])), [0.0, 1.0])
-    np.testing.assert_array_equal(Quarter().time_at_angle(jnp.array([0.0, jnp.pi / 2])), [0.0, 1.0])
-    assert jd.forward_sde(Quarter(), 1.0) == (-jnp.inf, jnp.inf)
+    np.testing.assert_array_equal(kind().log_snr(t), [jnp.inf, -jnp.inf])
+    np.testing.assert_array_equal(kind().marginal(1.0)[0], 0.0)
+    np.testing.assert_array_equal(kind().time_at_log_snr(jnp.array([jnp.inf, -jnp.inf])), [0.0, 1.0])
+    np.testing.assert_array_equal(kind().time_at_angle(jnp.array([0.0, jnp.pi / 2])), [0.0, 1.0])
+    assert jd.forward_sde(kind(), 1.0) == (-jnp.inf, jnp.inf)
+
+
+def test_what_follows_from_two_curves_is_what_is_known_in_closed_form(x64):
+    plain, written = Quarter(0.9), Written(0.9)
+    t = jnp.linspace(0.001, 0.999, 57)
+    np.testing.assert_allclose(plain.log_snr(t), written.log_snr(t), rtol=1e-12)
+    np.testing.assert_allclose(plain.time_at_log_snr(written.log_snr(t)), t, rtol=1e-11)
+    for got, expected in zip(jd.forward_sde(plain, t), jd.forward_sde(written, t)):
+        np.testing.assert_allclose(got, expected, rtol=1e-10)
+    np.testing.assert_allclose(plain.prior_std, np.sin(0.45 * np.pi), rtol=1e-12)
+
+
+@pytest.mark.parametrize("log_snr", [-3.0, 0.7, 9.0])
+def test_the_derived_inverse_has_the_derivatives_of_the_closed_form(log_snr, x64):
+    """t = arctan(e^{-λ/2})/(turn π/2): dt/dλ = -1/(4 cosh(λ/2))/(turn π/2) and dt/dturn = -t/turn."""
+    turn = 0.9
+    t = lambda turn, log_snr: Quarter(turn).time_at_log_snr(log_snr)
+    expected = -t(turn, log_snr) / turn, -1 / (4 * np.cosh(log_snr / 2)) / (turn * np.pi / 2)
+    np.testing.assert_allclose(jax.grad(t, (0, 1))(turn, log_snr), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["VP", "Flow", "EDM"])
+def test_the_derived_inverse_is_as_exact_as_the_closed_form(name):
+    """40 halvings and a step of Newton's, in float32 (a float32 log-SNR knows t no better)."""
+    from jaxdiff.processes.curves import inverse
+
+    process = {"VP": jd.VP(), "Flow": jd.Flow(), "EDM": jd.EDM()}[name]
+    t = jnp.linspace(0.01, 0.99, 41)
+    found = inverse(lambda process, t: process.log_snr(t), process, process.log_snr(t))
+    np.testing.assert_allclose(found, t, rtol=1e-5)
+
+
+class Lost(Gaussian):
+    """VP with σ as √(1 - α²), which loses its digits near the data."""
+
+    def alpha(self, t):
+        return jnp.exp(-(0.05 * t + 4.975 * t**2))
+
+    def sigma(self, t):
+        return jnp.sqrt(1 - self.alpha(t) ** 2)
+
+
+def test_curves_that_lose_their_digits_are_refused_with_where_and_what_to_give():
+    with pytest.raises(
+        ValueError, match=r"Lost: log_snr in float32 gives .* at t = 1e-05; expected .* as in float64: give log_snr"
+    ):
+        Lost().check_curves()
+
+
+def test_a_process_of_no_space_is_refused_in_words():
+    class Nothing(jd.Process):
+        def alpha(self, t):
+            return 1 - t
+
+    with pytest.raises(TypeError, match=r"Nothing lacks .*; a process of your own is a subclass of jaxdiff.Gaussian"):
+        Nothing()
+
+
+def test_a_field_in_the_place_of_a_curve_is_refused_in_words():
+    with pytest.raises(TypeError, match=r"Shadowed.sigma = 1.0; sigma\(t\) is a curve: give the field another name"):
+
+        class Shadowed(Gaussian):
+            sigma: float = 1.0
+
+            def alpha(self, t):
+                return 1 - t
 
 
 @pytest.mark.parametrize("kind", [Quarter, Root])
@@ -101,20 +181,21 @@ def test_derivatives_of_a_process_written_plainly_are_finite_at_both_ends(kind):
 
 
 def own(**methods):
-    cls = type("Mine", (Quarter,), {**methods, "__module__": __name__})
+    cls = type("Mine", (Written,), {**methods, "__module__": __name__})
     return pytree(dataclasses.dataclass(frozen=True)(cls))()
 
 
 WRONG = {
-    "_marginal gives -": own(_marginal=lambda self, t: (jnp.cos(2 * self._angle(t)), jnp.sin(2 * self._angle(t)))),
-    "_marginal gives nan": own(_marginal=lambda self, t: (jnp.sqrt(0.5 - t), t)),
-    "_log_snr gives .* of _marginal": own(_log_snr=lambda self, t: Quarter._log_snr(self, t) / 2),
-    "_log_snr.*_time_at": own(_time_at=lambda self, log_snr: jnp.arctan(jnp.exp(-log_snr)) / jnp.pi * 2),
-    "_sde gives .* f = ": own(_sde=lambda self, t: (-jnp.tan(self._angle(t)), jnp.ones_like(t))),
-    "_sde gives .* g.2 = ": own(_sde=lambda self, t: (Quarter._sde(self, t)[0], jnp.ones_like(t))),
-    "_log_snr gives .* falls": own(
-        _marginal=lambda self, t: (jnp.ones_like(t), 1 - t / 2),
-        _log_snr=lambda self, t: -2 * jnp.log(1 - t / 2),
+    r"\(alpha, sigma\) gives -": own(alpha=lambda self, t: jnp.cos(2 * self._angle(t))),
+    r"\(alpha, sigma\) gives nan": own(alpha=lambda self, t: jnp.sqrt(0.5 - t), sigma=lambda self, t: t),
+    "log_snr gives .* of the curves": own(log_snr=lambda self, t: jnp.log(1 / jnp.tan(self._angle(t)))),
+    "log_snr.*time_at": own(time_at_log_snr=lambda self, log_snr: jnp.arctan(jnp.exp(-log_snr)) / jnp.pi * 2),
+    "sde gives .* f = ": own(sde=lambda self, t: (-jnp.tan(self._angle(t)), jnp.ones_like(t))),
+    "sde gives .* g.2 = ": own(sde=lambda self, t: (-jnp.pi / 2 * jnp.tan(self._angle(t)), jnp.ones_like(t))),
+    "log_snr gives .* falls": own(
+        alpha=lambda self, t: jnp.ones_like(t),
+        sigma=lambda self, t: 1 - t / 2,
+        log_snr=lambda self, t: -2 * jnp.log(1 - t / 2),
     ),
 }
 
@@ -133,6 +214,6 @@ def test_own_processes_that_fit_are_looked_at_once():
 
     before = plausible._check.cache_info()
     for _ in range(3):
-        jd.processes.check_curves(Quarter(0.75))
+        Quarter(0.75).check_curves()
     after = plausible._check.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)

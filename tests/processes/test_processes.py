@@ -174,7 +174,7 @@ def test_perturb_draws_the_marginal(process):
     n = 20_000
     x0 = jnp.tile(jnp.array([[1.0, -2.0]]), (n, 1))
     t = jnp.where(jnp.arange(n) < n // 2, 0.3, 0.8)
-    x, noise = jd.perturb(jax.random.key(0), process, x0, t)
+    x, (_, noise) = jd.perturb(jax.random.key(0), process, x0, t)
     for half, time in ((slice(0, n // 2), 0.3), (slice(n // 2, n), 0.8)):
         alpha, sigma = process.marginal(time)
         np.testing.assert_allclose(x[half], alpha * x0[half] + sigma * noise[half], rtol=1e-5, atol=1e-5)

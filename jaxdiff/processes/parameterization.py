@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import said
-from jaxdiff.processes import check_process
+from jaxdiff.processes.process import check_process
 
 _LARGE = 1e30  # in place of infinite entries at σ = 0, where x_0 is x/α
 

@@ -1,0 +1,215 @@
+"""The two curves of a process, and all that follows from them.
+
+`alpha(t)` and `sigma(t)` are enough. The log-SNR, its inverse and the SDE are derived from them, and may be overridden
+by formulas that float32 keeps exact near both ends. What is written is a formula: it need not check t, and may be
+infinite, or rounded to below 0, at an end. What callers get is the formula with a guard around it: t is checked, a
+share is not negative, derivatives are finite (`jaxdiff.processes.ends`).
+"""
+
+import abc
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import check_array, check_time
+from jaxdiff.arrays.checks import floating
+from jaxdiff.processes import ends
+from jaxdiff.processes.plausible import check_curves
+from jaxdiff.processes.process import Process
+
+_HALVINGS = 40
+
+
+class Curves(Process):
+    """A process of two curves `alpha(t)` and `sigma(t)`."""
+
+    power: int
+    """How its parts add up: 2 as standard deviations do, 1 as probabilities do."""
+
+    def __init_subclass__(cls, **settings):
+        super().__init_subclass__(**settings)
+        _guard(cls)
+
+    @abc.abstractmethod
+    def alpha(self, t) -> jax.Array:
+        """How much of the data is left at t, of the shape of `t`."""
+
+    @abc.abstractmethod
+    def sigma(self, t) -> jax.Array:
+        """How much noise there is at t, of the shape of `t`."""
+
+    def marginal(self, t) -> tuple[jax.Array, jax.Array]:
+        """(α(t), σ(t)), each of the shape of `t`. Raises ValueError for a concrete t outside [0, 1]."""
+        return self.alpha(t), self.sigma(t)
+
+    def log_snr(self, t) -> jax.Array:
+        """λ(t) = log α²/σ², of the shape of `t`; infinite where α or σ is 0."""
+        return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
+
+    def time_at_log_snr(self, log_snr) -> jax.Array:
+        """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
+        return inverse(lambda process, t: process.log_snr(t), self, log_snr)
+
+    def angle(self, t) -> jax.Array:
+        """φ(t) = atan2(σ, α) in [0, π/2]."""
+        alpha, sigma = self.marginal(t)
+        return jnp.arctan2(sigma, alpha)
+
+    def time_at_angle(self, angle) -> jax.Array:
+        """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""
+        angle = floating(check_array("angle", angle))
+        return self.time_at_log_snr(2 * (ends.log(jnp.cos(angle)) - ends.log(jnp.sin(angle))))
+
+    def velocity(self, t) -> tuple[jax.Array, jax.Array]:
+        """(α'(t), σ'(t)), the derivatives of the two curves in t."""
+        return curve(_velocity, self, check_time(t))
+
+    def log_snr_slope(self, t) -> jax.Array:
+        """dλ/dt, of the shape of `t`."""
+        return curve(_log_snr_slope, self, check_time(t))
+
+    def rate(self, t) -> jax.Array:
+        """d log(σ/q)/dt = -1/2 dλ/dt sigmoid(p λ/2), of the shape of `t`: the weight of an error in the bound."""
+        return -self.log_snr_slope(t) / 2 * jax.nn.sigmoid(self.power / 2 * self.log_snr(t))
+
+    def log_share(self, t) -> jax.Array:
+        """log σ/q = -1/p log(1 + exp(p λ/2)), of the shape of `t`, whose slope is the rate."""
+        return -jax.nn.softplus(self.power / 2 * self.log_snr(t)) / self.power
+
+    def time_at_log_share(self, log_share) -> jax.Array:
+        """The t in [0, 1] with that log σ/q, or the end of the process nearest to it."""
+        return self.time_at_log_snr(2 / self.power * jnp.log(jnp.expm1(-self.power * log_share)))
+
+    def formulas(self) -> tuple[Callable, Callable]:
+        """The formulas of α and σ as they were written."""
+        return _formula(self, "alpha"), _formula(self, "sigma")
+
+    def check_curves(self) -> None:
+        """Raise ValueError where own curves are not finite, contradict each other, or lose their digits."""
+        check_curves(self)
+
+    def c_noise(self, t) -> jax.Array:
+        """log(σ/α)/4 within ±3, the noise level that networks see, of the shape of `t`."""
+        return jnp.clip(-self.log_snr(t) / 8, -3.0, 3.0)
+
+
+def _velocity(process, t):
+    alpha, sigma = process.formulas()
+    formulas = lambda t: (alpha(t), sigma(t))
+    return jax.jvp(formulas, (t,), (jnp.ones_like(t),))[1]
+
+
+def _log_snr_slope(process, t):
+    return jax.jvp(_formula(process, "log_snr"), (t,), (jnp.ones_like(t),))[1]
+
+
+def curve(function: Callable, process: Curves, t):
+    """`function(process, t)` with finite derivatives (`ends.curve`); a process that is no pytree is a constant."""
+    if jax.tree_util.all_leaves([process]):
+        return ends.curve(lambda _, t: function(process, t), (), t)
+    return ends.curve(function, process, t)
+
+
+def _of_time(formula: Callable) -> Callable:
+    """What callers get of a formula of t: t checked, derivatives finite."""
+
+    @functools.wraps(formula)
+    def method(self, t):
+        return curve(formula, self, check_time(t))
+
+    return method
+
+
+def _share(formula: Callable) -> Callable:
+    """That of α or σ, with 0 for what rounding put below 0; its derivatives stay."""
+
+    @functools.wraps(formula)
+    def method(self, t):
+        value = curve(formula, self, check_time(t))
+        return value - jax.lax.stop_gradient(jnp.minimum(value, 0.0))
+
+    return method
+
+
+def _of_log_snr(formula: Callable) -> Callable:
+    """That of the log-SNR: infinite at an end where a curve is rounded to below 0."""
+
+    @functools.wraps(formula)
+    def method(self, t):
+        t = check_time(t)
+        value = curve(formula, self, t)
+        lost = jnp.isnan(value)
+        return jnp.where(lost & (t == 1), -jnp.inf, jnp.where(lost & (t == 0), jnp.inf, value))
+
+    return method
+
+
+def _held_within(formula: Callable) -> Callable:
+    """That of an inverse of the log-SNR: asked within the process alone, the nearest end beyond."""
+
+    @functools.wraps(formula)
+    def method(self, log_snr):
+        log_snr = floating(check_array("log_snr", log_snr, most=math.inf))
+        log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
+        times = jnp.array([1.0, 0.5, 0.0], log_snr.dtype)
+        noisiest, middle, cleanest = jax.lax.stop_gradient(self.log_snr(times))
+        outside = (log_snr <= noisiest) | (log_snr >= cleanest)
+        t = jnp.clip(formula(self, jnp.where(outside, middle, log_snr)), 0.0, 1.0)
+        return jnp.where(outside, jnp.where(log_snr <= noisiest, 1.0, 0.0), t)
+
+    return method
+
+
+_GUARDS = {
+    "alpha": _share,
+    "sigma": _share,
+    "log_snr": _of_log_snr,
+    "sde": _of_time,
+    "time_at_log_snr": _held_within,
+}
+
+
+def _guard(cls: type) -> None:
+    """Put a guard around each formula of `cls` that has none."""
+    for name, guard in _GUARDS.items():
+        formula = getattr(cls, name, None)
+        if formula is not None and not callable(formula):
+            raise TypeError(f"{cls.__name__}.{name} = {formula!r}; {name}(t) is a curve: give the field another name")
+        if formula is not None and not hasattr(formula, "formula"):
+            guarded: Any = guard(formula)
+            guarded.formula = formula
+            setattr(cls, name, guarded)
+
+
+_guard(Curves)
+
+
+def _formula(process: Curves, name: str) -> Callable:
+    """The formula of t as it was written, without its guard."""
+    return functools.partial(getattr(type(process), name).formula, process)
+
+
+def inverse(function: Callable, process: Curves, value) -> jax.Array:
+    """The t in [0, 1] where `function(process, t)`, which falls, is `value`: bisection, then one step of Newton's.
+
+    The bisection is held fixed and the step differentiated, which gives the derivatives of the inverse function.
+    """
+    held, target = jax.lax.stop_gradient((process, value))
+
+    def halve(_, between):
+        low, high = between
+        middle = (low + high) / 2
+        cleaner = function(held, middle) > target
+        return jnp.where(cleaner, middle, low), jnp.where(cleaner, high, middle)
+
+    start = jnp.zeros_like(target), jnp.ones_like(target)
+    low, high = jax.lax.fori_loop(0, _HALVINGS, halve, start)
+    t = (low + high) / 2
+    found, slope = jax.jvp(functools.partial(function, held), (t,), (jnp.ones_like(t),))
+    usable = jnp.isfinite(slope) & (slope != 0) & jnp.isfinite(found)
+    step = jnp.where(usable, (value - function(process, t)) / jnp.where(usable, slope, 1.0), 0.0)
+    return jnp.clip(t + step, 0.0, 1.0)

@@ -1,0 +1,139 @@
+"""What a denoiser says of x_0 given x_t: two means of numbers, a distribution of each category.
+
+Every class answers `with_variance(variance)`, which says how far a step back is spread, and
+`worse.extrapolated(better, scale)`, so that guidance is one map over the leaves of a joint model's answer.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import along_batch, check_choice, pytree
+
+VARIANCES = ("small", "large", "learned")
+
+
+def check_variance(variance: str) -> None:
+    """Raise ValueError for a choice of the reverse variance that is not known."""
+    check_choice("variance", variance, VARIANCES)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """E[x_0 | x_t] and E[ε | x_t], each [batch, *event], with x_t = α data + σ noise; it unpacks to these two.
+
+    `share`, a number or of the same shape, is where the variance of a step back lies between the smallest (0) and the
+    largest (1) that the process has (`jaxdiff.processes.gaussian`); None is the smallest.
+    """
+
+    data: jax.Array
+    noise: jax.Array
+    share: jax.Array | float | None = None
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter((self.data, self.noise))
+
+    def with_variance(self, variance: str) -> "Prediction":
+        """The same with the variance "small", "large", or "learned", the share that it has.
+
+        Raises ValueError for another word, and where "learned" is asked of a denoiser that has not learned one.
+        """
+        check_variance(variance)
+        if variance != "learned":
+            return dataclasses.replace(self, share={"small": None, "large": 1.0}[variance])
+        if self.share is None:
+            raise ValueError(
+                'variance = "learned", but the denoiser predicts none; expected a Denoiser(..., '
+                "learned_variance=True) trained by jaxdiff.losses.Hybrid"
+            )
+        return self
+
+    def extrapolated(self, better: "Prediction", scale) -> "Prediction":
+        """(1 - scale) self + scale better, bitwise the one at 0 and the other at 1; the share is that of `better`."""
+        scale = along_batch(scale, self.data, "scale")
+        data, noise = ((1 - scale) * a + scale * b for a, b in zip(self, better))
+        return dataclasses.replace(better, data=data, noise=noise)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """p(x_0 | x_t) of each value, independent of the others: log p = logits + evidence + const.
+
+    `logits` [batch, *event, categories] are what the other values say of this one, and `evidence`, of the same shape,
+    what x_t says of it itself: log q(x_t | x_0), -inf where that cannot be; None is none. Guidance acts on the logits
+    alone, so that no -inf meets a negative weight.
+    """
+
+    logits: jax.Array
+    evidence: jax.Array | None = None
+
+    @property
+    def _logits(self) -> jax.Array:
+        logits = self.logits.astype(jnp.promote_types(self.logits.dtype, jnp.float32))
+        return logits if self.evidence is None else logits + self.evidence
+
+    def log_probabilities(self) -> jax.Array:
+        """log p(x_0 | x_t) of every category, [batch, *event, categories]."""
+        return jax.nn.log_softmax(self._logits, -1)
+
+    def log_prob(self, x0) -> jax.Array:
+        """log p(x_0 | x_t) of the categories x0 [batch, *event]; NaN for one that does not exist."""
+        found = jnp.take_along_axis(
+            self.log_probabilities(), jnp.asarray(x0)[..., None], -1, mode="fill", fill_value=jnp.nan
+        )
+        return jnp.where(jnp.asarray(x0) < 0, jnp.nan, found[..., 0])
+
+    def draw(self, keys) -> jax.Array:
+        """Categories [batch, *event] from the distribution, one key an example."""
+        one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
+        return jax.vmap(one)(keys, self._logits).astype(jnp.int32)
+
+    def with_variance(self, variance: str) -> "Categorical":
+        """Itself: a step back draws what it does not know. Raises ValueError for another variance than "small"."""
+        check_variance(variance)
+        if variance != "small":
+            raise ValueError(f'variance = "{variance}": a step back between categories has none; expected "small"')
+        return self
+
+    def extrapolated(self, better: "Categorical", scale) -> "Categorical":
+        """The logits (1 - scale) self + scale better, under the evidence of `better`; -inf where both are."""
+        scale = along_batch(scale, self.logits, "scale")
+        part = lambda weight, logits: jnp.where(weight == 0, 0.0, weight * logits)
+        mixed = part(1 - scale, self.logits) + part(scale, better.logits)
+        return dataclasses.replace(better, logits=jnp.where(self.logits == better.logits, better.logits, mixed))
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Certain:
+    """The truth as a prediction of categories: x_0 itself, [batch, *event]."""
+
+    data: jax.Array
+
+    def log_prob(self, x0) -> jax.Array:
+        """0 where x0 is the truth, -inf elsewhere."""
+        return jnp.where(self.data == x0, 0.0, -jnp.inf)
+
+    def draw(self, keys) -> jax.Array:
+        """The truth."""
+        return self.data
+
+
+def is_prediction(tree: Any) -> bool:
+    """Whether `tree` is the prediction of one process, and not that of a product."""
+    return isinstance(tree, Prediction | Categorical | Certain)
+
+
+def extrapolated(worse: Any, better: Any, scale) -> Any:
+    """`worse.extrapolated(better, scale)` of every part of a model's answer."""
+    return jax.tree.map(lambda a, b: a.extrapolated(b, scale), worse, better, is_leaf=is_prediction)
+
+
+def with_variance(prediction: Any, variance: str) -> Any:
+    """`prediction.with_variance(variance)` of every part of a model's answer."""
+    return jax.tree.map(lambda part: part.with_variance(variance), prediction, is_leaf=is_prediction)

@@ -1,0 +1,254 @@
+r"""Several processes side by side: a number and its label, an image and its text.
+
+Given x_0 the parts are noised independently of each other, so that everything a space adds to its curves goes part by
+part: data, x_t, predictions, shapes and errors are trees of the same form. The denoiser alone sees all parts at once.
+
+There is one clock or several: where a time is asked for, one t stands for all parts, and a tree of them gives each its
+own. On one clock the bound is the sum of the parts' bounds, so the rate is the sum of their rates,
+
+    rate = Σ rate_i = d/dt Σ log σ_i/q_i,
+
+and what a grid takes equal steps in, the angle or the log-SNR, is the mean of the parts'.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import check_array, folded, pytree, said
+from jaxdiff.arrays.checks import floating
+from jaxdiff.processes.curves import inverse
+from jaxdiff.processes.grids import Time
+from jaxdiff.processes.process import Process, check_process
+
+
+@pytree
+@dataclasses.dataclass(frozen=True, init=False)
+class Product(Process):
+    """The processes of `parts`, any pytree of them, side by side.
+
+        joint = jd.Product({"image": jd.VP(), "label": jd.Absorbing(10)})
+
+    x_0, x, predictions, shapes and, where each part has its own, times are trees of the same form. A part's keys are
+    those of the example folded with its number, in the order of the tree.
+
+    Raises TypeError for a part that is no process, ValueError for none.
+    """
+
+    members: tuple[Process, ...]
+    structure: Any = dataclasses.field(metadata={"static": True})
+
+    bound_grid = Time()
+
+    def __init__(self, parts: Any):
+        processes, structure = jax.tree.flatten(parts, is_leaf=lambda part: isinstance(part, Process))
+        for process in processes:
+            check_process(process, "a part")
+        if not processes:
+            raise ValueError(f"parts = {said(parts)} holds no process; expected some, such as a dictionary of them")
+        object.__setattr__(self, "members", tuple(processes))
+        object.__setattr__(self, "structure", structure)
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """Those of the parts, in the order of the tree."""
+        return self.members
+
+    @property
+    def parts(self) -> Any:
+        """The tree of the processes."""
+        return self.joined(self.processes)
+
+    def split(self, tree: Any, name: str = "x") -> list:
+        """The parts of `tree`, in order; ValueError for a tree of another form."""
+        try:
+            return self.structure.flatten_up_to(tree)
+        except (ValueError, TypeError) as error:
+            form = self.joined([type(process).__name__ for process in self.processes])
+            raise ValueError(f"{name} has another form than the product of {form}: {error}") from None
+
+    def joined(self, parts) -> Any:
+        """The tree that `split` makes `parts` of."""
+        return self.structure.unflatten(parts)
+
+    def clocks(self, t) -> list:
+        """One t for all parts, or the parts of a tree of them."""
+        return [t] * len(self.processes) if jax.tree_util.all_leaves([t]) else self.split(t, "t")
+
+    def _map(self, method: str, *parts: list) -> list:
+        """What `method` of each process makes of its parts."""
+        return [getattr(process, method)(*part) for process, *part in zip(self.processes, *parts)]
+
+    def _keys(self, keys) -> list:
+        """The keys of each part: those of the examples folded with its number."""
+        return [folded(keys, number) for number in range(len(self.processes))]
+
+    def _mean(self, method: str, t) -> jax.Array:
+        values = self._map(method, self.clocks(t))
+        return sum(values[1:], values[0]) / len(values)
+
+    def log_snr(self, t) -> jax.Array:
+        """The mean of the parts' log-SNR at one t."""
+        return self._mean("log_snr", t)
+
+    def time_at_log_snr(self, log_snr) -> jax.Array:
+        """The t in [0, 1] with that mean, or the end nearest to it."""
+        return self._inverse(lambda process, t: process.log_snr(t), "log_snr", log_snr)
+
+    def angle(self, t) -> jax.Array:
+        """The mean of the parts' angles at one t."""
+        return self._mean("angle", t)
+
+    def time_at_angle(self, angle) -> jax.Array:
+        """The t in [0, 1] with that mean."""
+        return self._inverse(lambda process, t: -process.angle(t), "angle", -floating(check_array("angle", angle)))
+
+    def log_share(self, t) -> jax.Array:
+        """The sum of the parts' log σ/q at one t."""
+        return len(self.processes) * self._mean("log_share", t)
+
+    def time_at_log_share(self, log_share) -> jax.Array:
+        """The t in [0, 1] with that sum."""
+        return self._inverse(lambda process, t: -process.log_share(t), "log_share", -log_share)
+
+    def _inverse(self, function: Callable, name: str, value) -> jax.Array:
+        value = floating(check_array(name, value, most=float("inf")))
+        return inverse(function, self, value)
+
+    def rate(self, t) -> jax.Array:
+        """The sum of the parts' rates."""
+        return functools.reduce(jnp.add, self._map("rate", self.clocks(t)))
+
+    def c_noise(self, t) -> Any:
+        """Those of the parts."""
+        return self.joined(self._map("c_noise", self.clocks(t)))
+
+    def check_curves(self) -> None:
+        """Raise ValueError where the curves of a part cannot be right."""
+        for process in self.processes:
+            process.check_curves()
+
+    def warn_uncovered(self, data_std) -> None:
+        """Warn for each part whose x at t = 1 is far from its prior."""
+        self._map("warn_uncovered", self.split(data_std, "data_std"))
+
+    def check(self, x, name: str = "x", noised: bool = False) -> Any:
+        """`x` part by part, each named by its path; ValueError where they hold different numbers of examples."""
+        numbered = jax.tree_util.tree_leaves_with_path(self.joined(range(len(self.processes))))
+        paths = [name + jax.tree_util.keystr(path) for path, _ in numbered]
+        parts = zip(self.processes, self.split(x, name), paths)
+        checked = [process.check(part, path, noised) for process, part, path in parts]
+        counts = [len(part) for part in checked]
+        if len(set(counts)) > 1:
+            raise ValueError(f"{', '.join(paths)} hold {counts} examples; expected the same number in each part")
+        return self.joined(checked)
+
+    def check_shape(self, shape) -> Any:
+        """A tree of shapes, as many examples in each."""
+        shapes = self._map("check_shape", self.split(shape, "shape"))
+        if len({part[0] for part in shapes}) > 1:
+            raise ValueError(f"shape = {shape}; expected the same number of examples in each part")
+        return self.joined(shapes)
+
+    def check_reading(self, parameterization, data_std, learned_variance: bool) -> tuple[tuple, Any]:
+        """(parameterisation, data_std) of each part, given as trees; one data_std stands for all parts of numbers."""
+        if learned_variance:
+            raise ValueError("learned_variance = True of a product; expected a denoiser of one part alone")
+        count = len(self.processes)
+        whole = parameterization is None or isinstance(parameterization, str)
+        rows = [parameterization] * count if whole else self.split(parameterization, "parameterization")
+        scales = [None] * count if data_std is None else self.split(data_std, "data_std")
+        read = [process.check_reading(*one, False) for process, *one in zip(self.processes, rows, scales)]
+        rows, scales = zip(*read)
+        return rows, self.joined(scales)
+
+    def check_start(self, parameterization, t) -> None:
+        """Raise ValueError where a part's answer says nothing of x_0."""
+        self._map("check_start", parameterization, self.clocks(t))
+
+    def check_prediction(self, prediction, x) -> None:
+        """Raise where a part of `prediction` is none of its process."""
+        self._map("check_prediction", self.split(prediction, "the denoiser's answer"), self.split(x))
+
+    def at(self, x, t) -> tuple[Any, Any]:
+        """(x, t), trees of arrays, one clock a part."""
+        x, t = zip(*self._map("at", self.split(x), self.clocks(t)))
+        return self.joined(x), self.joined(t)
+
+    def prior(self, keys, shape, t) -> Any:
+        """A draw of each part's."""
+        return self.joined(self._map("prior", self._keys(keys), self.split(shape, "shape"), self.clocks(t)))
+
+    def unknown(self, shape) -> Any:
+        """That of each part."""
+        return self.joined(self._map("unknown", self.split(shape, "shape")))
+
+    def perturb(self, keys, x0, t) -> tuple[Any, Any]:
+        """(x_t, truth), each a tree."""
+        x_t, truth = zip(*self._map("perturb", self._keys(keys), self.split(x0, "x0"), self.clocks(t)))
+        return self.joined(x_t), self.joined(truth)
+
+    def present(self, x, t, data_std) -> Any:
+        """What a network is shown of each part."""
+        return self.joined(self._map("present", *map(self.split, (x, t, data_std))))
+
+    def read(self, parameterization, out, x, t, data_std) -> Any:
+        """The prediction of each part."""
+        out = self.split(out, "what the network returned")
+        return self.joined(self._map("read", parameterization, out, *map(self.split, (x, t, data_std))))
+
+    def reverse(self, keys, prediction, x, t, s) -> Any:
+        """A step back of each part."""
+        parts = self.split(prediction), self.split(x), self.clocks(t), self.clocks(s)
+        return self.joined(self._map("reverse", self._keys(keys), *parts))
+
+    def answer(self, keys, prediction) -> Any:
+        """The answer of each part."""
+        return self.joined(self._map("answer", self._keys(keys), self.split(prediction)))
+
+    def error(self, prediction, truth, x, t) -> Any:
+        """The error of each part."""
+        return self.joined(self._map("error", *map(self.split, (prediction, truth, x)), self.clocks(t)))
+
+    def error_scale(self, parameterization, t, data_std) -> Any:
+        """That of each part."""
+        return self.joined(self._map("error_scale", parameterization, self.clocks(t), self.split(data_std)))
+
+    def kl(self, prediction, truth, x, t, s) -> Any:
+        """The divergence of each part."""
+        parts = *map(self.split, (prediction, truth, x)), self.clocks(t), self.clocks(s)
+        return self.joined(self._map("kl", *parts))
+
+    def _levels(self, levels) -> list:
+        """The levels of each part, None unless given."""
+        return [None] * len(self.processes) if levels is None else self.split(levels, "levels")
+
+    def check_data(self, data, levels) -> Any:
+        """A tree of data, each part with its own levels, a tree too; None for the default of each."""
+        checked = self._map("check_data", self.split(data, "data"), self._levels(levels))
+        if len(set(map(len, checked))) > 1:
+            sizes = [len(part) for part in checked]
+            raise ValueError(f"data hold {sizes} examples; expected the same number in each part")
+        return self.joined(checked)
+
+    def clean(self, data, levels) -> Any:
+        """x_0 of each part."""
+        return self.joined(self._map("clean", self.split(data, "data"), self._levels(levels)))
+
+    def last_time(self, levels) -> jax.Array | None:
+        """The latest of the parts', or None."""
+        times = [t for t in self._map("last_time", self._levels(levels)) if t is not None]
+        return functools.reduce(jnp.maximum, times) if times else None
+
+    def prior_kl(self, x0, t) -> Any:
+        """That of each part."""
+        return self.joined(self._map("prior_kl", self.split(x0), self.clocks(t)))
+
+    def reconstruction(self, prediction, data, x0, t, levels) -> Any:
+        """That of each part."""
+        parts = *map(self.split, (prediction, data, x0)), self.clocks(t), self._levels(levels)
+        return self.joined(self._map("reconstruction", *parts))
