@@ -122,7 +122,7 @@ def _log_likelihood(keys, denoiser, x0, cond, flow, trace, t_min, source, split)
 def _run(shared, keys, x0, cond):
     """(log_prob, deviations of the trace's estimates, evaluations, converged), each with the axis of examples first."""
     denoiser, flow, trace, t_min, source = shared
-    process = denoiser.process
+    process: Any = denoiser.process
     event = x0.shape[1:]
     size = math.prod(event)
     dtype = working_dtype(x0)

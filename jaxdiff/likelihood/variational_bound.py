@@ -34,6 +34,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from jaxdiff.arrays import check_flag, check_shared, check_whole, count, example_keys, expand_time, folded
@@ -167,7 +168,7 @@ def _checked(denoiser, data, levels, batch_size, progress, mesh) -> tuple[Any, t
     check_flag("progress", progress)
     check_mesh(mesh)
     check_whole("batch_size", batch_size)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(data)):
         raise TypeError("data are traced; this function works through a data set in batches: call it outside of jit")
     process = denoiser.process
     parts = [None] * len(process.processes) if levels is None else process.split(levels, "levels")

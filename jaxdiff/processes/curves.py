@@ -193,7 +193,7 @@ def _formula(process: Curves, name: str) -> Callable:
     return functools.partial(getattr(type(process), name).formula, process)
 
 
-def inverse(function: Callable, process: Curves, value) -> jax.Array:
+def inverse(function: Callable, process: Process, value) -> jax.Array:
     """The t in [0, 1] where `function(process, t)`, which falls, is `value`: bisection, then one step of Newton's.
 
     The bisection is held fixed and the step differentiated, which gives the derivatives of the inverse function.

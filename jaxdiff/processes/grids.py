@@ -116,7 +116,7 @@ class Grid(abc.ABC):
             t_start, t_end = check_ends(t_start, t_end)
         else:
             t_start, t_end = check_one_time(t_start, "t_start"), 0.0
-        clean = process.log_snr(t_end) == jnp.inf
+        clean = process.angle(t_end) == 0
         if self._finite:
             to_end, last_time = ended | clean, t_end
         else:  # the last step to clean data goes from where u is still finite

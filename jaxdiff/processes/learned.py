@@ -82,7 +82,7 @@ class LearnedVP(Gaussian):
         w, _ = self._curve(t)
         return (1 - w) * self.log_snr_max + w * self.log_snr_min
 
-    prior_std = 1.0
+    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
 
     def alpha(self, t):
         return jnp.sqrt(jax.nn.sigmoid(self._fall(t)))

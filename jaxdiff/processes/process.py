@@ -58,7 +58,7 @@ class Process(abc.ABC):
         """The part of `tree` that belongs to each of the processes; ValueError for a tree of another form."""
         return [tree]
 
-    def joined(self, parts: list) -> Any:
+    def joined(self, parts: Any) -> Any:
         """The tree that `split` makes `parts` of."""
         return parts[0]
 

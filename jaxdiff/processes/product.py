@@ -162,7 +162,7 @@ class Product(Process):
         whole = parameterization is None or isinstance(parameterization, str)
         rows = [parameterization] * count if whole else self.split(parameterization, "parameterization")
         scales = [None] * count if data_std is None else self.split(data_std, "data_std")
-        read = [process.check_reading(*one, False) for process, *one in zip(self.processes, rows, scales)]
+        read = [part.check_reading(row, std, False) for part, row, std in zip(self.processes, rows, scales)]
         rows, scales = zip(*read)
         return rows, self.joined(scales)
 

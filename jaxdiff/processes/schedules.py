@@ -47,7 +47,7 @@ class _VariancePreserving(Gaussian):
     @abc.abstractmethod
     def _inverse(self, integral) -> jax.Array: ...
 
-    prior_std = 1.0
+    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
 
     def alpha(self, t):
         return jnp.exp(-self._integral(t) / 2)
@@ -106,7 +106,7 @@ def OU(beta: float = 10.0) -> VP:
 class SubVP(_LinearBeta):
     """Sub-VP with linear β(t) (Song et al. 2021, appendix B, eq. 28-29): VP's mean, σ = 1 - exp(-B)."""
 
-    prior_std = 1.0
+    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
 
     def alpha(self, t):
         return jnp.exp(-self._integral(t) / 2)
@@ -138,7 +138,11 @@ class _Table(_VariancePreserving):
         return jnp.linspace(0.0, 1.0, self.cumulative.shape[0])
 
     def _integral(self, t):
-        return jnp.interp(t, self._times, self.cumulative)
+        cumulative = jnp.asarray(self.cumulative)
+        steps = len(cumulative) - 1
+        step = jnp.clip(jnp.floor(t * steps), 0, steps - 1).astype(int)
+        below = cumulative[step].astype(t.dtype)
+        return below + (t * steps - step.astype(t.dtype)) * (cumulative[step + 1].astype(t.dtype) - below)
 
     def _rate(self, t):
         steps = self.cumulative.shape[0] - 1
@@ -331,7 +335,7 @@ class Cosine(Gaussian):
     def _rate(self):
         return math.pi / 2 / (1 + self.s)
 
-    prior_std = 1.0
+    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
 
     def _variance(self, t):
         start = self.s * self._rate
@@ -376,7 +380,7 @@ class Flow(Gaussian):
     def __post_init__(self):
         check_field(self, "sigma_min", least=0, below=1)
 
-    prior_std = 1.0
+    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
 
     def _noise(self, t):
         return t + self.sigma_min * (1 - t)

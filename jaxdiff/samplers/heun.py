@@ -12,6 +12,7 @@ transition; never past t = 1.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +58,8 @@ class Heun(Sampler):
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """Raise the noise by churn, then one trapezoidal step."""
-        process, gamma = denoiser.process, state
+        process: Any = denoiser.process
+        gamma = state
         log_snr = process.log_snr(t)
         ratio = jnp.exp(-log_snr / 2)
         raised = process.time_at_log_snr(log_snr - 2 * jnp.log1p(gamma)).astype(t.dtype)

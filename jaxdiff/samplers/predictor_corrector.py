@@ -34,6 +34,7 @@ r"""Langevin dynamics: on any score, as the corrector of any sampler, and anneal
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +107,8 @@ class PredictorCorrector(Sampler):
     def step(self, keys, denoiser, x, t, s, state, cond):
         """The predictor's step from t to s, then Langevin steps at s; none where s is the data itself."""
         x, state = same_dtype(self.predictor.step(keys, denoiser, x, t, s, state, cond), (x, state))
-        _, sigma = denoiser.process.marginal(s)
+        process: Any = denoiser.process
+        sigma = process.sigma(s)
         level = jnp.where(sigma > 0, s, t)
 
         def correct(x, index):
@@ -132,7 +134,8 @@ class _HandOn(Sampler):
             )
 
     def step(self, keys, denoiser, x, t, s, state, cond):
-        return denoiser.process.marginal(s)[0] / denoiser.process.marginal(t)[0] * x, state
+        process: Any = denoiser.process
+        return process.alpha(s) / process.alpha(t) * x, state
 
 
 def AnnealedLangevin(steps_per_level: int = 100, epsilon: float = 0.2) -> PredictorCorrector:

@@ -117,7 +117,7 @@ class ProbabilityFlow(Sampler):
 
     def carry(self, denoiser: DenoiserLike, x, t, s, cond) -> Solution:
         """x [n, *event] carried from t to s (either way) along the probability flow, every example by its own steps."""
-        process = denoiser.process
+        process: Any = denoiser.process
         dtype = working_dtype(x)
         t, s = (jnp.asarray(time).astype(dtype) for time in (t, s))
 

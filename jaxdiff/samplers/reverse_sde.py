@@ -46,7 +46,7 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
     import diffrax
     import lineax
 
-    process = denoiser.process
+    process: Any = denoiser.process
     (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
     ell_t, ell_s = process.log_snr(t) / 2, process.log_snr(s) / 2
     h = jnp.minimum(ell_s - ell_t, 1e30)  # finite, so that 0 h is 0
