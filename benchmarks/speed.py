@@ -11,6 +11,13 @@ same work, before the rates. The bare loops call nothing but the network and do 
 
 An evaluation is one example through the network once, with its product for the likelihood. Compiling is the first call
 less a later one.
+
+    python benchmarks/speed.py --against PATH        this checkout beside another; about ten minutes on two cores
+
+compares the programs that both compile: the loss gradient, a training step, a sampling step of three samplers, a whole
+run of one, an adaptive likelihood, each of a U-Net and of an MLP. FLOPs, bytes accessed and temporary bytes are XLA's
+own (`cost_analysis`, which counts the operations of a loop once, and `memory_analysis`): exact, whatever else the
+machine does. Times are those of calls as a user makes them, in turns.
 """
 
 import dataclasses
@@ -22,7 +29,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import against
 import diffrax  # noqa: F401  loaded here, so that the likelihood's first call does not count it as compiling
 import jax
 import jax.numpy as jnp
@@ -35,6 +44,8 @@ from jaxdiff.config import PROCESSES, Config
 from jaxdiff.processes import row
 
 DEMO = Config()
+SIZES = "size", "channels", "attention", "batch", "steps"
+QUICK = {"size": 4, "channels": (4,), "attention": (), "batch": 2, "steps": 3, "repetitions": 3}
 Side = Callable[[], int]  # runs to its end; returns the units of work it did
 
 
@@ -51,11 +62,27 @@ class Settings:
     batch: int = DEMO.batch_size
     """Images at once."""
     steps: int = 50
-    """DDIM steps."""
-    repetitions: int = 9
-    """Turns of each side."""
+    """DDIM steps; with --against those of every sampler."""
+    repetitions: int | None = None
+    """Turns of each side: 9, with --against 31, unless given."""
     json: bool = False
     """Print one line of JSON."""
+    against: Path | None = None
+    """Another checkout of the repository, to compare this one with in place of the bare loops."""
+    only: str = ""
+    """With --against: the programs whose name contains this, such as "MLP" or "likelihood"."""
+    quick: bool = False
+    """With --against: the smallest networks and three turns, to see that it runs."""
+
+    def __post_init__(self):
+        if self.against is None and (self.only or self.quick):
+            raise ValueError("--only and --quick are settings of --against; give --against PATH, or leave them out")
+        given = [f"--{name}" for name in QUICK if getattr(self, name) != getattr(type(self), name)]
+        if self.quick and given:
+            raise ValueError(f"--quick has sizes and turns of its own; leave it out, or {', '.join(given)}")
+        turns = {"repetitions": 31 if self.against else 9} if self.repetitions is None else {}
+        for name, value in (QUICK if self.quick else turns).items():
+            object.__setattr__(self, name, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +108,10 @@ def compare(ours: Side, bare: Side, repetitions: int) -> Row:
 
     sides = ours, bare
     first = np.array([timed(side)[0] for side in sides])
-    turns = np.empty((repetitions, 2, 2))  # [turn, side, (seconds, seconds a unit)]
-    for i in range(repetitions):
-        for j in (0, 1) if i % 2 else (1, 0):
-            turns[i, j] = timed(sides[j])
+    turns = against.in_turns([functools.partial(timed, side) for side in sides], repetitions)
     seconds, per_unit = np.median(turns, 0).T
-    overhead = 100 * (turns[:, 0, 1] / turns[:, 1, 1] - 1)
-    low, middle, high = np.percentile(overhead, (25, 50, 75)).tolist()
-    return Row(*(1 / per_unit).tolist(), middle, (low, high), *(first - seconds).tolist())
+    overhead = against.overhead(*turns[:, :, 1].T)
+    return Row(*(1 / per_unit).tolist(), *overhead, *(first - seconds).tolist())
 
 
 def training(denoiser: jd.Denoiser, x0, repetitions: int, updates: int = 10) -> tuple[Row, jd.Denoiser]:
@@ -232,7 +255,7 @@ def measure(settings: Settings) -> dict:
         "load": load,
         "jax": jax.__version__,
         "jaxdiff": jd.__version__,
-        **dataclasses.asdict(settings),
+        **{name: getattr(settings, name) for name in (*SIZES, "repetitions")},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "training": dataclasses.asdict(train_row),
         "sampling": dataclasses.asdict(sample_row),
@@ -277,5 +300,10 @@ def table(figures: dict) -> str:
 
 if __name__ == "__main__":
     settings = tyro.cli(Settings, description=__doc__)
-    figures = measure(settings)
-    print(json.dumps(figures) if settings.json else table(figures))
+    if settings.against is None:
+        figures, read = measure(settings), table
+    else:
+        sizes = {name: getattr(settings, name) for name in SIZES}
+        figures = against.measure(settings.against, sizes, settings.only, settings.repetitions)
+        read = against.table
+    print(json.dumps(figures) if settings.json else read(figures))

@@ -1,5 +1,6 @@
-import importlib.util
+import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,10 @@ PATH = Path(__file__).parents[1] / "benchmarks" / "speed.py"
 
 @pytest.fixture(scope="module")
 def speed():
-    spec = importlib.util.spec_from_file_location("speed", PATH)
-    sys.modules["speed"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["speed"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PATH.parent)
+        yield importlib.import_module("speed")
+    del sys.modules["speed"], sys.modules["against"]
 
 
 def test_an_overhead_is_the_ratio_of_the_time_for_the_same_work(speed, monkeypatch):
@@ -50,6 +50,73 @@ def test_the_bare_loop_draws_the_same_samples(speed):
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
     ours = jd.sample(jax.random.key(1), denoiser, x.shape, jd.samplers.DDIM(), 7, x_start=x)
     np.testing.assert_allclose(speed.bare_ddim(denoiser, 7)(denoiser.params, x), ours, rtol=1e-4, atol=1e-5)
+
+
+def test_two_checkouts_take_turns_and_a_slow_moment_of_the_machine_counts_for_both(speed):
+    order, seconds = [], iter([2.0, 1.0, 6.0, 3.0, 2.0, 1.0])
+
+    def side(name):
+        def run():
+            order.append(name)
+            return next(seconds)
+
+        return run
+
+    turns = speed.against.in_turns([side("here"), side("there")], 3)
+    assert order == ["there", "here", "here", "there", "there", "here"]
+    np.testing.assert_array_equal(turns, [[1, 2], [6, 3], [1, 2]])
+    assert speed.against.overhead(*turns.T) == (-50.0, (-50.0, 25.0))  # of -50, 100 and -50 %
+
+
+def test_a_checkout_whose_ddim_step_evaluates_twice_costs_twice_there_and_the_same_elsewhere(speed, tmp_path):
+    shutil.copytree(speed.against.HERE / "jaxdiff", tmp_path / "jaxdiff")
+    with (tmp_path / "jaxdiff" / "__init__.py").open("a") as file:
+        print("_step = samplers.DDIM.step", file=file)
+        print("samplers.DDIM.step = lambda self, keys, denoiser, x, *rest: _step(", file=file)
+        print("    self, keys, denoiser, _step(self, keys, denoiser, x, *rest)[0], *rest)", file=file)
+    figures = speed.against.measure(tmp_path, {name: speed.QUICK[name] for name in speed.SIZES}, "MLP, D", 2)
+    rows = figures["programs"]
+    assert rows.keys() == {"MLP, DPM-Solver++ step", "MLP, DDIM step"}
+    for cost in ("flops", "bytes", "temp"):
+        here, there = rows["MLP, DPM-Solver++ step"][cost]
+        assert here == there > 0, cost
+    here, there = rows["MLP, DDIM step"]["flops"]
+    assert 1.9 < there / here < 2.1
+    assert "More FLOPs here: none." in speed.against.table(figures)
+
+
+def test_a_folder_that_is_no_checkout_is_named(speed, tmp_path):
+    with pytest.raises(ValueError, match="no jaxdiff/__init__.py; expected a checkout"):
+        speed.against.Checkout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"only": "MLP"}, "settings of --against"),
+        ({"quick": True}, "settings of --against"),
+        ({"against": Path("."), "quick": True, "size": 16}, "leave it out, or --size"),
+    ],
+)
+def test_a_setting_that_would_not_be_used_is_refused(speed, settings, message):
+    with pytest.raises(ValueError, match=message):
+        speed.Settings(**settings)
+
+
+@pytest.mark.slow
+def test_every_program_of_a_checkout_costs_what_it_costs_in_the_same_checkout(speed):
+    run = subprocess.run(
+        [sys.executable, PATH, "--against", speed.against.HERE, "--quick", "--json"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    rows = json.loads(run.stdout)["programs"]
+    assert len(rows) == 14
+    for name, row in rows.items():
+        assert min(row["seconds"]) > 0, name
+        for cost in ("flops", "bytes", "temp"):
+            assert row[cost][0] == row[cost][1] > 0, (name, cost)
 
 
 @pytest.mark.slow
