@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -86,22 +87,20 @@ class Checkout:
 
 
 def compare(name: str, sides: Sequence[Checkout], repetitions: int) -> dict:
-    """What the program `name` costs on both sides."""
-    compiled = [side.ask(["compile", name]) for side in sides]
-    for side in sides:  # the first call as a user makes it compiles once more
-        side.ask(["run", name, 1])
+    """What the program `name` costs on both sides; its times where there are turns."""
+    with ThreadPoolExecutor() as pool:
+        both = lambda *request: list(pool.map(lambda side: side.ask(request), sides))
+        compiled = both("compile", name)
+        costs = {cost: [side[cost] for side in compiled] for cost in (*COSTS, "compile_seconds")}
+        if not repetitions:
+            return costs
+        both("run", name, 1)  # the first call as a user makes it compiles once more
     began = time.perf_counter()
     sides[0].ask(["run", name, 1])
     calls = math.ceil(TURN / (time.perf_counter() - began))
     seconds = in_turns([functools.partial(side.ask, ["run", name, calls]) for side in sides], repetitions)
     middle, quartiles = overhead(*seconds.T)
-    return {
-        **{cost: [side[cost] for side in compiled] for cost in COSTS},
-        "compile_seconds": [side["seconds"] for side in compiled],
-        "seconds": np.median(seconds, 0).tolist(),
-        "slower": middle,
-        "slower_quartiles": quartiles,
-    }
+    return {**costs, "seconds": np.median(seconds, 0).tolist(), "slower": middle, "slower_quartiles": quartiles}
 
 
 def measure(there: Path, sizes: dict, only: str, repetitions: int) -> dict:
@@ -143,18 +142,25 @@ def table(figures: dict) -> str:
         pairs = (row[cost] for cost in COSTS)
         cells = (f"{short(there):>10s}{short(here):>10s}{more(here, there):>11s} " for here, there in pairs)
         lines.append(f"{name:26s}{''.join(cells)}".rstrip())
-    lines += ["", f"{'':26s}{'ms a unit':^20s}{'slower, turn by turn':>30s}{'compiling, seconds':>24s}"]
-    lines += [f"{'':26s}{'there':>10s}{'here':>10s}{'':30s}{'there':>14s}{'here':>10s}"]
-    for name, row in rows.items():
+    larger = lambda cost: [name for name, row in rows.items() if row[cost][0] > row[cost][1]]
+    verdicts = {f"More {title}": larger(cost) for cost, title in COSTS.items()}
+    if figures["repetitions"]:
+        lines += ["", *times(figures)]
+        verdicts["Slower by more than 2 %"] = [name for name in rows if rows[name]["slower"] > 2]
+    return "\n".join([*lines, "", *(f"{what} here: {'; '.join(names) or 'none'}." for what, names in verdicts.items())])
+
+
+def times(figures: dict) -> list[str]:
+    """The lines of the times."""
+    lines = [
+        f"{'':26s}{'ms a unit':^20s}{'slower, turn by turn':>26s}{'compiling, seconds':>30s}",
+        f"{'':26s}{'there':>10s}{'here':>10s}{'':30s}{'there':>14s}{'here':>10s}",
+    ]
+    for name, row in figures["programs"].items():
         here, there = (1000 * seconds for seconds in row["seconds"])
         quartiles = "({:+.1f} to {:+.1f})".format(*row["slower_quartiles"])
         lines.append(
             f"{name:26s}{there:10.3f}{here:10.3f}{row['slower']:+11.1f} % {quartiles:17s}"
             f"{row['compile_seconds'][1]:14.1f}{row['compile_seconds'][0]:10.1f}"
         )
-    larger = lambda cost: [name for name, row in rows.items() if row[cost][0] > row[cost][1]]
-    verdicts = {f"More {title}": larger(cost) for cost, title in COSTS.items()}
-    verdicts["Slower by more than 2 %"] = [name for name in rows if rows[name]["slower"] > 2]
-    lines += ["", f"Medians of {figures['repetitions']} turns, quartiles in brackets."]
-    lines += [f"{verdict} here: {'; '.join(names) or 'none'}." for verdict, names in verdicts.items()]
-    return "\n".join(lines)
+    return [*lines, "", f"Medians of {figures['repetitions']} turns, quartiles in brackets."]

@@ -4,7 +4,7 @@ Each is written once, in calls that both checkouts understand, so that it compil
 process imports. The process reads the sizes, then requests, each one line of JSON, and answers each by one:
 
     sizes                     -> [path of jaxdiff, names of the programs]
-    ["compile", name]         -> {"flops", "bytes", "temp", "seconds"}
+    ["compile", name]         -> {"flops", "bytes", "temp", "compile_seconds"}
     ["run", name, calls]      -> seconds for one unit of work, such as a training step or a sampling step
 """
 
@@ -139,7 +139,7 @@ def compiled(program: Program) -> dict:
         "flops": costs["flops"],
         "bytes": costs["bytes accessed"],
         "temp": executable.memory_analysis().temp_size_in_bytes,
-        "seconds": seconds,
+        "compile_seconds": seconds,
     }
 
 

@@ -64,7 +64,7 @@ class Settings:
     steps: int = 50
     """DDIM steps; with --against those of every sampler."""
     repetitions: int | None = None
-    """Turns of each side: 9, with --against 31, unless given."""
+    """Turns of each side: 9, with --against 31, unless given. With --against 0 leaves the times out."""
     json: bool = False
     """Print one line of JSON."""
     against: Path | None = None
