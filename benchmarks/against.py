@@ -4,6 +4,7 @@
 PYTHONPATH set to it and the same interpreter; nothing is installed.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -57,7 +58,8 @@ class Checkout:
         return self
 
     def __exit__(self, *raised) -> None:
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of what a process that has ended did not read
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
@@ -105,7 +107,7 @@ def compare(name: str, sides: Sequence[Checkout], repetitions: int) -> dict:
 
 def measure(there: Path, sizes: dict, only: str, repetitions: int) -> dict:
     """All figures, each pair of them [here, there]."""
-    with Checkout(HERE) as ours, Checkout(there) as theirs:
+    with Checkout(there) as theirs, Checkout(HERE) as ours:
         sides = ours, theirs
         found = {}
         names, _ = [side.start(sizes) for side in sides]

@@ -12,7 +12,7 @@ same work, before the rates. The bare loops call nothing but the network and do 
 An evaluation is one example through the network once, with its product for the likelihood. Compiling is the first call
 less a later one.
 
-    python benchmarks/speed.py --against PATH        this checkout beside another; about ten minutes on two cores
+    python benchmarks/speed.py --against PATH        this checkout beside another; --only for some of its programs
 
 compares the programs that both compile: the loss gradient, a training step, a sampling step of three samplers, a whole
 run of one, an adaptive likelihood, each of a U-Net and of an MLP. FLOPs, bytes accessed and temporary bytes are XLA's

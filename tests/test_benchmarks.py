@@ -90,6 +90,13 @@ def test_a_folder_that_is_no_checkout_is_named(speed, tmp_path):
         speed.against.Checkout(tmp_path)
 
 
+def test_a_checkout_whose_process_ends_is_named(speed, tmp_path):
+    (tmp_path / "jaxdiff").mkdir()
+    (tmp_path / "jaxdiff" / "__init__.py").write_text("raise SystemExit")
+    with speed.against.Checkout(tmp_path) as side, pytest.raises(RuntimeError, match=f"of {tmp_path} ended"):
+        side.start({})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
