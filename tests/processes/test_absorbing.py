@@ -131,23 +131,20 @@ def test_logits_are_read_with_what_is_seen():
 @schedules
 def test_the_loss_is_the_term_of_diffusion(process):
     """Its mean is the integral of the rate times the mean cost, here by a fine midpoint sum over sigma."""
-    n = 20_000
-    middle = (np.arange(2000) + 0.5) / 2000
-    expected = np.mean([mean_cost(sigma) / sigma for sigma in middle])
-    assert expected == pytest.approx(entropy(TABLE, range(N), []), rel=1e-5), "the chain rule over all orders"
-    for law_ in (times.Importance(1e-4), times.Stratified()):
-        if law_ == times.Stratified():
-            n = 100_000
-        loss = jax.jit(Denoising(weightings.Likelihood(), law_))(tokens(process), KEY, data(n))
-        found = N * np.asarray(loss, np.float64)
-        # a share t_min of the integral is left out
-        assert found.mean() == pytest.approx(expected, abs=4 * found.std() / math.sqrt(n) + 3e-4)
+    n, t_min = 20_000, 0.01
+    low = 1 - float(process.alpha(t_min))
+    middle = low + (1 - low) * (np.arange(500) + 0.5) / 500
+    expected = (1 - low) * np.mean([mean_cost(sigma) / sigma for sigma in middle])
+    for law, length in ((times.Importance(t_min), 1), (times.Stratified(t_min), 1 - t_min)):
+        loss = jax.jit(Denoising(weightings.Likelihood(), law))(tokens(process), KEY, data(n))
+        found = length * N * np.asarray(loss, np.float64)
+        assert found.mean() == pytest.approx(expected, abs=4 * found.std() / math.sqrt(n))
 
 
 @schedules
 def test_ancestral_samples_follow_their_enumerated_law(process):
     """Two steps, then the answer: all ways from all masks, each token shown on its own."""
-    n, grid = 20_000, np.array([1.0, 0.55, 0.2])
+    n, grid = 10_000, np.array([1.0, 0.55, 0.2])
     draw = lambda grid: jd.sample(KEY, tokens(process), (n, N), jd.samplers.Ancestral(), 3, grid=grid)
     now = np.zeros((K + 1,) * N)
     now[(MASK,) * N] = 1.0
@@ -163,8 +160,6 @@ def test_ancestral_samples_follow_their_enumerated_law(process):
     assert expected.sum() == pytest.approx(1.0)
     assert np.abs(expected - TABLE).max() > 0.01, "few steps are not the data"
     assert_law(draw(jd.grids.Time()), expected)
-    many = jd.sample(KEY, tokens(process), (n, N), jd.samplers.Ancestral(), 64)
-    assert_law(many, TABLE)
 
 
 @schedules
@@ -183,12 +178,12 @@ def test_the_bound_in_steps_is_a_riemann_sum(process, steps):
 
 @schedules
 def test_the_bound_in_continuous_time_is_the_entropy(process):
-    n = 10_000
-    found = jd.continuous_bound(KEY, tokens(process), data(n), 32, batch_size=n)
+    n = 5000
+    found = jd.continuous_bound(KEY, tokens(process), data(n), 16, batch_size=n)
     scale, expected = N * math.log(2), entropy(TABLE, range(N), [])
     assert scale * found.bits_per_dim == pytest.approx(expected, abs=4 * scale * found.standard_error)
-    assert scale * found.standard_error < 0.01
-    assert found.transitions.shape == (n, 32)
+    assert scale * found.standard_error < 0.02
+    assert found.transitions.shape == (n, 16)
 
 
 @schedules
@@ -236,7 +231,7 @@ def test_an_event_may_be_a_single_category():
 
 def test_what_is_seen_at_the_start_stays():
     """Infilling: the rest follows the table's law given what is seen."""
-    n = 10_000
+    n = 4000
     start = np.full((n, N), MASK)
     start[:, 0] = 2
     path = jd.sample(KEY, tokens(), (n, N), jd.samplers.Ancestral(), 16, x_start=start, trajectory=True)

@@ -56,12 +56,11 @@ def test_a_grid_takes_equal_steps_in_the_mean_of_its_parts(grid):
 def test_rates_add_and_every_inverse_inverts():
     t = np.linspace(0.01, 0.99, 15)
     np.testing.assert_allclose(PROCESS.rate(t), np.asarray(jd.VP().rate(t)) + 1 / t, rtol=1e-4)
-    slope = jax.vmap(jax.grad(PROCESS.log_share))(jnp.asarray(t))
+    slope = jax.jit(jax.vmap(jax.grad(PROCESS.log_share)))(t)
     np.testing.assert_allclose(PROCESS.rate(t), slope, rtol=1e-3)
     for name in ("angle", "log_snr", "log_share"):
-        there = getattr(PROCESS, f"time_at_{name}")(getattr(PROCESS, name)(t))
+        there = jax.jit(getattr(PROCESS, f"time_at_{name}"))(getattr(PROCESS, name)(t))
         np.testing.assert_allclose(there, t, rtol=1e-4, atol=1e-5, err_msg=name)
-    np.testing.assert_allclose(PROCESS.time_at_angle(np.array([0.0, np.pi / 2])), [0, 1], atol=1e-6)
     tree = {"number": jnp.array([0.5]), "label": jnp.array([0.1])}
     np.testing.assert_allclose(PROCESS.rate(tree), np.asarray(jd.VP().rate(0.5)) + 10, rtol=1e-4)
 
@@ -89,19 +88,14 @@ def test_a_pair_depends_on_its_key_and_index_alone(tmp_path):
     torn.write_bytes(torn.read_bytes()[:-9])
     again = jd.samplers.draw(KEY, joint(), shape(9), 4, keep=tmp_path, **settings)
     jax.tree.map(np.testing.assert_array_equal, again, kept)
-    path = jd.samplers.draw(KEY, joint(), shape(5), 4, trajectory=True, **settings)
-    assert path["label"].shape == (4, 5)
-    assert path["number"].shape == (4, 5, 2)
-    np.testing.assert_array_equal(path["label"][0], 3, err_msg="all masks")
-    np.testing.assert_array_equal(path["label"][-1], whole["label"][:5])
 
 
 def test_a_start_holds_what_is_known():
     """A label that is there at the start stays, and the number is one of its class."""
-    n = 2000
+    n = 1000
     start = {"number": np.random.default_rng(0).standard_normal((n, 2)).astype(np.float32), "label": np.full(n, 1)}
     shape = {"number": (n, 2), "label": (n,)}
-    x = jd.sample(KEY, joint(), shape, jd.samplers.Ancestral(), 100, x_start=start)
+    x = jd.sample(KEY, joint(), shape, jd.samplers.Ancestral(), 30, x_start=start)
     np.testing.assert_array_equal(x["label"], 1)
     np.testing.assert_array_less(np.abs(np.mean(x["number"], 0) - MEANS[1]), 4 * STD[1] / math.sqrt(n))
 
@@ -116,7 +110,7 @@ def nats(x, levels):
 
 def test_the_joint_bound_is_above_minus_log_p_and_near_it():
     """Where numbers are read in cells the end of the bound costs .002 bits each; a Riemann sum is above its limit."""
-    n, levels = 4000, {"number": 256, "label": None}
+    n, levels = 1000, {"number": 256, "label": None}
     pairs = data(n)
     pairs["number"] = np.floor((np.clip(pairs["number"], -1, 0.999) + 1) / 2 * 256).astype(int)
     right = nats(pairs, 256) / (3 * math.log(2))
@@ -127,9 +121,9 @@ def test_the_joint_bound_is_above_minus_log_p_and_near_it():
 
     mean, error = excess(jd.continuous_bound(KEY, joint(), pairs, 32, levels, batch_size=n))
     assert -error < mean < error + 0.005
-    assert error < 0.05
-    coarse, _ = excess(jd.variational_bound(KEY, joint(), pairs, 50, levels, batch_size=n))
-    fine, error = excess(jd.variational_bound(KEY, joint(), pairs, 200, levels, batch_size=n))
+    assert error < 0.1
+    coarse, _ = excess(jd.variational_bound(KEY, joint(), pairs, 20, levels, batch_size=n))
+    fine, error = excess(jd.variational_bound(KEY, joint(), pairs, 80, levels, batch_size=n))
     assert -error < fine < coarse / 2
 
 
@@ -166,7 +160,7 @@ def test_a_loss_is_the_mean_over_all_values(weighting, clocks, expected):
 
 def test_every_draw_of_times_gives_one_mean():
     """Of the bound's weighting, with one clock: by importance on the sum of rates or evenly."""
-    n = 40_000
+    n = 10_000
     pairs = data(n)
     found = []
     for law in (times.Importance(1e-2), times.Uniform(1e-2)):
