@@ -125,16 +125,17 @@ def test_several_parts_are_a_dictionary():
     near(nested(X, 0.3, LABELS), mixture()(X, 0.3, LABELS))
 
 
-def test_tokens_at_their_prior_have_the_shape_of_their_event():
-    free = jd.Given(three(), "text", event=(2,))
-    seen = []
-    whole = jd.Given(dataclasses.replace(three(), tokens=lambda x, t: seen.append(x) or tokens()(x, t)), "text", (2,))
-    for given in (whole, dataclasses.replace(whole, names="text")):
-        given({"number": X, "label": LABELS}, 0.5)
-    assert len(seen) == 2
-    for x in seen:
-        np.testing.assert_array_equal(x, np.full((6, 2), MASK))
-    assert jax.tree.unflatten(jax.tree.structure(free), jax.tree.leaves(free)).event == free.event
+def test_what_is_given_is_data_at_0_and_what_is_not_is_noise_at_1():
+    seen, text = [], np.array([[0, 1]] * 6)
+    watched = lambda x, t: seen.append((x, t)) or tokens()(x, t)
+    given = jd.Given(dataclasses.replace(three(), tokens=watched), "text", (2,))
+    for denoiser, cond in ((given, None), (dataclasses.replace(given, names="text"), None), (given, text)):
+        denoiser({"number": X, "label": LABELS}, 0.5, cond)
+    for (x, t), (state, clock) in zip(seen, [(np.full((6, 2), MASK), 1.0)] * 2 + [(text, 0.0)], strict=True):
+        np.testing.assert_array_equal(x, state)
+        np.testing.assert_array_equal(t, np.full(6, clock))
+    leaves, structure = jax.tree.flatten(jd.Given(three(), "text", (2,)))
+    assert jax.tree.unflatten(structure, leaves).event == jd.Given(three(), "text", (2,)).event
 
 
 def asked(**settings):
