@@ -1,5 +1,7 @@
 """How noise becomes data: one step under the one scan."""
 
+from jaxdiff.arrays import example_keys
+from jaxdiff.denoisers import check_cond
 from jaxdiff.samplers.ancestral import DDIM, Ancestral
 from jaxdiff.samplers.batches import draw
 from jaxdiff.samplers.bridge import cross
@@ -12,7 +14,7 @@ from jaxdiff.samplers.predictor_corrector import AnnealedLangevin, PredictorCorr
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode
 from jaxdiff.samplers.reverse_sde import ReverseSDE
 from jaxdiff.samplers.sample import sample
-from jaxdiff.samplers.sampler import Sampler, check_cond, example_keys
+from jaxdiff.samplers.sampler import Sampler
 from jaxdiff.samplers.switch import Switch
 from jaxdiff.samplers.unipc import UniPC
 

@@ -19,18 +19,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_above, check_room, check_shared, check_whole, folded, normal
+from jaxdiff.arrays import check_above, check_room, check_shared, check_whole, example_keys, folded, normal
+from jaxdiff.arrays.dtypes import same_dtype, working_dtype
 from jaxdiff.arrays.varying import vary
 from jaxdiff.processes import Gaussian, check_event, check_gaussian, forward_sde, pytree
 from jaxdiff.processes.grids import check_one_time
-from jaxdiff.samplers.sampler import (
-    Sampler,
-    check_guides_noise,
-    check_noise,
-    example_keys,
-    same_dtype,
-    working_dtype,
-)
+from jaxdiff.samplers.sampler import Sampler, check_guides_noise, check_noise
 
 
 @pytree

@@ -48,22 +48,17 @@ from jaxdiff.arrays import (
     check_output,
     check_room,
     check_whole,
+    example_keys,
     folded,
     normal,
 )
+from jaxdiff.arrays.dtypes import same_dtype, working_dtype
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import score
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.ancestral import Ancestral
-from jaxdiff.samplers.sampler import (
-    Sampler,
-    check_guides_noise,
-    check_sampler,
-    example_keys,
-    same_dtype,
-    working_dtype,
-)
+from jaxdiff.samplers.sampler import Sampler, check_guides_noise, check_sampler
 
 
 def _langevin_step(keys, x, gradient, root) -> jax.Array:

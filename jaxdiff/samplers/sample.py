@@ -19,22 +19,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_flag, check_room, check_whole, folded
+from jaxdiff.arrays import check_flag, check_room, check_whole, example_keys, folded
 from jaxdiff.arrays.dtypes import same_dtype, working, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
-from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
+from jaxdiff.denoisers import DenoiserLike, check_cond, check_start, warn_uncovered
+from jaxdiff.denoisers.checks import check_answer
 from jaxdiff.processes import is_concrete
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.sampler import (
-    Sampler,
-    check_answer,
-    check_cond,
-    check_run,
-    example_keys,
-)
+from jaxdiff.samplers.sampler import Sampler, check_run
 
 ADAPTIVE_END = 1e-5
 

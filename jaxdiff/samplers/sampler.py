@@ -5,13 +5,8 @@ from typing import Any
 import jax
 
 from jaxdiff.arrays import check_field, check_instance, check_shared
-from jaxdiff.arrays import example_keys as example_keys
-from jaxdiff.arrays.dtypes import same_dtype as same_dtype
-from jaxdiff.arrays.dtypes import working_dtype as working_dtype
 from jaxdiff.denoisers import DenoiserLike, guidance
-from jaxdiff.denoisers import check_cond as check_cond
-from jaxdiff.denoisers.checks import check_answer as check_answer
-from jaxdiff.denoisers.checks import check_model as check_model
+from jaxdiff.denoisers.checks import check_model
 from jaxdiff.processes import Process, check_gaussian
 from jaxdiff.processes.grids import Angle
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import nan_unless
+from jaxdiff.arrays.dtypes import same_dtype
 from jaxdiff.processes import check_time, is_concrete, pytree
-from jaxdiff.samplers.sampler import Sampler, check_sampler, same_dtype
+from jaxdiff.samplers.sampler import Sampler, check_sampler
 
 
 @pytree
