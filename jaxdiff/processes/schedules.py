@@ -338,8 +338,7 @@ class Cosine(Gaussian):
     prior_std = 1.0  # pyright: ignore[reportAssignmentType]
 
     def _variance(self, t):
-        start = self.s * self._rate
-        return jnp.sin(t * self._rate) * jnp.sin((t + 2 * self.s) * self._rate) / jnp.cos(start) ** 2
+        return jnp.sin(t * self._rate) * jnp.sin((t + 2 * self.s) * self._rate) / jnp.cos(self.s * self._rate) ** 2
 
     def _left(self, t):
         return jnp.sin((1 - t) * self._rate) / jnp.cos(self.s * self._rate)
@@ -354,8 +353,7 @@ class Cosine(Gaussian):
         return 2 * jnp.log(self._left(t)) - jnp.log(self._variance(t))
 
     def time_at_log_snr(self, log_snr):
-        start = self.s * self._rate
-        cos0, sin0 = jnp.cos(start), jnp.sin(start)
+        cos0, sin0 = (function(self.s * self._rate) for function in (jnp.cos, jnp.sin))
         alpha, sigma = (jnp.exp(jax.nn.log_sigmoid(sign * log_snr) / 2) for sign in (1, -1))
         cos_u, sin_u = alpha * cos0, jnp.hypot(sigma, alpha * sin0)
         sine = sigma * cos0 * (sigma * cos0 / (sin_u * cos0 + cos_u * sin0))  # sin(u - u_0)
