@@ -146,3 +146,33 @@ def test_pytrees_know_their_class():
     for path in FILES:
         code = ast.dump(ast.parse(path.read_text()))
         assert "'register_dataclass'" not in code, path
+
+
+PROCESSES = {
+    name
+    for name, value in vars(jaxdiff.processes).items()
+    if isinstance(value, type) and issubclass(value, jaxdiff.processes.Process)
+} | {"Curves", "power"}
+
+
+def questions(tree):
+    """Where code asks which process it has: by `isinstance`, by `type(...) is`, or by its power."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+            yield from (name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name))
+        elif isinstance(node, ast.Compare):
+            yield from (name.id for name in ast.walk(node) if isinstance(name, ast.Name))
+            yield from (name.attr for name in ast.walk(node) if isinstance(name, ast.Attribute))
+
+
+ABOVE = [path for path in FILES if layer_of(path) in ("samplers", "losses", "likelihood")]
+
+
+@pytest.mark.parametrize("path", ABOVE, ids=str)
+def test_no_sampler_loss_or_likelihood_asks_which_process_it_has(path):
+    assert not PROCESSES & {*questions(ast.parse(path.read_text()))}
+
+
+@pytest.mark.parametrize("code", ["isinstance(p, Gaussian)", "type(p) is Absorbing", "process.power == 2"])
+def test_such_questions_are_found(code):
+    assert PROCESSES & {*questions(ast.parse(code))}
