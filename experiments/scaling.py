@@ -175,11 +175,11 @@ def predicted(params, mesh) -> tuple[int, int, int]:
 
 
 def compiled(denoiser, batch: dict, mesh, accumulate: int = 1):
-    """The compiled step, and the state and the batch where it takes them."""
+    """The compiled step, and what it takes where it takes it: the state, the batch, and the parts of the step."""
     state = TrainState.create(jax.random.key(0), denoiser.params, OPTIMIZER, mesh)
     batch = jax.device_put(batch, batch_sharding(mesh))
     step = make_step(denoiser, jd.losses.Denoising(), OPTIMIZER, mesh=mesh, accumulate=accumulate)
-    return step.lower(state, batch).compile(), state, batch
+    return step.lower(state, batch).compile(), state, batch, *step.parts
 
 
 def traffic(denoiser, program, mesh) -> tuple[str, bool]:
@@ -198,12 +198,12 @@ def traffic(denoiser, program, mesh) -> tuple[str, bool]:
     return text + f"; {inside} in the loop" * (inside > 0), bool(agree)
 
 
-def step_time(program, state, batch) -> float:
+def step_time(program, state, *given) -> float:
     """The median seconds of a step, after two."""
     seconds = []
     for _ in range(2 + STEPS):
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(program(state, batch))
+        state, _ = jax.block_until_ready(program(state, *given))
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[2:])
 

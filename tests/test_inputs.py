@@ -174,6 +174,10 @@ row("jd.Bridge of a network that returns something else", lambda out: jd.Bridge(
     out=says("the network returned", T(None), X, (X, X[:2]), (X, None)))
 row("jd.OnProcess", jd.OnProcess, {"denoiser": EXACT, "process": VP}, denoiser=A_DENOISER, process=PROCESS)
 row("jd.OnProcess called", jd.OnProcess(EXACT, jd.VE()), {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
+BOTH = jd.denoisers.WithProcess(jd.Denoiser(NETWORK, jnp.ones(1), jd.LearnedVP()))
+row("jd.denoisers.WithProcess", jd.denoisers.WithProcess, denoiser=[*A_DENOISER, *says("nothing to learn", T(DENOISER)),
+    *says("with `params` to train", T(EXACT))])
+row("jd.denoisers.WithProcess called", BOTH, {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
 row("jd.score", jd.score, {"denoiser": EXACT, "x": X, "t": 0.5}, denoiser=A_DENOISER, x=NO_BATCH, t=TIME_OF_X)
 ENERGY = jd.Denoiser(jd.denoisers.Gradient(jd.denoisers.InnerProduct(NETWORK)), None, VP)
 row("jd.energy", jd.energy, {"denoiser": ENERGY, "x": X, "t": 0.5}, denoiser=[T(DENOISER), *A_DENOISER], x=NO_BATCH,
@@ -282,6 +286,9 @@ row("jd.losses.Hybrid", jd.losses.Hybrid, weight=NOT_NEGATIVE, steps=[1, *COUNT]
     weighting=FUNCTION)
 row("jd.losses.Hybrid called", jd.losses.Hybrid(steps=4), LOSS | {"denoiser": EXACT}, denoiser=[*says("predicts none",
     EXACT), *A_DENOISER], **BATCH_OF_LOSS)
+row("jd.losses.LeastVariance", jd.losses.LeastVariance, loss=FUNCTION)
+row("jd.losses.LeastVariance called", jd.losses.LeastVariance(jd.losses.Denoising()), LOSS | {"denoiser": BOTH},
+    denoiser=[T(DENOISER), *A_DENOISER], **BATCH_OF_LOSS)
 row("jd.losses.FlowMatching", jd.losses.FlowMatching, coupling=FUNCTION, sigma=NOT_NEGATIVE, times=FUNCTION)
 row("jd.losses.FlowMatching called", jd.losses.FlowMatching(), LOSS | {"denoiser": DENOISER}, denoiser=A_DENOISER,
     **BATCH_OF_LOSS)
@@ -547,7 +554,7 @@ WITHOUT = {
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device",
-    "called by those that have rows": "example_keys innermost "
+    "called by those that have rows": "example_keys innermost with_params "
     "weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb",
 }
 

@@ -58,6 +58,7 @@ def joint(params, x, c_noise, cond):
 
 
 TOKENS = jd.Denoiser(logits, PARAMS, jd.Absorbing(2))
+BOTH = jd.denoisers.WithProcess(jd.Denoiser(network, PARAMS, jd.LearnedVP()))
 JOINT = jd.Denoiser(joint, PARAMS, jd.Product({"x": VP, "y": jd.Absorbing(2)}))
 EACH = S.Each({"x": S.DPMSolverPP(), "y": S.Ancestral()})
 PROCESSES = conftest.PROCESSES | {"Brownian": jd.Brownian(3.0), "LearnedVP": jd.LearnedVP()}
@@ -70,6 +71,7 @@ def classifier(x, t, cond):
 DENOISERS = {
     "Denoiser": MODEL,
     "OnProcess": jd.OnProcess(MODEL, jd.VE()),
+    "WithProcess": BOTH,
     "Gaussian": jd.exact.Gaussian(jd.VP(), np.zeros(D), np.eye(D)),
     "Mixture": jd.exact.Mixture(jd.VP(), [0.3, 0.7], [[1.0, 0.0], [-1.0, 0.5]], [0.2 * np.eye(D)] * 2),
     "Empirical": jd.exact.Empirical(jd.VP(), X),
@@ -116,7 +118,7 @@ ROWS |= {
 ROWS |= {name: (lambda keys, x, p=p: curves(p, x)) for name, p in PROCESSES.items()}
 ROWS |= {name: (lambda keys, x, trace=trace: traced(trace, keys, x)) for name, trace in TRACES.items()}
 ROWS |= {f"loss {name}": (lambda keys, x, loss=loss: loss(MODEL, keys[0], x)) for name, loss in LOSSES.items()}
-FREE = (DENOISERS["Empirical"], DENOISERS["Denoiser"], DENOISERS["OnProcess"], DENOISERS["Gaussian"])
+FREE = (DENOISERS["Empirical"], DENOISERS["Denoiser"], DENOISERS["OnProcess"], DENOISERS["Gaussian"], BOTH)
 ROWS |= {
     "log_likelihood": lambda keys, x: jd.log_likelihood(keys, MODEL, x, None, FAST, jd.likelihood.Exact()),
     "encode": lambda keys, x: jd.encode(MODEL, x, flow=FAST),
@@ -126,6 +128,7 @@ ROWS |= {
     "Bridge": lambda keys, x: BRIDGE(x, 0.5),
     "BridgeMatching": lambda keys, x: L.BridgeMatching()(BRIDGE, keys[0], x),
     "Hybrid": lambda keys, x: L.Hybrid(steps=4)(WIDE, keys[0], x),
+    "LeastVariance": lambda keys, x: L.LeastVariance(L.Denoising())(BOTH, keys[0], x),
     "energy": lambda keys, x: jd.energy(ENERGY, x, 0.5),
     "score": lambda keys, x: jd.score(MODEL, x, 0.5),
     "Swapped": lambda keys, x: jd.denoisers.Swapped(BRIDGE)(x, 0.5),
@@ -151,7 +154,7 @@ ELSEWHERE = {
     "sample samplers guidance exact grids losses denoisers likelihood": "rooms, and the samplers' rows",
     "Prediction Likelihood Sampler Trace pytree Process Grid DenoiserLike BridgeLike TwoEnded": "parts of the others",
     "Discrete Certain Wrapper": "parts of the others",
-    "as_pytree ends is_concrete expand_time no_label_of warn_uncovered innermost": "for other rooms",
+    "as_pytree ends is_concrete expand_time no_label_of warn_uncovered innermost with_params": "for other rooms",
     "extrapolated with_variance": "in the rows of guidance and of samplers",
     "ROWS row Gradient InnerProduct": "what denoisers and energies are made of",
     "weights": "what the losses are made of",

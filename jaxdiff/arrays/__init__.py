@@ -44,11 +44,12 @@ from jaxdiff.arrays.files import (
 from jaxdiff.arrays.fingerprint import digest, fingerprint, sha256
 from jaxdiff.arrays.integers import check_integers, noise_dtype
 from jaxdiff.arrays.keys import check_key, example_keys, folded, normal
-from jaxdiff.arrays.pytree import as_pytree, pytree
+from jaxdiff.arrays.pytree import as_argument, as_pytree, pytree, rebuilt
 from jaxdiff.arrays.room import check_room
 
 __all__ = [
     "along_batch",
+    "as_argument",
     "as_array",
     "as_pytree",
     "atomic_write",
@@ -92,6 +93,7 @@ __all__ = [
     "own_folder",
     "pytree",
     "read_json",
+    "rebuilt",
     "remove_folder",
     "said",
     "sha256",

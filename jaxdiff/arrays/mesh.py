@@ -227,6 +227,16 @@ def place(tree, sharding) -> Any:
     return jax.tree.map(put, tree, sharding)
 
 
+def sharded(tree: Any, mesh: Mesh) -> Any:
+    """`tree` with its arrays where those of a state of their shapes lie; Python's numbers stay."""
+
+    def put(leaf):
+        array = isinstance(leaf, np.ndarray | jax.Array)
+        return _put(native(leaf), state_sharding(mesh, leaf)) if array else leaf
+
+    return jax.tree.map(put, tree)
+
+
 def place_batch(mesh: Mesh, rows: dict) -> dict:
     """A batch over the devices, of the rows that this process has read.
 

@@ -13,14 +13,17 @@ where their classes, structures and values are, whatever arrays they hold. Their
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+
+from jaxdiff.arrays.checks import said
 
 T = TypeVar("T")
 
@@ -87,6 +90,20 @@ def _hash(self) -> int:
     return hash((type(self), jax.tree.structure(self)))
 
 
+def rebuilt(tree: T, **fields) -> T:
+    """The dataclass `tree` with other `fields`, as JAX rebuilds it around its leaves: values are not checked.
+
+    Raises TypeError for a name that is no field.
+    """
+    values = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}  # pyright: ignore
+    if unknown := sorted(fields.keys() - values.keys()):
+        raise TypeError(f"{type(tree).__name__} has no field {unknown[0]}; its fields are {', '.join(values)}")
+    new = object.__new__(type(tree))
+    for name, value in (values | fields).items():
+        object.__setattr__(new, name, value)
+    return new
+
+
 def as_pytree(function: Callable) -> Callable:
     """`function` as a pytree: itself where it is one, otherwise a part of the program, its numbers leaves where it is
     a method of a pytree."""
@@ -95,3 +112,31 @@ def as_pytree(function: Callable) -> Callable:
     if inspect.ismethod(function) and not jax.tree_util.all_leaves([function.__self__]):
         return jax.tree_util.Partial(function.__func__, function.__self__)
     return jax.tree_util.Partial(function)
+
+
+def as_argument(name: str, value) -> Any:
+    """`value` as an argument of a compiled function: a pytree of numbers and arrays, or a plain function.
+
+    A function is a part of the program, and so is all that it closes over. Raises TypeError for an object that is no
+    pytree, whose numbers and weights would be constants of the program, and for a leaf that is no number.
+    """
+    if jax.tree_util.all_leaves([value]):
+        if isinstance(value, functools.partial):
+            if any(map(np.ndim, jax.tree.leaves((value.args, value.keywords)))):
+                raise TypeError(
+                    f"{name} holds arrays in a functools.partial, where they would be constants of the compiled "
+                    "program; give jax.tree_util.Partial(function, arrays)"
+                )
+        elif not (inspect.isroutine(value) or hasattr(value, "__wrapped__")):
+            raise TypeError(
+                f"{name} = {said(value)} is no pytree, so that its numbers would be constants of the compiled program; "
+                "put @jaxdiff.pytree above its @dataclasses.dataclass(frozen=True)"
+            )
+    value = as_pytree(value)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        if not isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray | jax.Array):
+            raise TypeError(
+                f"{name}{jax.tree_util.keystr(path)} = {said(leaf)}; expected numbers and arrays. A field that is "
+                'none is dataclasses.field(metadata={"static": True})'
+            )
+    return value

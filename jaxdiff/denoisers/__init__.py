@@ -15,11 +15,13 @@ from jaxdiff.denoisers.denoiser import (
     innermost,
     no_label_of,
     score,
+    with_params,
 )
 from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
 from jaxdiff.denoisers.given import Given
 from jaxdiff.denoisers.on_process import OnProcess
 from jaxdiff.denoisers.prior import warn_uncovered
+from jaxdiff.denoisers.with_process import WithProcess
 
 __all__ = [
     "Bridge",
@@ -33,6 +35,7 @@ __all__ = [
     "Swapped",
     "ToData",
     "TwoEnded",
+    "WithProcess",
     "Wrapper",
     "angular_velocity",
     "check_bridge",
@@ -47,4 +50,5 @@ __all__ = [
     "no_label_of",
     "score",
     "warn_uncovered",
+    "with_params",
 ]

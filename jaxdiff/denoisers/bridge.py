@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, said
+from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, rebuilt, said
 from jaxdiff.denoisers.denoiser import OF_A_MODULE, check_cond_of, check_params, no_label_of
 from jaxdiff.processes import Brownian, Flow, Prediction, check_time, expand_time, pytree
 
@@ -100,6 +100,10 @@ class Bridge(BridgeLike):
         object.__setattr__(self, "params", check_params(self.params))
         check_field(self, "sigma", least=0)
         check_field(self, "data_std", above=0)
+
+    def with_params(self, params) -> "Bridge":
+        """The same bridge with other weights."""
+        return rebuilt(self, params=check_params(params))
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""

@@ -23,6 +23,7 @@ from jaxdiff.arrays import (
     check_output,
     check_scalar,
     native,
+    rebuilt,
     said,
     with_dtype,
 )
@@ -96,6 +97,13 @@ def check_params(params) -> Any:
     return jax.tree.map(native, params) if swapped else params
 
 
+def with_params(model: Any, params) -> Any:
+    """`model` with other `params` of the same form: by its own `with_params`, or as its field of that name."""
+    if hasattr(model, "with_params"):
+        return model.with_params(params)
+    return rebuilt(model, params=params)
+
+
 OF_A_MODULE = ". Of a Flax module jaxdiff.networks.initialize(key, make) makes one, with its params"
 
 
@@ -150,6 +158,10 @@ class Denoiser:
         out, u = jnp.split(out, 2, axis=-1)
         prediction = process.read(self.parameterization, out, x, t, self.data_std)
         return dataclasses.replace(prediction, share=(u + 1) / 2)
+
+    def with_params(self, params) -> "Denoiser":
+        """The same denoiser with other weights."""
+        return rebuilt(self, params=check_params(params))
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`.

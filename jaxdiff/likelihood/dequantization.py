@@ -33,6 +33,7 @@ from jaxdiff.arrays import (
     example_keys,
     noise_dtype,
     normal,
+    rebuilt,
     said,
 )
 from jaxdiff.denoisers.denoiser import check_denoiser, check_params
@@ -92,6 +93,10 @@ class Variational:
         check_function("network", self.network, "a function (params, noise, x) -> (y, log_det)")
         object.__setattr__(self, "params", check_params(self.params))
 
+    def with_params(self, params) -> "Variational":
+        """The same dequantiser with other weights."""
+        return rebuilt(self, params=check_params(params))
+
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
         """Draw u and its log-density."""
         x = 2 * (jnp.asarray(images, noise_dtype(levels)) + 0.5) / levels - 1
@@ -119,6 +124,7 @@ def place(dequantizer: Dequantizer, keys, images, levels: int) -> tuple[jax.Arra
     return x, log_q + math.prod(x.shape[1:]) * math.log(levels / 2)
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class DequantizationLoss:
     """`loss(dequantizer, key, images, cond=None) -> [batch]`: what a `Variational` is trained by, nats a value.
@@ -129,19 +135,22 @@ class DequantizationLoss:
     """
 
     denoiser: Any
-    levels: int = 256
+    levels: int = dataclasses.field(default=256, metadata={"static": True})
 
     def __post_init__(self):
         check_denoiser(self.denoiser)
         noise_dtype(self.levels)
 
+    def check(self, dequantizer: Dequantizer, images, cond=None) -> jax.Array:
+        """`images`, integers or their floating values; TypeError or ValueError for anything else."""
+        if not jnp.issubdtype(getattr(images, "dtype", np.dtype(int)), jnp.floating):
+            return check_integers(images, self.levels)
+        images = check_event(images, "images")
+        return check_number("images", images, least=0, most=self.levels - 1)
+
     def __call__(self, dequantizer: Dequantizer, key, images, cond=None) -> jax.Array:
         """One number for each of images [batch, *event], integers or their floating values."""
-        if jnp.issubdtype(getattr(images, "dtype", np.dtype(int)), jnp.floating):
-            images = check_event(images, "images")
-            check_number("images", images, least=0, most=self.levels - 1)
-        else:
-            images = check_integers(images, self.levels)
+        images = self.check(dequantizer, images, cond)
         draw_key, loss_key = jax.random.split(check_key(key))
         x, log_q = place(dequantizer, example_keys(draw_key, images.shape[0]), images, self.levels)
         bound = Denoising(Likelihood(), Importance())(self.denoiser, loss_key, x, cond)

@@ -7,6 +7,7 @@ from jaxdiff.losses.bridge_matching import BridgeMatching
 from jaxdiff.losses.denoising import Denoising
 from jaxdiff.losses.flow_matching import FlowMatching
 from jaxdiff.losses.hybrid import Hybrid
+from jaxdiff.losses.least_variance import LeastVariance
 from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Denoising",
     "FlowMatching",
     "Hybrid",
+    "LeastVariance",
     "ScoreMatching",
     "SlicedScoreMatching",
     "couplings",

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_field, check_field_above, pytree
+from jaxdiff.arrays import check_field, check_field_above, pytree, rebuilt
 from jaxdiff.processes.gaussian import Gaussian
 
 
@@ -32,15 +32,11 @@ class LearnedVP(Gaussian):
     line. The default ends are those of Kingma et al. 2021. As under VE, x at t = 0 is data with a little noise.
 
     They learn the path by the gradient of the squared loss, which has the same mean under every path and so moves its
-    variance alone (section 5.1 and appendix I):
+    variance alone (section 5.1 and appendix I). `params` are what of it learns, the logits; the ends stay:
 
         loss = jd.losses.Denoising(jd.losses.weightings.Likelihood(), jd.losses.times.Stratified(t_min=0.0))
-
-        def spread(logits, key, x0):
-            process = dataclasses.replace(denoiser.process, logits=logits)
-            return (loss(dataclasses.replace(denoiser, process=process), key, x0) ** 2).mean()
-
-        gradient = jax.grad(spread)(denoiser.process.logits, key, x0)
+        both = jd.denoisers.WithProcess(denoiser)
+        both = jd.training.train(key, folder, both, jd.losses.LeastVariance(loss), batches, steps=10_000)
 
     Raises ValueError for ends that do not fall or fewer than two logits.
     """
@@ -58,6 +54,15 @@ class LearnedVP(Gaussian):
         shape = np.shape(self.logits)
         if len(shape) != 1 or shape[0] < 2:
             raise ValueError(f"logits have shape {shape}; expected [K + 1] for K >= 1 parts of [0, 1]")
+
+    @property
+    def params(self) -> np.ndarray | jax.Array:
+        """What of it learns: the logits."""
+        return self.logits
+
+    def with_params(self, params) -> "LearnedVP":
+        """The same ends with other logits."""
+        return rebuilt(self, logits=params)
 
     def _path(self):
         """dw/dt at the knots, [K + 1], and w there, from 0 to 1."""

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_array, folded, pytree, said
+from jaxdiff.arrays import check_array, folded, pytree, rebuilt, said
 from jaxdiff.arrays.checks import floating
 from jaxdiff.processes.curves import inverse
 from jaxdiff.processes.grids import Time
@@ -78,6 +78,19 @@ class Product(Process):
     def clocks(self, t) -> list:
         """One t for all parts, or the parts of a tree of them."""
         return [t] * len(self.processes) if jax.tree_util.all_leaves([t]) else self.split(t, "t")
+
+    @property
+    def params(self) -> list:
+        """What of each part learns, in order; None of one that has nothing to learn."""
+        return [getattr(process, "params", None) for process in self.processes]
+
+    def with_params(self, params) -> "Product":
+        """The same product with other numbers in the parts that learn."""
+        moved = [
+            process.with_params(part) if hasattr(process, "with_params") else process
+            for process, part in zip(self.processes, params)
+        ]
+        return rebuilt(self, members=tuple(moved))
 
     def _map(self, method: str, *parts: list) -> list:
         """What `method` of each process makes of its parts."""

@@ -22,9 +22,12 @@ from jax.experimental import multihost_utils
 
 from jaxdiff.arrays import fingerprint, said
 from jaxdiff.training import hosts
+from jaxdiff.training.labels import recorded
+from jaxdiff.training.step import hollow
 
 LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # whose versions may change the numbers
 LATER = ("batch", "first_batch", "label_dropout", "schedule")  # parts that are known once there are data
+DRAWS = "one key an example"  # how a step draws its noise; other draws are another run
 LENGTH = 300  # characters of what can be read of a part
 
 
@@ -48,6 +51,7 @@ def of_settings(key, denoiser, given: Mapping[str, Any] | None, **settings) -> d
     """
     own = {
         "key": jax.random.key_data(key).tolist(),
+        "draws": DRAWS,
         "generator": str(jax.random.key_impl(key)),
         "denoiser": describe(type(denoiser)),
         "weights": _types(denoiser.params),
@@ -56,7 +60,8 @@ def of_settings(key, denoiser, given: Mapping[str, Any] | None, **settings) -> d
         **versions(),
     }
     fields = [field.name for field in dataclasses.fields(denoiser) if field.name not in ("params", "label_dropout")]
-    own |= {f"denoiser.{name}" if name in own else name: describe(getattr(denoiser, name)) for name in fields}
+    bare = recorded(hollow(denoiser), None)
+    own |= {f"denoiser.{name}" if name in own else name: describe(getattr(bare, name)) for name in fields}
     try:
         theirs = json.loads(json.dumps(dict(given or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -88,6 +93,16 @@ def check_known(allow: Sequence[str], known: Collection[str]) -> None:
         raise ValueError(
             f"allow has {', '.join(unknown)}, which no part of this run is called; its parts are "
             f"{', '.join(sorted(known))}"
+        )
+
+
+def check_draws(before: Mapping[str, Any], folder: Path) -> None:
+    """Raise ValueError for a run whose steps drew their noise otherwise: from there on it would be another run."""
+    if before.get("draws") != DRAWS:
+        raise ValueError(
+            f"{folder} holds a run that began before noise was drawn by {DRAWS}: gone on with, it would "
+            "have other noise than it began with. Finish it with the version of jaxdiff that began it, or train its "
+            "weights (jaxdiff.training.load_params) in another folder"
         )
 
 

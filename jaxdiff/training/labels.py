@@ -4,14 +4,16 @@ A network of classes 0 to K - 1 has one label more, K, for none (Ho and Salimans
 of a network that has one; guidance asks such a network for its unconditional prediction.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays.mesh import on_mesh, place_batch, replicated
+from jaxdiff.arrays import as_argument, pytree, rebuilt
+from jaxdiff.arrays.mesh import on_mesh, place_batch, replicated, sharded
 from jaxdiff.denoisers import check_cond_of, no_label_of
 from jaxdiff.training.step import prepare_as_given
 
@@ -32,19 +34,42 @@ def dropping(prepare: Callable, share: float, none: int | None) -> Callable:
             "with classes=..., give a network of your own a method `no_label(params)` that returns it, or drop labels "
             "in `prepare`"
         )
+    return Dropping(as_argument("prepare", prepare), share, none)
 
-    def prepare_and_drop(key, batch):
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Dropping:
+    """`prepare`, with the labels of a `share` of the examples replaced by `none`."""
+
+    prepare: Any
+    share: float = dataclasses.field(metadata={"static": True})
+    none: int = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, key, batch: dict) -> tuple:
+        """(x0, cond); ValueError for a batch without labels."""
         prepare_key, drop_key = jax.random.split(key)
-        x0, cond = prepare(prepare_key, batch)
-        if cond is None or not jnp.issubdtype(cond.dtype, jnp.integer) or cond.ndim != 1:
-            found = "no labels" if cond is None else f"{cond.dtype}{list(cond.shape)}"
+        x0, cond = self.prepare(prepare_key, batch)
+        if not _are_labels(cond) or cond.ndim != 1:
+            found = "no labels" if cond is None else jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", cond)
             raise ValueError(
-                f"label_dropout = {share}, but a batch has {found}; expected integer labels, one an example"
+                f"label_dropout = {self.share}, but a batch has {found}; expected integer labels, one an example"
             )
-        dropped = jax.random.bernoulli(drop_key, share, cond.shape)
-        return x0, jnp.where(dropped, jnp.int32(none), cond.astype(jnp.int32))
+        dropped = jax.random.bernoulli(drop_key, self.share, cond.shape)
+        return x0, jnp.where(dropped, jnp.int32(self.none), cond.astype(jnp.int32))
 
-    return prepare_and_drop
+
+def _are_labels(cond) -> bool:
+    """Whether `cond` is one array of integers, and not None, a tree or numbers."""
+    return hasattr(cond, "dtype") and bool(jnp.issubdtype(cond.dtype, jnp.integer))
+
+
+def recorded(denoiser, share: float | None) -> Any:
+    """`denoiser` with `share` as its `label_dropout`, or as that of the denoiser that it wraps."""
+    if hasattr(denoiser, "label_dropout"):
+        return rebuilt(denoiser, label_dropout=share)
+    inner = getattr(denoiser, "denoiser", None)
+    return denoiser if inner is None else rebuilt(denoiser, denoiser=recorded(inner, share))
 
 
 def share_dropped(prepare: Callable, key, batch: dict, share: float, none: int | None) -> float | None:
@@ -54,7 +79,7 @@ def share_dropped(prepare: Callable, key, batch: dict, share: float, none: int |
     """
     if none is None:
         return None
-    labels = jax.jit(_made, static_argnums=0)(prepare, jax.random.split(key, LOOKS), batch)
+    labels = jax.jit(_made)(as_argument("prepare", prepare), jax.random.split(key, LOOKS), batch)
     if labels is None:
         return None
     labels = np.asarray(labels)
@@ -67,10 +92,10 @@ def share_dropped(prepare: Callable, key, batch: dict, share: float, none: int |
     return None if dropped else share
 
 
-def _made(prepare: Callable, keys, batch: dict) -> jax.Array | None:
+def _made(prepare, keys, batch: dict) -> jax.Array | None:
     """The labels [keys, batch] that `prepare` makes of a batch under each of `keys`; None where it makes none."""
     labels = jax.eval_shape(prepare, keys[0], batch)[1]
-    if not isinstance(labels, jax.ShapeDtypeStruct) or not jnp.issubdtype(labels.dtype, jnp.integer):
+    if not _are_labels(labels):
         return None
     return jax.lax.map(lambda key: prepare(key, batch)[1], keys)
 
@@ -86,8 +111,8 @@ class Watch:
         self._own, self._key, self._mesh = prepare is not prepare_as_given, key, mesh
         self._denoiser, self._none = denoiser, no_label_of(denoiser)
         self._seen: list[tuple[int, jax.Array]] = []
-        made = on_mesh(mesh)(functools.partial(_made, prepare))
-        self._made = jax.jit(made, out_shardings=replicated(mesh))
+        self._prepare = sharded(as_argument("prepare", prepare), mesh)
+        self._made = jax.jit(on_mesh(mesh)(_made), out_shardings=replicated(mesh))
 
     def __call__(self, step: int, rows: dict, placed: dict) -> None:
         """Look at a batch. Raises what the denoiser has against its labels."""
@@ -107,7 +132,7 @@ class Watch:
                 self._check(np.asarray(self._look(step, place_batch(self._mesh, batches[step]), LOOKS)), step)
 
     def _look(self, step: int, placed: dict, looks: int) -> jax.Array | None:
-        return self._made(jax.random.split(jax.random.fold_in(self._key, step), looks), placed)
+        return self._made(self._prepare, jax.random.split(jax.random.fold_in(self._key, step), looks), placed)
 
     def _check(self, labels: np.ndarray, step: int) -> None:
         if self._none is not None:

@@ -10,7 +10,6 @@ checkpoint for the restart to go on with. At most two steps are on their way at 
 """
 
 import contextlib
-import dataclasses
 import operator
 import os
 import time
@@ -19,20 +18,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxdiff.arrays import check_event, check_function, check_path, check_scalar
+from jaxdiff.arrays import as_argument, check_function, check_path, check_scalar
 from jaxdiff.arrays.mesh import fetched, place_batch, training_mesh
 from jaxdiff.data.reading import by_step, check_length, fingerprint_of, first_batch, read_from
-from jaxdiff.denoisers import no_label_of, warn_uncovered
+from jaxdiff.denoisers import innermost, no_label_of, warn_uncovered, with_params
 from jaxdiff.processes import Process
 from jaxdiff.training import hosts, labels
 from jaxdiff.training.checkpoints import Checkpoints
 from jaxdiff.training.identity import (
     LATER,
     check,
+    check_draws,
     check_known,
     check_names,
     figures,
@@ -47,6 +48,7 @@ from jaxdiff.training.speed import Speed
 from jaxdiff.training.state import TrainState, check_optimizer, check_trainable
 from jaxdiff.training.step import (
     Diverged,
+    check_examples,
     check_parts,
     clipped_adam,
     explain,
@@ -73,21 +75,26 @@ def _counts(**counts) -> Iterator[int]:
 
 def _check_batch(denoiser, loss, key, x0, cond) -> None:
     """Raise where the loss cannot be of this batch; cond has its values, so that labels out of range are seen."""
-    check_event(x0, "x0 (batches[0], prepared)")
-    jax.eval_shape(
-        lambda params, x0: loss(dataclasses.replace(denoiser, params=params), key, x0, cond), denoiser.params, x0
-    )
-    values = np.asarray(x0, np.float64)
-    expected = float(np.max(getattr(denoiser, "data_std", np.inf)))
-    found = float(np.sqrt(np.mean(np.square(values))))
-    if found > TOO_LARGE * expected:
-        raise ValueError(
-            f"x0 (batches[0], prepared) has root mean square {found:.3g}, but the denoiser has data_std = "
-            f"{expected:.3g}; scale the data, images to [-1, 1] (jaxdiff.dequantize), or give the denoiser their "
-            "standard deviation"
-        )
-    if isinstance(getattr(denoiser, "process", None), Process):
-        _warn_far(values)
+    check_examples(loss, denoiser, x0, cond, "x0 (batches[0], prepared)")
+    jax.eval_shape(lambda params, x0: loss(with_params(denoiser, params), key, x0, cond), denoiser.params, x0)
+    process = getattr(denoiser, "process", None)
+    split = process.split if isinstance(process, Process) else lambda tree, name: [tree]
+    parts, data_std = split(x0, "x0"), getattr(innermost(denoiser), "data_std", None)
+    for part, expected in zip(parts, [None] * len(parts) if data_std is None else split(data_std, "data_std")):
+        if not jnp.issubdtype(part.dtype, jnp.floating):
+            continue
+        values = np.asarray(part, np.float64)
+        expected = float(np.max(np.inf if expected is None else expected))
+        found = float(np.sqrt(np.mean(np.square(values))))
+        if found > TOO_LARGE * expected:
+            raise ValueError(
+                f"x0 (batches[0], prepared) has root mean square {found:.3g}, but the denoiser has data_std = "
+                f"{expected:.3g}; scale the data, images to [-1, 1] (jaxdiff.dequantize), or give the denoiser their "
+                "standard deviation"
+            )
+        if isinstance(process, Process):
+            _warn_far(values)
+    if isinstance(process, Process):
         warn_uncovered(denoiser)
 
 
@@ -145,14 +152,21 @@ def train(
     rate rises and falls once more, which a warning says. Fewer steps end such a run early, on the schedule it has.
 
     Args:
-        loss: `loss(denoiser, key, x0, cond) -> [batch]`; its mean is minimised.
+        denoiser: a pytree with `params`: a `jaxdiff.Denoiser`, a bridge, a `jaxdiff.likelihood.Variational`, or one of
+            your own. Where the params are no field of that name it has `with_params(params)`, which puts others in
+            their place, whatever their leaves, as `jaxdiff.denoisers.WithProcess`.
+        loss: `loss(denoiser, key, x0, cond) -> [batch]`, a function or a pytree; its mean is minimised. Its method
+            `check(denoiser, x0, cond)`, where it has one, in place of the process's `check`, raises for what is no
+            batch of its data.
         batches: `batches[step]` is a dict of arrays [batch, ...] that depends on the step (>= 0) alone, all of the same
             shapes: `jaxdiff.data.batches`, a `grain.MapDataset`, a list. A Grain data set of one epoch is repeated,
             each epoch in an order of its own. Of several processes, each gives its rows of the batch. None will do for
             a finished run, whose data are then not compared.
         optimizer: of optax, or a function that makes one of the steps at which its schedules end: (100,), or (100, 200)
             for a run of 100 steps of which 200 are asked. By default `clipped_adam`.
-        prepare: `prepare(key, batch) -> (x0, cond)` in the step; by default (batch["x"], batch.get("label")).
+        prepare: `prepare(key, batch) -> (x0, cond)` in the step; by default (batch["x"], batch.get("label")). x0 is
+            what the process takes: an array, or a tree of them for a product. One that holds weights, such as an
+            encoder's, is a pytree: `jax.tree_util.Partial(encode, weights)`.
         label_dropout: the share of examples whose label is replaced by that for none, drawn anew in each step: with
             0.1 to 0.2 the denoiser can be guided (`jaxdiff.guidance.ClassifierFree`). It needs a network that has such
             a label, as those of `jaxdiff.networks` built with classes.
@@ -216,6 +230,8 @@ def train(
         checkpoints = held.enter_context(Checkpoints(folder / "checkpoints"))
         done = checkpoints.latest or 0
         before = checkpoints.manifest.get("identity", {})
+        if done:
+            check_draws(before, folder)
         check_known(allow, {*before, *now, *LATER})
         ends = before.get("schedule", [steps])
         longer = [*ends, steps] if scheduled and steps > ends[-1] else ends
@@ -223,7 +239,7 @@ def train(
         chosen = given(tuple(longer)) if scheduled else given
         if batches is not None:
             batch = first_batch(batches)
-            x0, cond = jax.jit(prepared)(key, batch)
+            x0, cond = jax.jit(lambda prepare, *given: prepare(*given))(as_argument("prepare", prepared), key, batch)
             share = labels.share_dropped(prepare, key, batch, label_dropout, none)
             now |= of_batch(batch) | {"label_dropout": share}
         elif done == steps:
@@ -241,9 +257,9 @@ def train(
             check(before, now, allow, folder)
         if done > steps:
             raise ValueError(f"steps = {steps}, but the run in {folder} has {done} already; ask for at least as many")
-        if now["label_dropout"] is not None and hasattr(denoiser, "label_dropout"):
-            denoiser = dataclasses.replace(denoiser, label_dropout=now["label_dropout"])
-        trained = lambda: dataclasses.replace(denoiser, params=_local(state.averaged))
+        if now["label_dropout"] is not None:
+            denoiser = labels.recorded(denoiser, now["label_dropout"])
+        trained = lambda: with_params(denoiser, _local(state.averaged))
         if done == steps:
             return trained()
         if longer != ends:
@@ -282,7 +298,7 @@ def train(
                 while done < end and not stop:
                     placed = place_batch(mesh, rows := next(source))
                     watch(done, rows, placed)
-                    state, metrics = compiled(state, placed)
+                    state, metrics = compiled(state, placed, *update.parts)
                     fresh.append(metrics)
                     if len(fresh) > 1:
                         fresh[-2]["loss"].block_until_ready()
@@ -296,7 +312,7 @@ def train(
                 if not state.finite:
                     assert batches is not None
                     batch = place_batch(mesh, batches[int(state.step)])
-                    where = explain(denoiser, loss, chosen, prepared, mesh, accumulate, state, batch)
+                    where = explain(update, chosen, mesh, accumulate, state, batch)
                     raise _diverged(state, where, checkpoints.latest)
                 checkpoints.check()
                 if done == end:

@@ -10,20 +10,26 @@ A loss, gradient or update that is not finite changes nothing: the state keeps w
 With `accumulate` = k the batch goes through in k parts, one after another, each with noise of its own, and the update
 is made of the mean of their gradients: the memory of a k-th of the batch. Part i takes every k-th example from the i-th
 on, so that each device works on its own examples throughout.
+
+The model, the loss and `prepare` are arguments of the compiled function like the state, so that what they hold, such as
+a teacher's weights, is no part of the program and new numbers in them compile nothing.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff.arrays import check_event, check_function, check_scalar, check_whole, said
-from jaxdiff.arrays.mesh import batch_sharding, on_mesh, replicated, state_sharding, training_mesh
+from jaxdiff.arrays import as_argument, check_event, check_function, check_scalar, check_whole, count, said
+from jaxdiff.arrays.mesh import batch_sharding, on_mesh, replicated, sharded, state_sharding, training_mesh
+from jaxdiff.denoisers import with_params
+from jaxdiff.processes import Process
 from jaxdiff.training.state import TrainState, check_optimizer
 
 
@@ -76,10 +82,26 @@ def clipped_adam(
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule))
 
 
+def hollow(denoiser) -> Any:
+    """`denoiser` without its weights: those of a step are the state's."""
+    return with_params(denoiser, jax.tree.map(lambda leaf: None, denoiser.params))
+
+
+def check_examples(loss, denoiser, x0, cond, name: str = "x0") -> None:
+    """Raise where x0 is no batch for `loss`: by its `check(denoiser, x0, cond)`, or by the process's `check`."""
+    if hasattr(loss, "check"):
+        loss.check(denoiser, x0, cond)
+    elif isinstance(process := getattr(denoiser, "process", None), Process):
+        process.check(x0, name)
+    else:
+        check_event(x0, name)
+
+
 def _example_losses(denoiser, loss, params, key, x0, cond) -> jax.Array:
-    losses = loss(dataclasses.replace(denoiser, params=params), key, x0, cond)
-    if losses.shape != x0.shape[:1]:
-        raise ValueError(f"loss gave shape {losses.shape} for x0 {x0.shape}; expected one number an example, [batch]")
+    losses = loss(with_params(denoiser, params), key, x0, cond)
+    if losses.shape != (count(x0),):
+        shapes = x0.shape if hasattr(x0, "shape") else jax.tree.map(np.shape, x0)
+        raise ValueError(f"loss gave shape {losses.shape} for x0 {shapes}; expected one number an example, [batch]")
     return losses
 
 
@@ -110,8 +132,11 @@ def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
             f"denoiser = {said(denoiser)}; expected one with `params` to train, such as "
             "jaxdiff.Denoiser(network, params, process)"
         )
+    as_argument("denoiser", denoiser)
     check_function("loss", loss, "a function (denoiser, key, x0, cond) -> [batch], such as jaxdiff.losses.Denoising()")
+    as_argument("loss", loss)
     check_function("prepare", prepare, "a function (key, batch) -> (x0, cond)")
+    as_argument("prepare", prepare)
     check_scalar("ema_decay", ema_decay)
     if not 0 <= ema_decay < 1:
         raise ValueError(f"ema_decay = {ema_decay}; expected 0 <= ema_decay < 1, for instance 0.999")
@@ -123,7 +148,38 @@ def _prepared(prepare: Callable, key, batch: dict) -> tuple:
     pair = prepare(key, batch)
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"prepare returned {said(pair)}; expected (x0, cond), cond None where there is none")
-    return check_event(pair[0], "x0"), pair[1]
+    return pair[0], pair[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The compiled update of a model, `(state, batch) -> (state, {"loss", "grad_norm"})`; it donates its state.
+
+    `update(state, batch, denoiser, loss, prepare)` is the jitted function. A step of another loss or model of the same
+    form, `dataclasses.replace(step, loss=...)`, compiles nothing.
+    """
+
+    update: Callable
+    denoiser: Any
+    loss: Any
+    prepare: Any
+
+    @property
+    def parts(self) -> tuple:
+        """What `update` is called with beside the state and the batch."""
+        return self.denoiser, self.loss, self.prepare
+
+    def __call__(self, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        """One update."""
+        return self.update(state, batch, *self.parts)
+
+    def lower(self, state: TrainState, batch: dict) -> jax.stages.Lowered:
+        """The program of `update`, for a state and a batch."""
+        return self.update.lower(state, batch, *self.parts)  # pyright: ignore[reportFunctionMemberAccess]
+
+    def _cache_size(self) -> int:
+        """How many programs were compiled."""
+        return self.update._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def make_step(
@@ -134,54 +190,60 @@ def make_step(
     prepare: Callable = prepare_as_given,
     mesh: jax.sharding.Mesh | None = None,
     accumulate: int = 1,
-) -> Callable:
+) -> Step:
     """The jitted update `(state, batch) -> (state, {"loss", "grad_norm"})`; it consumes (donates) its state.
 
     `denoiser` gives all but the weights, which are the state's. `prepare(key, batch) -> (x0, cond)` and
     `loss(denoiser, key, x0, cond) -> [batch]` run inside. grad_norm is the gradient's global norm, unclipped. The state
-    and the batch lie on `mesh` (by default `make_mesh()`: data parallel over all devices).
+    and the batch lie on `mesh` (by default `make_mesh()`: data parallel over all devices), and what denoiser, loss and
+    `prepare` hold beside the weights lies there as a state does.
+
+    Raises TypeError for a denoiser, a loss or a `prepare` that is neither a pytree of numbers nor a plain function.
     """
     check_parts(denoiser, loss, ema_decay, prepare, accumulate)
     mesh = training_mesh(mesh)
     check_optimizer(optimizer)
     shardings = state_sharding(mesh, TrainState.like(denoiser.params, optimizer))
 
-    def mean_loss(params, key, x0, cond):
-        gathered = jax.lax.with_sharding_constraint(params, replicated(mesh))
-        return _example_losses(denoiser, loss, gathered, key, x0, cond).mean()
+    def mean_loss(params, given, key, x0, cond):
+        params, (denoiser, loss) = jax.lax.with_sharding_constraint((params, given), replicated(mesh))
+        return _example_losses(denoiser, loss, params, key, x0, cond).mean()
 
-    def gradient(params, key, x0, cond):
-        value, grads = jax.value_and_grad(mean_loss)(params, key, x0, cond)
+    def gradient(params, given, key, x0, cond):
+        value, grads = jax.value_and_grad(mean_loss)(params, given, key, x0, cond)
         return value, jax.lax.with_sharding_constraint(grads, shardings.params)
 
-    def mean_gradient(params, key, x0, cond):
+    def mean_gradient(params, given, key, x0, cond):
         parts = _parts(key, x0, cond, accumulate)
         first = jax.tree.map(lambda part: part[0], parts)
         if accumulate == 1:
-            return gradient(params, *first)
+            return gradient(params, given, *first)
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, gradient(params, *part)), None
+            return jax.tree.map(jnp.add, total, gradient(params, given, *part)), None
 
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient, params, *first))
+        shapes = jax.eval_shape(gradient, params, given, *first)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         total, _ = jax.lax.scan(add, nothing, parts)
         return jax.tree.map(lambda leaf: leaf / accumulate, total)
 
     @functools.partial(
         jax.jit,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh)),
+        in_shardings=(shardings, batch_sharding(mesh), None, None, None),
         out_shardings=(shardings, replicated(mesh)),
     )
     @on_mesh(mesh)
-    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+    def update(state: TrainState, batch: dict, denoiser, loss, prepare) -> tuple[TrainState, dict]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        prepare = jax.lax.with_sharding_constraint(prepare, replicated(mesh))
         x0, cond = _prepared(prepare, prepare_key, batch)
-        if len(x0) % (accumulate * mesh.size):
+        check_examples(loss, with_params(denoiser, state.params), x0, cond)
+        if count(x0) % (accumulate * mesh.size):
             raise ValueError(
-                f"a batch of {len(x0)} is not accumulate x devices = {accumulate} x {mesh.size} times a whole number"
+                f"a batch of {count(x0)} is not accumulate x devices = {accumulate} x {mesh.size} times a whole number"
             )
-        value, grads = mean_gradient(state.params, loss_key, x0, cond)
+        value, grads = mean_gradient(state.params, (denoiser, loss), loss_key, x0, cond)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = _updated(optimizer, grads, state)
         params = optax.apply_updates(state.params, updates)
@@ -196,10 +258,11 @@ def make_step(
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
         return TrainState(*kept, key=state.key, finite=finite), {"loss": value, "grad_norm": grad_norm}
 
-    return step
+    parts = hollow(denoiser), as_argument("loss", loss), as_argument("prepare", prepare)
+    return Step(update, *(sharded(part, mesh) for part in parts))
 
 
-def explain(denoiser, loss: Callable, optimizer, prepare: Callable, mesh, accumulate: int, state, batch) -> str:
+def explain(step: Step, optimizer, mesh, accumulate: int, state, batch) -> str:
     """What is not finite first in the step after `state`: data, parameters, losses, gradients or updates.
 
     Every process of a run calls it, and every one gets the same answer.
@@ -207,7 +270,7 @@ def explain(denoiser, loss: Callable, optimizer, prepare: Callable, mesh, accumu
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     @on_mesh(mesh)
-    def look(state, batch):
+    def look(state, batch, denoiser, loss, prepare):
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         x0, cond = prepare(prepare_key, batch)
         parts = _parts(loss_key, x0, cond, accumulate)
@@ -219,18 +282,24 @@ def explain(denoiser, loss: Callable, optimizer, prepare: Callable, mesh, accumu
         losses, vjp = jax.vjp(losses_of, state.params)
         grads = vjp(jnp.full_like(losses, 1 / len(losses)))[0]
         updates, _ = _updated(optimizer, grads, state)
-        each = lambda array: jnp.isfinite(array).reshape(len(array), -1).all(1)
+        each = lambda tree: functools.reduce(
+            jnp.logical_and, [jnp.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in jax.tree.leaves(tree)]
+        )
         whole = lambda tree: jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
-        return each(x0), each(losses), *map(whole, (state.params, grads, updates))
+        return x0, cond, each(x0), each(losses), *map(whole, (state.params, grads, updates))
 
     def named(what: str, tree) -> str | None:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, finite in leaves if not finite]
         return f"the {what} of {len(bad)} of {len(leaves)} parameter arrays (the first: {bad[0]})" if bad else None
 
-    data, losses, params, grads, updates = jax.device_get(look(state, batch))
+    x0, cond, data, losses, params, grads, updates = jax.device_get(look(state, batch, *step.parts))
     if not data.all():
         return f"example {data.argmin()} of its batch, in the data"
+    try:
+        check_examples(step.loss, step.denoiser, x0, cond)
+    except ValueError as error:
+        return f"the data of its batch: {error}"
     if found := named("value", params):
         return found
     if not losses.all():

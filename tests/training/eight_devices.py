@@ -1,9 +1,11 @@
 """Run by test_mesh.py in a process with eight simulated devices: prints one JSON object of what it found."""
 
+import dataclasses
 import json
 import re
 import sys
 from collections import Counter
+from typing import Any
 
 import jax
 import numpy as np
@@ -56,10 +58,12 @@ def collectives():
             "split": sum(v for v, s in zip(values, split) if s),
             "arrays_split": sum(split),
             "bytes": compiled.memory_analysis().argument_size_in_bytes,
+            "numbers": 4 * len(jax.tree.leaves(step.parts)),
             "aliased": compiled.memory_analysis().alias_size_in_bytes,
         }
         for k in range(3):
-            state, metrics = compiled(state, jax.device_put(images(k), jd.training.batch_sharding(mesh)))
+            placed = jax.device_put(images(k), jd.training.batch_sharding(mesh))
+            state, metrics = compiled(state, placed, *step.parts)
         found[name]["loss"] = float(metrics["loss"])
     found["batch_bytes"] = images(0)["x"].nbytes // 8
     found["split_bytes"] = 4 * 4 * found["model"]["split"]  # weights, their average, two moments
@@ -114,8 +118,30 @@ def numbers(folder):
     return found
 
 
+@jd.pytree
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    teacher: Any
+
+    def __call__(self, model, key, x0, cond=None):
+        return jax.numpy.square(model(x0, 0.5).data - self.teacher(x0, 0.5).data).mean(1)
+
+
+def distilled():
+    """The loss under a teacher that lies in pieces, and whole; how its weights lie."""
+    found, weights = {}, np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    teacher = dataclasses.replace(linear(), params=PARAMS | {"w": weights})
+    for name, mesh in (("pieces", make_mesh(8)), ("one", make_mesh(devices=jax.devices()[:1]))):
+        step = make_step(linear(), Distillation(teacher), OPTIMIZER, mesh=mesh)
+        state = TrainState.create(KEY, PARAMS, OPTIMIZER, mesh)
+        lies = [step.loss.teacher.params["w"].sharding == state.params["w"].sharding]
+        _, metrics = step(state, jax.device_put(points(0), jd.training.batch_sharding(mesh)))
+        found[name] = {"loss": float(metrics["loss"]), "as the state": all(lies)}
+    return found
+
+
 def main(folder):
-    print(json.dumps({"collectives": collectives(), "numbers": numbers(folder)}))
+    print(json.dumps({"collectives": collectives(), "numbers": numbers(folder), "distilled": distilled()}))
 
 
 main(sys.argv[1])

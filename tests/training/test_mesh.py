@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from jaxdiff.arrays.mesh import training_mesh
@@ -35,12 +36,16 @@ def test_a_step_on_eight_devices(tmp_path):
         gathers_each_weight_once_and_sums_each_gradient_once(programs[shape], programs["parameters"])
         keeps_a_piece_of_the_state(programs[shape]["bytes"], programs["data"]["bytes"], programs["split_bytes"], pieces)
     for shape in ("data", "model", "both"):
-        assert programs[shape]["bytes"] - programs[shape]["aliased"] == programs["batch_bytes"]  # the state is donated
+        given = programs["batch_bytes"] + programs[shape]["numbers"]  # the batch, and the numbers of model and loss
+        assert programs[shape]["bytes"] - programs[shape]["aliased"] == given  # the state is donated
         assert numbers[shape] < 2e-6  # but for the order of sums
         assert abs(programs[shape]["loss"] - programs["one"]["loss"]) < 1e-6
     assert numbers["moves"] < 2e-6  # a restart on another mesh changes nothing more
     assert numbers["given explicit axes"] < 2e-6  # under another current mesh
     assert numbers["moved"] > 0.02
+    teacher = found["distilled"]
+    assert teacher["pieces"]["as the state"]
+    np.testing.assert_allclose(teacher["pieces"]["loss"], teacher["one"]["loss"], rtol=1e-5)
     assert numbers["odd"] == "x has 20 examples a batch for 8 devices; give a batch size that is a multiple of 8"
 
 
