@@ -141,7 +141,7 @@ class DequantizationLoss:
         check_denoiser(self.denoiser)
         noise_dtype(self.levels)
 
-    def check(self, dequantizer: Dequantizer, images, cond=None) -> jax.Array:
+    def check(self, dequantizer: Dequantizer, images, cond=None) -> Any:
         """`images`, integers or their floating values; TypeError or ValueError for anything else."""
         if not jnp.issubdtype(getattr(images, "dtype", np.dtype(int)), jnp.floating):
             return check_integers(images, self.levels)

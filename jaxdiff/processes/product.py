@@ -86,10 +86,8 @@ class Product(Process):
 
     def with_params(self, params) -> "Product":
         """The same product with other numbers in the parts that learn."""
-        moved = [
-            process.with_params(part) if hasattr(process, "with_params") else process
-            for process, part in zip(self.processes, params)
-        ]
+        parts: list[tuple[Any, Any]] = list(zip(self.processes, params))
+        moved = [process.with_params(part) if hasattr(process, "with_params") else process for process, part in parts]
         return rebuilt(self, members=tuple(moved))
 
     def _map(self, method: str, *parts: list) -> list:

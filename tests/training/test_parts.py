@@ -13,7 +13,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.losses import Denoising, weightings
-from jaxdiff.training import TrainState, make_step, train
+from jaxdiff.training import TrainState, labels, make_step, train
 
 KEY = jax.random.key(0)
 SIDE = 48
@@ -209,6 +209,13 @@ def test_a_process_learns_beside_its_network_to_the_least_variance(tmp_path):
     assert trained.denoiser.process is process  # a denoiser as any other, which samples
     again = go(300, trained)  # what it returned is the same run
     np.testing.assert_array_equal(again.process.logits, process.logits)
+
+
+def test_what_is_recorded_of_labels_is_that_of_the_denoiser_inside():
+    both = jd.denoisers.WithProcess(normal_data())
+    assert labels.recorded(both, 0.1).denoiser.label_dropout == 0.1
+    assert labels.recorded(normal_data(), 0.1).label_dropout == 0.1
+    assert both.denoiser.label_dropout is None
 
 
 def test_the_network_follows_the_loss_and_the_process_its_square():
