@@ -194,7 +194,7 @@ row("jd.denoisers.angular_velocity", jd.denoisers.angular_velocity, {"denoiser":
     denoiser=A_DENOISER, x=NO_BATCH, t=TIME)
 row("jd.processes.row", jd.processes.row, {"name": "v", "process": VP, "t": 0.5}, name=says("parameterization", "eps",
     None, 3), process=PROCESS, t=TIME)
-row("a variance of a step back", PREDICTION.with_variance, variance=CHOICE)
+row("jd.Prediction.with_variance", PREDICTION.with_variance, variance=CHOICE)
 
 GAUSSIAN = {"process": VP, "mean": np.zeros(2), "covariance": np.eye(2)}
 row("jd.exact.Gaussian", exact.Gaussian, GAUSSIAN, process=PROCESS, mean=[0.0, np.zeros((1, 2)), np.array([0, NAN]),
