@@ -158,8 +158,9 @@ row("jd.grids.Karras", jd.grids.Karras, rho=POSITIVE)
 
 # denoisers
 GOOD = {"network": NETWORK, "params": None, "process": VP}
-row("jd.Denoiser", jd.Denoiser, GOOD, network=FUNCTION, process=PROCESS, parameterization=["eps", None, 1, ["v"]],
-    data_std=POSITIVE, learned_variance=FLAG, params=[T({"w": "a"}), T([np.array(["a"])]), T({"w": np.array([None])})])
+row("jd.Denoiser", jd.Denoiser, GOOD, network=FUNCTION, process=PROCESS, parameterization=["eps", 1, ["v"]],
+    data_std=[v for v in POSITIVE if not (isinstance(v, T) and v.value is None)], learned_variance=FLAG,
+    params=[T({"w": "a"}), T([np.array(["a"])]), T({"w": np.array([None])})])
 row("jd.Denoiser called", DENOISER, {"x": X, "t": 0.5}, x=NO_BATCH, t=TIME_OF_X)
 WRONG_NETWORK = {"shape": lambda p, x, c, y: x[:, :1], "tuple": lambda p, x, c, y: (x, x), "none": lambda *_: None,
     "whole": lambda p, x, c, y: x.astype(int), "complex": lambda p, x, c, y: x + 0j}
@@ -399,12 +400,14 @@ row("jd.bits_per_dim", jd.bits_per_dim, BITS, key=KEYS, denoiser=A_DENOISER, ima
     dequantization_samples=COUNT, levels=[1, *COUNT], batch_size=COUNT, cond=COND, progress=FLAG, target_error=[0.0,
     -1.0, NAN, T("small"), T(True)], budget=[-1, T(1.5), T("all"), T(None)], dequantizer=FUNCTION, mesh=MESH,
     flow=FLOW, trace=TRACE, t_min=ONE_TIME)
-row("jd.variational_bound", jd.variational_bound, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES,
-    steps=[1, *COUNT], levels=[1, *COUNT], variance=CHOICE, grid=[*GRID, T(None)], t_min=[0.0,
+BOUND = {"key": KEY, "denoiser": EXACT, "data": IMAGES}
+SOME = [v for v in COUNT if not (isinstance(v, T) and v.value is None)]
+row("jd.variational_bound", jd.variational_bound, BOUND, key=KEYS, denoiser=A_DENOISER, data=says("images", *NO_IMAGES),
+    steps=[1, *COUNT], levels=[1, *SOME], variance=CHOICE, grid=GRID, t_min=[0.0,
     *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))], batch_size=COUNT, cond=COND, progress=FLAG,
     mesh=MESH)
-row("jd.continuous_bound", jd.continuous_bound, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES,
-    draws=COUNT, levels=[1, *COUNT], t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
+row("jd.continuous_bound", jd.continuous_bound, BOUND, key=KEYS, denoiser=A_DENOISER, data=says("images", *NO_IMAGES),
+    draws=COUNT, levels=[1, *SOME], t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
     batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH)
 row("jd.likelihood.Variational", jd.likelihood.Variational, {"network": NETWORK, "params": None}, network=FUNCTION,
     params=[T({"w": "a"})])
@@ -550,7 +553,7 @@ WITHOUT = {
     "constants": "DEPTHS",
     "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded Solution "
     "Images ImageSource Config",
-    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Discrete Wrapper",
+    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device",

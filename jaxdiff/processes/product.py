@@ -45,7 +45,7 @@ class Product(Process):
     bound_grid = Time()
 
     def __init__(self, parts: Any):
-        processes, structure = jax.tree.flatten(parts, is_leaf=lambda part: isinstance(part, Process))
+        processes, structure = jax.tree.flatten(parts, is_leaf=lambda part: part is None or isinstance(part, Process))
         for process in processes:
             check_process(process, "a part")
         if not processes:
@@ -77,7 +77,8 @@ class Product(Process):
 
     def clocks(self, t) -> list:
         """One t for all parts, or the parts of a tree of them."""
-        return [t] * len(self.processes) if jax.tree_util.all_leaves([t]) else self.split(t, "t")
+        one = t is None or jax.tree_util.all_leaves([t])
+        return [t] * len(self.processes) if one else self.split(t, "t")
 
     @property
     def params(self) -> list:
