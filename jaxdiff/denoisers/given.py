@@ -48,7 +48,7 @@ class Given(Wrapper):
         check_instance("denoiser.process", self.denoiser.process, Product, "a Product of a dictionary of processes")
         check_instance("denoiser.process.parts", self._parts, dict, "a Product of a dictionary of processes")
         if not isinstance(self.names, str):
-            check_instance("names", self.names, tuple | list, "the name of a part, or a tuple of them")
+            check_instance("names", self.names, (tuple, list), "the name of a part, or a tuple of them")
             object.__setattr__(self, "names", tuple(self.names))
         unknown = [name for name in self._held if name not in self._parts]
         if unknown or not self._held or not self._rest:
