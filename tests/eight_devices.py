@@ -20,8 +20,8 @@ D, N, LEVELS = 3, 16, 17
 MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 SPLIT = NamedSharding(MESH, PartitionSpec(("data", "model")))
 COLLECTIVE = r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast)(-start)?\("
-STATIC = {"event", "steps", "trajectory", "split"}
-STATIC |= {"bins", "variance", "draws"}
+STATIC = {"shapes", "steps", "trajectory", "split"}
+STATIC |= {"levels", "variance", "draws"}
 FINE, NAN, ENDLESS = 0, 1, 2
 LOOSE = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
 SAMPLERS = {"ancestral": jd.samplers.Ancestral(), "flow": jd.samplers.ProbabilityFlow()}

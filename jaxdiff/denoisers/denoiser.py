@@ -131,7 +131,7 @@ class Denoiser:
     params: Any
     process: Process
     parameterization: Any = dataclasses.field(default=None, metadata={"static": True})
-    data_std: Any = None
+    data_std: float | None = None
     learned_variance: bool = dataclasses.field(default=False, metadata={"static": True})
     label_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
 

@@ -222,7 +222,8 @@ class Absorbing(Discrete):
         note = f" (one logit for each of {self.categories} categories, none for the mask)"
         check_output("the network", out, x, (*x.shape, self.categories), note)
         seen = x[..., None]
-        other = (seen != self.mask) & (jnp.arange(self.categories) != seen)
+        categories = jnp.arange(self.categories).reshape(*[1] * x.ndim, -1)
+        other = (seen != self.mask) & (categories != seen)
         return Categorical(out, jnp.where(other, -jnp.inf, 0.0))
 
     def _shown(self, x, t, s) -> jax.Array:
