@@ -89,6 +89,13 @@ class Given(Wrapper):
         """Raise for a `cond` that is no data of the parts that are given, or None where one cannot be left out."""
         self._given(jax.tree.map(jnp.atleast_1d, cond), 1)
 
+    @property
+    def data_std(self) -> Any:
+        """That of the parts that are left, where the joint denoiser says it."""
+        of_all: Any = self.denoiser.data_std  # pyright: ignore[reportAttributeAccessIssue]
+        rest = {name: of_all[name] for name in self._rest}
+        return rest if len(rest) > 1 else next(iter(rest.values()))
+
     def check_start(self, t) -> None:
         """The joint denoiser says what its network's answer lacks when it is called."""
 

@@ -2,6 +2,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from pairs import MEANS, PROCESS, STD, WEIGHTS, joint, mixture
@@ -191,3 +192,20 @@ WORDS = {
 def test_what_does_not_fit_is_refused_at_once(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_network_of_a_product_with_parts_given_is_a_denoiser_of_the_rest():
+    def network(params, x, c_noise, cond):
+        return {"number": 0.1 * x["number"], "label": jnp.zeros((*x["label"].shape, 2))}
+
+    process = jd.Product({"number": jd.VP(), "label": jd.Absorbing(2)})
+    of = lambda data_std: jd.Denoiser(network, None, process, data_std={"number": data_std, "label": None})
+    given = jd.guidance.ClassifierFree(jd.Given(of(0.7), "label"), 2.0)
+    assert jd.sample(KEY, given, (4, 2), steps=2, cond=np.array([0, 1, 1, 0])).shape == (4, 2)
+    assert jd.Given(of(0.7), "label").data_std == 0.7
+    with pytest.warns(UserWarning, match="VP does not cover data of data_std = 100"):
+        jd.sample(KEY, jd.Given(of(100.0), "label"), (4, 2), steps=2, cond=1)
+    with pytest.raises(
+        TypeError, match=r"DPMSolverPP takes processes of numbers, .* Product is none; take Ancestral\(\)"
+    ):
+        jd.sample(KEY, of(0.7), {"number": (4, 2), "label": (4,)})
