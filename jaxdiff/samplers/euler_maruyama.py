@@ -71,8 +71,8 @@ def forward_paths(key, process: Gaussian, x0, steps: int, t_start: float = 0.0, 
     Raises TypeError for integer x0 or a key that is not a typed key; ValueError for a NaN in x0, fewer than one step,
     times outside [0, 1] or not rising (traced, these give NaN).
     """
-    x0 = check_event(x0, "x0")
     check_gaussian(process, "an SDE")
+    x0 = check_event(x0, "x0")
     check_shared("process", process)
     steps = check_whole("steps", steps)
     check_room("paths, twice,", steps + 1, *x0.shape, itemsize=8)
