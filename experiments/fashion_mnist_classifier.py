@@ -41,11 +41,12 @@ class Convolutional(nnx.Module):
         return features, self.last(features)
 
 
+@jd.pytree
 @dataclasses.dataclass(frozen=True)
 class Classifier:
     """A network with its parameters, which `jaxdiff.training` trains as it trains a denoiser."""
 
-    network: Callable
+    network: Callable = dataclasses.field(metadata={"static": True})
     params: Any
 
     def __call__(self, images_uint8, batch_size: int = 500) -> tuple[np.ndarray, np.ndarray]:
