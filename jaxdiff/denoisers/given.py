@@ -74,7 +74,13 @@ class Given(Wrapper):
     @property
     def process(self) -> Process:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The process of the part that is left, or their product."""
-        return Product(self._rest) if len(self._rest) > 1 else next(iter(self._rest.values()))
+        left = self._of_the_rest(self._parts)
+        return Product(left) if isinstance(left, dict) else left
+
+    def _of_the_rest(self, parts: dict) -> Any:
+        """Those of all `parts` that are left, a single one bare."""
+        left = {name: parts[name] for name in self._rest}
+        return left if len(left) > 1 else next(iter(left.values()))
 
     def _given(self, cond, n: int) -> dict[str, Any]:
         """The parts that are given, checked; those that say nothing of n examples for None."""
@@ -92,9 +98,7 @@ class Given(Wrapper):
     @property
     def data_std(self) -> Any:
         """That of the parts that are left, where the joint denoiser says it."""
-        of_all: Any = self.denoiser.data_std  # pyright: ignore[reportAttributeAccessIssue]
-        rest = {name: of_all[name] for name in self._rest}
-        return rest if len(rest) > 1 else next(iter(rest.values()))
+        return self._of_the_rest(self.denoiser.data_std)  # pyright: ignore[reportAttributeAccessIssue]
 
     def check_start(self, t) -> None:
         """The joint denoiser says what its network's answer lacks when it is called."""
@@ -107,6 +111,4 @@ class Given(Wrapper):
         left = list(self._rest)
         named = lambda rest: rest if len(left) > 1 else {left[0]: rest}
         clocks = {**named(t), **{name: clock for name in held}}
-        answer = self.denoiser({**named(x), **held}, clocks, None)
-        rest = {name: answer[name] for name in left}
-        return rest if len(left) > 1 else rest[left[0]]
+        return self._of_the_rest(self.denoiser({**named(x), **held}, clocks, None))

@@ -256,7 +256,7 @@ class _Tilted(_Scaled):
         return value.sum()
 
     def _tilt(self, predicted: Prediction, gradient, x, t) -> Prediction:
-        process = check_gaussian(self.process, type(self).__name__)
+        process: Any = self.process
         alpha, sigma = (expand_time(c, x) for c in process.marginal(t))
         scale = along_batch(self._scale_at(t, x, 0.0), x, "scale")
         move = jnp.where(alpha > 0, scale * sigma * gradient, 0.0)
@@ -353,7 +353,7 @@ class DynamicThreshold(Wrapper):
         bound = along_batch(self.bound, x, "bound")
         size = jnp.maximum(expand_time(size, data), bound)
         within = jnp.clip(data, -size, size) * (bound / size)
-        process = check_gaussian(self.process, type(self).__name__)
+        process: Any = self.process
         alpha, sigma = (expand_time(c, x) for c in process.marginal(t))
         ratio = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
         return dataclasses.replace(predicted, data=within, noise=noise + ratio * (data - within))

@@ -147,18 +147,14 @@ def _report(compute, key, denoiser, data, levels, cond, batch_size, progress, ki
     values = sum(math.prod(part.shape[1:]) for part in process.split(data))
 
     def of(index):
-        picked = keys[index], jax.tree.map(lambda a: jnp.asarray(a[index]), data), _picked(cond, index)
-        batch_keys, batch, batch_cond = spread(picked, mesh)
+        picked = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (data, cond))
+        batch_keys, (batch, batch_cond) = spread((keys[index], picked), mesh)
         return compute(batch_keys, denoiser, batch, batch_cond, levels)
 
     size = min(batch_size, n)
     nats = over_all(of, np.arange(n), size, progress, "bound", mesh)
     prior, transitions, reconstruction = (term / (values * math.log(2)) for term in nats)
     return VariationalBound(kind + condition_of(denoiser, cond), prior, transitions.T, reconstruction)
-
-
-def _picked(cond, index) -> Any:
-    return jax.tree.map(lambda c: c[index], cond)
 
 
 def _checked(denoiser, data, levels, batch_size, progress, mesh) -> tuple[Any, tuple]:

@@ -244,15 +244,15 @@ class Gaussian(Curves):
 
     def check_data(self, data, levels) -> np.ndarray:
         """Integers [n, *event] in 0..levels-1, 256 unless given."""
-        return np.asarray(check_integers(data, _LEVELS if levels is None else levels))
+        return np.asarray(check_integers(data, _levels(levels)))
 
     def clean(self, data, levels) -> jax.Array:
         """The middles of the integers' cells, in [-1, 1]."""
-        return 2 * (jnp.asarray(data, float) + 0.5) / (_LEVELS if levels is None else levels) - 1
+        return 2 * (jnp.asarray(data, float) + 0.5) / _levels(levels) - 1
 
     def last_time(self, levels) -> jax.Array:
         """Where σ/α is the width of a cell, or the nearest to it that the process has."""
-        return self.time_at_log_snr(2 * math.log((_LEVELS if levels is None else max(levels, 2)) / 2))
+        return self.time_at_log_snr(2 * math.log(max(_levels(levels), 2) / 2))
 
     def prior_kl(self, x0, t) -> jax.Array:
         """KL(q(x_t | x_0) || N(0, prior_std² q(t)²/q(1)²)), nats, [batch, *event]."""
@@ -263,10 +263,14 @@ class Gaussian(Curves):
     def reconstruction(self, prediction: Prediction, data, x0, t, levels) -> jax.Array:
         """-log of the probability of each integer's cell under N(x̂_0, sin² φ), nats, [batch, *event]."""
         std = jnp.sin(expand_time(self.angle(t), x0))
-        return -log_cell(data, prediction.data.astype(x0.dtype), std, _LEVELS if levels is None else levels)
+        return -log_cell(data, prediction.data.astype(x0.dtype), std, _levels(levels))
 
 
 _EARLIEST = 1e-6  # g of a curve whose slopes at the data are infinite
+
+
+def _levels(levels: int | None) -> int:
+    return _LEVELS if levels is None else levels
 
 
 def log_cell(integers, mean, std, levels: int) -> jax.Array:
