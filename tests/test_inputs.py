@@ -460,6 +460,14 @@ PATH = [T(3), T(None), "", "a\0b"]
 NO_PATH = [T(3), "", "a\0b"]
 row("jd.data.ImageFolder", jd.data.ImageFolder, {"folder": "nowhere", "size": 8}, folder=PATH, size=COUNT, channels=[2,
     0, T(1.5), T("3"), T(None)], split=[v for v in SPLIT if v is not None], on_corrupt=["ignore", None, 3])
+row("jd.data.read_rows", jd.data.read_rows, path=[*PATH, *says("ends in", "table.txt", "t")])
+row("jd.data.write_rows", jd.data.write_rows, {"path": "nowhere.csv", "names": ("a", "b"), "values": X}, path=[*PATH,
+    *says("ends in", "table.txt")], names=says("values", (), ("a",)), values=[X[0], X[:, :1], 1.0])
+row("jd.data.Table", jd.data.Table, {"path": "nowhere.csv"}, path=[*PATH, *says("ends in", "table.txt")],
+    split=[v for v in SPLIT if v is not None], condition=[("a", "a"), T("a"), T(None), T((1,)), T({"a"})])
+row("jd.data.Columns", jd.data.Columns, {"names": ("a", "b"), "mean": (0, 1), "scale": (1, 2)}, names=[("a", "a"),
+    *says("mean", ("a",), ()), T("ab"), T(None), T((1, 2))], mean=[(0,), 1.0, (0, NAN), T("ab"), T(None)], scale=[(1,),
+    1.0, (0, 1), (1, -1), (1, NAN), T("ab"), T(None)], condition=[("c",), ("a", "b"), ("a", "a"), T("a"), T(None)])
 for load in (jd.data.load_digits, jd.data.load_fashion_mnist, jd.data.load_cifar10, jd.data.load_imagenet64):
     row(f"jd.data.{load.__name__}", load, split=SPLIT, data_dir=NO_PATH)
 ARRAYS_OF_DATA = {"x": X}

@@ -1,9 +1,11 @@
-"""Data: images through TFDS and in folders, toy sets in the plane, and batches that depend on (seed, step) alone."""
+"""Data: images through TFDS and in folders, tables, toy sets, and batches that depend on (seed, step) alone."""
 
 from jaxdiff.data.batches import Source, batches, fingerprint
 from jaxdiff.data.folder import ImageFolder
 from jaxdiff.data.images import Images, ImageSource, load_cifar10, load_digits, load_fashion_mnist, load_imagenet64
 from jaxdiff.data.reading import process_shard
+from jaxdiff.data.rows import read_rows, write_rows
+from jaxdiff.data.table import Columns, Table
 from jaxdiff.data.toys import (
     cat,
     checkerboard,
@@ -17,10 +19,12 @@ from jaxdiff.data.toys import (
 )
 
 __all__ = [
+    "Columns",
     "ImageFolder",
     "ImageSource",
     "Images",
     "Source",
+    "Table",
     "batches",
     "cat",
     "checkerboard",
@@ -34,7 +38,9 @@ __all__ = [
     "load_imagenet64",
     "pinwheel",
     "process_shard",
+    "read_rows",
     "s_curve",
     "swiss_roll",
     "two_moons",
+    "write_rows",
 ]

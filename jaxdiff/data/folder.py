@@ -8,17 +8,17 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from jaxdiff.arrays import check_path, check_room, check_whole, digest, fingerprint
-from jaxdiff.data.images import Images, Split
+from jaxdiff.arrays import check_path, check_room, check_whole, fingerprint
+from jaxdiff.data.images import Images
+from jaxdiff.data.splits import Split, check_split, split_of
 
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # no other of Pillow's readers is tried, whatever a file is called
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 AT_A_TIME = 32  # files a thread is given
-SHARES: dict[Split, range] = {"train": range(0, 90), "validation": range(90, 95), "test": range(95, 100)}
 
 
 class ImageFolder:
@@ -69,8 +69,7 @@ class ImageFolder:
         if check_whole("channels", channels) not in (1, 3):
             raise ValueError(f"channels = {channels}; expected 3 for colours or 1 for grey")
         check_room("a picture", size, size, channels, itemsize=1)
-        if split not in (None, *SHARES):
-            raise ValueError(f"split = {split!r}; expected None or one of {', '.join(map(repr, get_args(Split)))}")
+        check_split(split)
         if on_corrupt not in ("raise", "skip"):
             raise ValueError(f"on_corrupt = {on_corrupt!r}; expected 'raise' or 'skip'")
         self.folder, self.size, self.channels = check_path("folder", folder).resolve(), size, channels
@@ -85,7 +84,7 @@ class ImageFolder:
                 f"{beside[0]}; move them into one of these, or elsewhere"
             )
         self.classes = len(self.names) or 1
-        self.paths = [path for path in found if split is None or _share(path) in SHARES[split]]
+        self.paths = [path for path in found if split is None or split_of(os.fsencode(path)) == split]
         if not self.paths:
             of = "" if split is None else f" in its split {split!r}, where each path has a place by its hash"
             raise ValueError(f"{self.folder} has no pictures{of}; expected files that end in {', '.join(SUFFIXES)}")
@@ -201,11 +200,6 @@ def _pictures(folder: Path) -> list[str]:
                 raise ValueError(f"{path} is not a file in {folder}, or a link that leads out of it; remove it")
             found.append(path.relative_to(folder).as_posix())
     return sorted(found)
-
-
-def _share(path: str) -> int:
-    """0 to 99, by the hash of a path."""
-    return int(digest([os.fsencode(path)])[:16], 16) % 100
 
 
 def _check_depth(image) -> None:

@@ -6,16 +6,16 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from jaxdiff.arrays import check_path
+from jaxdiff.data.splits import Split
 
 if TYPE_CHECKING:
     from jaxdiff.data.builders import ImageBuilder
 
-Split = Literal["train", "validation", "test"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
 

@@ -1,0 +1,239 @@
+"""Tables of numbers as a data set: standardised for the model, restored for the user.
+
+A model of a table sees z = (value - mean) / scale. Its log-densities are those of z; in the user's units they are
+
+    log p(row) = log p(z) - sum of log(scale),
+
+and samples come back by value = mean + scale z.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxdiff.arrays import check_array, check_real, said
+from jaxdiff.data.rows import listed, read_rows
+from jaxdiff.data.splits import Split, check_split, split_of
+
+LEAST = 1e-6  # of a column's spread is its own, where a Gaussian is fitted
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What a model knows of a table: the columns' names, their mean and scale, and which of them are given.
+
+    It is all that samples and likelihoods need of the training data. `dataclasses.asdict(columns)` is JSON, and
+    `Columns(**that)` the same columns again.
+
+    Attributes:
+        names: of all columns, in the table's order.
+        mean: of each column, over the rows that the model is trained on.
+        scale: the standard deviation of each, over the same rows.
+        condition: the names of those that are given to the model, which is one of the others.
+
+    Raises TypeError for what is no sequence, ValueError for lengths that differ, names that are double, a scale that is
+    not above 0, a condition that is no column, and where no column is left to model.
+    """
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    condition: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in ("names", "condition"):
+            object.__setattr__(self, name, _check_names(name, getattr(self, name)))
+        for name, bounds in (("mean", {}), ("scale", {"above": 0})):
+            value = np.asarray(check_real(name, getattr(self, name)), np.float64)
+            if value.shape != (len(self.names),):
+                raise ValueError(f"{name} has shape {value.shape}; expected {len(self.names)} numbers, one a column")
+            object.__setattr__(self, name, tuple(check_array(name, value, **bounds).tolist()))
+        if unknown := [name for name in self.condition if name not in self.names]:
+            raise ValueError(f"condition names {listed(unknown)}; expected some of the columns {listed(self.names)}")
+        if not self.modelled:
+            raise ValueError(f"condition names all columns, {listed(self.names)}; expected one or more left to model")
+
+    @property
+    def modelled(self) -> tuple[str, ...]:
+        """The names of the columns that the model is of."""
+        return tuple(name for name in self.names if name not in self.condition)
+
+    @property
+    def log_scale(self) -> float:
+        """The sum of log(scale) of the modelled columns: log p(row) = log p(z) - log_scale."""
+        return sum(math.log(self.scale[i]) for i in self._places(self.modelled))
+
+    def standardised(self, values) -> tuple[np.ndarray, np.ndarray | None]:
+        """(x, cond) that the model sees of rows [n, columns]: float32 [n, modelled], and [n, given] or None.
+
+        Raises ValueError for values of another shape, and for those too far from the mean for float32.
+        """
+        z = self._standardised(values, self.names).astype(np.float32)
+        cond = z[:, self._places(self.condition)] if self.condition else None
+        return z[:, self._places(self.modelled)], cond
+
+    def restored(self, x) -> np.ndarray:
+        """The modelled columns in the user's units, float64 [n, modelled], of what the model sees or draws of them."""
+        places = self._places(self.modelled)
+        x = np.asarray(x, np.float64)
+        if x.ndim != 2 or x.shape[1] != len(places):
+            raise ValueError(f"x has shape {x.shape}; expected [n, {len(places)}], the columns {listed(self.modelled)}")
+        return np.array(self.mean)[places] + np.array(self.scale)[places] * x
+
+    def rows(self, names: Sequence[str], values) -> np.ndarray:
+        """The rows of another table, of the same columns in any order, in the order of these: float64 [n, columns].
+
+        Raises ValueError where columns are missing or unknown, and names them.
+        """
+        self._check_same("the rows have", names, self.names)
+        values = np.asarray(values, np.float64)
+        return values[:, [list(names).index(name) for name in self.names]]
+
+    def conditions(self, given: Mapping[str, object]) -> np.ndarray:
+        """The condition that the model sees, of {name: a number, or n of them}: float32 [given], or [n, given].
+
+        Raises ValueError where one is missing or unknown, and names it; for numbers that are not finite, or whose
+        lengths differ.
+        """
+        self._check_same("the condition has", list(given), self.condition)
+        values = [np.asarray(check_array(name, given[name]), np.float64) for name in self.condition]
+        lengths = {len(value) for value in values if value.ndim}
+        if len(lengths) > 1 or any(value.ndim > 1 for value in values):
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in zip(self.condition, values))
+            raise ValueError(f"the condition has {shapes}; expected a number for each, or as many for all")
+        return self._standardised(np.stack(np.broadcast_arrays(*values), -1), self.condition).astype(np.float32)
+
+    def gaussian_log_prob(self, train, rows) -> np.ndarray:
+        """Log p of `rows` under the Gaussian of the rows `train`, with full covariance, in nats of the user's units.
+
+        A baseline for a model's likelihood: float64 [n], of the modelled columns given the others. Both are rows [n,
+        columns]. Raises ValueError where the Gaussian has no density: too few rows, or a column that is a linear
+        combination of others.
+        """
+        order = self.condition + self.modelled
+        z, new = (self._standardised(values, self.names)[:, self._places(order)] for values in (train, rows))
+        if len(z) <= len(order):
+            raise ValueError(
+                f"{len(z)} rows; expected more than {len(order)}, the columns that a Gaussian is fitted to"
+            )
+        mean = z.mean(0)
+        root = np.asarray(np.linalg.qr(z - mean, mode="r")).T / math.sqrt(len(z))  # Cholesky's factor, but for signs
+        own = np.abs(np.diag(root))
+        if own.min() < LEAST:
+            column = order[int(own.argmin())]
+            raise ValueError(
+                f"column {column!r} is a linear combination of the columns before it ({listed(self.names)}): they have "
+                "no density together; leave it out"
+            )
+        # of a triangular factor the last rows are what is left of the modelled columns once the given ones are known
+        rest = slice(len(self.condition), None)
+        white = np.linalg.solve(root, (new - mean).T)[rest]
+        own = own[rest]
+        log_prob = -0.5 * (white**2).sum(0) - np.log(own).sum() - 0.5 * len(own) * math.log(2 * math.pi)
+        return log_prob - self.log_scale
+
+    def _places(self, names: Sequence[str]) -> list[int]:
+        return [self.names.index(name) for name in names]
+
+    def _standardised(self, values, names: Sequence[str]) -> np.ndarray:
+        """Values [..., names] in float64, where a mean of 1e5 beside a spread of 1e-3 loses nothing to rounding."""
+        values = np.asarray(check_array("values", values), np.float64)
+        if values.ndim < 1 + (names == self.names) or values.shape[-1] != len(names):
+            raise ValueError(
+                f"values have shape {values.shape}; expected [n, {len(names)}], the columns {listed(names)}"
+            )
+        places = self._places(names)
+        z = (values - np.array(self.mean)[places]) / np.array(self.scale)[places]
+        far = np.abs(z) > np.finfo(np.float32).max
+        if far.any():
+            where = np.argwhere(far)[0]
+            raise ValueError(
+                f"column {names[where[-1]]!r} holds {values[tuple(where)]}, {z[tuple(where)]:.3g} standard deviations "
+                "from its mean; repair or remove it"
+            )
+        return z
+
+    def _check_same(self, what: str, found: Sequence[str], expected: Sequence[str]) -> None:
+        missing = [name for name in expected if name not in found]
+        unknown = [name for name in found if name not in expected]
+        if missing or unknown or len(found) != len(expected):
+            wrong = [f"lacks {listed(missing)}"] * bool(missing) + [f"does not know {listed(unknown)}"] * bool(unknown)
+            raise ValueError(
+                f"{what} the columns {listed(found) or 'none'}; expected {listed(expected) or 'none'}, those of the "
+                f"model{': it ' + ' and '.join(wrong) if wrong else ', each once'}"
+            )
+
+
+class Table:
+    """Rows of numbers in a `.csv`, `.npy` or `.npz` file, as `read_rows` reads them, and what a model knows of them.
+
+    `batches(table.examples, ...)` gives what a model sees of the rows: {"x": float32 [n, modelled]}, and "cond",
+    float32 [n, given], where columns are given.
+
+    Attributes:
+        columns: names, mean and scale, over the rows of the split "train" whatever `split` is, or over all rows where
+            it is None.
+        values: the rows of the split, float64 [n, columns], in the user's units and the file's order.
+
+    Args:
+        split: "train", "validation" or "test" for about 90, 5 or 5 % of the rows; None for all. Which one a row is in
+            depends on its own values alone, by their SHA-256: adding rows moves none, and equal rows are in one split.
+        condition: the names of columns that are given to the model, as vectors; it is a model of the others.
+
+    Raises what `read_rows` raises; ValueError for a column that is constant or whose spread float64 cannot square, for
+    a split without rows, and for a condition that is no column; TypeError for one that is no tuple of names.
+    """
+
+    def __init__(self, path: str | os.PathLike, split: Split | None = None, condition: Sequence[str] = ()):
+        check_split(split)
+        condition = _check_names("condition", condition)
+        names, values = read_rows(path)
+        train = values
+        if split is not None:
+            places = np.array([split_of(row.tobytes()) for row in values + 0.0])  # so that -0 is 0
+            train, values = values[places == "train"], values[places == split]
+        if len(train) < 2 or not len(values):
+            where = "" if split is None else f", {len(train)} for training and {len(values)} in its split {split!r}"
+            raise ValueError(f"{path} has too few rows: {len(train)}{where}; expected more")
+        self.columns = _learned(path, names, train, condition)
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def examples(self) -> dict[str, np.ndarray]:
+        """What a model sees of the rows."""
+        x, cond = self.columns.standardised(self.values)
+        return {"x": x} if cond is None else {"x": x, "cond": cond}
+
+
+def _check_names(what: str, names) -> tuple[str, ...]:
+    """`names` as a tuple of strings, each once; TypeError or ValueError for anything else."""
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{what} = {said(names)}; expected a tuple of names, such as ('y', 'z')")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{what} = {said(names)}; expected each name once")
+    return tuple(names)
+
+
+def _learned(path, names: tuple[str, ...], rows: np.ndarray, condition: tuple[str, ...]) -> Columns:
+    """The columns of a table, as the rows for training have them."""
+    if constant := [name for name, spread in zip(names, np.ptp(rows, axis=0)) if spread == 0]:
+        value = rows[0, names.index(constant[0])]
+        raise ValueError(
+            f"{path} has constant columns: {listed(constant)}, the first {value} in every row for training; leave out "
+            "what does not vary"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, scale = rows.mean(0), rows.std(0)
+    if not np.all(usable := np.isfinite(mean) & np.isfinite(scale) & (scale > 0)):
+        column = int(np.argmin(usable))
+        raise ValueError(
+            f"{path}, column {names[column]!r} has values from {rows[:, column].min()} to {rows[:, column].max()}, "
+            "whose squares float64 does not hold; give it in other units"
+        )
+    return Columns(names, tuple(mean.tolist()), tuple(scale.tolist()), condition)
