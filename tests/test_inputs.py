@@ -421,7 +421,8 @@ row("jd.networks.Fourier", networks.Fourier, waves=[*COUNT, HUGE], scale=POSITIV
 WIDTHS = [0, -1, T(2.5), T("3"), T(None), T(True)]
 row("jd.networks.MLP", networks.MLP, {"event": 2, "rngs": RNGS}, event=[0, (2, 0), -1, (), T(2.5), T("2"), T(None)],
     hidden=[(), (0,), (8, -1), *says("GiB", (10**8, 10**8)), T(8), T((8.5,)), T("8"), T(None)], classes=[-1, T(1.5),
-    T("10"), T(None), T(True)], waves=FUNCTION, outputs=WIDTHS, rngs=[T(None), T(KEY), T(0)])
+    T("10"), T(None), T(True)], waves=FUNCTION, outputs=WIDTHS, vector=[-1, T(1.5), T("10"), T(None)], rngs=[T(None),
+    T(KEY), T(0)])
 row("jd.networks.UNet", networks.UNet, {"channels_in": 1, "channels": (8,), "rngs": RNGS}, channels_in=WIDTHS,
     channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8), T((8.5,)), T("8"), T(None)], blocks=WIDTHS,
     attention=[(1,), (-1,), T(1), T((0.5,)), T(("0",)), T(None)], heads=WIDTHS, classes=[-1, T(1.5), T("10"), T(None)],
@@ -434,7 +435,11 @@ row("jd.networks.LabelEmbedding called", networks.LabelEmbedding(3, 4, rngs=RNGS
     np.array([0, 9, 0]), np.zeros(2, int), T(0.5), T("cat")))
 row("jd.networks.NoiseEmbedding", networks.NoiseEmbedding, {"features": 4, "waves": networks.Sinusoidal(),
     "classes": 0, "rngs": RNGS}, features=WIDTHS, waves=[*says("waves returned", lambda c: c), *FUNCTION], classes=[-1,
-    T(1.5), T("10"), T(None)], rngs=[T(None), T(KEY)])
+    T(1.5), T("10"), T(None)], vector=[-1, T(1.5), T("10"), T(None)], rngs=[T(None), T(KEY)])
+row("jd.networks.VectorEmbedding", networks.VectorEmbedding, {"size": 3, "features": 4, "rngs": RNGS}, size=WIDTHS,
+    features=WIDTHS, rngs=[T(None), T(KEY)])
+row("jd.networks.VectorEmbedding called", networks.VectorEmbedding(2, 4, rngs=RNGS), {"batch": 3}, cond=[np.zeros(2),
+    np.zeros((2, 2)), np.zeros((3, 3)), 0.5, T(None), T("cat"), T(IMAGES), T((X, X)), T({"y": X})])
 row("jd.networks.Network", networks.Network, graphdef=[T(None), T("mlp"), T(networks.MLP)])
 row("jd.networks.Cast", networks.Cast, {"network": NETWORK, "dtype": jnp.bfloat16}, network=FUNCTION, dtype=[T(None),
     T("half of it"), T(int), T(jnp.uint8), T(16)])

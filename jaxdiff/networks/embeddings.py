@@ -1,4 +1,4 @@
-"""What a network is told beside x: the noise level, as waves of fixed frequencies, and the class label.
+"""What a network is told beside x: the noise level, as waves of fixed frequencies, and the class label or a vector.
 
 c_noise = log(σ/α)/4 lies within ±3, and one unit of it is eight of log-SNR. cos and sin of frequency ω tell
 apart noise levels that differ by about 1/ω, so frequencies of 1/4 (one slow swing over the whole range) to 16
@@ -15,7 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxdiff.arrays import check_function, check_instance, check_labels, check_room, check_scalar, check_whole
+from jaxdiff.arrays import (
+    as_array,
+    check_function,
+    check_instance,
+    check_labels,
+    check_room,
+    check_scalar,
+    check_whole,
+    native,
+    with_dtype,
+)
 
 
 def _waves(c_noise: jax.Array, frequencies: np.ndarray) -> jax.Array:
@@ -92,13 +102,54 @@ class LabelEmbedding(nnx.Module):
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-class NoiseEmbedding(nnx.Module):
-    """Noise level and label as one vector: two dense layers over the waves, plus the label's row."""
+class VectorEmbedding(nnx.Module):
+    """A linear map of vectors of `size` numbers, which have no value that means none."""
 
-    def __init__(self, features: int, waves: Callable[[jax.Array], jax.Array], classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, size: int, features: int, *, rngs: nnx.Rngs):
+        check_rngs(rngs)
+        self.size = check_whole("size", size)
+        check_room("the map of vectors", size, check_whole("features", features))
+        self.map = nnx.Linear(size, features, use_bias=False, rngs=rngs)
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that is not [batch, size]: TypeError where it is no floating array, or else ValueError."""
+        expected = f"expected floats [batch, {self.size}], a vector an example"
+        array = None if isinstance(cond, tuple | dict) else as_array(cond)
+        if cond is None or array is None or not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{with_dtype('cond', cond)}; {expected}")
+        if array.ndim != 2 or array.shape[1] != self.size:
+            raise ValueError(f"cond has shape {array.shape}; {expected}")
+
+    def __call__(self, cond, batch: int) -> jax.Array:
+        """Return [batch, features] for cond [batch, size]; raises what `check_cond` raises, and for another batch."""
+        self.check_cond(cond)
+        if len(cond) != batch:
+            raise ValueError(f"cond has shape {jnp.shape(cond)}; expected [{batch}, {self.size}], a vector an example")
+        return self.map(jnp.asarray(native(cond)).astype(self.map.kernel.dtype))
+
+
+class NoiseEmbedding(nnx.Module):
+    """Noise level and condition as one vector: two dense layers over the waves, plus the label's row, or the vector's.
+
+    A network has `classes`, or is given vectors of `vector` numbers, or neither; ValueError for both.
+    """
+
+    vector: VectorEmbedding | None = None  # here, so that the structure of networks without one is what it was
+
+    def __init__(
+        self,
+        features: int,
+        waves: Callable[[jax.Array], jax.Array],
+        classes: int,
+        vector: int = 0,
+        *,
+        rngs: nnx.Rngs,
+    ):
         check_rngs(rngs)
         check_whole("features", features)
         check_whole("classes", classes, least=0)
+        if check_whole("vector", vector, least=0) and classes:
+            raise ValueError(f"classes = {classes} and vector = {vector}; expected one of them, the other 0")
         check_function("waves", waves, "a function [batch] -> [batch, features] of c_noise, such as Sinusoidal()")
         self.waves = waves
         shape = getattr(jax.eval_shape(waves, jax.ShapeDtypeStruct((1,), jnp.float32)), "shape", None)
@@ -108,9 +159,13 @@ class NoiseEmbedding(nnx.Module):
         self.dense_in = nnx.Linear(size, features, rngs=rngs)
         self.dense_out = nnx.Linear(features, features, rngs=rngs)
         self.label = LabelEmbedding(classes, features, rngs=rngs) if classes else None
+        if vector:
+            self.vector = VectorEmbedding(vector, features, rngs=rngs)
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is neither None nor labels of the network's classes, as far as it is concrete."""
+        """Raise for a `cond` that is no vectors of the network's size, or neither None nor labels of its classes."""
+        if self.vector is not None:
+            return self.vector.check_cond(cond)
         if cond is None:
             return
         if self.label is None:
@@ -126,7 +181,7 @@ class NoiseEmbedding(nnx.Module):
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
         """Return [batch, features] for the batch and dtype of x [batch, ...] and c_noise, a scalar or [batch].
 
-        Raises ValueError for a c_noise of another shape, and for labels where there are no classes.
+        Raises ValueError for a c_noise of another shape, and for a cond that `check_cond` refuses.
         """
         self.check_cond(cond)
         c_noise = jnp.asarray(c_noise, jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
@@ -134,6 +189,7 @@ class NoiseEmbedding(nnx.Module):
             raise ValueError(f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example")
         c_noise = jnp.broadcast_to(c_noise, x.shape[:1])
         embedding = self.dense_out(nnx.silu(self.dense_in(self.waves(c_noise))))
-        if self.label is not None:
-            embedding = embedding + self.label(cond, len(c_noise)).astype(embedding.dtype)
+        for given in (self.label, self.vector):
+            if given is not None:
+                embedding = embedding + given(cond, len(c_noise)).astype(embedding.dtype)
         return nnx.silu(embedding).astype(x.dtype)

@@ -16,7 +16,9 @@ class MLP(nnx.Module):
 
     `event` is the event's shape, or its size for events [features]; an event is flattened and given back in
     its shape, or with `outputs` values for each one in, side by side in its last axis (2 for a learned variance).
-    The last layer begins at zero. Raises ValueError for an empty `hidden` and for x of another event.
+    The last layer begins at zero. cond is a label of `classes`, or floats [batch, `vector`], which a network with
+    `vector` always needs. Raises ValueError for an empty `hidden`, for classes and vector both, and for x of another
+    event.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class MLP(nnx.Module):
         classes: int = 0,
         waves: Callable[[jax.Array], jax.Array] = Sinusoidal(),
         outputs: int = 1,
+        vector: int = 0,
         *,
         rngs: nnx.Rngs,
     ):
@@ -40,13 +43,13 @@ class MLP(nnx.Module):
         widths = [math.prod(self.event), *hidden]
         for a, b in (*zip(widths, hidden), (widths[-1], outputs * widths[0])):
             check_room("a dense layer", a, b)
-        self.embed = NoiseEmbedding(hidden[0], waves, classes, rngs=rngs)
+        self.embed = NoiseEmbedding(hidden[0], waves, classes, vector, rngs=rngs)
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in zip(widths, hidden)])
         self.levels = nnx.List([nnx.Linear(hidden[0], b, rngs=rngs) for b in hidden])
         self.out = nnx.Linear(widths[-1], outputs * widths[0], kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is neither None nor labels of the network's classes."""
+        """Raise for a `cond` that is no vectors of the network's size, or neither None nor labels of its classes."""
         self.embed.check_cond(cond)
 
     def no_label(self) -> int | None:
@@ -54,7 +57,7 @@ class MLP(nnx.Module):
         return self.embed.no_label()
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
-        """Return [batch, *event], the last axis times `outputs`, for x [batch, *event]; c_noise and cond [batch]."""
+        """Return [batch, *event], the last axis times `outputs`, for x [batch, *event], c_noise and labels [batch]."""
         x = check_batch(x)
         if x.shape[1:] != self.event:
             raise ValueError(f"x has shape {x.shape}; expected [batch, {', '.join(map(str, self.event))}]")
