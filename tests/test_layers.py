@@ -22,10 +22,10 @@ LAYERS = [
     "data",
     "metrics",
 ]
-LAYERS += ["training", "plotting", "pretrained", "config", "runs", "cli"]
+LAYERS += ["training", "plotting", "pretrained", "words", "vocabulary", "config", "runs", "cli"]
 ROOMS = {
     "flax": {"networks", "training"},
-    "diffrax": {"samplers", "likelihood"},
+    "diffrax": {"samplers", "likelihood", "vocabulary"},
     "tensorflow_datasets": {"data"},
     "grain": {"data"},
     "sklearn": {"data"},

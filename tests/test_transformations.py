@@ -153,7 +153,7 @@ ELSEWHERE = {
     "Stratified Denoising Likelihood Independent": "defaults of the losses",
     "sample samplers guidance exact grids losses denoisers likelihood": "rooms, and the samplers' rows",
     "Prediction Likelihood Sampler Trace pytree Process Grid DenoiserLike BridgeLike TwoEnded": "parts of the others",
-    "Discrete Certain Wrapper": "parts of the others",
+    "Discrete Certain Wrapper Loss Weighting Times Coupling": "parts of the others",
     "as_pytree ends is_concrete expand_time no_label_of warn_uncovered innermost with_params": "for other rooms",
     "extrapolated with_variance": "in the rows of guidance and of samplers",
     "ROWS row Gradient InnerProduct": "what denoisers and energies are made of",

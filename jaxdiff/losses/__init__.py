@@ -8,6 +8,7 @@ from jaxdiff.losses.denoising import Denoising
 from jaxdiff.losses.flow_matching import FlowMatching
 from jaxdiff.losses.hybrid import Hybrid
 from jaxdiff.losses.least_variance import LeastVariance
+from jaxdiff.losses.loss import Loss
 from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FlowMatching",
     "Hybrid",
     "LeastVariance",
+    "Loss",
     "ScoreMatching",
     "SlicedScoreMatching",
     "couplings",

@@ -16,7 +16,6 @@ take what arrives as the new pairs, from either end in turn:
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import along_batch
 from jaxdiff.denoisers import check_bridge
 from jaxdiff.losses import times as times_
-from jaxdiff.losses.couplings import Entropic, check_coupling, draw
+from jaxdiff.losses.couplings import Coupling, Entropic, check_coupling, draw
 from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
 from jaxdiff.processes import expand_time, pytree
 
@@ -38,8 +37,8 @@ class BridgeMatching:
     `Entropic(bridge.sigma)`. Raises TypeError for integer x0 and ValueError for a concrete x0 that holds a NaN.
     """
 
-    coupling: Any = None
-    times: Any = times_.Stratified()
+    coupling: Coupling | None = None
+    times: times_.Times = times_.Stratified()
 
     def __post_init__(self):
         if self.coupling is not None:

@@ -29,7 +29,7 @@ your own that permutes says `permutes = True` and is called as `coupling(key, ba
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,14 @@ from jaxdiff.arrays import (
 )
 from jaxdiff.arrays.varying import vary
 from jaxdiff.processes import check_event, pytree
+
+
+class Coupling(Protocol):
+    """What a coupling is: one of this module, or a frozen dataclass of your own under `@jaxdiff.pytree`."""
+
+    def __call__(self, key, batch, /) -> tuple[jax.Array, jax.Array]:
+        """(x0, x1), each [n, *event]."""
+        ...
 
 
 @pytree
@@ -99,7 +107,7 @@ class OptimalTransport:
     [n, ...], it is that of the examples of each condition.
     """
 
-    pairs: Any = Independent()
+    pairs: Coupling = Independent()
     permutes = True
 
     def __post_init__(self):
@@ -134,7 +142,7 @@ class Entropic:
     """
 
     sigma: float = 1.0
-    pairs: Any = Independent()
+    pairs: Coupling = Independent()
     sweeps: int = dataclasses.field(default=4, metadata={"static": True})
     permutes = True
 

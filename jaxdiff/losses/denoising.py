@@ -25,8 +25,8 @@ class Denoising:
     Raises TypeError or ValueError for x0 that is no data of the process, such as a concrete one that holds a NaN.
     """
 
-    weighting: Any = weightings.Simple()
-    times: Any = times_.Stratified()
+    weighting: weightings.Weighting | Any = weightings.Simple()
+    times: times_.Times | Any = times_.Stratified()
 
     def __post_init__(self):
         check_weightings(self.weighting)

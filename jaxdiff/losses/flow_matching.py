@@ -26,14 +26,13 @@ the source with noise σ. The denoiser's data and noise are then its ends with -
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_field
 from jaxdiff.losses import times as times_
-from jaxdiff.losses.couplings import Independent, check_coupling, draw
+from jaxdiff.losses.couplings import Coupling, Independent, check_coupling, draw
 from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times, gaussian_of
 from jaxdiff.processes import expand_time, pytree
 
@@ -48,9 +47,9 @@ class FlowMatching:
     integer x0, and ValueError for a concrete x0 that holds a NaN or a sigma below 0 (traced, NaN).
     """
 
-    coupling: Any = Independent()
+    coupling: Coupling = Independent()
     sigma: float = 0.0
-    times: Any = times_.Stratified()
+    times: times_.Times = times_.Stratified()
 
     def __post_init__(self):
         check_coupling(self.coupling)

@@ -16,10 +16,10 @@ step, to the data, has no variance and costs nothing here.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.arrays import along_batch, check_field, check_whole, example_keys
 from jaxdiff.losses import times as times_
@@ -41,8 +41,8 @@ class Hybrid:
 
     weight: float = 1e-3
     steps: int = dataclasses.field(default=1000, metadata={"static": True})
-    grid: Any = Time()
-    weighting: Any = weightings.Simple()
+    grid: Grid | np.ndarray | jax.Array = Time()
+    weighting: weightings.Weighting = weightings.Simple()
 
     def __post_init__(self):
         check_field(self, "weight", least=0)

@@ -6,12 +6,12 @@ follows the gradient of L and the process, at the same draws, that of L².
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 
 from jaxdiff.arrays import as_argument, check_function, check_instance, pytree
 from jaxdiff.denoisers import WithProcess
+from jaxdiff.losses.loss import Loss
 
 
 @pytree
@@ -25,7 +25,7 @@ class LeastVariance:
     Raises TypeError for a denoiser that does not train its process.
     """
 
-    loss: Callable
+    loss: Loss
 
     def __post_init__(self):
         check_function("loss", self.loss, "a loss, such as jaxdiff.losses.Denoising()")

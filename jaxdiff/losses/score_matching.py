@@ -30,7 +30,7 @@ where that of `Denoising` stays at that of |ε|²/D; as x_t becomes pure noise i
 
 import dataclasses
 import math
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class ScoreMatching:
     a single noise level. Raises TypeError for integer x0 and ValueError for a concrete x0 that holds a NaN.
     """
 
-    times: Any = times_.Stratified()
+    times: times_.Times = times_.Stratified()
 
     def __post_init__(self):
         check_times_law(self.times)
@@ -79,10 +79,10 @@ class SlicedScoreMatching:
     than one projection or other directions, and what `ScoreMatching` raises.
     """
 
-    times: Any = times_.Stratified()
+    times: times_.Times = times_.Stratified()
     variance_reduced: bool = dataclasses.field(default=True, metadata={"static": True})
     projections: int = dataclasses.field(default=1, metadata={"static": True})
-    directions: str = dataclasses.field(default="rademacher", metadata={"static": True})
+    directions: Literal["rademacher", "gaussian"] = dataclasses.field(default="rademacher", metadata={"static": True})
 
     def __post_init__(self):
         check_times_law(self.times)

@@ -7,12 +7,21 @@ raises ValueError; one that is traced gives NaN.
 
 import abc
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_field, check_key, check_whole
 from jaxdiff.processes import Process, check_process, check_time, is_concrete, pytree
+
+
+class Times(Protocol):
+    """What a law of times is: one of this module, or a frozen dataclass of your own under `@jaxdiff.pytree`."""
+
+    def __call__(self, key, process: Process, n: int, /) -> tuple[jax.Array, jax.Array]:
+        """(t, factor), each [n]."""
+        ...
 
 
 def _below_one(t) -> jax.Array:

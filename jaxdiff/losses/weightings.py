@@ -17,6 +17,7 @@ number out of range raises ValueError; one that is traced gives NaN.
 
 import dataclasses
 import math
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,14 @@ import jax.numpy as jnp
 from jaxdiff.arrays import along_batch, check_field, check_function, check_output
 from jaxdiff.denoisers import check_denoiser
 from jaxdiff.processes import check_gaussian, pytree
+
+
+class Weighting(Protocol):
+    """What a weighting is: one of this module, or a frozen dataclass of your own under `@jaxdiff.pytree`."""
+
+    def __call__(self, denoiser, t, /) -> jax.Array:
+        """Weights [n] of the errors of v at t [n]."""
+        ...
 
 
 def check_weighting(weighting) -> None:

@@ -2,7 +2,7 @@
 
 from jaxdiff.denoisers import Gradient, InnerProduct
 from jaxdiff.networks.coupling import Coupling
-from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal, VectorEmbedding
+from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal, VectorEmbedding, Waves
 from jaxdiff.networks.functional import Cast, Network, initialize
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.unet import UNet
@@ -20,5 +20,6 @@ __all__ = [
     "Sinusoidal",
     "UNet",
     "VectorEmbedding",
+    "Waves",
     "initialize",
 ]

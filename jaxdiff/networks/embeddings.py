@@ -7,8 +7,8 @@ or as the normal distribution does, the Fourier features of Tancik et al. 2020 a
 """
 
 import dataclasses
-from collections.abc import Callable
 from statistics import NormalDist
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,14 @@ from jaxdiff.arrays import (
     native,
     with_dtype,
 )
+
+
+class Waves(Protocol):
+    """The features of c_noise: `Sinusoidal`, `Fourier`, or a function of your own."""
+
+    def __call__(self, c_noise: jax.Array, /) -> jax.Array:
+        """[batch] -> [batch, features]."""
+        ...
 
 
 def _waves(c_noise: jax.Array, frequencies: np.ndarray) -> jax.Array:
@@ -139,7 +147,7 @@ class NoiseEmbedding(nnx.Module):
     def __init__(
         self,
         features: int,
-        waves: Callable[[jax.Array], jax.Array],
+        waves: Waves,
         classes: int,
         vector: int = 0,
         *,

@@ -1,14 +1,14 @@
 """A residual multilayer perceptron, for points and short vectors."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from flax import nnx
 
 from jaxdiff.arrays import check_batch, check_room, check_shape, check_whole
-from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, check_rngs
+from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
 
 
 class MLP(nnx.Module):
@@ -26,7 +26,7 @@ class MLP(nnx.Module):
         event: int | Sequence[int],
         hidden: Sequence[int] = (128, 128, 128),
         classes: int = 0,
-        waves: Callable[[jax.Array], jax.Array] = Sinusoidal(),
+        waves: Waves = Sinusoidal(),
         outputs: int = 1,
         vector: int = 0,
         *,

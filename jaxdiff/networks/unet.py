@@ -19,7 +19,7 @@ from flax import nnx
 from jaxdiff.arrays import check_batch, check_flag, check_instance, check_room, check_shape, check_whole
 from jaxdiff.networks.attention import attention
 from jaxdiff.networks.convolution import convolution
-from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, check_rngs
+from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
 
 _zero = nnx.initializers.zeros
 
@@ -145,7 +145,7 @@ class UNet(nnx.Module):
         attention: Sequence[int] = (),
         heads: int = 4,
         classes: int = 0,
-        waves: Callable[[jax.Array], jax.Array] = Sinusoidal(),
+        waves: Waves = Sinusoidal(),
         outputs: int = 1,
         remat: bool = False,
         *,

@@ -12,6 +12,7 @@ marginals of numbers for any share η of that noise:
 """
 
 import dataclasses
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,7 @@ class Ancestral(Sampler):
     denoiser trained by `jaxdiff.losses.Hybrid`; categories have none beside "small".
     """
 
-    variance: str = dataclasses.field(default="small", metadata={"static": True})
+    variance: Literal["small", "large", "learned"] = dataclasses.field(default="small", metadata={"static": True})
 
     def __post_init__(self):
         check_variance(self.variance)

@@ -8,7 +8,7 @@ saves). A solve that fails leaves a finite, plausible and wrong state behind, so
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from jaxdiff.processes import check_event, check_gaussian, pytree
 from jaxdiff.processes.grids import check_one_time
 from jaxdiff.samplers.adjoint import across_devices, check_adjoint, forward_mode_named
 from jaxdiff.samplers.sampler import Sampler
+
+if TYPE_CHECKING:
+    import diffrax
 
 _MAX_STEPS = 4096
 
@@ -91,10 +94,10 @@ class ProbabilityFlow(Sampler):
     Derivatives go through it backward; `adjoint`, one of diffrax's, is for others (`jaxdiff.samplers.adjoint`).
     """
 
-    solver: Any = dataclasses.field(default=None, metadata={"static": True})
+    solver: "diffrax.AbstractSolver | None" = dataclasses.field(default=None, metadata={"static": True})
     rtol: float = 1e-5
     atol: float = 1e-5
-    adjoint: Any = dataclasses.field(default=None, metadata={"static": True})
+    adjoint: "diffrax.AbstractAdjoint | None" = dataclasses.field(default=None, metadata={"static": True})
 
     adaptive = reversible = True
 

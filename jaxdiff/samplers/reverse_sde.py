@@ -27,7 +27,7 @@ al. 2023) shift theirs by √(Δu/12) and √(Δu/3), which on long steps is not
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,9 @@ from jaxdiff.arrays.varying import varies
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.processes import ends, pytree
 from jaxdiff.samplers.sampler import Sampler, check_noise
+
+if TYPE_CHECKING:
+    import diffrax
 
 
 def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> jax.Array:
@@ -83,7 +86,7 @@ class ReverseSDE(Sampler):
     Raises TypeError for a solver that is not one of SDEs.
     """
 
-    solver: Any = dataclasses.field(default=None, metadata={"static": True})
+    solver: "diffrax.AbstractSolver | None" = dataclasses.field(default=None, metadata={"static": True})
     noise: float = 1.0
 
     def __post_init__(self):

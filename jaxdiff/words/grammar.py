@@ -1,0 +1,71 @@
+"""Text as a syntax tree of calls, names, constants and tuples, read by `ast` and never evaluated."""
+
+import ast
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+LENGTH, DEPTH = 10_000, 20  # characters of a text, and brackets within brackets
+NOTHING: Any = object()
+
+
+class Refused(Exception):
+    """Why a text is refused; `signed` once the fields of the word at fault stand in it."""
+
+    def __init__(self, reason: str, signed: bool = False):
+        super().__init__(" ".join(reason.split()))
+        self.signed = signed
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A text, from which a node of its tree is shown."""
+
+    text: str
+
+    def of(self, node: ast.expr) -> str:
+        """The text of a node, in at most 60 characters."""
+        text = " ".join((ast.get_source_segment(self.text.lstrip(), node) or "").split())
+        return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def tree_of(text: str) -> ast.expr:
+    """The syntax tree of a text that is neither long nor deep."""
+    if len(text) > LENGTH:
+        raise Refused(f"{len(text)} characters; expected at most {LENGTH}")
+    depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth > DEPTH:
+            raise Refused(f"brackets within brackets; expected at most {DEPTH} deep")
+    try:
+        with warnings.catch_warnings(action="error"):  # of doubtful escapes
+            return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else "it cannot be read"
+        raise Refused(f"{reason}; expected a word, or a call such as name(1, field=2)") from None
+
+
+def constant_of(node: ast.expr) -> Any:
+    """The number, string, True, False or None that a node is; `NOTHING` for any other."""
+    sign = 1
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node, sign = node.operand, -1
+    if isinstance(node, ast.Name) and node.id == "inf":
+        return sign * math.inf
+    if not isinstance(node, ast.Constant) or not isinstance(node.value, bool | int | float | str | None):
+        return NOTHING
+    value: Any = node.value
+    if sign == 1:
+        return value
+    return -value if type(value) in (int, float) else NOTHING
+
+
+def written_number(value: float) -> str:
+    """The shortest text that `float` reads as the same number, or as the nearest to a whole one."""
+    if math.isnan(value):
+        raise TypeError("nan cannot be written in words; expected a number")
+    whole = math.isfinite(value) and value == int(value) and abs(value) < 1e16 and math.copysign(1, value) * value >= 0
+    negative_zero = value == 0 and math.copysign(1, value) < 0
+    return str(int(value)) if whole and not negative_zero else repr(float(value))

@@ -1,0 +1,257 @@
+"""Tables of words, and the texts and values that they stand between."""
+
+import ast
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+
+from jaxdiff.arrays import said
+from jaxdiff.words.annotations import TUPLES, as_constant, bare, members, parts_of
+from jaxdiff.words.grammar import NOTHING, Refused, Source, constant_of, tree_of, written_number
+from jaxdiff.words.recipe import REQUIRED, defaults_of, hints_of, is_recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The words of one kind: what makes each, and what one of them is called in a message ("a process")."""
+
+    noun: str
+    makers: Mapping[str, Callable[..., Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A field of a word: its name, its annotation, and its default or `REQUIRED`."""
+
+    name: str
+    kind: Any
+    default: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Tables of words by kind; a kind is a class, and objects of it or a `Recipe` are what its words make.
+
+    `names` are the modules that annotations in quotes refer to.
+    """
+
+    tables: Mapping[Any, Table]
+    names: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def parse(self, text: str, kind: Any, name: str = "") -> Any:
+        """The value of `text` under the annotation `kind`; `name` is the setting's, for errors.
+
+        Raises ValueError, in one line, for a text that is none of that kind; TypeError for what is no text.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"{name or 'text'} = {said(text)}; expected text, such as {self._expected(kind)}")
+        try:
+            return self._read(Source(text), tree_of(text), kind)
+        except Refused as refused:
+            given = f"{name} = {said(text)}" if name else said(text)
+            raise ValueError(f"{given}: {refused}") from None
+
+    def write(self, value: Any, kind: Any) -> str:
+        """The text of `value`, of the annotation `kind`, with what differs from the defaults alone.
+
+        Raises TypeError for what no word makes.
+        """
+        for one in members(kind):
+            if (text := self._written(value, one)) is not None:
+                return text
+        raise TypeError(f"{said(value)} cannot be written in words; expected {self._expected(kind)}")
+
+    def describe(self, kind: Any) -> list[str]:
+        """Every word of a kind with its fields and their defaults: "edm(sigma_min=0.002, sigma_max=80, rho=7)"."""
+        return [self._signature(one, word) for one in self._kinds(kind) for word in self.tables[one].makers]
+
+    def has(self, kind: Any) -> bool:
+        """Whether words can be of the annotation `kind`."""
+        return bool(self._kinds(kind))
+
+    def nouns(self, kind: Any) -> list[str]:
+        """What words of the annotation `kind` are called, without articles: ["process"]."""
+        return [self.tables[one].noun.split(" ", 1)[1] for one in self._kinds(kind)]
+
+    def parameters(self, kind: Any, word: str) -> dict[str, Parameter]:
+        """The fields of a word that can be written, in order."""
+        make = self.tables[kind].makers[word]
+        hints = hints_of(make, self.names)
+        supplied = kind.supplied if is_recipe(kind) else ()
+        return {
+            name: Parameter(name, hints.get(name, Any), default)
+            for name, default in defaults_of(make).items()
+            if name not in supplied and self._can_be_written(hints.get(name, Any))
+        }
+
+    # Reading
+
+    def _read(self, source: Source, node: ast.expr, kind: Any) -> Any:
+        constant = constant_of(node)
+        for one in members(kind):
+            if (found := as_constant(constant, one)) is not NOTHING:
+                return found
+            if isinstance(node, ast.Tuple | ast.List) and (parts := parts_of(one, len(node.elts))) is not None:
+                values = tuple(self._read(source, part, kind) for part, kind in zip(node.elts, parts))
+                return np.array(values) if one is np.ndarray else values
+        name = node.func if isinstance(node, ast.Call) else node
+        if not isinstance(name, ast.Name):
+            raise Refused(self._unexpected(source, node, constant, kind))
+        for one in self._kinds(kind):
+            if name.id in self.tables[one].makers:
+                return self._made(source, node, one, name.id)
+        choices = [choice for one in members(kind) if get_origin(one) is Literal for choice in get_args(one)]
+        if name is node and name.id in choices:
+            return name.id
+        raise Refused(self._unknown(name.id, kind, [str(choice) for choice in choices]))
+
+    def _made(self, source: Source, node: ast.expr, kind: Any, word: str) -> Any:
+        parameters, signature = self.parameters(kind, word), self._signature(kind, word)
+
+        def refuse(reason):
+            raise Refused(f"{reason}; {signature}", signed=True)
+
+        arguments = node.args if isinstance(node, ast.Call) else []
+        keywords = node.keywords if isinstance(node, ast.Call) else []
+        if len(arguments) > len(parameters):
+            refuse(f"{word} takes {len(parameters) or 'no'} values; given {len(arguments)}")
+        given: list[tuple[Any, ast.expr]] = list(zip(parameters, arguments))
+        for keyword in keywords:
+            if keyword.arg not in parameters:
+                refuse(_no_field(kind, word, keyword.arg, parameters))
+            if keyword.arg in dict(given):
+                refuse(f"{word} is given {keyword.arg} twice")
+            given.append((keyword.arg, keyword.value))
+        values = {}
+        for field, argument in given:
+            try:
+                values[field] = self._read(source, argument, parameters[field].kind)
+            except Refused as refused:
+                reason = f"{field} = {source.of(argument)}: {refused}"
+                refuse(reason) if not refused.signed else None
+                raise Refused(reason, signed=True) from None
+        missing = [name for name, one in parameters.items() if one.default is REQUIRED and name not in values]
+        if missing:
+            refuse(f"{word} needs {' and '.join(missing)}")
+        make = self.tables[kind].makers[word]
+        try:
+            return kind(make, values) if is_recipe(kind) else make(**values)
+        except (ValueError, TypeError, OverflowError) as error:
+            refuse(str(error))
+
+    def _unexpected(self, source: Source, node: ast.expr, constant: Any, kind: Any) -> str:
+        expected = self._expected(kind)
+        if isinstance(constant, str) and any(constant in self.tables[one].makers for one in self._kinds(kind)):
+            return f"{said(constant)} is a string; write {constant} without quotes"
+        if constant is not NOTHING or isinstance(node, ast.Tuple | ast.List):
+            return f"expected {expected}"
+        return f"{source.of(node)} is neither a word, a call of one, a constant nor a tuple; expected {expected}"
+
+    def _unknown(self, name: str, kind: Any, choices: list[str]) -> str:
+        expected = self._expected(kind)
+        other = [table.noun for table in self.tables.values() if name in table.makers]
+        if other:
+            return f"{name} is {' and '.join(other)}; expected {expected}"
+        known = [word for one in self._kinds(kind) for word in self.tables[one].makers] + choices
+        return f"there is no {said(name)[1:-1]}{_nearest(name, known)}; expected {expected}"
+
+    # Writing
+
+    def _written(self, value: Any, kind: Any) -> str | None:
+        """The text of `value` under one alternative; None where it is none of it."""
+        if hasattr(value, "dtype") and np.ndim(value) == 0:
+            value = value.item()
+        if kind is type(None) or kind is bool or kind is str:
+            return repr(value) if isinstance(value, kind) else None
+        if get_origin(kind) is Literal:
+            return repr(value) if any(type(value) is type(one) and value == one for one in get_args(kind)) else None
+        if kind is int:
+            return repr(value) if type(value) is int else None
+        if kind is float:
+            return written_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if kind is np.ndarray and hasattr(value, "dtype") and np.ndim(value) == 1:
+            value = np.asarray(value).tolist()
+        if isinstance(value, tuple | list):
+            parts = parts_of(kind, len(value))
+            if parts is None:
+                return None
+            texts = [self.write(part, kind) for part, kind in zip(value, parts)]
+            return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
+        kind = bare(kind)
+        for word, make in self.tables[kind].makers.items() if kind in self.tables else ():
+            if (type(value) is kind and value.make is make) if is_recipe(kind) else type(value) is make:
+                return self._call(value, kind, word)
+        return None
+
+    def _call(self, value: Any, kind: Any, word: str) -> str:
+        fields = value.values if is_recipe(kind) else {name: getattr(value, name) for name in defaults_of(type(value))}
+        defaults = defaults_of(self.tables[kind].makers[word])
+        parameters = self.parameters(kind, word)
+        texts = []
+        for name, part in fields.items():
+            if name in parameters:
+                text, default = self.write(part, parameters[name].kind), parameters[name].default
+                if default is REQUIRED:
+                    texts.append(text)
+                elif text != self.write(default, parameters[name].kind):
+                    texts.append(f"{name}={text}")
+            elif part is not defaults[name]:
+                raise TypeError(f"{name} = {said(part)} of {word} cannot be written in words")
+        return f"{word}({', '.join(texts)})" if texts else word
+
+    # Kinds
+
+    def _kinds(self, kind: Any) -> list:
+        """The kinds of the tables among the alternatives of an annotation."""
+        return [kind for kind in map(bare, members(kind)) if kind in self.tables]
+
+    def _can_be_written(self, kind: Any) -> bool:
+        """Whether an annotation has alternatives that words make, other than None."""
+        plain = bool, int, float, str, np.ndarray
+        return any(one in plain or get_origin(one) in (Literal, *TUPLES) or self._kinds(one) for one in members(kind))
+
+    def _signature(self, kind: Any, word: str) -> str:
+        parts = []
+        for name, one in self.parameters(kind, word).items():
+            parts.append(name if one.default is REQUIRED else f"{name}={self.write(one.default, one.kind)}")
+        return f"{word}({', '.join(parts)})" if parts else word
+
+    def _expected(self, kind: Any) -> str:
+        found = []
+        for one in members(kind):
+            if table := self.tables.get(bare(one)):
+                found.append(f"{table.noun} ({', '.join(table.makers)})")
+            elif get_origin(one) is Literal:
+                found.append(f"one of {', '.join(map(str, get_args(one)))}")
+            elif get_origin(one) in TUPLES:
+                item = "words" if self._kinds(get_args(one)[0]) else "values"
+                found.append(f"a tuple of {item}, with a comma where it has one: (1,)")
+            elif one in _NOUNS:
+                found.append(_NOUNS[one])
+        return " or ".join(found) or "nothing that words make"
+
+
+_NOUNS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a 'string'",
+    np.ndarray: "a tuple of numbers",
+    type(None): "None",
+}
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _no_field(kind: Any, word: str, field: str | None, parameters: Mapping[str, Parameter]) -> str:
+    if field is None:
+        return "** is not read"
+    if is_recipe(kind) and field in kind.supplied:
+        return f"{field} is supplied by the run; leave it out"
+    return f"{word} has no {field}{_nearest(field, list(parameters))}"
