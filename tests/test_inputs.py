@@ -465,6 +465,8 @@ PATH = [T(3), T(None), "", "a\0b"]
 NO_PATH = [T(3), "", "a\0b"]
 row("jd.data.ImageFolder", jd.data.ImageFolder, {"folder": "nowhere", "size": 8}, folder=PATH, size=COUNT, channels=[2,
     0, T(1.5), T("3"), T(None)], split=[v for v in SPLIT if v is not None], on_corrupt=["ignore", None, 3])
+row("jd.data.pixel_moments", jd.data.pixel_moments, {"images": [{"image": IMAGES}]}, images=[[], T(None), T(3),
+    T([{"image": X}]), T([{"x": IMAGES}]), T([3])], n=COUNT, seed=[-1, T(0.5), T("0"), T(None)])
 row("jd.data.read_rows", jd.data.read_rows, path=[*PATH, *says("ends in", "table.txt", "t")])
 row("jd.data.write_rows", jd.data.write_rows, {"path": "nowhere.csv", "names": ("a", "b"), "values": X}, path=[*PATH,
     *says("ends in", "table.txt")], names=says("values", (), ("a",)), values=[X[0], X[:, :1], 1.0])

@@ -2,7 +2,15 @@
 
 from jaxdiff.data.batches import Source, batches, fingerprint
 from jaxdiff.data.folder import ImageFolder
-from jaxdiff.data.images import Images, ImageSource, load_cifar10, load_digits, load_fashion_mnist, load_imagenet64
+from jaxdiff.data.images import (
+    Images,
+    ImageSource,
+    load_cifar10,
+    load_digits,
+    load_fashion_mnist,
+    load_imagenet64,
+    pixel_moments,
+)
 from jaxdiff.data.reading import process_shard
 from jaxdiff.data.rows import read_rows, write_rows
 from jaxdiff.data.table import Columns, Table
@@ -37,6 +45,7 @@ __all__ = [
     "load_fashion_mnist",
     "load_imagenet64",
     "pinwheel",
+    "pixel_moments",
     "process_shard",
     "read_rows",
     "s_curve",

@@ -5,6 +5,7 @@ to the size, and cut to its centre, as Dhariwal and Nichol (2021) prepared Image
 """
 
 import os
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,14 +20,18 @@ from jaxdiff.data.splits import Split, check_split, split_of
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # no other of Pillow's readers is tried, whatever a file is called
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 AT_A_TIME = 32  # files a thread is given
+HEAD = 512  # bytes of a file, in which most say how large the picture is
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of JPEG after which it says so
+HELD = 10_000  # pictures up to which a set is held in memory: a second or two of reading
+HELD_BYTES = 2**28  # and how many bytes they may have
 
 
 class ImageFolder:
     """The .png, .jpg, .jpeg, .webp and .bmp files in a folder and those below it, in the order of their names.
 
     An example is {"image": uint8 [size, size, channels], "label": int32}, read when it is asked for: a source for
-    `batches`. `load()` has them all in memory. Immediate sub-folders are classes, in the order of their names; without
-    any, all have label 0. Names that begin with a dot are passed over.
+    `batches`. `load()` has them all in memory, `held()` where they are few. Immediate sub-folders are classes, in the
+    order of their names; without any, all have label 0. Names that begin with a dot are passed over.
 
     Colours are those of the file: profiles and orientation tags are not applied, CMYK is converted, 16 bits become
     their upper 8 (12 bits in a file of 16 are refused), what is transparent is laid on white, and of several frames the
@@ -44,8 +49,9 @@ class ImageFolder:
         channels: 3 for colours, 1 for grey.
         split: "train", "validation" or "test" for about 90, 5 or 5 % of the files; None for all. Which one a file is in
             depends on its relative path alone, by its SHA-256: adding files moves none.
-        on_corrupt: whether a file that is no picture raises or is left out. Here only its header is read. One whose
-            pixels turn out damaged raises, by name, when it is read; `load()` and `checked()` leave it out.
+        on_corrupt: whether a file that is no picture raises or is left out. Here only its first bytes are read, or
+            its header where they do not say how large it is. One whose pixels turn out damaged raises, by name, when it
+            is read; `load()` and `checked()` leave it out.
 
     Raises TypeError for a folder that is no path and a size that is no whole number; ValueError for a folder without
     pictures, with pictures beside its classes, with a link that leads out of it
@@ -58,7 +64,7 @@ class ImageFolder:
     def __init__(
         self,
         folder: str | os.PathLike,
-        size: int,
+        size: int = 64,
         channels: Literal[1, 3] = 3,
         split: Split | None = None,
         on_corrupt: Literal["raise", "skip"] = "raise",
@@ -88,7 +94,8 @@ class ImageFolder:
         if not self.paths:
             of = "" if split is None else f" in its split {split!r}, where each path has a place by its hash"
             raise ValueError(f"{self.folder} has no pictures{of}; expected files that end in {', '.join(SUFFIXES)}")
-        self._keep_those_that(lambda i: self._open(self.paths[i], lambda image: None), progress)
+        self._bytes = np.zeros(len(self.paths), np.int64)
+        self._keep_those_that(self._look, progress)
 
     @property
     def label(self) -> np.ndarray:
@@ -98,7 +105,7 @@ class ImageFolder:
     @property
     def fingerprint(self) -> str:
         """What stands for the contents: the files' names and how many bytes they have, the size and the channels."""
-        files = "\n".join(f"{path!r} {(self.folder / path).stat().st_size}" for path in self.paths)
+        files = "\n".join(f"{path!r} {size}" for path, size in zip(self.paths, self._bytes.tolist()))
         return fingerprint(self.size, self.channels, files)
 
     def __len__(self) -> int:
@@ -113,6 +120,15 @@ class ImageFolder:
         self._keep_those_that(lambda i: self._read(self.paths[i]), progress)
         return self
 
+    def held(self, progress: bool = True) -> "Images | ImageFolder":
+        """`load()` of at most 10,000 pictures and 256 MiB; of more this set, to be read as examples are asked for.
+
+        With on_corrupt="skip" every picture of a larger set is read here once, too.
+        """
+        if len(self) <= HELD and len(self) * self.channels * self.size**2 <= HELD_BYTES:
+            return self.load(progress)
+        return self.checked(progress) if self.on_corrupt == "skip" else self
+
     def load(self, progress: bool = True) -> Images:
         """All in memory; on_corrupt="skip" leaves out those that are damaged, here too."""
         images = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
@@ -126,19 +142,39 @@ class ImageFolder:
     def _read(self, path: str) -> np.ndarray:
         return self._open(path, lambda image: _fitted(image, self.size, self.channels))
 
+    def _look(self, index: int) -> None:
+        """Note how many bytes a file has. A ValueError where it is no picture, or one too large to be read."""
+        descriptor = os.open(self.folder / self.paths[index], os.O_RDONLY)
+        try:
+            head, self._bytes[index] = os.read(descriptor, HEAD), os.fstat(descriptor).st_size
+        finally:
+            os.close(descriptor)
+        size = _size_of(head)
+        if size is None or self._too_large(*size):
+            self._open(self.paths[index], lambda image: None)
+
+    def _too_large(self, width: int, height: int) -> str | None:
+        """Why a picture of that size is not read, None where it is."""
+        from PIL import Image
+
+        if min(width, height) < 1:
+            return "it has no pixels"
+        pixels = width * height * max(1, self.size / min(width, height)) ** 2
+        if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
+            return None
+        return (
+            f"{width} x {height}, {pixels:.0f} pixels at this size, are more than "
+            f"PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}"
+        )
+
     def _open(self, path: str, use: Callable):
         """`use` of an open picture, whose pixels are not read yet; a ValueError that names what is none."""
         from PIL import Image
 
         try:
             with Image.open(self.folder / path, formats=FORMATS) as image:
-                width, height = image.size
-                pixels = width * height * max(1, self.size / min(width, height)) ** 2
-                if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-                    raise ValueError(
-                        f"{width} x {height}, {pixels:.0f} pixels at this size, are more than "
-                        f"PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}"
-                    )
+                if why := self._too_large(*image.size):
+                    raise ValueError(why)
                 return use(image)
         except Exception as error:  # a damaged file raises whatever its format's parser does
             if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
@@ -174,7 +210,7 @@ class ImageFolder:
         kept = [i for i, error in enumerate(found) if error is None]
         if not kept:
             raise ValueError(f"all {len(found)} files in {self.folder} were left out; the first: {bad[0][1]}")
-        self.paths = [self.paths[i] for i in kept]
+        self.paths, self._bytes = [self.paths[i] for i in kept], self._bytes[kept]
         return kept
 
 
@@ -182,24 +218,41 @@ def _pictures(folder: Path) -> list[str]:
     """The relative paths of the picture files below a folder, in order."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected one with pictures in it")
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    found = []
-    for where, below, files in os.walk(folder, onerror=stop):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in below:
-            if os.path.islink(path := os.path.join(where, name)):
-                raise ValueError(f"{path} is a link to a folder, which is not followed; put the folder itself there")
-        for name in files:
-            path = Path(where, name)
-            if name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                continue
-            if not path.is_file() or not path.resolve().is_relative_to(folder):
-                raise ValueError(f"{path} is not a file in {folder}, or a link that leads out of it; remove it")
-            found.append(path.relative_to(folder).as_posix())
+    found, below = [], [""]
+    while below:
+        within = below.pop()
+        with os.scandir(folder / within) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    if entry.is_symlink():
+                        raise ValueError(
+                            f"{entry.path} is a link to a folder, which is not followed; put the folder itself there"
+                        )
+                    below.append(f"{within}{entry.name}/")
+                elif entry.name.lower().endswith(SUFFIXES):
+                    inside = not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(folder)
+                    if not (entry.is_file() and inside):
+                        raise ValueError(
+                            f"{entry.path} is not a file in {folder}, or a link that leads out of it; remove it"
+                        )
+                    found.append(within + entry.name)
     return sorted(found)
+
+
+def _size_of(head: bytes) -> tuple[int, int] | None:
+    """(width, height) of a PNG or a JPEG by its first bytes; None where they do not tell, as those of other formats."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and len(head) >= 24:
+        return struct.unpack_from(">II", head, 16)
+    if head.startswith(b"\xff\xd8"):
+        at = 2
+        while at + 9 <= len(head) and head[at] == 0xFF:
+            if head[at + 1] in FRAMES:
+                height, width = struct.unpack_from(">HH", head, at + 5)
+                return width, height
+            at += 2 + int.from_bytes(head[at + 2 : at + 4])
+    return None
 
 
 def _check_depth(image) -> None:
@@ -230,6 +283,8 @@ def _fitted(image, size: int, channels: int) -> np.ndarray:
     image = image.convert("L" if channels == 1 else "RGB")
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    if image.size == (size, size):
+        return np.asarray(image).reshape(size, size, channels)
     scale = size / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2

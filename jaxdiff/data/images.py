@@ -4,18 +4,21 @@ import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from jaxdiff.arrays import check_path
+from jaxdiff.arrays import check_path, check_whole, said
+from jaxdiff.data.batches import Source
 from jaxdiff.data.splits import Split
 
 if TYPE_CHECKING:
     from jaxdiff.data.builders import ImageBuilder
 
+AT_A_TIME = 32  # images a thread reads
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
 
@@ -57,6 +60,46 @@ class ImageSource:
         with _named_where_damaged(self._folder):
             examples = self._examples.__getitems__(indices)  # pyright: ignore[reportAttributeAccessIssue]
         return [{"image": example["image"], "label": np.int32(example["label"])} for example in examples]
+
+
+def pixel_moments(images: Images | Source, n: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """The mean and the standard deviation of pixel values, of all images of a set where they are n or fewer.
+
+    Of more it takes n, drawn from `seed` without repeats, which are read in threads, a few at a time. Sums are of whole
+    numbers, and exact. `images` are `Images`, or a source of examples with an "image" of uint8.
+
+    Raises TypeError for other examples, and what the source raises.
+    """
+    check_whole("n", n, noun="image")
+    check_whole("seed", seed, least=0)
+    if not (hasattr(images, "__len__") and (isinstance(images, Images) or hasattr(images, "__getitem__"))):
+        raise TypeError(f"images = {said(images)}; expected images of jaxdiff.data, or a source of such examples")
+    if not len(images):
+        raise ValueError("images is empty; expected at least one")
+    chosen = np.arange(len(images))
+    if len(images) > n:
+        chosen = np.sort(np.random.RandomState(np.random.MT19937(seed)).permutation(len(images))[:n])
+
+    def counts(indices: np.ndarray) -> np.ndarray:
+        """How often each pixel value occurs in some of the images."""
+        if isinstance(images, Images):
+            return np.bincount(images.image[indices].ravel(), minlength=256)
+        many = getattr(images, "__getitems__", None)
+        examples = [images[int(i)] for i in indices] if many is None else many(indices.tolist())
+        return np.sum([np.bincount(_pixels(example).ravel(), minlength=256) for example in examples], 0)
+
+    with ThreadPoolExecutor() as pool:
+        total = np.sum([*pool.map(counts, np.array_split(chosen, -(-len(chosen) // AT_A_TIME)))], 0)
+    values, share = np.arange(256), total / total.sum()
+    mean = float(share @ values)
+    return mean, float(np.sqrt(share @ (values - mean) ** 2))
+
+
+def _pixels(example) -> np.ndarray:
+    image = example.get("image") if isinstance(example, Mapping) else None
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        raise TypeError(f'images has an example {said(example)}; expected a dict with an "image" of uint8')
+    return image
 
 
 def load_digits(split: Split = "train", data_dir: str | os.PathLike | None = None) -> Images:

@@ -1,6 +1,7 @@
 """Folders of pictures: what each kind of file becomes, and what is refused. Pictures are made by Pillow."""
 
 import hashlib
+import io
 import os
 import pickle
 import struct
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data import ImageFolder, batches, fingerprint
+from jaxdiff.data import ImageFolder, Images, batches, fingerprint, pixel_moments
+from jaxdiff.data import folder as folders
 
 RNG = np.random.default_rng(0)
 
@@ -197,6 +199,15 @@ def png(width, height, body=b""):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
 
 
+def jpeg(width, height, before=b""):
+    """A JPEG whose frame says that it is so large, behind a comment."""
+    file = io.BytesIO()
+    Image.fromarray(noise(8, 8, 3)).save(file, "JPEG", comment=before)
+    body = file.getvalue()
+    at = body.index(b"\xff\xc0\x00\x11\x08") + 5
+    return body[:at] + struct.pack(">HH", height, width) + body[at + 4 :]
+
+
 def cut(pixels, path):
     save(path, pixels)
     path.write_bytes(path.read_bytes()[:-200])
@@ -209,6 +220,9 @@ NO_PICTURES = {  # name: (make it, whether its header shows it)
     "a gif": (lambda path: save(path.with_suffix(".gif"), noise(8, 8)) or path.with_suffix(".gif").rename(path), True),
     "a bomb": (lambda path: path.write_bytes(png(40_000, 40_000)), True),
     "half a bomb": (lambda path: path.write_bytes(png(10_000, 10_000)), True),
+    "a bomb in JPEG": (lambda path: path.write_bytes(jpeg(40_000, 40_000)), True),
+    "a bomb behind a comment": (lambda path: path.write_bytes(jpeg(40_000, 40_000, b"." * 999)), True),
+    "without width": (lambda path: path.write_bytes(png(0, 8)), True),
     "a thread": (lambda path: path.write_bytes(png(1, 80_000_000)), True),
     "cut": (lambda path: cut(noise(30, 30, 3), path), False),
     "without pixels": (lambda path: path.write_bytes(png(8, 8)), False),
@@ -243,6 +257,68 @@ def test_a_file_that_is_no_picture_is_named_or_left_out(tmp_path, make, header):
         assert [path for path, _ in data.skipped] == ["k/b.png"]
         assert data.skipped[0][1]
     np.testing.assert_array_equal(images.image[1], checked[1]["image"])
+
+
+def test_pictures_in_png_and_jpeg_are_told_by_their_first_bytes(tmp_path, monkeypatch):
+    """Pillow, whose look at a header takes four times as long, opens none before it is read."""
+    save(tmp_path / "a.png", noise(8, 8, 3))
+    save(tmp_path / "b.jpg", noise(8, 8, 3), progressive=True, comment=b"." * 99)
+    save(tmp_path / "c.jpeg", noise(8, 8))
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda path, open=Image.open, **how: opened.append(path) or open(path, **how))
+    data = ImageFolder(tmp_path, 8)
+    assert not opened
+    os.remove(tmp_path / "c.jpeg")
+    assert len(fingerprint(data, 1, 0)) == 64  # which looks at no file again
+    assert {path.name for path in opened} == {"a.png"}  # the first example, which says what examples are
+
+
+def test_few_pictures_are_held_in_memory_and_many_are_read_as_they_are_asked_for(tmp_path, monkeypatch):
+    for i in range(4):
+        save(tmp_path / f"{i}.png", noise(8, 8, 3))
+    cut(noise(8, 8, 3), tmp_path / "3.png")
+    of = lambda **how: ImageFolder(tmp_path, 8, on_corrupt="skip", **how)
+    held = of().held(progress=False)
+    assert isinstance(held, Images)
+    for name, bound in (("HELD", 3), ("HELD_BYTES", 4 * 8 * 8 * 3 - 1)):
+        with monkeypatch.context() as patched:
+            patched.setattr(folders, name, bound)
+            streamed = of().held(progress=False)
+            assert isinstance(streamed, ImageFolder)
+            assert [path for path, _ in streamed.skipped] == ["3.png"]
+            assert isinstance(of(channels=1).held(progress=False), Images if name == "HELD_BYTES" else ImageFolder)
+            assert len(ImageFolder(tmp_path, 8).held(progress=False)) == 4  # whose damage is named when it is read
+    np.testing.assert_array_equal(held.image, np.stack([example["image"] for example in streamed]))
+
+
+class Examples(list):
+    """A source that counts what is read of it."""
+
+    read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        return super().__getitem__(index)
+
+
+def test_moments_of_pixels_are_those_of_all_images_or_of_a_seeded_sample(tmp_path):
+    for i in range(40):
+        save(tmp_path / f"{i:02}.png", noise(8, 8, 3) // (1 + i % 4))
+    data = ImageFolder(tmp_path, 8)
+    held = data.load(progress=False)
+    expected = held.image.mean(), held.image.std()
+    for images in (data, held, Examples({"image": image} for image in held.image)):
+        np.testing.assert_allclose(pixel_moments(images), expected, rtol=1e-12)
+    for n in (1, 33):
+        sampled, source = pixel_moments(held, n, seed=1), Examples({"image": image} for image in held.image)
+        assert pixel_moments(source, n, seed=1) == pixel_moments(data, n, seed=1) == sampled
+        assert source.read == n
+        assert sampled != pixel_moments(held, n, seed=2)
+    spread = [pixel_moments(held, 33, seed)[0] for seed in range(20)]  # means of 33 of 40, without repeats
+    means = held.image.mean((1, 2, 3))
+    error = means.std() * np.sqrt((1 / 33) * (40 - 33) / (40 - 1))
+    assert abs(np.mean(spread) - means.mean()) < 4 * error / np.sqrt(20)
+    assert 0.4 < np.std(spread) / error < 1.6  # 4 / sqrt(2 * 20) = 0.6
 
 
 def test_a_disk_that_fails_is_not_taken_for_a_damaged_picture(tmp_path):

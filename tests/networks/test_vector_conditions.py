@@ -93,7 +93,7 @@ def test_a_batch_has_its_vectors_as_cond_and_other_ones_are_named(denoiser, tmp_
 @pytest.mark.slow
 def test_a_trained_table_has_the_conditional_of_its_joint_gaussian(tmp_path):
     """p(x, y | z), (x, y, z) a Gaussian whose columns have scales 1e-3, 1e5 and 1: means, spreads and nats."""
-    covariance = np.array([[1.0, 0.3, 0.8], [0.3, 1.0, -0.5], [0.8, -0.5, 1.0]])
+    covariance = np.array([[1.0, 0.3, 0.6], [0.3, 1.0, -0.4], [0.6, -0.4, 1.0]])
     mean, units = np.array([5.0, -3e5, 2.0]), np.array([1e-3, 1e5, 1.0])
     rows = mean + units * np.random.default_rng(2).multivariate_normal(np.zeros(3), covariance, 20_000)
     jd.data.write_rows(tmp_path / "rows.csv", ("x", "y", "z"), rows)
@@ -114,7 +114,7 @@ def test_a_trained_table_has_the_conditional_of_its_joint_gaussian(tmp_path):
     x, cond = columns.standardised(held_out)
     flow, trace = jd.samplers.ProbabilityFlow(rtol=1e-4, atol=1e-4), jd.likelihood.Exact()
     nats = jd.log_likelihood(jax.random.key(2), trained, x, cond, flow, trace).log_prob - columns.log_scale
-    # 40 weights' worth of error in 18,000 rows costs 1e-3 nats; a model that is not told z is 1.1 nats below
+    # 40 weights' worth of error in 18,000 rows costs 1e-3 nats; a model that is not told z is 0.65 nats below
     assert abs(np.mean(nats - expected)) < 0.03
 
     for value in (0.5, 3.0):
