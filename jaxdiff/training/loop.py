@@ -44,7 +44,7 @@ from jaxdiff.training.identity import (
 from jaxdiff.training.lock import in_use
 from jaxdiff.training.log import MetricsLog
 from jaxdiff.training.preemption import Preemption
-from jaxdiff.training.speed import Speed
+from jaxdiff.training.speed import Speed, Waiting
 from jaxdiff.training.state import TrainState, check_optimizer, check_trainable
 from jaxdiff.training.step import (
     Diverged,
@@ -179,11 +179,12 @@ def train(
         allow: names of what may differ from the run that is continued.
         checkpoint_every: a checkpoint is saved at the first log at or after each multiple, and at the end.
         on_log: `on_log(denoiser, metrics)` after each log: the denoiser with EMA weights, valid during the
-            call only, and the line just written, whose `seconds` is the time spent in steps so far.
+            call only, and the line just written, whose `seconds` is the time spent in steps so far, and `waiting` the
+            share of the time since the last line in which the devices waited for batches.
         extra: `extra()` gives numbers that each line has beside the loop's own.
 
     Warns (UserWarning) of data whose mean is far from 0 beside their standard deviation, or whose spread the process's
-    noise does not cover.
+    noise does not cover; once, where the devices wait for batches for more than half of the time.
 
     Raises:
         Diverged: a loss, gradient or update was not finite: at which step, where, and what to do. The
@@ -279,7 +280,7 @@ def train(
         placed = place_batch(mesh, batch)
         compiled = update.lower(state, placed).compile()
         watch = labels.Watch(prepare, key, denoiser, mesh)
-        speed = Speed(compiled, mesh, len(jax.tree.leaves(placed)[0]))
+        speed, waiting = Speed(compiled, mesh, len(jax.tree.leaves(placed)[0])), Waiting()
 
         def save(history):
             checkpoints.save(state, identity=now, data={"next_index": int(state.step)}, interval=history)
@@ -296,10 +297,12 @@ def train(
                 began = time.perf_counter()
                 fresh = []
                 while done < end and not stop:
-                    placed = place_batch(mesh, rows := next(source))
+                    rows = waiting.next(source, fresh[-1]["loss"] if fresh else None)
+                    placed = place_batch(mesh, rows)
                     watch(done, rows, placed)
                     state, metrics = compiled(state, placed, *update.parts)
                     fresh.append(metrics)
+                    waiting.measure(metrics["loss"])
                     if len(fresh) > 1:
                         fresh[-2]["loss"].block_until_ready()
                     done += 1
@@ -318,7 +321,8 @@ def train(
                 if done == end:
                     means = {name: float(np.mean([m[name] for m in history])) for name in ("loss", "grad_norm")}
                     seconds = log.last.get("seconds", 0.0) + spent
-                    log.write({"step": end, **means, "seconds": seconds, **speed(len(fresh), spent), **extra()})
+                    rates = speed(len(fresh), spent) | waiting(spent)
+                    log.write({"step": end, **means, "seconds": seconds, **rates, **extra()})
                     history = []
                     bar.set_postfix(loss=f"{means['loss']:.4g}")
                 bar.update(done - bar.n)

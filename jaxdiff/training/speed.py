@@ -1,10 +1,13 @@
-"""How fast a step is, and what share of the devices' arithmetic it uses.
+"""How fast a step is, what share of the devices' arithmetic it uses, and how long they wait for batches.
 
 The FLOPs are XLA's count of the compiled step, so those that rematerialisation repeats are among them: with it the
 utilisation is that of the hardware, without it that of the model.
 """
 
 import dataclasses
+import time
+import warnings
+from collections.abc import Iterator
 
 import jax
 
@@ -20,6 +23,9 @@ PEAK_FLOPS = {  # a second and chip, dense bfloat16, as the makers state it
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
 }
+
+MUCH = 0.5  # of an interval, above which training waits for its data more than it computes
+LONG = 1.0  # seconds of waiting from which that is worth a warning
 
 
 def peak_flops(device_kind: str) -> float | None:
@@ -47,3 +53,53 @@ class Speed:
         found = {"steps_per_second": rate, "examples_per_second": rate * self.examples}
         peak, count = peak_flops(self.mesh.devices.flat[0].device_kind), flops(self.compiled)
         return found if peak is None or count is None else found | {"flop_utilization": rate * count / peak}
+
+
+class Waiting:
+    """How long the devices wait for batches with nothing to compute.
+
+    Reading goes on while they compute, so that only what of a wait is left after a step counts. How long a step takes
+    is measured once an interval, and only where a batch came after its step was done: that one is waited for.
+    """
+
+    def __init__(self):
+        self._seconds = self._total = 0.0
+        self._step: float | None = None
+        self._unknown = self._warned = False
+
+    def next(self, batches: Iterator[dict], last) -> dict:
+        """The next batch; `last` is a result of the step before it, an array, or None where nothing is under way."""
+        idle = lambda: last is None or last.is_ready()
+        idle_before, began = idle(), time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - began
+        if not idle():
+            waited = 0.0
+        elif not idle_before:  # the step was done somewhere in between
+            self._unknown = self._step is None
+            waited = 0.0 if self._step is None else max(0.0, waited - self._step)
+        self._seconds += waited
+        return batch
+
+    def measure(self, result: jax.Array) -> None:
+        """Measure the step that was just begun, by one of its results, where its length must be known."""
+        if self._unknown:
+            began = time.perf_counter()
+            result.block_until_ready()
+            self._step, self._unknown = time.perf_counter() - began, False
+
+    def __call__(self, seconds: float) -> dict[str, float]:
+        """{"waiting"}: the share of an interval of so many seconds. Warns once (UserWarning) where it is most of it."""
+        share = self._seconds / seconds
+        self._total += self._seconds
+        self._seconds, self._step = 0.0, None
+        if share > MUCH and self._total > LONG and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"training waits for its data: {share:.0%} of the last {seconds:.3g} s. Make reading faster (pictures "
+                "of the size that is trained on, more cores, a faster disk), or hold the data in memory, as arrays for "
+                "jaxdiff.data.batches",
+                UserWarning,
+                stacklevel=3,
+            )
+        return {"waiting": share}

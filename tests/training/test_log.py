@@ -1,6 +1,7 @@
 """Speeds, and what TensorBoard and Weights & Biases keep of a run; neither needs a network here."""
 
 import dataclasses
+import itertools
 import sys
 import types
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff.training import speed as speeds
 from jaxdiff.training import tensorboard, wandb
-from jaxdiff.training.speed import PEAK_FLOPS, Speed, peak_flops
+from jaxdiff.training.speed import PEAK_FLOPS, Speed, Waiting, peak_flops
 
 LINES = [{"step": step, "loss": 1.0 / step, "seconds": 0.1 * step} for step in (5, 10, 15)]
 
@@ -85,3 +87,76 @@ def test_speed_counts_steps_examples_and_the_share_of_the_peak():
     )(10, 2.0)
     assert peak_flops("TPU v5 lite") == 197e12 != PEAK_FLOPS["TPU v5"]
     assert peak_flops("TPU v5p chip") == 459e12
+
+
+class Clock:
+    """Seconds that pass only where something is waited for."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def until(self, then):
+        self.now = max(self.now, then)
+
+
+class Step:
+    """A result of a step that is computed at `done`."""
+
+    def __init__(self, clock, done):
+        self.clock, self.done = clock, done
+
+    def is_ready(self):
+        return self.clock.now >= self.done
+
+    def block_until_ready(self):
+        self.clock.until(self.done)
+
+
+def read_ahead(clock, seconds):
+    """Batches that another thread reads, one after another, whatever else goes on."""
+    for step in itertools.count(1):
+        clock.until(step * seconds)
+        yield {}
+
+
+def read_when_asked(clock, seconds):
+    for _ in itertools.count():
+        clock.now += seconds
+        yield {}
+
+
+def trained(clock, waiting, batches, compute, steps=50):
+    """An interval of the loop: each step waits for the last but one; the metrics of the interval."""
+    began, done, results = clock.now, clock.now, []
+    for _ in range(steps):
+        waiting.next(batches, results[-1] if results else None)
+        done = max(done, clock.now) + compute
+        results.append(Step(clock, done))
+        waiting.measure(results[-1])
+        if len(results) > 1:
+            results[-2].block_until_ready()
+    results[-1].block_until_ready()
+    return waiting(clock.now - began)["waiting"]
+
+
+@pytest.mark.parametrize("batches", [read_ahead, read_when_asked])
+@pytest.mark.parametrize(("reading", "compute"), [(9.0, 10.0), (12.0, 10.0), (3.0, 2.0), (0.001, 1.0), (20.0, 11.0)])
+def test_waiting_is_what_of_reading_is_left_when_a_step_is_done(monkeypatch, batches, reading, compute):
+    """Both go on at once, so that a step takes the longer of the two, of which what reading has more is waiting."""
+    clock = Clock()
+    monkeypatch.setattr(speeds, "time", clock)
+    share = trained(clock, Waiting(), batches(clock, reading), compute)
+    longer = max(reading, compute)
+    assert abs(share - (longer - compute) / longer) < 2 * reading / (50 * longer)  # of the first two batches of 50
+
+
+def test_waiting_for_most_of_the_time_is_said_once(monkeypatch):
+    clock, waiting = Clock(), Waiting()
+    monkeypatch.setattr(speeds, "time", clock)
+    assert trained(clock, waiting, read_ahead(clock, 0.009), 0.001, steps=10) > 0.5  # of a tenth of a second
+    batches = read_when_asked(clock, 0.9)
+    with pytest.warns(UserWarning, match=r"waits for its data: \d+% of the last 9\.?\d* s. Make reading"):
+        trained(clock, waiting, batches, 0.1, steps=10)
+    trained(clock, waiting, batches, 0.1, steps=10)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from typing import Any
 
 import chex
@@ -26,6 +27,7 @@ from jaxdiff.training import (
     load_params,
     make_step,
     read_metrics,
+    speed,
     train,
 )
 
@@ -82,7 +84,7 @@ def newest(folder, denoiser, optimizer):
 
 
 def without_seconds(folder):
-    timed = {"seconds", "steps_per_second", "examples_per_second"}
+    timed = {"seconds", "steps_per_second", "examples_per_second", "waiting"}
     return [{k: v for k, v in r.items() if k not in timed} for r in read_metrics(folder / "metrics.jsonl")]
 
 
@@ -469,9 +471,21 @@ def test_logged_numbers_are_means_over_the_interval(tmp_path):
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert seen == [((3,), r) for r in records]
     for r, (a, b) in zip(records, [(0, 5), (5, 10), (10, 12)], strict=True):
-        assert list(r) == ["step", "loss", "grad_norm", "seconds", "steps_per_second", "examples_per_second"]
+        assert list(r) == ["step", "loss", "grad_norm", "seconds", "steps_per_second", "examples_per_second", "waiting"]
         np.testing.assert_allclose(r["examples_per_second"], 8 * r["steps_per_second"])
         np.testing.assert_allclose([r["loss"], r["grad_norm"]], [np.mean(losses[a:b]), np.mean(norms[a:b])], rtol=1e-5)
+
+
+def test_slow_reading_is_in_the_metrics_and_said(tmp_path, monkeypatch):
+    class Slow(Batches):
+        def __getitem__(self, step):
+            time.sleep(0.02)
+            return super().__getitem__(step)
+
+    monkeypatch.setattr(speed, "LONG", 0.05)
+    with pytest.warns(UserWarning, match="training waits for its data"):
+        train(KEY, tmp_path, linear(), denoising, Slow(), **settings(steps=10))
+    assert all(0.5 < record["waiting"] <= 1 for record in read_metrics(tmp_path / "metrics.jsonl"))
 
 
 def test_save_to_a_step_that_exists_is_an_error(tmp_path):
