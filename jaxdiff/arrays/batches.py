@@ -36,14 +36,6 @@ def in_batches(
         yield part, jax.tree.map(lambda a, count=count: np.split(a, [count], axis)[0], result)
 
 
-def over_all(
-    compute: Callable[[np.ndarray], Any],
-    index: np.ndarray,
-    batch_size: int,
-    progress: bool,
-    label: str,
-    mesh: Mesh | None = None,
-):
-    """`compute` over all of `index` in batches, its leaves joined to [..., len(index)]."""
-    results = [result for _, result in in_batches(compute, index, batch_size, progress, label, mesh)]
-    return jax.tree.map(lambda *batches: np.concatenate(batches, axis=-1), *results)
+def joined(batches: Iterator[tuple[np.ndarray, Any]]) -> Any:
+    """The results of `in_batches`, their leaves joined to [..., len(index)]."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *(result for _, result in batches))

@@ -11,16 +11,17 @@ from jaxdiff.denoisers.denoiser import (
     check_cond,
     check_cond_of,
     check_denoiser,
+    check_numbers,
     check_start,
     innermost,
     no_label_of,
     score,
+    warn_uncovered,
     with_params,
 )
 from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
 from jaxdiff.denoisers.given import Given
 from jaxdiff.denoisers.on_process import OnProcess
-from jaxdiff.denoisers.prior import warn_uncovered
 from jaxdiff.denoisers.with_process import WithProcess
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "check_cond",
     "check_cond_of",
     "check_denoiser",
+    "check_numbers",
     "check_start",
     "energy",
     "exact",

@@ -41,8 +41,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, rebuilt, said
-from jaxdiff.denoisers.denoiser import OF_A_MODULE, check_cond_of, check_params, no_label_of
+from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, said
+from jaxdiff.denoisers.denoiser import OF_A_MODULE, OfNetwork, check_cond_of, check_params
 from jaxdiff.processes import Brownian, Flow, Prediction, check_time, expand_time, pytree
 
 
@@ -78,7 +78,7 @@ class BridgeLike(abc.ABC):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Bridge(BridgeLike):
+class Bridge(OfNetwork, BridgeLike):
     """A network as a bridge: `network(params, x, c_noise, cond) -> (w, -n s)`, each of the shape of x.
 
     `sigma` is the Brownian motion's standard deviation a unit time, `data_std` that of both ends, or less where their
@@ -100,18 +100,6 @@ class Bridge(BridgeLike):
         object.__setattr__(self, "params", check_params(self.params))
         check_field(self, "sigma", least=0)
         check_field(self, "data_std", above=0)
-
-    def with_params(self, params) -> "Bridge":
-        """The same bridge with other weights."""
-        return rebuilt(self, params=check_params(params))
-
-    def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""
-        check_cond_of(self.network, self.params, cond)
-
-    def no_label(self) -> int | None:
-        """The network's label for no label, by its own `no_label(params)`; None where it has none."""
-        return no_label_of(self.network, self.params)
 
     def predict(self, x, t, cond=None) -> TwoEnded:
         """E[x_1 - x_0 | x_t] and the score at x [batch, *event], t a scalar or [batch]."""
@@ -150,7 +138,6 @@ class Swapped(BridgeLike):
         return self.bridge.sigma
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the bridge does not take."""
         check_cond_of(self.bridge, cond)
 
     def predict(self, x, t, cond=None) -> TwoEnded:
@@ -179,7 +166,6 @@ class ToData:
         return Brownian(self.bridge.sigma)
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the bridge does not take."""
         check_cond_of(self.bridge, cond)
 
     def __call__(self, x, t, cond=None) -> Prediction:

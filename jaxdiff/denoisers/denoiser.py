@@ -104,12 +104,31 @@ def with_params(model: Any, params) -> Any:
     return rebuilt(model, params=params)
 
 
+class OfNetwork:
+    """What is made of a network and its `params`."""
+
+    network: Callable[..., Any]
+    params: Any
+
+    def with_params(self, params):
+        """The same with other weights."""
+        return rebuilt(self, params=check_params(params))
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`."""
+        check_cond_of(self.network, self.params, cond)
+
+    def no_label(self) -> int | None:
+        """The network's label for no label, by its own `no_label(params)`; None where it has none."""
+        return no_label_of(self.network, self.params)
+
+
 OF_A_MODULE = ". Of a Flax module jaxdiff.networks.initialize(key, make) makes one, with its params"
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Denoiser:
+class Denoiser(OfNetwork):
     """A network as a denoiser: `network(params, x, c_noise, cond) -> out`, its out read by `parameterization`.
 
     Of numbers `parameterization` is one of "data", "noise", "score", "v" (unless given), "velocity", "edm", and
@@ -159,12 +178,8 @@ class Denoiser:
         prediction = process.read(self.parameterization, out, x, t, self.data_std)
         return dataclasses.replace(prediction, share=(u + 1) / 2)
 
-    def with_params(self, params) -> "Denoiser":
-        """The same denoiser with other weights."""
-        return rebuilt(self, params=check_params(params))
-
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the network does not take, by the network's own `check_cond(params, cond)`.
+        """Raise for a `cond` that the network does not take.
 
         Warns (UserWarning) of cond = None where labels were never dropped in training.
         """
@@ -175,11 +190,7 @@ class Denoiser:
                 UserWarning,
                 stacklevel=2,
             )
-        check_cond_of(self.network, self.params, cond)
-
-    def no_label(self) -> int | None:
-        """The network's label for no label, by its own `no_label(params)`; None where it has none."""
-        return no_label_of(self.network, self.params)
+        super().check_cond(cond)
 
     def check_start(self, t) -> None:
         """Raise ValueError where x_0 cannot be read at a concrete `t`: α = 0 under "noise" or "score"."""
@@ -241,6 +252,22 @@ def check_start_of(denoiser, t) -> None:
         check(t)
 
 
+def warn_uncovered(denoiser: DenoiserLike) -> None:
+    """Warn where x at t = 1 is far from the prior, as far as the denoiser, or the one it wraps, says its data_std."""
+    inner: Any = denoiser
+    while not hasattr(inner, "data_std") and hasattr(inner, "denoiser"):
+        inner = inner.denoiser
+    data_std = getattr(inner, "data_std", None)
+    if data_std is not None:
+        denoiser.process.warn_uncovered(data_std)
+
+
+def check_numbers(denoiser, what: str, instead: str = "") -> Gaussian:
+    """The process of `denoiser`, one of numbers; TypeError where `what` is asked of another, or of no denoiser."""
+    check_denoiser(denoiser)
+    return check_gaussian(denoiser.process, what, instead)
+
+
 def score(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
     """∇ log p_t(x) = -E[ε | x_t] / σ (Tweedie; Vincent 2011), [batch, *event]."""
     process, x, prediction = _predicted(denoiser, x, t, cond, "a score")
@@ -255,8 +282,7 @@ def angular_velocity(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
 
 
 def _predicted(denoiser, x, t, cond, what: str) -> tuple[Gaussian, jax.Array, Any]:
-    check_denoiser(denoiser)
-    process, x = check_gaussian(denoiser.process, what, "ask the denoiser itself"), check_batch(x)
+    process, x = check_numbers(denoiser, what, "ask the denoiser itself"), check_batch(x)
     prediction = denoiser(x, t, cond)
     process.check_prediction(prediction, x)
     return process, x, prediction

@@ -43,8 +43,16 @@ from jaxdiff.arrays import (
     nan_unless,
     said,
 )
-from jaxdiff.denoisers.denoiser import DenoiserLike, Wrapper, check_cond_of, check_denoiser, check_start_of, innermost
-from jaxdiff.processes import Prediction, Process, as_pytree, check_gaussian, expand_time, extrapolated, pytree
+from jaxdiff.denoisers.denoiser import (
+    DenoiserLike,
+    Wrapper,
+    check_cond_of,
+    check_denoiser,
+    check_numbers,
+    check_start_of,
+    innermost,
+)
+from jaxdiff.processes import Prediction, Process, as_pytree, expand_time, extrapolated, pytree
 
 
 @pytree
@@ -143,7 +151,6 @@ class ClassifierFree(_TowardsCond):
     scale: float | Interval = 1.0
 
     def __call__(self, x, t, cond=None) -> Any:
-        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
         free, conditional = self._both(x, t, cond)
         return extrapolated(free, conditional, self._scale_at(t, x, 1.0))
 
@@ -182,7 +189,6 @@ class Auto(_Scaled):
         check_start_of(self.weak, t)
 
     def __call__(self, x, t, cond=None) -> Any:
-        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
         return extrapolated(self.weak(x, t, cond), self.denoiser(x, t, cond), self._scale_at(t, x, 1.0))
 
 
@@ -217,27 +223,28 @@ class ClassifierFreePP(_TowardsCond):
     scale: float = 0.6
 
     def __post_init__(self):
-        check_denoiser(self.denoiser)
-        check_gaussian(self.denoiser.process, "ClassifierFreePP", "guide by ClassifierFree")
+        check_numbers(self.denoiser, "ClassifierFreePP", "guide by ClassifierFree")
         check_field(self, "scale", least=0, most=1, noun="the λ of CFG++")
         _warn_undropped(self)
 
     def __call__(self, x, t, cond=None) -> Prediction:
-        """Guided data and unconditional noise at x [batch, *event], t a scalar or [batch]."""
         free, conditional = self._both(x, t, cond)
         guided = extrapolated(free, conditional, self.scale)
         return dataclasses.replace(guided, noise=free.noise)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Tilted(_Scaled):
     """A prediction tilted by the gradient of a log-likelihood, a callable pytree or a plain function."""
 
-    log_likelihood: Callable
-    conditional: bool
+    denoiser: DenoiserLike
+    log_likelihood: Callable[..., jax.Array]
+    scale: float | Interval = 1.0
+    conditional: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __post_init__(self):
         super().__post_init__()
-        check_gaussian(self.denoiser.process, type(self).__name__, "guide by ClassifierFree")
+        check_numbers(self.denoiser, type(self).__name__, "guide by ClassifierFree")
         check_function("log_likelihood", self.log_likelihood, "a function that gives one number an example, [batch]")
         check_flag("conditional", self.conditional)
         object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
@@ -280,13 +287,7 @@ class Classifier(_Tilted):
     unguided. Raises ValueError where log_likelihood returns another shape.
     """
 
-    denoiser: DenoiserLike
-    log_likelihood: Callable[[Any, Any, Any], jax.Array]
-    scale: float | Interval = 1.0
-    conditional: bool = dataclasses.field(default=False, metadata={"static": True})
-
     def __call__(self, x, t, cond=None) -> Prediction:
-        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
         x = check_batch(x)
         gradient = jax.grad(self._total)(x, t, cond)
         return self._tilt(self._inner(x, t, cond), gradient, x, t)
@@ -305,14 +306,7 @@ class TweedieClassifier(_Tilted):
     `log_likelihood(x0, cond) -> [batch]`; everything else as in `Classifier`. The gradient goes through the denoiser.
     """
 
-    denoiser: DenoiserLike
-    log_likelihood: Callable[[Any, Any], jax.Array]
-    scale: float | Interval = 1.0
-    conditional: bool = dataclasses.field(default=False, metadata={"static": True})
-
     def __call__(self, x, t, cond=None) -> Prediction:
-        """The guided prediction at x [batch, *event], t a scalar or [batch]."""
-
         def value(x):
             predicted = self._inner(x, t, cond)
             return self._total(predicted.data, cond), predicted
@@ -338,13 +332,11 @@ class DynamicThreshold(Wrapper):
     bound: float = 1.0
 
     def __post_init__(self):
-        check_denoiser(self.denoiser)
-        check_gaussian(self.denoiser.process, "DynamicThreshold")
+        check_numbers(self.denoiser, "DynamicThreshold")
         check_field(self, "quantile", least=0, most=1, noun="a fraction", fix=", such as 0.995")
         check_field(self, "bound", above=0, noun="the largest value of the data,")
 
     def __call__(self, x, t, cond=None) -> Prediction:
-        """The thresholded prediction at x [batch, *event], t a scalar or [batch]."""
         x = check_batch(x)
         predicted = self.denoiser(x, t, cond)
         data, noise = predicted

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_batch
-from jaxdiff.denoisers.denoiser import DenoiserLike, check_cond_of, check_denoiser, check_start_of
+from jaxdiff.denoisers.denoiser import DenoiserLike, check_cond_of, check_numbers, check_start_of
 from jaxdiff.processes import Gaussian, Prediction, check_gaussian, expand_time, is_concrete, pytree
 
 
@@ -36,12 +36,10 @@ class OnProcess:
     process: Gaussian
 
     def __post_init__(self):
-        check_denoiser(self.denoiser)
-        for process in (self.denoiser.process, self.process):
-            check_gaussian(process, "OnProcess")
+        check_numbers(self.denoiser, "OnProcess")
+        check_gaussian(self.process, "OnProcess")
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the denoiser does not take."""
         check_cond_of(self.denoiser, cond)
 
     def check_start(self, t) -> None:
@@ -53,7 +51,6 @@ class OnProcess:
             check_start_of(self.denoiser, at)
 
     def __call__(self, x, t, cond=None) -> Prediction:
-        """Predict data and noise from x [batch, *event] of `process` at t, a scalar or [batch]."""
         x = check_batch(x)
         trained: Any = self.denoiser.process
         alpha, sigma = self.process.marginal(t)

@@ -43,23 +43,18 @@ class WithProcess(Wrapper):
         return rebuilt(self, denoiser=with_params(denoiser, params["network"]))
 
     def no_label(self) -> int | None:
-        """The network's label for no label; None where it has none."""
         return no_label_of(self.denoiser)
 
     @property
     def parameterization(self) -> Any:
-        """That of the denoiser."""
         return self.denoiser.parameterization
 
     @property
     def data_std(self) -> Any:
-        """That of the denoiser."""
         return self.denoiser.data_std
 
     def error_scale(self, t) -> Any:
-        """That of the denoiser, under its process."""
         return self.denoiser.error_scale(t)
 
     def __call__(self, x, t, cond=None) -> Any:
-        """What the denoiser says of x_0, given x at t."""
         return self.denoiser(x, t, cond)

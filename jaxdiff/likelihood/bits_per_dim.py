@@ -21,14 +21,13 @@ from jaxdiff.arrays import (
 )
 from jaxdiff.arrays.batches import in_batches
 from jaxdiff.arrays.mesh import check_mesh, copied, fetched
-from jaxdiff.denoisers import DenoiserLike, check_cond, check_denoiser
+from jaxdiff.denoisers import DenoiserLike, check_cond, check_numbers
 from jaxdiff.likelihood.budget import ErrorBudget, measure
 from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
 from jaxdiff.likelihood.estimate import Estimator, condition_of
 from jaxdiff.likelihood.mean import finite, mean_of
 from jaxdiff.likelihood.record import Record, named
 from jaxdiff.likelihood.trace import Hutchinson, Trace, check_trace
-from jaxdiff.processes import check_gaussian
 from jaxdiff.samplers import ProbabilityFlow
 from jaxdiff.samplers.probability_flow import check_flow
 
@@ -141,8 +140,7 @@ def bits_per_dim(
     Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, fewer than one
     sample or example a batch, a target error that is not above 0, and a record of something else.
     """
-    check_denoiser(denoiser)
-    check_gaussian(denoiser.process, "bits_per_dim", "take continuous_bound()")
+    check_numbers(denoiser, "bits_per_dim", "take continuous_bound()")
     images = check_images(images_uint8, levels, batch_size)
     n = len(images)
     check_whole("dequantization_samples", dequantization_samples)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays.batches import over_all
+from jaxdiff.arrays.batches import in_batches, joined
 from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.mean import Mean, finite, mean_of
 from jaxdiff.likelihood.trace import estimates_of
@@ -97,7 +97,7 @@ def measure(
     """The budget by the images `index`, whose first estimates are `base`; the rest is that of the whole run."""
     settings = estimator.likelihood
     # every step in the same batches, filled up, so that what was compiled for the estimates serves here
-    over = lambda compute, label: over_all(compute, index, batch_size, progress, label, estimator.mesh)
+    over = lambda compute, label: joined(in_batches(compute, index, batch_size, progress, label, estimator.mesh))
     changed = lambda label, repeat=0, **more: over(lambda part: estimator(part, repeat, **more), label)
 
     flow, several = settings["flow"], settings["trace"].with_spread()

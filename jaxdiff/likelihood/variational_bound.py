@@ -38,7 +38,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 
 from jaxdiff.arrays import check_flag, check_shared, check_whole, count, example_keys, expand_time, folded
-from jaxdiff.arrays.batches import over_all
+from jaxdiff.arrays.batches import in_batches, joined
 from jaxdiff.arrays.mesh import check_mesh, copied, spread
 from jaxdiff.denoisers import DenoiserLike, check_cond, check_denoiser, check_start
 from jaxdiff.denoisers.checks import check_answer
@@ -152,7 +152,7 @@ def _report(compute, key, denoiser, data, levels, cond, batch_size, progress, ki
         return compute(batch_keys, denoiser, batch, batch_cond, levels)
 
     size = min(batch_size, n)
-    nats = over_all(of, np.arange(n), size, progress, "bound", mesh)
+    nats = joined(in_batches(of, np.arange(n), size, progress, "bound", mesh))
     prior, transitions, reconstruction = (term / (values * math.log(2)) for term in nats)
     return VariationalBound(kind + condition_of(denoiser, cond), prior, transitions.T, reconstruction)
 

@@ -46,7 +46,6 @@ class BridgeMatching:
         check_times_law(self.times)
 
     def __call__(self, bridge, key, x0, cond=None) -> jax.Array:
-        """One number for each example of x0 [batch, *event]."""
         check_bridge(bridge)
         x0, cond = check_batch_of(bridge, key, x0, cond)
         time_key, pair_key, noise_key = jax.random.split(key, 3)

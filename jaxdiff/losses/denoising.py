@@ -33,7 +33,6 @@ class Denoising:
         check_times_law(self.times)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
-        """One number for each example of x0 [batch, *event]."""
         x0, cond = check_batch_of(denoiser, key, x0, cond)
         process, n = denoiser.process, count(x0)
         time_key, noise_key = jax.random.split(key)

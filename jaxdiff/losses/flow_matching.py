@@ -31,9 +31,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_field
+from jaxdiff.denoisers import check_numbers
 from jaxdiff.losses import times as times_
 from jaxdiff.losses.couplings import Coupling, Independent, check_coupling, draw
-from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times, gaussian_of
+from jaxdiff.losses.inputs import OF_ANY, check_batch_of, check_times_law, draw_times
 from jaxdiff.processes import expand_time, pytree
 
 
@@ -57,8 +58,7 @@ class FlowMatching:
         check_times_law(self.times)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
-        """One number for each example of x0 [batch, *event]."""
-        process = gaussian_of(denoiser, self)
+        process = check_numbers(denoiser, type(self).__name__, OF_ANY)
         x0, cond = check_batch_of(denoiser, key, x0, cond)
         time_key, pair_key, noise_key = jax.random.split(key, 3)
         x0, x1 = draw(self.coupling, pair_key, x0, cond)

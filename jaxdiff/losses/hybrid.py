@@ -1,18 +1,9 @@
 r"""The hybrid loss that learns the variance of a step back (Nichol and Dhariwal 2021, section 3.1).
 
-The variational bound pays for a step from t to s the divergence of the model's Gaussian from the posterior's,
-
-    KL(q(x_s | x_t, x_0) || p(x_s | x_t)) = 1/2 Σ [ρ + e^{-ρ} - 1 + e^{-ρ} c_data²/β̃ (x_0 - x̂_0)²],
-
-ρ the log of its variance over β̃. There c_data²/β̃ = SNR_s - SNR_t (Kingma et al. 2021, eq. 13), and on the error e of v
-it is, with sin² φ = 1/(1 + SNR),
-
-    (SNR_s - SNR_t)(x_0 - x̂_0)² = (sin² φ_t / sin² φ_s - 1) e²,
-
-finite where α_t = 0. The hybrid loss is L_simple + weight L_vlb, with L_vlb = Σ KL over the T noise levels that
-sampling visits, in nats a dimension, from which only the variance learns: the prediction of x_0 is held fixed there.
-Its minimum over ρ is ρ = log(1 + c_data²/β̃ E(x_0 - x̂_0)²), the variance of Bao et al. 2022, eq. 11. The last level's
-step, to the data, has no variance and costs nothing here.
+It is L_simple + weight L_vlb. L_vlb is the sum of the KL of every step (`jaxdiff.processes.gaussian`, 5.) over the T
+noise levels that sampling visits, in nats a dimension. Only the variance learns from it: the prediction of x_0 is held
+fixed there. With ρ the log of the variance over β̃ its minimum is at ρ = log(1 + c_data²/β̃ E(x_0 - x̂_0)²), the variance
+of Bao et al. 2022, eq. 11. The last level's step, to the data, has no variance and costs nothing here.
 """
 
 import dataclasses
@@ -22,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import along_batch, check_field, check_whole, example_keys
+from jaxdiff.denoisers import check_numbers
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
-from jaxdiff.losses.inputs import check_batch_of, draw_times, gaussian_of
+from jaxdiff.losses.inputs import OF_ANY, check_batch_of, draw_times
 from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import Grid, Time, check_grid, check_times
 
@@ -51,8 +43,7 @@ class Hybrid:
         weightings.check_weighting(self.weighting)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
-        """One number for each example of x0 [batch, *event]."""
-        process = gaussian_of(denoiser, self)
+        process = check_numbers(denoiser, type(self).__name__, OF_ANY)
         x0, cond = check_batch_of(denoiser, key, x0, cond)
         time_key, noise_key = jax.random.split(key)
         levels = self.grid(process, self.steps) if isinstance(self.grid, Grid) else check_times(self.grid)

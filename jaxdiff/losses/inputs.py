@@ -12,7 +12,10 @@ import numpy as np
 from jaxdiff.arrays import check_function, check_key, count, said
 from jaxdiff.denoisers import check_cond, check_denoiser
 from jaxdiff.losses import weightings
-from jaxdiff.processes import Gaussian, Process, check_gaussian
+from jaxdiff.processes import Process
+
+OF_ANY = "take jaxdiff.losses.Denoising()"
+"""What to take in place of a loss that is one of numbers."""
 
 
 def check_batch_of(denoiser, key, x0, cond) -> tuple[Any, Any]:
@@ -22,12 +25,6 @@ def check_batch_of(denoiser, key, x0, cond) -> tuple[Any, Any]:
     denoiser.process.check_curves()
     x0 = denoiser.process.check(x0, "x0")
     return x0, check_cond(denoiser, cond, count(x0))
-
-
-def gaussian_of(denoiser, loss) -> Gaussian:
-    """The process of a denoiser of numbers; TypeError where `loss` is asked of any other."""
-    check_denoiser(denoiser)
-    return check_gaussian(denoiser.process, type(loss).__name__, "take jaxdiff.losses.Denoising()")
 
 
 def check_times_law(times) -> None:

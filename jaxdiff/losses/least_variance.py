@@ -32,7 +32,6 @@ class LeastVariance:
         object.__setattr__(self, "loss", as_argument("loss", self.loss))
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
-        """One number for each example of x0 [batch, *event]."""
         check_instance("denoiser", denoiser, WithProcess, "jaxdiff.denoisers.WithProcess(denoiser)")
         params = denoiser.params
         holding = lambda part: denoiser.with_params(params | {part: jax.lax.stop_gradient(params[part])})

@@ -37,8 +37,9 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_choice, check_flag, check_room, check_whole, example_keys
 from jaxdiff.arrays.varying import vary
+from jaxdiff.denoisers import check_numbers
 from jaxdiff.losses import times as times_
-from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times, gaussian_of
+from jaxdiff.losses.inputs import OF_ANY, check_batch_of, check_times_law, draw_times
 from jaxdiff.processes import pytree
 
 
@@ -58,8 +59,6 @@ class ScoreMatching:
         check_times_law(self.times)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
-        """One number for each example of x0 [batch, *event]."""
-
         def basis(x):
             size = math.prod(x.shape[1:])
             check_room("the directions of an exact trace", size, *x.shape)
@@ -91,8 +90,6 @@ class SlicedScoreMatching:
         check_choice("directions", self.directions, ("rademacher", "gaussian"))
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
-        """One number for each example of x0 [batch, *event]."""
-
         def draw(x):
             check_room("the directions", self.projections, *x.shape)
             law = jax.random.rademacher if self.directions == "rademacher" else jax.random.normal
@@ -103,7 +100,7 @@ class SlicedScoreMatching:
 
 def _loss(loss, denoiser, key, x0, cond, directions, project: bool) -> jax.Array:
     """The loss along `directions(x)` [k, batch, *event], |ε̂|² along them as well where `project`."""
-    process = gaussian_of(denoiser, loss)
+    process = check_numbers(denoiser, type(loss).__name__, OF_ANY)
     x0, cond = check_batch_of(denoiser, key, x0, cond)
     time_key, noise_key = jax.random.split(key)
     t, factor = draw_times(loss.times, time_key, process, x0.shape[0])

@@ -7,12 +7,6 @@ For the denoiser's x_0 and ε, which always recombine to x, the three errors are
 so a weight w on |x_0 error|² is w sin² φ on |v error|², and stays finite at both ends. A weighting is a frozen
 dataclass called as `weighting(denoiser, t) -> [n]`; Simple and EDM read the row and data_std of a `Denoiser`. A
 number out of range raises ValueError; one that is traced gives NaN.
-
-    Simple       |out error|², what the network regresses (Ho et al. 2020, eq. 14)
-    Likelihood   -dλ/dt SNR/2 |x_0 error|² = cot φ dφ/dt |v error|², the variational bound (Kingma et al. 2021, eq. 17)
-    MinSNR       min(SNR, γ) |x_0 error|² (Hang et al. 2023, eq. 7; the minimum, also where it is coded otherwise)
-    EDM          (σ² + s²)/(σ s)² |x_0 error|² at α = 1 (Karras et al. 2022, table 1): 1/c_out²
-    Sigmoid      Likelihood times sigmoid(bias - λ) (Kingma and Gao 2023, section 3)
 """
 
 import dataclasses
@@ -23,8 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_field, check_function, check_output
-from jaxdiff.denoisers import check_denoiser
-from jaxdiff.processes import check_gaussian, pytree
+from jaxdiff.denoisers import check_denoiser, check_numbers
+from jaxdiff.processes import pytree
+
+_OF_ANY = "take Simple(), Likelihood() or Sigmoid()"
 
 
 class Weighting(Protocol):
@@ -55,19 +51,12 @@ def _check_own(weighting, denoiser, attribute: str) -> None:
         )
 
 
-def _numbers_of(denoiser, weighting):
-    """The process of a denoiser of numbers, whose angle a weighting reads; TypeError for any other."""
-    check_denoiser(denoiser)
-    return check_gaussian(denoiser.process, f"weighting = {weighting}", "take Simple(), Likelihood() or Sigmoid()")
-
-
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Simple:
     """Every error of the network's output counts the same, whatever the output is (Ho et al. 2020, eq. 14)."""
 
     def __call__(self, denoiser, t) -> jax.Array:
-        """Weights [n]."""
         check_denoiser(denoiser)
         _check_own(self, denoiser, "error_scale")
         return denoiser.error_scale(t) ** 2
@@ -76,10 +65,10 @@ class Simple:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """The variational bound's weighting: the loss is its diffusion term in nats a dimension, for t uniform."""
+    """-dλ/dt SNR/2 |x_0 error|² = cot φ dφ/dt |v error|² (Kingma et al. 2021, eq. 17): for t uniform the loss is the
+    variational bound's diffusion term, nats a dimension."""
 
     def __call__(self, denoiser, t) -> jax.Array:
-        """Weights [n]."""
         check_denoiser(denoiser)
         return denoiser.process.rate(t)
 
@@ -87,7 +76,7 @@ class Likelihood:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class MinSNR:
-    """min(SNR, gamma) on the error of x_0 (Hang et al. 2023)."""
+    """min(SNR, gamma) |x_0 error|² (Hang et al. 2023, eq. 7; the minimum, also where it is coded otherwise)."""
 
     gamma: float = 5.0
 
@@ -95,19 +84,18 @@ class MinSNR:
         check_field(self, "gamma", above=0, most=math.inf)
 
     def __call__(self, denoiser, t) -> jax.Array:
-        """Weights [n]."""
-        phi = _numbers_of(denoiser, self).angle(t)
+        phi = check_numbers(denoiser, f"weighting = {self}", _OF_ANY).angle(t)
         return jnp.minimum(jnp.cos(phi) ** 2, along_batch(self.gamma, phi, "gamma") * jnp.sin(phi) ** 2)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class EDM:
-    """1/c_out² on the error of x_0 (Karras et al. 2022), with the denoiser's `data_std`: Simple under "edm"."""
+    """1/c_out² |x_0 error|², at α = 1 (σ² + s²)/(σ s)² (Karras et al. 2022, table 1), with s the denoiser's `data_std`:
+    Simple under "edm"."""
 
     def __call__(self, denoiser, t) -> jax.Array:
-        """Weights [n]."""
-        process = _numbers_of(denoiser, self)
+        process = check_numbers(denoiser, f"weighting = {self}", _OF_ANY)
         _check_own(self, denoiser, "data_std")
         phi = process.angle(t)
         return (jnp.sin(phi) / along_batch(denoiser.data_std, phi, "data_std")) ** 2 + jnp.cos(phi) ** 2
@@ -116,7 +104,7 @@ class EDM:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Sigmoid:
-    """Likelihood times sigmoid(bias - log-SNR): the finest noise levels count less (Kingma and Gao 2023)."""
+    """Likelihood times sigmoid(bias - λ): the finest noise levels count less (Kingma and Gao 2023, section 3)."""
 
     bias: float = 2.0
 
@@ -124,7 +112,6 @@ class Sigmoid:
         check_field(self, "bias")
 
     def __call__(self, denoiser, t) -> jax.Array:
-        """Weights [n]."""
         check_denoiser(denoiser)
         bias = along_batch(self.bias, t, "bias")
         return denoiser.process.rate(t) * jax.nn.sigmoid(bias - denoiser.process.log_snr(t))

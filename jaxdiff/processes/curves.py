@@ -10,7 +10,6 @@ import abc
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,20 +46,16 @@ class Curves(Process):
         return self.alpha(t), self.sigma(t)
 
     def log_snr(self, t) -> jax.Array:
-        """λ(t) = log α²/σ², of the shape of `t`; infinite where α or σ is 0."""
         return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
     def time_at_log_snr(self, log_snr) -> jax.Array:
-        """The t in [0, 1] whose log-SNR is `log_snr`, or the end of the process nearest to it."""
         return inverse(lambda process, t: process.log_snr(t), self, log_snr)
 
     def angle(self, t) -> jax.Array:
-        """φ(t) = atan2(σ, α) in [0, π/2]."""
         alpha, sigma = self.marginal(t)
         return jnp.arctan2(sigma, alpha)
 
     def time_at_angle(self, angle) -> jax.Array:
-        """The t in [0, 1] whose angle is `angle` in [0, π/2], or the end of the process nearest to it."""
         angle = floating(check_array("angle", angle))
         return self.time_at_log_snr(2 * (ends.log(jnp.cos(angle)) - ends.log(jnp.sin(angle))))
 
@@ -81,7 +76,6 @@ class Curves(Process):
         return -jax.nn.softplus(self.power / 2 * self.log_snr(t)) / self.power
 
     def time_at_log_share(self, log_share) -> jax.Array:
-        """The t in [0, 1] with that log σ/q, or the end of the process nearest to it."""
         return self.time_at_log_snr(2 / self.power * jnp.log(jnp.expm1(-self.power * log_share)))
 
     def formulas(self) -> tuple[Callable, Callable]:
@@ -93,7 +87,6 @@ class Curves(Process):
         check_curves(self)
 
     def c_noise(self, t) -> jax.Array:
-        """log(σ/α)/4 within ±3, the noise level that networks see, of the shape of `t`."""
         return jnp.clip(-self.log_snr(t) / 8, -3.0, 3.0)
 
 
@@ -114,54 +107,34 @@ def curve(function: Callable, process: Curves, t):
     return ends.curve(function, process, t)
 
 
-def _of_time(formula: Callable) -> Callable:
-    """What callers get of a formula of t: t checked, derivatives finite."""
-
-    @functools.wraps(formula)
-    def method(self, t):
-        return curve(formula, self, check_time(t))
-
-    return method
+def _of_time(formula: Callable, process: Curves, t):
+    """`formula` with t checked and finite derivatives."""
+    return curve(formula, process, check_time(t))
 
 
-def _share(formula: Callable) -> Callable:
-    """That of α or σ, with 0 for what rounding put below 0; its derivatives stay."""
-
-    @functools.wraps(formula)
-    def method(self, t):
-        value = curve(formula, self, check_time(t))
-        return value - jax.lax.stop_gradient(jnp.minimum(value, 0.0))
-
-    return method
+def _share(formula: Callable, process: Curves, t) -> jax.Array:
+    """The same of α or σ, with 0 for what rounding put below 0; its derivatives stay."""
+    value = _of_time(formula, process, t)
+    return value - jax.lax.stop_gradient(jnp.minimum(value, 0.0))
 
 
-def _of_log_snr(formula: Callable) -> Callable:
-    """That of the log-SNR: infinite at an end where a curve is rounded to below 0."""
-
-    @functools.wraps(formula)
-    def method(self, t):
-        t = check_time(t)
-        value = curve(formula, self, t)
-        lost = jnp.isnan(value)
-        return jnp.where(lost & (t == 1), -jnp.inf, jnp.where(lost & (t == 0), jnp.inf, value))
-
-    return method
+def _of_log_snr(formula: Callable, process: Curves, t) -> jax.Array:
+    """The same of the log-SNR: infinite at an end where a curve is rounded to below 0."""
+    t = check_time(t)
+    value = curve(formula, process, t)
+    lost = jnp.isnan(value)
+    return jnp.where(lost & (t == 1), -jnp.inf, jnp.where(lost & (t == 0), jnp.inf, value))
 
 
-def _held_within(formula: Callable) -> Callable:
-    """That of an inverse of the log-SNR: asked within the process alone, the nearest end beyond."""
-
-    @functools.wraps(formula)
-    def method(self, log_snr):
-        log_snr = floating(check_array("log_snr", log_snr, most=math.inf))
-        log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
-        times = jnp.array([1.0, 0.5, 0.0], log_snr.dtype)
-        noisiest, middle, cleanest = jax.lax.stop_gradient(self.log_snr(times))
-        outside = (log_snr <= noisiest) | (log_snr >= cleanest)
-        t = jnp.clip(formula(self, jnp.where(outside, middle, log_snr)), 0.0, 1.0)
-        return jnp.where(outside, jnp.where(log_snr <= noisiest, 1.0, 0.0), t)
-
-    return method
+def _held_within(formula: Callable, process: Curves, log_snr) -> jax.Array:
+    """An inverse of the log-SNR: asked within the process alone, the nearest end beyond."""
+    log_snr = floating(check_array("log_snr", log_snr, most=math.inf))
+    log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
+    times = jnp.array([1.0, 0.5, 0.0], log_snr.dtype)
+    noisiest, middle, cleanest = jax.lax.stop_gradient(process.log_snr(times))
+    outside = (log_snr <= noisiest) | (log_snr >= cleanest)
+    t = jnp.clip(formula(process, jnp.where(outside, middle, log_snr)), 0.0, 1.0)
+    return jnp.where(outside, jnp.where(log_snr <= noisiest, 1.0, 0.0), t)
 
 
 _GUARDS = {
@@ -180,9 +153,16 @@ def _guard(cls: type) -> None:
         if formula is not None and not callable(formula):
             raise TypeError(f"{cls.__name__}.{name} = {formula!r}; {name}(t) is a curve: give the field another name")
         if formula is not None and not hasattr(formula, "formula"):
-            guarded: Any = guard(formula)
-            guarded.formula = formula
-            setattr(cls, name, guarded)
+            setattr(cls, name, _guarded(formula, guard))
+
+
+def _guarded(formula: Callable, guard: Callable) -> Callable:
+    @functools.wraps(formula)
+    def method(self, *value, **named):
+        return guard(formula, self, *value, **named)
+
+    method.formula = formula  # pyright: ignore[reportAttributeAccessIssue]
+    return method
 
 
 _guard(Curves)

@@ -59,11 +59,9 @@ class Discrete(Curves):
         return 1 - self.alpha(t)
 
     def rate(self, t) -> jax.Array:
-        """d log σ/dt, of the shape of `t`: the weight of an error in the bound."""
         return self.velocity(t)[1] / self.sigma(t)
 
     def log_share(self, t) -> jax.Array:
-        """log σ, of the shape of `t`, whose slope is the rate."""
         return ends.log(self.sigma(t))
 
     @property
@@ -132,16 +130,13 @@ class Discrete(Curves):
         """There is nothing to warn of: that x at t = 1 is noise is checked."""
 
     def at(self, x, t) -> tuple[jax.Array, jax.Array]:
-        """(x, t) as arrays, t of each example."""
         x = self.check(x, noised=True)
         return x, jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
 
     def present(self, x, t, data_std) -> jax.Array:
-        """The categories themselves."""
         return x
 
     def answer(self, keys, prediction: Categorical) -> jax.Array:
-        """A draw from the distribution."""
         return prediction.draw(keys)
 
     def error_scale(self, parameterization, t, data_std) -> jax.Array:
@@ -155,7 +150,6 @@ class Discrete(Curves):
         return np.asarray(self.check(data, "data"))
 
     def clean(self, data, levels) -> jax.Array:
-        """The categories themselves."""
         return data
 
     def last_time(self, levels) -> None:
@@ -163,7 +157,6 @@ class Discrete(Curves):
         return None
 
     def reconstruction(self, prediction: Categorical, data, x0, t, levels) -> jax.Array:
-        """-log p(x_0 | x_t), nats, of the shape of x0."""
         return -prediction.log_prob(x0)
 
 
@@ -184,12 +177,10 @@ class Absorbing(Discrete):
         object.__setattr__(self, "categories", check_whole("categories", self.categories, least=2))
 
     def alpha(self, t) -> jax.Array:
-        """1 - t."""
         return 1 - t
 
     @property
     def states(self) -> int:
-        """The categories and the mask."""
         return self.categories + 1
 
     @property
@@ -205,11 +196,9 @@ class Absorbing(Discrete):
             )
 
     def prior(self, keys, shape, t) -> jax.Array:
-        """All masks."""
         return jnp.full((len(keys), *shape[1:]), self.mask, jnp.int32)
 
     def unknown(self, shape) -> jax.Array:
-        """All masks."""
         return jnp.full(shape, self.mask, jnp.int32)
 
     def perturb(self, keys, x0, t) -> tuple[jax.Array, Certain]:

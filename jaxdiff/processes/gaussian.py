@@ -24,9 +24,11 @@ r"""Processes of numbers, x_t = α x_0 + σ ε with ε standard normal: each is 
     from the network: log β share + log β̃ (1 - share) (Nichol and Dhariwal 2021, eq. 15). The best share is known for
     any data: the variance of q(x_s | x_t) is β̃ + c_data² Var[x_0 | x_t] (Bao et al. 2022, "Analytic-DPM", eq. 11).
 5.  An error e of v is -sin φ e of x_0 and cos φ e of ε, and stays finite at both ends: what a denoiser pays is e². With
-    ρ the log of the variance over β̃ and (SNR_s - SNR_t)(x_0 - x̂_0)² = (sin² φ_t / sin² φ_s - 1) e²,
+    ρ the log of the variance over β̃ and c_data²/β̃ = SNR_s - SNR_t (Kingma et al. 2021, eq. 13),
 
-        KL(q(x_s | x_t, x_0) || p(x_s | x_t)) = 1/2 Σ [ρ + e^{-ρ} - 1 + e^{-ρ} (SNR_s - SNR_t)(x_0 - x̂_0)²].
+        KL(q(x_s | x_t, x_0) || p(x_s | x_t)) = 1/2 Σ [ρ + e^{-ρ} - 1 + e^{-ρ} (SNR_s - SNR_t)(x_0 - x̂_0)²],
+
+    where (SNR_s - SNR_t)(x_0 - x̂_0)² = (sin² φ_t / sin² φ_s - 1) e², finite where α_t = 0.
 
 6.  Integers are read as their cells' middles, x_0 = 2 (k + 1/2)/levels - 1, and given x_t their probability is that of
     the cell under N(x̂_0, sin² φ), the two outer cells with the tails (Ho et al. 2020, eq. 13).
@@ -162,7 +164,6 @@ class Gaussian(Curves):
             )
 
     def at(self, x, t) -> tuple[jax.Array, jax.Array]:
-        """(x, t) as arrays, t of each example."""
         x = check_batch(x)
         return x, jnp.broadcast_to(expand_time(check_time(t), x).ravel(), x.shape[:1])
 
@@ -203,7 +204,6 @@ class Gaussian(Curves):
         return c_x * x + c_data * prediction.data, std * jnp.exp(self.log_variance_ratio(prediction, t, s) / 2)
 
     def reverse(self, keys, prediction: Prediction, x, t, s) -> jax.Array:
-        """A draw of N(mean, std²) of the step back."""
         mean, std = self.step_back(prediction, x, t, s)
         return mean + std * normal(keys, x)
 
@@ -216,7 +216,6 @@ class Gaussian(Curves):
         return 2 * prediction.share * expand_time(log_ratio, prediction.data)
 
     def answer(self, keys, prediction: Prediction) -> jax.Array:
-        """Its data: E[x_0 | x_t]."""
         return prediction.data
 
     def velocity_error(self, prediction: Prediction, truth: Prediction, t) -> jax.Array:
@@ -236,7 +235,6 @@ class Gaussian(Curves):
         return (alpha * b - sigma * a) / jnp.hypot(alpha, sigma)
 
     def kl(self, prediction: Prediction, truth: Prediction, x, t, s) -> jax.Array:
-        """KL(q(x_s | x_t, x_0) || p(x_s | x_t)), nats, [batch, *event]; 0 at s = t, σ_s > 0."""
         rho = self.log_variance_ratio(prediction, t, s)
         lost = jnp.expm1(jax.nn.softplus(self.log_snr(s)) - jax.nn.softplus(self.log_snr(t)))
         error = self.velocity_error(prediction, truth, t)

@@ -37,7 +37,7 @@ class Process(abc.ABC):
     `sigma(t)`, written as on paper (`jaxdiff.processes.curves`).
     """
 
-    def __new__(cls, *arguments, **settings):  # noqa: D102
+    def __new__(cls, *arguments, **settings):
         if cls.__abstractmethods__:
             missing = ", ".join(sorted(cls.__abstractmethods__))
             raise TypeError(

@@ -55,7 +55,6 @@ class Product(Process):
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """Those of the parts, in the order of the tree."""
         return self.members
 
     @property
@@ -64,7 +63,6 @@ class Product(Process):
         return self.joined(self.processes)
 
     def split(self, tree: Any, name: str = "x") -> list:
-        """The parts of `tree`, in order; ValueError for a tree of another form."""
         try:
             return self.structure.flatten_up_to(tree)
         except (ValueError, TypeError) as error:
@@ -72,11 +70,9 @@ class Product(Process):
             raise ValueError(f"{name} has another form than the product of {form}: {error}") from None
 
     def joined(self, parts) -> Any:
-        """The tree that `split` makes `parts` of."""
         return self.structure.unflatten(parts)
 
     def clocks(self, t) -> list:
-        """One t for all parts, or the parts of a tree of them."""
         one = t is None or jax.tree_util.all_leaves([t])
         return [t] * len(self.processes) if one else self.split(t, "t")
 
@@ -95,6 +91,14 @@ class Product(Process):
         """What `method` of each process makes of its parts."""
         return [getattr(process, method)(*part) for process, *part in zip(self.processes, *parts)]
 
+    def _tree(self, method: str, *parts: list) -> Any:
+        """The same as a tree."""
+        return self.joined(self._map(method, *parts))
+
+    def _given(self, tree, name: str) -> list:
+        """The parts of `tree`, each None where it is None."""
+        return [None] * len(self.processes) if tree is None else self.split(tree, name)
+
     def _keys(self, keys) -> list:
         """The keys of each part: those of the examples folded with its number."""
         return [folded(keys, number) for number in range(len(self.processes))]
@@ -108,7 +112,6 @@ class Product(Process):
         return self._mean("log_snr", t)
 
     def time_at_log_snr(self, log_snr) -> jax.Array:
-        """The t in [0, 1] with that mean, or the end nearest to it."""
         return self._inverse(lambda process, t: process.log_snr(t), "log_snr", log_snr)
 
     def angle(self, t) -> jax.Array:
@@ -116,7 +119,6 @@ class Product(Process):
         return self._mean("angle", t)
 
     def time_at_angle(self, angle) -> jax.Array:
-        """The t in [0, 1] with that mean."""
         return self._inverse(lambda process, t: -process.angle(t), "angle", -floating(check_array("angle", angle)))
 
     def log_share(self, t) -> jax.Array:
@@ -124,7 +126,6 @@ class Product(Process):
         return len(self.processes) * self._mean("log_share", t)
 
     def time_at_log_share(self, log_share) -> jax.Array:
-        """The t in [0, 1] with that sum."""
         return self._inverse(lambda process, t: -process.log_share(t), "log_share", -log_share)
 
     def _inverse(self, function: Callable, name: str, value) -> jax.Array:
@@ -132,20 +133,15 @@ class Product(Process):
         return inverse(function, self, value)
 
     def rate(self, t) -> jax.Array:
-        """The sum of the parts' rates."""
         return functools.reduce(jnp.add, self._map("rate", self.clocks(t)))
 
     def c_noise(self, t) -> Any:
-        """Those of the parts."""
-        return self.joined(self._map("c_noise", self.clocks(t)))
+        return self._tree("c_noise", self.clocks(t))
 
     def check_curves(self) -> None:
-        """Raise ValueError where the curves of a part cannot be right."""
-        for process in self.processes:
-            process.check_curves()
+        self._map("check_curves")
 
     def warn_uncovered(self, data_std) -> None:
-        """Warn for each part whose x at t = 1 is far from its prior."""
         self._map("warn_uncovered", self.split(data_std, "data_std"))
 
     def check(self, x, name: str = "x", noised: bool = False) -> Any:
@@ -154,16 +150,13 @@ class Product(Process):
         paths = [name + jax.tree_util.keystr(path) for path, _ in numbered]
         parts = zip(self.processes, self.split(x, name), paths)
         checked = [process.check(part, path, noised) for process, part, path in parts]
-        counts = [len(part) for part in checked]
-        if len(set(counts)) > 1:
-            raise ValueError(f"{', '.join(paths)} hold {counts} examples; expected the same number in each part")
+        _check_alike(", ".join(paths), [len(part) for part in checked])
         return self.joined(checked)
 
     def check_shape(self, shape) -> Any:
         """A tree of shapes, as many examples in each."""
         shapes = self._map("check_shape", self.split(shape, "shape"))
-        if len({part[0] for part in shapes}) > 1:
-            raise ValueError(f"shape = {shape}; expected the same number of examples in each part")
+        _check_alike(f"the parts of shape = {shape}", [n for n, *_ in shapes])
         return self.joined(shapes)
 
     def check_reading(self, parameterization, data_std, learned_variance: bool) -> tuple[tuple, Any]:
@@ -173,94 +166,75 @@ class Product(Process):
         count = len(self.processes)
         whole = parameterization is None or isinstance(parameterization, str)
         rows = [parameterization] * count if whole else self.split(parameterization, "parameterization")
-        scales = [None] * count if data_std is None else self.split(data_std, "data_std")
-        read = [part.check_reading(row, std, False) for part, row, std in zip(self.processes, rows, scales)]
-        rows, scales = zip(*read)
+        rows, scales = zip(*self._map("check_reading", rows, self._given(data_std, "data_std"), [False] * count))
         return rows, self.joined(scales)
 
     def check_start(self, parameterization, t) -> None:
-        """Raise ValueError where a part's answer says nothing of x_0."""
         self._map("check_start", parameterization, self.clocks(t))
 
     def check_prediction(self, prediction, x) -> None:
-        """Raise where a part of `prediction` is none of its process."""
         self._map("check_prediction", self.split(prediction, "the denoiser's answer"), self.split(x))
 
     def at(self, x, t) -> tuple[Any, Any]:
-        """(x, t), trees of arrays, one clock a part."""
         x, t = zip(*self._map("at", self.split(x), self.clocks(t)))
         return self.joined(x), self.joined(t)
 
     def prior(self, keys, shape, t) -> Any:
-        """A draw of each part's."""
-        return self.joined(self._map("prior", self._keys(keys), self.split(shape, "shape"), self.clocks(t)))
+        return self._tree("prior", self._keys(keys), self.split(shape, "shape"), self.clocks(t))
 
     def unknown(self, shape) -> Any:
-        """That of each part."""
-        return self.joined(self._map("unknown", self.split(shape, "shape")))
+        return self._tree("unknown", self.split(shape, "shape"))
 
     def perturb(self, keys, x0, t) -> tuple[Any, Any]:
-        """(x_t, truth), each a tree."""
         x_t, truth = zip(*self._map("perturb", self._keys(keys), self.split(x0, "x0"), self.clocks(t)))
         return self.joined(x_t), self.joined(truth)
 
     def present(self, x, t, data_std) -> Any:
-        """What a network is shown of each part."""
-        return self.joined(self._map("present", *map(self.split, (x, t, data_std))))
+        return self._tree("present", *map(self.split, (x, t, data_std)))
 
     def read(self, parameterization, out, x, t, data_std) -> Any:
-        """The prediction of each part."""
         out = self.split(out, "what the network returned")
-        return self.joined(self._map("read", parameterization, out, *map(self.split, (x, t, data_std))))
+        return self._tree("read", parameterization, out, *map(self.split, (x, t, data_std)))
 
     def reverse(self, keys, prediction, x, t, s) -> Any:
-        """A step back of each part."""
-        parts = self.split(prediction), self.split(x), self.clocks(t), self.clocks(s)
-        return self.joined(self._map("reverse", self._keys(keys), *parts))
+        parts = *map(self.split, (prediction, x)), self.clocks(t), self.clocks(s)
+        return self._tree("reverse", self._keys(keys), *parts)
 
     def answer(self, keys, prediction) -> Any:
-        """The answer of each part."""
-        return self.joined(self._map("answer", self._keys(keys), self.split(prediction)))
+        return self._tree("answer", self._keys(keys), self.split(prediction))
 
     def error(self, prediction, truth, x, t) -> Any:
-        """The error of each part."""
-        return self.joined(self._map("error", *map(self.split, (prediction, truth, x)), self.clocks(t)))
+        return self._tree("error", *map(self.split, (prediction, truth, x)), self.clocks(t))
 
     def error_scale(self, parameterization, t, data_std) -> Any:
-        """That of each part."""
-        return self.joined(self._map("error_scale", parameterization, self.clocks(t), self.split(data_std)))
+        return self._tree("error_scale", parameterization, self.clocks(t), self.split(data_std))
 
     def kl(self, prediction, truth, x, t, s) -> Any:
-        """The divergence of each part."""
-        parts = *map(self.split, (prediction, truth, x)), self.clocks(t), self.clocks(s)
-        return self.joined(self._map("kl", *parts))
-
-    def _levels(self, levels) -> list:
-        """The levels of each part, None unless given."""
-        return [None] * len(self.processes) if levels is None else self.split(levels, "levels")
+        return self._tree("kl", *map(self.split, (prediction, truth, x)), self.clocks(t), self.clocks(s))
 
     def check_data(self, data, levels) -> Any:
         """A tree of data, each part with its own levels, a tree too; None for the default of each."""
-        checked = self._map("check_data", self.split(data, "data"), self._levels(levels))
-        if len(set(map(len, checked))) > 1:
-            sizes = [len(part) for part in checked]
-            raise ValueError(f"data hold {sizes} examples; expected the same number in each part")
+        checked = self._map("check_data", self.split(data, "data"), self._given(levels, "levels"))
+        _check_alike("data", [len(part) for part in checked])
         return self.joined(checked)
 
     def clean(self, data, levels) -> Any:
-        """x_0 of each part."""
-        return self.joined(self._map("clean", self.split(data, "data"), self._levels(levels)))
+        return self._tree("clean", self.split(data, "data"), self._given(levels, "levels"))
 
     def last_time(self, levels) -> jax.Array | None:
         """The latest of the parts', or None."""
-        times = [t for t in self._map("last_time", self._levels(levels)) if t is not None]
+        times = [t for t in self._map("last_time", self._given(levels, "levels")) if t is not None]
         return functools.reduce(jnp.maximum, times) if times else None
 
     def prior_kl(self, x0, t) -> Any:
-        """That of each part."""
-        return self.joined(self._map("prior_kl", self.split(x0), self.clocks(t)))
+        return self._tree("prior_kl", self.split(x0), self.clocks(t))
 
     def reconstruction(self, prediction, data, x0, t, levels) -> Any:
-        """That of each part."""
-        parts = *map(self.split, (prediction, data, x0)), self.clocks(t), self._levels(levels)
-        return self.joined(self._map("reconstruction", *parts))
+        parts = *map(self.split, (prediction, data, x0)), self.clocks(t), self._given(levels, "levels")
+        return self._tree("reconstruction", *parts)
+
+
+def _check_alike(given: str, counts: list[int]) -> None:
+    """Raise ValueError for what is `given` where its parts hold different numbers of examples."""
+    if len(set(counts)) > 1:
+        raise ValueError(f"{given} hold {counts} examples; expected the same number of examples in each part")

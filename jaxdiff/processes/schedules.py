@@ -35,8 +35,8 @@ def _check_rising(low: str, high: str, process: Gaussian) -> None:
     check_field_above(process, high, low, f"{low} = {{low}} is not below {high} = {{high}}; swap them")
 
 
-class _VariancePreserving(Gaussian):
-    """α² + σ² = 1, written by B(t) = ∫₀ᵗ β, its derivative β(t), and its inverse."""
+class _Decaying(Gaussian):
+    """Drift -β/2 x and α = exp(-B/2), by B(t) = ∫₀ᵗ β, its derivative β(t), and its inverse."""
 
     @abc.abstractmethod
     def _integral(self, t) -> jax.Array: ...
@@ -51,6 +51,10 @@ class _VariancePreserving(Gaussian):
 
     def alpha(self, t):
         return jnp.exp(-self._integral(t) / 2)
+
+
+class _VariancePreserving(_Decaying):
+    """α² + σ² = 1."""
 
     def sigma(self, t):
         return jnp.sqrt(-jnp.expm1(-self._integral(t)))
@@ -68,7 +72,7 @@ class _VariancePreserving(Gaussian):
 
 
 @dataclasses.dataclass(frozen=True)
-class _LinearBeta(Gaussian):
+class _LinearBeta(_Decaying):
     """β(t) = β_min + t (β_max - β_min)."""
 
     beta_min: float = 0.1
@@ -105,11 +109,6 @@ def OU(beta: float = 10.0) -> VP:
 @dataclasses.dataclass(frozen=True)
 class SubVP(_LinearBeta):
     """Sub-VP with linear β(t) (Song et al. 2021, appendix B, eq. 28-29): VP's mean, σ = 1 - exp(-B)."""
-
-    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
-
-    def alpha(self, t):
-        return jnp.exp(-self._integral(t) / 2)
 
     def sigma(self, t):
         return -jnp.expm1(-self._integral(t))
@@ -175,9 +174,16 @@ def from_betas(betas) -> Gaussian:
     return _Table(np.concatenate([[0.0], np.cumsum(-np.log1p(-betas))]))
 
 
+class _Undamped(Gaussian):
+    """α = 1: noise is added, and the data stay as they are."""
+
+    def alpha(self, t):
+        return jnp.ones_like(t)
+
+
 @pytree
 @dataclasses.dataclass(frozen=True)
-class VE(Gaussian):
+class VE(_Undamped):
     """Variance exploding, σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30-31).
 
     As in the paper σ(0) = σ_min: x at t = 0 is data with that much noise.
@@ -201,9 +207,6 @@ class VE(Gaussian):
     def _span(self):
         return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
 
-    def alpha(self, t):
-        return jnp.ones_like(t)
-
     def sigma(self, t):
         return jnp.exp(self._log_sigma(t))
 
@@ -219,16 +222,13 @@ class VE(Gaussian):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Brownian(Gaussian):
+class Brownian(_Undamped):
     """Brownian motion dx = std dw, α = 1 and σ(t) = std √t: the reference process of a Schrödinger bridge."""
 
     std: float = 1.0
 
     def __post_init__(self):
         check_field(self, "std", above=0)
-
-    def alpha(self, t):
-        return jnp.ones_like(t)
 
     def sigma(self, t):
         return self.std * jnp.sqrt(t)
@@ -245,7 +245,7 @@ class Brownian(Gaussian):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class BrownianVE(Gaussian):
+class BrownianVE(_Undamped):
     """Brownian motion with g(t) = base^t and α = 1, so that σ(t)² = (base^{2t} - 1) / (2 log base); base > 1."""
 
     base: float = 25.0
@@ -255,9 +255,6 @@ class BrownianVE(Gaussian):
 
     def _variance(self, t):
         return jnp.expm1(2 * t * jnp.log(self.base)) / (2 * jnp.log(self.base))
-
-    def alpha(self, t):
-        return jnp.ones_like(t)
 
     def sigma(self, t):
         return jnp.sqrt(self._variance(t))
@@ -275,7 +272,7 @@ class BrownianVE(Gaussian):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class EDM(Gaussian):
+class EDM(_Undamped):
     """α = 1 and σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} - σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5).
 
     Uniform steps in t are the paper's steps in σ. σ(0) = σ_min: x at t = 0 is data with that much noise.
@@ -301,9 +298,6 @@ class EDM(Gaussian):
     @property
     def _roots(self):
         return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-
-    def alpha(self, t):
-        return jnp.ones_like(t)
 
     def sigma(self, t):
         return self._root(t) ** self.rho

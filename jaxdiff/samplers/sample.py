@@ -8,9 +8,6 @@ E[ε | x] = -σ score):
 Freezing both expectations gives x_s = α_s x_0 + σ_s ε, the DDIM step; every other method here improves on it by
 looking ahead (Heun), by looking back (DPM-Solver++), or by adding noise. A step knows only the noise levels at its two
 ends, so every sampler runs on every process and on every grid (Euler-Maruyama, which steps the SDE, alone knows t).
-
-A sampler is a frozen dataclass with `init(denoiser, x, steps) -> state` and
-`step(keys, denoiser, x, t, s, state, cond) -> (x, state)`, which takes x from t to s < t.
 """
 
 import functools
