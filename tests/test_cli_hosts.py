@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_cli import jaxdiff
+from test_mesh_evaluation import untrained_run
 
 TOY = ["--data", "two_moons", "--steps", "20", "--hidden", "16", "--batch-size", "32", "--log-every", "10"]
 
@@ -81,9 +82,7 @@ def test_two_processes_train_and_sample_as_one(tmp_path, run_here):
 def likelihood_stopped_by_sigterm(tmp_path, run_here, started, told, tolerance):
     """Start it by `started(arguments)`, stop the process `told`, and go on by `run_here(*arguments)`."""
     run = tmp_path / "run"
-    small = ["--steps", "2", "--batch-size", "16", "--channels", "4", "--attention", "--json"]
-    code, _, err = run_here("train", run, *small)
-    assert code == 0, err
+    untrained_run(run, data="digits", channels=(4,), attention=())
     score = ["likelihood", run, "--limit", "447", "--budget", "0", "--json"]
     score += ["--rtol", tolerance, "--atol", tolerance]
     processes = started(score)

@@ -126,18 +126,18 @@ def killed_likelihoods(tmp_path, waits):
     np.testing.assert_array_equal(per_example, estimate())
 
 
-def toy_run(folder):
-    """A model of points as an export leaves it, its weights as they were drawn."""
-    config = runs.Config(data="two_moons", hidden=(16,))
+def untrained_run(folder, **settings):
+    """A model as an export leaves it, its weights as they were drawn."""
+    config = runs.Config(**settings)
     model = runs.build(config)
     folder.mkdir()
     jd.pretrained.write_params(folder / runs.WEIGHTS, model.params)
-    (folder / "config.json").write_text(json.dumps({"data": config.data, "hidden": config.hidden}))
+    (folder / "config.json").write_text(json.dumps(settings))
     return config, model
 
 
 def killed_samples(tmp_path, waits):
-    config, model = toy_run(folder := tmp_path / "run")
+    config, model = untrained_run(folder := tmp_path / "run", data="two_moons", hidden=(16,))
     command = [sys.executable, "-m", "jaxdiff.cli", "sample", str(folder), "--json", "--steps", "4"]
     command += ["--n", "160", "--batch-size", "2"]
     kept = lambda: {path: path.stat().st_mtime_ns for path in (folder / "samples.partial").glob("*/*.npz")}
