@@ -1,8 +1,32 @@
-"""Samplers and traces, one row each: every test of what holds for all of a kind runs over its table."""
+"""One table for each kind of object: every test of what holds for all of a kind runs over its table.
+
+The first word of a row is the public name; the last row of a name has the most to it, and `kinds` has that one alone.
+"""
 
 import dataclasses
+from collections.abc import Callable
 
+import conftest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff.denoisers import guidance
 from jaxdiff.likelihood import Exact, Hutchinson, HutchPP, XTrace
+from jaxdiff.losses import (
+    BridgeMatching,
+    Denoising,
+    FlowMatching,
+    Hybrid,
+    LeastVariance,
+    Loss,
+    ScoreMatching,
+    SlicedScoreMatching,
+    couplings,
+    times,
+    weightings,
+)
 from jaxdiff.samplers import (
     DDIM,
     Ancestral,
@@ -17,6 +41,25 @@ from jaxdiff.samplers import (
     Switch,
     UniPC,
 )
+from jaxdiff.vocabulary import Guidance
+
+
+def kinds(table):
+    """The last row of each public name."""
+    return {name.partition(" ")[0]: row for name, row in table.items()}
+
+
+PROCESSES = conftest.PROCESSES | {  # of numbers
+    "Brownian": jd.Brownian(3.0),
+    "LearnedVP": jd.LearnedVP(8.0, -4.0, np.array([0.3, -0.2, 0.1])),
+}
+CATEGORIES = {"Absorbing": jd.Absorbing(2)}
+GRIDS = {
+    "Time": jd.grids.Time(),
+    "Angle": jd.grids.Angle(),
+    "LogSNR": jd.grids.LogSNR(),
+    "Karras": jd.grids.Karras(5.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +73,6 @@ class Row:
     order: int | None = None
 
 
-# The first word is the public name; the last row of a name has the most to it.
 SAMPLERS = {
     "Ancestral": Row(Ancestral(), random=True),
     "DDIM": Row(DDIM(), reversible=True, order=1),
@@ -51,4 +93,76 @@ SAMPLERS = {
     "ProbabilityFlow": Row(ProbabilityFlow(rtol=1e-6, atol=1e-6), reversible=True),
 }
 TRACES = {"Exact": Exact(), "Hutchinson": Hutchinson(2), "HutchPP": HutchPP(), "XTrace": XTrace()}
-KINDS = {name.partition(" ")[0]: row.sampler for name, row in SAMPLERS.items()}
+KINDS = {name: row.sampler for name, row in kinds(SAMPLERS).items()}
+WEIGHTINGS = {
+    "Simple": weightings.Simple(),
+    "Likelihood": weightings.Likelihood(),
+    "MinSNR": weightings.MinSNR(2.0),
+    "EDM": weightings.EDM(),
+    "Sigmoid": weightings.Sigmoid(1.0),
+}
+TIMES = {
+    "Importance": times.Importance(0.05),
+    "Uniform": times.Uniform(0.05),
+    "Stratified": times.Stratified(0.05),
+    "LogNormal": times.LogNormal(-0.8, 1.1),
+    "LogitNormal": times.LogitNormal(0.3, 0.9),
+    "Fixed": times.Fixed(0.4),
+}
+COUPLINGS = {
+    "Independent": couplings.Independent(),
+    "Paired": couplings.Paired(),
+    "OptimalTransport": couplings.OptimalTransport(),
+    "Entropic": couplings.Entropic(0.5),
+    "Entropic from the optimum": couplings.Entropic(0.5, couplings.OptimalTransport(), sweeps=1),
+}
+REPAIRING = {name: coupling for name, coupling in COUPLINGS.items() if getattr(coupling, "permutes", False)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """`of`: what it trains, "numbers", "variance" (learned), "bridge" or "process" (and its network).
+
+    `held`: it keeps some gradients off, so that its derivative is not that of its value. `swaps`: it permutes pairs.
+    """
+
+    loss: Loss
+    of: str = "numbers"
+    held: bool = False
+    swaps: bool = False
+
+
+LOSSES = {
+    f"Denoising {weighting} {law}": Trained(Denoising(WEIGHTINGS[weighting], TIMES[law]))
+    for weighting, law in zip([*WEIGHTINGS, "Simple"], TIMES)
+}
+LOSSES |= {
+    "ScoreMatching": Trained(ScoreMatching(TIMES["LogNormal"])),
+    "SlicedScoreMatching": Trained(SlicedScoreMatching(TIMES["Uniform"])),
+    "SlicedScoreMatching plain": Trained(SlicedScoreMatching(TIMES["Uniform"], False, 2, "gaussian")),
+    "FlowMatching": Trained(FlowMatching(sigma=0.1)),
+    "FlowMatching Entropic": Trained(FlowMatching(COUPLINGS["Entropic"], 0.1, TIMES["Uniform"]), swaps=True),
+    "BridgeMatching": Trained(BridgeMatching(COUPLINGS["Independent"], TIMES["Uniform"]), "bridge"),
+    "BridgeMatching Entropic": Trained(BridgeMatching(), "bridge", swaps=True),
+    "Hybrid": Trained(Hybrid(0.01, 4, GRIDS["Karras"], WEIGHTINGS["MinSNR"]), "variance", held=True),
+    "LeastVariance": Trained(
+        LeastVariance(Denoising(WEIGHTINGS["Likelihood"], times.Stratified(0.0))), "process", held=True
+    ),
+}
+
+
+def near_the_origin(x, *_):
+    """The log-likelihood of a classifier, up to a constant."""
+    return -jnp.sum(x**2, range(1, x.ndim))
+
+
+CLASSIFIER = jax.tree_util.Partial(near_the_origin)
+GUIDANCE: dict[str, Callable[..., guidance.Wrapper]] = {  # of `denoiser=`
+    "ClassifierFree": Guidance(guidance.ClassifierFree, {"scale": 2.0}),
+    "ClassifierFree within an Interval": Guidance(guidance.ClassifierFree, {"scale": guidance.Interval(2.0, 0.1, 3.0)}),
+    "Auto": lambda denoiser: guidance.Auto(denoiser, guidance.DynamicThreshold(denoiser, 0.5, 0.3), 2.0),
+    "ClassifierFreePP": Guidance(guidance.ClassifierFreePP, {"scale": 0.5}),
+    "Classifier": lambda denoiser: guidance.Classifier(denoiser, CLASSIFIER, 0.7),
+    "TweedieClassifier": lambda denoiser: guidance.TweedieClassifier(denoiser, CLASSIFIER, 0.7, conditional=True),
+    "DynamicThreshold": Guidance(guidance.DynamicThreshold, {"quantile": 0.6, "bound": 0.5}),
+}

@@ -6,13 +6,12 @@ Derivatives are held to finite differences in `test_gradients.py`; values on eig
 import contextlib
 import pickle
 
-import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
-from tables import KINDS, TRACES
+from tables import COUPLINGS, GRIDS, GUIDANCE, KINDS, LOSSES, PROCESSES, TIMES, TRACES, WEIGHTINGS, kinds
 
 import jaxdiff as jd
 
@@ -61,13 +60,7 @@ TOKENS = jd.Denoiser(logits, PARAMS, jd.Absorbing(2))
 BOTH = jd.denoisers.WithProcess(jd.Denoiser(network, PARAMS, jd.LearnedVP()))
 JOINT = jd.Denoiser(joint, PARAMS, jd.Product({"x": VP, "y": jd.Absorbing(2)}))
 EACH = S.Each({"x": S.DPMSolverPP(), "y": S.Ancestral()})
-PROCESSES = conftest.PROCESSES | {"Brownian": jd.Brownian(3.0), "LearnedVP": jd.LearnedVP()}
-
-
-def classifier(x, t, cond):
-    return -jnp.sum(x**2, 1)
-
-
+MODELS = {"numbers": MODEL, "variance": WIDE, "bridge": BRIDGE, "process": BOTH}
 DENOISERS = {
     "Denoiser": MODEL,
     "OnProcess": jd.OnProcess(MODEL, jd.VE()),
@@ -75,23 +68,7 @@ DENOISERS = {
     "Gaussian": jd.exact.Gaussian(jd.VP(), np.zeros(D), np.eye(D)),
     "Mixture": jd.exact.Mixture(jd.VP(), [0.3, 0.7], [[1.0, 0.0], [-1.0, 0.5]], [0.2 * np.eye(D)] * 2),
     "Empirical": jd.exact.Empirical(jd.VP(), X),
-    "ClassifierFree": G.ClassifierFree(MODEL, 2.0),
-    "Interval": G.ClassifierFree(MODEL, G.Interval(2.0, 0.1, 3.0)),
-    "Auto": G.Auto(MODEL, MODEL, 2.0),
-    "ClassifierFreePP": G.ClassifierFreePP(MODEL, 0.5),
-    "Classifier": G.Classifier(MODEL, classifier),
-    "TweedieClassifier": G.TweedieClassifier(MODEL, lambda x, cond: -jnp.sum(x**2, 1)),
-    "DynamicThreshold": G.DynamicThreshold(MODEL),
-}
-LOSSES = {
-    **{name: L.Denoising(times=getattr(L.times, name)()) for name in ("Uniform", "LogNormal", "LogitNormal")},
-    "Fixed": L.Denoising(times=L.times.Fixed(0.4)),
-    "Importance": L.Denoising(L.weightings.Likelihood(), L.times.Importance()),
-    **{name: L.Denoising(getattr(L.weightings, name)()) for name in ("Simple", "MinSNR", "EDM", "Sigmoid")},
-    "ScoreMatching": L.ScoreMatching(),
-    "SlicedScoreMatching": L.SlicedScoreMatching(projections=2, variance_reduced=False),
-    "FlowMatching": L.FlowMatching(sigma=0.1),
-    "Entropic": L.FlowMatching(L.couplings.Entropic()),
+    **{name: guide(denoiser=MODEL) for name, guide in GUIDANCE.items()},
 }
 
 
@@ -101,7 +78,7 @@ def label(denoiser, x):
 
 def curves(process, x):
     t = jnp.array([0.2, 0.9])
-    grids = [grid(process, 3) for grid in (jd.grids.Time(), jd.grids.Angle(), jd.grids.LogSNR(), jd.grids.Karras())]
+    grids = [grid(process, 3) for grid in GRIDS.values()]
     ends = jd.transition(process, 0.1, t), jd.posterior(process, 0.1, t), jd.forward_sde(process, t)
     return grids, ends, process.velocity(t), process.time_at_angle(t), jd.perturb(KEYS[0], process, x, 0.5)
 
@@ -117,7 +94,9 @@ ROWS |= {
 }
 ROWS |= {name: (lambda keys, x, p=p: curves(p, x)) for name, p in PROCESSES.items()}
 ROWS |= {name: (lambda keys, x, trace=trace: traced(trace, keys, x)) for name, trace in TRACES.items()}
-ROWS |= {f"loss {name}": (lambda keys, x, loss=loss: loss(MODEL, keys[0], x)) for name, loss in LOSSES.items()}
+ROWS |= {
+    f"loss {name}": (lambda keys, x, row=row: row.loss(MODELS[row.of], keys[0], x)) for name, row in LOSSES.items()
+}
 FREE = (DENOISERS["Empirical"], DENOISERS["Denoiser"], DENOISERS["OnProcess"], DENOISERS["Gaussian"], BOTH)
 ROWS |= {
     "log_likelihood": lambda keys, x: jd.log_likelihood(keys, MODEL, x, None, FAST, jd.likelihood.Exact()),
@@ -126,9 +105,6 @@ ROWS |= {
     "invert": lambda keys, x: jd.invert(MODEL, x, steps=3),
     "cross": lambda keys, x: jd.cross(keys, BRIDGE, x, steps=3),
     "Bridge": lambda keys, x: BRIDGE(x, 0.5),
-    "BridgeMatching": lambda keys, x: L.BridgeMatching()(BRIDGE, keys[0], x),
-    "Hybrid": lambda keys, x: L.Hybrid(steps=4)(WIDE, keys[0], x),
-    "LeastVariance": lambda keys, x: L.LeastVariance(L.Denoising())(BOTH, keys[0], x),
     "energy": lambda keys, x: jd.energy(ENERGY, x, 0.5),
     "score": lambda keys, x: jd.score(MODEL, x, 0.5),
     "Swapped": lambda keys, x: jd.denoisers.Swapped(BRIDGE)(x, 0.5),
@@ -150,7 +126,7 @@ ROWS |= {
 # What is tried under another row's name, and what no transformation of JAX's takes.
 ELSEWHERE = {
     "transition posterior forward_sde perturb Time Angle LogSNR Karras": "curves, in every process's row",
-    "Stratified Denoising Likelihood Independent": "defaults of the losses",
+    "Independent": "the default of FlowMatching",
     "sample samplers guidance exact grids losses denoisers likelihood": "rooms, and the samplers' rows",
     "Prediction Likelihood Sampler Trace pytree Process Grid DenoiserLike BridgeLike TwoEnded": "parts of the others",
     "Discrete Certain Wrapper Loss Weighting Times Coupling": "parts of the others",
@@ -177,7 +153,7 @@ def public(room):
 
 
 def test_every_public_name_has_its_row():
-    tried = {name.removeprefix("loss ") for name in ROWS} | {name for names in ELSEWHERE for name in names.split()}
+    tried = {word for names in (*ROWS, *ELSEWHERE) for word in names.split()}
     assert not {f"{room.__name__}.{name}" for room in ROOMS for name in public(room) - tried}
     assert not {name for names in ELSEWHERE for name in names.split()} - set().union(*map(public, ROOMS))
 
@@ -221,8 +197,12 @@ OBJECTS = {
     **PROCESSES,
     **KINDS,
     **TRACES,
-    **LOSSES,
-    **{k: v for k, v in DENOISERS.items() if "Classifier" not in k or "Free" in k},
+    **GRIDS,
+    **{f"loss {name}": row.loss for name, row in kinds(LOSSES).items()},
+    **{f"weighting {name}": weighting for name, weighting in WEIGHTINGS.items()},
+    **{f"times {name}": law for name, law in TIMES.items()},
+    **COUPLINGS,
+    **DENOISERS,
 }
 
 
