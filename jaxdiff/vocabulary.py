@@ -117,7 +117,6 @@ UNREACHABLE = {
     "Auto": "it guides by another model, which is no setting",
     "Classifier": "it guides by a classifier, which is no setting",
     "TweedieClassifier": "it guides by a classifier, which is no setting",
-    "eight_gaussians_mixture": "it draws nothing",
 }
 
 

@@ -123,13 +123,14 @@ REPAIRING = {name: coupling for name, coupling in COUPLINGS.items() if getattr(c
 class Trained:
     """`of`: what it trains, "numbers", "variance" (learned), "bridge" or "process" (and its network).
 
-    `held`: it keeps some gradients off, so that its derivative is not that of its value. `swaps`: it permutes pairs.
+    `held`: it keeps some gradients off, so that its derivative is not that of its value. `shared`: a number of it is
+    one for the batch.
     """
 
     loss: Loss
     of: str = "numbers"
     held: bool = False
-    swaps: bool = False
+    shared: bool = False
 
 
 LOSSES = {
@@ -141,9 +142,9 @@ LOSSES |= {
     "SlicedScoreMatching": Trained(SlicedScoreMatching(TIMES["Uniform"])),
     "SlicedScoreMatching plain": Trained(SlicedScoreMatching(TIMES["Uniform"], False, 2, "gaussian")),
     "FlowMatching": Trained(FlowMatching(sigma=0.1)),
-    "FlowMatching Entropic": Trained(FlowMatching(COUPLINGS["Entropic"], 0.1, TIMES["Uniform"]), swaps=True),
+    "FlowMatching Entropic": Trained(FlowMatching(COUPLINGS["Entropic"], 0.1, TIMES["Uniform"]), shared=True),
     "BridgeMatching": Trained(BridgeMatching(COUPLINGS["Independent"], TIMES["Uniform"]), "bridge"),
-    "BridgeMatching Entropic": Trained(BridgeMatching(), "bridge", swaps=True),
+    "BridgeMatching Entropic": Trained(BridgeMatching(), "bridge", shared=True),
     "Hybrid": Trained(Hybrid(0.01, 4, GRIDS["Karras"], WEIGHTINGS["MinSNR"]), "variance", held=True),
     "LeastVariance": Trained(
         LeastVariance(Denoising(WEIGHTINGS["Likelihood"], times.Stratified(0.0))), "process", held=True

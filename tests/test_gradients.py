@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import within
+from tables import LOSSES
 from tables import SAMPLERS as TABLE
 
 import jaxdiff as jd
 from jaxdiff.likelihood import Exact
-from jaxdiff.losses import times, weightings
 
 D, N = 2, 3
 X = np.random.default_rng(0).normal(0, 0.7, (N, D))
@@ -138,33 +138,29 @@ def test_processes(name, x64):
     check(lambda numbers, shift: values(made(numbers)) + 0 * shift, numbers, 0.5)
 
 
-L = jd.losses
-DENOISING = [
-    L.Denoising(weightings.Likelihood(), times.Uniform(1e-3)),
-    L.Denoising(weightings.MinSNR(2.0), times.Stratified(1e-3)),
-    L.Denoising(weightings.EDM(), times.LogNormal()),
-    L.Denoising(weightings.Sigmoid(), times.LogitNormal()),
-    L.Denoising(weightings.Simple(), times.Importance(1e-3)),
-]
-OTHERS = [
-    L.Denoising(times=times.Fixed(0.4)),
-    *(L.ScoreMatching(), L.SlicedScoreMatching(projections=2), L.FlowMatching(sigma=0.1)),
-]
+ALL = {name: row for name, row in LOSSES.items() if not row.held}
+QUICKLY = {name: row for name, row in ALL.items() if not row.shared}
+DENOISING = {name: row for name, row in ALL.items() if name.startswith("Denoising")}
+
+
+def pair(params, x, c_noise, cond):
+    return network(params, x, c_noise, cond), network(params, x, -c_noise, cond)
 
 
 @pytest.mark.parametrize(
-    ("name", "losses"),
-    [("VP", DENOISING + OTHERS), ("EDM", DENOISING)]
-    + [pytest.param(name, DENOISING + OTHERS, marks=pytest.mark.slow) for name in ("EDM", "Flow with noise")],
-    ids=["VP", "EDM", "EDM, all", "Flow with noise"],
+    ("name", "rows"),
+    [("VP", QUICKLY), ("EDM", DENOISING)]
+    + [pytest.param(name, ALL, marks=pytest.mark.slow) for name in ("VP", "EDM", "Flow with noise")],
+    ids=["VP", "EDM", "VP, all", "EDM, all", "Flow with noise"],
 )
-def test_losses(name, losses, x64):
+def test_losses(name, rows, x64):
     """To the numbers of laws of times and of weightings, paired, as well as to the process's and the data."""
 
-    def values(model, losses, x):
-        return jnp.stack([loss(model, KEY, x) for loss in losses])
+    def values(models, losses, x):
+        return jnp.stack([loss(models[row.of], KEY, x) for loss, row in zip(losses, rows.values())])
 
-    check(values, denoiser(PROCESSES[name]), losses, X)
+    models = {"numbers": denoiser(PROCESSES[name]), "bridge": jd.Bridge(pair, PARAMS)}
+    check(values, models, [row.loss for row in rows.values()], X)
 
 
 @pytest.mark.parametrize("name", ["VP", pytest.param("VE", marks=pytest.mark.slow)])

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import KINDS
+from tables import GUIDANCE, KINDS, LOSSES
 
 import jaxdiff as jd
+from jaxdiff.arrays import rebuilt
 from jaxdiff.denoisers import guidance
-from jaxdiff.losses import couplings, times, weightings
 from jaxdiff.samplers import DDIM, ProbabilityFlow, ReverseSDE
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -22,6 +22,7 @@ POINTS = jax.random.normal(jax.random.key(1), (3, 3))
 IMAGES = jax.random.normal(jax.random.key(2), (3, 2, 2, 3))
 COND = np.array([0, 1, 1])
 ONE, TWO, FEW = np.array([0.5, 1.0, 3.0]), np.array([0.2, 0.9, 0.5]), np.array([0.4, 1.2, 1.5])
+FACTORS = np.array([0.5, 1.0, 1.6])
 
 
 def network(params, x, c_noise, cond):
@@ -29,28 +30,33 @@ def network(params, x, c_noise, cond):
     return jnp.tanh(params * x + shift) * jnp.arange(1.0, 4.0)
 
 
-def models(one, two, few):
-    """Denoisers whose every setting is one of these three."""
-    model = jd.Denoiser(network, 0.7, jd.VP(), data_std=one)
+def scaled(thing, factor):
+    """`thing` with its own numbers times `factor`, and those of what it is set to; a grid is one for the batch."""
+    changed = {}
+    for field in dataclasses.fields(thing):
+        value = getattr(thing, field.name)
+        if isinstance(value, float):
+            changed[field.name] = value * factor
+        elif dataclasses.is_dataclass(value) and field.name not in ("denoiser", "weak", "grid"):
+            changed[field.name] = scaled(value, factor)
+    return rebuilt(thing, **changed)
+
+
+def models(factor):
+    """Denoisers whose every setting is times `factor`: a number, or one an example."""
     plain = jd.Denoiser(network, 0.3, jd.VP())
-    likely = lambda x, *_: -((x - jnp.arange(3.0)) ** 2).sum(range(1, x.ndim))
-    bridge = jd.Bridge(lambda *inputs: (network(*inputs), -network(*inputs)), 0.4, sigma=few, data_std=one)
+    bridge = jd.Bridge(lambda *inputs: (network(*inputs), -network(*inputs)), 0.4, sigma=1.5, data_std=0.8)
+    bridge = dataclasses.replace(bridge, sigma=1.5 * factor, data_std=0.8 * factor)
     return {
-        "data_std": model,
-        "ClassifierFree": guidance.ClassifierFree(plain, one),
-        "Interval": guidance.ClassifierFree(plain, guidance.Interval(one, two, few)),
-        "ClassifierFreePP": guidance.ClassifierFreePP(plain, two),
-        "Auto": guidance.Auto(plain, model, one),
-        "Classifier": guidance.Classifier(plain, likely, two),
-        "TweedieClassifier": guidance.TweedieClassifier(plain, likely, two),
-        "DynamicThreshold": guidance.DynamicThreshold(plain, two, few),
+        "data_std": jd.Denoiser(network, 0.7, jd.VP(), data_std=0.8 * factor),
+        **{name: scaled(guide(denoiser=plain), factor) for name, guide in GUIDANCE.items()},
         "Bridge": bridge,
         "Swapped": jd.denoisers.Swapped(bridge),
         "ToData": jd.denoisers.ToData(bridge),
     }
 
 
-ALL, EACH = models(ONE, TWO, FEW), [models(ONE[i], TWO[i], FEW[i]) for i in range(3)]
+ALL, EACH = models(FACTORS), [models(factor) for factor in FACTORS]
 
 
 @pytest.mark.parametrize("x", [POINTS, IMAGES], ids=["points", "images"])
@@ -95,7 +101,7 @@ def test_samples_of_settings_one_an_example_are_a_loop_over_them(name):
     ids=["ProbabilityFlow", "ReverseSDE", "encode", "decode", "log_likelihood", "draw", "bits_per_dim", "bound"],
 )
 def test_what_takes_examples_one_by_one_or_in_batches_refuses_settings_one_an_example(run):
-    for model in (ALL["ClassifierFree"], ALL["Interval"]):
+    for model in (ALL["ClassifierFree"], ALL["ClassifierFree within an Interval"]):
         with pytest.raises(ValueError, match=r"scale.* has shape \(3,\).*jax.vmap over keys, examples and numbers"):
             run(model)
 
@@ -123,32 +129,20 @@ def test_chains_of_step_sizes_of_their_own_are_a_loop_over_them():
         np.testing.assert_allclose(together[i], alone[i], rtol=1e-6)
 
 
-def losses(one, two):
-    """Losses whose every number is one of these two, with the model that each trains."""
-    model, bridge = jd.Denoiser(network, 0.7, jd.VP(), "edm", data_std=one), ALL["Bridge"]
+def losses(factor):
+    """Losses whose every number is times `factor`, with the model that each trains."""
+    model = jd.Denoiser(network, 0.7, jd.VP(), "edm", data_std=0.8 * factor)
     learned = jd.Denoiser(lambda p, x, c, y: jnp.concatenate([p * x, x], -1), 0.7, jd.VP(), learned_variance=True)
-    pairs = couplings.Independent()
-    return {
-        "data_std": (jd.losses.Denoising(weightings.EDM()), model),
-        "MinSNR": (jd.losses.Denoising(weightings.MinSNR(one)), model),
-        "Sigmoid": (jd.losses.Denoising(weightings.Sigmoid(one)), model),
-        "Uniform": (jd.losses.Denoising(times=times.Uniform(two)), model),
-        "Stratified": (jd.losses.Denoising(times=times.Stratified(two)), model),
-        "LogNormal": (jd.losses.Denoising(times=times.LogNormal(one, two)), model),
-        "LogitNormal": (jd.losses.Denoising(times=times.LogitNormal(one, two)), model),
-        "Importance": (jd.losses.Denoising(times=times.Importance(two)), model),
-        "Fixed": (jd.losses.Denoising(times=times.Fixed(two)), model),
-        "FlowMatching": (jd.losses.FlowMatching(sigma=one), model),
-        "BridgeMatching": (jd.losses.BridgeMatching(pairs), dataclasses.replace(bridge, sigma=one, data_std=one)),
-        "Hybrid": (jd.losses.Hybrid(one, steps=4), learned),
-    }
+    both = jd.denoisers.WithProcess(jd.Denoiser(network, 0.7, jd.LearnedVP()))
+    trained = {"numbers": model, "variance": learned, "bridge": models(factor)["Bridge"], "process": both}
+    return {name: (scaled(row.loss, factor), trained[row.of]) for name, row in LOSSES.items() if not row.shared}
 
 
-@pytest.mark.parametrize("name", losses(1.0, 0.5))
+@pytest.mark.parametrize("name", losses(1.0))
 def test_a_loss_of_numbers_one_an_example_is_that_of_each_number(name):
     key = jax.random.key(3)
-    loss, model = losses(ONE, TWO)[name]
+    loss, model = losses(FACTORS)[name]
     together = loss(model, key, IMAGES)
     for i in range(3):
-        loss, model = losses(ONE[i], TWO[i])[name]
+        loss, model = losses(FACTORS[i])[name]
         np.testing.assert_allclose(together[i], loss(model, key, IMAGES)[i], rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import inspect
 import math
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tables
 import tyro
 from flax import nnx
 
 import jaxdiff as jd
 from jaxdiff import vocabulary
+from jaxdiff.likelihood import Trace
 from jaxdiff.losses import Loss
 from jaxdiff.losses.couplings import Coupling, Independent
 from jaxdiff.losses.times import LogNormal, Times
@@ -260,8 +263,8 @@ WRONG = [  # text, kind, what the message has: the nearest, or what the word is
     ("dimm", Sampler, "did you mean ddim?"),
     ("euler_maruyam", Sampler, "did you mean euler_maruyama?"),
     ("karas", jd.grids.Grid, "did you mean karras?"),
-    ("hutchinsen", jd.likelihood.Trace, "did you mean hutchinson?"),
-    ("hutch", jd.likelihood.Trace, "did you mean hutch_pp?"),
+    ("hutchinsen", Trace, "did you mean hutchinson?"),
+    ("hutch", Trace, "did you mean hutch_pp?"),
     ("classifierfree(3)", Guidance, "did you mean classifier_free?"),
     ("u_net", Network, "did you mean unet?"),
     ("furier", Waves, "did you mean fourier?"),
@@ -311,7 +314,7 @@ def test_a_wrong_spelling_is_answered_by_the_nearest_word_or_by_what_the_word_is
         ("edm('a')", jd.Process, "sigma_min = 'a': expected a number; edm(sigma_min=0.002"),
         ("vp(True)", jd.Process, "beta_min = True: expected a number; vp("),
         ("vp(None)", jd.Process, "beta_min = None: expected a number; vp("),
-        ("hutchinson(1.0)", jd.likelihood.Trace, "probes = 1.0: expected a whole number; hutchinson(probes=1)"),
+        ("hutchinson(1.0)", Trace, "probes = 1.0: expected a whole number; hutchinson(probes=1)"),
         ("'edm'", jd.Process, "'edm' is a string; write edm without quotes"),
         ("mlp(64)", Network, "hidden = 64: expected a tuple of values, with a comma where it has one: (1,); mlp("),
         ("mlp((64, 'a'))", Network, "hidden = (64, 'a'): expected a whole number; mlp("),
@@ -407,35 +410,82 @@ def test_strings_are_read_back_whatever_they_hold():
         assert parse(write(data, Data), Data) == data
 
 
-# Every public name
+# Every public name, and every row of the tests' tables
 
 
-ROOMS = {  # where the public names of a kind are, and which of them are of it
-    jd.Process: (jd.processes, lambda one: isinstance(one, type) and issubclass(one, jd.Process)),
-    Sampler: (jd.samplers, lambda one: isinstance(one, type) and issubclass(one, Sampler)),
-    jd.likelihood.Trace: (jd.likelihood, lambda one: isinstance(one, type) and issubclass(one, jd.likelihood.Trace)),
-    jd.grids.Grid: (jd.grids, lambda one: isinstance(one, type) and issubclass(one, jd.grids.Grid)),
-    Loss: (jd.losses, dataclasses.is_dataclass),
-    Weighting: (W, dataclasses.is_dataclass),
-    Times: (jd.losses.times, dataclasses.is_dataclass),
-    Coupling: (jd.losses.couplings, dataclasses.is_dataclass),
-    Guidance: (jd.guidance, lambda one: isinstance(one, type) and issubclass(one, jd.denoisers.Wrapper)),
-    Waves: (jd.networks.embeddings, dataclasses.is_dataclass),
+def of_class(kind):
+    """What is a class of `kind`, or a function that returns one."""
+
+    def of(one):
+        found = one if isinstance(one, type) else inspect.signature(one).return_annotation if callable(one) else None
+        return isinstance(found, type) and issubclass(found, kind)
+
+    return of
+
+
+def arguments(one):
+    """The names of the arguments that make it, of what is called."""
+    called = one.__init__ if isinstance(one, type) else one
+    return {*inspect.signature(called).parameters} if callable(called) else set()
+
+
+ROOMS = {  # where the public names of a kind are, which of them are of it, and its table in the tests
+    jd.Process: (jd.processes, of_class(jd.Process), tables.PROCESSES | tables.CATEGORIES),
+    Sampler: (jd.samplers, of_class(Sampler), {name: row.sampler for name, row in tables.SAMPLERS.items()}),
+    Trace: (jd.likelihood, of_class(Trace), tables.TRACES),
+    jd.grids.Grid: (jd.grids, of_class(jd.grids.Grid), tables.GRIDS),
+    Loss: (jd.losses, dataclasses.is_dataclass, {name: row.loss for name, row in tables.LOSSES.items()}),
+    Weighting: (W, dataclasses.is_dataclass, tables.WEIGHTINGS),
+    Times: (jd.losses.times, dataclasses.is_dataclass, tables.TIMES),
+    Coupling: (jd.losses.couplings, dataclasses.is_dataclass, tables.COUPLINGS),
+    Guidance: (jd.guidance, of_class(jd.denoisers.Wrapper), tables.GUIDANCE),
+    Waves: (jd.networks.embeddings, dataclasses.is_dataclass, None),
+    Network: (jd.networks, lambda one: {"event", "channels_in"} & arguments(one), None),
+    Data: (jd.data, lambda one: {"split"} & arguments(one) or {"key", "n"} <= arguments(one), None),
 }
-ABSTRACT = {jd.Process, jd.Gaussian, jd.Discrete, Sampler, jd.likelihood.Trace, jd.grids.Grid, jd.denoisers.Wrapper}
+ABSTRACT = {jd.Process, jd.Gaussian, jd.Discrete, Sampler, Trace, jd.grids.Grid, jd.denoisers.Wrapper}
+NO_ROW = {
+    "Product": "tests/processes/test_product.py: its data are a tree",
+    "Each": "tests/samplers/test_each.py: its data are a tree",
+}
+
+
+def public(kind):
+    """{name: what it is} of the public names of a kind."""
+    room, of, _ = ROOMS[kind]
+    names = getattr(room, "__all__", [name for name in vars(room) if not name.startswith("_")])
+    found = {name: getattr(room, name) for name in names if not name.startswith("check_")}
+    return {name: one for name, one in found.items() if of(one) and one not in ABSTRACT}
 
 
 def test_every_public_name_of_a_kind_is_a_word_or_says_why_not():
     missing = set()
-    for kind, (room, of) in ROOMS.items():
-        names = getattr(room, "__all__", [name for name in vars(room) if not name.startswith("_")])
-        public = {name for name in names if of(getattr(room, name)) and getattr(room, name) not in ABSTRACT}
-        words = {make.__name__ for make in WORDS.tables[kind].makers.values()}
-        missing |= public - words
-        assert public, kind
-    functions = {name for name in jd.data.__all__ if name.startswith("load_") or name in vars(jd.data.toys)}
-    missing |= {name for name in functions if vocabulary.word(name) not in WORDS.tables[Data].makers}
-    assert missing | {"from_betas"} == UNREACHABLE.keys()
+    for kind in ROOMS:
+        assert public(kind), kind
+        makers = [*WORDS.tables[kind].makers.values()]
+        missing |= {name for name, one in public(kind).items() if one not in makers}
+    assert missing == UNREACHABLE.keys()
+
+
+def test_every_public_name_of_a_kind_has_a_row_in_the_tests_tables_or_says_why_not():
+    missing = set()
+    for kind, (*_, rows) in ROOMS.items():
+        if rows is not None:
+            missing |= public(kind).keys() - {name.partition(" ")[0] for name in rows}
+    assert missing == NO_ROW.keys()
+
+
+TABLE = [(kind, name) for kind, (*_, rows) in ROOMS.items() for name in rows or ()]
+
+
+@pytest.mark.parametrize(("kind", "name"), TABLE, ids=lambda part: getattr(part, "__name__", part))
+def test_every_row_of_the_tests_tables_is_written_and_read_back(kind, name):
+    value = ROOMS[kind][2][name]
+    if name.partition(" ")[0] in UNREACHABLE:
+        with pytest.raises(TypeError, match="cannot be written"):
+            write(value, kind)
+    else:
+        assert parse(write(value, kind), kind) == value
 
 
 # The command line

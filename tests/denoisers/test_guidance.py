@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import COVARIANCES, MEANS, draw_mixture, mixture, within
 from scipy.stats import multivariate_normal, norm
+from tables import GUIDANCE
 
 import jaxdiff as jd
 from jaxdiff.denoisers.guidance import Auto, Classifier, ClassifierFree, ClassifierFreePP, DynamicThreshold, Interval
@@ -289,27 +290,17 @@ def test_a_learned_variance_is_kept():
     plain = jd.Denoiser(lambda params, x, c_noise, cond: 0.9 * x, None, jd.VP())
     x, labels = jnp.asarray(draw_mixture(0, 3), jnp.float32), jnp.arange(3)
     free, conditional = model(x, 0.5).share, model(x, 0.5, labels).share
-    for guided, share in (
-        (ClassifierFree(model, 3.0), conditional),
-        (ClassifierFreePP(model, 0.5), conditional),
-        (Auto(model, plain, 2.0), conditional),
-        (Classifier(model, lambda x, t, cond: x.sum(1)), free),
-        (Tweedie(model, lambda x0, cond: x0.sum(1), conditional=True), conditional),
-        (DynamicThreshold(model), conditional),
-    ):
-        np.testing.assert_array_equal(guided(x, 0.5, labels).share, share)
+    guides = {**GUIDANCE, "Auto away from a model without": lambda denoiser: Auto(denoiser, plain, 2.0)}
+    for name, guide in guides.items():
+        share = guide(denoiser=model)(x, 0.5, labels).share
+        np.testing.assert_array_equal(share, free if name == "Classifier" else conditional, err_msg=name)
 
 
 def test_starts_are_refused_through_every_wrapper():
     echo = lambda name: jd.Denoiser(lambda params, x, c, cond: x, None, jd.Flow(), name)
-    for guided in (
-        ClassifierFreePP(echo("noise"), 0.5),
-        Classifier(echo("score"), lambda x, t, y: x.sum(1)),
-        Tweedie(echo("noise"), lambda x, y: x.sum(1)),
-        DynamicThreshold(ClassifierFree(echo("noise"), 2.0)),
-        Auto(echo("noise"), echo("v")),
-        Auto(echo("v"), echo("noise")),
-    ):
+    guides = [guide(denoiser=echo(name)) for guide in GUIDANCE.values() for name in ("noise", "score")]
+    guides += [Auto(echo("noise"), echo("v")), Auto(echo("v"), echo("noise"))]
+    for guided in (*guides, DynamicThreshold(guides[0])):
         with pytest.raises(ValueError, match=r"alpha\(1.0\) = 0 for Flow"):
             jd.sample(jax.random.key(0), guided, (2, 2))
         jd.denoisers.check_start(guided, 0.999)

@@ -6,21 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import schrodinger_covariance
+from tables import REPAIRING
 
 import jaxdiff as jd
 from jaxdiff.data import two_moons
 from jaxdiff.losses.couplings import Entropic, Independent, OptimalTransport, Paired, draw
 
 KEY = jax.random.key(0)
-
-REPAIRING = [OptimalTransport(), Entropic(0.5), Entropic(0.5, OptimalTransport(), sweeps=1)]
+each_that_repairs = pytest.mark.parametrize("coupling", REPAIRING.values(), ids=REPAIRING.keys())
 
 
 def cost(x0, x1):
     return np.sum((np.asarray(x0, np.float64)[:, None] - np.asarray(x1, np.float64)) ** 2, -1)
 
 
-@pytest.mark.parametrize("coupling", REPAIRING, ids=["OptimalTransport", "Entropic", "Entropic from the optimum"])
+@each_that_repairs
 def test_order_is_kept_and_every_source_point_is_used_once(coupling):
     key, x0 = jax.random.key(0), jax.random.normal(jax.random.key(1), (33, 2, 2))
     drawn = Independent()(key, x0)[1]
@@ -127,7 +127,7 @@ def of_classes(key):
     return x0.astype(np.float32), Independent()(key, x0.astype(np.float32))[1]
 
 
-@pytest.mark.parametrize("coupling", [OptimalTransport(), Entropic(0.5), Entropic(0.5, OptimalTransport())])
+@each_that_repairs
 @pytest.mark.parametrize("jit", [False, True])
 def test_every_class_keeps_its_source_points(coupling, jit):
     x0, source = of_classes(KEY)

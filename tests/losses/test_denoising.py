@@ -4,12 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import integrate, stats
+from tables import TIMES
 
 import jaxdiff as jd
 from jaxdiff.losses import Denoising, times, weightings
 from jaxdiff.losses.inputs import draw_times
-
-TIMES = [times.Uniform(), times.Stratified(), times.LogNormal(), times.LogitNormal(), times.Importance()]
 
 
 def wrong_by(error, process, name, std=0.5):
@@ -62,27 +61,29 @@ def test_weights_are_finite_at_both_ends(process):
             assert jnp.isfinite(weighting(off, jnp.full(2, t))).all()
 
 
-@pytest.mark.parametrize("distribution", TIMES, ids=lambda d: type(d).__name__)
-def test_times_follow_their_density(distribution, process):
-    n = 2000
-    t, factor = distribution(jax.random.key(0), process, n)
+@pytest.mark.parametrize("name", TIMES)
+def test_times_follow_their_density(name, process):
+    n, law_of_t = 2000, TIMES[name]
+    t, factor = law_of_t(jax.random.key(0), process, n)
     assert t.shape == factor.shape == (n,)
     assert ((t >= 0) & (t <= 1)).all()
     log_ratio = -np.asarray(process.log_snr(t)) / 2
-    name = type(distribution).__name__
+    if name == "Fixed":
+        np.testing.assert_array_equal(t, np.float32(law_of_t.t))
+        return
     if name in ("Uniform", "Stratified"):
-        sample, law = t, stats.uniform()
+        sample, law = t, stats.uniform(law_of_t.t_min, 1 - law_of_t.t_min)
     elif name == "LogitNormal":
-        sample, law = jax.scipy.special.logit(t), stats.norm()
+        sample, law = jax.scipy.special.logit(t), stats.norm(law_of_t.mean, law_of_t.std)
     elif name == "LogNormal":  # held at the ends of the process: compare inside
         low, high = (-float(process.log_snr(e)) / 2 for e in (0.0, 1.0))
         inside = (log_ratio > low + 1e-3) & (log_ratio < high - 1e-3)
-        law = stats.norm(-1.2, 1.2)
+        law = stats.norm(law_of_t.mean, law_of_t.std)
         sample = (law.cdf(log_ratio[inside]) - law.cdf(low)) / (law.cdf(high) - law.cdf(low))
         law = stats.uniform()
     else:  # uniform in log sin φ between its ends
         u = np.log(np.sin(np.asarray(process.angle(t), np.float64)))
-        ends = np.log(np.sin(np.array([process.angle(1e-5), process.angle(1.0)], np.float64)))
+        ends = np.log(np.sin(np.array([process.angle(law_of_t.t_min), process.angle(1.0)], np.float64)))
         sample, law = (u - ends[0]) / (ends[1] - ends[0]), stats.uniform()
     assert stats.kstest(np.asarray(sample), law.cdf).pvalue > 1e-3
 

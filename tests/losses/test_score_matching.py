@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tables
 from conftest import draw_mixture, mixture
 
 import jaxdiff as jd
@@ -18,9 +19,9 @@ from jaxdiff.networks import MLP, initialize
 T = 0.35
 PROCESSES = {"VP": jd.VP(), "VE": jd.VE(sigma_max=5.0), "Flow": jd.Flow()}
 LOSSES = [
-    ScoreMatching,
-    SlicedScoreMatching,
-    lambda times: SlicedScoreMatching(times, False, 2, "gaussian"),
+    lambda times, loss=row.loss: dataclasses.replace(loss, times=times)
+    for name, row in tables.LOSSES.items()
+    if "ScoreMatching" in name
 ]
 each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 

@@ -1,13 +1,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tables import GRIDS
 
 import jaxdiff as jd
 
-GRIDS = [jd.grids.Time(), jd.grids.Angle(), jd.grids.LogSNR(), jd.grids.Karras()]
 
-
-@pytest.mark.parametrize("grid", GRIDS, ids=lambda g: type(g).__name__)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 @pytest.mark.parametrize("steps", [1, 2, 17])
 def test_times_decrease_from_the_start(grid, steps, process):
     times = np.asarray(grid(process, steps))

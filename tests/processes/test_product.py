@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pairs import MEANS, PROCESS, STD, WEIGHTS, assert_moments, data, joint, mixture
+from tables import GRIDS
 
 import jaxdiff as jd
 from jaxdiff.arrays import folded
@@ -37,13 +38,15 @@ def test_everything_goes_part_by_part():
     assert jax.tree.structure(process) == jax.tree.structure(jax.tree.map(lambda leaf: leaf, process))
 
 
-@pytest.mark.parametrize("grid", [jd.grids.Angle(), jd.grids.LogSNR(), jd.grids.Time()], ids=lambda g: type(g).__name__)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 def test_a_grid_takes_equal_steps_in_the_mean_of_its_parts(grid):
     t = np.asarray(grid(PROCESS, 8, 0.95, 0.05), np.float64)
     vp, alpha = jd.VP(), 1 - t
+    log_snr = (np.asarray(vp.log_snr(t)) + 2 * np.log(alpha / t)) / 2
     coordinate = {
         "Angle": (np.asarray(vp.angle(t)) + np.arctan2(t, alpha)) / 2,
-        "LogSNR": (np.asarray(vp.log_snr(t)) + 2 * np.log(alpha / t)) / 2,
+        "LogSNR": log_snr,
+        "Karras": np.exp(-log_snr / 2 / GRIDS["Karras"].rho),
         "Time": t,
     }[type(grid).__name__]
     steps = np.diff(coordinate)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from conftest import PROCESSES
+from tables import COUPLINGS, GRIDS, GUIDANCE, KINDS, LOSSES, PROCESSES, TIMES, TRACES, WEIGHTINGS, kinds
 
 import jaxdiff as jd
 from jaxdiff.processes import pytree
@@ -46,13 +46,12 @@ def test_structures_know_their_class():
     """Equal structures share a compiled program."""
     assert jax.tree.structure(Pair(1.0, {})) != jax.tree.structure(Other(1.0, {}))
     model = jd.exact.Gaussian(jd.VP(), np.zeros(1), np.eye(1))
-    process = [PROCESSES[name] for name in PROCESSES if name != "OU"]  # OU is a VP
-    guided = [jd.guidance.ClassifierFree(model, 1.0), jd.guidance.ClassifierFreePP(model, 1.0)]
-    grids = [jd.grids.Time(), jd.grids.Angle(), jd.grids.LogSNR()]
-    weightings = [jd.losses.weightings.Simple(), jd.losses.weightings.Likelihood(), jd.losses.weightings.EDM()]
-    times = [jd.losses.times.Uniform(), jd.losses.times.Stratified(), jd.losses.times.Importance()]
-    for alike in (process, guided, grids, weightings, times):
-        for one, other in itertools.combinations(alike, 2):
+    made = {name: guide(denoiser=model) for name, guide in kinds(GUIDANCE).items()}
+    losses = {name: row.loss for name, row in kinds(LOSSES).items()}
+    processes = {name: process for name, process in PROCESSES.items() if name != "OU"}  # OU is a VP
+    samplers = {name: sampler for name, sampler in KINDS.items() if name != "AnnealedLangevin"}  # a PredictorCorrector
+    for alike in (processes, samplers, TRACES, made, GRIDS, losses, WEIGHTINGS, TIMES, kinds(COUPLINGS)):
+        for one, other in itertools.combinations(alike.values(), 2):
             assert jax.tree.structure(one) != jax.tree.structure(other), (one, other)
 
 
