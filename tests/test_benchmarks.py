@@ -23,6 +23,36 @@ def speed():
     del sys.modules["speed"], sys.modules["against"]
 
 
+@pytest.fixture(scope="module")
+def reading():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(PATH.parent)
+        patch.setattr(importlib.import_module("reading"), "SECONDS", 0.02)
+        yield sys.modules["reading"]
+    del sys.modules["reading"]
+
+
+def test_a_set_is_made_once_and_what_reading_it_costs_is_all_measured(reading, tmp_path):
+    assert reading.make(tmp_path / "set", 16, 300) > 0
+    assert reading.make(tmp_path / "set", 16, 300) == 0
+    pictures = jd.data.ImageFolder(tmp_path / "set", 16).load(progress=False).image
+    assert len(np.unique(pictures, axis=0)) == reading.DISTINCT
+    found = reading.measure(tmp_path / "set", 16, batch=4)
+    assert found.keys() == {"list", "spread", "batch", "a second", "one thread"}
+    assert all(value > 0 for value in found.values())
+
+
+def test_a_process_that_fails_is_named_and_what_it_took_is_its_own(reading):
+    with pytest.raises(RuntimeError, match="raise SystemExit.* ended with 3"):
+        reading.run(["-c", "raise SystemExit(3)"])
+    words = "import time; held = bytearray(2**26); time.sleep(0.1); print('done')"
+    out, costs = reading.run(["-c", words], lambda: True)
+    assert out == "done\n"
+    assert 64 < costs["memory"] < 256
+    assert 0 < costs["first step"] < costs["end"]
+    assert costs["end"] >= 0.1
+
+
 def test_an_overhead_is_the_ratio_of_the_time_for_the_same_work(speed, monkeypatch):
     now = 0.0
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now)
@@ -133,6 +163,17 @@ def test_the_command_prints_one_line_of_json():
     figures = json.loads(run.stdout)
     assert all(figures[name]["rate"] > 0 for name in ("training", "sampling", "likelihood"))
     assert figures["import_jaxdiff_seconds"] < 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [[], ["--train"]])
+def test_reading_is_measured_by_processes_of_their_own(train):
+    words = [sys.executable, PATH.with_name("reading.py"), "--sets", "16:20", "16:40", "--batch", "4", "--json", *train]
+    figures = json.loads(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
+    assert figures.keys() == {"16:20", "16:40"}
+    for row in figures.values():
+        assert row["memory"] > 100
+        assert 0 < row["first step"] < row["end"] if train else row["a second"] > 0
 
 
 @pytest.mark.slow
