@@ -120,7 +120,10 @@ def measure(folder: Path, size: int, batch: int) -> dict[str, float]:
 
 
 def run(words: list[str], started: Callable[[], bool] = lambda: False) -> tuple[str, dict[str, float]]:
-    """What a process printed; its seconds until `started` and until its end, and the most memory it had, in MiB."""
+    """What a process printed; its seconds until `started` and until its end, and the most memory it had, in MiB.
+
+    Linux counts what this process had when it began the other one, too: it loads no JAX.
+    """
     began, first = time.perf_counter(), 0.0
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen([sys.executable, *words], stdout=out)

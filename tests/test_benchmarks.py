@@ -48,7 +48,7 @@ def test_a_process_that_fails_is_named_and_what_it_took_is_its_own(reading):
     words = "import time; held = bytearray(2**26); time.sleep(0.1); print('done')"
     out, costs = reading.run(["-c", words], lambda: True)
     assert out == "done\n"
-    assert 64 < costs["memory"] < 256
+    assert costs["memory"] > 64  # and at least what this process has had
     assert 0 < costs["first step"] < costs["end"]
     assert costs["end"] >= 0.1
 
