@@ -38,7 +38,7 @@ GIVEN = {  # what words need beside the field that is tried: as text, and as it 
     Interval: ("2", {"scale": 2.0}),
     Heun: ("40", {"churn": 40.0}),  # without which its other fields are refused
     jd.data.Table: ("'x.csv'", {"path": "x.csv"}),
-    jd.data.ImageFolder: ("'pictures', 8", {"folder": "pictures", "size": 8}),
+    jd.data.ImageFolder: ("'pictures'", {"folder": "pictures"}),
 }
 EVERY = [(kind, word) for kind, table in WORDS.tables.items() for word in table.makers]
 
@@ -223,9 +223,9 @@ def test_data_are_read_when_the_run_says_which_part():
     assert points.asks == ("key", "n")
     np.testing.assert_array_equal(points(key=jax.random.key(0), n=3), jd.data.two_moons(jax.random.key(0), 3, 0.5))
     pictures = parse("folder('pictures', size=64, channels=1, on_corrupt='skip')", Data)
-    assert pictures == Data(
-        jd.data.ImageFolder, {"folder": "pictures", "size": 64, "channels": 1, "on_corrupt": "skip"}
-    )
+    grey = {"folder": "pictures", "size": 64, "channels": 1, "on_corrupt": "skip"}
+    assert pictures == Data(jd.data.ImageFolder, grey)
+    assert pictures.values == grey
     assert pictures.asks == ("split", "progress")
     assert parse("table('x.csv', condition=('y',))", Data) == Data(
         jd.data.Table, {"path": "x.csv", "condition": ("y",)}
@@ -309,7 +309,7 @@ def test_a_wrong_spelling_is_answered_by_the_nearest_word_or_by_what_the_word_is
         ("edm(1, sigma_min=2)", jd.Process, "edm is given sigma_min twice; edm(sigma_min=0.002, sigma_max=80, rho=7)"),
         ("vp(beta_min=1, beta_min=2)", jd.Process, "vp is given beta_min twice; vp("),
         ("switch(heun)", Sampler, "switch needs second; switch(first, second, t=0.5)"),
-        ("folder", Data, "folder needs folder and size; folder(folder, size, channels=3, on_corrupt='raise')"),
+        ("switch", Sampler, "switch needs first and second; switch(first, second, t=0.5)"),
         ("edm(sigma_max=-1)", jd.Process, "sigma_max = -1.0; expected a number above 0; edm(sigma_min=0.002"),
         ("edm('a')", jd.Process, "sigma_min = 'a': expected a number; edm(sigma_min=0.002"),
         ("vp(True)", jd.Process, "beta_min = True: expected a number; vp("),
