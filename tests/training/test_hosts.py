@@ -94,8 +94,10 @@ def test_sigterm_to_one_of_two_stops_both_after_the_same_step(tmp_path, alone):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seed": [0, 1]}, "started with different settings: key"),
-        ({"identity": [{"config": "a"}, {"config": "b"}]}, "started with different settings: config"),
+        (
+            {"seed": [0, 1], "identity": [{"config": "a"}, {"config": "b"}]},
+            "started with different settings: config, key; start all with the same command",
+        ),
         ({"comes_not": [None, True]}, "process 1 ended: the data of this host are missing"),
         ({"throws_at": [None, 7]}, "process 1 ended: the disk of this host is gone"),
     ],
