@@ -26,6 +26,7 @@ from jaxdiff.processes import Gaussian as GaussianProcess
 from jaxdiff.processes import Prediction, check_event, check_gaussian, expand_time, pytree
 
 
+@dataclasses.dataclass(frozen=True)
 class _Density:
     """Σ w_k N(m_k, C_k); a subclass computes the density of each component and the regression on it."""
 
@@ -86,9 +87,6 @@ class _Density:
 class _Mixture(_Density):
     """The mixture in its components' eigenbases: variances [k, d], bases [k, d, d] with C = U diag(variances) Uᵀ."""
 
-    process: GaussianProcess
-    log_weights: jax.Array
-    means: jax.Array
     variances: jax.Array
     bases: jax.Array
 
@@ -105,9 +103,6 @@ class _Mixture(_Density):
 class _Solved(_Density):
     """The mixture for traced covariances [k, d, d], by Cholesky: equal eigenvalues leave eigenvectors no derivative."""
 
-    process: GaussianProcess
-    log_weights: jax.Array
-    means: jax.Array
     covariances: jax.Array
 
     def _regress(self, away, alpha, sigma):

@@ -43,7 +43,7 @@ def _seal_of(content: dict) -> str:
 
 
 def _files(step: Path) -> list[Path]:
-    """The files of a step; ValueError for what is neither a file nor a folder, and is therefore never opened."""
+    """The files of a step. Raises ValueError, without opening it, for anything that is neither a file nor a folder."""
     found, folders = [], [step]
     for folder in folders:
         if not stat.S_ISDIR(folder.lstat().st_mode):
@@ -64,7 +64,7 @@ def _kind(path: Path) -> str:
 
 
 def _seal(step: Path, content: dict) -> None:
-    """Write the manifest of all that `step` holds."""
+    """Write the manifest of the files in `step`."""
     content = content | {"files": {str(path.relative_to(step)): digest([path]) for path in _files(step)}}
     sealed = json.dumps({"sha256": _seal_of(content), "content": content}, indent=1, allow_nan=False)
     with atomic_write(step / MANIFEST) as file:
@@ -72,7 +72,7 @@ def _seal(step: Path, content: dict) -> None:
 
 
 def read_manifest(step: Path) -> dict:
-    """The manifest of a step, after every file was held against it; ValueError names the first that does not fit."""
+    """The manifest of a step, with every file checked against it. Raises ValueError for the first that differs."""
     held = _files(step)
     try:
         manifest = read_json(step / MANIFEST)
@@ -100,7 +100,7 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _newest(folder: Path) -> tuple[int, dict] | None:
-    """The newest step that is as it was written, and its manifest; the same in all processes, of which one looks."""
+    """The newest undamaged step and its manifest. Process 0 looks, and every process gets what it found."""
     chosen = -1
     steps = _steps(folder)
     if first():
@@ -193,11 +193,11 @@ class Checkpoints:
 
     @property
     def _unsaved(self) -> Path:
-        """A file that is there while no checkpoint was saved: without it, none means that they are gone."""
+        """The file that marks a run as having no checkpoint yet. With neither it nor a checkpoint, they were lost."""
         return self._folder.with_name(f".{self._folder.name}.unsaved")
 
     def _check_none_lost(self) -> None:
-        """Raise ValueError where checkpoints were there, and are not; what tells of them is named."""
+        """Raise ValueError where checkpoints have disappeared, and name what shows that there were some."""
         traces = sorted(self._folder.glob("*.damaged"))
         log = self._folder.with_name("metrics.jsonl")
         if log.exists() and not self._unsaved.exists() and (records := read_metrics(log)):
@@ -265,7 +265,7 @@ class Checkpoints:
                 remove_folder(unnamed)
 
     def check(self, wait: bool = False) -> None:
-        """Raise what went wrong in the background since; `wait` for a save that is on its way."""
+        """Raise the error of a save in the background; `wait` says to wait first for one that is under way."""
         if self._saving is not None and (wait or self._saving.done()):
             saving, self._saving = self._saving, None
             try:
@@ -317,7 +317,7 @@ def _rename(path: Path, to: Path) -> None:
 
 
 def saved_steps(folder: str | os.PathLike) -> list[int]:
-    """The steps of which the run in `folder` has checkpoints, newest first; whether they are whole is not looked at."""
+    """The steps of the checkpoints of the run in `folder`, newest first, damaged ones among them."""
     checkpoints = check_path("folder", folder) / "checkpoints"
     return _steps(checkpoints) if checkpoints.is_dir() else []
 

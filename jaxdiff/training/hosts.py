@@ -1,12 +1,13 @@
-"""A run of several processes: how it starts, what all must agree on, and how all learn why it ended.
+"""Several processes as one run: connect them, compare their settings, and end all of them when one fails.
 
-`jax.distributed` connects them, tells of a preemption and notices a host that is gone; Orbax and `multihost_utils` wait
-for one another. What is added here is what neither does: a run whose processes were started differently is refused,
-and the first failure is in the log of every host.
+`jax.distributed` connects the processes, reports a preemption and notices a host that is gone; Orbax and
+`multihost_utils` synchronise them. This module adds two things: a run whose processes were started with different
+settings is refused, and the cause of the first failure is in the log of every host.
 
-From `connect` on a process that fails, or leaves by Ctrl-C, says so on a line to all others and ends at once (JAX would
-wait five minutes for it), and so do they. Of one that leaves by sys.exit, or at the end of its program, they know how
-many regions of `failing_together` it took part in: whoever is in a later one waits for nobody, and ends all.
+After `connect`, a process that fails or is interrupted by Ctrl-C sends the cause to all others over a socket and exits
+at once, and so do they; JAX would wait five minutes for it. A process that leaves by sys.exit, or at the end of its
+program, sends how many regions of `failing_together` it has entered. A process that enters a later region would wait
+for it forever, and ends all instead.
 """
 
 import atexit
@@ -31,11 +32,11 @@ from jaxdiff.training.line import Line
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
-START = 60  # seconds in which all must have come
-_line: Line | None = None  # to the other processes
-_together: Path | None = None  # the file of a failure, inside of `failing_together`
-_regions = 0  # of `failing_together` that this process has entered
-_left: dict[int, int] = {}  # of processes that have left: the regions that they had entered
+START = 60  # seconds within which all processes must connect
+_line: Line | None = None  # the connection to the other processes
+_together: Path | None = None  # where a failure is written, while inside `failing_together`
+_regions = 0  # how many regions of `failing_together` this process has entered
+_left: dict[int, int] = {}  # how many regions each process that has left had entered
 _ending = threading.Lock()  # held by the thread that ends this process
 
 
@@ -50,10 +51,11 @@ def first() -> bool:
 
 
 def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join the processes of a run, before anything else of JAX; those of a cluster (SLURM, TPU pods, ...) know where.
+    """Join the processes of a run. Call it before any other use of JAX.
 
-    Where they have not all come within a minute, every one that has says so and ends. Raises ConnectionError for an
-    address that cannot be used; RuntimeError where JAX has begun already.
+    With None for all three JAX finds them out from the cluster (SLURM, TPU pods, ...). If not all processes connect
+    within a minute, those that have end with a message. Raises ConnectionError for an address that cannot be used,
+    RuntimeError where JAX is initialised already.
     """
     fix = (
         "start all of them, each with the same --coordinator HOST:PORT and --processes, and with a --process-id of its "
@@ -62,7 +64,7 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
     late = f"jaxdiff: the processes have not found each other within {START} s; {fix}"
     told = threading.Timer(START - 1, lambda: print(late, file=sys.stderr, flush=True))
     told.daemon = True
-    told.start()  # JAX itself ends the process, without coming back to Python
+    told.start()  # before JAX ends the process itself, without returning to Python
     try:
         jax.distributed.initialize(
             coordinator, processes, process, initialization_timeout=START, heartbeat_timeout_seconds=HEARTBEAT
@@ -77,7 +79,7 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
 
 
 def _listen() -> None:
-    """Open the line to the other processes, and say on it how this one ends."""
+    """Connect to the other processes, and arrange that this one tells them how it ends."""
     global _line
     try:
         _line = Line(_hear)
@@ -107,25 +109,25 @@ def _hear(message: dict) -> None:
 
 
 def _check_none_left() -> None:
-    """End all where a process has left that this one would wait for."""
+    """End all processes where one has left that this process would wait for."""
     for process, regions in _left.items():
         if regions < _regions:
             end("left by sys.exit, or by the end of its program, before the others", FAILED, process)
 
 
 def barrier(name: str) -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called it."""
     if several():
         multihost_utils.sync_global_devices(name)
 
 
 def from_first(number: int) -> int:
-    """The number that process 0 has."""
+    """`number` as process 0 has it. A collective: every process must call it."""
     return int(multihost_utils.broadcast_one_to_all(np.int64(number))) if several() else number
 
 
 def agree(folder: Path, settings: dict) -> None:
-    """Raise ValueError where the processes have other `settings`, or another folder, than process 0."""
+    """Raise ValueError where a process has other `settings`, or another folder, than process 0. A collective."""
     if not several():
         return
     names = sorted(settings)
@@ -157,10 +159,10 @@ def agree(folder: Path, settings: dict) -> None:
 
 @contextlib.contextmanager
 def failing_together(folder: str | os.PathLike) -> Iterator[None]:
-    """While inside, whatever ends one process ends all, each with its cause in the log: sys.exit and Ctrl-C as well.
+    """Inside this context, whatever ends one process ends all: an error, sys.exit or Ctrl-C. Every log has the cause.
 
-    The failure is kept in `folder` as failure.json until the next run starts there. All processes enter it equally
-    often, one inside another too.
+    The failure is kept in `folder` as failure.json until the next run starts there. Every process must enter equally
+    many of these contexts; they may be nested.
     """
     global _together, _regions
     folder = check_path("folder", folder)
@@ -192,12 +194,12 @@ def failing_together(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def _saved(error: BaseException) -> bool:
-    """Whether all processes leave in this way, having saved after the same step."""
+    """Whether `error` ends every process alike, after all have saved the same step."""
     return isinstance(error, SystemExit | KeyboardInterrupt) and hasattr(error, "step")
 
 
 def _cause(error: BaseException) -> tuple[str, int]:
-    """What to say of an exception that ends this process, and the exit code, never 0: the others are not done."""
+    """The message and the exit code for an exception that ends this process; never 0, as the others are not done."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted (Ctrl-C)", INTERRUPTED
     if isinstance(error, SystemExit):
@@ -207,10 +209,10 @@ def _cause(error: BaseException) -> tuple[str, int]:
 
 
 def end(cause: str, code: int, process: int | None = None) -> NoReturn:
-    """End all processes at once with an exit code: for `cause`, which is that of this `process` or another."""
+    """End all processes at once with the exit code `code`. `cause` is what ended `process`, by default this one."""
     if _line is None:
         _end(cause, code, time.time())
-    time.sleep(0.0 if process is not None else 0.3)  # that of another, which is the cause of this one, is heard first
+    time.sleep(0.0 if process is not None else 0.3)  # so that another's failure, which caused this one, arrives first
     with _ending:
         failure = {"process": _line.process if process is None else process, "cause": cause, "code": code}
         failure["time"] = time.time()
@@ -227,11 +229,11 @@ def _end(cause: str, code: int, since: float) -> NoReturn:
 
 
 def _leave(cause: str, code: int, since: float) -> NoReturn:
-    """Say why, wait until all have had the time to, and end whatever the threads of this process are doing."""
+    """Print the cause, wait until every process can have printed it, and exit, whatever other threads are doing."""
     print(f"\njaxdiff: {cause}", file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     if _line is not None:
-        last = 0.5 if _line.process == 0 else 0.0  # without the process that coordinates the others are aborted
+        last = 0.5 if _line.process == 0 else 0.0  # the coordinator last: without it the others are aborted
         time.sleep(min(max(since + 1.0 + last - time.time(), 0.0), 2.0))
     os._exit(code)

@@ -74,7 +74,7 @@ def _counts(**counts) -> Iterator[int]:
 
 
 def _check_batch(denoiser, loss, key, x0, cond) -> None:
-    """Raise where the loss cannot be of this batch; cond has its values, so that labels out of range are seen."""
+    """Raise where the loss does not take this batch. `cond` holds values, so that labels out of range are found."""
     check_examples(loss, denoiser, x0, cond, "x0 (batches[0], prepared)")
     jax.eval_shape(lambda params, x0: loss(with_params(denoiser, params), key, x0, cond), denoiser.params, x0)
     process = getattr(denoiser, "process", None)
@@ -113,7 +113,7 @@ def _warn_far(x0: np.ndarray) -> None:
 
 
 def _local(params):
-    """Weights that this process can use alone; all processes must ask."""
+    """Gather the weights to this process. A collective: every process must call it."""
     return fetched(params) if hosts.several() else params
 
 
