@@ -14,7 +14,8 @@ Each set is read by a process of its own:
     memory      the most that the process had, with JAX and all else imported
 
 With --train they are read by `jaxdiff train` of a small U-Net: seconds from its start to the first line of metrics,
-which has the numbers of the first step, and to its end; the most memory.
+which has the numbers of the first step, and to its end; seconds of CPU, which say more where the machine has other
+work; the most memory.
 
 The pictures are PNGs that this program writes: 256 of them, smooth noise, under as many names as are asked for, which
 takes seconds where encoding each would take minutes. Every file is decoded each time it is read. They have just been
@@ -120,7 +121,7 @@ def measure(folder: Path, size: int, batch: int) -> dict[str, float]:
 
 
 def run(words: list[str], started: Callable[[], bool] = lambda: False) -> tuple[str, dict[str, float]]:
-    """What a process printed; its seconds until `started` and until its end, and the most memory it had, in MiB.
+    """What a process printed; its seconds until `started`, until its end and of CPU, and its memory, in MiB.
 
     Linux counts what this process had when it began the other one, too: it loads no JAX.
     """
@@ -134,8 +135,9 @@ def run(words: list[str], started: Callable[[], bool] = lambda: False) -> tuple[
         if process.returncode:
             raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}")
         out.seek(0)
-        costs = {"first step": first, "end": time.perf_counter() - began, "memory": ended[2].ru_maxrss / 1024}
-        return out.read(), costs
+        usage = ended[2]
+        costs = {"first step": first, "end": time.perf_counter() - began, "cpu": usage.ru_utime + usage.ru_stime}
+        return out.read(), costs | {"memory": usage.ru_maxrss / 1024}
 
 
 def read(settings: Settings, folder: Path, size: int) -> dict[str, float]:
