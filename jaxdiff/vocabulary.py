@@ -12,9 +12,12 @@ from typing import Any
 import diffrax
 
 import jaxdiff as jd
-from jaxdiff import data, guidance, networks, samplers
-from jaxdiff.likelihood import Exact, Hutchinson, HutchPP, Trace, XTrace
-from jaxdiff.losses import Loss, couplings, times, weightings
+from jaxdiff import data, guidance, losses, networks, samplers
+from jaxdiff.likelihood import Trace
+from jaxdiff.losses import Loss
+from jaxdiff.losses.couplings import Coupling
+from jaxdiff.losses.times import Times
+from jaxdiff.losses.weightings import Weighting
 from jaxdiff.networks import Waves
 from jaxdiff.processes.grids import Grid
 from jaxdiff.samplers import Sampler, predictor_corrector
@@ -43,67 +46,47 @@ class Data(Recipe):
 
 def word(name: str) -> str:
     """The word for a public name: its snake case, without `load_`, or what `SHORT` has for that."""
-    parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z][A-Z])(?=[A-Z][a-z])", "_", name.strip("_"))
+    parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z][A-Z])(?=[A-Z][a-z])", "_", name)
     snake = parts.lower().removeprefix("load_")
     return SHORT.get(snake, snake)
 
 
-def _table(noun: str, *makers) -> Table:
-    return Table(noun, {word(make.__name__): make for make in makers})
+def _named(room: Any, names: str) -> dict[str, Any]:
+    """{word: what makes it} of public names of a room."""
+    return {word(name): getattr(room, name) for name in names.split()}
 
 
+_PICTURES = "load_digits load_fashion_mnist load_cifar10 load_imagenet64 ImageFolder"
+_POINTS = "two_moons eight_gaussians checkerboard swiss_roll s_curve pinwheel circles cat"
+_LOSSES = "Denoising Hybrid ScoreMatching SlicedScoreMatching FlowMatching BridgeMatching LeastVariance"
+_STEPS = "DPMSolverPP Ancestral DDIM EulerMaruyama Heun UniPC PredictorCorrector AnnealedLangevin"
+_SOLVERS = "Dopri5 Dopri8 Tsit5 Bosh3 Heun Midpoint Ralston Kvaerno3 Kvaerno4 Kvaerno5 HalfSolver Euler SRA1 ShARK SEA"
 WORDS = Vocabulary(
     {
-        jd.Process: _table(
-            "a process",
-            *(jd.VP, jd.SubVP, jd.OU, jd.VE, jd.BrownianVE, jd.EDM, jd.Cosine, jd.Flow, jd.LearnedVP, jd.Brownian),
-            jd.Absorbing,
+        jd.Process: Table(
+            "a process", _named(jd, "VP SubVP OU VE BrownianVE EDM Cosine Flow LearnedVP Brownian Absorbing")
         ),
-        Loss: _table(
-            "a loss",
-            *(jd.losses.Denoising, jd.losses.Hybrid, jd.losses.ScoreMatching, jd.losses.SlicedScoreMatching),
-            *(jd.losses.FlowMatching, jd.losses.BridgeMatching, jd.losses.LeastVariance),
+        Loss: Table("a loss", _named(losses, _LOSSES)),
+        Weighting: Table("a weighting", _named(losses.weightings, "Simple Likelihood MinSNR EDM Sigmoid")),
+        Times: Table(
+            "a law of times", _named(losses.times, "Stratified Uniform LogNormal LogitNormal Importance Fixed")
         ),
-        weightings.Weighting: _table(
-            "a weighting",
-            *(weightings.Simple, weightings.Likelihood, weightings.MinSNR, weightings.EDM, weightings.Sigmoid),
-        ),
-        times.Times: _table(
-            "a law of times",
-            *(times.Stratified, times.Uniform, times.LogNormal, times.LogitNormal, times.Importance, times.Fixed),
-        ),
-        couplings.Coupling: _table(
-            "a coupling",
-            *(couplings.Independent, couplings.Paired, couplings.OptimalTransport, couplings.Entropic),
-        ),
-        Sampler: _table(
+        Coupling: Table("a coupling", _named(losses.couplings, "Independent Paired OptimalTransport Entropic")),
+        Sampler: Table(
             "a sampler",
-            *(samplers.DPMSolverPP, samplers.Ancestral, samplers.DDIM, samplers.EulerMaruyama, samplers.Heun),
-            *(samplers.UniPC, samplers.PredictorCorrector, samplers.AnnealedLangevin, samplers.ProbabilityFlow),
-            *(samplers.ReverseSDE, samplers.Switch, predictor_corrector._HandOn),
+            _named(samplers, f"{_STEPS} ProbabilityFlow ReverseSDE Switch") | _named(predictor_corrector, "HandOn"),
         ),
-        Grid: _table("a grid", jd.grids.Time, jd.grids.Angle, jd.grids.LogSNR, jd.grids.Karras),
-        Trace: _table("a trace", Hutchinson, HutchPP, XTrace, Exact),
-        diffrax.AbstractSolver: _table(
-            "a solver",
-            *(diffrax.Dopri5, diffrax.Dopri8, diffrax.Tsit5, diffrax.Bosh3, diffrax.Heun, diffrax.Midpoint),
-            *(diffrax.Ralston, diffrax.Kvaerno3, diffrax.Kvaerno4, diffrax.Kvaerno5, diffrax.HalfSolver),
-            *(diffrax.Euler, diffrax.SRA1, diffrax.ShARK, diffrax.SEA),
+        Grid: Table("a grid", _named(jd.grids, "Time Angle LogSNR Karras")),
+        Trace: Table("a trace", _named(jd.likelihood, "Hutchinson HutchPP XTrace Exact")),
+        diffrax.AbstractSolver: Table("a solver", _named(diffrax, _SOLVERS)),
+        diffrax.AbstractAdjoint: Table(
+            "an adjoint", _named(diffrax, "RecursiveCheckpointAdjoint DirectAdjoint ForwardMode")
         ),
-        diffrax.AbstractAdjoint: _table(
-            "an adjoint", diffrax.RecursiveCheckpointAdjoint, diffrax.DirectAdjoint, diffrax.ForwardMode
-        ),
-        guidance.Interval: _table("an interval", guidance.Interval),
-        Guidance: _table("a guidance", guidance.ClassifierFree, guidance.ClassifierFreePP, guidance.DynamicThreshold),
-        Network: _table("a network", networks.UNet, networks.MLP),
-        Waves: _table("a set of waves", networks.Sinusoidal, networks.Fourier),
-        Data: _table(
-            "a data set",
-            *(data.load_digits, data.load_fashion_mnist, data.load_cifar10, data.load_imagenet64, data.ImageFolder),
-            data.Table,
-            *(data.two_moons, data.eight_gaussians, data.checkerboard, data.swiss_roll, data.s_curve, data.pinwheel),
-            *(data.circles, data.cat),
-        ),
+        guidance.Interval: Table("an interval", _named(guidance, "Interval")),
+        Guidance: Table("a guidance", _named(guidance, "ClassifierFree ClassifierFreePP DynamicThreshold")),
+        Network: Table("a network", _named(networks, "UNet MLP")),
+        Waves: Table("a set of waves", _named(networks, "Sinusoidal Fourier")),
+        Data: Table("a data set", _named(data, f"{_PICTURES} Table {_POINTS}")),
     },
     {"diffrax": diffrax},
 )

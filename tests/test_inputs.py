@@ -569,6 +569,7 @@ WITHOUT = {
     "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded Solution "
     "Images ImageSource Config",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper",
+    "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device",

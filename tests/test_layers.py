@@ -79,6 +79,12 @@ def test_likelihoods_take_from_the_samplers_only_what_solves():
     assert imported("likelihood", "samplers") == solves
 
 
+def test_words_know_nothing_of_the_library():
+    files = [path for path in FILES if layer_of(path) == "words"]
+    names = {name for path in files for name in imports(path) if name.startswith("jaxdiff.")}
+    assert {name.split(".")[1] for name in names} == {"arrays", "words"}
+
+
 def test_training_takes_nothing_from_samplers_or_likelihoods():
     assert not imported("training", "samplers") | imported("training", "likelihood")
 

@@ -373,6 +373,8 @@ HOSTILE = {
     "many digits": "vp(" + "9" * 5000 + ")",
     "surrogate": "\ud800",
     "control characters": "vp\x1b[2J",
+    "control characters within": "folder(size='\x1b[2J\u202e')",
+    "a long name": "v" * 9999,
     "other letters": "ⅴp(1",
     "escape": "folder('\\d', 8)",
     "not closed": "vp(",

@@ -116,12 +116,13 @@ class PredictorCorrector(Sampler):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class _HandOn(Sampler):
-    """x/α kept from one noise level to the next."""
+class HandOn(Sampler):
+    """Keeps x/α from one noise level to the next: the predictor of annealed Langevin dynamics."""
 
     grid = LogSNR()
 
     def check_start(self, process, t) -> None:
+        """Raise ValueError where α = 0 at `t`."""
         if process.marginal(t)[0] == 0:
             raise ValueError(
                 f"alpha({float(t)}) = 0 for {type(process).__name__}, and annealed Langevin dynamics keeps x/alpha "
@@ -129,6 +130,7 @@ class _HandOn(Sampler):
             )
 
     def step(self, keys, denoiser, x, t, s, state, cond):
+        """x at s of the same x/α."""
         process: Any = denoiser.process
         return process.alpha(s) / process.alpha(t) * x, state
 
@@ -147,7 +149,7 @@ def AnnealedLangevin(steps_per_level: int = 100, epsilon: float = 0.2) -> Predic
     check_room("steps_per_level", check_whole("steps_per_level", steps_per_level, least=None))
     units = ", in units of the last level's variance: divide the paper's by sigma_L squared"
     epsilon = check_number("epsilon", epsilon, least=0, below=4, fix=units)
-    return PredictorCorrector(_HandOn(), steps_per_level, epsilon**0.5 / 2)
+    return PredictorCorrector(HandOn(), steps_per_level, epsilon**0.5 / 2)
 
 
 def langevin(key, score: Callable, x_start, step_size, steps: int, trajectory: bool = False) -> jax.Array:

@@ -25,8 +25,9 @@ class Source:
     text: str
 
     def of(self, node: ast.expr) -> str:
-        """The text of a node, in at most 60 characters."""
+        """The text of a node, in at most 60 characters, all of them printable."""
         text = " ".join((ast.get_source_segment(self.text.lstrip(), node) or "").split())
+        text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
         return text if len(text) <= 60 else f"{text[:57]}..."
 
 

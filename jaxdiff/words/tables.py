@@ -106,7 +106,7 @@ class Vocabulary:
         choices = [choice for one in members(kind) if get_origin(one) is Literal for choice in get_args(one)]
         if name is node and name.id in choices:
             return name.id
-        raise Refused(self._unknown(name.id, kind, [str(choice) for choice in choices]))
+        raise Refused(self._unknown(source.of(name), kind, [str(choice) for choice in choices]))
 
     def _made(self, source: Source, node: ast.expr, kind: Any, word: str) -> Any:
         parameters, signature = self.parameters(kind, word), self._signature(kind, word)
@@ -156,7 +156,7 @@ class Vocabulary:
         if other:
             return f"{name} is {' and '.join(other)}; expected {expected}"
         known = [word for one in self._kinds(kind) for word in self.tables[one].makers] + choices
-        return f"there is no {said(name)[1:-1]}{_nearest(name, known)}; expected {expected}"
+        return f"there is no {name}{_nearest(name, known)}; expected {expected}"
 
     # Writing
 
