@@ -41,7 +41,7 @@ class Guidance(Recipe):
 class Data(Recipe):
     """A data set but for the part of it: `data(split="train")`, or `data(key=key, n=1000)` of a toy set."""
 
-    supplied = "split", "data_dir", "key", "n", "progress"
+    supplied = "split", "data_dir", "key", "n", "progress", "condition"
 
 
 def word(name: str) -> str:
