@@ -1,7 +1,7 @@
 """Tables of numbers in files: named columns of one length, as `.csv`, `.npy` or `.npz`.
 
-Nothing that a file holds is run: pickles are never loaded. A value that is no finite number is refused by its column,
-its line or row, and itself.
+Pickles are never loaded. An error for a value that is not a finite number names the column, the line or row, and the
+value.
 """
 
 import csv

@@ -32,7 +32,7 @@ class Columns:
         names: of all columns, in the table's order.
         mean: of each column, over the rows that the model is trained on.
         scale: the standard deviation of each, over the same rows.
-        condition: the names of those that are given to the model, which is one of the others.
+        condition: the names of the columns that are given to the model; it models the others.
 
     Raises TypeError for what is no sequence, ValueError for lengths that differ, names that are double, a scale that is
     not above 0, a condition that is no column, and where no column is left to model.

@@ -111,7 +111,7 @@ class LabelEmbedding(nnx.Module):
 
 
 class VectorEmbedding(nnx.Module):
-    """A linear map of vectors of `size` numbers, which have no value that means none."""
+    """A linear map of conditions that are vectors of `size` numbers. No vector means "no condition"."""
 
     def __init__(self, size: int, features: int, *, rngs: nnx.Rngs):
         check_rngs(rngs)

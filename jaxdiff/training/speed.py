@@ -58,8 +58,8 @@ class Speed:
 class Waiting:
     """How long the devices wait for batches with nothing to compute.
 
-    Reading goes on while they compute, so that only what of a wait is left after a step counts. How long a step takes
-    is measured once an interval, and only where a batch came after its step was done: that one is waited for.
+    Batches are read while the devices compute, so a wait counts only from the end of the step before it. The duration of
+    a step is measured once an interval, and only after a batch came late: the loop then blocks on the step.
     """
 
     def __init__(self):
@@ -75,14 +75,14 @@ class Waiting:
         waited = time.perf_counter() - began
         if not idle():
             waited = 0.0
-        elif not idle_before:  # the step was done somewhere in between
+        elif not idle_before:  # the step ended during the wait
             self._unknown = self._step is None
             waited = 0.0 if self._step is None else max(0.0, waited - self._step)
         self._seconds += waited
         return batch
 
     def measure(self, result: jax.Array) -> None:
-        """Measure the step that was just begun, by one of its results, where its length must be known."""
+        """Block on `result`, of the step that was just begun, where the duration of a step is needed."""
         if self._unknown:
             began = time.perf_counter()
             result.block_until_ready()

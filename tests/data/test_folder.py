@@ -301,13 +301,23 @@ class Examples(list):
         return super().__getitem__(index)
 
 
+class Many(Examples):
+    """One that reads many at once, and no one alone."""
+
+    def __getitems__(self, indices):
+        return [list.__getitem__(self, i) for i in indices]
+
+    def __getitem__(self, index):
+        raise AssertionError
+
+
 def test_moments_of_pixels_are_those_of_all_images_or_of_a_seeded_sample(tmp_path):
     for i in range(40):
         save(tmp_path / f"{i:02}.png", noise(8, 8, 3) // (1 + i % 4))
     data = ImageFolder(tmp_path, 8)
     held = data.load(progress=False)
     expected = held.image.mean(), held.image.std()
-    for images in (data, held, Examples({"image": image} for image in held.image)):
+    for images in (data, held, *(of({"image": image} for image in held.image) for of in (Examples, Many))):
         np.testing.assert_allclose(pixel_moments(images), expected, rtol=1e-12)
     for n in (1, 33):
         sampled, source = pixel_moments(held, n, seed=1), Examples({"image": image} for image in held.image)
