@@ -40,10 +40,12 @@ import optax
 import tyro
 
 import jaxdiff as jd
-from jaxdiff.config import PROCESSES, Config
+from jaxdiff.config import Config
 from jaxdiff.processes import row
+from jaxdiff.runs import Pictures
 
 DEMO = Config()
+DEMO_NETWORK = Pictures.NETWORK.values
 SIZES = "size", "channels", "attention", "batch", "steps"
 QUICK = {"size": 4, "channels": (4,), "attention": (), "batch": 2, "steps": 3, "repetitions": 3}
 Side = Callable[[], int]  # runs to its end; returns the units of work it did
@@ -55,9 +57,9 @@ class Settings:
 
     size: int = 8
     """Height and width of the images."""
-    channels: tuple[int, ...] = DEMO.channels
+    channels: tuple[int, ...] = DEMO_NETWORK["channels"]
     """Channels of the U-Net's levels, each half the size of the one before."""
-    attention: tuple[int, ...] = DEMO.attention
+    attention: tuple[int, ...] = DEMO_NETWORK["attention"]
     """The levels with attention, 0 being the full image."""
     batch: int = DEMO.batch_size
     """Images at once."""
@@ -239,9 +241,9 @@ def measure(settings: Settings) -> dict:
 
     jax.config.update("jax_enable_compilation_cache", False)
     load = os.getloadavg()[0]
-    make = lambda rngs: UNet(1, settings.channels, DEMO.blocks, settings.attention, rngs=rngs)
+    make = lambda rngs: UNet(1, settings.channels, DEMO_NETWORK["blocks"], settings.attention, rngs=rngs)
     network, params = initialize(jax.random.key(0), make)
-    denoiser = jd.Denoiser(network, params, PROCESSES[DEMO.process](), DEMO.parameterization)
+    denoiser = jd.Denoiser(network, params, DEMO.process, DEMO.parameterization)
     shape = settings.batch, settings.size, settings.size, 1
     x0 = jax.random.uniform(jax.random.key(1), shape, minval=-1.0)
 

@@ -27,8 +27,8 @@ FOLDER = Path("runs/demo")
 
 def main() -> None:
     cli.demo(FOLDER)
-    config, denoiser = runs.load(FOLDER)
-    data = runs.load_images(config, "test")
+    denoiser = runs.load(FOLDER).denoiser
+    data = jd.data.load_digits("test")
     key = jax.random.key(0)
     for steps in (10, 100, 1000):
         print(jd.variational_bound(key, denoiser, data.image, steps, data.levels, progress=True), flush=True)

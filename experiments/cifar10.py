@@ -14,9 +14,7 @@ from jaxdiff.samplers import ProbabilityFlow
 FOLDER = Path("runs/cifar10")
 CONFIG = runs.Config(
     data="cifar10",
-    channels=(128, 256, 256),
-    blocks=2,
-    attention=(1,),
+    network="unet(channels=(128, 256, 256), blocks=2, attention=(1,))",
     steps=100_000,
     batch_size=128,
     learning_rate=2e-4,
@@ -27,8 +25,7 @@ CONFIG = runs.Config(
 
 def run(config: runs.Config, folder: Path, limit: int | None = None, **likelihood) -> dict:
     """Train, picture and score the first `limit` test images; the run's summary."""
-    denoiser, _ = runs.train(config, folder)
-    return runs.likelihood(config, denoiser, folder, "test", limit, 0, True, **likelihood)
+    return runs.likelihood(runs.train(config, folder), folder, limit=limit, **likelihood)
 
 
 def report(summary: dict, folder: Path) -> None:

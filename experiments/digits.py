@@ -14,13 +14,13 @@ from jaxdiff import runs
 from jaxdiff.samplers import ProbabilityFlow
 
 FOLDER = Path("runs/digits")
-CONFIG = runs.Config(channels=(24, 48), attention=(), steps=10_000, learning_rate=2e-3, ema_decay=0.9995)
+CONFIG = runs.Config(network="unet(channels=(24, 48), blocks=1)", steps=10_000, learning_rate=2e-3, ema_decay=0.9995)
 
 
 def main() -> None:
-    denoiser, summary = runs.train(CONFIG, FOLDER)
+    run = runs.train(CONFIG, FOLDER)
     flow = ProbabilityFlow(rtol=1e-4, atol=1e-4)
-    summary = runs.likelihood(CONFIG, denoiser, FOLDER, "test", None, 0, True, flow=flow)
+    summary = runs.likelihood(run, FOLDER, flow=flow)
     print(f"{summary['bits_per_dim']:.4f} +- {summary['standard_error']:.4f} bits/dim, {summary['kind']}")
     print(f"{summary['parameters']:,} parameters, {summary['train_seconds']:.0f} s of training; pictures in {FOLDER}")
 

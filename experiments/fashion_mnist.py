@@ -44,7 +44,12 @@ class Setting:
 
 SETTINGS = {
     "cpu": Setting(
-        runs.Config(data="fashion_mnist", channels=(8, 24, 48), attention=(2,), steps=2_000, ema_decay=0.998),
+        runs.Config(
+            data="fashion_mnist",
+            network="unet(channels=(8, 24, 48), blocks=1, attention=(2,))",
+            steps=2_000,
+            ema_decay=0.998,
+        ),
         samples=2_000,
         sampler_steps=20,
         likelihood={
@@ -57,9 +62,7 @@ SETTINGS = {
     "gpu": Setting(
         runs.Config(
             data="fashion_mnist",
-            channels=(64, 128, 128),
-            blocks=2,
-            attention=(2,),
+            network="unet(channels=(64, 128, 128), blocks=2, attention=(2,))",
             steps=25_000,
             batch_size=256,
             learning_rate=1e-3,
@@ -79,12 +82,11 @@ def distances(classifier, images_uint8, train: np.ndarray, test: np.ndarray) -> 
     return frechet_distance(drawn, held_out), frechet_distance(real, held_out)
 
 
-def samples(setting: Setting, denoiser, folder: Path) -> np.ndarray:
+def samples(setting: Setting, run: runs.Run, folder: Path) -> np.ndarray:
     """The samples of the FID, uint8, drawn once."""
     path = folder / "fid_samples.npy"
     if not path.is_file():
-        x = runs.draw(setting.config, denoiser, setting.samples, steps=setting.sampler_steps, batch_size=250)
-        np.save(path, np.asarray(jd.quantize(x)).astype(np.uint8))
+        np.save(path, run.restore(runs.draw(run, setting.samples, steps=setting.sampler_steps, batch_size=250)))
     return np.load(path, allow_pickle=False)
 
 
@@ -95,13 +97,12 @@ def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
         setting: For two CPU cores, or for one GPU.
     """
     chosen, folder = SETTINGS[setting], Path(f"runs/fashion_mnist_{setting}")
-    config = chosen.config
     classifier = fashion_mnist_classifier.load()
-    train, test = (runs.load_images(config, split) for split in ("train", "test"))
-    denoiser, summary = runs.train(config, folder)
-    drawn = samples(chosen, denoiser, folder)
+    train, test = (jd.data.load_fashion_mnist(split) for split in ("train", "test"))
+    run = runs.train(chosen.config, folder)
+    drawn = samples(chosen, run, folder)
     fid, floor = distances(classifier, drawn, train.image, test.image)
-    summary = runs.likelihood(config, denoiser, folder, "test", None, 0, True, **chosen.likelihood)
+    summary = runs.likelihood(run, folder, **chosen.likelihood)
 
     print(f"{summary['parameters']:,} parameters, {summary['train_seconds']:.0f} s of training on {jax.devices()[0]}")
     print(f"classifier: {fashion_mnist_classifier.accuracy(classifier, test):.4f} of the test images")

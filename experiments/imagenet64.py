@@ -19,13 +19,9 @@ from jaxdiff.samplers import ProbabilityFlow
 
 FOLDER = Path("runs/imagenet64")
 CONFIG = runs.Config(
-    data="imagenet64",
-    channels=(192, 384, 576, 768),
-    blocks=3,
-    attention=(1, 2, 3),
-    conditional=True,
+    condition=("label",),
+    network="unet(channels=(192, 384, 576, 768), blocks=3, attention=(1, 2, 3), remat=True)",
     dtype="bfloat16",
-    remat=True,
     steps=540_000,
     batch_size=2048,
     learning_rate=3e-4,
@@ -37,7 +33,7 @@ CONFIG = runs.Config(
 def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit("give the folder of the published archives: python experiments/imagenet64.py ARCHIVES")
-    config = dataclasses.replace(CONFIG, image_folder=sys.argv[1])
+    config = dataclasses.replace(CONFIG, data=f"imagenet64({sys.argv[1]!r})")
     report(run(config, FOLDER, limit=1000, flow=ProbabilityFlow(rtol=1e-4, atol=1e-4)), FOLDER)
 
 

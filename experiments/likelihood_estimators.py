@@ -43,7 +43,7 @@ from jaxdiff import runs
 from jaxdiff.likelihood import DequantizationLoss, Exact, Hutchinson, HutchPP, Uniform, Variational, XTrace
 from jaxdiff.networks import Coupling, initialize
 
-CONFIG, FOLDER = runs.Config(), Path("runs/likelihood_estimators")
+FOLDER = Path("runs/likelihood_estimators")
 TO_BITS = 1 / (64 * np.log(2))
 TRACES = {  # name: (trace, products of J)
     "signs": [(Hutchinson(m), m) for m in (1, 4, 16, 31, 49)],
@@ -136,8 +136,8 @@ def gradients(denoiser, data, n=16) -> None:
 
 
 def main() -> None:
-    denoiser, _ = runs.train(CONFIG, Path("runs/demo"), pictures=0)
-    train, test = (runs.load_images(CONFIG, split) for split in ("train", "test"))
+    denoiser = runs.train(runs.Config(), Path("runs/demo"), pictures=0).denoiser
+    train, test = (jd.data.load_digits(split) for split in ("train", "test"))
     traces(denoiser, test)
     dequantizations(denoiser, train, test)
     gradients(denoiser, test)

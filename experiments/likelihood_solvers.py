@@ -143,8 +143,8 @@ def mixture():
 
 def network():
     """The same of the demo's network."""
-    denoiser, _ = runs.train(runs.Config(), Path("runs/demo"), pictures=0)
-    data = runs.load_images(runs.Config(), "test")
+    denoiser = runs.train(runs.Config(), Path("runs/demo"), pictures=0).denoiser
+    data = jd.data.load_digits("test")
     x = jd.dequantize(jax.random.key(0), data.image[:N], data.levels).astype(jnp.float32)
     vectors = jax.random.rademacher(jax.random.key(1), (N, 1, *x.shape[1:]), jnp.float32)
     flow = within(1e-9, diffrax.Dopri8())

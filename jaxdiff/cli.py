@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import numpy as np
 import tyro
 
-import jaxdiff as jd
 from jaxdiff import runs, training
-from jaxdiff.arrays import atomic_write, check_number, check_path, check_whole, is_leftover, own_folder, remove_folder
-from jaxdiff.config import IMAGES, TRACES, Config, check_seed, make_trace
+from jaxdiff.arrays import check_path, check_whole, own_folder, remove_folder
+from jaxdiff.config import Config, check_seed
+from jaxdiff.likelihood import Hutchinson, Trace
+from jaxdiff.processes.grids import Grid
+from jaxdiff.samplers import DPMSolverPP, ProbabilityFlow, Sampler
 from jaxdiff.training.hosts import INTERRUPTED, agree, first
+from jaxdiff.vocabulary import Data, Guidance, primitive
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress bars.")]
@@ -66,6 +68,7 @@ def train(
     folder: Folder,
     config: Annotated[Config, tyro.conf.arg(name="")] = Config(),
     model_devices: int = 1,
+    accumulate: int = 1,
     allow: tuple[str, ...] = (),
     checkpoint_every: int = 500,
     log_every: int = 50,
@@ -81,6 +84,7 @@ def train(
         folder: The run's folder; new, or that of the same run.
         config: What to train.
         model_devices: Devices that share one copy of the weights (FSDP); the others multiply the batch (data parallel).
+        accumulate: Parts a batch is computed in, one after another: less memory.
         allow: What may differ from the run that is continued, by the names an error gave.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between lines in metrics.jsonl.
@@ -93,38 +97,54 @@ def train(
 
     def writers(folder: Path) -> list:
         told = [training.tensorboard(folder)] if tensorboard else []
-        return told + ([training.wandb(folder, wandb, dataclasses.asdict(config))] if wandb else [])
+        return told + ([training.wandb(folder, wandb, config.written())] if wandb else [])
 
     folder = check_path("folder", folder)
-    asked = config, model_devices, allow, checkpoint_every, log_every
+    if config.data is None:
+        raise ValueError("data = None; expected what to learn from, such as digits or folder('pictures')")
+    asked = config.written(), model_devices, accumulate, allow, checkpoint_every, log_every
     with _together(hosts, folder, asked, "nothing is lost; the same command goes on", agreed=True):
-        settings = model_devices, writers, allow, checkpoint_every, log_every, pictures
-        return runs.train(config, folder, not json_, *settings)[1]
+        runs.train(
+            config,
+            folder,
+            progress=not json_,
+            model=model_devices,
+            accumulate=accumulate,
+            writers=writers,
+            allow=allow,
+            checkpoint_every=checkpoint_every,
+            log_every=log_every,
+            pictures=pictures,
+        )
+        return runs.read_summary(folder)
 
 
 def sample(
     folder: Folder,
     n: int = 64,
-    sampler: Literal[*runs.SAMPLERS] = "dpm_solver",  # pyright: ignore[reportInvalidTypeForm]
+    sampler: Sampler = DPMSolverPP(),
     steps: int = 50,
-    label: int | None = None,
-    guidance: float = 1.0,
+    grid: Grid | None = None,
+    condition: tuple[str, ...] = (),
+    guidance: Guidance | None = None,
     seed: int = 0,
     batch_size: int = 256,
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
-    """Draw samples from the run in FOLDER into samples.npy and samples.png.
+    """Draw samples from the run in FOLDER, in the format of its data: pixels into samples.npy, rows of a .csv into
+    samples.csv; and samples.png.
 
     The same command again goes on where it was interrupted.
 
     Args:
         folder: A run's folder.
         n: How many samples. Sample i is the same whatever their number and the batch size.
-        sampler: How noise becomes data.
+        sampler: How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ...
         steps: Denoising steps (probability_flow chooses its own).
-        label: Class to draw, of a run trained with --conditional.
-        guidance: Classifier-free guidance: 1 is the conditional model, above 1 exaggerates the label.
+        grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
+        condition: What to draw, of a run trained with --condition: a label (3, or its name), or columns (y=1.5,z=2).
+        guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
         seed: Seed of the noise.
         batch_size: Samples drawn at once.
         hosts: Several processes.
@@ -134,62 +154,55 @@ def sample(
     for name, count in (("n", n), ("steps", steps), ("batch_size", batch_size)):
         check_whole(name, count)
     check_seed(seed)
-    check_number("guidance", guidance)
-    with _together(hosts, folder, (n, sampler, steps, label, guidance, seed, batch_size), KEPT):
-        config, denoiser = runs.load(folder)
-        if label is not None:
-            if (classes := denoiser.no_label()) is None:
-                raise ValueError(f"label = {label}, but the run in {folder} was trained without --conditional")
-            if not 0 <= label < classes:
-                raise ValueError(f"label = {label}; expected 0 to {classes - 1}")
-        if guidance != 1.0:
-            if label is None:
-                raise ValueError(f"guidance = {guidance} needs a label to guide to; give --label")
-            denoiser = jd.guidance.ClassifierFree(denoiser, guidance)
+    asked = n, sampler, steps, grid, condition, guidance, seed, batch_size
+    with _together(hosts, folder, asked, KEPT):
+        run = runs.load(folder)
+        cond = run.known.condition(run.config, condition)
+        if guidance is not None:
+            run = dataclasses.replace(run, denoiser=guidance(denoiser=run.denoiser))
         keep = own_folder(folder, "samples.partial") if first() else folder / "samples.partial"
         lasting = {"mesh": runs.every_device(), "keep": keep, "progress": not json_ and first()}
-        x = runs.draw(config, denoiser, n, sampler, steps, seed, label, batch_size, **lasting)
+        x = runs.draw(run, n, sampler, steps, seed, cond, batch_size, grid=grid, **lasting)
+        written = None
         if first():
-            with atomic_write(folder / "samples.npy") as file:
-                np.save(file, x)
-            runs.picture_samples(config, x[:256] if config.data in IMAGES else x, folder / "samples.png")
+            written = run.known.write(run.restore(x), folder)
+            run.known.picture(x, None, folder / "samples.png")
             remove_folder(keep)
-    return {"samples": str(folder / "samples.npy"), "picture": str(folder / "samples.png"), "n": n}
+    return {"samples": str(written), "picture": str(folder / "samples.png"), "n": n}
 
 
 def likelihood(
     folder: Folder,
-    split: Literal["train", "validation", "test"] = "test",
+    data: Data | None = None,
+    split: Literal["train", "validation", "test"] | None = None,
     limit: int | None = None,
-    dequantization_samples: int = 1,
+    unconditional: bool = False,
+    dequantization_samples: int | None = None,
     target_error: float | None = None,
     budget: int | None = None,
-    trace: Literal[*TRACES] = "hutchinson",  # pyright: ignore[reportInvalidTypeForm]
-    probes: int | None = None,
-    rtol: float = 1e-4,
-    atol: float = 1e-4,
+    flow: ProbabilityFlow = ProbabilityFlow(rtol=1e-4, atol=1e-4),
+    trace: Trace = Hutchinson(),
     seed: int = 0,
-    unlabelled: bool = False,
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
-    """Likelihood of held-out data under the run in FOLDER, and how wrong it may be: bits/dim of images, nats of points.
+    """Likelihood of data under the run in FOLDER, and how wrong it may be: bits/dim of pictures, nats of rows.
 
-    Of a run with --conditional it is that of p(x | label). The same command again goes on where it was interrupted.
+    Of a run with --condition it is that of p(x | condition). The same command again goes on where it was interrupted.
 
     Args:
-        folder: A run's folder.
-        split: Which part of the data.
+        folder: A run's folder, or one that `jaxdiff export` wrote.
+        data: What to score: folder('mine', size=32), table('mine.csv'), ...; by default what the run learned from.
+        split: Which part of the data; by default the test split of the run's own data, and all of others.
         limit: Use the first examples only.
+        unconditional: Of a run with --condition: p(x), as if nothing were given.
         dequantization_samples: 1 is uniform dequantisation; more give the tighter importance-weighted bound.
-        target_error: Add images in random order, then repeats of them, until the standard error is this small.
-        budget: Images to measure the error budget on, 64 unless given; 0 leaves it out.
-        trace: The trace of the flow's Jacobian: estimated by random probes, or exact.
-        probes: Random probes an example, 1 unless given; two or more give their own standard error.
-        rtol: Relative tolerance of the solver.
-        atol: Absolute tolerance of the solver.
+        target_error: Add pictures in random order, then repeats of them, until the standard error is this small.
+        budget: Pictures to measure the error budget on, 64 unless given; 0 leaves it out.
+        flow: The flow's solver and its tolerances.
+        trace: The trace of the flow's Jacobian: estimated by random probes, hutchinson(2) with a standard error of its
+            own, or exact.
         seed: Seed of dequantisation and probes.
-        unlabelled: Of a run with --conditional: p(x), as if no label were known.
         hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
@@ -197,18 +210,18 @@ def likelihood(
     if limit is not None:
         check_whole("limit", limit)
     check_seed(seed)
-    settings = {"flow": jd.samplers.ProbabilityFlow(rtol=rtol, atol=atol), "trace": make_trace(trace, probes)}
-    samples = dequantization_samples
-    with _together(hosts, folder, (split, limit, seed, samples, target_error, budget, unlabelled, settings), KEPT):
+    given = {"dequantization_samples": dequantization_samples, "target_error": target_error, "budget": budget}
+    settings = {name: value for name, value in given.items() if value is not None} | {"flow": flow, "trace": trace}
+    with _together(hosts, folder, (data, split, limit, seed, unconditional, settings), KEPT):
         progress = not json_ and first()
-        asked = split, limit, seed, progress, samples, target_error, budget, unlabelled
-        return runs.likelihood(*runs.load(folder), folder, *asked, **settings)
+        return runs.likelihood(runs.load(folder), folder, data, split, limit, seed, unconditional, progress, **settings)
 
 
 def export(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")], folder: Folder, json_: Json = False
 ) -> dict:
-    """Write the model of a run as two files: its averaged weights, as safetensors, and its config.
+    """Write the model of a run as three files: its averaged weights, as safetensors, its config, and what it keeps of
+    its data.
 
     FOLDER is then a run's folder to all that reads one: `jaxdiff sample`, `jaxdiff likelihood`, jaxdiff.runs.load.
 
@@ -217,19 +230,8 @@ def export(
         folder: Where to; new or empty.
         json_: Print the result as one line of JSON.
     """
-    run, folder = check_path("run", run), check_path("folder", folder)
-    if folder.exists() and not (folder.is_dir() and all(map(_is_unfinished, folder.iterdir()))):
-        raise ValueError(f"{folder} is not an empty folder; give one that is new or empty")
-    _, denoiser = runs.load(run)
-    jd.pretrained.write_params(own_folder(folder) / runs.WEIGHTS, denoiser.params)
-    with atomic_write(folder / "config.json") as file:  # last: without it a folder is no run
-        file.write((run / "config.json").read_bytes())
-    return {"weights": str(folder / runs.WEIGHTS), "config": str(folder / "config.json")}
-
-
-def _is_unfinished(path: Path) -> bool:
-    """Whether an export that was stopped can have left this in an empty folder."""
-    return is_leftover(path) or (path.name == runs.WEIGHTS and not path.with_name("config.json").exists())
+    config, data, weights = runs.export(runs.load(check_path("run", run)), check_path("folder", folder))
+    return {"weights": str(weights), "config": str(config), "data": str(data)}
 
 
 BASELINES = {
@@ -251,10 +253,10 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
     folder, config = check_path("folder", folder), Config(seed=seed)
     with _together(Hosts(), folder, (), KEPT):
         say(f"training on 1,000 digits of 8 x 8 pixels; samples come to {folder}/samples.png")
-        denoiser, _ = runs.train(config, folder, not json_, pictures=0.1)
+        run = runs.train(config, folder, progress=not json_, pictures=0.1)
         say("likelihood of 447 digits it has not seen:")
-        flow = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
-        summary = runs.likelihood(config, denoiser, folder, "test", None, seed, not json_, budget=0, flow=flow)
+        flow = ProbabilityFlow(rtol=1e-3, atol=1e-3)
+        summary = runs.likelihood(run, folder, seed=seed, progress=not json_, budget=0, flow=flow)
     for name, value in BASELINES.items():
         say(f"  {value:.3f}  {name}")
     say(f"  {summary['bits_per_dim']:.3f}  this diffusion model, +- {summary['standard_error']:.3f}")
@@ -271,7 +273,7 @@ def main() -> None:
     for command in (demo, train, sample, likelihood, export):
         app.command(command)
     try:
-        result = app.cli(description="Diffusion models in JAX. Every run lives in one folder.")
+        result = app.cli(description="Diffusion models in JAX. Every run lives in one folder.", registry=_words())
     except (ValueError, TypeError, FloatingPointError, ImportError, OSError) as error:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -284,6 +286,18 @@ def main() -> None:
         for name, value in result.items():
             if not isinstance(value, dict | None):
                 print(f"{name:<22}{value:.6g}" if isinstance(value, float) else f"{name:<22}{value}")
+
+
+def _words() -> tyro.constructors.ConstructorRegistry:
+    """What has tyro read words with numbers."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        fields = primitive(info.type)
+        return None if fields is None else tyro.constructors.PrimitiveConstructorSpec(**fields)
+
+    return registry
 
 
 if __name__ == "__main__":

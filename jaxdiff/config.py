@@ -1,197 +1,107 @@
-"""What a run is, as data: the words of its config and the classes they stand for.
+"""What a run is, as data: numbers, and words with numbers (`jaxdiff.words`), checked before anything is done with them.
 
-config.json holds words and numbers, never code; what is in it is checked before anything is done with it.
+A run folder keeps it as config.json, one entry a setting: {"process": "edm(sigma_max=160)", "steps": 4000, ...}. It
+never holds code.
 """
 
 import dataclasses
 import os
-import types
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
 
 import jaxdiff as jd
-from jaxdiff.arrays import (
-    check_choice,
-    check_instance,
-    check_number,
-    check_path,
-    check_room,
-    check_whole,
-    read_json,
-    said,
-)
+from jaxdiff.arrays import check_path, check_scalar, check_whole, read_json
+from jaxdiff.losses import Loss
+from jaxdiff.vocabulary import WORDS, Data, Network
 
-IMAGES = {
-    "digits": jd.data.load_digits,
-    "fashion_mnist": jd.data.load_fashion_mnist,
-    "cifar10": jd.data.load_cifar10,
-    "imagenet64": jd.data.load_imagenet64,
-    "folder": None,  # of the config
-}
-IN_A_FOLDER = ("fashion_mnist", "imagenet64")  # whose published files may be given
-TOYS = ("two_moons", "eight_gaussians", "checkerboard", "swiss_roll", "s_curve", "pinwheel", "circles", "cat")
 
-PROCESSES = {
-    "vp": jd.VP,
-    "sub_vp": jd.SubVP,
-    "ou": jd.OU,
-    "ve": jd.VE,
-    "brownian_ve": jd.BrownianVE,
-    "edm": jd.EDM,
-    "cosine": jd.Cosine,
-    "flow": jd.Flow,
-}
-WEIGHTINGS = {
-    "simple": jd.losses.weightings.Simple,
-    "likelihood": jd.losses.weightings.Likelihood,
-    "min_snr": jd.losses.weightings.MinSNR,
-    "edm": jd.losses.weightings.EDM,
-    "sigmoid": jd.losses.weightings.Sigmoid,
-}
-TRACES = {
-    "hutchinson": jd.likelihood.Hutchinson,
-    "hutch++": jd.likelihood.HutchPP,
-    "xtrace": jd.likelihood.XTrace,
-    "exact": jd.likelihood.Exact,
-}
-TIMES = {
-    "uniform": jd.losses.times.Uniform,
-    "stratified": jd.losses.times.Stratified,
-    "log_normal": jd.losses.times.LogNormal,
-    "logit_normal": jd.losses.times.LogitNormal,
-    "importance": jd.losses.times.Importance,
-}
+def _setting(default, **bounds) -> Any:
+    """A field with its default and the range of its values."""
+    return dataclasses.field(default=default, metadata=bounds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run is: its data, model and training. A run folder keeps it as config.json."""
+    """What a run is: its data, model and training. Settings that are words may be given as text.
 
-    data: Literal[*IMAGES, *TOYS] = "digits"  # pyright: ignore[reportInvalidTypeForm]
-    """Data set: images (scikit-learn's 8x8 digits, Fashion-MNIST, CIFAR-10, ImageNet at 64x64, a folder of yours) or a
-    toy set in the plane."""
-    image_folder: str | None = None
-    """With data "folder": where the pictures are; sub-folders are classes. With "imagenet64", and with "fashion_mnist"
-    where it cannot be downloaded: where the published files are."""
-    image_size: int = 64
-    """With data "folder": pixels of a side; larger pictures are shrunk and cut to their centre."""
-    grey: bool = False
-    """With data "folder": without colours."""
-    skip_corrupt: bool = False
-    """With data "folder": leave out files that are no pictures, and count them, rather than stop."""
-    process: Literal[*PROCESSES] = "vp"  # pyright: ignore[reportInvalidTypeForm]
+    Raises ValueError for a setting out of its range, and for words that mean nothing there; TypeError for another type.
+    """
+
+    data: Data | None = WORDS.parse("digits", Data)
+    """What to learn from: digits, fashion_mnist, cifar10, imagenet64('folder'), pictures of yours as folder('path',
+    size=64), rows of yours as table('path.csv'), or points in the plane such as two_moons. None where a script gives
+    them."""
+    condition: tuple[str, ...] = ()
+    """What the model is given: the label of pictures, or columns of a table by their names (y,z)."""
+    dropout: float | None = _setting(None, least=0, below=1)
+    """With condition: the share of examples whose label is dropped, from which guidance knows the unconditional model;
+    by default 0.1 of pictures."""
+    flip: bool = False
+    """Mirror half of the pictures left to right, drawn anew each step; not where sides matter, as they do for
+    digits."""
+    network: Network | None = None
+    """By default unet(channels=(16, 32), blocks=1, attention=(1,)) for pictures, mlp(hidden=(128, 128, 128)) for
+    rows."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network is computed in; its weights are float32."""
+    process: jd.Process = jd.VP()
     """How data becomes noise."""
     parameterization: Literal["data", "noise", "score", "v", "velocity", "edm"] = "v"
     """What the network's output means."""
-    weighting: Literal[*WEIGHTINGS] = "simple"  # pyright: ignore[reportInvalidTypeForm]
-    """How much each noise level counts."""
-    times: Literal[*TIMES] = "stratified"  # pyright: ignore[reportInvalidTypeForm]
-    """Where t is drawn."""
-    channels: tuple[int, ...] = (16, 32)
-    """U-Net (images): channels of each level, each half the size of the one before."""
-    blocks: int = 1
-    """U-Net: residual blocks a level, each way."""
-    attention: tuple[int, ...] = (1,)
-    """U-Net: the levels with attention, 0 being the full image."""
-    remat: bool = False
-    """U-Net: compute each block twice rather than keep what a gradient needs of it: less memory, a third more time."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network is computed in; its weights are float32."""
-    hidden: tuple[int, ...] = (128, 128, 128)
-    """MLP (toy sets): widths of its layers."""
-    conditional: bool = False
-    """Train on labels."""
-    label_dropout: float | None = None
-    """With conditional: the share of examples whose label is dropped, from which guidance knows the unconditional
-    model; by default 0.1."""
-    flip: bool = False
-    """Mirror half of the images left to right, drawn anew each step; not where sides matter, as they do for digits."""
-    steps: int = 4000
+    loss: Loss = jd.losses.Denoising()
+    """How the model is trained: denoising(weighting, times), flow_matching(coupling), and others."""
+    steps: int = _setting(4000, least=1, most=2**31 - 1)
     """Training steps."""
-    batch_size: int = 64
+    batch_size: int = _setting(64, least=1)
     """Examples a step, over all devices."""
-    accumulate: int = 1
-    """Parts a batch is computed in, one after another: less memory."""
-    learning_rate: float = 3e-3
+    learning_rate: float = _setting(3e-3, above=0)
     """Peak of the learning rate, which rises linearly and falls by a cosine."""
-    ema_decay: float = 0.999
+    ema_decay: float = _setting(0.999, least=0, below=1)
     """Decay of the moving average of the weights, the ones that are used."""
-    seed: int = 0
-    """Seed of weights, batches and noise."""
+    seed: int = _setting(0, least=0, most=2**32 - 1)
+    """Seed of weights, batches and noise. JAX takes 32 bits of it."""
 
-    @property
-    def dropout(self) -> float:
-        """The share of labels that is dropped."""
-        return (0.1 if self.label_dropout is None else self.label_dropout) if self.conditional else 0.0
+    def __post_init__(self):
+        kinds = get_type_hints(Config)
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), kinds[field.name]
+            if field.metadata and value is not None:
+                (check_whole if kind is int else check_scalar)(field.name, value, **field.metadata)
+            object.__setattr__(self, field.name, fitting(value, kind, field.name))
+        names = tuple(name.strip() for text in self.condition for name in text.split(","))
+        object.__setattr__(self, "condition", names)
+        if self.dropout is not None and not self.condition:
+            raise ValueError(f"dropout = {self.dropout} needs a condition to drop; give condition, or leave it out")
 
-    def check(self) -> None:
-        """Raise ValueError for settings that do not go together, or have no meaning; TypeError for another type."""
-        for name, kind in get_type_hints(Config).items():
-            _check_kind(name, getattr(self, name), kind)
-        for name in ("blocks", "batch_size", "accumulate", "image_size"):
-            check_whole(name, getattr(self, name))
-        check_whole("steps", self.steps, most=2**31 - 1)
-        check_seed(self.seed)
-        check_number("learning_rate", self.learning_rate, above=0)
-        check_number("ema_decay", self.ema_decay, least=0, below=1)
-        for name in ("channels", "hidden"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} = (); expected at least one width")
-            for width in getattr(self, name):
-                check_whole(f"a width in {name}", width)
-        for width in self.channels:
-            check_room("the weights of a level of channels", self.blocks, 2, 3, 3, width, width)
-        for width in self.hidden:
-            check_room("the weights of a layer of hidden", self.hidden[0], width)
-        check_room("a batch of images", self.batch_size, self.image_size, self.image_size, 1 if self.grey else 3)
-        for level in self.attention if self.attention != Config.attention else ():
-            check_whole("a level in attention", level, least=0, most=len(self.channels) - 1)
-        if self.label_dropout is not None:
-            check_number("label_dropout", self.label_dropout, least=0, below=1)
-            if not self.conditional:
-                raise ValueError(f"label_dropout = {self.label_dropout} needs conditional; set it, or leave it out")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate = {self.accumulate} does not divide batch_size = {self.batch_size}")
-        if self.data == "folder" and self.image_folder is None:
-            raise ValueError("data = folder needs image_folder: where the pictures are")
-        if self.image_folder is not None and self.data not in ("folder", *IN_A_FOLDER):
-            raise ValueError(f"image_folder is given, but data = {self.data}; set data to folder, or leave it out")
-        if self.data in TOYS and (self.conditional or self.flip):
-            setting = "conditional" if self.conditional else "flip"
-            raise ValueError(f"{setting} = True is for images; {self.data} has neither labels nor sides: leave it out")
-
-    def check_used(self) -> None:
-        """Raise ValueError for a setting, other than by default, that this data set has no use for."""
-        for name, used in _USED.items():
-            if getattr(self, name) != getattr(Config, name) and self.data not in used:
-                raise ValueError(f"{name} = {getattr(self, name)} is not used with data = {self.data}; leave it out")
+    def written(self) -> dict[str, Any]:
+        """The settings as JSON."""
+        kinds = get_type_hints(Config)
+        return {field.name: plain(getattr(self, field.name), kinds[field.name]) for field in dataclasses.fields(self)}
 
 
-_USED = {  # the data sets that use a setting, where not all do
-    **dict.fromkeys(("image_size", "grey", "skip_corrupt"), ("folder",)),
-    **dict.fromkeys(("channels", "blocks", "attention", "remat"), tuple(IMAGES)),
-    "hidden": TOYS,
-}
+def fitting(value, kind, name: str) -> Any:
+    """`value` as a field of the annotation `kind` holds it: text is read as words, whole numbers become floats.
+
+    Raises ValueError for text that means nothing there, TypeError for a value that no words write.
+    """
+    if isinstance(value, str) and WORDS.has(kind):
+        return WORDS.parse(value, kind, name)
+    try:
+        return WORDS.parse(WORDS.write(value, kind), kind, name)
+    except TypeError as error:
+        raise TypeError(f"{name} = {error}") from None
+
+
+def plain(value, kind) -> Any:
+    """`value` as JSON: numbers, truth values, strings and lists of them as they are, all else in words."""
+    if isinstance(value, tuple) and not WORDS.has(kind):
+        return list(value)
+    return value if isinstance(value, str | int | float | None) else WORDS.write(value, kind)
 
 
 def check_seed(seed: int) -> int:
     """`seed`, 0 to 2^32 - 1; ValueError for another: JAX takes 32 bits of it, so that 2^32 would be 0 again."""
     return check_whole("seed", seed, least=0, most=2**32 - 1)
-
-
-def make_trace(word: str, probes: int | None = None) -> jd.likelihood.Trace:
-    """The trace of that name, with one probe unless told; ValueError for `probes` of one that draws none."""
-    check_choice("trace", word, TRACES)
-    kind = TRACES[word]
-    if probes is None:
-        return kind()
-    if not kind.random:
-        raise ValueError(f"probes = {probes}, but trace = {word} draws none; leave probes out")
-    return kind(probes)
-
-
-def check_config(config) -> None:
-    """Raise TypeError for what is no config."""
-    check_instance("config", config, Config, "a Config, such as jaxdiff.runs.load gives")
 
 
 def read_config(folder: str | os.PathLike) -> Config:
@@ -204,39 +114,56 @@ def read_config(folder: str | os.PathLike) -> Config:
         values = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is not a config of this version of jaxdiff: {error}") from None
-    known = get_type_hints(Config)
-    if unknown := sorted(values.keys() - known.keys()):
+    if values.keys() & _BEFORE.keys():
+        values = _in_words(values, path)
+    if unknown := sorted(values.keys() - get_type_hints(Config).keys()):
         raise ValueError(
             f"{path} has settings that this version of jaxdiff does not know: {', '.join(unknown)}; use the version "
             "that wrote it, or a newer one"
         )
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    config = Config(**values)
     try:
-        config.check()
+        return Config(**values)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    return config
 
 
-def _check_kind(name: str, value: Any, kind: Any) -> None:
-    """Raise ValueError for a word that is none of those known, TypeError for a value of another type."""
-    if _is(value, kind):
-        return
-    if get_origin(kind) is Literal:
-        raise ValueError(f"{name} = {said(value)}; expected one of {', '.join(get_args(kind))}")
-    raise TypeError(f"{name} = {said(value)}; expected {getattr(kind, '__name__', kind)}")
+# A config.json from before there were words: the settings that it alone has, with their defaults.
+_BEFORE = {
+    "image_folder": None,
+    "image_size": 64,
+    "grey": False,
+    "skip_corrupt": False,
+    "weighting": "simple",
+    "times": "stratified",
+    "channels": [16, 32],
+    "blocks": 1,
+    "attention": [1],
+    "remat": False,
+    "hidden": [128, 128, 128],
+    "conditional": False,
+    "label_dropout": None,
+    "accumulate": 1,  # since then told to `train`
+}
+_IMAGES = ("digits", "fashion_mnist", "cifar10", "imagenet64", "folder")
 
 
-def _is(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is(part, get_args(kind)[0]) for part in value)
-    if isinstance(kind, types.UnionType):
-        return any(_is(value, part) for part in get_args(kind))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+def _in_words(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A config from before there were words, in words."""
+    old = {"data": "digits"} | _BEFORE | values
+    call = lambda name, **given: f"{name}({', '.join(f'{key}={_literal(value)}' for key, value in given.items())})"
+    where = {} if old["image_folder"] is None else {"folder": old["image_folder"]}
+    network = {name: old[name] for name in ("channels", "blocks", "attention", "remat")}
+    if old["data"] == "folder":
+        where |= {"size": old["image_size"], "channels": 1 if old["grey"] is True else 3}
+        where |= {"on_corrupt": "skip"} if old["skip_corrupt"] is True else {}
+    return {name: value for name, value in values.items() if name not in _BEFORE} | {
+        "data": call(old["data"], **where),
+        "condition": ("label",) if old["conditional"] is True else (),
+        "dropout": old["label_dropout"],
+        "network": call("unet", **network) if old["data"] in _IMAGES else call("mlp", hidden=old["hidden"]),
+        "loss": f"denoising({old['weighting']}, {old['times']})",
+    }
+
+
+def _literal(value) -> str:
+    return repr(tuple(value) if isinstance(value, list) else value)

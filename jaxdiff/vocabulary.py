@@ -76,6 +76,7 @@ WORDS = Vocabulary(
             "a sampler",
             _named(samplers, f"{_STEPS} ProbabilityFlow ReverseSDE Switch") | _named(predictor_corrector, "HandOn"),
         ),
+        samplers.ProbabilityFlow: Table("a flow", _named(samplers, "ProbabilityFlow")),
         Grid: Table("a grid", _named(jd.grids, "Time Angle LogSNR Karras")),
         Trace: Table("a trace", _named(jd.likelihood, "Hutchinson HutchPP XTrace Exact")),
         diffrax.AbstractSolver: Table("a solver", _named(diffrax, _SOLVERS)),

@@ -273,4 +273,4 @@ lines(
 #
 # Train for longer, or ask with `trace=jd.likelihood.Exact()`: which line of the budget goes to zero, and what does it
 # cost? Train on the zeros alone (`train.label`) and ask about the ones. A run of the command line can be asked alike:
-# `config, denoiser = jd.runs.load("runs/demo")`.
+# `denoiser = jd.runs.load("runs/demo").denoiser`.

@@ -14,7 +14,8 @@ from PIL import Image
 from test_cli import jaxdiff
 from test_mesh_evaluation import untrained_run
 
-TOY = ["--data", "two_moons", "--steps", "20", "--hidden", "16", "--batch-size", "32", "--log-every", "10"]
+TOY = ["--data", "two_moons", "--network", "mlp(hidden=(16,))"]
+TOY += ["--steps", "20", "--batch-size", "32", "--log-every", "10"]
 
 
 @pytest.fixture
@@ -82,9 +83,9 @@ def test_two_processes_train_and_sample_as_one(tmp_path, run_here):
 def likelihood_stopped_by_sigterm(tmp_path, run_here, started, told, tolerance):
     """Start it by `started(arguments)`, stop the process `told`, and go on by `run_here(*arguments)`."""
     run = tmp_path / "run"
-    untrained_run(run, data="digits", channels=(4,), attention=())
+    untrained_run(run, data="digits", network="unet((4,), 1)")
     score = ["likelihood", run, "--limit", "447", "--budget", "0", "--json"]
-    score += ["--rtol", tolerance, "--atol", tolerance]
+    score += ["--flow", f"probability_flow(rtol={tolerance}, atol={tolerance})"]
     processes = started(score)
     deadline = time.time() + 90
     while not (records := list(run.glob("likelihood_*.npz"))):
@@ -120,19 +121,25 @@ def test_sigterm_to_one_of_two_in_a_likelihood_stops_both(tmp_path, run_here, to
     likelihood_stopped_by_sigterm(tmp_path, run_here, both, told, tolerance=1e-6)
 
 
+def folder(path, **settings):
+    """The words for a folder of pictures of 8 x 8."""
+    more = "".join(f", {name}={value!r}" for name, value in settings.items())
+    return f"folder({str(path)!r}, size=8{more})"
+
+
 def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path, run_here):
     rng = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
     for i in range(60):
         Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
     (tmp_path / "pictures" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    folder = ["--data", "folder", "--image-folder", tmp_path / "pictures", "--image-size", 8]
-    command = ["train", tmp_path / "run", *folder, "--steps", 4, "--batch-size", 8, "--channels", 4, "--attention"]
-    code, out, err = run_here(*command, "--json")
+    small = ["--steps", 4, "--batch-size", 8, "--network", "unet((4,), 1)", "--json"]
+    command = lambda **more: ["train", tmp_path / "run", "--data", folder(tmp_path / "pictures", **more), *small]
+    code, out, err = run_here(*command())
     assert (code, out) == (1, "")
     assert "torn.png" in err
     assert len(err.strip().splitlines()) == 1
-    ((code, _, err),) = finish(start(*command, "--skip-corrupt", "--json"))
+    ((code, _, err),) = finish(start(*command(on_corrupt="skip")))
     assert code == 0, err
     assert "left out torn.png" in err
 
@@ -142,10 +149,9 @@ def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path, run_he
     [
         (["--coordinator", "localhost:1"], "several processes need --coordinator, --processes and --process-id"),
         (["--model-devices", "3"], "model = 3 does not divide 1 devices"),
-        (["--accumulate", "5"], "accumulate = 5 does not divide batch_size = 32"),
-        (["--data", "folder", "--image-folder", "/nowhere"], "/nowhere"),
-        (["--data", "folder"], "data = folder needs image_folder"),
-        (["--image-folder", "here"], "image_folder is given, but data = two_moons"),
+        (["--accumulate", "5"], "batch_size = 32 on 1 devices in 5 parts; expected a multiple of 5"),
+        (["--data", "folder('/nowhere')"], "/nowhere"),
+        (["--data", "None"], "data = None; expected what to learn from"),
         (["--seed", "-1"], "seed = -1; expected"),
     ],
 )

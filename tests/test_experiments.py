@@ -1,7 +1,6 @@
 """The experiments' paths on data that is not there: TFDS's mock data, and images made up."""
 
 import dataclasses
-import functools
 import importlib
 from pathlib import Path
 
@@ -28,8 +27,8 @@ def test_cifar10(experiment, tmp_path, monkeypatch):
     cifar10 = experiment("cifar10")
     monkeypatch.setattr(builders.Cifar10, "SPLITS", dict.fromkeys(("train", "validation", "test"), range(8)))
     monkeypatch.setattr(images, "_read", lambda builder, split: list(builder.as_data_source(split)))
-    monkeypatch.setitem(runs.IMAGES, "cifar10", functools.partial(jd.data.load_cifar10, data_dir=tmp_path))
-    tiny = dataclasses.replace(cifar10.CONFIG, channels=(4,), blocks=1, attention=(), steps=3, batch_size=4)
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", tmp_path)
+    tiny = dataclasses.replace(cifar10.CONFIG, network="unet((4,), 1)", steps=3, batch_size=4)
     with tfds.testing.mock_data(num_examples=8):
         summary = cifar10.run(tiny, tmp_path / "run", limit=2, budget=0, flow=within(0.1))
     assert summary["examples"] == 2
@@ -43,8 +42,7 @@ def test_imagenet64(experiment, tmp_path, monkeypatch):
     module = experiment("imagenet64")
     splits = {"train": range(0, 16), "validation": range(16, 18), "test": range(18, 22)}
     monkeypatch.setattr(builders.ImageNet64, "SPLITS", splits)
-    load = functools.partial(jd.data.load_imagenet64, data_dir=tmp_path / "data")
-    monkeypatch.setitem(runs.IMAGES, "imagenet64", load)
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", tmp_path / "data")
     rng = np.random.default_rng(0)
     for i in range(11):
         n = 4 if i == 10 else 2 - (i in (8, 9))
@@ -52,14 +50,14 @@ def test_imagenet64(experiment, tmp_path, monkeypatch):
         np.savez(
             tmp_path / name, data=rng.integers(0, 256, (n, 12288)).astype(np.uint8), labels=rng.integers(1, 1001, n)
         )
-    tiny = {"channels": (4, 8), "blocks": 1, "attention": (), "steps": 3, "batch_size": 4, "accumulate": 2}
-    config = dataclasses.replace(module.CONFIG, image_folder=str(tmp_path), **tiny)
+    tiny = {"network": "unet((4, 8), 1)", "steps": 3, "batch_size": 4}
+    config = dataclasses.replace(module.CONFIG, data=f"imagenet64({str(tmp_path)!r})", **tiny)
     summary = module.run(config, tmp_path / "run", limit=2, budget=0, flow=within(0.1))
     assert summary["examples"] == 2
     assert 1.0 < summary["bits_per_dim"] < 20.0
-    again, denoiser = runs.load(tmp_path / "run")
-    assert again == config
-    assert {leaf.dtype for leaf in jax.tree.leaves(denoiser.params)} == {np.dtype("float32")}
+    run = runs.load(tmp_path / "run")
+    assert run.config == config
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.denoiser.params)} == {np.dtype("float32")}
 
 
 def stripes(n, seed):

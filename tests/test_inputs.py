@@ -493,7 +493,7 @@ row("jd.training.make_mesh", training.make_mesh, model=[0, -1, 3, T(1.5), T("2")
     2]), T(3)])
 row("jd.training.batch_sharding", training.batch_sharding, mesh=[T(None), T("mesh"), T(2)])
 row("jd.training.clipped_adam", training.clipped_adam, {"steps": 10}, steps=[[], [5, 5], [5, 3], *COUNT],
-    learning_rate=POSITIVE, warmup=[1.0, 1.5, *NOT_NEGATIVE], clip=[0.0, -1.0, NAN, *NO_NUMBER])
+    learning_rate=[*POSITIVE, *ONE], warmup=[1.0, 1.5, *NOT_NEGATIVE], clip=[0.0, -1.0, NAN, *NO_NUMBER])
 ADAM = training.clipped_adam(10)
 STEP_OF = {"denoiser": DENOISER, "loss": jd.losses.Denoising(), "optimizer": ADAM}
 OF_STEP = {"denoiser": [T(EXACT), *A_DENOISER], "loss": FUNCTION, "ema_decay": RATIO, "prepare": FUNCTION,
@@ -523,16 +523,21 @@ row("jd.pretrained.betas_of", lambda **config: pretrained.betas_of(TABLE | confi
 row("jd.runs.load", runs.load, folder=PATH)
 row("jd.runs.read_config", runs.read_config, folder=PATH)
 CONFIG = [T(None), T("config"), T({"data": "moons"}), T(runs.Config)]
-TEST = {"split": "test"}
-row("jd.runs.build", runs.build, config=CONFIG)
-row("jd.runs.load_points", runs.load_points, TEST, config=CONFIG)
-row("jd.runs.load_images", runs.load_images, TEST, config=[v for v in CONFIG if not isinstance(v.value, dict)])
-row("jd.runs.pixels", runs.pixels, {"data": jd.data.Images(IMAGES, IMAGES, 256, 3)}, data=[T(None), T(IMAGES),
-    T("digits")], n=[v for v in COUNT if not (isinstance(v, T) and v.value is None)])
-row("jd.runs.draw", runs.draw, {"denoiser": DENOISER, "n": 3}, config=CONFIG)
-row("jd.runs.likelihood", runs.likelihood, TEST | {"denoiser": DENOISER, "folder": "nowhere", "limit": 3, "seed": 0,
-    "progress": False}, config=CONFIG)
-row("jd.runs.picture_samples", runs.picture_samples, {"x": X, "path": "nowhere.png"}, config=CONFIG)
+KNOWN = runs.Pictures((4, 4, 1), 0.5, 256, 3)
+RUN = runs.Run(runs.Config(), KNOWN, DENOISER)
+NO_RUN = [T(None), T("run"), T(DENOISER), T(runs.Run)]
+row("jd.runs.Config", runs.Config, steps=COUNT, batch_size=COUNT, learning_rate=[*POSITIVE, *ONE],
+    seed=[-1, 2**32, T(0.5)], ema_decay=RATIO, flip=[T(1), T("yes")], process=["edn", "vp(", T(3), T(jd.VP)],
+    condition=[T("y"), T([3])], network=["vp", T(4)], loss=["denoising(heun)", T(None)], data=["nothing", T(3)],
+    dropout=[0.1, T("a")])
+row("jd.runs.Pictures", runs.Pictures, {"event": (4, 4, 1), "data_std": 0.5, "levels": 256, "classes": 3},
+    event=[(4, 4), (4, 4, 0), T(4), T("abc")], data_std=POSITIVE, levels=[*COUNT, 1], classes=COUNT,
+    names=[("a",), T("abc"), T((1, 2, 3))])
+row("jd.runs.build", runs.build, {"known": KNOWN}, config=CONFIG)
+row("jd.runs.draw", runs.draw, {"n": 3}, run=NO_RUN)
+row("jd.runs.export", runs.export, {"run": RUN}, folder=PATH)
+row("jd.runs.likelihood", runs.likelihood, {"run": RUN, "folder": "nowhere"}, run=NO_RUN, limit=COUNT[:3],
+    split=["all", 3], seed=[-1, T(0.5)], unconditional=[True, T(3)])
 row("jd.runs.train", runs.train, {"folder": "nowhere"}, config=CONFIG)
 
 # plotting
@@ -567,14 +572,15 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 WITHOUT = {
     "constants": "DEPTHS",
     "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded Solution "
-    "Images ImageSource Config",
-    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper",
+    "Images ImageSource Config Run",
+    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device",
     "called by those that have rows": "example_keys innermost with_params "
-    "weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb",
+    "weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb "
+    "recorded_identity learned read read_summary Rows pairs",
 }
 
 

@@ -1,6 +1,5 @@
 """Sampling and likelihood on eight devices, between two processes, and killed and called again."""
 
-import json
 import os
 import signal
 import socket
@@ -129,15 +128,14 @@ def killed_likelihoods(tmp_path, waits):
 def untrained_run(folder, **settings):
     """A model as an export leaves it, its weights as they were drawn."""
     config = runs.Config(**settings)
-    model = runs.build(config)
-    folder.mkdir()
-    jd.pretrained.write_params(folder / runs.WEIGHTS, model.params)
-    (folder / "config.json").write_text(json.dumps(settings))
-    return config, model
+    known = runs.learned(config, runs.read(config.data, "train"))
+    run = runs.Run(config, known, runs.build(config, known))
+    runs.export(run, folder)
+    return run
 
 
 def killed_samples(tmp_path, waits):
-    config, model = untrained_run(folder := tmp_path / "run", data="two_moons", hidden=(16,))
+    run = untrained_run(folder := tmp_path / "run", data="two_moons", network="mlp(hidden=(16,))")
     command = [sys.executable, "-m", "jaxdiff.cli", "sample", str(folder), "--json", "--steps", "4"]
     command += ["--n", "160", "--batch-size", "2"]
     kept = lambda: {path: path.stat().st_mtime_ns for path in (folder / "samples.partial").glob("*/*.npz")}
@@ -153,10 +151,10 @@ def killed_samples(tmp_path, waits):
         assert len(set(index)) == len(index)
     assert kills
     cli.sample(folder, 160, steps=4, batch_size=2, json_=True)
-    samples = runs.draw(config, model, 160, steps=4, batch_size=2)
+    samples = runs.draw(run, 160, steps=4, batch_size=2)
     np.testing.assert_array_equal(np.load(folder / "samples.npy"), samples)
     assert not (folder / "samples.partial").exists()
-    np.testing.assert_allclose(samples[:100], runs.draw(config, model, 100, steps=4), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(samples[:100], runs.draw(run, 100, steps=4), rtol=1e-4, atol=1e-5)
 
 
 def test_a_killed_likelihood_goes_on(tmp_path):

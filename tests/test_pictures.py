@@ -1,6 +1,5 @@
 """How much of a run's time its pictures of samples take, and where that is said."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -8,14 +7,11 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 
-import jaxdiff as jd
 from jaxdiff import runs
-from jaxdiff.networks import MLP, initialize
-from jaxdiff.runs.pictures import Budget, labels_shown
+from jaxdiff.runs.budget import Budget
 
 
 def line(seconds, examples_per_second=64.0):
@@ -25,7 +21,7 @@ def line(seconds, examples_per_second=64.0):
 def drawn(budget, takes, minutes, monkeypatch):
     """Pictures over so many minutes of lines, one a second, each of which takes so many seconds."""
     clock = [0.0]
-    monkeypatch.setattr("jaxdiff.runs.pictures.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("jaxdiff.runs.budget.time.perf_counter", lambda: clock[0])
     budget.began, count = 0.0, 0
     for second in range(1, 60 * minutes + 1):
         clock[0] += 1.0
@@ -52,17 +48,14 @@ def test_none_are_drawn_for_a_share_of_0_and_none_in_a_run_too_short_for_one(mon
 
 
 def test_a_model_that_saw_labels_alone_is_pictured_by_its_classes_in_turn():
-    network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, hidden=(4,), classes=3, rngs=rngs))
-    model = jd.Denoiser(network, params, jd.VP(), label_dropout=0.0)
-    np.testing.assert_array_equal(labels_shown(model, 5), [0, 1, 2, 0, 1])
-    for share in (0.1, None):
-        assert labels_shown(dataclasses.replace(model, label_dropout=share), 5) is None
+    np.testing.assert_array_equal(runs.Pictures((8, 8, 1), 0.5, 17, 3).in_turn(None, 5), [0, 1, 2, 0, 1])
 
 
 def test_what_pictures_take_is_in_every_line_and_in_the_summary(tmp_path):
-    config = runs.Config(data="two_moons", hidden=(8,), steps=6, batch_size=16)
+    config = runs.Config(data="two_moons", network="mlp(hidden=(8,))", steps=6, batch_size=16)
     for folder, pictures in ((tmp_path / "all", 1.0), (tmp_path / "none", 0.0)):
-        _, summary = runs.train(config, folder, False, log_every=2, pictures=pictures)
+        runs.train(config, folder, progress=False, log_every=2, pictures=pictures)
+        summary = runs.read_summary(folder)
         lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
         spent = [line["picture_seconds"] for line in lines]
         assert len(spent) == 3
@@ -77,7 +70,18 @@ def train_and_press(folder, *arguments):
     """The command line's training, Ctrl-C pressed once it has begun: exit code and errors."""
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "from jaxdiff import cli; cli.main()"
-    toy = ["--data", "two_moons", "--hidden", "8", "--batch-size", "16", "--steps", "1000000", "--log-every", "5"]
+    toy = [
+        "--data",
+        "two_moons",
+        "--network",
+        "mlp(hidden=(8,))",
+        "--batch-size",
+        "16",
+        "--steps",
+        "1000000",
+        "--log-every",
+        "5",
+    ]
     command = [sys.executable, "-c", code, "train", str(folder), *toy, "--json", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.time() + 90
@@ -105,7 +109,7 @@ def test_ctrl_c_before_the_first_step_says_so_too(tmp_path, monkeypatch, capsys)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("jaxdiff.training.loop.train", stop)
-    toy = ["--data", "two_moons", "--hidden", "8", "--batch-size", "16"]
+    toy = ["--data", "two_moons", "--network", "mlp(hidden=(8,))", "--batch-size", "16"]
     code, _, err = jaxdiff(monkeypatch, capsys, "train", tmp_path, *toy)
     assert code == 130
     assert "jaxdiff: interrupted; nothing is lost; the same command goes on" in err

@@ -229,15 +229,22 @@ def test_weights_with_a_bad_header_are_refused(tmp_path, trap, content):
 def test_a_config_with_code_in_it_is_refused_or_kept_as_a_string(tmp_path, trap):
     code = f"__import__('os').mkdir({trap.marker!r})"
     path = tmp_path / "config.json"
-    for name in ("data", "process", "weighting", "times", "parameterization", "dtype"):
+    for name in ("data", "process", "loss", "network", "parameterization", "dtype"):
         path.write_text(json.dumps({name: code}))
-        refused(f"config.json: {name} = .*expected one of", runs.read_config, tmp_path)
+        refused(f"config.json: {name} = .*expected", runs.read_config, tmp_path)
     for name in (code, "__class__"):
         path.write_text(json.dumps({name: code}))
         refused("config.json has settings that this version of jaxdiff does not know", runs.read_config, tmp_path)
-    for name, value in (("channels", code), ("steps", code), ("hidden", [code]), ("seed", 1.5), ("flip", 1)):
+    for name, value in (("steps", code), ("condition", [3]), ("seed", 1.5), ("flip", 1), ("process", ["vp"])):
         path.write_text(json.dumps({name: value}))
         refused(f"config.json: {name} = .*expected", runs.read_config, tmp_path)
+    for before in ({"channels": code}, {"data": "circles", "hidden": [code]}, {"weighting": code}, {"attention": code}):
+        path.write_text(json.dumps(before))
+        refused("config.json: .*expected", runs.read_config, tmp_path)
+    path.write_text(json.dumps({"data": "fashion_mnist", "image_folder": code}))
+    config = runs.read_config(tmp_path)
+    assert config.data is not None
+    assert config.data.values["folder"] == code
     for content in (code, "!!python/object/apply:os.mkdir [x]", "[]", "3", "null", "[" * 100_000):
         path.write_text(content)
         refused("config.json is not a config of this version", runs.read_config, tmp_path)

@@ -310,6 +310,7 @@ def test_a_wrong_spelling_is_answered_by_the_nearest_word_or_by_what_the_word_is
         ("vp(beta_min=1, beta_min=2)", jd.Process, "vp is given beta_min twice; vp("),
         ("switch(heun)", Sampler, "switch needs second; switch(first, second, t=0.5)"),
         ("switch", Sampler, "switch needs first and second; switch(first, second, t=0.5)"),
+        ("folder", Data, "folder needs folder; folder(folder, size=64, channels=3, on_corrupt='raise')"),
         ("edm(sigma_max=-1)", jd.Process, "sigma_max = -1.0; expected a number above 0; edm(sigma_min=0.002"),
         ("edm('a')", jd.Process, "sigma_min = 'a': expected a number; edm(sigma_min=0.002"),
         ("vp(True)", jd.Process, "beta_min = True: expected a number; vp("),

@@ -137,7 +137,8 @@ class ImageFolder:
             images[i] = self._read(self.paths[i])
 
         kept = self._keep_those_that(read, progress)
-        return Images(images if len(kept) == len(images) else images[kept], self.label, self.levels, self.classes)
+        images = images if len(kept) == len(images) else images[kept]
+        return Images(images, self.label, self.levels, self.classes, self.names)
 
     def _read(self, path: str) -> np.ndarray:
         return self._open(path, lambda image: _fitted(image, self.size, self.channels))

@@ -29,12 +29,14 @@ class Images:
     Attributes:
         image: uint8 [n, height, width, channels], values 0..levels-1.
         label: int32 [n], values 0..classes-1.
+        names: of the classes; none where they have none.
     """
 
     image: np.ndarray
     label: np.ndarray
     levels: int
     classes: int
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.label)

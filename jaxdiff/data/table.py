@@ -8,9 +8,11 @@ and samples come back by value = mean + scale z.
 """
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -106,33 +108,33 @@ class Columns:
             raise ValueError(f"the condition has {shapes}; expected a number for each, or as many for all")
         return self._standardised(np.stack(np.broadcast_arrays(*values), -1), self.condition).astype(np.float32)
 
-    def gaussian_log_prob(self, train, rows) -> np.ndarray:
-        """Log p of `rows` under the Gaussian of the rows `train`, with full covariance, in nats of the user's units.
-
-        A baseline for a model's likelihood: float64 [n], of the modelled columns given the others. Both are rows [n,
-        columns]. Raises ValueError where the Gaussian has no density: too few rows, or a column that is a linear
-        combination of others.
-        """
-        order = self.condition + self.modelled
-        z, new = (self._standardised(values, self.names)[:, self._places(order)] for values in (train, rows))
-        if len(z) <= len(order):
-            raise ValueError(
-                f"{len(z)} rows; expected more than {len(order)}, the columns that a Gaussian is fitted to"
-            )
+    def moments(self, rows) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [columns] and covariance [columns, columns] of rows [n, columns], standardised: float64."""
+        z = self._standardised(rows, self.names)
         mean = z.mean(0)
-        root = np.asarray(np.linalg.qr(z - mean, mode="r")).T / math.sqrt(len(z))  # Cholesky's factor, but for signs
-        own = np.abs(np.diag(root))
+        return mean, (z - mean).T @ (z - mean) / len(z)
+
+    def gaussian_log_prob(self, mean, covariance, rows) -> np.ndarray:
+        """Log p of rows [n, columns] under the Gaussian of these `moments`, in nats of the user's units: float64 [n].
+
+        A baseline for a model's likelihood: of the modelled columns given the others. Raises ValueError where the
+        Gaussian has no density: too few rows were seen, or a column is a linear combination of others.
+        """
+        order = self._places(self.condition + self.modelled)
+        covariance = np.asarray(covariance, np.float64)[np.ix_(order, order)]
+        given = len(self.condition)
+        root = _triangular(covariance)
+        own = np.diag(root)
         if own.min() < LEAST:
-            column = order[int(own.argmin())]
+            column = self.names[order[int(own.argmin())]]
             raise ValueError(
-                f"column {column!r} is a linear combination of the columns before it ({listed(self.names)}): they have "
-                "no density together; leave it out"
+                f"column {column!r} is a linear combination of the columns before it ({listed(self.names)}), or there "
+                "are too few rows: they have no density together; leave it out"
             )
+        away = (self._standardised(rows, self.names) - np.asarray(mean))[:, order]
         # of a triangular factor the last rows are what is left of the modelled columns once the given ones are known
-        rest = slice(len(self.condition), None)
-        white = np.linalg.solve(root, (new - mean).T)[rest]
-        own = own[rest]
-        log_prob = -0.5 * (white**2).sum(0) - np.log(own).sum() - 0.5 * len(own) * math.log(2 * math.pi)
+        white = np.linalg.solve(root, away.T)[given:]
+        log_prob = -0.5 * (white**2).sum(0) - np.log(own[given:]).sum() - 0.5 * len(white) * math.log(2 * math.pi)
         return log_prob - self.log_scale
 
     def _places(self, names: Sequence[str]) -> list[int]:
@@ -174,41 +176,60 @@ class Table:
     float32 [n, given], where columns are given.
 
     Attributes:
-        columns: names, mean and scale, over the rows of the split "train" whatever `split` is, or over all rows where
-            it is None.
+        names: of the columns.
         values: the rows of the split, float64 [n, columns], in the user's units and the file's order.
+        suffix: of the file.
 
     Args:
         split: "train", "validation" or "test" for about 90, 5 or 5 % of the rows; None for all. Which one a row is in
             depends on its own values alone, by their SHA-256: adding rows moves none, and equal rows are in one split.
         condition: the names of columns that are given to the model, as vectors; it is a model of the others.
 
-    Raises what `read_rows` raises; ValueError for a column that is constant or whose spread float64 cannot square, for
-    a split without rows, and for a condition that is no column; TypeError for one that is no tuple of names.
+    Raises what `read_rows` raises; ValueError for a split without rows, TypeError for a condition that is no tuple of
+    names. What is wrong with the columns is raised where `columns` is asked for: one that is constant, or whose spread
+    float64 cannot square; a condition that is no column; fewer than two rows for training.
     """
 
     def __init__(self, path: str | os.PathLike, split: Split | None = None, condition: Sequence[str] = ()):
         check_split(split)
-        condition = _check_names("condition", condition)
-        names, values = read_rows(path)
-        train = values
+        self._path, self._condition = path, _check_names("condition", condition)
+        self.names, values = read_rows(path)
+        self._train = self.values = values
         if split is not None:
             places = np.array([split_of(row.tobytes()) for row in values + 0.0])  # so that -0 is 0
-            train, values = values[places == "train"], values[places == split]
-        if len(train) < 2 or not len(values):
-            where = "" if split is None else f", {len(train)} for training and {len(values)} in its split {split!r}"
-            raise ValueError(f"{path} has too few rows: {len(train)}{where}; expected more")
-        self.columns = _learned(path, names, train, condition)
-        self.values = values
+            self._train, self.values = values[places == "train"], values[places == split]
+        if not len(self.values):
+            raise ValueError(f"{path} has too few rows: {len(values)}, and none in its split {split!r}; expected more")
+        self.suffix = Path(path).suffix.lower()
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """Names, mean and scale, over the rows of the split "train", or over all where the split is None."""
+        if len(self._train) < 2:
+            raise ValueError(f"{self._path} has too few rows: {len(self._train)} for training; expected more")
+        return _learned(self._path, self.names, self._train, self._condition)
 
     @property
     def examples(self) -> dict[str, np.ndarray]:
         """What a model sees of the rows."""
         x, cond = self.columns.standardised(self.values)
         return {"x": x} if cond is None else {"x": x, "cond": cond}
+
+
+def _triangular(covariance: np.ndarray) -> np.ndarray:
+    """The triangular factor of a covariance (Cholesky), a column of zeros where one is a combination of those before.
+
+    Its diagonal is the standard deviation of each column once those before it are known.
+    """
+    root, left = np.zeros_like(covariance), covariance.copy()
+    for i in range(len(left)):
+        if left[i, i] > 0:
+            root[:, i] = left[:, i] / math.sqrt(left[i, i])
+            left -= np.outer(root[:, i], root[:, i])
+    return root
 
 
 def _check_names(what: str, names) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ None needs a display or touches pyplot's state. A picture of the plane is panels
 
 from jaxdiff.plotting.curves import lines, training_curve
 from jaxdiff.plotting.images import sample_grid, strip
+from jaxdiff.plotting.pairs import pairs
 from jaxdiff.plotting.picture import BLUE, DEPTHS, FAINT, GREY, INK, ORANGE, Picture
 from jaxdiff.plotting.plane import Density, Field, Layer, Paths, Points, panels, plane
 
@@ -25,6 +26,7 @@ __all__ = [
     "Picture",
     "Points",
     "lines",
+    "pairs",
     "panels",
     "plane",
     "sample_grid",

@@ -1,33 +1,40 @@
-"""A run lives in one folder, and this is the one place that turns a config's words into classes.
+"""A run lives in one folder, with all that is needed to use it: nothing here but `train` and `likelihood` reads data.
 
-config.json     `Config`, from which everything is rebuilt        checkpoints/, metrics.jsonl    see `training`
-summary.json    the final figures                                 *.png                         pictures of it
+config.json     what it was made from: `Config`            checkpoints/, metrics.jsonl    see `training`
+data.json       what it keeps of its data: `Known`         *.png                          pictures of it
+summary.json    the final figures
 
 An exported run has its averaged weights in weights.safetensors in place of checkpoints.
 """
 
-from jaxdiff.config import IMAGES, Config, read_config
+from jaxdiff.config import Config, read_config
+from jaxdiff.runs.data import read
+from jaxdiff.runs.export import export
+from jaxdiff.runs.known import Known, learned
 from jaxdiff.runs.likelihood import likelihood
-from jaxdiff.runs.models import SAMPLERS, WEIGHTS, build, draw, every_device, load, load_images, load_points, pixels
-from jaxdiff.runs.pictures import picture_samples
+from jaxdiff.runs.pictures import Pictures
+from jaxdiff.runs.rows import Rows
+from jaxdiff.runs.run import WEIGHTS, Run, build, draw, every_device, load
+from jaxdiff.runs.summary import read_summary
 from jaxdiff.runs.train import PICTURES, train
-from jaxdiff.runs.train import _preparation as _preparation
 
 __all__ = [
-    "IMAGES",
     "PICTURES",
-    "SAMPLERS",
     "WEIGHTS",
     "Config",
+    "Known",
+    "Pictures",
+    "Rows",
+    "Run",
     "build",
     "draw",
     "every_device",
+    "export",
+    "learned",
     "likelihood",
     "load",
-    "load_images",
-    "load_points",
-    "picture_samples",
-    "pixels",
+    "read",
     "read_config",
+    "read_summary",
     "train",
 ]

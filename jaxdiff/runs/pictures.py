@@ -1,89 +1,181 @@
-"""The pictures of a run, and how much of its time they may take."""
+"""Runs of pictures."""
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff.config import IMAGES, TOYS, Config, check_config
-from jaxdiff.runs.models import draw, load_images, load_points, pixels
+from jaxdiff.arrays import atomic_write, check_whole
+from jaxdiff.config import Config
+from jaxdiff.runs.known import Known
+from jaxdiff.vocabulary import WORDS, Network
+
+LABEL = ("label",)
 
 
-def picture_samples(config: Config, x, path: Path, title: str | None = None) -> None:
-    """A grid of images, or points beside the data's."""
-    check_config(config)
-    if config.data in IMAGES:
-        jd.plotting.sample_grid(x, path, title=title)
-    else:
-        truth = load_points(config, "test")[: len(x)]
-        jd.plotting.panels({config.data: jd.plotting.Points(truth), title or "samples": jd.plotting.Points(x)}, path)
+@dataclasses.dataclass(frozen=True)
+class Pictures(Known):
+    """Of pictures: event is (height, width, channels), data_std that of their values in [-1, 1].
 
-
-def labels_shown(denoiser, n: int) -> np.ndarray | None:
-    """Labels of n pictures, the classes in turn, for a model that no example without a label was shown to; or None."""
-    return np.arange(n) % denoiser.no_label() if denoiser.label_dropout == 0 else None
-
-
-def picture_run(config: Config, denoiser, folder: Path, mesh: jax.sharding.Mesh | None) -> None:
-    """What a trained run shows: samples, the way there and back of an example, a toy model's density."""
-    if config.data in TOYS:
-        picture_samples(config, draw(config, denoiser, 4000, mesh=mesh), folder / "samples.png")
-        plane = jnp.asarray(jd.plotting.plane(2.5, 80), jnp.float32)
-        settings = {"flow": jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3), "trace": jd.likelihood.Exact()}
-        log_prob = jd.log_likelihood(jax.random.key(0), denoiser, plane, **settings).log_prob
-        jd.plotting.panels(
-            {f"density of {config.data}": jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png"
-        )
-        return
-    x = draw(config, denoiser, 64, label=labels_shown(denoiser, 64), mesh=mesh)
-    picture_samples(config, x, folder / "samples.png")
-    times = np.append(jd.grids.Angle()(denoiser.process, 44)[::4], 0.0)
-    held_out = load_images(config, "test")
-    x0 = jd.dequantize(jax.random.key(1), pixels(held_out, 1), held_out.levels)
-    alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
-    noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
-    settings = {"label": labels_shown(denoiser, 1), "grid": jd.grids.Angle(), "trajectory": True}
-    denoising = draw(config, denoiser, 1, "ddim", 44, seed=1, **settings)[::4, 0]
-    scale = np.hypot(alpha, sigma).clip(1.0)
-    jd.plotting.strip(
-        np.stack([noising[::-1] / scale[::-1], denoising / scale]),
-        folder / "denoising.png",
-        names=["data to noise", "noise to data"],
-    )
-
-
-@dataclasses.dataclass
-class Budget:
-    """When a picture may be drawn: never more than `share` of the time goes into pictures.
-
-    What the next one takes is what the last one took. The first compiles, as training had done by its first line, and
-    evaluates the network `evaluations` times, where training evaluates it about three times an example.
+    levels: how many values a pixel has. classes: how many labels there are, 0 to classes - 1. names: those of the
+    classes, none where they have none.
     """
 
-    share: float
-    evaluations: int
-    began: float
-    spent: float
-    compiling: float | None = None
-    last: float | None = None
+    SOURCES: ClassVar = (jd.data.Images, jd.data.ImageFolder, jd.data.ImageSource)
+    NETWORK: ClassVar = WORDS.parse("unet(channels=(16, 32), blocks=1, attention=(1,))", Network)
+    SHOWN: ClassVar = 64
 
-    def allows(self, metrics: dict) -> bool:
-        """Whether one may be drawn after a line of metrics."""
-        if self.compiling is None:
-            self.compiling = time.perf_counter() - self.began
-        coming = self.last or self.compiling + self.evaluations / (3 * metrics["examples_per_second"])
-        return self.share > 0 and self.spent + coming <= self.share * (metrics["seconds"] + self.spent + coming)
+    levels: int
+    classes: int
+    names: tuple[str, ...] = ()
 
-    @contextlib.contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Count the time inside."""
-        began = time.perf_counter()
-        yield
-        self.last = time.perf_counter() - began
-        self.spent += self.last
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.event) != 3:
+            raise ValueError(f"event = {self.event}; expected (height, width, channels)")
+        check_whole("levels", self.levels, least=2)
+        check_whole("classes", self.classes)
+        if self.names and len(self.names) != self.classes:
+            raise ValueError(f"{len(self.names)} names of {self.classes} classes; expected one each, or none")
+
+    @classmethod
+    def learned(cls, config: Config, source) -> "Pictures":
+        """Those of a set of `jaxdiff.data`."""
+        if config.condition not in ((), LABEL):
+            raise ValueError(f"condition = {' '.join(config.condition)}; pictures have one to give: label")
+        event = _pixels(source, 1).shape[1:]
+        std = 2 / source.levels * jd.data.pixel_moments(source)[1]
+        names = tuple(getattr(source, "names", ()))
+        return cls(event, std, source.levels, source.classes, names)
+
+    def offered(self, config: Config) -> dict[str, Any]:
+        """The channels of a U-Net, the event of an MLP, and the classes."""
+        classes = {"classes": self.classes} if config.condition else {}
+        return {"channels_in": self.event[-1], "event": self.event} | classes
+
+    def dropout(self, config: Config) -> float | None:
+        """A tenth of the labels, unless told."""
+        return (0.1 if config.dropout is None else config.dropout) if config.condition else None
+
+    def examples(self, source) -> Any:
+        """The pictures with their labels: arrays where they are in memory."""
+        return {"image": source.image, "label": source.label} if isinstance(source, jd.data.Images) else source
+
+    def prepare(self, config: Config) -> Callable:
+        """Dequantise, and mirror half of them where the config says so."""
+        levels, flip, conditional = self.levels, config.flip, bool(config.condition)
+
+        def prepare(key, batch):
+            noise_key, _, flip_key = jax.random.split(key, 3)
+            x0 = jd.dequantize(noise_key, batch["image"], levels)
+            if flip:
+                mirrored = jax.random.bernoulli(flip_key, 0.5, (len(x0), 1, 1, 1))
+                x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
+            return x0, batch["label"] if conditional else None
+
+        return prepare
+
+    def condition(self, config: Config, given: Sequence[str]) -> int | None:
+        """A label, from its number or its class's name, with or without "label=" before it."""
+        if not given:
+            return None
+        if not config.condition:
+            raise ValueError(f"condition = {' '.join(given)}, but the run was trained without one; leave it out")
+        if len(given) > 1:
+            raise ValueError(f"condition = {' '.join(given)}; expected one label")
+        text = given[0].removeprefix("label=")
+        if text in self.names:
+            return self.names.index(text)
+        if text.isdecimal() and int(text) < self.classes:
+            return int(text)
+        known = f"one of {', '.join(self.names)}" if self.names else f"0 to {self.classes - 1}"
+        raise ValueError(f"label = {text}; expected {known}")
+
+    def in_turn(self, source, n: int) -> np.ndarray:
+        """The classes one after another."""
+        return np.arange(n, dtype=np.int32) % self.classes
+
+    def restore(self, x) -> np.ndarray:
+        """The pixels, uint8 (uint16 beyond 256 levels)."""
+        return np.asarray(jd.quantize(jnp.asarray(x), self.levels)).astype(
+            np.uint8 if self.levels <= 256 else np.uint16
+        )
+
+    def write(self, x, folder: Path) -> Path:
+        """As samples.npy."""
+        with atomic_write(folder / "samples.npy") as file:
+            np.save(file, x)
+        return folder / "samples.npy"
+
+    def picture(self, x, source, path: Path, title: str | None = None) -> None:
+        """In a grid, the first 256."""
+        jd.plotting.sample_grid(x[:256], path, title=title)
+
+    def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
+        """A picture of the data on its way to noise, and a sample on its way back."""
+        count = 44
+        times = np.append(jd.grids.Angle()(denoiser.process, count)[::4], 0.0)
+        alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
+        x0 = jd.dequantize(jax.random.key(1), _pixels(source, 1), self.levels)
+        noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
+        denoising = draw(1, jd.samplers.DDIM(), count, seed=1, grid=jd.grids.Angle(), trajectory=True)[::4, 0]
+        scale = np.hypot(alpha, sigma).clip(1.0)
+        rows = np.stack([noising[::-1] / scale[::-1], denoising / scale])
+        jd.plotting.strip(rows, folder / "denoising.png", names=["data to noise", "noise to data"])
+
+    def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
+        """Bits per dimension, by `jaxdiff.bits_per_dim`."""
+        images = _pixels(source, limit)
+        if (images.shape[1:], source.levels) != (self.event, self.levels):
+            raise ValueError(
+                f"the pictures are {images.shape[1:]} with {source.levels} levels; expected {self.event} with "
+                f"{self.levels}, as those that the run was trained on"
+            )
+        cond = self._labels(source, len(images)) if conditional else None
+        report = jd.bits_per_dim(key, denoiser, images, levels=self.levels, cond=cond, **lasting, **settings)
+        return _figures(report) | {"per_example": str(lasting["record"])}, str(report)
+
+    def _labels(self, source, n: int) -> np.ndarray:
+        """The labels of the first n pictures of `source`, by the names of its classes where the run knows names."""
+        labels = np.array([source[i]["label"] for i in range(n)]) if _on_disk(source) else source.label[:n]
+        names = getattr(source, "names", ())
+        if self.names:
+            if unknown := sorted({*names} - {*self.names}) if names else ["none"]:
+                raise ValueError(
+                    f"the pictures have the classes {', '.join(unknown)}; expected those of the run, "
+                    f"{', '.join(self.names)}. For p(x) without a label give --unconditional"
+                )
+            labels = np.array([self.names.index(name) for name in names])[labels]
+        if labels.max() >= self.classes:
+            raise ValueError(f"the pictures have label {labels.max()}; expected 0 to {self.classes - 1}")
+        return labels.astype(np.int32)
+
+
+def _on_disk(source) -> bool:
+    return isinstance(source, jd.data.ImageSource)
+
+
+def _pixels(source, n: int | None = None) -> np.ndarray:
+    """The first n pictures of a set, or all, as an array uint8 [n, height, width, channels]."""
+    if isinstance(source, jd.data.Images):
+        return source.image[:n]
+    indices = range(len(source))[:n]
+    many = getattr(source, "__getitems__", None)
+    examples = [source[i] for i in indices] if many is None else many(indices)
+    return np.stack([example["image"] for example in examples])
+
+
+def _figures(report: jd.BitsPerDim) -> dict:
+    """The numbers of a report, its budget's among them, for a summary."""
+    numbers = lambda value: {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.repr}
+    figures = numbers(report)
+    if (budget := report.budget) is not None:
+        shifts = {name: getattr(budget, name)._asdict() for name in ("solver", "truncation")}
+        bound = {name: getattr(budget.bound, name) for name in ("bits_per_dim", "standard_error")}
+        figures["budget"] = numbers(budget) | shifts | {"bound": bound}
+    return figures

@@ -7,70 +7,43 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 import jaxdiff as jd
 from jaxdiff import training
-from jaxdiff.arrays import check_number, check_path, check_whole, is_leftover, own_folder
-from jaxdiff.config import IMAGES, TIMES, TOYS, WEIGHTINGS, Config, check_config, read_config
-from jaxdiff.runs.models import WEIGHTS, build, draw, every_device, load_images, load_points
-from jaxdiff.runs.pictures import Budget, labels_shown, picture_run, picture_samples
+from jaxdiff.arrays import check_instance, check_number, check_path, check_whole, is_leftover, own_folder
+from jaxdiff.config import Config, read_config
+from jaxdiff.runs.budget import Budget
+from jaxdiff.runs.data import read
+from jaxdiff.runs.known import learned, read_known, write_known
+from jaxdiff.runs.run import WEIGHTS, Run, build, draw, every_device
 from jaxdiff.runs.summary import last_line, read_summary, update_summary, write_json
 from jaxdiff.training.hosts import first, several
 
-TRACES = ("lock", "failure.json", ".checkpoints.unsaved", "config.tmp")  # what an aborted start can leave in a folder
+STARTED = ("lock", "failure.json", ".checkpoints.unsaved", "config.tmp")  # what an aborted start can leave in a folder
 DATA = ("data", "data_std", "batch", "first_batch")
-PARTS = {  # what `training.train` calls what a setting decides, where it does not have the setting's name
-    **dict.fromkeys((field.name for field in dataclasses.fields(Config)), ()),
-    **{name: (name,) for name in ("process", "parameterization", "ema_decay", "accumulate", "label_dropout")},
-    **dict.fromkeys(("channels", "blocks", "attention", "hidden"), ("network", "weights", "initial_weights")),
-    **dict.fromkeys(
-        ("image_folder", "image_size", "grey", "skip_corrupt"), ("data", "data_std", "first_batch", "batch")
-    ),
-    "data": ("data", "data_std", "first_batch", "batch", "prepare"),
-    "conditional": ("network", "weights", "initial_weights", "prepare", "label_dropout"),
-    "weighting": ("loss",),
-    "times": ("loss",),
-    "learning_rate": ("optimizer",),
+PARTS = {  # what `training.train` calls what a setting decides, where that is not its name
+    "data": (*DATA, "prepare", "weights", "initial_weights"),
+    "condition": ("network", "weights", "initial_weights", "prepare", "label_dropout", *DATA),
+    "dropout": ("label_dropout",),
     "flip": ("prepare",),
+    "network": ("network", "weights", "initial_weights"),
     "dtype": ("network",),
-    "remat": ("network",),
-    "batch_size": ("batch", "first_batch", "data"),
+    "batch_size": DATA,
+    "learning_rate": ("optimizer",),
     "seed": ("key", "initial_weights", "first_batch", "data"),
 }
 PICTURES = 0.02  # the share of a training's time that pictures of samples may take
 
 
-def _preparation(config: Config):
-    """What a run reads and does with it: examples, and what makes (x_0, cond) of a batch of them inside the step."""
-    if config.data in TOYS:
-        examples = {"x": load_points(config, "train")}
-        prepare = lambda key, batch: (batch["x"], None)
-    else:
-        data = load_images(config, "train")
-        examples = {"image": data.image, "label": data.label} if isinstance(data, jd.data.Images) else data
-        levels, flip, conditional = data.levels, config.flip, config.conditional
-
-        def prepare(key, batch):
-            noise_key, _, flip_key = jax.random.split(key, 3)
-            x0 = jd.dequantize(noise_key, batch["image"], levels)
-            if flip:
-                mirrored = jax.random.bernoulli(flip_key, 0.5, (len(x0), 1, 1, 1))
-                x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
-            return x0, batch["label"] if conditional else None
-
-    return examples, prepare
-
-
-def _check_folder(config: Config, folder: Path, allow: tuple[str, ...]) -> None:
+def _check_folder(config: Config, folder: Path, allow: Sequence[str]) -> None:
     """Raise ValueError where the folder holds something else, or checkpoints of another config."""
     if (folder / WEIGHTS).exists():
         raise ValueError(f"{folder} is an exported model, from which training cannot go on; give another folder")
     if (folder / "config.json").exists():
-        before = dataclasses.asdict(read_config(folder))
-        now = dataclasses.asdict(config)
+        before, now = read_config(folder).written(), config.written()
         changed = [name for name, value in now.items() if before[name] != value and name not in ("steps", *allow)]
         saved = training.saved_steps(folder)
         if saved and config.steps < max(saved):
@@ -83,66 +56,83 @@ def _check_folder(config: Config, folder: Path, allow: tuple[str, ...]) -> None:
                 f"{folder} holds a run with another config ({what}); give another folder, or accept the difference by "
                 f"name: allow {' '.join(changed)}"
             )
-    elif folder.exists() and not all(path.name in TRACES or is_leftover(path) for path in folder.iterdir()):
+    elif folder.exists() and not all(path.name in STARTED or is_leftover(path) for path in folder.iterdir()):
         raise ValueError(f"{folder} is neither empty nor a run folder; give another one")
 
 
 def train(
     config: Config,
     folder: str | os.PathLike,
+    data: Any = None,
+    *,
     progress: bool = True,
     model: int = 1,
+    accumulate: int = 1,
     writers: Callable[[Path], Sequence[contextlib.AbstractContextManager[Callable]]] = lambda folder: (),
     allow: tuple[str, ...] = (),
     checkpoint_every: int = 500,
     log_every: int = 50,
     pictures: float = PICTURES,
-) -> tuple[jd.Denoiser, dict]:
-    """Train into `folder`, or go on where it stopped. Returns the denoiser and the run's summary.
+) -> Run:
+    """Train into `folder`, or go on where it stopped.
 
     Args:
+        data: the training examples, where `config.data` is None: images of `jaxdiff.data`, or a `Table`.
         model: devices that share one copy of the weights; the others multiply the batch.
+        accumulate: parts a batch is computed in, one after another: less memory.
         writers: what else gets each logged line, as `writer(metrics, picture)`: context managers that give it, made
             once the folder is there; picture is a path where there is a new one.
         pictures: the largest share of the time that pictures of samples may take while it trains, 0 for none at all.
             What they took is `picture_seconds` in metrics.jsonl and in the summary; the pictures of the trained model
             are `last_pictures_seconds` there.
 
-    Raises ValueError where the folder holds something else or a run with another config.
+    Raises ValueError where the folder holds something else or a run with another config, and for a config that is not
+    for its data.
     """
-    check_config(config)
+    check_instance("config", config, Config, "a Config")
     folder = check_path("folder", folder)
-    config.check()
     check_whole("model", model)
+    check_whole("accumulate", accumulate)
     check_number("pictures", pictures, least=0, most=1)
+    if (data is None) == (config.data is None):
+        raise ValueError(f"config.data = {config.data} and data = {data!r:.80}; expected one of them, the other None")
+    source = read(config.data, "train", config.condition) if data is None else data
+    known = learned(config, source)
+    config = dataclasses.replace(config, network=config.network or known.NETWORK)
     if first():
         _check_folder(config, folder, allow)
+    if training.saved_steps(folder) and (folder / "data.json").exists():
+        known = read_known(folder)  # of the data that the run began with, should others be allowed
     read_summary(folder)
     mesh = training.make_mesh(model)
-    if config.batch_size % (mesh.size * config.accumulate):
+    if config.batch_size % (mesh.size * accumulate):
         raise ValueError(
-            f"batch_size = {config.batch_size} on {mesh.size} devices in {config.accumulate} parts; expected a "
-            f"multiple of {mesh.size * config.accumulate}"
+            f"batch_size = {config.batch_size} on {mesh.size} devices in {accumulate} parts; expected a multiple of "
+            f"{mesh.size * accumulate}"
         )
-    examples, prepare = _preparation(config)
-    config.check_used()
     shard, alone = (jd.data.process_shard(), None) if several() else (None, every_device())
-    batches = jd.data.batches(examples, config.batch_size, config.seed, shard)
-    denoiser = build(config)
+    batches = jd.data.batches(known.examples(source), config.batch_size, config.seed, shard)
+    denoiser = build(config, known)
     if first():
-        write_json(own_folder(folder) / "config.json", dataclasses.asdict(config))
-    shown = 64 if config.data in IMAGES else 4000
-    budget = Budget(pictures, 50 * shown, time.perf_counter(), last_line(folder).get("picture_seconds", 0.0))
+        write_json(own_folder(folder) / "config.json", config.written())
+        write_known(folder, known)
+    budget = Budget(pictures, 50 * known.SHOWN, time.perf_counter(), last_line(folder).get("picture_seconds", 0.0))
+
+    def drawn(denoiser, n: int, *settings, **more):
+        cond = known.in_turn(source, n) if denoiser.label_dropout == 0 else None
+        return draw(Run(config, known, denoiser), n, *settings, cond=cond, mesh=alone, **more)
+
+    def picture(denoiser, title: str | None = None) -> Path:
+        known.picture(drawn(denoiser, known.SHOWN), source, folder / "samples.png", title)
+        return folder / "samples.png"
 
     def on_log(denoiser, metrics):
-        picture = None
+        path = None
         if first() and budget.allows(metrics):
             with budget.drawing():
-                x = draw(config, denoiser, shown, label=labels_shown(denoiser, shown), mesh=alone)
-                picture = folder / "samples.png"
-                picture_samples(config, x, picture, f"samples after {metrics['step']} steps")
+                path = picture(denoiser, f"samples after {metrics['step']} steps")
         for write in told:
-            write(metrics, picture)
+            write(metrics, path)
 
     with contextlib.ExitStack() as open_writers:
         told = [open_writers.enter_context(writer) for writer in (writers(folder) if first() else ())]
@@ -150,15 +140,15 @@ def train(
             jax.random.fold_in(jax.random.key(config.seed), 1),
             folder,
             denoiser,
-            jd.losses.Denoising(WEIGHTINGS[config.weighting](), TIMES[config.times]()),
+            config.loss,
             batches,
             steps=config.steps,
             optimizer=functools.partial(training.clipped_adam, learning_rate=config.learning_rate),
             ema_decay=config.ema_decay,
-            prepare=prepare,
-            label_dropout=config.dropout,
+            prepare=known.prepare(config),
+            label_dropout=known.dropout(config) or 0.0,
             mesh=mesh,
-            accumulate=config.accumulate,
+            accumulate=accumulate,
             allow=[part for name in allow for part in PARTS.get(name, (name,))],
             log_every=log_every,
             checkpoint_every=checkpoint_every,
@@ -167,12 +157,13 @@ def train(
             progress=progress,
         )
     if not first():
-        return denoiser, {}
+        return Run(config, known, denoiser)
     began, last = time.perf_counter(), last_line(folder)
     jd.plotting.training_curve(training.read_metrics(folder / "metrics.jsonl"), folder / "training.png")
     if pictures:
-        picture_run(config, denoiser, folder, alone)
-    summary = update_summary(
+        picture(denoiser)
+        known.last_pictures(denoiser, source, functools.partial(drawn, denoiser), folder)
+    update_summary(
         folder,
         steps=last["step"],
         loss=last["loss"],
@@ -181,4 +172,4 @@ def train(
         picture_seconds=budget.spent,
         last_pictures_seconds=time.perf_counter() - began,
     )
-    return denoiser, summary
+    return Run(config, known, denoiser)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jaxdiff.arrays.mesh import batch_sharding, make_mesh
 
 if TYPE_CHECKING:
-    from jaxdiff.training.checkpoints import Checkpoints, load_params, saved_steps
+    from jaxdiff.training.checkpoints import Checkpoints, load_params, recorded_identity, saved_steps
     from jaxdiff.training.hosts import connect, failing_together
     from jaxdiff.training.log import MetricsLog, read_metrics, tensorboard, wandb
     from jaxdiff.training.loop import train
@@ -28,6 +28,7 @@ _MODULE_OF = {
     "make_step": "step",
     "prepare_as_given": "step",
     "read_metrics": "log",
+    "recorded_identity": "checkpoints",
     "saved_steps": "checkpoints",
     "tensorboard": "log",
     "train": "loop",
@@ -50,6 +51,7 @@ __all__ = [
     "make_step",
     "prepare_as_given",
     "read_metrics",
+    "recorded_identity",
     "saved_steps",
     "tensorboard",
     "train",

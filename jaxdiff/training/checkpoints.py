@@ -336,3 +336,10 @@ def load_params(folder: str | os.PathLike, like):
     if found is None:
         raise FileNotFoundError(f"{checkpoints} has no complete checkpoint yet; train until the first is saved")
     return _restore(checkpoints, found[0], ema=like)["ema"]
+
+
+def recorded_identity(folder: str | os.PathLike) -> dict[str, Any]:
+    """What the run in `folder` is made of, as its newest whole checkpoint says; {} where there is no checkpoint."""
+    checkpoints = (check_path("folder", folder) / "checkpoints").absolute()
+    found = _newest(checkpoints) if checkpoints.is_dir() else None
+    return {} if found is None else found[1].get("identity", {})

@@ -58,8 +58,8 @@ class Speed:
 class Waiting:
     """How long the devices wait for batches with nothing to compute.
 
-    Batches are read while the devices compute, so a wait counts only from the end of the step before it. The duration of
-    a step is measured once an interval, and only after a batch came late: the loop then blocks on the step.
+    Batches are read while the devices compute, so a wait counts only from the end of the step before it. The duration
+    of a step is measured once an interval, and only after a batch came late: the loop then blocks on the step.
     """
 
     def __init__(self):

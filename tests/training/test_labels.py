@@ -14,6 +14,7 @@ from jaxdiff.arrays import is_concrete
 from jaxdiff.config import Config
 from jaxdiff.denoisers import no_label_of
 from jaxdiff.networks import MLP, Cast, UNet, initialize
+from jaxdiff.runs import Pictures
 from jaxdiff.training import prepare_as_given, saved_steps, train
 from jaxdiff.training.labels import dropping
 
@@ -201,8 +202,9 @@ def test_dropping_that_cannot_be_is_refused(tmp_path, given, error, message):
 
 
 def test_a_config_drops_a_tenth_where_it_is_conditional():
-    assert (Config().dropout, Config(conditional=True).dropout) == (0.0, 0.1)
-    assert Config(conditional=True, label_dropout=0.0).dropout == 0.0
-    for config in (Config(label_dropout=0.1), Config(conditional=True, label_dropout=1.0)):
-        with pytest.raises(ValueError, match="label_dropout"):
-            config.check()
+    pictures = Pictures((8, 8, 1), 0.5, 17, 10)
+    given = {"condition": ("label",)}
+    assert [pictures.dropout(Config(**each)) for each in ({}, given, given | {"dropout": 0})] == [None, 0.1, 0.0]
+    for wrong in ({"dropout": 0.1}, given | {"dropout": 1.0}):
+        with pytest.raises(ValueError, match="dropout"):
+            Config(**wrong)

@@ -1,0 +1,62 @@
+"""Columns of rows by pairs: a histogram of each, and a cloud of points for each two."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jaxdiff.arrays import check_instance, check_real
+from jaxdiff.plotting.picture import BLUE, FAINT, GREY, HUES, INK, PathLike, Picture
+
+MOST = 6  # columns that are shown
+CROWD = 2000  # points that are shown
+
+
+def pairs(
+    sets: Mapping[str, np.ndarray], columns: Sequence[str], path: PathLike = None, title: str | None = None
+) -> Picture:
+    """Sets of rows {name: [n, columns]} over each other: histograms on the diagonal, clouds of points below it.
+
+    The first set is grey, such as the data, and the next one blue. Of more than six columns the first six are shown,
+    of more than 2,000 rows the first 2,000. Raises ValueError for sets of another shape, or with a NaN.
+    """
+    check_instance("sets", sets, Mapping, "{name: rows [n, columns]}")
+    rows = {name: np.asarray(check_real(name, values), np.float64) for name, values in sets.items()}
+    for name, values in rows.items():
+        if values.ndim != 2 or values.shape[1] != len(columns) or not len(values) or not np.isfinite(values).all():
+            raise ValueError(
+                f"{name} has shape {values.shape}; expected [n, {len(columns)}] of finite numbers, a column each"
+            )
+    if not rows:
+        raise ValueError("sets is empty; expected {name: rows}, for example {'data': x, 'samples': y}")
+    side, left, above = 1.7, 0.75, 0.45  # inches
+    shown = min(len(columns), MOST)
+    width, height = left + shown * side + 0.15, above + shown * side + 0.55
+    picture = Picture(width, height)
+    colors = [GREY, BLUE, *HUES[1:]] if len(rows) > 1 else [BLUE]
+    first = next(iter(rows.values()))
+    for i in range(shown):
+        for j in range(i + 1):
+            box = (left + j * side, height - above - (i + 1) * side, side * 0.9, side * 0.9)
+            axes = picture.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+            low, high = np.quantile(first[:, [j, i]], [0.001, 0.999], axis=0)
+            low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+            for color, values in zip(colors, rows.values()):
+                if i == j:
+                    axes.hist(
+                        values[:, i], bins=40, range=(low[0], high[0]), density=True, histtype="step", color=color
+                    )
+                else:
+                    axes.scatter(values[:CROWD, j], values[:CROWD, i], s=3, alpha=0.4, color=color, linewidths=0)
+            axes.set_xlim(low[0], high[0])
+            axes.set_yticks([]) if i == j else axes.set_ylim(low[1], high[1])
+            axes.set_xlabel(columns[j] if i == shown - 1 else "", color=INK, size=9)
+            axes.set_ylabel(columns[i] if j == 0 else "", color=INK, size=9)
+            axes.tick_params(colors=GREY, labelsize=7, length=0, labelbottom=i == shown - 1, labelleft=j == 0 < i)
+            axes.spines[:].set_color(FAINT)
+    names = list(rows) if len(rows) > 1 else []
+    for k, (name, color) in enumerate(zip(names, colors)):
+        picture.text((left + 1.2 * k) / width, 1 - 0.2 / height, name, va="center", color=color, size=10)
+    if title:
+        place = (left + 1.2 * len(names)) / width
+        picture.text(place, 1 - 0.2 / height, title, va="center", color=INK, size=10)
+    return picture.saved(path)

@@ -1,0 +1,41 @@
+"""Reading the data that a config names."""
+
+import inspect
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff.data.splits import Split
+from jaxdiff.runs.rows import Points
+from jaxdiff.vocabulary import Data
+
+POINTS_IN_A_SET = 20_000
+SPLITS = "train", "validation", "test"
+
+
+def read(data: Data | None, split: Split | None, condition: tuple[str, ...] = ()) -> Any:
+    """The examples of a split; of None all, where a set has all in one, and otherwise those for testing.
+
+    Files of a folder that are left out are printed.
+    """
+    if data is None:
+        raise ValueError("data = None: they were given by a script; name them")
+    supplied: dict[str, Any] = {}
+    if "key" in data.asks:
+        split = split or "test"
+        key = jax.random.fold_in(jax.random.key(0), SPLITS.index(split))
+        return Points(np.asarray(data(key=key, n=POINTS_IN_A_SET)))
+    if split is None and inspect.signature(data.make).parameters["split"].default is not None:
+        split = "test"
+    if "condition" in data.asks:
+        supplied["condition"] = condition
+    source = data(split=split, **supplied)
+    if not isinstance(source, jd.data.ImageFolder):
+        return source
+    held = source.held()
+    for path, reason in source.skipped:
+        print(f"left out {path}: {reason}", file=sys.stderr)
+    return held

@@ -1,0 +1,143 @@
+"""What a run keeps of its data, so that it needs them no more: `Known`, one subclass for each kind of data.
+
+data.json in the run's folder holds it. Everything that depends on the kind of the data is a method here; what follows
+from the config alone is not.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+
+import jax
+
+from jaxdiff.arrays import check_choice, check_instance, check_number, check_whole, read_json, said
+from jaxdiff.config import Config
+from jaxdiff.runs.summary import write_json
+from jaxdiff.vocabulary import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Known(abc.ABC):
+    """What a run learned from its training data, and what is done with data of that kind.
+
+    event: the shape of an example as the model sees it. data_std: its standard deviation there.
+    """
+
+    KINDS: ClassVar[dict[str, type["Known"]]] = {}
+    SOURCES: ClassVar[tuple[type, ...]]  # what examples of this kind come as
+    NETWORK: ClassVar[Network]  # where the config names none
+    SHOWN: ClassVar[int]  # samples in a picture
+
+    event: tuple[int, ...]
+    data_std: float
+
+    def __init_subclass__(cls):
+        Known.KINDS[cls.__name__.lower()] = cls
+
+    def __post_init__(self):
+        kinds = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _of_kind(field.name, getattr(self, field.name), kinds[field.name])
+            object.__setattr__(self, field.name, value)
+        check_number("data_std", self.data_std, above=0)
+
+    @classmethod
+    @abc.abstractmethod
+    def learned(cls, config: Config, source) -> Self:
+        """What is to be known of the training examples in `source`; ValueError where `config` cannot be of them."""
+
+    @abc.abstractmethod
+    def offered(self, config: Config) -> dict[str, Any]:
+        """What a network is built from: the arguments that the data decide."""
+
+    def dropout(self, config: Config) -> float | None:
+        """The share of examples whose condition is dropped in training; None of a model without one."""
+        return 0.0 if config.condition else None
+
+    @abc.abstractmethod
+    def examples(self, source) -> Any:
+        """`source` as `jaxdiff.data.batches` takes it."""
+
+    @abc.abstractmethod
+    def prepare(self, config: Config) -> Callable:
+        """What makes (x_0, cond) of a key and a batch of examples, inside the training step."""
+
+    @abc.abstractmethod
+    def condition(self, config: Config, given: Sequence[str]) -> Any:
+        """The `cond` of one example from what a user wrote, such as ["3"], ["label=cat"] or ["y=1.5", "z=2"]."""
+
+    @abc.abstractmethod
+    def in_turn(self, source, n: int) -> Any:
+        """The `cond` of n samples to picture of a model that knows nothing without one."""
+
+    @abc.abstractmethod
+    def restore(self, x) -> Any:
+        """Samples as the user gave the data, from what the model sees."""
+
+    @abc.abstractmethod
+    def write(self, x, folder: Path) -> Path:
+        """Write restored samples into the folder, in the format of the data. Returns the file."""
+
+    @abc.abstractmethod
+    def picture(self, x, source, path: Path, title: str | None = None) -> None:
+        """Draw samples, as the model sees them, beside the data where `source` has them and it says something."""
+
+    @abc.abstractmethod
+    def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
+        """Draw what a trained model shows beside its samples; `draw(n, sampler, steps, **more)` draws."""
+
+    @abc.abstractmethod
+    def score(
+        self, key: jax.Array, denoiser, source, limit: int | None, conditional: bool, lasting: dict, **settings
+    ) -> tuple[dict, str]:
+        """The likelihood of the examples in `source`: figures for a summary, and words to print.
+
+        `lasting` is what long work is given: its record, progress and mesh. Raises ValueError for examples that are
+        unlike those of the training, and for settings that have no meaning here.
+        """
+
+
+def kind_of(source) -> type[Known]:
+    """The kind of the data in `source`; TypeError where there is none."""
+    for kind in Known.KINDS.values():
+        if isinstance(source, kind.SOURCES):
+            return kind
+    names = ", ".join(source.__name__ for kind in Known.KINDS.values() for source in kind.SOURCES)
+    raise TypeError(f"data = {said(source)}; expected one of {names}")
+
+
+def learned(config: Config, source) -> Known:
+    """What is to be known of the training examples in `source`, by their kind."""
+    return kind_of(source).learned(config, source)
+
+
+def write_known(folder: Path, known: Known) -> None:
+    """Write data.json."""
+    write_json(folder / "data.json", {"kind": type(known).__name__.lower()} | dataclasses.asdict(known))
+
+
+def read_known(folder: Path) -> Known:
+    """What data.json says; ValueError for one that is damaged, FileNotFoundError where there is none."""
+    values = read_json(path := folder / "data.json")
+    try:
+        check_choice("kind", name := values.pop("kind", None), Known.KINDS)
+        return Known.KINDS[name](**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not what a run keeps of its data: {error}") from None
+
+
+def _of_kind(name: str, value: Any, kind: Any) -> Any:
+    """A field as its annotation says, from JSON too. Raises TypeError or ValueError for another value."""
+    if get_origin(kind) is tuple:
+        check_instance(name, value, (list, tuple), "a list")
+        return tuple(_of_kind(f"{name}[{i}]", part, get_args(kind)[0]) for i, part in enumerate(value))
+    if kind is int:
+        return check_whole(name, value)
+    if kind is float:
+        return float(check_number(name, value))
+    if isinstance(value, dict):
+        return kind(**value)
+    check_instance(name, value, kind, f"a {kind.__name__}")
+    return value

@@ -1,0 +1,156 @@
+"""Runs of rows of numbers: tables of the user's, and toy sets, which are tables of two columns, x and y."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff.config import Config
+from jaxdiff.data import Columns, write_rows
+from jaxdiff.runs.known import Known
+from jaxdiff.vocabulary import WORDS, Network
+
+LIMIT = 2000  # rows that a likelihood looks at unless told
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Points:
+    """Points of the plane as a table of the columns x and y, which stay as they are."""
+
+    points: np.ndarray
+
+    names: ClassVar = ("x", "y")
+    columns: ClassVar = Columns(("x", "y"), (0.0, 0.0), (1.0, 1.0))
+    suffix: ClassVar = ".npy"
+
+    @property
+    def values(self) -> np.ndarray:
+        """The points, float64 [n, 2]."""
+        return self.points.astype(np.float64)
+
+    @property
+    def examples(self) -> dict[str, np.ndarray]:
+        """What a model sees of the points."""
+        return {"x": self.points}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(Known):
+    """Of rows: event is (columns,), those that the model is of, standardised.
+
+    columns: their names, means and scales, and which are given to the model. mean, covariance: of
+    all of them, standardised. suffix: of the file they came in.
+    """
+
+    SOURCES: ClassVar = (jd.data.Table, Points)
+    NETWORK: ClassVar = WORDS.parse("mlp(hidden=(128, 128, 128))", Network)
+    SHOWN: ClassVar = 4000
+
+    columns: Columns
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    suffix: str = ".npy"
+
+    @classmethod
+    def learned(cls, config: Config, source) -> "Rows":
+        """Those of a `jaxdiff.data.Table`."""
+        if config.flip:
+            raise ValueError("flip = True is for pictures; rows have no sides: leave it out")
+        if config.dropout:
+            raise ValueError(f"dropout = {config.dropout} is for labels; columns have no value for none: leave it out")
+        if source.columns.condition != config.condition:
+            raise ValueError(f"condition = {' '.join(config.condition)}, but the data have no such columns to give")
+        x = source.examples["x"]
+        mean, covariance = (array.tolist() for array in source.columns.moments(source.values))
+        return cls(x.shape[1:], float(np.std(x)), source.columns, mean, covariance, source.suffix)
+
+    def offered(self, config: Config) -> dict[str, Any]:
+        """The event, and how many columns are given."""
+        given = {"vector": len(self.columns.condition)} if self.columns.condition else {}
+        return {"event": self.event} | given
+
+    def examples(self, source) -> Any:
+        """What the model sees of the rows."""
+        return source.examples
+
+    def prepare(self, config: Config) -> Callable:
+        """The columns as they are."""
+        return lambda key, batch: (batch["x"], batch.get("cond"))
+
+    def condition(self, config: Config, given: Sequence[str]) -> np.ndarray | None:
+        """Values of the given columns, from "y=1.5" and "z=2", or "y=1.5,z=2"."""
+        if not given and not self.columns.condition:
+            return None
+        pairs = [part.rpartition("=") for text in given for part in text.split(",")]
+        try:
+            values = {name: float(value) for name, _, value in pairs}
+        except ValueError as error:
+            raise ValueError(f"condition = {' '.join(given)}: {error}; expected name=number") from None
+        return self.columns.conditions(values)
+
+    def in_turn(self, source, n: int) -> np.ndarray:
+        """What is given of the rows, one after another."""
+        return np.resize(source.examples["cond"], (n, len(self.columns.condition)))
+
+    def restore(self, x) -> np.ndarray:
+        """Rows in the user's units."""
+        return self.columns.restored(x)
+
+    def write(self, x, folder: Path) -> Path:
+        """As samples.csv, .npy or .npz: what the data came in."""
+        write_rows(path := folder / f"samples{self.suffix}", self.columns.modelled, x)
+        return path
+
+    def picture(self, x, source, path: Path, title: str | None = None) -> None:
+        """The columns by pairs, in the user's units, beside those of the data."""
+        names = self.columns.modelled
+        beside = {} if source is None else {"data": self.columns.restored(source.examples["x"])}
+        jd.plotting.pairs(beside | {"samples": self.restore(x)}, names, path, title)
+
+    def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
+        """The density of two columns."""
+        if self.event != (2,) or self.columns.condition:
+            return
+        plane = jnp.asarray(jd.plotting.plane(2.5, 80), jnp.float32)
+        settings = {"flow": jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3), "trace": jd.likelihood.Exact()}
+        log_prob = jd.log_likelihood(jax.random.key(0), denoiser, plane, **settings).log_prob
+        jd.plotting.panels({"density": jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png")
+
+    def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
+        """Nats of a row in the user's units, beside those under one Gaussian of the rows of the training."""
+        if wrong := sorted(settings.keys() - {"flow", "trace"}):
+            raise ValueError(
+                f"{wrong[0]} = {settings[wrong[0]]}: for pictures; these are rows of numbers: leave it out"
+            )
+        rows = self.columns.rows(source.names, source.values)[: limit or LIMIT]
+        x, cond = self.columns.standardised(rows)
+        found = jd.log_likelihood(key, denoiser, jnp.asarray(x), cond=cond, **settings)
+        converged = np.asarray(found.converged)
+        nats = np.asarray(found.log_prob, np.float64)[converged] - self.columns.log_scale
+        gaussian = self.columns.gaussian_log_prob(self.mean, self.covariance, rows)[converged]
+        figures = {
+            "log_likelihood": float(nats.mean()),
+            "standard_error": _error(nats),
+            "gaussian": float(gaussian.mean()),
+            "above_gaussian": float((nats - gaussian).mean()),
+            "above_gaussian_standard_error": _error(nats - gaussian),
+            "examples": len(rows),
+            "not_converged": int((~converged).sum()),
+        }
+        given = f" given {', '.join(self.columns.condition)}" if self.columns.condition else ""
+        words = (
+            "{log_likelihood:.4f} +- {standard_error:.4f} nats a row{given}; one Gaussian of the rows it learned from "
+            "has {gaussian:.4f}: this model is {above_gaussian:.4f} +- {above_gaussian_standard_error:.4f} above"
+        ).format(**figures, given=given)
+        return figures, words
+
+
+def _error(values: np.ndarray) -> float:
+    """The standard error of the mean."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan

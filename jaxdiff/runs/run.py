@@ -1,0 +1,126 @@
+"""A trained run, loaded from its folder without its data."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff import training
+from jaxdiff.arrays import check_instance, check_path, check_whole
+from jaxdiff.config import Config, check_seed, read_config
+from jaxdiff.runs.data import read
+from jaxdiff.runs.known import Known, learned, read_known, write_known
+from jaxdiff.training.hosts import first
+from jaxdiff.vocabulary import WORDS, Network
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A model with what is needed to use it.
+
+    config: what it was made from. known: what it keeps of its data. denoiser: with its averaged weights.
+    """
+
+    config: Config
+    known: Known
+    denoiser: Any
+
+    def restore(self, x) -> Any:
+        """Samples as the user gave the data, from what the denoiser sees: pixels, or rows in the user's units."""
+        return self.known.restore(x)
+
+
+def build(config: Config, known: Known) -> jd.Denoiser:
+    """The denoiser of a config, with its initial weights. Raises ValueError for a network that is not for its data."""
+    from jaxdiff.networks import Cast, initialize
+
+    check_instance("config", config, Config, "a Config, such as jaxdiff.runs.load(folder).config")
+    recipe = known.NETWORK if config.network is None else config.network
+    offered = known.offered(config)
+    written = WORDS.write(recipe, Network)
+    asked = {name: offered[name] for name in recipe.asks if name in offered}
+    if "channels_in" in recipe.asks and "channels_in" not in offered:
+        raise ValueError(f"network = {written} is for pictures, and the data are of shape {known.event}; give an mlp")
+    if lost := [name for name in ("classes", "vector") if name in offered and name not in asked]:
+        what = {"classes": "labels", "vector": "columns as its condition"}[lost[0]]
+        raise ValueError(f"network = {written} takes no {what}; give one that does")
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    network, params = initialize(key, lambda rngs: recipe(**asked, rngs=rngs))
+    if config.dtype != "float32":
+        network = Cast(network, jnp.dtype(config.dtype))
+    dropout = known.dropout(config)
+    return jd.Denoiser(
+        network, params, config.process, config.parameterization, data_std=known.data_std, label_dropout=dropout
+    )
+
+
+def load(folder: str | os.PathLike) -> Run:
+    """The run of a folder, with its averaged weights, or one that `jaxdiff export` wrote. Its data are not read.
+
+    Raises ValueError for what is no folder of a run, and for one that was written before runs kept what they learned of
+    their data where these are gone or have changed.
+    """
+    folder = check_path("folder", folder)
+    config = read_config(folder)
+    known = read_known(folder) if (folder / "data.json").exists() else _learn_again(config, folder)
+    denoiser = build(config, known)
+    if (weights := folder / WEIGHTS).exists():
+        params = jd.pretrained.read_params(weights, denoiser.params)
+    else:
+        params = training.load_params(folder, denoiser.params)
+    return Run(config, known, dataclasses.replace(denoiser, params=params))
+
+
+def _learn_again(config: Config, folder: Path) -> Known:
+    """What a run from before data.json learned of its data, read from them once and written."""
+    try:
+        source = read(config.data, "train", config.condition)
+        known = learned(config, source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} has no data.json: it was written before runs kept what they learn of their data, and these "
+            f"cannot be read ({error}). Put them back for one call"
+        ) from None
+    before = training.recorded_identity(folder).get("data_std", known.data_std)
+    if not np.isclose(before, known.data_std, rtol=1e-5):
+        raise ValueError(
+            f"{folder} has no data.json: it was written before runs kept what they learn of their data, and these have "
+            f"changed since: their standard deviation was {before:.6g}, and is {known.data_std:.6g}. Put them back "
+            "as they were for one call"
+        )
+    if first():
+        write_known(folder, known)
+    return known
+
+
+def draw(
+    run: Run,
+    n: int,
+    sampler: jd.samplers.Sampler = jd.samplers.DPMSolverPP(),
+    steps: int = 50,
+    seed: int = 0,
+    cond: Any = None,
+    batch_size: int = 4096,
+    **more,
+) -> np.ndarray:
+    """n samples, as the model sees them; `run.restore` gives them in the user's units.
+
+    `cond` is that of one sample, for all of them, or one a sample. Further arguments go to `jaxdiff.samplers.draw`.
+    """
+    check_instance("run", run, Run, "a run, such as jaxdiff.runs.load(folder)")
+    check_whole("n", n)
+    key = jax.random.key(check_seed(seed))
+    settings = {"sampler": sampler, "steps": steps, **more}
+    return jd.samplers.draw(key, run.denoiser, (n, *run.known.event), batch_size, cond, **settings)
+
+
+def every_device() -> jax.sharding.Mesh | None:
+    """The mesh that samples and likelihoods are split over; None where there is one device."""
+    return None if jax.device_count() == 1 else training.make_mesh()
