@@ -156,6 +156,11 @@ def test_what_is_written_is_short_and_says_what_differs_from_the_defaults():
     assert write(jd.OU(5.0), jd.Process) == "vp(beta_min=5, beta_max=5)"
 
 
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -3.0, 0.1, 1 / 3, 5e-324, 1e16, 1e22, 2.0**53, 1.7e308, -math.inf])
+def test_a_float_is_read_back_to_the_bit(value):
+    assert np.float64(parse(write(value, float), float)).tobytes() == np.float64(value).tobytes()
+
+
 def test_what_no_word_makes_is_not_written():
     @dataclasses.dataclass(frozen=True)
     class Mine(Sampler): ...
@@ -165,6 +170,7 @@ def test_what_no_word_makes_is_not_written():
         (jd.from_betas([0.1, 0.2]), jd.Process),
         (Independent(lambda key, n: jnp.zeros((n, 2))), Coupling),
         (math.nan, float),
+        (10**400, float),
         (jd.VP(), Sampler),
         ("3", float),
         (3.5, int),

@@ -64,9 +64,9 @@ def constant_of(node: ast.expr) -> Any:
 
 
 def written_number(value: float) -> str:
-    """The shortest text that `float` reads as the same number, or as the nearest to a whole one."""
+    """The shortest text that is read as the same float, without a point where it is whole."""
+    value = float(value)
     if math.isnan(value):
         raise TypeError("nan cannot be written in words; expected a number")
-    whole = math.isfinite(value) and value == int(value) and abs(value) < 1e16 and math.copysign(1, value) * value >= 0
-    negative_zero = value == 0 and math.copysign(1, value) < 0
-    return str(int(value)) if whole and not negative_zero else repr(float(value))
+    short = value.is_integer() and abs(value) < 1e16 and str(value) != "-0.0"
+    return str(int(value)) if short else repr(value)

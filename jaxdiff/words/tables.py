@@ -171,7 +171,8 @@ class Vocabulary:
         if kind is int:
             return repr(value) if type(value) is int else None
         if kind is float:
-            return written_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+            real = type(value) is float or (type(value) is int and abs(value) < 2**1023)
+            return written_number(value) if real else None
         if kind is np.ndarray and hasattr(value, "dtype") and np.ndim(value) == 1:
             value = np.asarray(value).tolist()
         if isinstance(value, tuple | list):
