@@ -398,6 +398,15 @@ def test_a_hostile_text_is_refused_in_one_line_and_nothing_of_it_runs(text, tmp_
     assert not any(tmp_path.iterdir())
 
 
+def test_texts_are_read_up_to_a_length_and_a_depth():
+    nested = lambda n: "predictor_corrector(" * n + "ddim" + ")" * n
+    padded = lambda n: f"vp({' ' * (n - 4)})"
+    assert isinstance(parse(nested(20), Sampler), Sampler)
+    assert "expected at most 20 deep" in refusal(nested(21), Sampler)
+    assert parse(padded(10_000), jd.Process) == jd.VP()
+    assert "10001 characters; expected at most 10000" in refusal(padded(10_001), jd.Process)
+
+
 def test_what_is_no_text_is_a_type_error():
     for text in (None, 3, jd.VP(), b"vp"):
         with pytest.raises(TypeError, match=r"process = .*; expected text"):
