@@ -257,6 +257,8 @@ def test_a_file_that_is_no_picture_is_named_or_left_out(tmp_path, make, header):
         assert [path for path, _ in data.skipped] == ["k/b.png"]
         assert data.skipped[0][1]
     np.testing.assert_array_equal(images.image[1], checked[1]["image"])
+    os.remove(tmp_path / "k" / "b.png")
+    assert fingerprint(ImageFolder(tmp_path, 8), 1, 0) == fingerprint(checked, 1, 0)
 
 
 def test_pictures_in_png_and_jpeg_are_told_by_their_first_bytes(tmp_path, monkeypatch):

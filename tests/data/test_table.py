@@ -217,9 +217,9 @@ def test_a_row_keeps_its_split_when_others_come_and_equal_rows_share_theirs(tmp_
     write_rows(tmp_path / "more.csv", NAMES, np.concatenate([more, ROWS[::-1], ROWS]))
     for split in splits:
         assert as_set(Table(tmp_path / "more.csv", split)) - {row.tobytes() for row in more} == before[split]
-    np.save(tmp_path / "zero.npy", np.array([[0.0], [-0.0], [1.0]] * 20))
-    train = Table(tmp_path / "zero.npy", None).values
-    assert len(train) == 60
+    np.save(tmp_path / "zero.npy", np.array([[i, zero] for i in range(200) for zero in (0.0, -0.0)]))
+    for split in splits:
+        assert (np.unique(Table(tmp_path / "zero.npy", split).values[:, 0], return_counts=True)[1] == 2).all()
 
 
 def test_what_is_learned_goes_through_json_and_stands_alone(path):

@@ -150,6 +150,8 @@ def test_waiting_is_what_of_reading_is_left_when_a_step_is_done(monkeypatch, bat
     share = trained(clock, Waiting(), batches(clock, reading), compute)
     longer = max(reading, compute)
     assert abs(share - (longer - compute) / longer) < 2 * reading / (50 * longer)  # of the first two batches of 50
+    most = 0.0 if reading < compute else min(reading, compute)  # that measuring a step costs
+    assert clock.now - reading - compute - 49 * longer < most + 1e-6
 
 
 def test_waiting_for_most_of_the_time_is_said_once(monkeypatch):
