@@ -62,9 +62,9 @@ class Settings:
 
 def train(run: Path, pictures: Path, size: int, batch: int) -> list[str]:
     """The words of two steps of `jaxdiff train`."""
-    data = ["--data", "folder", "--image-folder", str(pictures), "--image-size", str(size)]
-    small = ["--channels", "8", "8", "--attention", "--batch-size", str(batch), "--steps", "2", "--log-every", "1"]
-    return ["train", str(run), *data, *small, "--pictures", "0", "--json"]
+    network = ["--network", "unet(channels=(8, 8), attention=())"]
+    steps = ["--batch-size", str(batch), "--steps", "2", "--log-every", "1", "--pictures", "0", "--json"]
+    return ["train", str(run), "--data", f"folder('{pictures}', size={size})", *network, *steps]
 
 
 def make(folder: Path, size: int, n: int) -> float:

@@ -90,7 +90,7 @@ def pixel_moments(images: Images | Source, n: int = 10_000, seed: int = 0) -> tu
         examples = [images[int(i)] for i in indices] if many is None else many(indices.tolist())
         return np.sum([np.bincount(_pixels(example).ravel(), minlength=256) for example in examples], 0)
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         total = np.sum([*pool.map(counts, np.array_split(chosen, -(-len(chosen) // AT_A_TIME)))], 0)
     values, share = np.arange(256), total / total.sum()
     mean = float(share @ values)
