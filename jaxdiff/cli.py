@@ -1,4 +1,4 @@
-"""The command line: `jaxdiff demo | train | sample | likelihood | export`."""
+"""The command line: `jaxdiff demo | train | sample | likelihood | export | words`."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from jaxdiff.likelihood import Hutchinson, Trace
 from jaxdiff.processes.grids import Grid
 from jaxdiff.samplers import DPMSolverPP, ProbabilityFlow, Sampler
 from jaxdiff.training.hosts import INTERRUPTED, agree, first
-from jaxdiff.vocabulary import Data, Guidance, primitive
+from jaxdiff.vocabulary import Data, Guidance, listing, primitive
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress bars.")]
@@ -157,7 +157,7 @@ def sample(
     asked = n, sampler, steps, grid, condition, guidance, seed, batch_size
     with _together(hosts, folder, asked, KEPT):
         run = runs.load(folder)
-        cond = run.known.condition(run.config, condition)
+        cond = run.known.condition(run.config, condition, n)
         if guidance is not None:
             run = dataclasses.replace(run, denoiser=guidance(denoiser=run.denoiser))
         keep = own_folder(folder, "samples.partial") if first() else folder / "samples.partial"
@@ -234,6 +234,22 @@ def export(
     return {"weights": str(weights), "config": str(config), "data": str(data)}
 
 
+def words(kind: Annotated[str, tyro.conf.Positional] = "", json_: Json = False) -> dict:
+    """List the words that settings are written in, with their fields and defaults: `jaxdiff words sampler`.
+
+    Args:
+        kind: Which words: process, loss, weighting, sampler, network, data set, ...; all unless given.
+        json_: Print them as one line of JSON.
+    """
+    found = {noun: lines for noun, lines in listing().items() if kind in noun}
+    if not found:
+        raise ValueError(f"kind = {kind!r}; expected one of {', '.join(listing())}")
+    if not json_:
+        for noun, lines in found.items():
+            print(f"{noun}\n" + "".join(f"    {line}\n" for line in lines))
+    return found if json_ else {}
+
+
 BASELINES = {
     "one Gaussian": 2.964,
     "ten Gaussians": 2.731,
@@ -270,7 +286,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.formatwarning = lambda message, *_: f"jaxdiff: {message}\n"
     app = tyro.extras.SubcommandApp()
-    for command in (demo, train, sample, likelihood, export):
+    for command in (demo, train, sample, likelihood, export, words):
         app.command(command)
     try:
         result = app.cli(description="Diffusion models in JAX. Every run lives in one folder.", registry=_words())

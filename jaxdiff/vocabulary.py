@@ -104,6 +104,11 @@ UNREACHABLE = {
 }
 
 
+def listing() -> dict[str, list[str]]:
+    """The words of each kind, with their fields and defaults, by what one of them is called."""
+    return {table.noun.split(" ", 1)[1]: describe(kind) for kind, table in WORDS.tables.items()}
+
+
 def primitive(kind: Any) -> dict[str, Any] | None:
     """The fields of tyro's PrimitiveConstructorSpec for an annotation that words can be of; None for any other.
 

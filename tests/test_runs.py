@@ -3,13 +3,21 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
+from PIL import Image
+from test_cli import jaxdiff
 
 import jaxdiff as jd
-from jaxdiff import runs
+from jaxdiff import runs, training
+from jaxdiff.data import read_rows, write_rows
 
 
 def test_flips_mirror_about_half_of_a_batch_and_nothing_else():
@@ -116,3 +124,227 @@ def test_a_damaged_data_json_is_named(moons, tmp_path, damage):
     (broken / "data.json").write_text(damage)
     with pytest.raises(ValueError, match=r"data.json"):
         runs.load(broken)
+
+
+def made(folder):
+    """A table of scales 1e-3 and 1e5 in folder/rows.csv, and pictures of two classes in folder/pictures."""
+    rng = np.random.default_rng(0)
+    rows = rng.multivariate_normal(MEAN, COVARIANCE, 400)
+    write_rows(folder / "rows.csv", ("mass", "time", "force"), rows)
+    for i in range(60):
+        path = folder / "pictures" / ("cats" if i % 2 else "dogs") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    return rows
+
+
+MEAN = np.array([0.002, 1e5, 3.0])
+SPREAD = np.diag([1e-3, 40.0, 2.0])
+COVARIANCE = SPREAD @ np.array([[1.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 1.0]]) @ SPREAD
+RUNS = {  # the data, and what is given
+    "table": ("table('rows.csv')", ("mass", "force")),
+    "pictures": ("folder('pictures', size=8)", ("label",)),
+    "points": ("swiss_roll(noise=0.1)", ()),
+}
+NETWORKS = {"table": "mlp((8,))", "points": "mlp((8,))", "pictures": "mlp((8,))"}
+
+
+def trained(kind, folder, **more):
+    """A run of each kind in folder/run, on the data that `made` makes there."""
+    made(folder)
+    data, condition = RUNS[kind]
+    config = runs.Config(data=data, condition=condition, network=NETWORKS[kind], steps=2, batch_size=8)
+    return runs.train(config, folder / "run", progress=False, pictures=0)
+
+
+def same(run, other):
+    assert (run.config, run.known) == (other.config, other.known)
+    assert run.denoiser.data_std == other.denoiser.data_std
+    jax.tree.map(np.testing.assert_array_equal, run.denoiser.params, other.denoiser.params)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_is_loaded_and_exported_without_its_data_elsewhere(kind, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run = trained(kind, Path())
+    shutil.copytree("run", tmp_path / "there" / "copy")
+    monkeypatch.chdir(tmp_path / "there")
+    shutil.rmtree(tmp_path / "here")
+    same(runs.load("copy"), run)
+    runs.export(runs.load("copy"), "model")
+    same(runs.load("model"), run)
+
+
+def test_rows_come_back_as_the_file_had_them_under_a_condition(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = trained("table", Path())
+    draw = "sample", "run", "--n", 3, "--steps", 2, "--json", "--condition"
+    code, out, err = jaxdiff(monkeypatch, capsys, *draw, "mass=0.001,force=2")
+    assert code == 0, err
+    names, rows = read_rows(json.loads(out)["samples"])
+    assert names == ("time",)
+    cond = np.tile(run.known.columns.conditions({"mass": 0.001, "force": 2.0}), (3, 1))
+    np.testing.assert_allclose(rows, run.restore(runs.draw(run, 3, steps=2, cond=cond)), rtol=1e-9)
+    assert np.abs(rows - MEAN[1]).max() < 6 * SPREAD[1, 1]
+    for condition, message in (
+        (["mass=0.001"], "lacks 'force'"),
+        (["mass=0.001,force=2,time=3"], "does not know 'time'"),
+        (["mass=heavy,force=2"], "could not convert string to float: 'heavy'"),
+        ([], "the condition has the columns none; expected 'mass', 'force'"),
+    ):
+        code, _, err = jaxdiff(monkeypatch, capsys, *draw, *condition)
+        assert code == 1
+        assert message in err
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_without_its_data_draws_and_scores_the_same_to_the_bit(kind, tmp_path):
+    """Each command in a process of its own; what is scored is another copy of the data."""
+    data, condition = RUNS[kind]
+
+    def run(where, *arguments):
+        command = [sys.executable, "-m", "jaxdiff.cli", *map(str, arguments), "--json"]
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def numbers(where, folder):
+        draw = {"table": ["--condition", "mass=0.001,force=2"], "pictures": ["--condition", "cats"], "points": []}[kind]
+        found = run(where, "sample", folder, "--n", 3, "--steps", 3, *draw)
+        samples = (where / found["samples"]).read_bytes()
+        scored = ["--data", data] + (["--budget", 0] if kind == "pictures" else [])
+        found = run(where, "likelihood", folder, "--limit", 4, *scored, "--flow", "probability_flow(rtol=.01)")
+        return samples, [found.get(name) for name in ("bits_per_dim", "log_likelihood", "gaussian", "kind")]
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    made(here)
+    settings = ["--network", NETWORKS[kind], "--steps", 2, "--batch-size", 8, "--pictures", 0]
+    given = ["--condition", ",".join(condition)] if condition else []
+    run(here, "train", "again", "--data", data, *given, *settings)
+    before = numbers(here, "again")
+    shutil.copytree(here / "again", there / "copy")
+    shutil.rmtree(here)
+    made(there)  # the same rows and pictures again
+    run(there, "export", "copy", "model")
+    assert numbers(there, "copy") == numbers(there, "model") == before
+
+
+def test_what_joins_or_leaves_a_folder_of_pictures_changes_nothing_that_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = trained("pictures", Path())
+    for path in (tmp_path / "pictures" / "cats").glob("*.png"):
+        path.unlink()
+    (tmp_path / "pictures" / "birds").mkdir()
+    Image.fromarray(np.full((8, 8, 3), 255, np.uint8)).save(tmp_path / "pictures" / "birds" / "white.png")
+    loaded = runs.load(tmp_path / "run")
+    same(loaded, run)
+    assert loaded.known.names == ("cats", "dogs")
+    with pytest.raises(ValueError, match="the pictures have the classes birds; expected those of the run, cats, dogs"):
+        runs.likelihood(loaded, tmp_path / "run", run.config.data, budget=0)
+
+
+@pytest.mark.parametrize("condition", [(), ("time",)])
+def test_nats_of_a_table_are_those_of_the_user_s_units(tmp_path, condition):
+    """With the exact denoiser of the standardised rows in the network's place: SciPy's density of the raw ones."""
+    rows = made(tmp_path)
+    config = runs.Config(data=f"table({str(tmp_path / 'rows.csv')!r})", condition=condition)
+    known = runs.learned(config, runs.read(config.data, "train", condition))
+    scale, shift = np.array(known.columns.scale), np.array(known.columns.mean)
+    order = [known.columns.names.index(name) for name in known.columns.modelled]
+    at = [known.columns.names.index(name) for name in condition]
+    gain = (
+        COVARIANCE[np.ix_(order, at)] @ np.linalg.inv(COVARIANCE[np.ix_(at, at)]) if at else np.zeros((len(order), 0))
+    )
+    rest = COVARIANCE[np.ix_(order, order)] - gain @ COVARIANCE[np.ix_(at, order)]
+    mean = lambda given: MEAN[order] + (given - MEAN[at]) @ gain.T
+    exact = Given(
+        process=config.process,
+        slope=jnp.asarray((gain * scale[at]) / scale[order][:, None], jnp.float32),
+        mean=jnp.asarray((mean(shift[at]) - shift[order]) / scale[order], jnp.float32),
+        covariance=jnp.asarray(rest / np.outer(scale[order], scale[order]), jnp.float32),
+    )
+    run = runs.Run(config, known, exact)
+    flow = jd.samplers.ProbabilityFlow(rtol=1e-5, atol=1e-5)
+    figures = runs.likelihood(run, tmp_path, config.data, limit=50, flow=flow, trace=jd.likelihood.Exact())
+    truth = [scipy.stats.multivariate_normal(mean(row[at]), rest).logpdf(row[order]) for row in rows[:50]]
+    assert figures["log_likelihood"] == pytest.approx(np.mean(truth), abs=2e-3)
+    assert figures["standard_error"] == pytest.approx(np.std(truth, ddof=1) / 50**0.5, abs=2e-3)
+    # the Gaussian that was fitted to 360 rows is a little worse than the one they were drawn from
+    assert figures["gaussian"] == pytest.approx(np.mean(truth), abs=0.1)
+
+
+@jd.pytree
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """The exact denoiser of N(slope y + mean, covariance) given y."""
+
+    process: jd.Process
+    slope: jax.Array
+    mean: jax.Array
+    covariance: jax.Array
+
+    def __call__(self, x, t, cond=None):
+        alpha, sigma = (jnp.reshape(jnp.broadcast_to(c, x.shape[:1]), (-1, 1, 1)) for c in self.process.marginal(t))
+        mean = self.mean + (0 if cond is None else cond @ self.slope.T)
+        spread = alpha**2 * self.covariance + sigma**2 * jnp.eye(x.shape[1])
+        away = jnp.linalg.solve(spread, (x - alpha[:, 0] * mean)[..., None])
+        return jd.Prediction(mean + (alpha * self.covariance @ away)[..., 0], (sigma * away)[..., 0])
+
+
+def test_the_command_and_the_library_train_one_run(tmp_path, monkeypatch, capsys):
+    """Begun by one and gone on with by the other; what both make of it is the same."""
+    words = ["--data", "circles", "--network", "mlp((8,))", "--loss", "denoising(min_snr)", "--batch-size", "8"]
+    config = lambda steps: runs.Config(
+        data="circles", network="mlp((8,))", loss="denoising(min_snr)", batch_size=8, steps=steps
+    )
+    command = lambda folder, steps: jaxdiff(
+        monkeypatch, capsys, "train", tmp_path / folder, *words, "--steps", steps, "--pictures", 0, "--json"
+    )
+    train = lambda folder, steps: runs.train(config(steps), tmp_path / folder, progress=False, pictures=0)
+    assert command("a", 4)[0] == 0
+    train("b", 4)
+    made_of = [training.recorded_identity(tmp_path / folder) for folder in "ab"]
+    assert made_of[0] == made_of[1]
+    for name in ("config.json", "data.json"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    train("a", 4)
+    with pytest.warns(UserWarning, match="warm restart"):
+        train("a", 6)
+    with pytest.warns(UserWarning, match="warm restart"):
+        assert command("b", 6)[0] == 0
+    jax.tree.map(np.testing.assert_array_equal, *(runs.load(tmp_path / folder).denoiser.params for folder in "ab"))
+
+
+def test_what_a_notebook_gives_is_loaded_by_the_command_line(tmp_path, monkeypatch, capsys):
+    images = jd.data.load_digits()
+    config = runs.Config(data=None, network="mlp((8,))", steps=2, batch_size=8)
+    runs.train(config, tmp_path / "run", images, progress=False, pictures=0)
+    code, _, err = jaxdiff(monkeypatch, capsys, "sample", tmp_path / "run", "--n", 2, "--steps", 2, "--json")
+    assert code == 0, err
+    code, _, err = jaxdiff(monkeypatch, capsys, "likelihood", tmp_path / "run", "--json")
+    assert code == 1
+    assert "data = None: they were given by a script; name them" in err
+    with pytest.raises(ValueError, match="expected one of them"):
+        runs.train(config, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("process", "loss"), [("vp", "hybrid(steps=10)"), ("learned_vp", "least_variance(denoising(likelihood))")]
+)
+def test_a_loss_trains_the_model_that_it_is_of(tmp_path, process, loss):
+    config = runs.Config(data="circles", network="mlp((8,))", process=process, loss=loss, steps=2, batch_size=8)
+    run = runs.train(config, tmp_path, progress=False, pictures=0)
+    same(runs.load(tmp_path), run)
+    sampler = jd.samplers.Ancestral("learned") if process == "vp" else jd.samplers.DDIM()
+    assert np.isfinite(runs.draw(runs.load(tmp_path), 3, sampler, steps=3)).all()
+
+
+def test_a_loss_of_bridges_is_refused(tmp_path):
+    config = runs.Config(data="circles", loss="bridge_matching")
+    with pytest.raises(ValueError, match="loss = bridge_matching trains a bridge"):
+        runs.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ take what arrives as the new pairs, from either end in turn:
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,8 @@ class BridgeMatching:
     `coupling` is one of `jaxdiff.losses.couplings`; None is the Schrödinger bridge's to a normal source,
     `Entropic(bridge.sigma)`. Raises TypeError for integer x0 and ValueError for a concrete x0 that holds a NaN.
     """
+
+    learns: ClassVar = "bridge"
 
     coupling: Coupling | None = None
     times: times_.Times = times_.Stratified()

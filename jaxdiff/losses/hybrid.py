@@ -7,6 +7,7 @@ of Bao et al. 2022, eq. 11. The last level's step, to the data, has no variance 
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class Hybrid:
     decreasing times. `weighting` is L_simple's. Raises as `Denoising`, and ValueError for fewer than two levels, levels
     that do not decrease (traced, NaN), or a denoiser without a learned variance.
     """
+
+    learns: ClassVar = "variance"
 
     weight: float = 1e-3
     steps: int = dataclasses.field(default=1000, metadata={"static": True})

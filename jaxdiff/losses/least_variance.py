@@ -6,6 +6,7 @@ follows the gradient of L and the process, at the same draws, that of L².
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 
@@ -24,6 +25,8 @@ class LeastVariance:
 
     Raises TypeError for a denoiser that does not train its process.
     """
+
+    learns: ClassVar = "process"
 
     loss: Loss
 

@@ -65,8 +65,8 @@ class Known(abc.ABC):
         """What makes (x_0, cond) of a key and a batch of examples, inside the training step."""
 
     @abc.abstractmethod
-    def condition(self, config: Config, given: Sequence[str]) -> Any:
-        """The `cond` of one example from what a user wrote, such as ["3"], ["label=cat"] or ["y=1.5", "z=2"]."""
+    def condition(self, config: Config, given: Sequence[str], n: int) -> Any:
+        """The `cond` of n samples from what a user wrote, such as ["3"], ["label=cat"] or ["y=1.5", "z=2"]."""
 
     @abc.abstractmethod
     def in_turn(self, source, n: int) -> Any:

@@ -80,7 +80,7 @@ class Pictures(Known):
 
         return prepare
 
-    def condition(self, config: Config, given: Sequence[str]) -> int | None:
+    def condition(self, config: Config, given: Sequence[str], n: int) -> np.ndarray | None:
         """A label, from its number or its class's name, with or without "label=" before it."""
         if not given:
             return None
@@ -90,11 +90,13 @@ class Pictures(Known):
             raise ValueError(f"condition = {' '.join(given)}; expected one label")
         text = given[0].removeprefix("label=")
         if text in self.names:
-            return self.names.index(text)
-        if text.isdecimal() and int(text) < self.classes:
-            return int(text)
-        known = f"one of {', '.join(self.names)}" if self.names else f"0 to {self.classes - 1}"
-        raise ValueError(f"label = {text}; expected {known}")
+            label = self.names.index(text)
+        elif text.isdecimal() and int(text) < self.classes:
+            label = int(text)
+        else:
+            names = f"one of {', '.join(self.names)}, or " if self.names else ""
+            raise ValueError(f"label = {text}; expected {names}0 to {self.classes - 1}")
+        return np.full(n, label, np.int32)
 
     def in_turn(self, source, n: int) -> np.ndarray:
         """The classes one after another."""

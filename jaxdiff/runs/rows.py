@@ -49,7 +49,7 @@ class Rows(Known):
     """
 
     SOURCES: ClassVar = (jd.data.Table, Points)
-    NETWORK: ClassVar = WORDS.parse("mlp(hidden=(128, 128, 128))", Network)
+    NETWORK: ClassVar = WORDS.parse("mlp", Network)
     SHOWN: ClassVar = 4000
 
     columns: Columns
@@ -83,7 +83,7 @@ class Rows(Known):
         """The columns as they are."""
         return lambda key, batch: (batch["x"], batch.get("cond"))
 
-    def condition(self, config: Config, given: Sequence[str]) -> np.ndarray | None:
+    def condition(self, config: Config, given: Sequence[str], n: int) -> np.ndarray | None:
         """Values of the given columns, from "y=1.5" and "z=2", or "y=1.5,z=2"."""
         if not given and not self.columns.condition:
             return None
@@ -92,7 +92,7 @@ class Rows(Known):
             values = {name: float(value) for name, _, value in pairs}
         except ValueError as error:
             raise ValueError(f"condition = {' '.join(given)}: {error}; expected name=number") from None
-        return self.columns.conditions(values)
+        return np.tile(self.columns.conditions(values), (n, 1))
 
     def in_turn(self, source, n: int) -> np.ndarray:
         """What is given of the rows, one after another."""

@@ -13,6 +13,8 @@ import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.arrays import check_instance, check_path, check_whole
 from jaxdiff.config import Config, check_seed, read_config
+from jaxdiff.denoisers import with_params
+from jaxdiff.losses import Loss
 from jaxdiff.runs.data import read
 from jaxdiff.runs.known import Known, learned, read_known, write_known
 from jaxdiff.training.hosts import first
@@ -37,13 +39,22 @@ class Run:
         return self.known.restore(x)
 
 
-def build(config: Config, known: Known) -> jd.Denoiser:
-    """The denoiser of a config, with its initial weights. Raises ValueError for a network that is not for its data."""
+def build(config: Config, known: Known) -> Any:
+    """The denoiser of a config, with its initial weights, as its loss trains it.
+
+    Raises ValueError for a network that is not for its data, and for a loss that trains no denoiser.
+    """
     from jaxdiff.networks import Cast, initialize
 
     check_instance("config", config, Config, "a Config, such as jaxdiff.runs.load(folder).config")
     recipe = known.NETWORK if config.network is None else config.network
-    offered = known.offered(config)
+    learns = getattr(config.loss, "learns", "denoiser")
+    if learns == "bridge":
+        raise ValueError(
+            f"loss = {WORDS.write(config.loss, Loss)} trains a bridge, which a config does not describe; train it from "
+            "Python: jaxdiff.training.train(key, folder, jaxdiff.Bridge(network, params), loss, batches, steps=...)"
+        )
+    offered = known.offered(config) | ({"outputs": 2} if learns == "variance" else {})
     written = WORDS.write(recipe, Network)
     asked = {name: offered[name] for name in recipe.asks if name in offered}
     if "channels_in" in recipe.asks and "channels_in" not in offered:
@@ -55,10 +66,16 @@ def build(config: Config, known: Known) -> jd.Denoiser:
     network, params = initialize(key, lambda rngs: recipe(**asked, rngs=rngs))
     if config.dtype != "float32":
         network = Cast(network, jnp.dtype(config.dtype))
-    dropout = known.dropout(config)
-    return jd.Denoiser(
-        network, params, config.process, config.parameterization, data_std=known.data_std, label_dropout=dropout
+    denoiser = jd.Denoiser(
+        network,
+        params,
+        config.process,
+        config.parameterization,
+        data_std=known.data_std,
+        learned_variance=learns == "variance",
+        label_dropout=known.dropout(config),
     )
+    return jd.denoisers.WithProcess(denoiser) if learns == "process" else denoiser
 
 
 def load(folder: str | os.PathLike) -> Run:
@@ -75,7 +92,7 @@ def load(folder: str | os.PathLike) -> Run:
         params = jd.pretrained.read_params(weights, denoiser.params)
     else:
         params = training.load_params(folder, denoiser.params)
-    return Run(config, known, dataclasses.replace(denoiser, params=params))
+    return Run(config, known, with_params(denoiser, params))
 
 
 def _learn_again(config: Config, folder: Path) -> Known:
@@ -112,7 +129,7 @@ def draw(
 ) -> np.ndarray:
     """n samples, as the model sees them; `run.restore` gives them in the user's units.
 
-    `cond` is that of one sample, for all of them, or one a sample. Further arguments go to `jaxdiff.samplers.draw`.
+    `cond` is a label for all samples, or has one entry a sample. Further arguments go to `jaxdiff.samplers.draw`.
     """
     check_instance("run", run, Run, "a run, such as jaxdiff.runs.load(folder)")
     check_whole("n", n)

@@ -15,6 +15,7 @@ import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.arrays import check_instance, check_number, check_path, check_whole, is_leftover, own_folder
 from jaxdiff.config import Config, read_config
+from jaxdiff.denoisers import innermost
 from jaxdiff.runs.budget import Budget
 from jaxdiff.runs.data import read
 from jaxdiff.runs.known import learned, read_known, write_known
@@ -119,7 +120,7 @@ def train(
     budget = Budget(pictures, 50 * known.SHOWN, time.perf_counter(), last_line(folder).get("picture_seconds", 0.0))
 
     def drawn(denoiser, n: int, *settings, **more):
-        cond = known.in_turn(source, n) if denoiser.label_dropout == 0 else None
+        cond = known.in_turn(source, n) if innermost(denoiser).label_dropout == 0 else None
         return draw(Run(config, known, denoiser), n, *settings, cond=cond, mesh=alone, **more)
 
     def picture(denoiser, title: str | None = None) -> Path:
