@@ -301,7 +301,7 @@ def main() -> None:
     else:
         for name, value in result.items():
             if not isinstance(value, dict | None):
-                print(f"{name:<22}{value:.6g}" if isinstance(value, float) else f"{name:<22}{value}")
+                print(f"{name:<31}{value:.6g}" if isinstance(value, float) else f"{name:<31}{value}")
 
 
 def _words() -> tyro.constructors.ConstructorRegistry:

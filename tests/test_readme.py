@@ -37,11 +37,11 @@ def test_what_it_points_to_exists():
 def test_every_command_of_the_guides_is_one_that_the_command_line_takes(monkeypatch, capsys):
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
     text = "\n".join(page.read_text().replace("\\\n", "") for page in pages)
-    found = re.findall(r"^ {4}(?:srun |!)?(jaxdiff .*)|`(jaxdiff [^`|]*)`", text, re.MULTILINE)
+    found = re.findall(r"^ {4}(?:srun |!)?(jaxdiff [^|\n]*)$|`(jaxdiff [^`|]*)`", text, re.MULTILINE)
     commands = [shlex.split("".join(command), comments=True) for command in found]
     commands = [[word for word in command if word != "..."] for command in commands if len(command) > 2]
     assert len(commands) > 25
-    for name in ("train", "sample", "likelihood", "export"):
+    for name in ("train", "sample", "likelihood", "export", "words"):
         monkeypatch.setattr(cli, name, functools.wraps(getattr(cli, name))(lambda *args, **settings: {}))
     for command in commands:
         monkeypatch.setattr(sys, "argv", command)
