@@ -43,9 +43,12 @@ def test_every_command_of_the_guides_is_one_that_the_command_line_takes(monkeypa
     assert len(commands) > 25
     for name in ("train", "sample", "likelihood", "export", "words"):
         monkeypatch.setattr(cli, name, functools.wraps(getattr(cli, name))(lambda *args, **settings: {}))
+    refused = {}
     for command in commands:
         monkeypatch.setattr(sys, "argv", command)
         try:
             cli.main()
         except SystemExit as stop:
-            assert "--help" in command or not stop.code, f"{shlex.join(command)}: {capsys.readouterr().err}"
+            if stop.code:
+                refused[shlex.join(command)] = stop.code, capsys.readouterr()
+    assert not refused
