@@ -93,10 +93,10 @@ def fitting(value, kind, name: str) -> Any:
 
 
 def plain(value, kind) -> Any:
-    """`value` as JSON: numbers, truth values, strings and lists of them as they are, all else in words."""
+    """`value` as JSON: numbers, truth values, strings and lists of them as they are, all else in words, whole."""
     if isinstance(value, tuple) and not WORDS.has(kind):
         return list(value)
-    return value if isinstance(value, str | int | float | None) else WORDS.write(value, kind)
+    return value if isinstance(value, str | int | float | None) else WORDS.write(value, kind, whole=True)
 
 
 def check_seed(seed: int) -> int:

@@ -101,7 +101,8 @@ def test_a_word_is_read_as_the_call_and_written_as_a_text_that_is_read_back(kind
                 continue
             found = parse(call, kind)
             assert found == expected, text
-            assert parse(write(found, kind), kind) == expected, text
+            for whole in (False, True):
+                assert parse(write(found, kind, whole), kind) == expected, text
             changed += found != default
         assert changed, f"{word}.{name} was never changed"
 
@@ -154,6 +155,14 @@ def test_what_is_written_is_short_and_says_what_differs_from_the_defaults():
     assert write(jd.samplers.Switch(Heun(), DDIM(), 0.25), Sampler) == "switch(heun, ddim, t=0.25)"
     assert write(Network(UNet, {"channels": [8], "heads": 4}), Network) == "unet(channels=(8,))"
     assert write(jd.OU(5.0), jd.Process) == "vp(beta_min=5, beta_max=5)"
+
+
+def test_a_text_that_is_kept_says_every_field_whatever_the_defaults_become():
+    assert write(jd.EDM(), jd.Process, whole=True) == "edm(sigma_min=0.002, sigma_max=80, rho=7)"
+    loss = "denoising(weighting=simple, times=stratified(t_min=1e-05))"
+    assert write(jd.losses.Denoising(), Loss, whole=True) == loss
+    mlp = "mlp(hidden=(128, 128, 128), waves=sinusoidal(waves=16, lowest=0.25, highest=16))"
+    assert write(Network(MLP), Network, whole=True) == mlp
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -3.0, 0.1, 1 / 3, 5e-324, 1e16, 1e22, 2.0**53, 1.7e308, -math.inf])

@@ -54,13 +54,14 @@ class Vocabulary:
             given = f"{name} = {said(text)}" if name else said(text)
             raise ValueError(f"{given}: {refused}") from None
 
-    def write(self, value: Any, kind: Any) -> str:
-        """The text of `value`, of the annotation `kind`, with what differs from the defaults alone.
+    def write(self, value: Any, kind: Any, whole: bool = False) -> str:
+        """The text of `value`, of the annotation `kind`: what differs from the defaults, or with `whole` every field.
 
-        Raises TypeError for what no word makes.
+        A text that is kept is `whole`, since a default may be another one in a later version. Raises TypeError for what
+        no word makes.
         """
         for one in members(kind):
-            if (text := self._written(value, one)) is not None:
+            if (text := self._written(value, one, whole)) is not None:
                 return text
         raise TypeError(f"{said(value)} cannot be written in words; expected {self._expected(kind)}")
 
@@ -160,7 +161,7 @@ class Vocabulary:
 
     # Writing
 
-    def _written(self, value: Any, kind: Any) -> str | None:
+    def _written(self, value: Any, kind: Any, whole: bool) -> str | None:
         """The text of `value` under one alternative; None where it is none of it."""
         if hasattr(value, "dtype") and np.ndim(value) == 0:
             value = value.item()
@@ -179,25 +180,25 @@ class Vocabulary:
             parts = parts_of(kind, len(value))
             if parts is None:
                 return None
-            texts = [self.write(part, kind) for part, kind in zip(value, parts)]
+            texts = [self.write(part, kind, whole) for part, kind in zip(value, parts)]
             return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
         kind = bare(kind)
         for word, make in self.tables[kind].makers.items() if kind in self.tables else ():
             if (type(value) is kind and value.make is make) if is_recipe(kind) else type(value) is make:
-                return self._call(value, kind, word)
+                return self._call(value, kind, word, whole)
         return None
 
-    def _call(self, value: Any, kind: Any, word: str) -> str:
+    def _call(self, value: Any, kind: Any, word: str, whole: bool) -> str:
         fields = value.values if is_recipe(kind) else {name: getattr(value, name) for name in defaults_of(type(value))}
         defaults = defaults_of(self.tables[kind].makers[word])
         parameters = self.parameters(kind, word)
         texts = []
         for name, part in fields.items():
             if name in parameters:
-                text, default = self.write(part, parameters[name].kind), parameters[name].default
+                text, default = self.write(part, parameters[name].kind, whole), parameters[name].default
                 if default is REQUIRED:
                     texts.append(text)
-                elif text != self.write(default, parameters[name].kind):
+                elif whole or text != self.write(default, parameters[name].kind):
                     texts.append(f"{name}={text}")
             elif part is not defaults[name]:
                 raise TypeError(f"{name} = {said(part)} of {word} cannot be written in words")
