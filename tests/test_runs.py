@@ -233,6 +233,12 @@ def test_a_run_without_its_data_draws_and_scores_the_same_to_the_bit(kind, tmp_p
     assert numbers(there, "copy") == numbers(there, "model") == before
 
 
+def test_a_folder_of_the_library_s_own_train_says_who_knows_its_parts(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="has no config.json: jaxdiff.training.train wrote it"):
+        runs.load(tmp_path)
+
+
 def test_what_joins_or_leaves_a_folder_of_pictures_changes_nothing_that_is_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = trained("pictures", Path())
