@@ -110,9 +110,9 @@ def read_config(folder: str | os.PathLike) -> Config:
     path = folder / "config.json"
     if not path.exists() and (folder / "checkpoints").is_dir():
         raise ValueError(
-            f"{folder} has no config.json: jaxdiff.training.train wrote it, and only the script that called it knows the "
-            "parts of its model. Load its weights there (jaxdiff.training.load_params), or train by jaxdiff.runs.train, "
-            "which keeps the parts"
+            f"{folder} has no config.json: jaxdiff.training.train wrote it, and only the script that called it knows "
+            "the parts of its model. Load its weights there (jaxdiff.training.load_params), or train by "
+            "jaxdiff.runs.train, which keeps the parts"
         )
     if not path.exists():
         raise ValueError(f"{folder} is not a run folder: it has no config.json. Make one by `jaxdiff train {folder}`")
