@@ -17,6 +17,8 @@ from jaxdiff.config import Config
 from jaxdiff.runs.summary import write_json
 from jaxdiff.vocabulary import Network
 
+SEEN = 10_000  # pictures that data_std is measured on
+
 
 @dataclasses.dataclass(frozen=True)
 class Known(abc.ABC):
@@ -45,8 +47,11 @@ class Known(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def learned(cls, config: Config, source) -> Self:
-        """What is to be known of the training examples in `source`; ValueError where `config` cannot be of them."""
+    def learned(cls, config: Config, source, seen: int) -> Self:
+        """What is to be known of the training examples in `source`, of pictures by `seen` of them, drawn from a seed.
+
+        Raises ValueError where `config` cannot be of them.
+        """
 
     @abc.abstractmethod
     def offered(self, config: Config) -> dict[str, Any]:
@@ -108,9 +113,9 @@ def kind_of(source) -> type[Known]:
     raise TypeError(f"data = {said(source)}; expected one of {names}")
 
 
-def learned(config: Config, source) -> Known:
-    """What is to be known of the training examples in `source`, by their kind."""
-    return kind_of(source).learned(config, source)
+def learned(config: Config, source, seen: int = SEEN) -> Known:
+    """What is to be known of the training examples in `source`, by their kind; of pictures by `seen` of them."""
+    return kind_of(source).learned(config, source, seen)
 
 
 def write_known(folder: Path, known: Known) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff.arrays import atomic_write, check_whole
 from jaxdiff.config import Config
-from jaxdiff.runs.known import Known
+from jaxdiff.runs.known import SEEN, Known
 from jaxdiff.vocabulary import WORDS, Network
 
 LABEL = ("label",)
@@ -44,12 +44,12 @@ class Pictures(Known):
             raise ValueError(f"{len(self.names)} names of {self.classes} classes; expected one each, or none")
 
     @classmethod
-    def learned(cls, config: Config, source) -> "Pictures":
+    def learned(cls, config: Config, source, seen: int = SEEN) -> "Pictures":
         """Those of a set of `jaxdiff.data`."""
         if config.condition not in ((), LABEL):
             raise ValueError(f"condition = {' '.join(config.condition)}; pictures have one to give: label")
         event = _pixels(source, 1).shape[1:]
-        std = 2 / source.levels * jd.data.pixel_moments(source)[1]
+        std = 2 / source.levels * jd.data.pixel_moments(source, seen)[1]
         names = tuple(getattr(source, "names", ()))
         return cls(event, std, source.levels, source.classes, names)
 

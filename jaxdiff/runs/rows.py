@@ -58,7 +58,7 @@ class Rows(Known):
     suffix: str = ".npy"
 
     @classmethod
-    def learned(cls, config: Config, source) -> "Rows":
+    def learned(cls, config: Config, source, seen: int = 0) -> "Rows":
         """Those of a `jaxdiff.data.Table`."""
         if config.flip:
             raise ValueError("flip = True is for pictures; rows have no sides: leave it out")

@@ -16,7 +16,7 @@ from jaxdiff.config import Config, check_seed, read_config
 from jaxdiff.denoisers import with_params
 from jaxdiff.losses import Loss
 from jaxdiff.runs.data import read
-from jaxdiff.runs.known import Known, learned, read_known, write_known
+from jaxdiff.runs.known import SEEN, Known, learned, read_known, write_known
 from jaxdiff.training.hosts import first
 from jaxdiff.vocabulary import WORDS, Network
 
@@ -82,7 +82,7 @@ def load(folder: str | os.PathLike) -> Run:
     """The run of a folder, with its averaged weights, or one that `jaxdiff export` wrote. Its data are not read.
 
     Raises ValueError for what is no folder of a run, and for one that was written before runs kept what they learned of
-    their data where these are gone or have changed.
+    their data where these are gone.
     """
     folder = check_path("folder", folder)
     config = read_config(folder)
@@ -96,22 +96,21 @@ def load(folder: str | os.PathLike) -> Run:
 
 
 def _learn_again(config: Config, folder: Path) -> Known:
-    """What a run from before data.json learned of its data, read from them once and written."""
+    """What a run from before data.json learned of its data, read from them once and written.
+
+    Its checkpoints recorded the standard deviation that the weights go with; an export of that time did not, and it is
+    measured as it was then, on every picture in memory.
+    """
     try:
         source = read(config.data, "train", config.condition)
-        known = learned(config, source)
+        known = learned(config, source, len(source) if isinstance(source, jd.data.Images) else SEEN)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder} has no data.json: it was written before runs kept what they learn of their data, and these "
             f"cannot be read ({error}). Put them back for one call"
         ) from None
-    before = training.recorded_identity(folder).get("data_std", known.data_std)
-    if not np.isclose(before, known.data_std, rtol=1e-5):
-        raise ValueError(
-            f"{folder} has no data.json: it was written before runs kept what they learn of their data, and these have "
-            f"changed since: their standard deviation was {before:.6g}, and is {known.data_std:.6g}. Put them back "
-            "as they were for one call"
-        )
+    recorded = training.recorded_identity(folder).get("data_std", known.data_std)
+    known = dataclasses.replace(known, data_std=recorded)
     if first():
         write_known(folder, known)
     return known
