@@ -46,7 +46,7 @@ def test_train_leaves_a_whole_run_folder(digits_run):
     summary = json.loads((digits_run / "summary.json").read_text())
     assert summary["steps"] == 20
     assert summary["train_seconds"] > 0
-    assert runs.read_config(digits_run).network.values["channels"] == (4,)
+    assert runs.read_config(digits_run).written()["network"] == "unet(channels=(4,), blocks=1, attention=(0,))"
 
 
 def test_sample_is_the_same_in_any_batch(digits_run, monkeypatch, capsys):
@@ -264,7 +264,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
 
 
 def test_every_command_has_a_help(monkeypatch, capsys):
-    for command in ("", "demo", "train", "sample", "likelihood", "export"):
+    for command in ("", "demo", "train", "sample", "likelihood", "export", "words"):
         code, out, err = jaxdiff(monkeypatch, capsys, *command.split(), "--help")
         assert code == 0
         assert "usage" in out
