@@ -46,7 +46,7 @@ from jaxdiff.plotting import BLUE, GREY, ORANGE, Picture, lines, sample_grid, st
 # in each training step, and the 17 levels side by side fill [-1, 1].
 
 # %%
-train, test = jd.data.load_digits("train"), jd.data.load_digits("test")
+test = jd.data.load_digits("test")
 digits = test.image[:256]
 
 
@@ -54,29 +54,15 @@ def model_values(images):
     return 2 * (images + 0.5) / test.levels - 1
 
 
-network, params = jd.networks.initialize(
-    jax.random.key(0), lambda rngs: jd.networks.UNet(1, channels=(16, 32), blocks=1, rngs=rngs)
+config = jd.runs.Config(
+    data="digits",
+    network="unet(channels=(16, 32), blocks=1)",
+    steps=700,
+    learning_rate=5e-3,
+    ema_decay=0.99,
 )
-denoiser = jd.Denoiser(network, params, jd.VP(), parameterization="v", data_std=float(model_values(train.image).std()))
-
-
-def prepare(key, batch):
-    return jd.dequantize(key, batch["image"], train.levels), None
-
-
 with tempfile.TemporaryDirectory() as folder:
-    denoiser = jd.training.train(
-        jax.random.key(1),
-        folder,
-        denoiser,
-        jd.losses.Denoising(times=jd.losses.times.Stratified()),
-        jd.data.batches({"image": train.image}, batch_size=64, seed=0),
-        steps=700,
-        optimizer=jd.training.clipped_adam(steps=700, learning_rate=5e-3),
-        ema_decay=0.99,
-        prepare=prepare,
-        progress=False,
-    )
+    denoiser = jd.runs.train(config, folder, progress=False, pictures=0).denoiser
 
 sample_grid(jd.sample(jax.random.key(2), denoiser, (16, 8, 8, 1), steps=15), columns=16)
 
@@ -192,9 +178,9 @@ for name, answer in answers.items():
 strip(model_values(np.stack([images[:10] for images in changed.values()])), names=list(changed))
 
 # %% [markdown]
-# Smears, greys, negatives and noise are told without fail. Do not rely on it: a model of small photographs of animals and
-# cars finds photographs of house numbers likelier than its own test pictures, as they are smoother (Nalisnick et al. 2019).
-# Our digits are hard-edged, so that here the smooth pictures are the ones that were never seen.
+# Smears, negatives and noise are told without fail, plain greys nearly so. Do not rely on it: a model of small photographs
+# of animals and cars finds photographs of house numbers likelier than its own test pictures, as they are smoother
+# (Nalisnick et al. 2019). Our digits are hard-edged, so that here the smooth pictures are the ones that were never seen.
 #
 # But turn a digit upside down, which a child would notice, and in nearly one of four pairs it takes fewer bits than a
 # digit that stands upright; of half digits it is one of seven. Digits simply differ by more than the change costs. Over
@@ -221,7 +207,7 @@ strip(shrunk.reshape(4, 16, 8, 8, 1)[:, :10], names=[f"noise times {factor:.1f}"
 
 # %% [markdown]
 # A little less than half the noise, and every picture takes fewer bits than any of the digits above it. They are smoother,
-# fainter, more alike. With no noise at all they are one and the same picture, a blot that is nobody's digit (its bits
+# fainter, more alike. With no noise at all they are one and the same picture, a smudge that nobody wrote (its bits
 # differ by the probes only), and still likelier than all that we have of real ones.
 #
 # It is no fault of the model. Noise of 64 numbers has a length close to $\sqrt{64} = 8$ and practically never one below 5,
@@ -272,5 +258,5 @@ lines(
 # ## Your turn
 #
 # Train for longer, or ask with `trace=jd.likelihood.Exact()`: which line of the budget goes to zero, and what does it
-# cost? Train on the zeros alone (`train.label`) and ask about the ones. A run of the command line can be asked alike:
-# `denoiser = jd.runs.load("runs/demo").denoiser`.
+# cost? Train on the zeros alone, by `data=None` in the config and `jd.runs.train(config, folder, data=zeros)`, and ask about
+# the ones. A run of the command line can be asked alike: `denoiser = jd.runs.load("runs/demo").denoiser`.
