@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from test_cli import jaxdiff
 
-TOY = ["--data", "two_moons", "--steps", "4", "--hidden", "8", "--batch-size", "16", "--json"]
+from jaxdiff import runs
+
+TOY = ["--data", "two_moons", "--steps", "4", "--network", "mlp((8,))", "--batch-size", "16", "--json"]
 SAMPLE = ["--n", "4", "--steps", "2", "--json"]
-SCORE = ["--limit", "3", "--budget", "0", "--rtol", "1e-2", "--atol", "1e-2", "--json"]
-DIGITS = ["--steps", "1", "--batch-size", "8", "--channels", "4", "--attention", "--pictures", "0", "--json"]
+SCORE = ["--limit", "3", "--budget", "0", "--flow", "probability_flow(rtol=1e-2, atol=1e-2)", "--json"]
+DIGITS = ["--steps", "1", "--batch-size", "8", "--pictures", "0", "--json", "--network"]
+SMALL = "unet((4,), 1)"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def digits(tmp_path_factory):
     """A run of images, with a record of likelihoods."""
     folder = tmp_path_factory.mktemp("digits") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        for arguments in (("train", folder, *DIGITS), ("likelihood", folder, *SCORE)):
+        for arguments in (("train", folder, *DIGITS, SMALL), ("likelihood", folder, *SCORE)):
             assert call(patch, *arguments) == (0, "")
     return folder
 
@@ -112,11 +115,19 @@ def test_training_writes_files_of_its_own_where_links_are(toy, tmp_path, outside
     folder = tmp_path / "run"
     folder.mkdir()
     shutil.copyfile(toy / "config.json", folder / "config.json")
-    names = ("samples.png", "density.png", "training.png", "config.tmp", "summary.tmp", "metrics.jsonl.tmp")
+    names = (
+        "samples.png",
+        "density.png",
+        "training.png",
+        "data.json",
+        "config.tmp",
+        "summary.tmp",
+        "metrics.jsonl.tmp",
+    )
     all_linked(folder, outside, names)
     code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *TOY, "--tensorboard")
     assert code == 0, err
-    assert not any((folder / name).is_symlink() for name in names[:3])
+    assert not any((folder / name).is_symlink() for name in names[:4])
     for name in ("tensorboard", "checkpoints"):
         shutil.rmtree(folder / name)
         (folder / name).symlink_to(outside)
@@ -130,24 +141,26 @@ def test_training_writes_files_of_its_own_where_links_are(toy, tmp_path, outside
 
 def test_a_first_try_that_fails_does_not_refuse_the_corrected_command(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
-    code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS[:-4], "3", *DIGITS[-3:])
-    assert code == 1, "digits of 8 pixels have no 4 levels"
-    for arguments in (["--channels", "4", "4", "4", "4", "4"], ["--channels", "4"]):
-        code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS[:4], *arguments, *DIGITS[6:])
+    for network in ("unet((4,), 1, (3,))", "unet((4, 4, 4, 4, 4))"):
+        code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, network)
+        assert code == 1, "digits of 8 pixels have neither four levels nor five"
+    code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, SMALL)
     assert code == 0, err
-    assert json.loads((folder / "config.json").read_text())["channels"] == [4]
-    code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS[:4], "--channels", "8", *DIGITS[6:])
-    assert "another config (channels: (4,), now (8,))" in err, "from the first checkpoint on it binds"
+    before, now = (runs.Config(network=network).written()["network"] for network in (SMALL, "unet((8,), 1)"))
+    assert json.loads((folder / "config.json").read_text())["network"] == before
+    code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, "unet((8,), 1)")
+    assert f"(network: {before!r}, now {now!r})" in err, "from the first checkpoint on it binds"
 
 
 def test_settings_are_accepted_by_their_names_in_the_config(toy, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     shutil.copytree(toy, folder)
-    other = ["--learning-rate", "1e-3", "--times", "uniform", "--seed", "3", "--batch-size", "8", "--process", "ou"]
+    other = ["--learning-rate", "1e-3", "--loss", "denoising(times=uniform)", "--seed", "3", "--batch-size", "8"]
+    other += ["--process", "ou"]
     command = ["train", folder, *TOY, "--pictures", "0"]
     code, _, err = jaxdiff(monkeypatch, capsys, *command, *other)
-    assert (code, "allow process times batch_size learning_rate seed" in err) == (1, True), err
-    allowed = ["--allow", "learning_rate", "times", "seed", "batch_size", "process"]
+    assert (code, "allow process loss batch_size learning_rate seed" in err) == (1, True), err
+    allowed = ["--allow", "learning_rate", "loss", "seed", "batch_size", "process"]
     code, _, err = jaxdiff(monkeypatch, capsys, *command, *other, *allowed)
     assert code == 0, err
     code, _, err = jaxdiff(monkeypatch, capsys, *command, *other, "--allow", "learning_rates")
@@ -177,12 +190,14 @@ def test_what_an_aborted_start_leaves_does_not_lock_the_folder(tmp_path, monkeyp
         ("summary.json", None, "summary.json is a folder"),
         ("config.json", b"3", "config.json is not a config"),
         ("config.json", None, "config.json is a folder"),
-        ("config.json", b'{"steps": 1e400}', "config.json: steps = inf; expected int"),
-        ("config.json", b'{"channels": {"a": 1}}', "config.json: channels = "),
-        ("config.json", b'{"channels": [[4]]}', "config.json: channels = "),
+        ("config.json", b'{"steps": 1e400}', "config.json: steps = inf; expected a whole number"),
+        ("config.json", b'{"channels": {"a": 1}}', "config.json: network = "),
+        ("config.json", b'{"channels": [[4]]}', "config.json: network = "),
         ("config.json", b'{"data": ["digits"]}', "config.json: data = "),
         ("config.json", b'{"learning_rate": NaN}', "config.json: learning_rate = nan"),
-        ("config.json", b'{"hidden": [0], "data": "two_moons"}', "config.json: a width in hidden = 0"),
+        ("config.json", b'{"network": "mlp(width=3)"}', "config.json: network = 'mlp(width=3)': mlp has no width"),
+        ("data.json", b"[]", "data.json holds a list"),
+        ("data.json", None, "data.json is a folder"),
     ],
 )
 def test_a_damaged_file_of_a_run_is_named_before_any_work(toy, tmp_path, name, content, message, monkeypatch, capsys):
@@ -198,7 +213,8 @@ def test_a_damaged_file_of_a_run_is_named_before_any_work(toy, tmp_path, name, c
 
 
 def test_weights_that_are_a_pipe_are_not_waited_for(toy, tmp_path, monkeypatch, capsys):
-    shutil.copyfile(toy / "config.json", tmp_path / "config.json")
+    for name in ("config.json", "data.json"):
+        shutil.copyfile(toy / name, tmp_path / name)
     os.mkfifo(tmp_path / "weights.safetensors")
     code, _, err = jaxdiff(monkeypatch, capsys, "sample", tmp_path, *SAMPLE)
     assert (code, "weights.safetensors is a pipe" in err) == (1, True), err
@@ -225,23 +241,21 @@ def test_a_run_in_the_home_folder_is_found_by_every_command(toy, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["likelihood", "--rtol", "nan"], "rtol = nan"),
-        (["likelihood", "--atol", "-1"], "atol = -1.0"),
-        (["likelihood", "--rtol", "0", "--atol", "0"], "rtol"),
-        (["likelihood", "--rtol", "inf"], "rtol = inf"),
-        (["likelihood", "--probes", "0"], "probes = 0"),
-        (["likelihood", "--trace", "exact", "--probes", "3"], "probes = 3, but trace = exact draws none"),
+        (["likelihood", "--flow", "probability_flow(atol=-1)"], "atol = -1"),
+        (["likelihood", "--flow", "probability_flow(rtol=0, atol=0)"], "rtol"),
+        (["likelihood", "--flow", "probability_flow(rtol=inf)"], "rtol = inf"),
+        (["likelihood", "--trace", "hutchinson(0)"], "probes = 0"),
+        (["likelihood", "--trace", "hutchinson(1.5)"], "probes = 1.5: expected a whole number"),
+        (["likelihood", "--trace", "exact(3)"], "exact takes no values; given 1"),
         (["likelihood", "--seed", "-1"], "seed = -1; expected a whole number in [0, 4294967295]"),
         (["likelihood", "--seed", str(2**63)], f"seed = {2**63}"),
         (["likelihood", "--limit", "-3"], "limit = -3"),
         (["sample", "--seed", str(2**32)], f"seed = {2**32}"),
-        (["sample", "--guidance", "nan"], "guidance = nan"),
+        (["sample", "--guidance", "classifier_free(inf)"], "scale = inf"),
         (["sample", "--n", str(10**14)], "an array of samples"),
         (["sample", "--steps", "-1"], "steps = -1"),
         (["sample", "--batch-size", "0"], "batch_size = 0"),
         (["train", "--seed", str(2**40)], f"seed = {2**40}"),
-        (["train", "--hidden", "0"], "a width in hidden = 0"),
-        (["train", "--hidden", "10000000"], "the weights of a layer of hidden"),
         (["train", "--learning-rate", "nan"], "learning_rate = nan"),
         (["train", "--ema-decay", "1"], "ema_decay = 1.0; expected a number in [0, 1)"),
         (["train", "--pictures", "2"], "pictures = 2.0; expected a number in [0, 1]"),
@@ -260,14 +274,15 @@ def test_settings_without_a_meaning_are_one_line_and_exit_code_1(toy, arguments,
     assert len(err.strip().splitlines()) == 1, err
 
 
-def test_a_setting_that_the_data_set_does_not_use_is_refused(tmp_path, monkeypatch, capsys):
-    code, _, err = jaxdiff(monkeypatch, capsys, "train", tmp_path / "run", *TOY, "--channels", "8")
-    assert code == 1
-    assert "channels = (8,) is not used with data = two_moons" in err
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("unet((8,))", "is for pictures, and the data are of shape (2,)"),
+        ("mlp((0,))", "hidden = (0,); expected the widths"),
+        ("mlp((10000000,))", "GiB, more than the"),
+    ],
+)
+def test_a_network_that_is_none_for_the_data_is_refused(tmp_path, network, message, monkeypatch, capsys):
+    code, _, err = jaxdiff(monkeypatch, capsys, "train", tmp_path / "run", *TOY, "--network", network)
+    assert (code, message in err) == (1, True), err
     assert not (tmp_path / "run").exists()
-
-
-def test_probes_that_are_no_whole_number_are_refused(toy, monkeypatch, capsys):
-    code, _, err = jaxdiff(monkeypatch, capsys, "likelihood", toy, "--probes", "1.5")
-    assert code == 2
-    assert "probes" in err
