@@ -10,6 +10,7 @@ from conftest import within
 
 import jaxdiff as jd
 from jaxdiff import cli, runs
+from jaxdiff.vocabulary import Network, parse
 
 TINY = ["--steps", "20", "--batch-size", "16", "--network", "unet((4,), 1, (0,))"]
 COARSE = "probability_flow(rtol=1e-2, atol=1e-2)"
@@ -48,7 +49,7 @@ def test_train_leaves_a_whole_run_folder(digits_run):
     summary = json.loads((digits_run / "summary.json").read_text())
     assert summary["steps"] == 20
     assert summary["train_seconds"] > 0
-    assert runs.read_config(digits_run).network == runs.Config(network="unet((4,), 1, (0,))").network
+    assert runs.read_config(digits_run).network == parse("unet((4,), 1, (0,))", Network)
 
 
 def test_sample_is_the_same_in_any_batch(digits_run, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_cli import jaxdiff
 
-from jaxdiff import runs
+from jaxdiff.vocabulary import Network, parse, write
 
 TOY = ["--data", "two_moons", "--steps", "4", "--network", "mlp((8,))", "--batch-size", "16", "--json"]
 SAMPLE = ["--n", "4", "--steps", "2", "--json"]
@@ -146,7 +146,7 @@ def test_a_first_try_that_fails_does_not_refuse_the_corrected_command(tmp_path, 
         assert code == 1, "digits of 8 pixels have neither four levels nor five"
     code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, SMALL)
     assert code == 0, err
-    before, now = (runs.Config(network=network).written()["network"] for network in (SMALL, "unet((8,), 1)"))
+    before, now = (write(parse(text, Network), Network, whole=True) for text in (SMALL, "unet((8,), 1)"))
     assert json.loads((folder / "config.json").read_text())["network"] == before
     code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, "unet((8,), 1)")
     assert f"(network: {before!r}, now {now!r})" in err, "from the first checkpoint on it binds"
