@@ -80,6 +80,8 @@ def train(
 ) -> dict:
     """Train a diffusion model into FOLDER. The same command again continues a run that was stopped.
 
+    Settings such as edm(sigma_max=160) are words: `jaxdiff words` lists them.
+
     Args:
         folder: The run's folder; new, or that of the same run.
         config: What to train.

@@ -28,28 +28,23 @@ class Config:
     """
 
     data: Data | None = WORDS.parse("digits", Data)
-    """What to learn from: digits, fashion_mnist, cifar10, imagenet64('folder'), pictures of yours as folder('path',
-    size=64), rows of yours as table('path.csv'), or points in the plane such as two_moons. None where a script gives
-    them."""
+    """What to learn from: digits, folder('pictures', size=64), table('mine.csv'), two_moons, ..."""
     condition: tuple[str, ...] = ()
     """What the model is given: the label of pictures, or columns of a table by their names (y,z)."""
     dropout: float | None = _setting(None, least=0, below=1)
-    """With condition: the share of examples whose label is dropped, from which guidance knows the unconditional model;
-    by default 0.1 of pictures."""
+    """With condition: the share of labels that are dropped, from which guidance learns p(x); 0.1 unless given."""
     flip: bool = False
-    """Mirror half of the pictures left to right, drawn anew each step; not where sides matter, as they do for
-    digits."""
+    """Mirror half of the pictures, drawn anew each step; not where sides matter, as they do for digits."""
     network: Network | None = None
-    """By default unet(channels=(16, 32), blocks=1, attention=(1,)) for pictures, mlp(hidden=(128, 128, 128)) for
-    rows."""
+    """By default unet(channels=(16, 32), blocks=1, attention=(1,)) of pictures, and mlp of rows."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network is computed in; its weights are float32."""
     process: jd.Process = jd.VP()
-    """How data becomes noise."""
+    """How data becomes noise: vp, edm(sigma_max=160), flow, ..."""
     parameterization: Literal["data", "noise", "score", "v", "velocity", "edm"] = "v"
     """What the network's output means."""
     loss: Loss = jd.losses.Denoising()
-    """How the model is trained: denoising(weighting, times), flow_matching(coupling), and others."""
+    """How the model is trained: denoising(min_snr(5), log_normal), flow_matching(optimal_transport), ..."""
     steps: int = _setting(4000, least=1, most=2**31 - 1)
     """Training steps."""
     batch_size: int = _setting(64, least=1)

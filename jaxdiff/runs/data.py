@@ -16,7 +16,7 @@ POINTS_IN_A_SET = 20_000
 SPLITS = "train", "validation", "test"
 
 
-def read(data: Data | None, split: Split | None, condition: tuple[str, ...] = ()) -> Any:
+def read(data: Data | None, split: Split | None, condition: tuple[str, ...] = (), progress: bool = True) -> Any:
     """The examples of a split; of None all, where a set has all in one, and otherwise those for testing.
 
     Files of a folder that are left out are printed.
@@ -32,10 +32,12 @@ def read(data: Data | None, split: Split | None, condition: tuple[str, ...] = ()
         split = "test"
     if "condition" in data.asks:
         supplied["condition"] = condition
+    if "progress" in data.asks:
+        supplied["progress"] = progress
     source = data(split=split, **supplied)
     if not isinstance(source, jd.data.ImageFolder):
         return source
-    held = source.held()
+    held = source.held(progress)
     for path, reason in source.skipped:
         print(f"left out {path}: {reason}", file=sys.stderr)
     return held

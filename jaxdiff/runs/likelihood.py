@@ -59,7 +59,7 @@ def likelihood(
     conditional = bool(run.config.condition) and not unconditional
     split = split or ("test" if data is None else None)
     data = data or run.config.data
-    source = read(data, split, run.config.condition)
+    source = read(data, split, run.config.condition, progress)
     name = WORDS.write(data, Data)
     if kind_of(source) is not type(run.known):
         expected = type(run.known).__name__.lower()

@@ -120,7 +120,9 @@ class Rows(Known):
         plane = jnp.asarray(jd.plotting.plane(2.5, 80), jnp.float32)
         settings = {"flow": jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3), "trace": jd.likelihood.Exact()}
         log_prob = jd.log_likelihood(jax.random.key(0), denoiser, plane, **settings).log_prob
-        jd.plotting.panels({"density": jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png")
+        units = "" if self.columns.scale == (1.0, 1.0) else ", in standard deviations"
+        title = f"density of {' and '.join(self.columns.modelled)}{units}"
+        jd.plotting.panels({title: jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png")
 
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
         """Nats of a row in the user's units, beside those under one Gaussian of the rows of the training."""

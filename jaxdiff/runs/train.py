@@ -97,7 +97,7 @@ def train(
     check_number("pictures", pictures, least=0, most=1)
     if (data is None) == (config.data is None):
         raise ValueError(f"config.data = {config.data} and data = {data!r:.80}; expected one of them, the other None")
-    source = read(config.data, "train", config.condition) if data is None else data
+    source = read(config.data, "train", config.condition, progress) if data is None else data
     known = learned(config, source)
     config = dataclasses.replace(config, network=config.network or known.NETWORK)
     if first():
