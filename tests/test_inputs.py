@@ -561,6 +561,8 @@ row("jd.plotting.plane", plotting.plane, {"extent": 2.0, "resolution": 8}, exten
 row("jd.plotting.panels", plotting.panels, {"panels": {"x": plotting.Points(X)}}, panels=[{}, *says("panel 'x'",
     T({"x": X}), T({"x": [None]})), T(None), T("x"), T([plotting.Points(X)])], extent=POSITIVE,
     columns=[v for v in COUNT if not (isinstance(v, T) and v.value is None)], path=PICTURE_PATH)
+row("jd.plotting.pairs", plotting.pairs, {"sets": {"x": X}, "columns": ("a", "b")}, path=PICTURE_PATH, sets=[{},
+    *says("x", {"x": HOLES}, {"x": X[:0]}, {"x": np.zeros(2)}, {"x": np.zeros((3, 3))}), T(None), T(X)])
 CURVES = {"panel": {"curve": ([1, 2], [1, 2])}}
 row("jd.plotting.lines", plotting.lines, {"panels": CURVES}, panels=[{}, {"panel": {}}, *says("",
     {"panel": {"curve": ([1, 2], [1])}}, {"panel": {"curve": ([1], [-1])}}), T(None), T("x"), T({"panel": 3})],
@@ -580,7 +582,7 @@ WITHOUT = {
     "process_shard every_device",
     "called by those that have rows": "example_keys innermost with_params "
     "weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb "
-    "recorded_identity learned read read_summary Rows pairs",
+    "recorded_identity learned read read_summary Rows",
 }
 
 
