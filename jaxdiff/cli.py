@@ -196,7 +196,7 @@ def likelihood(
         folder: A run's folder, or one that `jaxdiff export` wrote.
         data: What to score: folder('mine', size=32), table('mine.csv'), ...; by default what the run learned from.
         split: Which part of the data; by default the test split of the run's own data, and all of others.
-        limit: Use the first examples only.
+        limit: Use the first examples only; of rows the first 2,000 unless given.
         unconditional: Of a run with --condition: p(x), as if nothing were given.
         dequantization_samples: 1 is uniform dequantisation; more give the tighter importance-weighted bound.
         target_error: Add pictures in random order, then repeats of them, until the standard error is this small.

@@ -251,3 +251,9 @@ def test_nothing_drawn_needs_pyplot_or_a_display(tmp_path):
 def test_a_notebook_shows_a_picture_as_png():
     png = plotting.sample_grid(np.zeros((1, 8, 8, 1)))._repr_png_()
     assert re.match(rb"\x89PNG\r\n", png)
+
+
+@pytest.mark.parametrize("rows", [[[0.0, 5.0]], [[1e30, -1e30], [1e30, -1e30]], [[1e5 + 1e-3, 1.0], [1e5, 2.0]]])
+def test_rows_of_one_value_have_a_picture_by_pairs(tmp_path, rows):
+    plotting.pairs({"samples": np.array(rows)}, ("a", "b"), tmp_path / "pairs.png")
+    assert (tmp_path / "pairs.png").stat().st_size > 0

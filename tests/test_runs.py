@@ -126,6 +126,16 @@ def test_a_damaged_data_json_is_named(moons, tmp_path, damage):
         runs.load(broken)
 
 
+@pytest.mark.parametrize(
+    "damage", [{"suffix": "/../../x"}, {"suffix": {}}, {"mean": [0.0]}, {"covariance": [[1.0]]}, {"event": [3]}]
+)
+def test_a_data_json_of_parts_that_do_not_fit_is_named(moons, tmp_path, damage):
+    broken = shutil.copytree(moons, tmp_path / "broken")
+    (broken / "data.json").write_text(json.dumps(json.loads((moons / "data.json").read_text()) | damage))
+    with pytest.raises(ValueError, match=f"data.json is not what a run keeps .*{next(iter(damage))}"):
+        runs.load(broken)
+
+
 def made(folder):
     """A table of scales 1e-3 and 1e5 in folder/rows.csv, and pictures of two classes in folder/pictures."""
     rng = np.random.default_rng(0)
@@ -174,6 +184,11 @@ def test_a_run_is_loaded_and_exported_without_its_data_elsewhere(kind, tmp_path,
     same(runs.load("copy"), run)
     runs.export(runs.load("copy"), "model")
     same(runs.load("model"), run)
+    if kind != "points":
+        with pytest.raises(
+            ValueError, match="the data that the run learned from cannot be read .*name others by --data"
+        ):
+            runs.likelihood(run, "model")
 
 
 def test_rows_come_back_as_the_file_had_them_under_a_condition(tmp_path, monkeypatch, capsys):
@@ -354,3 +369,82 @@ def test_a_loss_of_bridges_is_refused(tmp_path):
     with pytest.raises(ValueError, match="loss = bridge_matching trains a bridge"):
         runs.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def a_table(path, rows):
+    write_rows(path, ("mass", "time", "force"), rows)
+    return f"table({str(path)!r})"
+
+
+def test_a_run_that_goes_on_with_other_rows_keeps_the_means_and_scales_it_began_with(tmp_path):
+    """The rows that it goes on with are standardised by the scale by which its samples are restored."""
+    rows = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 200)
+    config = runs.Config(data=a_table(tmp_path / "rows.csv", rows), network="mlp((4,))", steps=1, batch_size=8)
+    runs.train(config, tmp_path / "run", progress=False, pictures=0)
+    kept = (tmp_path / "run/data.json").read_text()
+    a_table(tmp_path / "rows.csv", MEAN + 3 * (rows - MEAN))
+    with pytest.warns(UserWarning, match="warm restart"):
+        run = runs.train(
+            dataclasses.replace(config, steps=2), tmp_path / "run", allow=("data",), progress=False, pictures=0
+        )
+    assert (tmp_path / "run/data.json").read_text() == kept
+    source = jd.data.Table(tmp_path / "rows.csv", "train")
+    np.testing.assert_allclose(run.restore(run.known.examples(source)["x"]), source.values, rtol=1e-5)
+    (tmp_path / "run/data.json").unlink()  # as before there was one: what it began with is not what there is now
+    a_table(tmp_path / "rows.csv", rows[::2])
+    with pytest.raises(ValueError, match="holds a run with another data"):
+        runs.train(dataclasses.replace(config, steps=3), tmp_path / "run", progress=False, pictures=0)
+    assert not (tmp_path / "run/data.json").exists()
+
+
+def test_a_run_that_is_refused_is_still_the_run_that_it_was(moons, tmp_path):
+    run = shutil.copytree(moons, tmp_path / "run")
+    files = {path: path.read_bytes() for path in (run / "config.json", run / "data.json")}
+    config = dataclasses.replace(runs.read_config(run), network="mlp(hidden=(5,))")
+    with pytest.raises(ValueError, match="does not fit this model"):
+        runs.train(config, run, allow=("network",), progress=False, pictures=0)
+    assert {path: path.read_bytes() for path in files} == files
+    runs.load(run)
+
+
+def test_other_pictures_that_a_run_cannot_go_on_with_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = trained("pictures", Path())
+    for folder, size, message in (
+        ("pictures", 4, r"event = \(8, 8, 3\), now \(4, 4, 3\)"),
+        ("more", 8, "classes = 2, now 3"),
+    ):
+        if folder == "more":
+            shutil.copytree("pictures", "more")
+            shutil.copytree("pictures/cats", "more/birds")
+        config = dataclasses.replace(run.config, data=f"folder({folder!r}, size={size})", steps=4)
+        with pytest.raises(ValueError, match=f"holds a run whose data have {message}"):
+            runs.train(config, "run", allow=("data",), progress=False, pictures=0)
+    same(runs.load("run"), run)
+
+
+def test_what_is_no_row_of_the_model_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = trained("table", Path())
+    for given, message in ((["mass=1,force=2", "mass=3"], "expected each column once"), (["mass = x"], "name=number")):
+        with pytest.raises(ValueError, match=message):
+            run.known.condition(run.config, given, 1)
+    np.testing.assert_array_equal(
+        *(run.known.condition(run.config, [g], 2) for g in ("mass = 1, force=2", "mass=1,force=2"))
+    )
+    write_rows("far.csv", ("mass", "time", "force"), np.array([[0.002, 1e33, 3.0]]))
+    with pytest.raises(ValueError, match="of 1 rows the flow of none converged"):
+        runs.likelihood(run, "run", jd.vocabulary.parse("table('far.csv')", jd.vocabulary.Data))
+
+
+def test_of_an_older_model_a_summary_holds_nothing(moons, tmp_path):
+    run = shutil.copytree(moons, tmp_path / "run")
+    runs.likelihood(runs.load(run), run, limit=2)
+    train = lambda steps: runs.train(
+        dataclasses.replace(runs.read_config(run), steps=steps), run, progress=False, pictures=0
+    )
+    train(2)
+    assert "log_likelihood" in runs.read_summary(run)
+    with pytest.warns(UserWarning, match="warm restart"):
+        train(3)
+    assert "log_likelihood" not in runs.read_summary(run)

@@ -39,7 +39,10 @@ def pairs(
             box = (left + j * side, height - above - (i + 1) * side, side * 0.9, side * 0.9)
             axes = picture.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
             low, high = np.quantile(first[:, [j, i]], [0.001, 0.999], axis=0)
-            margin = np.where(high > low, 0.15 * (high - low), np.maximum(np.abs(high), 1.0))  # of a single row
+            spread = high - low
+            margin = np.where(
+                spread > 1e-12 * np.abs(high), 0.15 * spread, np.maximum(np.abs(high), 1.0)
+            )  # of one value
             low, high = low - margin, high + margin
             for color, values in zip(colors, rows.values()):
                 if i == j:

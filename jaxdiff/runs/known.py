@@ -57,6 +57,10 @@ class Known(abc.ABC):
     def offered(self, config: Config) -> dict[str, Any]:
         """What a network is built from: the arguments that the data decide."""
 
+    def lasting(self, config: Config) -> dict[str, Any]:
+        """What other data have to have in common with these for training to go on with them."""
+        return {"kind": type(self).__name__.lower(), "event": self.event}
+
     def dropout(self, config: Config) -> float | None:
         """The share of examples whose condition is dropped in training; None of a model without one."""
         return 0.0 if config.condition else None
@@ -142,7 +146,7 @@ def _of_kind(name: str, value: Any, kind: Any) -> Any:
         return check_whole(name, value)
     if kind is float:
         return float(check_number(name, value))
-    if isinstance(value, dict):
+    if isinstance(value, dict) and isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return kind(**value)
     check_instance(name, value, kind, f"a {kind.__name__}")
     return value

@@ -58,8 +58,15 @@ def likelihood(
     began = time.perf_counter()
     conditional = bool(run.config.condition) and not unconditional
     split = split or ("test" if data is None else None)
+    try:
+        source = read(data or run.config.data, split, run.config.condition, progress)
+    except OSError as error:
+        if data is not None:
+            raise
+        raise ValueError(
+            f"the data that the run learned from cannot be read ({error}); name others by --data"
+        ) from None
     data = data or run.config.data
-    source = read(data, split, run.config.condition, progress)
     name = WORDS.write(data, Data)
     if kind_of(source) is not type(run.known):
         expected = type(run.known).__name__.lower()

@@ -38,8 +38,8 @@ class Pictures(Known):
         super().__post_init__()
         if len(self.event) != 3:
             raise ValueError(f"event = {self.event}; expected (height, width, channels)")
-        check_whole("levels", self.levels, least=2)
-        check_whole("classes", self.classes)
+        check_whole("levels", self.levels, least=2, most=2**16)
+        check_whole("classes", self.classes, most=2**31 - 1)
         if self.names and len(self.names) != self.classes:
             raise ValueError(f"{len(self.names)} names of {self.classes} classes; expected one each, or none")
 
@@ -57,6 +57,11 @@ class Pictures(Known):
         """The channels of a U-Net, the event of an MLP, and the classes."""
         classes = {"classes": self.classes} if config.condition else {}
         return {"channels_in": self.event[-1], "event": self.event} | classes
+
+    def lasting(self, config: Config) -> dict[str, Any]:
+        """Their shape and levels, and the classes of a model that is given them."""
+        classes = {"classes": self.classes, "names": self.names} if config.condition else {}
+        return super().lasting(config) | {"levels": self.levels} | classes
 
     def dropout(self, config: Config) -> float | None:
         """A tenth of the labels, unless told."""

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
+from jaxdiff.arrays import check_choice
 from jaxdiff.config import Config
 from jaxdiff.data import Columns, write_rows
+from jaxdiff.data.rows import SUFFIXES
 from jaxdiff.runs.known import Known
 from jaxdiff.vocabulary import WORDS, Network
 
@@ -57,6 +59,15 @@ class Rows(Known):
     covariance: tuple[tuple[float, ...], ...]
     suffix: str = ".npy"
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("suffix", self.suffix, SUFFIXES)
+        n = len(self.columns.names)
+        if self.event != (len(self.columns.modelled),):
+            raise ValueError(f"event = {self.event}; expected ({len(self.columns.modelled)},), the columns modelled")
+        if {len(self.mean), len(self.covariance), *map(len, self.covariance)} != {n}:
+            raise ValueError(f"mean or covariance are not of {n} columns, as names has")
+
     @classmethod
     def learned(cls, config: Config, source, seen: int = 0) -> "Rows":
         """Those of a `jaxdiff.data.Table`."""
@@ -65,7 +76,11 @@ class Rows(Known):
         if config.dropout:
             raise ValueError(f"dropout = {config.dropout} is for labels; columns have no value for none: leave it out")
         if source.columns.condition != config.condition:
-            raise ValueError(f"condition = {' '.join(config.condition)}, but the data have no such columns to give")
+            given = ", ".join(source.columns.condition) or "none"
+            raise ValueError(
+                f"condition = {', '.join(config.condition) or 'none'}, but of the columns that the data give it is "
+                f"{given}; make them agree, as Table(path, condition=(...)) does"
+            )
         x = source.examples["x"]
         mean, covariance = (array.tolist() for array in source.columns.moments(source.values))
         return cls(x.shape[1:], float(np.std(x)), source.columns, mean, covariance, source.suffix)
@@ -76,8 +91,9 @@ class Rows(Known):
         return {"event": self.event} | given
 
     def examples(self, source) -> Any:
-        """What the model sees of the rows."""
-        return source.examples
+        """What the model sees of the rows, by the means and scales that it began with."""
+        x, cond = self.columns.standardised(self.columns.rows(source.names, source.values))
+        return {"x": x} if cond is None else {"x": x, "cond": cond}
 
     def prepare(self, config: Config) -> Callable:
         """The columns as they are."""
@@ -89,14 +105,16 @@ class Rows(Known):
             return None
         pairs = [part.rpartition("=") for text in given for part in text.split(",")]
         try:
-            values = {name: float(value) for name, _, value in pairs}
+            values = {name.strip(): float(value) for name, _, value in pairs}
         except ValueError as error:
             raise ValueError(f"condition = {' '.join(given)}: {error}; expected name=number") from None
+        if len(values) < len(pairs):
+            raise ValueError(f"condition = {' '.join(given)}; expected each column once")
         return np.tile(self.columns.conditions(values), (n, 1))
 
     def in_turn(self, source, n: int) -> np.ndarray:
         """What is given of the rows, one after another."""
-        return np.resize(source.examples["cond"], (n, len(self.columns.condition)))
+        return np.resize(self.examples(source)["cond"], (n, len(self.columns.condition)))
 
     def restore(self, x) -> np.ndarray:
         """Rows in the user's units."""
@@ -110,7 +128,7 @@ class Rows(Known):
     def picture(self, x, source, path: Path, title: str | None = None) -> None:
         """The columns by pairs, in the user's units, beside those of the data."""
         names = self.columns.modelled
-        beside = {} if source is None else {"data": self.columns.restored(source.examples["x"])}
+        beside = {} if source is None else {"data": self.columns.restored(self.examples(source)["x"])}
         jd.plotting.pairs(beside | {"samples": self.restore(x)}, names, path, title)
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
@@ -134,6 +152,11 @@ class Rows(Known):
         x, cond = self.columns.standardised(rows)
         found = jd.log_likelihood(key, denoiser, jnp.asarray(x), cond=cond, **settings)
         converged = np.asarray(found.converged)
+        if not converged.any():
+            raise ValueError(
+                f"of {len(rows)} rows the flow of none converged; look whether they are far from those of the "
+                "training, or give --flow other tolerances"
+            )
         nats = np.asarray(found.log_prob, np.float64)[converged] - self.columns.log_scale
         gaussian = self.columns.gaussian_log_prob(self.mean, self.covariance, rows)[converged]
         figures = {

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import jax
 
 import jaxdiff as jd
 from jaxdiff import training
-from jaxdiff.arrays import check_instance, check_number, check_path, check_whole, is_leftover, own_folder
+from jaxdiff.arrays import atomic_write, check_instance, check_number, check_path, check_whole, is_leftover, own_folder
 from jaxdiff.config import Config, read_config
 from jaxdiff.denoisers import innermost
 from jaxdiff.runs.budget import Budget
 from jaxdiff.runs.data import read
-from jaxdiff.runs.known import learned, read_known, write_known
+from jaxdiff.runs.known import Known, learned, read_known, write_known
 from jaxdiff.runs.run import WEIGHTS, Run, build, draw, every_device
 from jaxdiff.runs.summary import last_line, read_summary, update_summary, write_json
 from jaxdiff.training.hosts import first, several
@@ -59,6 +59,44 @@ def _check_folder(config: Config, folder: Path, allow: Sequence[str]) -> None:
             )
     elif folder.exists() and not all(path.name in STARTED or is_leftover(path) for path in folder.iterdir()):
         raise ValueError(f"{folder} is neither empty nor a run folder; give another one")
+
+
+def _began(config: Config, folder: Path, now: Known) -> Known:
+    """What the run in the folder knows of the data that it began with; ValueError where it cannot go on with others."""
+    began = read_known(folder)
+    other = now.lasting(config)
+    for name, value in began.lasting(config).items():
+        if value != other[name]:
+            raise ValueError(
+                f"{folder} holds a run whose data have {name} = {value}, now {other[name]}; it goes on with data that "
+                "have the same alone: give another folder"
+            )
+    return began
+
+
+@contextlib.contextmanager
+def _written(folder: Path, config: Config, known: Known) -> Iterator[None]:
+    """Write config.json and data.json; where training then fails and adds no checkpoint, those before are put back."""
+    if not first():
+        yield
+        return
+    paths = [own_folder(folder) / name for name in ("config.json", "data.json")]
+    before = [path.read_bytes() if path.exists() else None for path in paths]
+    saved = training.saved_steps(folder)
+    write_json(paths[0], config.written())
+    write_known(folder, known)
+    try:
+        yield
+    except BaseException:
+        if saved and training.saved_steps(folder) == saved:
+            for path, content in zip(paths, before):
+                path.unlink() if content is None else _put_back(path, content)
+        raise
+
+
+def _put_back(path: Path, content: bytes) -> None:
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def train(
@@ -103,7 +141,7 @@ def train(
     if first():
         _check_folder(config, folder, allow)
     if training.saved_steps(folder) and (folder / "data.json").exists():
-        known = read_known(folder)  # of the data that the run began with, should others be allowed
+        known = _began(config, folder, known)
     read_summary(folder)
     mesh = training.make_mesh(model)
     if config.batch_size % (mesh.size * accumulate):
@@ -114,9 +152,6 @@ def train(
     shard, alone = (jd.data.process_shard(), None) if several() else (None, every_device())
     batches = jd.data.batches(known.examples(source), config.batch_size, config.seed, shard)
     denoiser = build(config, known)
-    if first():
-        write_json(own_folder(folder) / "config.json", config.written())
-        write_known(folder, known)
     budget = Budget(pictures, 50 * known.SHOWN, time.perf_counter(), last_line(folder).get("picture_seconds", 0.0))
 
     def drawn(denoiser, n: int, *settings, **more):
@@ -135,8 +170,9 @@ def train(
         for write in told:
             write(metrics, path)
 
-    with contextlib.ExitStack() as open_writers:
-        told = [open_writers.enter_context(writer) for writer in (writers(folder) if first() else ())]
+    with contextlib.ExitStack() as held:
+        held.enter_context(_written(folder, config, known))
+        told = [held.enter_context(writer) for writer in (writers(folder) if first() else ())]
         denoiser = training.train(
             jax.random.fold_in(jax.random.key(config.seed), 1),
             folder,
@@ -164,6 +200,8 @@ def train(
     if pictures:
         picture(denoiser)
         known.last_pictures(denoiser, source, functools.partial(drawn, denoiser), folder)
+    if read_summary(folder).get("steps") != last["step"]:
+        (folder / "summary.json").unlink(missing_ok=True)  # its likelihood is of another model
     update_summary(
         folder,
         steps=last["step"],
