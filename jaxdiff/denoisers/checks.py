@@ -12,10 +12,16 @@ from jaxdiff.denoisers.denoiser import check_denoiser
 def check_model(denoiser) -> None:
     """Raise TypeError for what is no denoiser or no pytree, ValueError where a number of its process is an array."""
     check_denoiser(denoiser)
-    if jax.tree_util.all_leaves([denoiser]):
-        kind = type(denoiser).__name__
-        raise TypeError(f"denoiser = {kind} is no pytree; make {kind} a frozen dataclass and put @jaxdiff.pytree above")
+    check_pytree("denoiser", denoiser)
+    check_pytree("process", denoiser.process)
     check_shared("process", denoiser.process)
+
+
+def check_pytree(name: str, value) -> None:
+    """Raise TypeError for an object of a user's own class that is no pytree, and so no argument of a program."""
+    if jax.tree_util.all_leaves([value]):
+        kind = type(value).__name__
+        raise TypeError(f"{name} = {kind} is no pytree; make {kind} a frozen dataclass and put @jaxdiff.pytree above")
 
 
 def check_answer(denoiser, shape: Any, cond) -> None:

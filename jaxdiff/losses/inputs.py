@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdiff.arrays import check_function, check_key, count, said
 from jaxdiff.denoisers import check_cond, check_denoiser
+from jaxdiff.denoisers.checks import check_pytree
 from jaxdiff.losses import weightings
 from jaxdiff.processes import Process
 
@@ -21,6 +22,7 @@ OF_ANY = "take jaxdiff.losses.Denoising()"
 def check_batch_of(denoiser, key, x0, cond) -> tuple[Any, Any]:
     """(x0, cond) as arrays of one batch; TypeError or ValueError for arguments that no loss takes."""
     check_denoiser(denoiser)
+    check_pytree("process", denoiser.process)
     check_key(key)
     denoiser.process.check_curves()
     x0 = denoiser.process.check(x0, "x0")

@@ -153,4 +153,8 @@ def _check_noise(process: Process, t_min) -> None:
         with jax.ensure_compile_time_eval():
             clean = bool((process.log_snr(t_min) == jnp.inf).any())
         if clean:
-            raise ValueError(f"t_min = {t_min}: no noise is left there, and the weight is infinite; expected t above")
+            name = type(process).__name__
+            raise ValueError(
+                f"t_min = {t_min}: {name} has no noise left there, and the weight is infinite; expected a time above, "
+                "such as t_min = 0.001"
+            )

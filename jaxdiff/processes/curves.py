@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_array, check_time
 from jaxdiff.arrays.checks import floating
 from jaxdiff.processes import ends
+from jaxdiff.processes.grids import Angle
 from jaxdiff.processes.plausible import check_curves
 from jaxdiff.processes.process import Process
 
@@ -25,6 +26,8 @@ _HALVINGS = 40
 
 class Curves(Process):
     """A process of two curves `alpha(t)` and `sigma(t)`."""
+
+    sampling_grid = Angle()
 
     power: int
     """How its parts add up: 2 as standard deviations do, 1 as probabilities do."""

@@ -46,8 +46,9 @@ from jaxdiff.processes.predictions import Categorical, Certain
 class Discrete(Curves):
     """Categories 0 to `categories` - 1 that are noised independently of each other: σ = 1 - α.
 
-    One of your own needs `alpha(t)` and what its noise is. Data are integers [n, *event]; an event may be a single
-    category, [n].
+    A schedule of your own is an `Absorbing` with another `alpha(t)`; another kind of noise is a subclass of this class,
+    which also says how it is drawn, read, stepped back and paid for (the methods of `Absorbing`). Data are integers
+    [n, *event]; an event may be a single category, [n].
     """
 
     power = 1
@@ -59,7 +60,10 @@ class Discrete(Curves):
         return 1 - self.alpha(t)
 
     def rate(self, t) -> jax.Array:
-        return self.velocity(t)[1] / self.sigma(t)
+        """σ'/σ, the weight of an error in the bound, of the shape of `t`; 0 where σ is 0 and nothing is noise."""
+        slope, sigma = self.velocity(t)[1], self.sigma(t)
+        noised = sigma > 0
+        return jnp.where(noised, slope / jnp.where(noised, sigma, 1.0), 0.0)
 
     def log_share(self, t) -> jax.Array:
         return ends.log(self.sigma(t))
@@ -192,7 +196,8 @@ class Absorbing(Discrete):
         super()._check_ends(first, last)
         if last != 0:
             raise ValueError(
-                f"{type(self).__name__}: alpha(1) = {last}; expected 0 to the bit, for a run starts where all is masked"
+                f"{type(self).__name__}: alpha(1) = {last}; expected 0 to the bit, for a run starts where all is "
+                "masked: return jnp.where(t < 1, alpha, 0.0)"
             )
 
     def prior(self, keys, shape, t) -> jax.Array:

@@ -33,18 +33,21 @@ from jaxdiff.arrays import check_instance
 class Process(abc.ABC):
     """How data becomes noise over `t` in [0, 1], which grows with the noise.
 
-    A process of your own is a subclass of `Gaussian` (numbers) or `Discrete` (categories) with `alpha(t)` and
-    `sigma(t)`, written as on paper (`jaxdiff.processes.curves`).
+    A process of your own is a subclass of `Gaussian` (numbers) with `alpha(t)` and `sigma(t)`, or of `Absorbing`
+    (masks) with `alpha(t)`, written as on paper (`jaxdiff.processes.curves`).
     """
 
     def __new__(cls, *arguments, **settings):
         if cls.__abstractmethods__:
             missing = ", ".join(sorted(cls.__abstractmethods__))
             raise TypeError(
-                f"{cls.__name__} lacks {missing}; a process of your own is a subclass of jaxdiff.Gaussian (numbers) or "
-                "jaxdiff.Discrete (categories) with alpha(t) and sigma(t)"
+                f"{cls.__name__} lacks {missing}; a process of your own is a subclass of jaxdiff.Gaussian (numbers) "
+                "with alpha(t) and sigma(t), or of jaxdiff.Absorbing (masks) with alpha(t)"
             )
         return super().__new__(cls)
+
+    sampling_grid: Any
+    """The grid of a run unless its sampler has one, or another is given."""
 
     bound_grid: Any
     """The grid of the variational bound unless another is given."""

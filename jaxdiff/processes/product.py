@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_array, folded, pytree, rebuilt, said
 from jaxdiff.arrays.checks import floating
 from jaxdiff.processes.curves import inverse
-from jaxdiff.processes.grids import Time
+from jaxdiff.processes.grids import LogSNR, Time
 from jaxdiff.processes.process import Process, check_process
 
 
@@ -42,6 +42,7 @@ class Product(Process):
     members: tuple[Process, ...]
     structure: Any = dataclasses.field(metadata={"static": True})
 
+    sampling_grid = LogSNR()
     bound_grid = Time()
 
     def __init__(self, parts: Any):

@@ -16,16 +16,16 @@ from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_cond, check_start
 from jaxdiff.denoisers.checks import check_answer
 from jaxdiff.processes import check_event
-from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid
+from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_steps_beside
 from jaxdiff.samplers.ancestral import DDIM
-from jaxdiff.samplers.sampler import Sampler, check_run
+from jaxdiff.samplers.sampler import STEPS, Sampler, check_run, grid_of
 
 
 def invert(
     denoiser: DenoiserLike,
     x0,
     sampler: Sampler = DDIM(),
-    steps: int = 50,
+    steps: int = STEPS,
     cond: Any = None,
     grid: Any = None,
     t_min: float = 1e-5,
@@ -34,13 +34,13 @@ def invert(
     """The noise that `sampler` leads to x0 [n, *event]: x0, read as x at `t_min`, carried up its grid to `t_max`.
 
     `sample` with the same sampler, steps and grid, t_start=t_max, t_end=t_min and x_start the result comes back to x0
-    up to the error of its steps; `encode` is the limit of many steps. `grid` is one of `jaxdiff.grids` (None: the
-    sampler's own), or an array of decreasing t as in `sample`, which is walked from its end and sets `t_min`, `t_max`
+    up to the error of its steps; `encode` is the limit of many steps. `grid` is one of `jaxdiff.grids` (None: as in
+    `sample`), or an array of decreasing t as in `sample`, which is walked from its end and sets `t_min`, `t_max`
     and the number of steps.
 
     Raises ValueError for a sampler whose step does not run upwards (one that draws noise or looks back), integer or NaN
-    x0, times outside [0, 1], not in order, or other than those of an array as grid (traced, NaN), or a denoiser without
-    an answer at the start.
+    x0, times outside [0, 1], not in order, or other than those of an array as grid (traced, NaN), steps other than its,
+    or a denoiser without an answer at the start.
     """
     check_run(denoiser, sampler)
     x0 = check_event(x0, "x0")
@@ -51,11 +51,12 @@ def invert(
     steps = check_whole("steps", steps)
     cond = check_cond(denoiser, cond, x0.shape[0])
     check_answer(denoiser, x0.shape, cond)
-    grid = check_grid(sampler.grid if grid is None else grid)
+    grid = check_grid(grid_of(sampler, denoiser.process) if grid is None else grid)
     if isinstance(grid, Grid):
         ends = check_ends(t_max, t_min, ("t_max", "t_min"))
         times = grid(denoiser.process, steps, *ends)
     else:
+        check_steps_beside(steps, STEPS, len(grid) - 1)
         first = check_beside("t_max", t_max, 1.0, grid[0], "begin")
         last = check_beside("t_min", t_min, 1e-5, grid[-1], "end")
         times = grid.at[0].set(first).at[-1].set(last)

@@ -23,10 +23,10 @@ from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_cond, check_start, warn_uncovered
 from jaxdiff.denoisers.checks import check_answer
 from jaxdiff.processes import is_concrete
-from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
+from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time, check_steps_beside
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.sampler import Sampler, check_run
+from jaxdiff.samplers.sampler import STEPS, Sampler, check_run, grid_of
 
 ADAPTIVE_END = 1e-5
 
@@ -36,7 +36,7 @@ def sample(
     denoiser: DenoiserLike,
     shape: Any,
     sampler: Sampler = DPMSolverPP(),
-    steps: int = 50,
+    steps: int = STEPS,
     cond: Any = None,
     grid: Any = None,
     t_start: float = 1.0,
@@ -52,9 +52,10 @@ def sample(
 
     - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two; a corrector: its own more).
     - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
-    - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++ and annealed
-      Langevin dynamics, in the angle for the others), or an array of decreasing t, which is taken as it stands: it
-      sets `t_start`, `t_end` and the number of steps.
+    - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++, UniPC and
+      annealed Langevin dynamics; for the others that of the process, equal steps in log-SNR for a product and in the
+      angle otherwise), or an array of decreasing t, which is taken as it stands: it sets `t_start`, `t_end` and the
+      number of steps.
     - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
     - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n.
     - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result (an adaptive sampler
@@ -65,7 +66,8 @@ def sample(
     The numbers of a sampler and of a process are one for all samples; those of a denoiser (a guidance scale) may be one
     a sample. For other settings a sample: `jax.vmap` over keys and settings.
 
-    Raises ValueError for times outside [0, 1] or not decreasing, fewer than one step, an `x_start` of another shape, a
+    Raises ValueError for times outside [0, 1] or not decreasing, fewer than one step, steps other than those of an
+    array as grid, an `x_start` of another shape, a
     denoiser or sampler that has no answer at `t_start`, more than memory holds; TypeError for a key that is not a typed
     key, and for what is no denoiser, sampler or grid. Under a transformation, where a number can only be known as the
     program runs, a time or a sampler's number that is out of range gives NaN.
@@ -83,13 +85,14 @@ def sample(
             check_room("a trajectory, twice,", steps, *part, itemsize=8)
     keys = example_keys(key, n)
     start, end = check_one_time(t_start, "t_start"), None
-    grid = check_grid(sampler.grid if grid is None else grid)
+    grid = check_grid(grid_of(sampler, process) if grid is None else grid)
     if isinstance(grid, Grid):
         if t_end is not None:
             start, end = check_ends(t_start, t_end)
     else:
         if t_end is not None:
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
+        check_steps_beside(steps, STEPS, len(grid) - 1)
         start, end = check_beside("t_start", t_start, 1.0, grid[0], "begin"), grid[-1]
     check_start(denoiser, start)
     cond = check_cond(denoiser, cond, n)

@@ -8,7 +8,10 @@ from jaxdiff.arrays import check_field, check_instance, check_shared
 from jaxdiff.denoisers import DenoiserLike, guidance
 from jaxdiff.denoisers.checks import check_model
 from jaxdiff.processes import Process, check_gaussian
-from jaxdiff.processes.grids import Angle
+from jaxdiff.processes.grids import Grid
+
+STEPS = 50
+"""The steps of a run unless told."""
 
 
 class Sampler:
@@ -23,8 +26,8 @@ class Sampler:
     adaptive = False
     """Whether it chooses its own steps between two times."""
 
-    grid = Angle()
-    """The grid it runs on unless given another."""
+    grid: Grid | None = None
+    """The grid it runs on unless given another; None for the process's own."""
 
     reversible = False
     """Whether its step, drawing no noise and looking at nothing but x, runs from data to noise too: s > t."""
@@ -52,6 +55,11 @@ class Sampler:
 def check_sampler(sampler, name: str = "sampler") -> None:
     """Raise TypeError for what is no sampler."""
     check_instance(name, sampler, Sampler, "an instance such as jaxdiff.samplers.DDIM(), of a subclass of Sampler")
+
+
+def grid_of(sampler: Sampler, process: Process) -> Grid:
+    """The grid of a run: the sampler's own, or where it has none that of the process."""
+    return process.sampling_grid if sampler.grid is None else sampler.grid
 
 
 def check_run(denoiser, sampler) -> None:

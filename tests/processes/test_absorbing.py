@@ -448,3 +448,18 @@ def test_categories_that_cannot_be_stay_so_under_guidance(scale):
     other = jd.Categorical(jnp.array([[-jnp.inf, 0.2, 0.5]]))
     for end, kept in ((0.0, never), (1.0, other)):
         np.testing.assert_array_equal(never.extrapolated(other, end).logits[0], kept.logits[0])
+
+
+def test_a_schedule_that_starts_flat_costs_nothing_where_float32_masks_nothing():
+    """1 - t² is 1 in float32 below t = 0.0002: no mask, no error; above, its rate is 2/t."""
+
+    class Flat(jd.Absorbing):
+        def alpha(self, t):
+            return 1 - t**2
+
+    model = tokens(jd.pytree(dataclasses.dataclass(frozen=True)(Flat))(K))
+    np.testing.assert_allclose(model.process.rate(jnp.array([0.0, 1e-5, 0.1, 1.0])), [0, 0, 20, 2], rtol=1e-5)
+    loss = lambda model: Denoising(weightings.Likelihood(), times.Fixed(1e-5))(model, KEY, data(8)).sum()
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf, 0), jax.jit(jax.value_and_grad(loss))(model))
+    with pytest.raises(ValueError, match="t_min = 1e-05: Flat has no noise left there.* such as t_min = 0.001"):
+        Denoising(weightings.Likelihood(), times.Importance())(model, KEY, data(8))

@@ -148,6 +148,23 @@ def test_curves_that_lose_their_digits_are_refused_with_where_and_what_to_give()
         Lost().check_curves()
 
 
+@pytest.mark.parametrize("space", [Gaussian, jd.Absorbing])
+def test_a_process_that_is_no_pytree_is_refused_with_what_makes_it_one(space):
+    class Bare(space):
+        def alpha(self, t):
+            return 1 - t
+
+        def sigma(self, t):
+            return t
+
+    process = Bare() if space is Gaussian else Bare(3)
+    model = jd.Denoiser(lambda params, x, c_noise, cond: x, None, process)
+    key, x0 = jax.random.key(0), np.zeros((3, 2), np.float32 if space is Gaussian else int)
+    for call in (lambda: jd.sample(key, model, (3, 2)), lambda: jd.losses.Denoising()(model, key, x0)):
+        with pytest.raises(TypeError, match="process = Bare is no pytree; make Bare a frozen dataclass and put @jaxd"):
+            call()
+
+
 def test_a_process_of_no_space_is_refused_in_words():
     class Nothing(jd.Process):
         def alpha(self, t):

@@ -71,10 +71,18 @@ def test_rates_add_and_every_inverse_inverts():
 def test_ancestral_samples_of_a_pair_have_its_moments():
     n = 3000
     shape = {"number": (n, 2), "label": (n,)}
-    x = jd.sample(KEY, joint(), shape, jd.samplers.Ancestral(), 300, grid=jd.grids.LogSNR())
+    x = jd.sample(KEY, joint(), shape, jd.samplers.Ancestral(), 300)
     assert x["number"].dtype == jnp.float32
     assert x["label"].dtype == jnp.int32
     assert_moments(x)
+
+
+def test_a_product_takes_equal_steps_in_log_snr_unless_told():
+    number, label = jd.samplers.DDIM(), jd.samplers.Ancestral()
+    for sampler in (label, jd.samplers.Each({"number": number, "label": label})):
+        draw = lambda grid, sampler=sampler: jd.sample(KEY, joint(), SHAPE, sampler, 3, grid=grid)
+        jax.tree.map(np.testing.assert_array_equal, draw(None), draw(jd.grids.LogSNR()))
+        assert not (draw(None)["number"] == draw(jd.grids.Angle())["number"]).all()
 
 
 def test_a_pair_depends_on_its_key_and_index_alone(tmp_path):

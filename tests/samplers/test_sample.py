@@ -74,6 +74,16 @@ def test_new_numbers_compile_nothing():
         assert seen[0] == seen[1] > 0
 
 
+def test_new_tolerances_and_t_min_compile_nothing_in_encode_and_decode():
+    counter, x = Counter(), np.ones((2, 3), np.float32)
+    for carry in (jd.encode, jd.decode):
+        seen = []
+        for k in (0.01, 0.02):
+            carry(counting_denoiser(counter, jd.VP()), x, flow=ProbabilityFlow(rtol=k, atol=k / 2), t_min=k)
+            seen.append(counter.traces)
+        assert seen[0] == seen[1] > 0
+
+
 def test_new_numbers_are_traced_once_under_jit():
     chex.clear_trace_counter()
 
@@ -174,6 +184,7 @@ def test_what_cannot_be_sampled_is_refused_with_the_value_and_the_fix():
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.1, 0.9])), "decrease strictly"),
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.9])), "at least two times"),
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.9, 0.1]), t_end=0.1), "leave t_end out"),
+        (lambda: jd.sample(key, denoiser, (2, 2), steps=3, grid=np.array([0.9, 0.1])), "steps = 3.* grid has 1; leave"),
         (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.zeros((3, 2))), r"x_start has shape \(3, 2\)"),
         (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.full((2, 2), jnp.nan)), "NaN"),
         (lambda: jd.sample(jax.random.split(key, 3), denoiser, (2, 2)), "2 keys for 2 examples"),

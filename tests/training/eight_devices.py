@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from test_trees import KINDS, Batches
 
 import jaxdiff as jd
 from jaxdiff.networks import UNet, initialize
@@ -140,8 +141,32 @@ def distilled():
     return found
 
 
+def trees():
+    """Tokens, and numbers beside tokens: what a step on eight devices moves, and ten steps against one device."""
+    found = {}
+    for kind, (denoiser, prepare) in KINDS.items():
+        params = {}
+        for name, mesh in (("one", make_mesh(devices=jax.devices()[:1])), ("eight", make_mesh())):
+            step = make_step(denoiser, jd.losses.Denoising(), OPTIMIZER, prepare=prepare, mesh=mesh)
+            state = TrainState.create(KEY, denoiser.params, OPTIMIZER, mesh)
+            put = lambda k, mesh=mesh: jax.device_put(Batches()[k], jd.training.batch_sharding(mesh))
+            compiled = step.lower(state, put(0)).compile()
+            for k in range(10):
+                state, _ = compiled(state, put(k), *step.parts)
+            params[name] = jax.tree.map(np.asarray, state.params)
+        far = lambda a, b: max(float(abs(np.asarray(a[name]) - np.asarray(b[name])).max()) for name in a)
+        found[kind] = {
+            "apart": far(params["one"], params["eight"]),
+            "went": far(params["one"], denoiser.params),
+            "moved": moved(compiled),
+            "parameters": sum(np.size(leaf) for leaf in jax.tree.leaves(denoiser.params)),
+        }
+    return found
+
+
 def main(folder):
-    print(json.dumps({"collectives": collectives(), "numbers": numbers(folder), "distilled": distilled()}))
+    found = {"collectives": collectives(), "numbers": numbers(folder), "distilled": distilled(), "trees": trees()}
+    print(json.dumps(found))
 
 
 main(sys.argv[1])

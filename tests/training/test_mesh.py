@@ -46,6 +46,10 @@ def test_a_step_on_eight_devices(tmp_path):
     teacher = found["distilled"]
     assert teacher["pieces"]["as the state"]
     np.testing.assert_allclose(teacher["pieces"]["loss"], teacher["one"]["loss"], rtol=1e-5)
+    for kind in ("tokens", "product"):
+        tree = found["trees"][kind]
+        moves_one_sum_of_gradients_and_nothing_else(tree, tree["parameters"])
+        assert tree["apart"] < 2e-6 < 0.005 < tree["went"]
     assert numbers["odd"] == "x has 20 examples a batch for 8 devices; give a batch size that is a multiple of 8"
 
 
