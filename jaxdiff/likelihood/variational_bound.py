@@ -46,7 +46,7 @@ from jaxdiff.likelihood.estimate import condition_of
 from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses.times import Importance
 from jaxdiff.processes import Process, check_variance, with_variance
-from jaxdiff.processes.grids import Grid, check_grid, check_one_time, check_steps_beside, check_times
+from jaxdiff.processes.grids import Grid, check_grid, check_one_time, check_steps_beside
 
 _STEPS = 1000
 _EARLY = 1e-3  # where the integral ends for a process whose bound goes on to the data
@@ -201,16 +201,15 @@ def variational_bound(
     The model is that of `jaxdiff.sample` with `Ancestral(variance)`, whose steps it takes, up to a last draw of the
     data from x at `t_min`. `data` are those of the process: for numbers integer images [n, *event] in 0..levels-1 (256
     unless given), for categories themselves, for a product a tree of both, and `levels` one too. `grid` is one of
-    `jaxdiff.grids` from t = 1 to `t_min` (None: equal steps in log-SNR for numbers, in t for all else), or an array of
-    decreasing times, taken as it stands. `t_min` None ends where σ/α is a cell wide, 2/levels: right for a model of
+    `jaxdiff.grids` from t = 1 to `t_min` (None: equal steps in t for categories, in log-SNR for all else), or an array
+    of decreasing times, taken as it stands. `t_min` None ends where σ/α is a cell wide, 2/levels: right for a model of
     dequantised images; one of the cells' middles may bear a smaller one; categories go on to the data. It costs T
     evaluations an example. Example i depends on `key` and i alone. `cond` has leaves [n, ...] or is None; `progress`
     shows a bar. A batch is split between the devices of `mesh`.
 
     Raises TypeError for data that are not integers; ValueError for values out of range, an empty set, fewer than two
     levels or one example a batch, steps other than those of an array as grid, times that do not decrease or end where
-    there is no noise, an unknown variance or
-    one that is not there, and a denoiser without an answer at the first time.
+    there is no noise, an unknown variance or one that is not there, and a denoiser without an answer at the first time.
     """
     data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh)
     check_variance(variance)
@@ -220,7 +219,6 @@ def variational_bound(
     if isinstance(grid, Grid):
         end = _end(process, levels, t_min)
         times = grid(process, steps, 1.0) if end is None else grid(process, steps - 1, 1.0, end)
-        times = check_times(times)
     else:
         if t_min is not None:
             raise ValueError("an array as grid ends where it ends; leave t_min out, or end the array there")

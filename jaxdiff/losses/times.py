@@ -144,7 +144,9 @@ class Importance(_From):
         t_min = along_batch(self.t_min, jnp.ones(n), "t_min")
         low, high = (process.log_share(t) for t in (t_min, 1.0))
         t = jnp.maximum(process.time_at_log_share(low + (high - low) * _stratified(key, n)), t_min)
-        return t, (high - low) / process.rate(t)
+        rate = process.rate(t)
+        counted = rate > 0  # by rounding, t can be where nothing is noise yet
+        return t, jnp.where(counted, (high - low) / jnp.where(counted, rate, 1.0), 0.0)
 
 
 def _check_noise(process: Process, t_min) -> None:

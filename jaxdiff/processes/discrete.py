@@ -66,7 +66,9 @@ class Discrete(Curves):
         return jnp.where(noised, slope / jnp.where(noised, sigma, 1.0), 0.0)
 
     def log_share(self, t) -> jax.Array:
-        return ends.log(self.sigma(t))
+        """log σ, of the shape of `t`, held at the smallest σ above 0 that 1 - α can be: its slope is the rate."""
+        sigma = self.sigma(t)
+        return ends.log(jnp.maximum(sigma, float(jnp.finfo(sigma.dtype).epsneg)))
 
     @property
     def states(self) -> int:

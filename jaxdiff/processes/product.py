@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_array, folded, pytree, rebuilt, said
 from jaxdiff.arrays.checks import floating
 from jaxdiff.processes.curves import inverse
-from jaxdiff.processes.grids import LogSNR, Time
+from jaxdiff.processes.grids import Grid, LogSNR
 from jaxdiff.processes.process import Process, check_process
 
 
@@ -43,7 +43,6 @@ class Product(Process):
     structure: Any = dataclasses.field(metadata={"static": True})
 
     sampling_grid = LogSNR()
-    bound_grid = Time()
 
     def __init__(self, parts: Any):
         processes, structure = jax.tree.flatten(parts, is_leaf=lambda part: part is None or isinstance(part, Process))
@@ -62,6 +61,12 @@ class Product(Process):
     def parts(self) -> Any:
         """The tree of the processes."""
         return self.joined(self.processes)
+
+    @property
+    def bound_grid(self) -> Grid:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """That of the parts where all have the same, and equal steps in log-SNR otherwise."""
+        first, *others = (process.bound_grid for process in self.processes)
+        return first if all(other == first for other in others) else LogSNR()
 
     def split(self, tree: Any, name: str = "x") -> list:
         try:
@@ -161,13 +166,15 @@ class Product(Process):
         return self.joined(shapes)
 
     def check_reading(self, parameterization, data_std, learned_variance: bool) -> tuple[tuple, Any]:
-        """(parameterisation, data_std) of each part, given as trees; one data_std stands for all parts of numbers."""
+        """(parameterisation, data_std): a row of words, which may be given again or as a tree, and a tree."""
         if learned_variance:
             raise ValueError("learned_variance = True of a product; expected a denoiser of one part alone")
-        count = len(self.processes)
-        whole = parameterization is None or isinstance(parameterization, str)
-        rows = [parameterization] * count if whole else self.split(parameterization, "parameterization")
-        rows, scales = zip(*self._map("check_reading", rows, self._given(data_std, "data_std"), [False] * count))
+        count, rows = len(self.processes), parameterization
+        if rows is None or isinstance(rows, str):
+            rows = (rows,) * count
+        elif not (isinstance(rows, tuple) and len(rows) == count and all(isinstance(row, str) for row in rows)):
+            rows = self.split(rows, "parameterization")
+        rows, scales = zip(*self._map("check_reading", list(rows), self._given(data_std, "data_std"), [False] * count))
         return rows, self.joined(scales)
 
     def check_start(self, parameterization, t) -> None:
