@@ -244,18 +244,20 @@ def make_step(
                 f"a batch of {count(x0)} is not accumulate x devices = {accumulate} x {mesh.size} times a whole number"
             )
         value, grads = mean_gradient(state.params, (denoiser, loss), loss_key, x0, cond)
-        grad_norm = optax.tree.norm(grads)
-        updates, opt_state = _updated(optimizer, grads, state)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            grad_norm = optax.tree.norm(grads)
+            updates, opt_state = _updated(optimizer, grads, state)
+            params = optax.apply_updates(state.params, updates)
 
-        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(functools.partial(_towards, 1 - decay), params, state.ema)
+            with jax.named_scope("average"):
+                decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+                ema = jax.tree.map(functools.partial(_towards, 1 - decay), params, state.ema)
 
-        norms = value, grad_norm, optax.tree.norm(updates)
-        finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, norms), state.finite)
-        after = state.step + 1, params, opt_state, ema
-        before = state.step, state.params, state.opt_state, state.ema
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+            norms = value, grad_norm, optax.tree.norm(updates)
+            finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, norms), state.finite)
+            after = state.step + 1, params, opt_state, ema
+            before = state.step, state.params, state.opt_state, state.ema
+            kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
         return TrainState(*kept, key=state.key, finite=finite), {"loss": value, "grad_norm": grad_norm}
 
     parts = hollow(denoiser), as_argument("loss", loss), as_argument("prepare", prepare)
