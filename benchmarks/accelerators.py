@@ -19,6 +19,7 @@ program does not show: they are refused until --trips or --charge says it.
 import collections
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -91,6 +92,8 @@ class Settings:
             raise ValueError(f"--text is a program that was compiled; leave it out, or {', '.join(given)}")
         if self.diffusers is not None and "--network" in given:
             raise ValueError("--network and --diffusers are two networks; leave one of them out")
+        if (self.trips or self.charge) and self.text is None and len(self.programs) > 1:
+            raise ValueError("--trips and --charge are for one program; say which, such as --programs training")
 
 
 def entries(words: Sequence[str], kind: type) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def entries(words: Sequence[str], kind: type) -> dict[str, Any]:
             found[name] = kind(value)
         except ValueError:
             equals = ""
-        if not (name and equals) or found[name] <= 0:
+        if not (name and equals) or not 0 < found[name] < math.inf:
             raise ValueError(f"{word!r} is no NAME={kind.__name__} above 0; expected for example while.5=100")
     return found
 
@@ -226,19 +229,19 @@ def table(name: str, figures: dict[str, Any]) -> str:
         lines.append(f"  {count:.0f} {op}, {sent / 1e6:.2f} MB given out on each device")
     if "memory" in figures:
         lines.append("  GB a device: " + ", ".join(f"{part} {n / 1e9:.3f}" for part, n in figures["memory"].items()))
+        if figures["memory"]["total"] > figures["memory"]["there"]:
+            lines.append("  does not fit: try a smaller batch, --model, or unet(remat=True)")
     for each in figures.get("largest", ()):
-        lines.append("    {ms:8.3f} ms {runs:5d} x {bytes:9.2f} MB {flops:9.2f} GFLOP {kind:12s}{name}".format(**each))
+        size = f"{each['bytes'] / 1e6:.2f} MB, {each['flops'] / 1e9:.2f} GFLOP"
+        lines.append(f"  {each['ms']:6.3f} ms, {each['runs']:.3g} of {size}: {each['kind']} {each['name']}")
     return "\n".join(lines)
 
 
-def largest(found: list[Kernel], kind: Machine, count: int) -> list[dict[str, Any]]:
-    """The kernels that take longest, all of their runs together; bytes in MB and FLOPs in GFLOP of one run."""
+def largest(found: list[Kernel], kind: Machine, count: int, units: int = 1) -> list[dict[str, Any]]:
+    """The kernels that take longest, by their runs in a unit of work; bytes and FLOPs are those of one run."""
     first = sorted(found, key=lambda kernel: -kernel.runs * seconds(kernel, kind))[:count]
-    return [
-        {"ms": 1e3 * one.runs * seconds(one, kind), "bytes": one.bytes / 1e6, "flops": one.flops / 1e9}
-        | {"runs": one.runs, "kind": one.kind, "name": one.name}
-        for one in first
-    ]
+    cost = lambda one: {"runs": one.runs / units, "ms": 1e3 * one.runs / units * seconds(one, kind)}
+    return [cost(one) | {name: getattr(one, name) for name in ("bytes", "flops", "kind", "name")} for one in first]
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -257,16 +260,19 @@ def measure(settings: Settings) -> dict[str, Any]:
         if settings.save is not None:
             settings.save.mkdir(parents=True, exist_ok=True)
             (settings.save / f"{name}.txt").write_text(text)
-        found = kernels(text, trips, charges)
-        figures[name] = costs(found, kind, STEPS if name == "sampling" else 1)
-        figures[name] |= {"memory": memory(program), "largest": largest(found, kind, settings.largest)}
+        found, units = kernels(text, trips, charges), STEPS if name == "sampling" else 1
+        figures[name] = costs(found, kind, units) | {"memory": memory(program) | {"there": kind.memory}}
+        figures[name]["largest"] = largest(found, kind, settings.largest, units)
     return figures
 
 
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     jax.config.update("jax_platforms", "cpu")  # what is compiled for is described, whatever is here
-    figures = measure(settings)
+    try:
+        figures = measure(settings)
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
     print(json.dumps(figures) if settings.json else "\n\n".join(table(*item) for item in figures.items()))
 
 

@@ -71,11 +71,6 @@ class Instruction:
         found = re.search(r'custom_call_target="([^"]+)"', self.rest)
         return found[1] if found else ""
 
-    def attribute(self, name: str) -> str | None:
-        """The attribute that is not in quotes, up to the comma behind it; None where there is none."""
-        found = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^\s,]+)", self.rest)
-        return found[1] if found else None
-
 
 def arrays(shape: str) -> list[tuple[str, list[int], str]]:
     """(type, dimensions, layout) of every array of a shape's text."""
@@ -225,7 +220,7 @@ class Program:
         if instruction.op not in _IN_PLACE or not scope.fused:
             return instruction.op in _IN_PLACE
         updated = scope.behind(instruction.operands[0])
-        return updated.op in ("parameter", *_IN_PLACE) and instruction in scope.results()
+        return updated is not None and updated.op == "parameter" and instruction in scope.results()
 
     def _written(self, instruction: Instruction, scope: Computation) -> int:
         fused = self.fused(instruction)
@@ -234,7 +229,7 @@ class Program:
         if self._in_place(instruction, scope):
             update = scope.by_name[instruction.operands[_IN_PLACE[instruction.op]]]
             return min(in_memory(instruction.shape), size(update.shape))
-        if instruction.target:  # behind the result stands the room that the library worked in
+        if re.search(r"cudnn\$conv|cublas", instruction.target):  # behind the result stands the library's own room
             return in_memory(_ARRAY.search(instruction.shape)[0])
         return in_memory(scope.result(instruction))
 

@@ -25,7 +25,7 @@ _FREE_CALLS = {"ConcatBitcast", "AllocateBuffer", "Sharding", "SPMDFullToShardSh
 _MOVES = {
     *("copy", "transpose", "bitcast", "reshape", "slice", "dynamic-slice", "dynamic-update-slice", "concatenate"),
     *("pad", "reverse", "broadcast", "gather", "scatter", "parameter", "constant", "tuple", "iota", "copy-start"),
-    *("slice-start", "get-tuple-element", "fusion"),
+    *("slice-start", "get-tuple-element"),
 }
 _OPAQUE = {"sort", "fft", "cholesky", "triangular-solve", "topk"}  # more work than one pass over their bytes
 
@@ -183,12 +183,14 @@ def _counted(program: Program, loop: Instruction, scope: Computation, body: str,
 
     def number(scope: Computation, name: str) -> int | None:
         found = scope.behind(name, copies)
-        return int(found.arguments) if found and re.fullmatch(r"-?\d+", found.arguments) else None
+        constant = found and found.op == "constant" and re.fullmatch(r"-?\d+", found.arguments)
+        return int(found.arguments) if constant else None
 
     def place(scope: Computation, name: str) -> int | None:
         """Which part of the loop's state this is."""
         found = scope.behind(name, copies)
-        return int(found.attribute("index")) if found and found.op == "get-tuple-element" else None
+        index = re.search(r"\bindex=(\d+)", found.rest) if found and found.op == "get-tuple-element" else None
+        return int(index[1]) if index else None
 
     counter, end = place(asks, asks.root.operands[0]), number(asks, asks.root.operands[1])
     if counter is None or end is None or turn.root.op != "tuple":

@@ -1,12 +1,13 @@
 """Accelerators: what they can do, how XLA is told of one that is not there, and how long a kernel takes on it.
 
-A kernel takes the longest of its bytes, its FLOPs and its charge, and on the device `GAP` more. This is a model:
+A kernel takes the longest of its bytes, its FLOPs and its charge, and a gap more. This is a model:
 
-- The makers' peaks, of which kernels reach shares: on one H100 2.6 of 3.35 TB/s, and 600 of 989 TFLOP/s in bfloat16
-  and 300 of 495 in TF32. The same shares are assumed of every machine, float32 and TPUs included.
-- The host launches a GPU's kernels, `launch` seconds each and beside the device's work, so that a program takes the
-  longer of the two. On that H100 a training step of 700 kernels with next to nothing to do took 6.9 to 7.4 ms, 10 µs
-  each, and one of 2,259 with 17.4 ms of work 18.4, at most 8 µs each: 8 µs. A TPU needs no host.
+- Kernels reach a share of the makers' peaks: on one H100 2.6 of 3.35 TB/s, 600 of 989 TFLOP/s in bfloat16 and 300 of
+  495 in TF32, with 1.5 µs between two of them. The same shares are assumed of every machine, float32 and TPUs
+  included, and the gap of every GPU. What small kernels cost a TPU is not known and left out.
+- The host launches a GPU's kernels, 8 µs each and beside the device's work, so that a program takes the longer of the
+  two. On that H100 a training step of 700 kernels with next to nothing to do took 6.9 to 7.4 ms, 10 µs each, and one of
+  2,259 with 17.4 ms of work took 18.4, at most 8 µs each. A TPU runs a whole program without its host.
 - Collectives go in rings and nothing hides them: scattered in each node of k, summed between m nodes, gathered.
 """
 
@@ -19,7 +20,6 @@ from collections.abc import Sequence
 from kernels import Kernel
 
 BANDWIDTH_SHARE, PEAK_SHARE = 2.6 / 3.352, 600 / 989
-GAP = 1.5e-6  # seconds between two kernels on the device
 PASSES = {"all-reduce": 2}  # how often a ring moves the whole; the others once
 
 
@@ -27,7 +27,8 @@ PASSES = {"all-reduce": 2}  # how often a ring moves the whole; the others once
 class Machine:
     """A kind of accelerator: peaks in FLOPs a second by precision, bytes a second, bytes of memory.
 
-    `near` and `far` are bytes a second that each sends, one way, to the others of its `node` and out of it.
+    `near` and `far` are bytes a second that each sends, one way, to the others of its `node` and out of it. `gap` and
+    `launch` are seconds a kernel, on the device and on its host. `config` is what XLA is told of a GPU.
     """
 
     name: str
@@ -37,9 +38,9 @@ class Machine:
     node: int
     near: float
     far: float
+    gap: float = 0.0
     launch: float = 0.0
     config: str = ""
-    """What XLA is told of a GPU."""
 
 
 def _gpu(name: str, version: str, cores: int, fpus: int, clock: float, shared: int, l2: int, threads: int) -> str:
@@ -69,14 +70,14 @@ def _passes(half: float) -> dict[str, float]:
 
 # NVIDIA's data sheets of the H100 SXM, the A100 SXM 80 GB and the L4, dense; XLA's specs of the first two. One way:
 # NVLink 900 and 600 GB/s both ways, PCIe 4 x16 64; out of a node 400 and 200 Gb/s InfiniBand, and 100 Gb/s.
-_LAUNCH = 8e-6
+_EACH = 1.5e-6, 8e-6  # gap, launch
 _H100 = _gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 128, 1.98, 233472, 52428800, 2048)
 _A100 = _gpu("NVIDIA A100-SXM4-80GB", "8.0", 108, 64, 1.41, 167936, 41943040, 2048)
 _L4 = _gpu("NVIDIA L4", "8.9", 58, 128, 2.04, 102400, 50331648, 1536)
 MACHINES = {
-    "h100": Machine("H100", _peaks(989e12, 494.5e12, 67e12, 67e12), 3.352e12, 85.0e9, 8, 450e9, 50e9, _LAUNCH, _H100),
-    "a100": Machine("A100", _peaks(312e12, 156e12, 19.5e12, 19.5e12), 2.039e12, 85.1e9, 8, 300e9, 25e9, _LAUNCH, _A100),
-    "l4": Machine("L4", _peaks(121e12, 60.5e12, 30.3e12, 0.47e12), 0.3e12, 23.6e9, 8, 32e9, 12.5e9, _LAUNCH, _L4),
+    "h100": Machine("H100", _peaks(989e12, 494.5e12, 67e12, 67e12), 3.352e12, 85.0e9, 8, 450e9, 50e9, *_EACH, _H100),
+    "a100": Machine("A100", _peaks(312e12, 156e12, 19.5e12, 19.5e12), 2.039e12, 85.1e9, 8, 300e9, 25e9, *_EACH, _A100),
+    "l4": Machine("L4", _peaks(121e12, 60.5e12, 30.3e12, 0.47e12), 0.3e12, 23.6e9, 8, 32e9, 12.5e9, *_EACH, _L4),
     # Google's system architecture pages; Austin et al. 2025, How to Scale Your Model, chapter 2: a ring along one axis
     # of the slice, both directions of a link.
     "v4": Machine("TPU v4", _passes(275e12), 1.2e12, 34.4e9, 4096, 90e9, 3.125e9),
@@ -91,14 +92,16 @@ def machine(name: str) -> tuple[Machine, str]:
 
     Raises ValueError for any other.
     """
-    kind, _, how = name.partition(":")
-    gpu = kind in MACHINES and bool(MACHINES[kind].config)
-    if kind not in MACHINES or not re.fullmatch(r"[1-9]\d*" if gpu else r"[1-9]\d*(x[1-9]\d*)+", how or "1" * gpu):
+    family, colon, how = name.partition(":")
+    kind, how = MACHINES.get(family), how if colon else "1"
+    gpu = kind is not None and bool(kind.config)
+    fits = kind is not None and re.fullmatch(r"[1-9]\d*" if gpu else r"[1-9]\d*(x[1-9]\d*)+", how)
+    if not fits or (gpu and int(how) > kind.node and int(how) % kind.node):
         raise ValueError(
-            f"device = {name!r}; expected h100, a100 or l4, several of them as h100:8, or a slice of TPUs by its "
-            "topology: v4, v5e, v5p or v6e, such as v5e:4x4"
+            f"device = {name!r}; expected h100, a100 or l4, several of them as h100:8 (above 8, in nodes of 8), or a "
+            "slice of TPUs by its topology: v4, v5e, v5p or v6e, such as v5e:4x4"
         )
-    return MACHINES[kind], how or "1"
+    return kind, how
 
 
 def devices(name: str) -> Sequence:
@@ -115,10 +118,8 @@ def devices(name: str) -> Sequence:
             return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
         config = kind.config.replace("BANDWIDTH", f"{kind.bandwidth:.0f}").replace("MEMORY", f"{kind.memory:.0f}")
         nodes = math.ceil(int(how) / kind.node)
-        shape = f"1x{nodes}x{int(how) // nodes}"
-        return topologies.get_topology_desc(
-            platform="cuda", topology_name="", target_config=config, topology=shape
-        ).devices
+        told = {"target_config": config, "topology": f"1x{nodes}x{int(how) // nodes}"}
+        return topologies.get_topology_desc(platform="cuda", topology_name="", **told).devices
     except Exception as error:
         raise RuntimeError(f"cannot compile for {name}: {str(error).splitlines()[0]}. {advice(str(error))}") from error
 
@@ -132,8 +133,8 @@ def advice(message: str) -> str:
         "[Cc]u[Dd][Nn][Nn]": "Install cuDNN beside it: pip install nvidia-cudnn-cu12.",
         "lockfile|already in use": "Another process holds libtpu; wait for it to end.",
         "nvlink|ptxas|libdevice": "Install CUDA's compiler beside it: pip install nvidia-cuda-nvcc-cu12.",
-        "backend|platform|plugin|not found|No module": "Install what compiles, into a virtual environment of its own: "
-        "pip install '.[plan]'.",
+        "not implemented for|not installed|[Uu]nknown backend|[Pp]lugin": "Install what compiles, into a virtual "
+        "environment of its own: pip install '.[plan]'.",
     }
     found = [words for pattern, words in known.items() if re.search(pattern, message)]
     return found[0] if found else "Try a smaller batch, or XLA_FLAGS=--xla_gpu_enable_triton_gemm=false."
@@ -157,17 +158,17 @@ def seconds(kernel: Kernel, kind: Machine) -> float:
     if missing := kernel.work.keys() - kind.peaks.keys():
         raise ValueError(f"{kernel.name} multiplies in precision {sorted(missing)}, which a {kind.name} does not")
     if kernel.kind == "collective":
-        return wires(kind, kernel.op, kernel.bytes, kernel.devices) + GAP
+        return wires(kind, kernel.op, kernel.bytes, kernel.devices) + kind.gap
     arithmetic = sum(flops / (PEAK_SHARE * kind.peaks[precision]) for precision, flops in kernel.work.items())
-    return max(kernel.bytes / (BANDWIDTH_SHARE * kind.bandwidth), arithmetic, kernel.charge) + GAP
+    return max(kernel.bytes / (BANDWIDTH_SHARE * kind.bandwidth), arithmetic, kernel.charge) + kind.gap
 
 
 def fused_attention(kind: Machine, batch: int, heads: int, length: int, width: int, products: int) -> float:
     """Seconds to charge for one kernel of fused attention, whose inside a program does not show.
 
     `products` of [length, length, width]: 2 forward, 5 for the tangent or the way back. cuDNN's on an H100 in bfloat16
-    reached 380 TFLOP/s beside 0.05 ms a kernel, widths below 64 as dear as 64; other machines by their peaks. Kernels of
-    less than 0.2 ms take up to twice as long as this says.
+    reached 380 TFLOP/s beside 0.05 ms a kernel, widths below 64 as dear as 64; other machines by their peaks. Short
+    kernels, below 0.2 ms, take up to twice as long as this says.
     """
     speed = 380e12 * kind.peaks["half"] / MACHINES["h100"].peaks["half"]
     return products * 2.0 * batch * heads * length**2 * max(width, 64) / speed + 5e-5

@@ -253,12 +253,12 @@ def test_a_product_of_cublas_counts_by_the_axes_it_contracts(kernels):
 
 def test_float32_at_full_precision_takes_its_own_time(rooms, kernels):
     """By NVIDIA's peaks 494.5 and 67 TFLOP/s; a TPU needs six passes in place of one."""
-    seconds, machines, gap = rooms["machines"].seconds, rooms["machines"].MACHINES, rooms["machines"].GAP
+    seconds, machines = rooms["machines"].seconds, {name: rooms["machines"].MACHINES[name] for name in ("h100", "v5e")}
     times = {}
     for precision in ("default", "highest"):
         product = lambda a, b, precision=precision: jnp.matmul(a, b, precision=precision)
         (found,) = kernels(text(product, floats(8192, 8192), floats(8192, 8192)))
-        times[precision] = {name: seconds(found, machines[name]) - gap for name in ("h100", "v5e")}
+        times[precision] = {name: seconds(found, machine) - machine.gap for name, machine in machines.items()}
     assert times["highest"]["h100"] / times["default"]["h100"] == pytest.approx(494.5 / 67)
     assert times["highest"]["v5e"] / times["default"]["v5e"] == pytest.approx(6)
 
@@ -275,6 +275,28 @@ def test_turns_that_a_program_does_not_say_must_be_given(kernels):
         kernels(program, {"while": 7, "other": 7})
 
 
+def test_of_a_branch_the_one_that_moves_most_counts(kernels):
+    branches = {
+        name: [f"%p = f32[{n}]{{0}} parameter(0)", f"ROOT %{name} = f32[{n}]{{0}} exponential(%p)"]
+        for name, n in {"small": 10, "large": 1000}.items()
+    }
+    for order in ("%small, %large", "%large, %small"):
+        program = entry(
+            "%which = s32[] parameter(0)",
+            "%x = f32[1000]{0} parameter(1)",
+            f"ROOT %y = f32[1000]{{0}} conditional(%which, %x, %x), branch_computations={{{order}}}",
+            **branches,
+        )
+        assert [(kernel.name, kernel.bytes) for kernel in kernels(program)] == [("large", 8000)]
+
+
+def test_a_loop_whose_end_is_not_a_number_does_not_say_its_turns(kernels):
+    program = SCAN.replace("%end = s32[] constant(12)", "%end = s32[] get-tuple-element(%held), index=0")
+    with pytest.raises(ValueError, match="loop .* does not say how often it turns"):
+        kernels(program)
+    assert {kernel.runs for kernel in kernels(program, {"loop": 5})} == {5, 6}  # it asks once more than it turns
+
+
 CALL = entry(
     "%q = bf16[4,256,64]{2,1,0} parameter(0)",
     "ROOT %o = bf16[4,256,64]{2,1,0} custom-call(%q), "
@@ -288,9 +310,10 @@ def test_a_kernel_that_shows_not_what_it_computes_must_be_charged(rooms, kernels
         kernels(CALL)
     (found,) = kernels(CALL, charges={"attend": 2e-3})
     assert found.kind == "charged"
-    assert rooms["machines"].seconds(found, h100) == pytest.approx(2e-3 + rooms["machines"].GAP)
+    assert rooms["machines"].seconds(found, h100) == pytest.approx(2e-3 + h100.gap)
     with pytest.raises(ValueError, match=r"charges has \['other'\], which no kernel whose inside is unknown"):
         kernels(CALL, charges={"attend": 2e-3, "other": 1.0})
+    assert found.bytes == 2 * 2 * 4 * 256 * 64  # read and written
     with pytest.raises(ValueError, match="calls sort"):
         kernels(text(jnp.sort, floats(100)))
 
@@ -413,7 +436,27 @@ def test_a_sampling_step_evaluates_the_network_once_and_a_likelihood_twice_as_mu
     assert 0 < probes <= once + 2 * 8 * 4  # the noise level has no tangent; the probe's product with itself
 
 
-@pytest.mark.parametrize("name", ["h200", "h100:0", "h100:4x4", "v5e", "v5e:16", ""])
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("topology not implemented for cuda", r"pip install '.\[plan\]'"),
+        ("JAX TPU support not installed; cannot generate TPU topology.", r"pip install '.\[plan\]'"),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm", "smaller batch, --model"),
+        ("INTERNAL: Couldn't find output tile sizes", "xla_gpu_enable_triton_gemm=false"),
+        ("cuDNN not found.", "pip install nvidia-cudnn-cu12"),
+    ],
+)
+def test_where_xla_cannot_compile_stands_what_to_try(rooms, monkeypatch, said, words):
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(rooms["accelerators"], "training", lambda *arguments: Lowered())
+    with pytest.raises(RuntimeError, match=f"(?s)cannot compile this for h100: {said[:20]}.*{words}"):
+        rooms["accelerators"].compiled(rooms["accelerators"].Settings("h100"), "training", None, make_mesh())
+
+
+@pytest.mark.parametrize("name", ["h200", "h100:0", "h100:12", "h100:4x4", "h100:", "v5e", "v5e:16", ""])
 def test_a_device_that_is_none_is_refused(rooms, name):
     with pytest.raises(ValueError, match="expected h100, a100 or l4"):
         rooms["accelerators"].Settings(name)
@@ -424,6 +467,7 @@ def test_a_device_that_is_none_is_refused(rooms, name):
     [
         ({"text": Path("program.txt"), "batch": 8}, "--text is a program that was compiled; leave it out, or --batch"),
         ({"network": "mlp", "diffusers": Path("folder")}, "--network and --diffusers are two networks"),
+        ({"trips": ("while=5",)}, "--trips and --charge are for one program; say which"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(rooms, settings, message):
@@ -431,7 +475,7 @@ def test_settings_that_exclude_each_other_are_refused(rooms, settings, message):
         rooms["accelerators"].Settings("h100", **settings)
 
 
-@pytest.mark.parametrize("word", ["while.5", "while.5=", "=5", "while.5=-1", "while.5=many"])
+@pytest.mark.parametrize("word", ["while.5", "while.5=", "=5", "while.5=-1", "while.5=many", "while.5=1.5"])
 def test_turns_are_named_numbers(rooms, word):
     assert rooms["accelerators"].entries(["while.5=100"], int) == {"while.5": 100}
     with pytest.raises(ValueError, match="expected for example while.5=100"):
