@@ -228,8 +228,9 @@ def table(name: str, figures: dict[str, Any]) -> str:
     for op, (count, sent) in figures["collectives"].items():
         lines.append(f"  {count:.0f} {op}, {sent / 1e6:.2f} MB given out on each device")
     if "memory" in figures:
-        lines.append("  GB a device: " + ", ".join(f"{part} {n / 1e9:.3f}" for part, n in figures["memory"].items()))
-        if figures["memory"]["total"] > figures["memory"]["there"]:
+        parts = ", ".join(f"{part} {n / 1e9:.3f}" for part, n in figures["memory"].items())
+        lines.append(f"  GB a device, of {figures['has'] / 1e9:.1f}: {parts}")
+        if figures["memory"]["total"] > figures["has"]:
             lines.append("  does not fit: try a smaller batch, --model, or unet(remat=True)")
     for each in figures.get("largest", ()):
         size = f"{each['bytes'] / 1e6:.2f} MB, {each['flops'] / 1e9:.2f} GFLOP"
@@ -261,7 +262,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             settings.save.mkdir(parents=True, exist_ok=True)
             (settings.save / f"{name}.txt").write_text(text)
         found, units = kernels(text, trips, charges), STEPS if name == "sampling" else 1
-        figures[name] = costs(found, kind, units) | {"memory": memory(program) | {"there": kind.memory}}
+        figures[name] = costs(found, kind, units) | {"memory": memory(program), "has": kind.memory}
         figures[name]["largest"] = largest(found, kind, settings.largest, units)
     return figures
 

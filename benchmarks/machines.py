@@ -80,7 +80,6 @@ MACHINES = {
     "l4": Machine("L4", _peaks(121e12, 60.5e12, 30.3e12, 0.47e12), 0.3e12, 23.6e9, 8, 32e9, 12.5e9, *_EACH, _L4),
     # Google's system architecture pages; Austin et al. 2025, How to Scale Your Model, chapter 2: a ring along one axis
     # of the slice, both directions of a link.
-    "v4": Machine("TPU v4", _passes(275e12), 1.2e12, 34.4e9, 4096, 90e9, 3.125e9),
     "v5e": Machine("TPU v5e", _passes(197e12), 0.81e12, 17.2e9, 256, 90e9, 3.125e9),
     "v5p": Machine("TPU v5p", _passes(459e12), 2.765e12, 102.5e9, 8960, 180e9, 3.125e9),
     "v6e": Machine("TPU v6e", _passes(918e12), 1.64e12, 34.4e9, 256, 180e9, 3.125e9),
@@ -99,7 +98,7 @@ def machine(name: str) -> tuple[Machine, str]:
     if not fits or (gpu and int(how) > kind.node and int(how) % kind.node):
         raise ValueError(
             f"device = {name!r}; expected h100, a100 or l4, several of them as h100:8 (above 8, in nodes of 8), or a "
-            "slice of TPUs by its topology: v4, v5e, v5p or v6e, such as v5e:4x4"
+            "slice of TPUs by its topology: v5e, v5p or v6e, such as v5e:4x4"
         )
     return kind, how
 
