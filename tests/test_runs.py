@@ -248,6 +248,20 @@ def test_a_run_without_its_data_draws_and_scores_the_same_to_the_bit(kind, tmp_p
     assert numbers(there, "copy") == numbers(there, "model") == before
 
 
+def test_a_label_is_its_number_or_the_name_of_its_class():
+    config = runs.Config(condition=("label",))
+    known = runs.Pictures((8, 8, 1), 0.5, 256, 3, ("cat", "dog", "label=owl"))
+    for given in ("1", "dog", "label=1", "label = dog"):
+        np.testing.assert_array_equal(known.condition(config, [given], 2), [1, 1])
+    np.testing.assert_array_equal(known.condition(config, ["label=owl"], 1), [2])
+    for wrong in ("3", "-1", "1.0", "cow", "9" * 5000):
+        with pytest.raises(ValueError, match="expected one of cat, dog, label=owl, or 0 to 2"):
+            known.condition(config, [wrong], 1)
+    images = jd.data.Images(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32), 256, 1)
+    with pytest.raises(ValueError, match="all pictures are of one class; put each class into a sub-folder"):
+        runs.learned(config, images)
+
+
 def test_a_folder_of_the_library_s_own_train_says_who_knows_its_parts(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="has no config.json: jaxdiff.training.train wrote it"):

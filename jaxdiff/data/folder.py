@@ -202,9 +202,13 @@ class ImageFolder:
             ThreadPoolExecutor(threads) as pool,
             tqdm(total=len(self), unit="file", disable=not progress, leave=False) as bar,
         ):
-            for reasons in pool.map(attempt, range(0, len(self), AT_A_TIME)):
-                found += reasons
-                bar.update(len(reasons))
+            try:
+                for reasons in pool.map(attempt, range(0, len(self), AT_A_TIME)):
+                    found += reasons
+                    bar.update(len(reasons))
+            except BaseException:  # Ctrl-C among them: what has not begun is not waited for
+                pool.shutdown(cancel_futures=True)
+                raise
         bad = [(path, error) for path, error in zip(self.paths, found) if error is not None]
         if bad and self.on_corrupt == "raise":
             raise ValueError(

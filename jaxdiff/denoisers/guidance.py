@@ -120,7 +120,14 @@ class _TowardsCond(_Scaled):
         """Raise for cond = None, which is no guidance, and for a `cond` or None that the denoiser does not take."""
         self._check_given(cond)
         with warnings.catch_warnings(action="ignore"):  # of labels never dropped, which it warned of when it was made
-            check_cond_of(self.denoiser, None)
+            try:
+                check_cond_of(self.denoiser, None)
+            except (ValueError, TypeError) as error:
+                name = type(self).__name__
+                raise type(error)(
+                    f"{name} guides away from the answer without cond, which this denoiser does not give ({error}); "
+                    f"leave {name} out"
+                ) from None
         check_cond_of(self.denoiser, cond)
 
     def _check_given(self, cond) -> None:

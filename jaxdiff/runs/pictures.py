@@ -48,6 +48,8 @@ class Pictures(Known):
         """Those of a set of `jaxdiff.data`."""
         if config.condition not in ((), LABEL):
             raise ValueError(f"condition = {' '.join(config.condition)}; pictures have one to give: label")
+        if config.condition and source.classes < 2:
+            raise ValueError("condition = label, but all pictures are of one class; put each class into a sub-folder")
         event = _pixels(source, 1).shape[1:]
         std = 2 / source.levels * jd.data.pixel_moments(source, seen)[1]
         names = tuple(getattr(source, "names", ()))
@@ -93,14 +95,16 @@ class Pictures(Known):
             raise ValueError(f"condition = {' '.join(given)}, but the run was trained without one; leave it out")
         if len(given) > 1:
             raise ValueError(f"condition = {' '.join(given)}; expected one label")
-        text = given[0].removeprefix("label=")
+        name, equals, value = given[0].partition("=")
+        named = equals and name.strip() == "label" and given[0] not in self.names
+        text = value.strip() if named else given[0]
         if text in self.names:
             label = self.names.index(text)
-        elif text.isdecimal() and int(text) < self.classes:
+        elif text.isdecimal() and len(text) < 20 and int(text) < self.classes:
             label = int(text)
         else:
             names = f"one of {', '.join(self.names)}, or " if self.names else ""
-            raise ValueError(f"label = {text}; expected {names}0 to {self.classes - 1}")
+            raise ValueError(f"label = {text:.80}; expected {names}0 to {self.classes - 1}")
         return np.full(n, label, np.int32)
 
     def in_turn(self, source, n: int) -> np.ndarray:

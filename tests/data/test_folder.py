@@ -4,12 +4,15 @@ import hashlib
 import io
 import os
 import pickle
+import signal
 import struct
+import time
 import zlib
 
 import grain
 import numpy as np
 import pytest
+import tqdm.auto
 from PIL import Image
 
 from jaxdiff.data import ImageFolder, Images, batches, fingerprint, pixel_moments
@@ -331,6 +334,18 @@ def test_moments_of_pixels_are_those_of_all_images_or_of_a_seeded_sample(tmp_pat
     error = means.std() * np.sqrt((1 / 33) * (40 - 33) / (40 - 1))
     assert abs(np.mean(spread) - means.mean()) < 4 * error / np.sqrt(20)
     assert 0.4 < np.std(spread) / error < 1.6  # 4 / sqrt(2 * 20) = 0.6
+
+
+def test_a_reading_that_is_interrupted_does_not_go_on_to_its_end(tmp_path, monkeypatch):
+    for i in range(60):
+        save(tmp_path / f"{i}.png", noise(8, 8, 3))
+    pictures, seen = ImageFolder(tmp_path, 8), []
+    monkeypatch.setattr(folders, "AT_A_TIME", 1)
+    monkeypatch.setattr(pictures, "_read", lambda path: seen.append(path) or time.sleep(0.02))
+    monkeypatch.setattr(tqdm.auto.tqdm, "update", lambda bar, n: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        pictures.checked(progress=False)
+    assert len(seen) < 20
 
 
 def test_a_disk_that_fails_is_not_taken_for_a_damaged_picture(tmp_path):

@@ -67,6 +67,11 @@ def test_classes_and_vectors_exclude_each_other_and_vectors_are_never_dropped(de
         train(jax.random.key(0), tmp_path, denoiser, jd.losses.Denoising(), [], steps=1, label_dropout=0.1)
 
 
+def test_guidance_away_from_no_vector_is_refused(denoiser):
+    with pytest.raises(ValueError, match="which this denoiser does not give .*; leave ClassifierFree out"):
+        jd.guidance.ClassifierFree(denoiser, 2.0).check_cond(np.zeros((3, 2), np.float32))
+
+
 def test_samples_and_likelihoods_are_those_of_their_own_vectors(denoiser):
     """Examples in another order are the same in that order."""
     keys, order = jax.random.split(jax.random.key(0), 3), np.array([2, 0, 1])
