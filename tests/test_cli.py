@@ -12,7 +12,7 @@ import jaxdiff as jd
 from jaxdiff import cli, runs
 from jaxdiff.vocabulary import Network, parse
 
-TINY = ["--steps", "20", "--batch-size", "16", "--network", "unet((4,), 1, (0,))"]
+TINY = ["--steps", "20", "--batch-size", "16", "--network", "mlp((8,))"]
 COARSE = "probability_flow(rtol=1e-2, atol=1e-2)"
 LABELLED = [*TINY, "--condition", "label"]
 
@@ -49,7 +49,7 @@ def test_train_leaves_a_whole_run_folder(digits_run):
     summary = json.loads((digits_run / "summary.json").read_text())
     assert summary["steps"] == 20
     assert summary["train_seconds"] > 0
-    assert runs.read_config(digits_run).network == parse("unet((4,), 1, (0,))", Network)
+    assert runs.read_config(digits_run).network == parse("mlp((8,))", Network)
 
 
 def test_sample_is_the_same_in_any_batch(digits_run, monkeypatch, capsys):
@@ -183,7 +183,6 @@ def test_what_is_wrong_with_an_export_is_said_in_one_line(digits_run, tmp_path, 
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "a file").write_text("mine")
-    unet = lambda settings: f"unet({settings})"
     flipped = bytearray(weights)
     flipped[-1000] ^= 1
     for arguments, message in (
@@ -193,15 +192,9 @@ def test_what_is_wrong_with_an_export_is_said_in_one_line(digits_run, tmp_path, 
         (("train", model, *LABELLED), "is an exported model"),
         (("sample", broken("cut", weights[:-1])), "damaged or cut short"),
         (("likelihood", broken("flipped", bytes(flipped))), "not those it was written with"),
-        (
-            ("sample", broken("wide", network=unet("(8,), 1, (0,)"))),
-            "conv_in.bias has shape (4,); expected (8,) by its config",
-        ),
-        (
-            ("sample", broken("deep", network=unet("(4,), 2, (0,)"))),
-            "that its config asks for",
-        ),
-        (("sample", broken("plain", network=unet("(4,), 1"))), "that its config knows nothing of"),
+        (("sample", broken("wide", network="mlp((16,))")), "has shape (8,); expected (16,) by its config"),
+        (("sample", broken("deep", network="mlp((8, 8))")), "that its config asks for"),
+        (("sample", broken("plain", condition=[])), "that its config knows nothing of"),
     ):
         code, out, err = jaxdiff(monkeypatch, capsys, *arguments)
         assert (code, out) == (1, ""), arguments
@@ -239,11 +232,14 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         (("train", tmp_path / "other"), "neither empty nor a run folder"),
         (
             ("train", digits_run, "--steps", 30),
-            "another config (condition: ['label'], now []; network: 'unet(",
+            "another config (condition: ['label'], now []; network: 'mlp(",
         ),
         (("train", tmp_path / "a", "--steps", 0), "steps = 0"),
         (("train", tmp_path / "b", "--batch-size", 5000), "5000"),
-        (("train", tmp_path / "c", "--data", "circles", "--condition", "label"), "the data have no such columns"),
+        (
+            ("train", tmp_path / "c", "--data", "circles", "--condition", "label"),
+            "of the columns that the data give it is none",
+        ),
         (("train", tmp_path / "c", "--data", "circles", "--flip"), "flip = True is for pictures"),
         (("train", tmp_path / "c", "--data", "circles", "--network", "unet"), "unet"),
         (("train", tmp_path / "c", "--condition", "colour"), "pictures have one to give: label"),

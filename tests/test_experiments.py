@@ -28,7 +28,7 @@ def test_cifar10(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(builders.Cifar10, "SPLITS", dict.fromkeys(("train", "validation", "test"), range(8)))
     monkeypatch.setattr(images, "_read", lambda builder, split: list(builder.as_data_source(split)))
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", tmp_path)
-    tiny = dataclasses.replace(cifar10.CONFIG, network="unet((4,), 1)", steps=3, batch_size=4)
+    tiny = dataclasses.replace(cifar10.CONFIG, network="mlp((8,))", steps=3, batch_size=4)
     with tfds.testing.mock_data(num_examples=8):
         summary = cifar10.run(tiny, tmp_path / "run", limit=2, budget=0, flow=within(0.1))
     assert summary["examples"] == 2

@@ -224,7 +224,7 @@ def _triangular(covariance: np.ndarray) -> np.ndarray:
 
     Its diagonal is the standard deviation of each column once those before it are known.
     """
-    root, left = np.zeros_like(covariance), covariance.copy()
+    root, left = np.zeros_like(covariance), np.array(covariance)
     for i in range(len(left)):
         if left[i, i] > 0:
             root[:, i] = left[:, i] / math.sqrt(left[i, i])

@@ -92,7 +92,7 @@ def sample(
     else:
         if t_end is not None:
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
-        check_steps_beside(steps, STEPS, len(grid) - 1)
+        check_steps_beside(steps, STEPS, len(grid) - 1, len(grid))  # to its end, or on to clean data
         start, end = check_beside("t_start", t_start, 1.0, grid[0], "begin"), grid[-1]
     check_start(denoiser, start)
     cond = check_cond(denoiser, cond, n)

@@ -158,6 +158,7 @@ ELSEWHERE = {
     ("training/lock.py", "open"): "held open and locked; refused where it is no file",
     ("training/lock.py", "truncate"): "the same",
     ("training/log.py", "open"): "appended to, without following a link",
+    ("data/rows.py", "open"): "a member of an archive in the one writer's file",
     ("plotting/picture.py", "savefig"): "into the one writer's file, or memory",
 }
 
