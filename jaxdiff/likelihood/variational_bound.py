@@ -46,9 +46,8 @@ from jaxdiff.likelihood.estimate import condition_of
 from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses.times import Importance
 from jaxdiff.processes import Process, check_variance, with_variance
-from jaxdiff.processes.grids import Grid, check_grid, check_one_time, check_steps_beside
+from jaxdiff.processes.grids import Grid, check_grid, check_one_time
 
-_STEPS = 1000
 _EARLY = 1e-3  # where the integral ends for a process whose bound goes on to the data
 
 
@@ -186,7 +185,7 @@ def variational_bound(
     key,
     denoiser: DenoiserLike,
     data,
-    steps: int = _STEPS,
+    steps: int = 1000,
     levels: Any = None,
     variance: str = "small",
     grid: Any = None,
@@ -208,7 +207,7 @@ def variational_bound(
     shows a bar. A batch is split between the devices of `mesh`.
 
     Raises TypeError for data that are not integers; ValueError for values out of range, an empty set, fewer than two
-    levels or one example a batch, steps other than those of an array as grid, times that do not decrease or end where
+    levels or one example a batch, times that do not decrease or end where
     there is no noise, an unknown variance or one that is not there, and a denoiser without an answer at the first time.
     """
     data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh)
@@ -222,7 +221,6 @@ def variational_bound(
     else:
         if t_min is not None:
             raise ValueError("an array as grid ends where it ends; leave t_min out, or end the array there")
-        check_steps_beside(steps, _STEPS, len(grid))
         times = grid
         _end(process, levels, times[-1])
     check_start(denoiser, times[0])

@@ -81,13 +81,6 @@ def check_beside(name: str, t, default: float, end, verb: str) -> jax.Array:
     return end
 
 
-def check_steps_beside(steps: int, default: int, *own: int) -> None:
-    """Raise ValueError where `steps`, given beside an array of times, is neither the default nor the array's `own`."""
-    if steps not in (default, *own):
-        has = " or ".join(map(str, own))
-        raise ValueError(f"steps = {steps}, but the array as grid has {has}; leave steps out, or give another array")
-
-
 def check_grid(grid) -> "Grid | jax.Array":
     """`grid`, one of this module's or an array of decreasing times; an error for what is neither."""
     if isinstance(grid, str | type) or (callable(grid) and not isinstance(grid, Grid)):

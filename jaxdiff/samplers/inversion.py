@@ -16,16 +16,16 @@ from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_cond, check_start
 from jaxdiff.denoisers.checks import check_answer
 from jaxdiff.processes import check_event
-from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_steps_beside
+from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
-from jaxdiff.samplers.sampler import STEPS, Sampler, check_run, grid_of
+from jaxdiff.samplers.sampler import Sampler, check_run, grid_of
 
 
 def invert(
     denoiser: DenoiserLike,
     x0,
     sampler: Sampler = DDIM(),
-    steps: int = STEPS,
+    steps: int = 50,
     cond: Any = None,
     grid: Any = None,
     t_min: float = 1e-5,
@@ -39,7 +39,7 @@ def invert(
     and the number of steps.
 
     Raises ValueError for a sampler whose step does not run upwards (one that draws noise or looks back), integer or NaN
-    x0, times outside [0, 1], not in order, or other than those of an array as grid (traced, NaN), steps other than its,
+    x0, times outside [0, 1], not in order, or other than those of an array as grid (traced, NaN),
     or a denoiser without an answer at the start.
     """
     check_run(denoiser, sampler)
@@ -56,7 +56,6 @@ def invert(
         ends = check_ends(t_max, t_min, ("t_max", "t_min"))
         times = grid(denoiser.process, steps, *ends)
     else:
-        check_steps_beside(steps, STEPS, len(grid) - 1)
         first = check_beside("t_max", t_max, 1.0, grid[0], "begin")
         last = check_beside("t_min", t_min, 1e-5, grid[-1], "end")
         times = grid.at[0].set(first).at[-1].set(last)

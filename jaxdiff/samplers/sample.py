@@ -23,10 +23,10 @@ from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_cond, check_start, warn_uncovered
 from jaxdiff.denoisers.checks import check_answer
 from jaxdiff.processes import is_concrete
-from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time, check_steps_beside
+from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.sampler import STEPS, Sampler, check_run, grid_of
+from jaxdiff.samplers.sampler import Sampler, check_run, grid_of
 
 ADAPTIVE_END = 1e-5
 
@@ -36,7 +36,7 @@ def sample(
     denoiser: DenoiserLike,
     shape: Any,
     sampler: Sampler = DPMSolverPP(),
-    steps: int = STEPS,
+    steps: int = 50,
     cond: Any = None,
     grid: Any = None,
     t_start: float = 1.0,
@@ -66,8 +66,7 @@ def sample(
     The numbers of a sampler and of a process are one for all samples; those of a denoiser (a guidance scale) may be one
     a sample. For other settings a sample: `jax.vmap` over keys and settings.
 
-    Raises ValueError for times outside [0, 1] or not decreasing, fewer than one step, steps other than those of an
-    array as grid, an `x_start` of another shape, a
+    Raises ValueError for times outside [0, 1] or not decreasing, fewer than one step, an `x_start` of another shape, a
     denoiser or sampler that has no answer at `t_start`, more than memory holds; TypeError for a key that is not a typed
     key, and for what is no denoiser, sampler or grid. Under a transformation, where a number can only be known as the
     program runs, a time or a sampler's number that is out of range gives NaN.
@@ -92,7 +91,6 @@ def sample(
     else:
         if t_end is not None:
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
-        check_steps_beside(steps, STEPS, len(grid) - 1, len(grid))  # to its end, or on to clean data
         start, end = check_beside("t_start", t_start, 1.0, grid[0], "begin"), grid[-1]
     check_start(denoiser, start)
     cond = check_cond(denoiser, cond, n)

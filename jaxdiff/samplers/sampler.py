@@ -10,9 +10,6 @@ from jaxdiff.denoisers.checks import check_model
 from jaxdiff.processes import Process, check_gaussian
 from jaxdiff.processes.grids import Grid
 
-STEPS = 50
-"""The steps of a run unless told."""
-
 
 class Sampler:
     """One step from t to s < t; a frozen dataclass registered as a pytree, its numbers leaves.

@@ -184,7 +184,6 @@ def test_what_cannot_be_sampled_is_refused_with_the_value_and_the_fix():
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.1, 0.9])), "decrease strictly"),
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.9])), "at least two times"),
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.9, 0.1]), t_end=0.1), "leave t_end out"),
-        (lambda: jd.sample(key, denoiser, (2, 2), steps=3, grid=np.array([0.9, 0.1])), "steps = 3.* grid has 1; leave"),
         (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.zeros((3, 2))), r"x_start has shape \(3, 2\)"),
         (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.full((2, 2), jnp.nan)), "NaN"),
         (lambda: jd.sample(jax.random.split(key, 3), denoiser, (2, 2)), "2 keys for 2 examples"),
