@@ -68,7 +68,7 @@ def test_classes_and_vectors_exclude_each_other_and_vectors_are_never_dropped(de
 
 
 def test_guidance_away_from_no_vector_is_refused(denoiser):
-    with pytest.raises(ValueError, match="which this denoiser does not give .*; leave ClassifierFree out"):
+    with pytest.raises(TypeError, match="which this denoiser does not give .*; leave ClassifierFree out"):
         jd.guidance.ClassifierFree(denoiser, 2.0).check_cond(np.zeros((3, 2), np.float32))
 
 
