@@ -46,10 +46,13 @@ def x64():
     """For tests in float64, which run in a process of their own: `JAX_ENABLE_X64=1 pytest`."""
 
 
+LONG = ("test_mesh_evaluation.py", "test_mesh.py", "test_cli_hosts.py", "test_hosts.py", "test_notebooks.py")
+
+
 def pytest_collection_modifyitems(config, items):
     wanted = [item for item in items if ("x64" in item.fixturenames) == jax.config.jax_enable_x64]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
-    items[:] = wanted
+    items[:] = sorted(wanted, key=lambda item: item.path.name not in LONG)  # a long one at the end occupies one worker
 
 
 TORN_DOWN = itertools.count(1)
