@@ -6,13 +6,14 @@ never holds code.
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import jaxdiff as jd
 from jaxdiff.arrays import check_path, check_scalar, check_whole, read_json
 from jaxdiff.losses import Loss
 from jaxdiff.vocabulary import WORDS, Data, Network
+
+LARGEST_SEED = 2**32 - 1  # JAX takes 32 bits, so that 2^32 would be 0 again
 
 
 def _setting(default, **bounds) -> Any:
@@ -53,8 +54,8 @@ class Config:
     """Peak of the learning rate, which rises linearly and falls by a cosine."""
     ema_decay: float = _setting(0.999, least=0, below=1)
     """Decay of the moving average of the weights, the ones that are used."""
-    seed: int = _setting(0, least=0, most=2**32 - 1)
-    """Seed of weights, batches and noise. JAX takes 32 bits of it."""
+    seed: int = _setting(0, least=0, most=LARGEST_SEED)
+    """Seed of weights, batches and noise."""
 
     def __post_init__(self):
         kinds = get_type_hints(Config)
@@ -95,8 +96,8 @@ def plain(value, kind) -> Any:
 
 
 def check_seed(seed: int) -> int:
-    """`seed`, 0 to 2^32 - 1; ValueError for another: JAX takes 32 bits of it, so that 2^32 would be 0 again."""
-    return check_whole("seed", seed, least=0, most=2**32 - 1)
+    """`seed`, 0 to 2^32 - 1; ValueError for another."""
+    return check_whole("seed", seed, least=0, most=LARGEST_SEED)
 
 
 def read_config(folder: str | os.PathLike) -> Config:
@@ -116,7 +117,7 @@ def read_config(folder: str | os.PathLike) -> Config:
     except ValueError as error:
         raise ValueError(f"{path} is not a config of this version of jaxdiff: {error}") from None
     if values.keys() & _BEFORE.keys():
-        values = _in_words(values, path)
+        values = _in_words(values)
     if unknown := sorted(values.keys() - get_type_hints(Config).keys()):
         raise ValueError(
             f"{path} has settings that this version of jaxdiff does not know: {', '.join(unknown)}; use the version "
@@ -148,7 +149,7 @@ _BEFORE = {
 _IMAGES = ("digits", "fashion_mnist", "cifar10", "imagenet64", "folder")
 
 
-def _in_words(values: dict[str, Any], path: Path) -> dict[str, Any]:
+def _in_words(values: dict[str, Any]) -> dict[str, Any]:
     """A config from before there were words, in words."""
     old = {"data": "digits"} | _BEFORE | values
     call = lambda name, **given: f"{name}({', '.join(f'{key}={_literal(value)}' for key, value in given.items())})"

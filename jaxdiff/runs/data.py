@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jaxdiff.runs.rows import Points
 from jaxdiff.vocabulary import Data
 
 POINTS_IN_A_SET = 20_000
-SPLITS = "train", "validation", "test"
+SPLITS = get_args(Split)
 
 
 def read(data: Data | None, split: Split | None, condition: tuple[str, ...] = (), progress: bool = True) -> Any:

@@ -28,6 +28,7 @@ class Known(abc.ABC):
     """
 
     KINDS: ClassVar[dict[str, type["Known"]]] = {}
+    KIND: ClassVar[str]  # its name there, and in data.json
     SOURCES: ClassVar[tuple[type, ...]]  # what examples of this kind come as
     NETWORK: ClassVar[Network]  # where the config names none
     SHOWN: ClassVar[int]  # samples in a picture
@@ -36,7 +37,8 @@ class Known(abc.ABC):
     data_std: float
 
     def __init_subclass__(cls):
-        Known.KINDS[cls.__name__.lower()] = cls
+        cls.KIND = cls.__name__.lower()
+        Known.KINDS[cls.KIND] = cls
 
     def __post_init__(self):
         kinds = get_type_hints(type(self))
@@ -59,7 +61,7 @@ class Known(abc.ABC):
 
     def lasting(self, config: Config) -> dict[str, Any]:
         """What other data have to have in common with these for training to go on with them."""
-        return {"kind": type(self).__name__.lower(), "event": self.event}
+        return {"kind": self.KIND, "event": self.event}
 
     def dropout(self, config: Config) -> float | None:
         """The share of examples whose condition is dropped in training; None of a model without one."""
@@ -124,7 +126,7 @@ def learned(config: Config, source, seen: int = SEEN) -> Known:
 
 def write_known(folder: Path, known: Known) -> None:
     """Write data.json."""
-    write_json(folder / "data.json", {"kind": type(known).__name__.lower()} | dataclasses.asdict(known))
+    write_json(folder / "data.json", {"kind": known.KIND} | dataclasses.asdict(known))
 
 
 def read_known(folder: Path) -> Known:

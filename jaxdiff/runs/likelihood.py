@@ -69,8 +69,7 @@ def likelihood(
     data = data or run.config.data
     name = WORDS.write(data, Data)
     if kind_of(source) is not type(run.known):
-        expected = type(run.known).__name__.lower()
-        raise ValueError(f"data = {name} are {kind_of(source).__name__.lower()}; expected {expected}, as the run's own")
+        raise ValueError(f"data = {name} are {kind_of(source).KIND}; expected {run.known.KIND}, as the run's own")
     record = folder / f"likelihood_{split or 'all'}_{fingerprint(name, limit, seed, settings, conditional)[:8]}.npz"
     lasting = {"record": record, "progress": progress, "mesh": every_device()}
     figures, words = run.known.score(key, run.denoiser, source, limit, conditional, lasting, **settings)

@@ -50,7 +50,7 @@ class Pictures(Known):
             raise ValueError(f"condition = {' '.join(config.condition)}; pictures have one to give: label")
         if config.condition and source.classes < 2:
             raise ValueError("condition = label, but all pictures are of one class; put each class into a sub-folder")
-        event = _pixels(source, 1).shape[1:]
+        event = _first(source, 1)[0].shape[1:]
         std = 2 / source.levels * jd.data.pixel_moments(source, seen)[1]
         names = tuple(getattr(source, "names", ()))
         return cls(event, std, source.levels, source.classes, names)
@@ -132,7 +132,7 @@ class Pictures(Known):
         count = 44
         times = np.append(jd.grids.Angle()(denoiser.process, count)[::4], 0.0)
         alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
-        x0 = jd.dequantize(jax.random.key(1), _pixels(source, 1), self.levels)
+        x0 = jd.dequantize(jax.random.key(1), _first(source, 1)[0], self.levels)
         noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
         denoising = draw(1, jd.samplers.DDIM(), count, seed=1, grid=jd.grids.Angle(), trajectory=True)[::4, 0]
         scale = np.hypot(alpha, sigma).clip(1.0)
@@ -141,19 +141,18 @@ class Pictures(Known):
 
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
         """Bits per dimension, by `jaxdiff.bits_per_dim`."""
-        images = _pixels(source, limit)
+        images, labels = _first(source, limit)
         if (images.shape[1:], source.levels) != (self.event, self.levels):
             raise ValueError(
                 f"the pictures are {images.shape[1:]} with {source.levels} levels; expected {self.event} with "
                 f"{self.levels}, as those that the run was trained on"
             )
-        cond = self._labels(source, len(images)) if conditional else None
+        cond = self._own_labels(source, labels) if conditional else None
         report = jd.bits_per_dim(key, denoiser, images, levels=self.levels, cond=cond, **lasting, **settings)
         return _figures(report) | {"per_example": str(lasting["record"])}, str(report)
 
-    def _labels(self, source, n: int) -> np.ndarray:
-        """The labels of the first n pictures of `source`, by the names of its classes where the run knows names."""
-        labels = np.array([source[i]["label"] for i in range(n)]) if _on_disk(source) else source.label[:n]
+    def _own_labels(self, source, labels: np.ndarray) -> np.ndarray:
+        """The run's labels of pictures of `source`, by the names of its classes where the run knows names."""
         names = getattr(source, "names", ())
         if self.names:
             if unknown := sorted({*names} - {*self.names}) if names else ["none"]:
@@ -167,18 +166,14 @@ class Pictures(Known):
         return labels.astype(np.int32)
 
 
-def _on_disk(source) -> bool:
-    return isinstance(source, jd.data.ImageSource)
-
-
-def _pixels(source, n: int | None = None) -> np.ndarray:
-    """The first n pictures of a set, or all, as an array uint8 [n, height, width, channels]."""
+def _first(source, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The first n pictures of a set, or all, uint8 [n, height, width, channels], and their labels [n]."""
     if isinstance(source, jd.data.Images):
-        return source.image[:n]
+        return source.image[:n], source.label[:n]
     indices = range(len(source))[:n]
     many = getattr(source, "__getitems__", None)
     examples = [source[i] for i in indices] if many is None else many(indices)
-    return np.stack([example["image"] for example in examples])
+    return np.stack([example["image"] for example in examples]), np.array([example["label"] for example in examples])
 
 
 def _figures(report: jd.BitsPerDim) -> dict:
