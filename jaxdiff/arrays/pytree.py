@@ -104,6 +104,18 @@ def rebuilt(tree: T, **fields) -> T:
     return new
 
 
+def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """`tree` with `change(part)` in place of each part, down through the fields of dataclasses, where it is not None."""
+    if (new := change(tree)) is not None:
+        return new
+    if not dataclasses.is_dataclass(tree) or isinstance(tree, type):
+        return tree
+    fields = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    new = {name: replaced(part, change) for name, part in fields.items()}
+    changed = {name: part for name, part in new.items() if part is not fields[name]}
+    return rebuilt(tree, **changed) if changed else tree
+
+
 def as_pytree(function: Callable) -> Callable:
     """`function` as a pytree: itself where it is one, otherwise a part of the program, its numbers leaves where it is
     a method of a pytree."""

@@ -22,6 +22,7 @@ from jaxdiff.denoisers.denoiser import (
 from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
 from jaxdiff.denoisers.given import Given
 from jaxdiff.denoisers.on_process import OnProcess
+from jaxdiff.denoisers.precision import arithmetic, uncast
 from jaxdiff.denoisers.with_process import WithProcess
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "WithProcess",
     "Wrapper",
     "angular_velocity",
+    "arithmetic",
     "check_bridge",
     "check_cond",
     "check_cond_of",
@@ -51,6 +53,7 @@ __all__ = [
     "innermost",
     "no_label_of",
     "score",
+    "uncast",
     "warn_uncovered",
     "with_params",
 ]

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_array, check_batch, check_labels, is_concrete, nan_unless
+from jaxdiff.arrays import check_array, check_batch, check_labels, exactly, is_concrete, nan_unless
 from jaxdiff.processes import Gaussian as GaussianProcess
 from jaxdiff.processes import Prediction, check_event, check_gaussian, expand_time, pytree
 
@@ -63,6 +63,7 @@ class _Density:
         log_density, pull, spread = self._regress(flat[:, None] - alpha * self.means[None], alpha, sigma)
         return self._log_weights(cond, len(flat)) + log_density, pull, spread, alpha, sigma
 
+    @exactly
     def __call__(self, x, t, cond=None) -> Prediction:
         """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch].
 
@@ -73,10 +74,12 @@ class _Density:
         mean = lambda values: jnp.einsum("bk,bkd->bd", r, values).reshape(x.shape)
         return Prediction((r @ self.means).reshape(x.shape) + mean(alpha * spread), mean(sigma * pull))
 
+    @exactly
     def log_prob(self, x, t=0.0, cond=None) -> jax.Array:
         """Log p_t(x), or log p_t(x | component `cond`), in nats, [batch]."""
         return jax.nn.logsumexp(self._components(x, t, cond)[0], -1)
 
+    @exactly
     def log_responsibilities(self, x, t=0.0) -> jax.Array:
         """Log p(component | x_t = x), [batch, k]: the exact noisy classifier."""
         return jax.nn.log_softmax(self._components(x, t)[0], -1)
@@ -197,6 +200,7 @@ class _Empirical:
         distance = jnp.sum((flat[:, None] - alpha[..., None] * data[None]) ** 2, -1)
         return -distance / (2 * sigma**2), flat, data, alpha, sigma
 
+    @exactly
     def __call__(self, x, t, cond=None) -> Prediction:
         """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch] with σ(t) > 0."""
         self.check_cond(cond)
@@ -204,6 +208,7 @@ class _Empirical:
         mean = jax.nn.softmax(log_kernel, -1) @ data
         return Prediction(mean.reshape(x.shape), ((flat - alpha * mean) / sigma).reshape(x.shape))
 
+    @exactly
     def log_prob(self, x, t) -> jax.Array:
         """Log p_t(x) in nats, [batch]; σ(t) > 0, since the data set itself has no density."""
         log_kernel, flat, data, _, sigma = self._log_kernel(x, t)

@@ -11,8 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxdiff.arrays import (
+    Precision,
     check_flag,
     check_function,
+    check_precision,
     check_scalar,
     check_shared,
     check_whole,
@@ -41,7 +43,7 @@ class BitsPerDim:
 
     standard_error: over examples; it holds every independent noise, that of images, dequantisation and probes.
     kind: what the number is, and what it is given. examples: how many were looked at; all, unless a target error was
-    met before.
+    met before. precision: what it was computed in, "float32" or where it falls short of that.
     evaluations_mean, evaluations_max: of the flow, an estimate; NaN and -1 where the solver is implicit and they are
     not known. reached: whether the target error was met; None without one. budget: None unless asked for.
     per_example: [n], the mean over an image's repeats; NaN where a solve did not converge, or none was made.
@@ -51,6 +53,7 @@ class BitsPerDim:
     bits_per_dim: float
     standard_error: float
     kind: str
+    precision: str
     examples: int
     not_converged: int
     evaluations_mean: float
@@ -68,7 +71,7 @@ class BitsPerDim:
         seen = f"{self.examples} of {len(self.repeats)}" if self.examples < len(self.repeats) else self.examples
         lines = [
             f"{self.bits_per_dim:.4f} +- {self.standard_error:.4f} bits/dim "
-            f"({self.kind}; {seen} examples{times}{cost}{lost})"
+            f"({self.kind}; {self.precision}; {seen} examples{times}{cost}{lost})"
         ]
         if self.reached is False:
             lines.append("the target error was not met: the spread of the images alone is too large; give more images")
@@ -115,6 +118,7 @@ def bits_per_dim(
     record: str | os.PathLike | None = None,
     dequantizer: Dequantizer = Uniform(),
     mesh: Mesh | None = None,
+    precision: Precision | None = None,
 ) -> BitsPerDim:
     """-log2 P(image)/D of integer images [n, *event] in 0..levels-1, under a denoiser of data on [-1, 1].
 
@@ -124,12 +128,12 @@ def bits_per_dim(
     i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None. `progress` shows a bar.
 
     Args:
-        flow, trace, t_min, source: those of `log_likelihood`.
+        flow, trace, t_min, source, precision: those of `log_likelihood`.
         target_error: look at the images in a random order until the standard error is that small, at least at 64;
             where all do not suffice, again with new dequantisation and probes, until it is, or until no number of
             repeats could: the images themselves spread too much.
         budget: on how many of the images the error budget is measured, at most all; 0 leaves it out. It costs about
-            five times as much as the likelihood of these.
+            five times as much as the likelihood of these, and less than full precision once more in that.
         record: an .npz file for the estimates of every image, written after each batch; the same call on a file that
             is there goes on from it, on any number of devices.
         dequantizer: where in its cell an image goes; `jaxdiff.likelihood.dequantization` has `Uniform` and
@@ -148,6 +152,7 @@ def bits_per_dim(
         check_scalar("target_error", target_error, above=0, noun="bits/dim")
     check_whole("budget", budget, least=0, fix=": how many images, or 0 to leave it out")
     check_flag("progress", progress)
+    check_precision(precision)
     check_function("dequantizer", dequantizer, "one of jaxdiff.likelihood, such as Uniform()")
     check_shared("denoiser", denoiser)
     check_mesh(mesh)
@@ -160,7 +165,7 @@ def bits_per_dim(
     likelihood = {"flow": flow, "trace": trace, "t_min": t_min, "source": source}
     cond, keys = check_cond(denoiser, cond, n), example_keys(key, n)
     model, place = copied((denoiser, dequantizer), mesh)
-    estimator = Estimator(keys, model, images, cond, place, dequantization_samples, levels, likelihood, mesh)
+    estimator = Estimator(keys, model, images, cond, place, dequantization_samples, levels, likelihood, mesh, precision)
     size = min(batch_size, n)
 
     kept = Record(
@@ -176,6 +181,7 @@ def bits_per_dim(
             **named("trace", trace),
             **named("t_min", t_min),
             **named("source", source),
+            "precision": estimator.arithmetic,
         },
         mesh,
         n,
@@ -223,6 +229,7 @@ def bits_per_dim(
         bits_per_dim=mean,
         standard_error=error,
         kind=kind,
+        precision=estimator.arithmetic,
         examples=int((repeats > 0).sum()),
         not_converged=int((repeats > 0).sum()) - len(values),
         evaluations_mean=float(evaluations.mean()) if evaluations.min() >= 0 else math.nan,

@@ -9,8 +9,9 @@ trace is read off the spread of its estimates in one solve, dequantisation is wh
 image differs by, and images is the rest of the spread over the data set, which no computing makes smaller.
 
 What repeating does not show are shifts: that of the solver, by tolerances ten times finer for the same x and probes,
-and that of beginning at t_min and not at the data, by a t_min ten times smaller. They are differences image by image,
-with a standard error of their own. The prior's term is KL(q(x_1 | x_0) || prior): x_1 is not quite noise.
+that of beginning at t_min and not at the data, by a t_min ten times smaller, and that of the arithmetic, by the same
+model in full precision: products of float32 at "highest", and networks that `jaxdiff.networks.Cast` holds as they are.
+They are differences image by image, with a standard error of their own. The prior's term is KL(q(x_1 | x_0) || prior): x_1 is not quite noise.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays import at_precision
 from jaxdiff.arrays.batches import in_batches, joined
 from jaxdiff.likelihood.estimate import Estimator
 from jaxdiff.likelihood.mean import Mean, finite, mean_of
@@ -35,9 +37,10 @@ class ErrorBudget:
     """Where the error of a `BitsPerDim` comes from, bits/dim, as far as `examples` of its images tell.
 
     images, dequantisation, trace: the parts of its standard error, whose squares add up to its square. solver: what
-    tolerances ten times finer change. truncation: what t_min/10 changes. prior: KL(q(x_1 | x_0) || prior). round_trip:
-    the largest |x - decode(encode(x))| where both converge, in levels. bound: the variational bound of these images in
-    continuous time. flow: the mean of their first estimates, which belongs beside it.
+    tolerances ten times finer change. truncation: what t_min/10 changes. arithmetic: what full precision changes, 0
+    where all was computed in it. prior: KL(q(x_1 | x_0) || prior). round_trip: the largest |x - decode(encode(x))| where
+    both converge, in levels. bound: the variational bound of these images in continuous time. flow: the mean of their
+    first estimates, which belongs beside it.
     """
 
     examples: int
@@ -46,6 +49,7 @@ class ErrorBudget:
     trace: float
     solver: Mean
     truncation: Mean
+    arithmetic: Mean
     prior: float
     round_trip: float
     flow: float
@@ -68,6 +72,7 @@ class ErrorBudget:
         beside = (
             ("solver", shift(self.solver), f"what tolerances ten times finer change, {below} the standard error"),
             ("truncation", shift(self.truncation), "what a t_min ten times smaller changes"),
+            ("arithmetic", shift(self.arithmetic), "what full precision changes"),
             ("prior", f"{self.prior:.5f}", "x at t = 1 is not quite noise: KL(q(x_1 | x_0) || prior)"),
             ("round trip", f"{self.round_trip:.1e}", "the largest |x - decode(encode(x))|, in levels"),
             ("bound", bound, f"{self.bound.kind}; the flow on these images: {self.flow:.4f}"),
@@ -111,11 +116,18 @@ def measure(
     finer = changed("budget: solver", flow=dataclasses.replace(flow, rtol=flow.rtol / 10, atol=flow.atol / 10))
     earlier = changed("budget: truncation", t_min=settings["t_min"] / 10)
 
+    full = estimator.in_full()
+    in_full = base  # where nothing falls short of it, and the same would be computed again
+    if full.arithmetic != estimator.arithmetic:
+        in_full = over(lambda part: full(part, 0), "budget: arithmetic").bits_per_dim
+
     def trip(part):
-        x, cond = estimator.draw(part, 0)[1][0][0], estimator.cond_of(part)
-        z = encode(estimator.denoiser, x, cond, flow, settings["t_min"])
-        failed = jnp.isnan(z).any(range(1, z.ndim), keepdims=True)
-        back = decode(estimator.denoiser, jnp.where(failed, 0.0, z), cond, flow, settings["t_min"])
+        cond = estimator.cond_of(part)
+        with at_precision(estimator.precision):
+            x = estimator.draw(part, 0)[1][0][0]
+            z = encode(estimator.denoiser, x, cond, flow, settings["t_min"])
+            failed = jnp.isnan(z).any(range(1, z.ndim), keepdims=True)
+            back = decode(estimator.denoiser, jnp.where(failed, 0.0, z), cond, flow, settings["t_min"])
         return jnp.where(failed, jnp.nan, jnp.abs(back - x)).max(range(1, x.ndim)) * estimator.levels / 2
 
     bound = continuous_bound(
@@ -127,6 +139,7 @@ def measure(
         cond=jax.tree.map(lambda c: c[index], estimator.cond),
         progress=progress,
         mesh=estimator.mesh,
+        precision=estimator.precision,
     )
     found = np.isfinite(per_example)
     count, each = found.sum(), repeats[found].mean()
@@ -139,6 +152,7 @@ def measure(
         trace=part(trace / each),
         solver=mean_of(finite(finer.bits_per_dim - base)),
         truncation=mean_of(finite(earlier.bits_per_dim - base)),
+        arithmetic=mean_of(finite(in_full - base)),
         prior=float(np.mean(bound.prior, dtype=np.float64)),
         round_trip=float(max(finite(over(trip, "budget: round trip")), default=math.nan)),
         flow=mean_of(finite(base)).mean,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxdiff.arrays import folded
+from jaxdiff.arrays import Precision, at_precision, folded, noise_dtype
 from jaxdiff.arrays.mesh import fetched, spread
-from jaxdiff.denoisers import DenoiserLike, no_label_of
+from jaxdiff.denoisers import DenoiserLike, arithmetic, no_label_of, uncast
 from jaxdiff.denoisers.denoiser import innermost
 from jaxdiff.likelihood.dequantization import Dequantizer, place
 from jaxdiff.likelihood.log_likelihood import by_estimate
@@ -46,6 +46,16 @@ class Estimator:
     levels: int
     likelihood: dict
     mesh: Mesh | None
+    precision: Precision | None
+
+    @property
+    def arithmetic(self) -> str:
+        """What it is computed in, in words."""
+        return arithmetic(self, noise_dtype(self.levels), self.precision, self.mesh)
+
+    def in_full(self) -> "Estimator":
+        """The same estimates in full precision."""
+        return dataclasses.replace(uncast(self)[0], precision="highest")
 
     def draw(self, index, repeat: int) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """The keys of the probes, and each sample's x [batch, *event] with its log q(x | image), nats."""
@@ -62,10 +72,11 @@ class Estimator:
 
     def __call__(self, index, repeat: int, **changed) -> Estimate:
         """The estimate number `repeat`, with some of the likelihood's settings changed."""
-        probe_keys, draws = self.draw(index, repeat)
         settings = self.likelihood | changed
         cond = self.cond_of(index)
-        found = [(by_estimate(probe_keys, self.denoiser, x, cond=cond, **settings), log_q) for x, log_q in draws]
+        with at_precision(self.precision):
+            probe_keys, draws = self.draw(index, repeat)
+            found = [(by_estimate(probe_keys, self.denoiser, x, cond=cond, **settings), log_q) for x, log_q in draws]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *fetched(found))  # each [K, batch, ...]
         ((log_prob, _, evaluations, converged), deviations), log_q = stacked
         log_weight = jnp.asarray(log_prob) - log_q

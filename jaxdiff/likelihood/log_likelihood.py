@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_function, example_keys
+from jaxdiff.arrays import Precision, at_precision, check_function, check_precision, exactly, example_keys
 from jaxdiff.arrays.dtypes import working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
@@ -59,6 +59,7 @@ def log_likelihood(
     trace: Trace = Hutchinson(),
     t_min: float = 1e-5,
     source: Callable | None = None,
+    precision: Precision | None = None,
 ) -> Likelihood:
     """log p(x0) in nats for x0 [batch, *event], read as x at `t_min`, under the denoiser's probability flow.
 
@@ -77,12 +78,15 @@ def log_likelihood(
         source: the log-density of x at t = 1, [n, *event] -> [n]; None is the process's own prior. The numbers in
             `jax.tree_util.Partial(function, numbers)`, and in a pytree whose method it is
             (`exact.Mixture(...).log_prob`), compile nothing new.
+        precision: of the network's products in float32, as in `jaxdiff.sample`; "highest" is float32 everywhere.
 
     Raises TypeError for integer x0, an untyped key, or a flow, trace or source that is none; ValueError for a NaN in
     x0, a trace that events of this size do not have, a denoiser without an answer at t = 1, a `t_min` out of range
     (traced, it gives NaN), or a source of another shape.
     """
-    return by_estimate(key, denoiser, x0, cond, flow, trace, t_min, source)[0]
+    check_precision(precision)
+    with at_precision(precision):
+        return by_estimate(key, denoiser, x0, cond, flow, trace, t_min, source)[0]
 
 
 def by_estimate(key, denoiser: DenoiserLike, x0, cond, flow, trace, t_min, source) -> tuple[Likelihood, jax.Array]:
@@ -139,7 +143,7 @@ def _run(shared, keys, x0, cond):
             t = process.time_at_angle(angle)
             velocity = lambda z: angular_velocity(denoiser, process.scale(t) * z[None], t, cond)[0].astype(z.dtype)
             v, product = jax.linearize(velocity, state[0])
-            return v, trace.estimates(lambda vector: product(vector.reshape(event)).ravel(), vectors)
+            return v, exactly(trace.estimates)(lambda vector: product(vector.reshape(event)).ravel(), vectors)
 
         start = vary(((x / q_min).astype(dtype), integrals), own)
         (z, traces), evaluations, converged = flow.solve(field, start, process.angle(t_min), process.angle(t_max))

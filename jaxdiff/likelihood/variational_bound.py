@@ -37,7 +37,18 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
 
-from jaxdiff.arrays import check_flag, check_shared, check_whole, count, example_keys, expand_time, folded
+from jaxdiff.arrays import (
+    Precision,
+    at_precision,
+    check_flag,
+    check_precision,
+    check_shared,
+    check_whole,
+    count,
+    example_keys,
+    expand_time,
+    folded,
+)
 from jaxdiff.arrays.batches import in_batches, joined
 from jaxdiff.arrays.mesh import check_mesh, copied, spread
 from jaxdiff.denoisers import DenoiserLike, check_cond, check_denoiser, check_start
@@ -139,7 +150,9 @@ def _continuous(keys, denoiser, data, cond, levels, draws, t_min):
     return _terms(keys, denoiser, data, cond, levels, 1.0, (t, factor), cost)
 
 
-def _report(compute, key, denoiser, data, levels, cond, batch_size, progress, kind, mesh) -> VariationalBound:
+def _report(
+    compute, key, denoiser, data, levels, cond, batch_size, progress, kind, mesh, precision
+) -> VariationalBound:
     process, n = denoiser.process, count(data)
     keys, cond = example_keys(key, n), check_cond(denoiser, cond, n)
     check_answer(denoiser, process.joined([part.shape for part in process.split(data)]), cond)
@@ -149,7 +162,8 @@ def _report(compute, key, denoiser, data, levels, cond, batch_size, progress, ki
     def of(index):
         picked = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (data, cond))
         batch_keys, (batch, batch_cond) = spread((keys[index], picked), mesh)
-        return compute(batch_keys, denoiser, batch, batch_cond, levels)
+        with at_precision(precision):
+            return compute(batch_keys, denoiser, batch, batch_cond, levels)
 
     size = min(batch_size, n)
     nats = joined(in_batches(of, np.arange(n), size, progress, "bound", mesh))
@@ -157,12 +171,13 @@ def _report(compute, key, denoiser, data, levels, cond, batch_size, progress, ki
     return VariationalBound(kind + condition_of(denoiser, cond), prior, transitions.T, reconstruction)
 
 
-def _checked(denoiser, data, levels, batch_size, progress, mesh) -> tuple[Any, tuple]:
+def _checked(denoiser, data, levels, batch_size, progress, mesh, precision) -> tuple[Any, tuple]:
     """`data` as NumPy arrays, and the levels of each part; raises for arguments that neither bound takes."""
     check_denoiser(denoiser)
     check_shared("denoiser", denoiser)
     check_flag("progress", progress)
     check_mesh(mesh)
+    check_precision(precision)
     check_whole("batch_size", batch_size)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(data)):
         raise TypeError("data are traced; this function works through a data set in batches: call it outside of jit")
@@ -194,6 +209,7 @@ def variational_bound(
     cond: Any = None,
     progress: bool = False,
     mesh: Mesh | None = None,
+    precision: Precision | None = None,
 ) -> VariationalBound:
     """The bound on -log2 P(data)/D, D the values of an example, for T = `steps` noise levels.
 
@@ -204,13 +220,13 @@ def variational_bound(
     of decreasing times, taken as it stands. `t_min` None ends where σ/α is a cell wide, 2/levels: right for a model of
     dequantised images; one of the cells' middles may bear a smaller one; categories go on to the data. It costs T
     evaluations an example. Example i depends on `key` and i alone. `cond` has leaves [n, ...] or is None; `progress`
-    shows a bar. A batch is split between the devices of `mesh`.
+    shows a bar. A batch is split between the devices of `mesh`. `precision` is that of `jaxdiff.sample`.
 
     Raises TypeError for data that are not integers; ValueError for values out of range, an empty set, fewer than two
     levels or one example a batch, times that do not decrease or end where
     there is no noise, an unknown variance or one that is not there, and a denoiser without an answer at the first time.
     """
-    data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh)
+    data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh, precision)
     check_variance(variance)
     process = denoiser.process
     grid = check_grid(process.bound_grid if grid is None else grid)
@@ -226,7 +242,7 @@ def variational_bound(
     check_start(denoiser, times[0])
     compute = functools.partial(_discrete, times=times, variance=variance)
     kind = f"variational bound, {len(times)} steps, {variance} variance"
-    return _report(compute, key, denoiser, data, parts, cond, batch_size, progress, kind, mesh)
+    return _report(compute, key, denoiser, data, parts, cond, batch_size, progress, kind, mesh, precision)
 
 
 def continuous_bound(
@@ -240,6 +256,7 @@ def continuous_bound(
     cond: Any = None,
     progress: bool = False,
     mesh: Mesh | None = None,
+    precision: Precision | None = None,
 ) -> VariationalBound:
     """The same bound for T -> ∞ on [t_min, 1] (Kingma et al. 2021, eq. 15-17), by `draws` random times an example.
 
@@ -247,10 +264,10 @@ def continuous_bound(
     not the spread of the examples. It costs `draws` + 1 evaluations an example. `t_min` of categories is 0.001 unless
     given. Arguments and errors are as for `variational_bound`; ValueError also for fewer than one draw.
     """
-    data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh)
+    data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh, precision)
     draws = check_whole("draws", draws)
     check_start(denoiser, 1.0)
     end = _end(denoiser.process, levels, t_min)
     compute = functools.partial(_continuous, draws=draws, t_min=jnp.asarray(_EARLY) if end is None else end)
     kind = f"variational bound, continuous time, {draws} draws"
-    return _report(compute, key, denoiser, data, parts, cond, batch_size, progress, kind, mesh)
+    return _report(compute, key, denoiser, data, parts, cond, batch_size, progress, kind, mesh, precision)

@@ -68,6 +68,11 @@ class Cast:
         if not floating:
             raise TypeError(f"dtype = {said(self.dtype)}; expected a floating dtype, such as jnp.bfloat16")
 
+    @property
+    def uncast(self) -> Callable[..., jax.Array]:
+        """The network in full precision."""
+        return self.network
+
     def check_cond(self, params, cond) -> None:
         """Raise for a `cond` that the network does not take."""
         check_cond_of(self.network, params, cond)

@@ -29,6 +29,7 @@ from jaxdiff.arrays import (
     example_keys,
     fingerprint,
     own_folder,
+    reduced,
     remove_folder,
 )
 from jaxdiff.arrays.batches import in_batches
@@ -133,7 +134,8 @@ def draw(
     done, folder = [], None
     if keep is not None:
         root = check_path("keep", keep)
-        folder = root / fingerprint(key, *fetched((denoiser, cond, x_start)), events, settings)
+        products = reduced(settings.get("precision"), mesh)
+        folder = root / fingerprint(key, *fetched((denoiser, cond, x_start)), events, settings, products)
         if writes(mesh):
             own_folder(root, folder.name)
             for other in root.iterdir():

@@ -22,7 +22,7 @@ def moments(h, count: int) -> list[jax.Array]:
     found, long = [-jnp.expm1(-h)], -jnp.expm1(-large)
     for k in range(1, count):
         long = 1 - k * long / large
-        found.append(jnp.where(short, small * jnp.vdot(kernel, nodes**k), long))
+        found.append(jnp.where(short, small * jnp.vdot(kernel, nodes**k, precision="highest"), long))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_instance, check_shared, check_tolerances, nan_unless
+from jaxdiff.arrays import as_called, check_instance, check_shared, check_tolerances, exactly, nan_unless
 from jaxdiff.arrays.dtypes import same_dtype, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
@@ -149,8 +149,8 @@ class ProbabilityFlow(Sampler):
         solver, adjoint = across_devices(self.method, self.adjoint, state)
         resolution = 10 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(state))).eps)
         control = diffrax.PIDController(rtol=self.rtol, atol=self.atol, dtmin=resolution, force_dtmin=False)
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda angle, state, args: same_dtype(field(angle, state), state)),
+        solution = exactly(diffrax.diffeqsolve)(
+            diffrax.ODETerm(as_called(lambda angle, state, args: same_dtype(field(angle, state), state))),
             solver,
             start,
             end,

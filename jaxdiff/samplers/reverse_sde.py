@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.arrays import as_called, exactly
 from jaxdiff.arrays.varying import varies
 from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.processes import ends, pytree
@@ -69,9 +70,9 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
         return denoiser(at[None], time, cond).data[0].ravel().astype(x.dtype)
 
     spread = lineax.DiagonalLinearOperator(jnp.full(x.size, std / c_data, x.dtype))
-    terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(lambda p, mean, args: spread, path))
+    terms = diffrax.MultiTerm(diffrax.ODETerm(as_called(drift)), diffrax.ControlTerm(lambda p, mean, args: spread, path))
     start, end, mean = jnp.zeros((), x.dtype), jnp.ones((), x.dtype), jnp.zeros(x.size, x.dtype)
-    mean = solver.step(
+    mean = exactly(solver.step)(
         terms, start, end, mean, None, solver.init(terms, start, end, mean, None), made_jump=jnp.asarray(False)
     )[0]
     return c_x * x + c_data * mean.reshape(x.shape)

@@ -16,7 +16,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_flag, check_room, check_whole, example_keys, folded
+from jaxdiff.arrays import (
+    Precision,
+    at_precision,
+    check_flag,
+    check_precision,
+    check_room,
+    check_whole,
+    example_keys,
+    folded,
+)
 from jaxdiff.arrays.dtypes import same_dtype, working, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
@@ -43,6 +52,7 @@ def sample(
     t_end: float | None = None,
     x_start=None,
     trajectory: bool = False,
+    precision: Precision | None = None,
 ) -> Any:
     """Draw samples of `shape` = (n, *event): numbers, categories, or for a product a tree of both, its shape one too.
 
@@ -60,6 +70,8 @@ def sample(
     - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n.
     - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result (an adaptive sampler
       on its way to clean data has one more, where its solve ends).
+    - `precision`: of the network's products in float32: "default", "high" or "highest" (`jaxdiff.arrays.precision`);
+      None leaves it to JAX's own setting, which is TF32 on a GPU, bfloat16 on a TPU and float32 on a CPU.
 
     Adaptive samplers (`ProbabilityFlow`) choose their own steps: `steps` then only marks the points of a trajectory.
 
@@ -72,6 +84,7 @@ def sample(
     program runs, a time or a sampler's number that is out of range gives NaN.
     """
     check_run(denoiser, sampler)
+    check_precision(precision)
     process = denoiser.process
     shape = process.check_shape(shape)
     shapes = tuple(process.split(shape, "shape"))
@@ -103,7 +116,8 @@ def sample(
     else:
         warn_uncovered(denoiser)
     split = split_of(denoiser, keys, x_start, cond)
-    with forward_mode_named(getattr(sampler, "adjoint", False), denoiser, sampler, cond, x_start, grid, start, end):
+    inputs = denoiser, sampler, cond, x_start, grid, start, end
+    with at_precision(precision), forward_mode_named(getattr(sampler, "adjoint", False), *inputs):
         return _sample(keys, denoiser, shapes, sampler, steps, cond, grid, start, end, x_start, trajectory, split)
 
 
