@@ -87,6 +87,12 @@ def draw_mixture(seed, n):
     return MEANS[component] + np.einsum("nij,nj->ni", roots[component], rng.standard_normal((n, 2)))
 
 
+def products_on_a_gpu(traced):
+    """The products of matrices and convolutions of a program as it is lowered for a GPU, each with its precision."""
+    lines = traced.lower(lowering_platforms=("cuda",)).as_text().splitlines()
+    return [line for line in lines if "stablehlo.dot_general" in line or "stablehlo.convolution" in line]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PairsOfGaussians(BridgeLike):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import products_on_a_gpu
 from jax.sharding import AxisType, PartitionSpec
 from tables import COUPLINGS, GRIDS, GUIDANCE, KINDS, LOSSES, PROCESSES, TIMES, TRACES, WEIGHTINGS, kinds
 
@@ -24,8 +25,11 @@ S, L, G = jd.samplers, jd.losses, jd.guidance
 FAST = S.ProbabilityFlow(rtol=1e-2, atol=1e-2)
 
 
+OWN = "high"  # what the networks' products say of their precision; the library's own are to say "highest"
+
+
 def network(params, x, c_noise, cond):
-    out = jnp.tanh(x @ params["w"] + c_noise[:, None]) * params["scale"]
+    out = jnp.tanh(jnp.matmul(x, params["w"], precision=OWN) + c_noise[:, None]) * params["scale"]
     return out if cond is None else out + cond[:, None].astype(out.dtype)
 
 
@@ -49,7 +53,7 @@ def tokens(x):
 
 
 def logits(params, x, c_noise, cond):
-    return jax.nn.one_hot(x, 3)[..., :2] @ params["w"]
+    return jnp.matmul(jax.nn.one_hot(x, 3)[..., :2], params["w"], precision=OWN)
 
 
 def joint(params, x, c_noise, cond):
@@ -83,6 +87,15 @@ def curves(process, x):
     return grids, ends, process.velocity(t), process.time_at_angle(t), jd.perturb(KEYS[0], process, x, 0.5)
 
 
+def solved(x):
+    """A mixture whose covariances are traced."""
+    return jd.exact.Mixture(VP, [0.3, 0.7], [[1.0, 0.0], [-1.0, 0.5]], x[:2, :, None] * x[:2, None] + np.eye(D)[None])
+
+
+def gradient(density, x, t=0.5):
+    return jax.grad(lambda x: density.log_prob(x, t).sum())(x)
+
+
 def traced(trace, keys, x):
     one = lambda key, x: trace.estimates(lambda vector: vector * x, trace.vectors(key, D, x.dtype))
     return jax.vmap(one)(keys, x.astype(jnp.float32))
@@ -99,7 +112,12 @@ ROWS |= {
 }
 FREE = (DENOISERS["Empirical"], DENOISERS["Denoiser"], DENOISERS["OnProcess"], DENOISERS["Gaussian"], BOTH)
 ROWS |= {
-    "log_likelihood": lambda keys, x: jd.log_likelihood(keys, MODEL, x, None, FAST, jd.likelihood.Exact()),
+    "log_likelihood": lambda keys, x: jd.log_likelihood(keys, MODEL, x, None, FAST, jd.likelihood.XTrace()),
+    "Mixture of traced covariances": lambda keys, x: (solved(x)(x, 0.5), gradient(solved(x), x)),
+    "Mixture log_prob": lambda keys, x: gradient(DENOISERS["Mixture"], x),
+    "Mixture log_responsibilities": lambda keys, x: DENOISERS["Mixture"].log_responsibilities(x, 0.5),
+    "Empirical log_prob": lambda keys, x: gradient(DENOISERS["Empirical"], x),
+    "bound": lambda keys, x: (VP.prior_kl(x, 1.0), VP.reconstruction(MODEL(x, 0.1), tokens(x), x, 0.1, 2)),
     "encode": lambda keys, x: jd.encode(MODEL, x, flow=FAST),
     "decode": lambda keys, x: jd.decode(MODEL, x, flow=FAST),
     "invert": lambda keys, x: jd.invert(MODEL, x, steps=3),
@@ -132,6 +150,7 @@ ELSEWHERE = {
     "Discrete Certain Wrapper Loss Weighting Times Coupling": "parts of the others",
     "as_pytree ends is_concrete expand_time no_label_of warn_uncovered innermost with_params": "for other rooms",
     "extrapolated with_variance": "in the rows of guidance and of samplers",
+    "arithmetic uncast": "test_precision.py: on the host",
     "ROWS row Gradient InnerProduct": "what denoisers and energies are made of",
     "weights": "what the losses are made of",
     "example_keys Solution": "for other rooms",
@@ -170,11 +189,17 @@ def shapes(tree):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_it_composes(name):
-    """Under jit and strict promotion; vmap; scan; shard_map with its default check; in bfloat16; by keys of rbg."""
+    """Under jit and strict promotion; vmap; scan; shard_map with its default check; in bfloat16; by keys of rbg.
+
+    Of the program for a GPU, whose products in float32 are of 10 bits unless told, all but the networks' say "highest".
+    """
     call, keys = ROWS[name], KEYS
     x = jnp.asarray(X)
     with strict():
-        plain = jax.eval_shape(call, keys, x)
+        program = jax.jit(call).trace(keys, x)
+    plain, products = program.out_info, products_on_a_gpu(program)
+    assert all("HIGH" in product for product in products) or name in TRACES  # these are in the row of log_likelihood
+    assert products or name not in DENOISERS
     batched = jax.eval_shape(jax.vmap(call), jnp.stack([keys] * 3), jnp.stack([x] * 3))
     assert shapes(batched) == jax.tree.map(lambda leaf: ((3, *leaf.shape), leaf.dtype), plain)
     jax.eval_shape(lambda x: jax.lax.scan(lambda carry, _: (carry, call(keys, carry)), x, length=2), x)

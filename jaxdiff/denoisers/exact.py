@@ -167,7 +167,7 @@ def Mixture(process: GaussianProcess, weights, means, covariances) -> _Density:
 def _is_covariance(matrices) -> jax.Array:
     """Whether traced matrices [k, d, d] are symmetric and positive semi-definite, up to rounding."""
     tolerance = 1e-5 * jnp.abs(matrices).max()
-    root = jnp.linalg.cholesky(matrices + tolerance * jnp.eye(matrices.shape[-1]))  # NaN where there is none
+    root = jnp.linalg.cholesky(matrices + tolerance * jnp.eye(matrices.shape[-1])[None])  # NaN where there is none
     return (jnp.abs(matrices - matrices.swapaxes(-1, -2)).max() <= tolerance) & jnp.isfinite(root).all()
 
 
