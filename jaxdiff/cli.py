@@ -131,6 +131,7 @@ def sample(
     guidance: Guidance | None = None,
     seed: int = 0,
     batch_size: int = 256,
+    precision: runs.Computed | None = None,
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
@@ -149,6 +150,8 @@ def sample(
         guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
         seed: Seed of the noise.
         batch_size: Samples drawn at once.
+        precision: What the network is computed in: bfloat16, or float32 with products of default, high or highest
+            precision; by default as it was trained.
         hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
@@ -156,7 +159,7 @@ def sample(
     for name, count in (("n", n), ("steps", steps), ("batch_size", batch_size)):
         check_whole(name, count)
     check_seed(seed)
-    asked = n, sampler, steps, grid, condition, guidance, seed, batch_size
+    asked = n, sampler, steps, grid, condition, guidance, seed, batch_size, precision
     with _together(hosts, folder, asked, KEPT):
         run = runs.load(folder)
         cond = run.known.condition(run.config, condition, n)
@@ -164,7 +167,7 @@ def sample(
             run = dataclasses.replace(run, denoiser=guidance(denoiser=run.denoiser))
         keep = own_folder(folder, "samples.partial") if first() else folder / "samples.partial"
         lasting = {"mesh": runs.every_device(), "keep": keep, "progress": not json_ and first()}
-        x = runs.draw(run, n, sampler, steps, seed, cond, batch_size, grid=grid, **lasting)
+        x = runs.draw(run, n, sampler, steps, seed, cond, batch_size, precision, grid=grid, **lasting)
         written = None
         if first():
             written = run.known.write(run.restore(x), folder)
@@ -184,6 +187,7 @@ def likelihood(
     budget: int | None = None,
     flow: ProbabilityFlow = ProbabilityFlow(rtol=1e-4, atol=1e-4),
     trace: Trace = Hutchinson(),
+    precision: runs.Computed | None = None,
     seed: int = 0,
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
@@ -204,6 +208,8 @@ def likelihood(
         flow: The flow's solver and its tolerances.
         trace: The trace of the flow's Jacobian: estimated by random probes, hutchinson(2) with a standard error of its
             own, or exact.
+        precision: What the network is computed in: bfloat16, or float32 with products of default, high or highest
+            precision; by default float32 and default, whatever it was trained in.
         seed: Seed of dequantisation and probes.
         hosts: Several processes.
         json_: Print the result as one line of JSON.
@@ -214,9 +220,11 @@ def likelihood(
     check_seed(seed)
     given = {"dequantization_samples": dequantization_samples, "target_error": target_error, "budget": budget}
     settings = {name: value for name, value in given.items() if value is not None} | {"flow": flow, "trace": trace}
-    with _together(hosts, folder, (data, split, limit, seed, unconditional, settings), KEPT):
+    asked = data, split, limit, seed, unconditional, precision
+    with _together(hosts, folder, (asked, settings), KEPT):
         progress = not json_ and first()
-        return runs.likelihood(runs.load(folder), folder, data, split, limit, seed, unconditional, progress, **settings)
+        run, settings = runs.load(folder), settings | {"progress": progress, "precision": precision}
+        return runs.likelihood(run, folder, data, split, limit, seed, unconditional, **settings)
 
 
 def export(

@@ -39,7 +39,7 @@ class Config:
     network: Network | None = None
     """By default unet(channels=(16, 32), blocks=1, attention=(1,)) of pictures, and mlp of rows."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network is computed in; its weights are float32."""
+    """What the network is computed in, in training and samples; its weights are float32, and so are likelihoods."""
     process: jd.Process = jd.VP()
     """How data becomes noise: vp, edm(sigma_max=160), flow, ..."""
     parameterization: Literal["data", "noise", "score", "v", "velocity", "edm"] = "v"

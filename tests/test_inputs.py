@@ -91,6 +91,7 @@ ONE_TIME = [*TIME, np.full(3, 0.5)]
 RATIO = [1.0, 1.5, -0.1, NAN, T("0.5"), T(None), T(True)]
 COND = [np.zeros(2, int), T("cat"), T(np.array(["cat", "dog", "cat"])), T(["cat"] * 3), np.array([0.0, NAN, 0.0])]
 CHOICE = ["other", "", None, 3, ["small"], True]
+PRECISION = ["float32", "tf32", "", 3, np.ones(2)]
 GRID = [np.array([0.1, 0.9]), np.array([0.9, 0.9]), np.array([0.9]), np.array([1.5, 0.5]), np.ones((2, 2)),
     np.array([1.0, NAN]), T("karras"), T(jd.grids.Time), T(lambda process, steps: None)]
 TOLERANCE = [-1.0, NAN, INF, *ONE, *NO_NUMBER]
@@ -328,7 +329,7 @@ row("jd.sample", jd.sample, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, ke
     sampler=SAMPLER, steps=[*COUNT, HUGE], shape=[(0, 2), (3,), (), (3, -2), (HUGE, 2), T(3), T((3.0, 2)), T("3, 2"),
     T(None), T((3, "2")), T(np.ones((2, 2)))], cond=COND, grid=GRID, t_start=ONE_TIME, t_end=[1.0,
     *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))], x_start=[np.zeros((2, 2)),
-    *(v for v in BATCH if not (isinstance(v, T) and v.value is None))], trajectory=FLAG)
+    *(v for v in BATCH if not (isinstance(v, T) and v.value is None))], trajectory=FLAG, precision=PRECISION)
 row("jd.sample of more than memory holds", jd.sample, {"key": KEY, "denoiser": EXACT, "trajectory": True,
     "steps": 10**12}, shape=says("GiB", (3, 2)))
 ARRAYS = [jd.samplers.DDIM(np.ones(3)), jd.samplers.EulerMaruyama(np.ones(3)),
@@ -383,7 +384,7 @@ row("jd.samplers.langevin of a score that returns something else", lambda out: j
 row("jd.log_likelihood", jd.log_likelihood, {"key": KEY, "denoiser": EXACT, "x0": X}, key=KEYS,
     denoiser=[*says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))), *A_DENOISER],
     x0=BATCH, cond=COND, flow=FLOW, trace=[jd.likelihood.HutchPP(2), jd.likelihood.XTrace(2), *TRACE], t_min=ONE_TIME,
-    source=[v for v in FUNCTION if v.value is not None])
+    source=[v for v in FUNCTION if v.value is not None], precision=PRECISION)
 for kind in (jd.likelihood.Hutchinson, jd.likelihood.HutchPP, jd.likelihood.XTrace):
     row(f"jd.likelihood.{kind.__name__}", kind, probes=[T(1.5), *COUNT])
 row("jd.log_likelihood source", lambda source: jd.log_likelihood(KEY, EXACT, X, source=lambda x: source),
@@ -399,16 +400,16 @@ NO_IMAGES = says("images", T(X), T(None), T("a"), IMAGES.astype(int) - 1, IMAGES
 row("jd.bits_per_dim", jd.bits_per_dim, BITS, key=KEYS, denoiser=A_DENOISER, images_uint8=NO_IMAGES,
     dequantization_samples=COUNT, levels=[1, *COUNT], batch_size=COUNT, cond=COND, progress=FLAG, target_error=[0.0,
     -1.0, NAN, T("small"), T(True)], budget=[-1, T(1.5), T("all"), T(None)], dequantizer=FUNCTION, mesh=MESH,
-    flow=FLOW, trace=TRACE, t_min=ONE_TIME)
+    flow=FLOW, trace=TRACE, t_min=ONE_TIME, precision=PRECISION)
 BOUND = {"key": KEY, "denoiser": EXACT, "data": IMAGES}
 SOME = [v for v in COUNT if not (isinstance(v, T) and v.value is None)]
 row("jd.variational_bound", jd.variational_bound, BOUND, key=KEYS, denoiser=A_DENOISER, data=says("images", *NO_IMAGES),
     steps=[1, *COUNT], levels=[1, *SOME], variance=CHOICE, grid=GRID, t_min=[0.0,
     *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))], batch_size=COUNT, cond=COND, progress=FLAG,
-    mesh=MESH)
+    mesh=MESH, precision=PRECISION)
 row("jd.continuous_bound", jd.continuous_bound, BOUND, key=KEYS, denoiser=A_DENOISER, data=says("images", *NO_IMAGES),
     draws=COUNT, levels=[1, *SOME], t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
-    batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH)
+    batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH, precision=PRECISION)
 row("jd.likelihood.Variational", jd.likelihood.Variational, {"network": NETWORK, "params": None}, network=FUNCTION,
     params=[T({"w": "a"})])
 row("jd.likelihood.DequantizationLoss", jd.likelihood.DequantizationLoss, {"denoiser": EXACT}, denoiser=A_DENOISER,
@@ -535,9 +536,10 @@ row("jd.runs.Pictures", runs.Pictures, {"event": (4, 4, 1), "data_std": 0.5, "le
     names=[("a",), T("abc"), T((1, 2, 3))])
 row("jd.runs.build", runs.build, {"known": KNOWN}, config=CONFIG)
 row("jd.runs.draw", runs.draw, {"n": 3}, run=NO_RUN)
+row("jd.runs.draw in a precision", runs.draw, {"run": RUN, "n": 3}, precision=PRECISION)
 row("jd.runs.export", runs.export, {"run": RUN}, folder=PATH)
 row("jd.runs.likelihood", runs.likelihood, {"run": RUN, "folder": "nowhere"}, run=NO_RUN, limit=COUNT[:3],
-    split=["all", 3], seed=[-1, T(0.5)], unconditional=[True, T(3)])
+    split=["all", 3], seed=[-1, T(0.5)], unconditional=[True, T(3)], precision=PRECISION)
 row("jd.runs.train", runs.train, {"folder": "nowhere"}, config=CONFIG)
 
 # plotting
@@ -572,7 +574,7 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 
 # public names without a row, by why they have none
 WITHOUT = {
-    "constants": "DEPTHS",
+    "constants": "DEPTHS Computed",
     "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded Solution "
     "Images ImageSource Config Run",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known",
@@ -581,7 +583,7 @@ WITHOUT = {
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device",
     "called by those that have rows": "example_keys innermost with_params "
-    "weights assign draw prepare_as_given warn_uncovered no_label_of connect wandb "
+    "weights assign draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
     "recorded_identity learned read read_summary Rows",
 }
 

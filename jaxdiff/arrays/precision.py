@@ -41,12 +41,12 @@ def as_called(function: F) -> F:
 
 def _chosen() -> str:
     """JAX's own setting here: one of the three words, or another name that JAX knows."""
-    return jax.config.jax_default_matmul_precision or "default"
+    return jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_precision(precision) -> None:
     """Raise ValueError for what is neither None nor one of JAX's three words."""
-    if precision is not None and precision not in get_args(Precision):
+    if precision is not None and not (isinstance(precision, str) and precision in get_args(Precision)):
         raise ValueError(
             f"precision = {said(precision)}; expected None, or {', '.join(get_args(Precision))}, which is how products "
             "of float32 are computed. A network in bfloat16 is jaxdiff.networks.Cast(network, jnp.bfloat16)"
@@ -63,7 +63,7 @@ def reduced(precision: Precision | None, mesh: Mesh | None = None) -> str | None
 
     On the devices of `mesh`, or where JAX puts an array.
     """
-    device = jnp.zeros(()).device if mesh is None else mesh.devices.flat[0]
+    device = next(iter(jnp.zeros(()).devices())) if mesh is None else mesh.devices.flat[0]
     word = _chosen() if precision is None else precision
     if word in ("highest", "float32") or device.platform == "cpu":
         return None

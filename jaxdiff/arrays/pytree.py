@@ -105,7 +105,7 @@ def rebuilt(tree: T, **fields) -> T:
 
 
 def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """`tree` with `change(part)` in place of each part, down through the fields of dataclasses, where it is not None."""
+    """`tree` with `change(part)` in place of each part where it is not None, down the fields of dataclasses."""
     if (new := change(tree)) is not None:
         return new
     if not dataclasses.is_dataclass(tree) or isinstance(tree, type):

@@ -11,8 +11,8 @@ from jaxdiff.arrays import Precision, reduced, replaced
 def uncast(model: Any) -> tuple[Any, list[str]]:
     """`model` with what each `jaxdiff.networks.Cast` in it holds in its place, and the dtypes that these had.
 
-    A network of one's own that computes in another dtype than that of x is known by a property `uncast`, the network
-    that does not, and a `dtype`. It is looked for in the fields of dataclasses: in wrappers, potentials, pairs of models.
+    A network of one's own that computes in another dtype than that of x is known by its property `uncast`, the network
+    that does not, and its `dtype`. It is found in the fields of dataclasses: in wrappers, potentials, pairs of models.
     """
     dtypes = []
 

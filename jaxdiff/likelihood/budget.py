@@ -8,10 +8,11 @@ dequantisation bound. The variance of a mean over n images of r estimates each i
 trace is read off the spread of its estimates in one solve, dequantisation is what more a second estimate of the same
 image differs by, and images is the rest of the spread over the data set, which no computing makes smaller.
 
-What repeating does not show are shifts: that of the solver, by tolerances ten times finer for the same x and probes,
-that of beginning at t_min and not at the data, by a t_min ten times smaller, and that of the arithmetic, by the same
-model in full precision: products of float32 at "highest", and networks that `jaxdiff.networks.Cast` holds as they are.
-They are differences image by image, with a standard error of their own. The prior's term is KL(q(x_1 | x_0) || prior): x_1 is not quite noise.
+What repeating does not show are shifts: that of the solver, by tolerances ten times finer for the same x and probes;
+that of beginning at t_min and not at the data, by a t_min ten times smaller; and that of the arithmetic, by the same
+model in full precision, products of float32 at "highest" and networks without their `jaxdiff.networks.Cast`. They are
+differences image by image, with a standard error of their own. The prior's term is KL(q(x_1 | x_0) || prior): x_1 is
+not quite noise.
 """
 
 import dataclasses
@@ -38,9 +39,9 @@ class ErrorBudget:
 
     images, dequantisation, trace: the parts of its standard error, whose squares add up to its square. solver: what
     tolerances ten times finer change. truncation: what t_min/10 changes. arithmetic: what full precision changes, 0
-    where all was computed in it. prior: KL(q(x_1 | x_0) || prior). round_trip: the largest |x - decode(encode(x))| where
-    both converge, in levels. bound: the variational bound of these images in continuous time. flow: the mean of their
-    first estimates, which belongs beside it.
+    where everything was computed in it. prior: KL(q(x_1 | x_0) || prior). round_trip: the largest
+    |x - decode(encode(x))| where both converge, in levels. bound: the variational bound of these images in continuous
+    time. flow: the mean of their first estimates, which belongs beside it.
     """
 
     examples: int

@@ -14,13 +14,14 @@ from jaxdiff.runs.known import Known, learned
 from jaxdiff.runs.likelihood import likelihood
 from jaxdiff.runs.pictures import Pictures
 from jaxdiff.runs.rows import Rows
-from jaxdiff.runs.run import WEIGHTS, Run, build, draw, every_device, load
+from jaxdiff.runs.run import WEIGHTS, Computed, Run, build, draw, every_device, load
 from jaxdiff.runs.summary import read_summary
 from jaxdiff.runs.train import PICTURES, train
 
 __all__ = [
     "PICTURES",
     "WEIGHTS",
+    "Computed",
     "Config",
     "Known",
     "Pictures",

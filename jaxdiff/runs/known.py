@@ -105,8 +105,8 @@ class Known(abc.ABC):
     ) -> tuple[dict, str]:
         """The likelihood of the examples in `source`: figures for a summary, and words to print.
 
-        `lasting` is what long work is given: its record, progress and mesh. Raises ValueError for examples that are
-        unlike those of the training, and for settings that have no meaning here.
+        `lasting` is what long work is given: its record, progress and mesh, and the precision of products. Raises
+        ValueError for examples that are unlike those of the training, and for settings that have no meaning here.
         """
 
 

@@ -5,13 +5,15 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 
 from jaxdiff.arrays import check_choice, check_flag, check_instance, check_path, check_whole, fingerprint
 from jaxdiff.config import check_seed
 from jaxdiff.data.splits import Split
+from jaxdiff.denoisers import arithmetic
 from jaxdiff.runs.data import SPLITS, read
 from jaxdiff.runs.known import kind_of
-from jaxdiff.runs.run import Run, every_device
+from jaxdiff.runs.run import Computed, Run, computed, every_device
 from jaxdiff.runs.summary import read_summary, update_summary
 from jaxdiff.vocabulary import WORDS, Data
 
@@ -25,6 +27,7 @@ def likelihood(
     seed: int = 0,
     unconditional: bool = False,
     progress: bool = True,
+    precision: Computed | None = None,
     **settings,
 ) -> dict:
     """Likelihood of data under a run, into the summary of its folder: bits/dim of pictures, nats of rows.
@@ -37,6 +40,8 @@ def likelihood(
         split: "train", "validation" or "test"; by default "test" of the run's own data, and all of others.
         limit: the first examples alone.
         unconditional: of a conditional run p(x), which it learned where it dropped its condition.
+        precision: what the network is computed in: float32, also where the run was trained in another dtype, with
+            products as JAX is set (None) or of "default", "high" or "highest" precision; or "bfloat16".
         settings: of `jaxdiff.bits_per_dim`, or of rows those of `jaxdiff.log_likelihood`.
 
     Raises ValueError for data of another kind or shape, for settings that have no meaning for them, and for
@@ -50,6 +55,7 @@ def likelihood(
     if split is not None:
         check_choice("split", split, SPLITS)
     check_flag("unconditional", unconditional)
+    denoiser, products = computed(run.denoiser, precision)
     dropout = run.known.dropout(run.config)
     if unconditional and not dropout:
         why = "was trained without a condition" if dropout is None else "never dropped it: its p(x) was not learned"
@@ -70,9 +76,11 @@ def likelihood(
     name = WORDS.write(data, Data)
     if kind_of(source) is not type(run.known):
         raise ValueError(f"data = {name} are {kind_of(source).KIND}; expected {run.known.KIND}, as the run's own")
-    record = folder / f"likelihood_{split or 'all'}_{fingerprint(name, limit, seed, settings, conditional)[:8]}.npz"
-    lasting = {"record": record, "progress": progress, "mesh": every_device()}
-    figures, words = run.known.score(key, run.denoiser, source, limit, conditional, lasting, **settings)
+    mesh = every_device()
+    made = fingerprint(name, limit, seed, settings, conditional, arithmetic(denoiser, jnp.float32, products, mesh))
+    record = folder / f"likelihood_{split or 'all'}_{made[:8]}.npz"
+    lasting = {"record": record, "progress": progress, "mesh": mesh, "precision": products}
+    figures, words = run.known.score(key, denoiser, source, limit, conditional, lasting, **settings)
     print(words, file=sys.stderr)
     scored = {"data": name, "split": split or "all", "likelihood_seconds": time.perf_counter() - began}
     return update_summary(folder, **figures, **scored)

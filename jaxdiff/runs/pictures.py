@@ -181,7 +181,7 @@ def _figures(report: jd.BitsPerDim) -> dict:
     numbers = lambda value: {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.repr}
     figures = numbers(report)
     if (budget := report.budget) is not None:
-        shifts = {name: getattr(budget, name)._asdict() for name in ("solver", "truncation")}
+        shifts = {name: getattr(budget, name)._asdict() for name in ("solver", "truncation", "arithmetic")}
         bound = {name: getattr(budget.bound, name) for name in ("bits_per_dim", "standard_error")}
         figures["budget"] = numbers(budget) | shifts | {"bound": bound}
     return figures

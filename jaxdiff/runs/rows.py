@@ -15,6 +15,7 @@ from jaxdiff.arrays import check_choice
 from jaxdiff.config import Config
 from jaxdiff.data import Columns, write_rows
 from jaxdiff.data.rows import SUFFIXES
+from jaxdiff.denoisers import arithmetic, uncast
 from jaxdiff.runs.known import Known
 from jaxdiff.vocabulary import WORDS, Network
 
@@ -137,7 +138,7 @@ class Rows(Known):
             return
         plane = jnp.asarray(jd.plotting.plane(2.5, 80), jnp.float32)
         settings = {"flow": jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3), "trace": jd.likelihood.Exact()}
-        log_prob = jd.log_likelihood(jax.random.key(0), denoiser, plane, **settings).log_prob
+        log_prob = jd.log_likelihood(jax.random.key(0), uncast(denoiser)[0], plane, **settings).log_prob
         units = "" if self.columns.scale == (1.0, 1.0) else ", in standard deviations"
         title = f"density of {' and '.join(self.columns.modelled)}{units}"
         jd.plotting.panels({title: jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png")
@@ -150,7 +151,8 @@ class Rows(Known):
             )
         rows = self.columns.rows(source.names, source.values)[: limit or LIMIT]
         x, cond = self.columns.standardised(rows)
-        found = jd.log_likelihood(key, denoiser, jnp.asarray(x), cond=cond, **settings)
+        precision = lasting["precision"]
+        found = jd.log_likelihood(key, denoiser, jnp.asarray(x), cond=cond, precision=precision, **settings)
         converged = np.asarray(found.converged)
         if not converged.any():
             raise ValueError(
@@ -167,11 +169,13 @@ class Rows(Known):
             "above_gaussian_standard_error": _error(nats - gaussian),
             "examples": len(rows),
             "not_converged": int((~converged).sum()),
+            "precision": arithmetic(denoiser, jnp.asarray(x).dtype, precision),
         }
         given = f" given {', '.join(self.columns.condition)}" if self.columns.condition else ""
         words = (
-            "{log_likelihood:.4f} +- {standard_error:.4f} nats a row{given}; one Gaussian of the rows it learned from "
-            "has {gaussian:.4f}: this model is {above_gaussian:.4f} +- {above_gaussian_standard_error:.4f} above"
+            "{log_likelihood:.4f} +- {standard_error:.4f} nats a row{given} ({precision}); one Gaussian of the rows it "
+            "learned from has {gaussian:.4f}: this model is {above_gaussian:.4f} +- "
+            "{above_gaussian_standard_error:.4f} above"
         ).format(**figures, given=given)
         return figures, words
 

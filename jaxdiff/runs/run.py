@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ import numpy as np
 
 import jaxdiff as jd
 from jaxdiff import training
-from jaxdiff.arrays import check_instance, check_path, check_whole
+from jaxdiff.arrays import Precision, check_choice, check_instance, check_path, check_whole, rebuilt, replaced
 from jaxdiff.config import Config, check_seed, read_config
-from jaxdiff.denoisers import with_params
+from jaxdiff.denoisers import uncast, with_params
+from jaxdiff.denoisers.denoiser import OfNetwork
 from jaxdiff.losses import Loss
 from jaxdiff.runs.data import read
 from jaxdiff.runs.known import SEEN, Known, learned, read_known, write_known
@@ -21,6 +22,8 @@ from jaxdiff.training.hosts import first
 from jaxdiff.vocabulary import WORDS, Network
 
 WEIGHTS = "weights.safetensors"
+Computed = Literal["bfloat16", "default", "high", "highest"]
+"""What a run's network is computed in: bfloat16, or float32 with products of that precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,22 @@ def _learn_again(config: Config, folder: Path) -> Known:
     return known
 
 
+def computed(denoiser, precision: Computed | None) -> tuple[Any, Precision | None]:
+    """`denoiser` of a run, its network computed as `precision` says, and the precision of products in float32.
+
+    None is float32, with products as JAX is set.
+    """
+    from jaxdiff.networks import Cast
+
+    if precision is not None:
+        check_choice("precision", precision, get_args(Computed))
+    denoiser = uncast(denoiser)[0]
+    if precision != "bfloat16":
+        return denoiser, precision
+    cast = lambda part: rebuilt(part, network=Cast(part.network, jnp.bfloat16)) if isinstance(part, OfNetwork) else None
+    return replaced(denoiser, cast), None
+
+
 def draw(
     run: Run,
     n: int,
@@ -124,17 +143,21 @@ def draw(
     seed: int = 0,
     cond: Any = None,
     batch_size: int = 4096,
+    precision: Computed | None = None,
     **more,
 ) -> np.ndarray:
     """n samples, as the model sees them; `run.restore` gives them in the user's units.
 
-    `cond` is a label for all samples, or has one entry a sample. Further arguments go to `jaxdiff.samplers.draw`.
+    `cond` is a label for all samples, or has one entry a sample. `precision` None computes the network as the run was
+    trained, "bfloat16" in that, and "default", "high" or "highest" in float32 with products of that precision. Further
+    arguments go to `jaxdiff.samplers.draw`.
     """
     check_instance("run", run, Run, "a run, such as jaxdiff.runs.load(folder)")
     check_whole("n", n)
     key = jax.random.key(check_seed(seed))
-    settings = {"sampler": sampler, "steps": steps, **more}
-    return jd.samplers.draw(key, run.denoiser, (n, *run.known.event), batch_size, cond, **settings)
+    denoiser, products = (run.denoiser, None) if precision is None else computed(run.denoiser, precision)
+    settings = {"sampler": sampler, "steps": steps, "precision": products, **more}
+    return jd.samplers.draw(key, denoiser, (n, *run.known.event), batch_size, cond, **settings)
 
 
 def every_device() -> jax.sharding.Mesh | None:

@@ -23,6 +23,7 @@ from jaxdiff.arrays import (
     check_file,
     check_flag,
     check_path,
+    check_precision,
     check_room,
     check_shared,
     check_whole,
@@ -112,6 +113,7 @@ def draw(
     if unknown := sorted(settings.keys() - known.keys()):
         raise TypeError(f"{', '.join(unknown)}: not a setting of jaxdiff.sample, which has {', '.join(known)}")
     check_flag("trajectory", settings.get("trajectory", False))
+    check_precision(precision := settings.get("precision"))
     check_mesh(mesh)
     check_flag("progress", progress)
     process = denoiser.process
@@ -134,8 +136,9 @@ def draw(
     done, folder = [], None
     if keep is not None:
         root = check_path("keep", keep)
-        products = reduced(settings.get("precision"), mesh)
-        folder = root / fingerprint(key, *fetched((denoiser, cond, x_start)), events, settings, products)
+        folder = root / fingerprint(
+            key, *fetched((denoiser, cond, x_start)), events, settings, reduced(precision, mesh)
+        )
         if writes(mesh):
             own_folder(root, folder.name)
             for other in root.iterdir():

@@ -70,7 +70,9 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
         return denoiser(at[None], time, cond).data[0].ravel().astype(x.dtype)
 
     spread = lineax.DiagonalLinearOperator(jnp.full(x.size, std / c_data, x.dtype))
-    terms = diffrax.MultiTerm(diffrax.ODETerm(as_called(drift)), diffrax.ControlTerm(lambda p, mean, args: spread, path))
+    terms = diffrax.MultiTerm(
+        diffrax.ODETerm(as_called(drift)), diffrax.ControlTerm(lambda p, mean, args: spread, path)
+    )
     start, end, mean = jnp.zeros((), x.dtype), jnp.ones((), x.dtype), jnp.zeros(x.size, x.dtype)
     mean = exactly(solver.step)(
         terms, start, end, mean, None, solver.init(terms, start, end, mean, None), made_jump=jnp.asarray(False)

@@ -118,6 +118,7 @@ def test_shifts_are_what_refining_changes():
     noise = 4 * coarse.budget.truncation.standard_error
     assert coarse.budget.truncation.mean == pytest.approx(truncation, abs=noise + 2 * abs(solver))
     assert coarse.budget.trace == 0
+    assert (coarse.precision, coarse.budget.arithmetic) == ("float32", (0, 0))
     assert coarse.budget.flow == pytest.approx(coarse.bits_per_dim)
     x, flow = jd.dequantize(jax.random.key(9), images, LEVELS), {"flow": within(1e-2), "t_min": 1e-2}
     trip = jnp.abs(jd.decode(denoiser, jd.encode(denoiser, x, **flow), **flow) - x).max() * LEVELS / 2
@@ -128,7 +129,17 @@ def test_shifts_are_what_refining_changes():
     prior = (sigma**2 - 1 - np.log(sigma**2) + alpha**2 * x0**2).mean() / 2 / np.log(2)
     assert coarse.budget.prior == pytest.approx(prior, rel=1e-2)
     assert coarse.budget.bound.bits_per_dim > coarse.bits_per_dim - 4 * coarse.budget.bound.standard_error
-    for word in ("images", "dequantisation", "trace", "solver", "truncation", "prior", "round trip", "bound"):
+    for word in (
+        "images",
+        "dequantisation",
+        "trace",
+        "solver",
+        "truncation",
+        "arithmetic",
+        "prior",
+        "round trip",
+        "bound",
+    ):
         assert f"\n  {word}" in str(coarse)
     assert f"measured on {n} of the images" in str(coarse)
 
@@ -229,6 +240,9 @@ def test_records_of_something_else_are_refused(tmp_path):
             call(**more)
     with pytest.raises(ValueError, match="denoiser: "):
         jd.bits_per_dim(jax.random.key(0), correlated(3, 9), images, levels=LEVELS, budget=0, record=path)
+    cast = jd.Denoiser(jd.networks.Cast(lambda p, x, c, cond: x, jnp.bfloat16), None, jd.VP())
+    with pytest.raises(ValueError, match="precision: float32, now network in bfloat16"):
+        jd.bits_per_dim(jax.random.key(0), cast, images, levels=LEVELS, budget=0, record=path)
     with pytest.raises(TypeError, match="tolerance"):
         call(tolerance=1)
     path.write_bytes(path.read_bytes()[:100])
