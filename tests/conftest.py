@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import importlib.metadata
 import itertools
 import os
@@ -6,9 +7,11 @@ import pathlib
 
 # Tests compile far more than they compute: without XLA's optimisations and fusion emitters the suite takes half the
 # time, and with AVX's rounding it keeps the bounds that it keeps with them. jax after 0.10 insists on its emitters.
+# Code of one piece is compiled faster than code split for many cores, and takes fewer memory maps.
 # With XLA_FLAGS set, be it to nothing, the tests are of what XLA makes otherwise: `make test-slow` does so.
 if "XLA_FLAGS" not in os.environ and int(importlib.metadata.version("jax").split(".")[1]) < 11:
     quick = ("xla_cpu_use_fusion_emitters=false", "xla_backend_optimization_level=0", "xla_cpu_max_isa=AVX")
+    quick += ("xla_cpu_parallel_codegen_split_count=1",)
     os.environ["XLA_FLAGS"] = " ".join(f"--{flag}" for flag in quick)
 
 import jax
@@ -47,12 +50,19 @@ def x64():
 
 
 LONG = ("test_mesh_evaluation.py", "test_mesh.py", "test_cli_hosts.py", "test_hosts.py", "test_notebooks.py")
+LONG += ("test_gradients.py", "test_bridges.py")  # in float64
 
 
 def pytest_collection_modifyitems(config, items):
     wanted = [item for item in items if ("x64" in item.fixturenames) == jax.config.jax_enable_x64]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = sorted(wanted, key=lambda item: item.path.name not in LONG)  # a long one at the end occupies one worker
+
+
+def pytest_collection_finish():
+    """Modules and tests stay for good: the collector need not go through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 TORN_DOWN = itertools.count(1)

@@ -135,7 +135,9 @@ def test_derivatives_of_a_likelihood_go_through():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), split, alone)
 
 
-@pytest.mark.parametrize("mesh", [None, MESH], ids=["one device", "eight devices"])
+@pytest.mark.parametrize(
+    "mesh", [MESH, pytest.param(None, marks=pytest.mark.slow)], ids=["eight devices", "one device"]
+)
 def test_a_solver_that_fails_is_flagged_and_disturbs_nobody(mesh):
     """Batches of 16, 13 of them images: the same with the bad examples and with good ones in their place."""
     bad = np.resize(BAD, N)
@@ -238,16 +240,32 @@ def test_weights_that_were_put_elsewhere_are_an_error():
         jd.sample(*on_mesh(KEYS), elsewhere, (N, D), steps=5)
 
 
-def test_meshes_with_explicit_axes_give_what_one_device_gives():
+def sampled(sampler):
+    return lambda x: jd.sample(KEY, denoiser(), X.shape, sampler, 3, x_start=x)
+
+
+EXPLICIT = {
+    "UniPC": sampled(jd.samplers.UniPC(3)),
+    "ReverseSDE": sampled(jd.samplers.ReverseSDE()),
+    "likelihood": lambda x: jd.log_likelihood(KEY, denoiser(), x, flow=LOOSE).log_prob,
+}
+MORE = {
+    "DDIM": sampled(jd.samplers.DDIM()),
+    "DPMSolverPP": sampled(jd.samplers.DPMSolverPP()),
+    "encode": lambda x: jd.encode(denoiser(), x, flow=LOOSE),
+}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [*EXPLICIT.values(), *(pytest.param(call, marks=pytest.mark.slow) for call in MORE.values())],
+    ids=[*EXPLICIT, *MORE],
+)
+def test_meshes_with_explicit_axes_give_what_one_device_gives(call):
     """`jax.make_mesh` gives such axes by default: split by their types, and as the current mesh."""
     mesh = jax.make_mesh((8,), ("x",))
     split = jax.device_put(X, NamedSharding(mesh, PartitionSpec("x")))
-    samplers = [jd.samplers.DDIM(), jd.samplers.DPMSolverPP(), jd.samplers.UniPC(3), jd.samplers.ReverseSDE()]
-    calls = [lambda x, s=s: jd.sample(KEY, denoiser(), X.shape, s, 3, x_start=x) for s in samplers]
-    calls.append(lambda x: jd.encode(denoiser(), x, flow=LOOSE))
-    calls.append(lambda x: jd.log_likelihood(KEY, denoiser(), x, flow=LOOSE).log_prob)
-    for call in calls:
-        alone = call(X)
-        np.testing.assert_allclose(jax.jit(call)(split), alone, rtol=1e-4, atol=1e-4)
-        with jax.set_mesh(mesh):
-            np.testing.assert_allclose(call(X), alone, rtol=1e-4, atol=1e-4)
+    alone = call(X)
+    np.testing.assert_allclose(jax.jit(call)(split), alone, rtol=1e-4, atol=1e-4)
+    with jax.set_mesh(mesh):
+        np.testing.assert_allclose(call(X), alone, rtol=1e-4, atol=1e-4)

@@ -62,7 +62,7 @@ def test_two_processes_train_and_sample_as_one(tmp_path, run_here):
         assert code == 0, (index, err)
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == 20
     alone = lambda *arguments: [run_here(*arguments, "--json")]
-    ((code, _, err),) = alone("train", tmp_path / "one", *TOY)
+    ((code, _, err),) = alone("train", tmp_path / "one", *TOY, "--pictures", "0")
     assert code == 0, err
     for name in ("two", "one"):
         metrics = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -133,7 +133,7 @@ def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path, run_he
     for i in range(60):
         Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
     (tmp_path / "pictures" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    small = ["--steps", 4, "--batch-size", 8, "--network", "unet((4,), 1)", "--json"]
+    small = ["--steps", 4, "--batch-size", 8, "--network", "mlp((4,))", "--pictures", 0, "--json"]
     command = lambda **more: ["train", tmp_path / "run", "--data", folder(tmp_path / "pictures", **more), *small]
     code, out, err = run_here(*command())
     assert (code, out) == (1, "")

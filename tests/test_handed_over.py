@@ -14,7 +14,7 @@ TOY = ["--data", "two_moons", "--steps", "4", "--network", "mlp((8,))", "--batch
 SAMPLE = ["--n", "4", "--steps", "2", "--json"]
 SCORE = ["--limit", "3", "--budget", "0", "--flow", "probability_flow(rtol=1e-2, atol=1e-2)", "--json"]
 DIGITS = ["--steps", "1", "--batch-size", "8", "--pictures", "0", "--json", "--network"]
-SMALL = "unet((4,), 1)"
+SMALL = "mlp((4,))"
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +146,9 @@ def test_a_first_try_that_fails_does_not_refuse_the_corrected_command(tmp_path, 
         assert code == 1, "digits of 8 pixels have neither four levels nor five"
     code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, SMALL)
     assert code == 0, err
-    before, now = (write(parse(text, Network), Network, whole=True) for text in (SMALL, "unet((8,), 1)"))
+    before, now = (write(parse(text, Network), Network, whole=True) for text in (SMALL, "mlp((8,))"))
     assert json.loads((folder / "config.json").read_text())["network"] == before
-    code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, "unet((8,), 1)")
+    code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, "mlp((8,))")
     assert f"(network: {before!r}, now {now!r})" in err, "from the first checkpoint on it binds"
 
 

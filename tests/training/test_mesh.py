@@ -21,6 +21,7 @@ def devices(n):
     """An environment with n simulated devices that compiles fast."""
     older = int(importlib.metadata.version("jax").split(".")[1]) < 11
     flags = f"--xla_force_host_platform_device_count={n} --xla_backend_optimization_level=0"
+    flags += " --xla_cpu_parallel_codegen_split_count=1"
     return os.environ | {"XLA_FLAGS": flags + " --xla_cpu_use_fusion_emitters=false" * older, "JAX_ENABLE_X64": "0"}
 
 
