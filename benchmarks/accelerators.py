@@ -137,7 +137,7 @@ def training(denoiser: jd.Denoiser, x: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.
     place = lambda tree, mesh: hollow(tree, lambda leaf: state_sharding(mesh, leaf))
     with mock.patch("jaxdiff.training.step.sharded", place):
         step = make_step(denoiser, jd.losses.Denoising(), optimizer, mesh=mesh)
-    return step.lower(TrainState.like(denoiser.params, optimizer), {"x": x})
+    return step.lower(TrainState.like(denoiser.params, optimizer, mesh), {"x": x})
 
 
 def _shared(tree, mesh: Mesh):

@@ -30,6 +30,7 @@ _BITS = {"pred": 8, "c64": 64, "c128": 128, "token": 0}  # the other types end i
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _SLICES = ("slice", "dynamic-slice", "gather", "slice-start")
 _LAYOUT = ("bitcast", "reshape")  # other names of the same bytes
+_SAME = (*_LAYOUT, "convert")  # inside of a fusion only what is used of the result is computed
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that holds the update
 _PRECISIONS = {"bf16": "half", "f16": "half", "f32": "default", "f64": "double"}
 
@@ -210,9 +211,13 @@ class Program:
     def _read_inside(self, scope: Computation, name: str) -> int:
         if name == scope.root.name:
             return in_memory(scope.root.shape)
-        again = lambda user, i: (
-            self._read_inside(scope, user.name) if user.op in _LAYOUT else self._read(user, i, scope)
-        )
+        own = size(scope.by_name[name].shape)
+
+        def again(user: Instruction, position: int) -> int:
+            if user.op not in _SAME:
+                return self._read(user, position, scope)
+            return self._read_inside(scope, user.name) * own // (size(user.shape) or 1)
+
         return sum(again(user, position) for user, position in scope.users.get(name, []))
 
     def _in_place(self, instruction: Instruction, scope: Computation) -> bool:

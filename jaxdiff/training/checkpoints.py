@@ -13,7 +13,6 @@ left, reading raises: a run never begins anew in a folder that holds one.
 """
 
 import concurrent.futures
-import dataclasses
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import shutil
 import stat
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxdiff.arrays import atomic_write, check_path, check_whole, digest, own_folder, read_json, remove_folder
+from jaxdiff.training.flat import Flat, flat
 from jaxdiff.training.hosts import barrier, first, from_first
 from jaxdiff.training.log import read_metrics
 from jaxdiff.training.preemption import uninterrupted
@@ -134,6 +135,13 @@ def _shapes(tree) -> dict[str, tuple]:
     }
 
 
+def _items(state: TrainState, tree: Callable[[Flat], Any]) -> dict[str, Any]:
+    """The items of a checkpoint, each a tree of arrays: a file does not say how they lay in vectors."""
+    parts = {"params": tree(state.weights), "opt_state": tree(state.moments), "ema": None}
+    alone = {"step": state.step, "key": state.key, "finite": state.finite}
+    return {"ema": tree(state.mean), "state": parts | alone}
+
+
 def _handler() -> ocp.CompositeCheckpointHandler:
     return ocp.CompositeCheckpointHandler(ema=ocp.StandardCheckpointHandler(), state=ocp.StandardCheckpointHandler())
 
@@ -234,10 +242,8 @@ class Checkpoints:
         free = shutil.disk_usage(self._folder).free
         if first() and needed > free:
             raise _not_written(draft, OSError(f"it needs {needed:,} bytes, and {free:,} are free"))
-        items = ocp.args.Composite(
-            ema=ocp.args.StandardSave(state.ema),
-            state=ocp.args.StandardSave(dataclasses.replace(state, ema=None)),
-        )
+        trees = {name: ocp.args.StandardSave(tree) for name, tree in _items(state, Flat.tree).items()}
+        items = ocp.args.Composite(**trees)
         try:
             if first():
                 draft.mkdir()
@@ -282,8 +288,16 @@ class Checkpoints:
         self.check(wait=True)
         if self.latest is None:
             raise FileNotFoundError(f"{self._folder} has no complete checkpoint yet")
-        items = _restore(self._folder, self.latest, ema=like.ema, state=dataclasses.replace(like, ema=None))
-        return dataclasses.replace(items["state"], ema=items["ema"])
+        items = _restore(self._folder, self.latest, **_items(like, Flat.abstract))
+        found = items["state"]
+        return TrainState(
+            step=found["step"],
+            weights=flat(found["params"], like.weights.form),
+            moments=flat(found["opt_state"], like.moments.form),
+            mean=flat(items["ema"], like.mean.form),
+            key=found["key"],
+            finite=found["finite"],
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self

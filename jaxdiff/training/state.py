@@ -1,6 +1,9 @@
 """Everything a training run is, in one pytree: save it, and the run continues from there bit for bit.
 
 The step is the data position and, folded into the key, the randomness, so nothing else has to be remembered.
+
+Weights, moments and average lie in vectors (`flat`): the arrays that the optimiser treats alike, end to end. Where the
+mesh shares the weights out ("model" above 1) each array lies by itself.
 """
 
 import dataclasses
@@ -13,6 +16,8 @@ import optax
 from jaxdiff.arrays import check_key, native, pytree, said
 from jaxdiff.arrays.mesh import place, state_sharding, training_mesh
 from jaxdiff.denoisers.denoiser import check_params
+from jaxdiff.training.alike import alike
+from jaxdiff.training.flat import Flat, flat, form_of_params, form_of_state
 
 
 @pytree
@@ -25,11 +30,26 @@ class TrainState:
     """
 
     step: jax.Array  # int32: updates done, and the index of the next batch
-    params: Any
-    opt_state: Any
-    ema: Any  # the exponential moving average of params; that of half precision in float32, or it would stand still
+    weights: Flat
+    moments: Flat  # the optimiser's state
+    mean: Flat  # the exponential moving average of weights; that of half precision in float32, or it would stand still
     key: jax.Array  # typed; constant: step k uses fold_in(key, k)
     finite: jax.Array  # bool
+
+    @property
+    def params(self) -> Any:
+        """The weights as the network takes them."""
+        return self.weights.tree()
+
+    @property
+    def opt_state(self) -> Any:
+        """The optimiser's state as optax has it."""
+        return self.moments.tree()
+
+    @property
+    def ema(self) -> Any:
+        """The exponential moving average of `params`, in float32 where they have less."""
+        return self.mean.tree()
 
     @classmethod
     def create(
@@ -42,22 +62,28 @@ class TrainState:
         """
         check_trainable(key, params)
         check_optimizer(optimizer)
-        state = cls._new(key, params, optimizer)
-        return place(state, state_sharding(training_mesh(mesh), state))
+        mesh = training_mesh(mesh)
+        state = cls._new(key, params, optimizer, mesh)
+        return place(state, state_sharding(mesh, state))
 
     @classmethod
-    def like(cls, params, optimizer: optax.GradientTransformation) -> "TrainState":
+    def like(cls, params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh | None = None):
         """The shapes and types of such a state, as `jax.ShapeDtypeStruct`."""
-        return jax.eval_shape(lambda: cls._new(jax.random.key(0), params, optimizer))
+        mesh = training_mesh(mesh)
+        return jax.eval_shape(lambda: cls._new(jax.random.key(0), params, optimizer, mesh))
 
     @classmethod
-    def _new(cls, key, params, optimizer) -> "TrainState":
+    def _new(cls, key, params, optimizer, mesh) -> "TrainState":
         params = jax.tree.map(lambda leaf: jnp.asarray(native(leaf)), params)
+        moments = jax.tree.map(jnp.asarray, optimizer.init(params))
+        shapes, kept = jax.eval_shape(lambda *trees: trees, params, moments)
+        groups = alike(optimizer, shapes) if mesh.shape["model"] == 1 else tuple(range(len(jax.tree.leaves(params))))
+        weights = flat(params, form_of_params(shapes, groups))
         return cls(
             step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=jax.tree.map(jnp.asarray, optimizer.init(params)),
-            ema=jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf, params),
+            weights=weights,
+            moments=flat(moments, form_of_state(kept, shapes, groups)),
+            mean=jax.tree.map(lambda part: part.astype(jnp.float32) if part.dtype.itemsize < 4 else part, weights),
             key=key,
             finite=jnp.array(True),
         )
@@ -65,7 +91,7 @@ class TrainState:
     @property
     def averaged(self) -> Any:
         """The averaged weights, in the types of the weights."""
-        return jax.tree.map(lambda mean, leaf: mean.astype(leaf.dtype), self.ema, self.params)
+        return jax.tree.map(lambda mean, part: mean.astype(part.dtype), self.mean, self.weights).tree()
 
 
 def check_optimizer(optimizer) -> None:

@@ -30,6 +30,8 @@ from jaxdiff.arrays import as_argument, check_event, check_function, check_scala
 from jaxdiff.arrays.mesh import batch_sharding, on_mesh, replicated, sharded, state_sharding, training_mesh
 from jaxdiff.denoisers import with_params
 from jaxdiff.processes import Process
+from jaxdiff.training.alike import updated
+from jaxdiff.training.flat import flat
 from jaxdiff.training.state import TrainState, check_optimizer
 
 
@@ -119,12 +121,6 @@ def _towards(rate, new, mean):
     return rate * new.astype(mean.dtype) + (1 - rate) * mean
 
 
-def _updated(optimizer, grads, state: TrainState) -> tuple:
-    """What the optimiser makes of the gradient; optax has numbers of several types in one formula."""
-    with jax.numpy_dtype_promotion("standard"):
-        return optimizer.update(grads, state.opt_state, state.params)
-
-
 def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
     """Raise TypeError or ValueError for what no step can be made of."""
     if not dataclasses.is_dataclass(denoiser) or isinstance(denoiser, type) or not hasattr(denoiser, "params"):
@@ -203,7 +199,8 @@ def make_step(
     check_parts(denoiser, loss, ema_decay, prepare, accumulate)
     mesh = training_mesh(mesh)
     check_optimizer(optimizer)
-    shardings = state_sharding(mesh, TrainState.like(denoiser.params, optimizer))
+    like = TrainState.like(denoiser.params, optimizer, mesh)
+    shardings, lies = state_sharding(mesh, like), state_sharding(mesh, like.weights.abstract())
 
     def mean_loss(params, given, key, x0, cond):
         params, (denoiser, loss) = jax.lax.with_sharding_constraint((params, given), replicated(mesh))
@@ -211,7 +208,7 @@ def make_step(
 
     def gradient(params, given, key, x0, cond):
         value, grads = jax.value_and_grad(mean_loss)(params, given, key, x0, cond)
-        return value, jax.lax.with_sharding_constraint(grads, shardings.params)
+        return value, flat(jax.lax.with_sharding_constraint(grads, lies), like.weights.form)
 
     def mean_gradient(params, given, key, x0, cond):
         parts = _parts(key, x0, cond, accumulate)
@@ -238,25 +235,28 @@ def make_step(
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         prepare = jax.lax.with_sharding_constraint(prepare, replicated(mesh))
         x0, cond = _prepared(prepare, prepare_key, batch)
-        check_examples(loss, with_params(denoiser, state.params), x0, cond)
+        params = state.params
+        check_examples(loss, with_params(denoiser, params), x0, cond)
         if count(x0) % (accumulate * mesh.size):
             raise ValueError(
                 f"a batch of {count(x0)} is not accumulate x devices = {accumulate} x {mesh.size} times a whole number"
             )
-        value, grads = mean_gradient(state.params, (denoiser, loss), loss_key, x0, cond)
+        value, grads = mean_gradient(params, (denoiser, loss), loss_key, x0, cond)
         with jax.named_scope("optimizer"):
-            grad_norm = optax.tree.norm(grads)
-            updates, opt_state = _updated(optimizer, grads, state)
-            params = optax.apply_updates(state.params, updates)
+            held = grads, state.moments, state.weights
+            updates, moments = updated(optimizer, *(each.thin() for each in held))
+            updates, moments = grads.of_thin(updates), state.moments.of_thin(moments)
+            weights = optax.apply_updates(state.weights, updates)
 
             with jax.named_scope("average"):
                 decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-                ema = jax.tree.map(functools.partial(_towards, 1 - decay), params, state.ema)
+                mean = jax.tree.map(functools.partial(_towards, 1 - decay), weights, state.mean)
 
+            grad_norm = optax.tree.norm(grads)
             norms = value, grad_norm, optax.tree.norm(updates)
             finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, norms), state.finite)
-            after = state.step + 1, params, opt_state, ema
-            before = state.step, state.params, state.opt_state, state.ema
+            after = state.step + 1, weights, moments, mean
+            before = state.step, state.weights, state.moments, state.mean
             kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
         return TrainState(*kept, key=state.key, finite=finite), {"loss": value, "grad_norm": grad_norm}
 
@@ -283,7 +283,7 @@ def explain(step: Step, optimizer, mesh, accumulate: int, state, batch) -> str:
 
         losses, vjp = jax.vjp(losses_of, state.params)
         grads = vjp(jnp.full_like(losses, 1 / len(losses)))[0]
-        updates, _ = _updated(optimizer, grads, state)
+        updates, _ = updated(optimizer, grads, state.opt_state, state.params)
         each = lambda tree: functools.reduce(
             jnp.logical_and, [jnp.isfinite(leaf).reshape(len(leaf), -1).all(1) for leaf in jax.tree.leaves(tree)]
         )
