@@ -22,13 +22,13 @@ from jaxdiff.training.flat import Form, flat, form_of_params, form_of_state, own
 
 _EACH = {  # primitives that compute each number from those at its own place
     *("add", "sub", "mul", "div", "rem", "neg", "sign", "abs", "max", "min", "clamp", "pow", "integer_pow", "square"),
-    *("sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "erf", "floor"),
-    *("ceil", "round", "select_n", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor", "is_finite", "copy"),
-    *("convert_element_type", "reduce_precision"),
+    *("sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "erf"),
+    *("floor", "ceil", "round", "select_n", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor"),
+    *("is_finite", "copy", "convert_element_type", "reduce_precision"),
 }
-_CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call"}
+_CALLS = {"jit", "pjit", "custom_jvp_call"}  # primitives that stand for a program
 _SHAPES = {"shape", "broadcast_dimensions", "dimensions", "axes", "sharding", "out_sharding"}
-_Value = tuple[int, frozenset | None]
+_Value = tuple[int, frozenset | int | None]
 
 
 def updated(optimizer, grads, opt_state, params) -> tuple:
@@ -59,8 +59,9 @@ def _alike(optimizer, structure, leaves: tuple) -> tuple[int, ...]:
     first: dict = {}
     groups = tuple(first.setdefault((leaf.dtype, each), i) for i, (leaf, each) in enumerate(zip(leaves, known)))
     try:
-        return groups if names.of_results(optimizer, params, groups) == known else alone
-    except (TypeError, ValueError):  # of an optimiser that does not take arrays of the vectors' shapes
+        with np.errstate(all="ignore"):
+            return groups if names.of_results(optimizer, params, groups) == known else alone
+    except Exception:  # whatever an optimiser raises of the vectors' shapes, which are none of its own
         return alone
 
 
@@ -78,27 +79,27 @@ class _Names:
     def of_results(self, optimizer, params, groups: tuple[int, ...]) -> list[frozenset]:
         """For each parameter the names of all results that belong to it, and of those that belong to none."""
         state = jax.eval_shape(optimizer.init, params)
-        own = lambda name: [(name, i) for i in range(len(groups))]
-        owners = owners_of(state, params)
+        each = lambda name: [(name, i) for i in range(len(groups))]
+        kept = owners_of(state, params)
         form, state_form = form_of_params(params, groups), form_of_state(state, params, groups)
         forms, trees = (form, state_form, form), (params, state, params)
-        thin = jax.eval_shape(lambda *given: tuple(flat(*each).thin() for each in zip(given, forms)), *trees)
-        traced = lambda *given: updated(optimizer, *given)
-        program, results = jax.make_jaxpr(traced, return_shape=True)(*thin)
-        given = [*own("gradient"), *owners, *own("weight")]
-        arrays = [held for each in zip((own(""), owners, own("")), forms) for held in _arrays(*each)]
-        values = [self._given(*each) for each in zip(given, arrays, jax.tree.leaves(thin))]
-        found = self._walk(program.jaxpr, program.consts, values)
+        thin = jax.eval_shape(lambda *trees: tuple(flat(*both).thin() for both in zip(trees, forms)), *trees)
+        program, results = jax.make_jaxpr(functools.partial(updated, optimizer), return_shape=True)(*thin)
         if jax.tree.map(jnp.shape, results) != jax.tree.map(jnp.shape, thin[:2]):
             raise ValueError("the shapes of updates and state are others than those of gradient and state")
-        common, each = set(), [set() for _ in groups]
-        for result, (owner, held, (name, over)) in enumerate(zip([*own("update"), *owners], arrays, found)):
+        owners = [*each("gradient"), *kept, *each("weight")]
+        holds = [*_held(each(""), form), *_held(kept, state_form), *_held(each(""), form)]
+        given = [self._given(*one) for one in zip(owners, holds, jax.tree.leaves(thin))]
+        found = self._walk(program.jaxpr, program.consts, given)
+        own, common = [set() for _ in groups], set()
+        for i, (owner, held, (name, over)) in enumerate(zip(owners, holds, found)):
+            name = name if over in (None, held) else self._new()
             if owner is None:
-                common.add((result, name if over is None else self._new()))
-                continue
-            for i in held:
-                each[i].add((owner[0], name if over in (None, held) else self._new()))
-        return [frozenset(names | common) for names in each]
+                common.add((i, name))
+            else:
+                for parameter in held:
+                    own[parameter].add((owner[0], name))
+        return [frozenset(names | common) for names in own]
 
     def _name(self, *how) -> int:
         return self._names.setdefault(how, len(self._names))
@@ -107,10 +108,11 @@ class _Names:
         """A name that no other value has."""
         return self._name(object())
 
-    def _given(self, owner, arrays: frozenset | None, leaf) -> _Value:
-        if owner is None:
-            return (self._name("given", arrays, leaf.dtype) if leaf.shape == () else self._new()), None
-        return self._name(owner[0], leaf.dtype), arrays
+    def _given(self, owner, held: frozenset | int, leaf) -> _Value:
+        """An argument: of what belongs to a parameter a number for each of its numbers, otherwise one number."""
+        if owner is not None:
+            return self._name(owner[0], leaf.dtype), held
+        return (self._new() if leaf.shape else self._name("given", held, leaf.dtype)), None
 
     def _constant(self, value) -> _Value:
         if np.shape(value) or not isinstance(value, bool | int | float | np.generic | np.ndarray | jax.Array):
@@ -138,51 +140,56 @@ class _Names:
             operands = [read(atom) for atom in equation.invars]
             if equation.primitive.name in _CALLS:
                 called = equation.params.get("jaxpr") or equation.params["call_jaxpr"]
-                results = self._walk(called.jaxpr, called.consts, operands)
+                known.update(zip(equation.outvars, self._walk(called.jaxpr, called.consts, operands)))
             else:
-                results = self._results(equation, operands)
-            known.update(zip(equation.outvars, results))
+                known.update((atom, self._result(equation, atom.aval, operands)) for atom in equation.outvars)
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _results(self, equation, operands: list[_Value]) -> list[_Value]:
-        """The values that one operation gives."""
-        kind, out = equation.primitive.name, equation.outvars[0].aval
+    def _result(self, equation, result, operands: list[_Value]) -> _Value:
+        """The value that an operation gives; one of its results, by its shape and type."""
+        kind, names = equation.primitive.name, [name for name, _ in operands]
         shapes = {atom.aval.shape for atom in equation.invars}
         over = {arrays for _, arrays in operands if arrays is not None}
-        names = [name for name, _ in operands]
-        settings = sorted((key, str(value)) for key, value in equation.params.items() if key not in _SHAPES)
-        how = (kind, *settings, str(out.dtype), *names)
         if kind in ("broadcast_in_dim", "reshape", "squeeze") and not over:
-            return [operands[0]]
-        if kind == "reduce_sum" and over and out.shape == ():
-            return [(self._sum([(names[0], *over)]), None)]
-        if kind in ("add", "convert_element_type") and out.shape == () and any(name in self._sums for name in names):
-            if all(over is not None or name in self._sums for name, over in operands):
-                return [(self._of_sums(how, operands), None)]
-        if kind in _EACH and len(over) <= 1 and shapes <= {(), out.shape}:
-            return [(self._name(*how), *(over or {None}))]
-        if shapes <= {()} and all(each.aval.shape == () for each in equation.outvars):
-            return [(self._name(i, *how), None) for i in range(len(equation.outvars))]
-        return [(self._new(), None) for _ in equation.outvars]
+            return operands[0]
+        if kind == "reduce_sum" and over and result.shape == ():
+            return self._sum([(names[0], *over)]), None
+        settings = sorted((key, str(value)) for key, value in equation.params.items() if key not in _SHAPES)
+        how = (kind, *settings, str(result.dtype))
+        if result.shape == () and (terms := self._terms(how, operands)) is not None:
+            return self._sum(terms), None
+        if kind in _EACH and len(over) <= 1 and shapes <= {(), result.shape}:
+            return self._name(*how, *names), over.pop() if over else None
+        if not over and shapes <= {()} and [atom.aval for atom in equation.outvars] == [result] and result.shape == ():
+            return self._name(*how, *names), None
+        return self._new(), None
 
-    def _of_sums(self, how: tuple, operands: list[_Value]) -> int:
-        """The name of a sum of sums, and of a sum in another type, which is taken for the sum of terms in that type.
+    def _terms(self, how: tuple, operands: list[_Value]) -> list | None:
+        """The terms of a sum of sums, and of a sum in another type, which is taken for the sum of terms of that type.
 
-        An array of one number is a sum as well.
+        An array of one number is a sum as well. None where this is no such sum.
         """
-        terms = [term for name, over in operands for term in (self._sums[name] if over is None else [(name, over)])]
-        return self._sum(terms if how[0] == "add" else [(self._name(*how[:-1], name), over) for name, over in terms])
+        terms = []
+        for name, over in operands:
+            if over is None and name not in self._sums:
+                return None
+            terms += self._sums[name] if over is None else [(name, over)]
+        if all(over is not None for _, over in operands):
+            return None
+        if how[0] == "convert_element_type":
+            return [(self._name(*how, name), over) for name, over in terms]
+        return terms if how[0] == "add" else None
 
 
-def _arrays(owners: Sequence, form: Form) -> list[Any]:
-    """Of each array of a thin tree the parameters whose numbers it holds; of what belongs to none, its index.
+def _held(owners: Sequence, form: Form) -> list[Any]:
+    """For each array of a thin tree the parameters whose numbers it holds; its index where it belongs to none.
 
-    Raises ValueError where one part belongs to the parameters of several.
+    Raises ValueError where a part holds parameters in another order than their own.
     """
-    found: list[Any] = [frozenset()] * len(owners)
+    held: list[Any] = [frozenset()] * len(owners)
     for members in form.members:
-        held = [owners[i] and owners[i][1] for i in members]
-        found[members[0]] = members[0] if held[0] is None else frozenset(held)
-        if held[0] is not None and held != sorted(held):
+        inside = [owners[i][1] for i in members if owners[i] is not None]
+        held[members[0]] = frozenset(inside) if inside else members[0]
+        if inside != sorted(inside):
             raise ValueError("an optimiser's state has its arrays in another order than the parameters")
-    return found
+    return held

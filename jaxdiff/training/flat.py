@@ -1,20 +1,24 @@
 """The arrays of a tree in few vectors, so that one kernel does to all of them what would take one kernel for each.
 
 A `Flat` holds a tree in parts: several arrays end to end, or one array as it is. `tree()` gives the arrays back. What
-works on each number by itself, such as Adam, is given `thin()`: a tree of the same structure in which the first array of
-a part stands for the whole part and the others are empty. It has the paths and the numbers of axes of the tree, by which
-masks choose, and sums over it are sums over all numbers.
+works on each number by itself, such as Adam, is given `thin()`: a tree of the same structure in which the first array
+of a part is the whole part and the others are empty. Paths and numbers of axes, by which masks choose, are those of the
+tree, and sums over all arrays are sums over all numbers.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from jaxdiff.arrays import pytree
+from jaxdiff.arrays.mesh import place
 
 Path = tuple  # the keys that lead to an array
 
@@ -30,9 +34,9 @@ class Form:
     @functools.cached_property
     def members(self) -> list[list[int]]:
         """Of each part the arrays that lie in it."""
-        members = [[] for _ in range(max(self.places, default=-1) + 1)]
-        for i, place in enumerate(self.places):
-            members[place].append(i)
+        members = [[] for _ in set(self.places)]
+        for i, part in enumerate(self.places):
+            members[part].append(i)
         return members
 
 
@@ -46,38 +50,38 @@ class Flat:
 
     def tree(self) -> Any:
         """The tree with all of its arrays, which are copies of those that lie in vectors."""
-        arrays: list[Any] = [None] * len(self.form.places)
-        for part, members in zip(self.parts, self.form.members):
-            shapes = tuple(self.form.shapes[i] for i in members)
-            for i, array in zip(members, [part] if len(members) == 1 else _slices(part, shapes)):
-                arrays[i] = array
-        return self.form.structure.unflatten(arrays)
+        return self._tree(lambda part, shapes: [part] if len(shapes) == 1 else _slices(part, shapes))
 
     def abstract(self) -> Any:
         """The shapes and types of `tree()`, as `jax.ShapeDtypeStruct`; each array lies where its part does."""
-        parts = [self.parts[place] for place in self.form.places]
         shape = lambda part, shape: jax.ShapeDtypeStruct(shape, part.dtype, sharding=getattr(part, "sharding", None))
-        return self.form.structure.unflatten(map(shape, parts, self.form.shapes))
+        return self._tree(lambda part, shapes: [shape(part, each) for each in shapes])
 
     def thin(self) -> Any:
         """The tree in which the first array of a part is the whole part, along the first axis, and the others empty."""
-        arrays: list[Any] = [None] * len(self.form.places)
+
+        def thin(part, shapes):
+            if len(shapes) == 1:
+                return [part]
+            ones = [(1,) * (len(shape) - 1) for shape in shapes]
+            return [part.reshape(-1, *ones[0]), *(jnp.zeros((0, *each), part.dtype) for each in ones[1:])]
+
+        return self._tree(thin)
+
+    def _tree(self, arrays_of: Callable) -> Any:
+        """The tree of `arrays_of(part, shapes of the arrays in it)` of every part."""
+        arrays: list[Any] = [None] * len(self.form.shapes)
         for part, members in zip(self.parts, self.form.members):
-            for i in members:
-                rest = (1,) * (len(self.form.shapes[i]) - 1)
-                arrays[i] = jnp.zeros((0, *rest), part.dtype) if i != members[0] else part
-                if i == members[0] and len(members) > 1:
-                    arrays[i] = part.reshape(-1, *rest)
+            for i, array in zip(members, arrays_of(part, [self.form.shapes[i] for i in members])):
+                arrays[i] = array
         return self.form.structure.unflatten(arrays)
 
     def of_thin(self, tree) -> "Flat":
         """A tree such as `thin()` gives, in parts that lie as these do."""
         arrays = self.form.structure.flatten_up_to(tree)
         firsts = [arrays[members[0]] for members in self.form.members]
-        parts = [
-            array if len(members) == 1 else array.reshape(-1) for array, members in zip(firsts, self.form.members)
-        ]
-        return dataclasses.replace(self, parts=tuple(parts))
+        shapes = [part.shape for part in self.parts]
+        return Flat(tuple(first.reshape(shape) for first, shape in zip(firsts, shapes)), self.form)
 
 
 def flat(tree, form: Form) -> Flat:
@@ -87,19 +91,25 @@ def flat(tree, form: Form) -> Flat:
     return Flat(tuple(part[0] if len(part) == 1 else _end_to_end(part) for part in together), form)
 
 
-@functools.partial(jax.jit, inline=True)
 def _end_to_end(arrays):
-    return jnp.concatenate([array.reshape(-1) for array in arrays])
+    if any(isinstance(array, Tracer) for array in arrays):
+        return jnp.concatenate([array.reshape(-1) for array in arrays])
+    return place(np.concatenate([np.asarray(array).reshape(-1) for array in arrays]), arrays[0].sharding)
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)
-def _slices(vector, shapes):
-    arrays, start = [], 0
-    for shape in shapes:
-        end = start + math.prod(shape)
-        arrays.append(vector[start:end].reshape(shape))
-        start = end
-    return arrays
+def _slices(vector, shapes) -> list:
+    """The arrays of a vector; of one in the host's memory without a program, which takes seconds to compile."""
+    if isinstance(vector, Tracer) or any(device.platform != "cpu" for device in vector.sharding.device_set):
+        return _program_of_slices(vector, tuple(shapes))
+    return place(_cut(np.asarray(vector), shapes), [vector.sharding] * len(shapes))
+
+
+def _cut(vector, shapes) -> list:
+    sizes = [math.prod(shape) for shape in shapes]
+    return [vector[end - size : end].reshape(shape) for size, end, shape in zip(sizes, np.cumsum(sizes), shapes)]
+
+
+_program_of_slices = jax.jit(_cut, static_argnums=1, inline=True)
 
 
 def form_of_params(params, groups: tuple[int, ...]) -> Form:

@@ -243,10 +243,9 @@ def make_step(
             )
         value, grads = mean_gradient(params, (denoiser, loss), loss_key, x0, cond)
         with jax.named_scope("optimizer"):
-            held = grads, state.moments, state.weights
-            updates, moments = updated(optimizer, *(each.thin() for each in held))
-            updates, moments = grads.of_thin(updates), state.moments.of_thin(moments)
-            weights = optax.apply_updates(state.weights, updates)
+            thin = updated(optimizer, grads.thin(), state.moments.thin(), state.weights.thin())
+            updates, moments = (held.of_thin(tree) for held, tree in zip((grads, state.moments), thin))
+            weights: Any = optax.apply_updates(state.weights, updates)  # pyright: ignore[reportArgumentType]
 
             with jax.named_scope("average"):
                 decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))

@@ -58,6 +58,8 @@ def collectives():
             "moved": moved(compiled),
             "split": sum(v for v, s in zip(values, split) if s),
             "arrays_split": sum(split),
+            "arrays": len(split),
+            "parts": len(state.weights.parts),
             "bytes": compiled.memory_analysis().argument_size_in_bytes,
             "numbers": 4 * len(jax.tree.leaves(step.parts)),
             "aliased": compiled.memory_analysis().alias_size_in_bytes,
