@@ -119,6 +119,23 @@ def test_a_gather_reads_what_it_gathers(kernels):
     assert found.bytes == 2 * 32 * 64 * 4 + 32 * 4  # read, write, the rows
 
 
+def test_of_a_vector_in_another_type_the_slices_are_read(kernels):
+    """A fusion computes of an array what it uses; the type of the vector is that of what is read."""
+    program = entry(
+        "%all = f32[10000]{0} parameter(0)",
+        "ROOT %cut = (bf16[16]{0}, bf16[24]{0}) fusion(%all), kind=kLoop, calls=%slices",
+        slices=[
+            "%all = f32[10000]{0} parameter(0)",
+            "%half = bf16[10000]{0} convert(%all)",
+            "%a = bf16[16]{0} slice(%half), slice={[8:24]}",
+            "%b = bf16[24]{0} slice(%half), slice={[100:124]}",
+            "ROOT %both = (bf16[16]{0}, bf16[24]{0}) tuple(%a, %b)",
+        ],
+    )
+    (found,) = kernels(program)
+    assert found.bytes == 4 * (16 + 24) + 2 * (16 + 24)
+
+
 @pytest.mark.parametrize(
     ("into", "read", "written"),
     [
