@@ -30,7 +30,10 @@ _BITS = {"pred": 8, "c64": 64, "c128": 128, "token": 0}  # the other types end i
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _SLICES = ("slice", "dynamic-slice", "gather", "slice-start")
 _LAYOUT = ("bitcast", "reshape")  # other names of the same bytes
-_SAME = (*_LAYOUT, "convert")  # inside of a fusion only what is used of the result is computed
+_EACH = {  # compute each number from those at its own place: inside of a fusion, those alone that are used
+    *("convert", "add", "subtract", "multiply", "divide", "negate", "abs", "maximum", "minimum", "select", "compare"),
+    *("sqrt", "rsqrt", "power", "exponential", "log", "tanh", "logistic", "and", "or", "not", "is-finite"),
+}
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that holds the update
 _PRECISIONS = {"bf16": "half", "f16": "half", "f32": "default", "f64": "double"}
 
@@ -127,6 +130,7 @@ class Computation:
         self.root = next((each for each in instructions if each.root), instructions[-1])
         self.parameters = {int(each.arguments): each for each in instructions if each.op == "parameter"}
         self.users: dict[str, list[tuple[Instruction, int]]] = {}
+        self.used: dict[str, int] = {}  # bytes of each that a fusion uses, as far as asked for
         for user in instructions:
             for position, name in enumerate(user.operands):
                 self.users.setdefault(name, []).append((user, position))
@@ -209,16 +213,21 @@ class Program:
         return whole if fused is None else min(whole, self._read_inside(fused, fused.parameters[position].name))
 
     def _read_inside(self, scope: Computation, name: str) -> int:
-        if name == scope.root.name:
-            return in_memory(scope.root.shape)
+        """Bytes of an array inside of a fusion that are used: of what is computed from it in place, what of that is."""
+        if name in scope.used:
+            return scope.used[name]
         own = size(scope.by_name[name].shape)
-
-        def again(user: Instruction, position: int) -> int:
-            if user.op not in _SAME:
-                return self._read(user, position, scope)
-            return self._read_inside(scope, user.name) * own // (size(user.shape) or 1)
-
-        return sum(again(user, position) for user, position in scope.users.get(name, []))
+        if name == scope.root.name:
+            used = in_memory(scope.root.shape)
+        else:
+            used = 0
+            for user, position in scope.users.get(name, []):
+                if user.op in _LAYOUT or user.op in _EACH:
+                    used += self._read_inside(scope, user.name) * own // (size(user.shape) or 1)
+                else:
+                    used += self._read(user, position, scope)
+        scope.used[name] = min(own, used)
+        return scope.used[name]
 
     def _in_place(self, instruction: Instruction, scope: Computation) -> bool:
         """Whether it updates an array where it lies: always but in a fusion, which may compute the array it updates."""
