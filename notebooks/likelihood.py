@@ -98,6 +98,7 @@ print(report)
 #
 # - **solver**: the same pictures, the same noise, tolerances ten times finer. The mean moves by so much.
 # - **truncation**: the flow begins a little above $t = 0$. This is what beginning ten times closer changes.
+# - **arithmetic**: what full precision changes; nothing here, since a CPU computes in it.
 # - **prior**: at $t = 1$ a trace of the picture is left, which the noise we compare it to does not have.
 # - **round trip**: pictures to noise and back again; how far the worst pixel of all comes out from where it was.
 # - **bound**: another number, found without any flow from the denoising error at random noise levels. It bounds the bits

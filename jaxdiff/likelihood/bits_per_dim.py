@@ -133,7 +133,7 @@ def bits_per_dim(
             where all do not suffice, again with new dequantisation and probes, until it is, or until no number of
             repeats could: the images themselves spread too much.
         budget: on how many of the images the error budget is measured, at most all; 0 leaves it out. It costs about
-            five times as much as the likelihood of these, and less than full precision once more in that.
+            five times as much as the likelihood of these, and once in full precision where they were not.
         record: an .npz file for the estimates of every image, written after each batch; the same call on a file that
             is there goes on from it, on any number of devices.
         dequantizer: where in its cell an image goes; `jaxdiff.likelihood.dequantization` has `Uniform` and

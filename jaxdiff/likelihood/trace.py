@@ -45,8 +45,8 @@ class Trace(abc.ABC):
 
     For one of your own, write a frozen dataclass under `@jaxdiff.pytree` with the two abstract methods. `vectors` is
     called once an example and the vectors are held along the flow; `estimates` is called at every evaluation of the
-    field. Its numbers are integrated one by one, and their mean must be the trace in expectation: the standard error
-    of a likelihood comes from their spread.
+    field, and multiplies at full precision, but for the products it is given. Its numbers are integrated one by one,
+    and their mean must be the trace in expectation: the standard error of a likelihood comes from their spread.
     """
 
     random = True
