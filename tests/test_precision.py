@@ -76,6 +76,7 @@ def test_what_falls_short_of_float32_is_named():
         "network in bfloat16 and float16, float32 products at default precision on gpu"
     )
     assert arithmetic(cast, jnp.float32) == "network in bfloat16"
+    assert arithmetic(Cast(network, jnp.float64), jnp.float32) == "float32"
     assert arithmetic(whole, jnp.float32) == "float32"
     assert arithmetic(whole, jnp.float64, None, gpu) == "float64"
 

@@ -9,8 +9,7 @@ These are JAX's words (`jax.default_matmul_precision`). They speak of products o
 sums, and what is done value by value, are in float32 everywhere. A product that names a precision of its own keeps it.
 
 Closed forms are computed at full precision whatever was chosen (`exactly`): they are what all else is compared with,
-and cost little beside a network. A network that is called inside of one keeps the precision of its caller
-(`as_called`).
+and cost little beside a network. A network that they call keeps the precision that its user chose (`as_called`).
 """
 
 import contextlib
@@ -33,8 +32,8 @@ exactly = jax.default_matmul_precision("highest")
 def as_called(function: F) -> F:
     """`function` with its products at the precision that is chosen here, wherever it is called.
 
-    By name, also where that is JAX's default: JAX's rule for `vmap` gives products without a precision that of the
-    place where it runs.
+    The precision is named even where it is JAX's default: under `jax.vmap` a product that was traced without one takes
+    that of the place where the mapped function is called.
     """
     return jax.default_matmul_precision(_chosen())(function)
 

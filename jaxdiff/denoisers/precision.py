@@ -9,15 +9,15 @@ from jaxdiff.arrays import Precision, reduced, replaced
 
 
 def uncast(model: Any) -> tuple[Any, list[str]]:
-    """`model` with what each `jaxdiff.networks.Cast` in it holds in its place, and the dtypes that these had.
+    """`model` with its networks computed in the dtype of x, and the dtypes below float32 that they were computed in.
 
-    A network of one's own that computes in another dtype than that of x is known by its property `uncast`, the network
-    that does not, and its `dtype`. It is found in the fields of dataclasses: in wrappers, potentials, pairs of models.
+    A network that is computed in another dtype says so by its `dtype` and by `uncast`, the network that is not, as
+    `jaxdiff.networks.Cast` does. It is found in the fields of dataclasses: in wrappers, potentials, pairs of models.
     """
     dtypes = []
 
     def change(part):
-        if not hasattr(type(part), "uncast"):
+        if not hasattr(type(part), "uncast") or jnp.finfo(part.dtype).nmant >= jnp.finfo(jnp.float32).nmant:
             return None
         dtypes.append(jnp.dtype(part.dtype).name)
         inner, found = uncast(part.uncast)
