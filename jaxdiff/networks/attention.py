@@ -1,42 +1,241 @@
-"""softmax(q kᵀ/√d) v (Vaswani et al. 2017, eq. 1), divided by the sum of the softmax last.
+r"""softmax(q kᵀ/√d) v (Vaswani et al. 2017, eq. 1), with derivatives forward and backward that keep no [length, length].
 
-The division then runs over [length, d] values in place of [length, length], and heads stand before the length, as the
-matrix products want them. On CPU a derivative takes a few images at a time and computes their weights again on the
-way back, so that these stay in the cache: with 256 pixels, 8 heads of 8 channels and 16 images, two cores took 28 in
-place of 62 ms for the gradient, and 19 in place of 36 for a product forward (values alone, of all images at once, 5).
+With s = q kᵀ/√d, p = softmax(s) = exp(s - l), l the logarithm of the sum of exp(s), and o = p v, the product forward
+and its transpose are
+
+    ds = (dq kᵀ + q dkᵀ)/√d        do = (p ∘ ds) v + p dv - r o,                  r the sum of p ∘ ds over keys
+    gs = p ∘ (g vᵀ - g · o)        gq = gs k/√d,    gk = gsᵀ q/√d,    gv = pᵀ g
+
+so that o and l, one number a row, are all that a derivative is handed. Values, products forward and products backward are
+three primitives. The derivative of the first is the second, the transpose of the second is the third, and a mapped axis
+joins the batch, so that every transformation of JAX applies. Derivatives of the second and third are those of their
+formulas, with arrays of [length, length].
+
+Which program a primitive becomes is chosen when it is lowered for a platform:
+
+    CUDA    kernels that hold a block of rows at a time, `attention_kernels`; widths that they do not take, and float64,
+            as on TPU
+    CPU     products of matrices; a derivative takes a few examples at a time, so that their weights stay in the cache:
+            with 256 pixels, 8 heads of 8 channels and 16 images, two cores took 28 in place of 62 ms for the gradient,
+            and 19 in place of 36 for a product forward (values alone, of all images at once, 5)
+    TPU     products of matrices
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxdiff.networks import attention_kernels as kernels
 
 _WEIGHTS = 2**21
 """How many weights a derivative on CPU holds at once: 8 MiB of them."""
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """[batch, length, heads, d] three times -> the same; the softmax in float32 at least."""
-    on_cpu = _cached if jax.device_count() == 1 else _whole  # to cut a batch that lies on a mesh moves data
-    return jax.lax.platform_dependent(q, k, v, cpu=on_cpu, default=_whole)
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """What each query reads of the values: [batch, queries, heads, d], of k and v [batch, keys, heads, d].
+
+    mask: bool [batch, keys], which keys may be read; a query that may read none reads 0. The softmax is computed in
+    float32 at least, and products as exactly as `jax.default_matmul_precision` says. Where a mesh with axes that XLA
+    sees to is the current one, the batch is split over it.
+
+    On CUDA, heads up to 256 wide run as one kernel: widths that are not 16, 32, 64, 128 or 256 as the next of these, in
+    time but not in memory, and lengths of any number. Wider heads and float64 take arrays of [queries, keys].
+
+    Raises ValueError for shapes that do not belong together, TypeError for values that are not floating or a mask that
+    is not bool.
+
+    >>> q = jnp.ones((1, 4, 2, 8))
+    >>> attention(q, q, q).shape
+    (1, 4, 2, 8)
+    """
+    if q.ndim != 4 or k.shape != v.shape or q.shape[:1] + q.shape[2:] != k.shape[:1] + k.shape[2:]:
+        raise ValueError(
+            f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; expected [batch, queries, heads, d] and twice "
+            "[batch, keys, heads, d]"
+        )
+    if not (q.dtype == k.dtype == v.dtype and jnp.issubdtype(q.dtype, jnp.floating)):
+        raise TypeError(f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; expected one floating dtype")
+    masks = () if mask is None else (mask,)
+    for given in masks:
+        if given.dtype != bool:
+            raise TypeError(f"mask is {given.dtype}; expected bool, True where a key may be read")
+        if given.shape != k.shape[:2]:
+            raise ValueError(f"mask has shape {given.shape}; expected [batch, keys] = {k.shape[:2]}")
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    attend = lambda *arrays: forward_p.bind(*arrays, precision=precision)[0]
+    mesh = jax.sharding.get_abstract_mesh()
+    if set(mesh.axis_types) == {AxisType.Auto} and mesh.size > 1 and len(q) % mesh.size == 0:
+        split = PartitionSpec(mesh.axis_names)  # XLA would gather what a kernel is given
+        attend = jax.shard_map(attend, in_specs=split, out_specs=split, check_vma=False)
+    return attend(q, k, v, *masks)
 
 
-def _whole(q, k, v):
-    q, v = (part.swapaxes(-3, -2) for part in (q / math.sqrt(q.shape[-1]), v))
+def _scores(q, k, precision):
+    """q kᵀ/√d [batch, heads, queries, keys], in float32 at least."""
     # the gradient of k is then a product of [d, length] and [length, length], three times as fast as its transpose
     k = jax.lax.optimization_barrier(jnp.moveaxis(k, -3, -1))
-    logits = jnp.matmul(q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    mixed = weights.astype(v.dtype) @ v / weights.sum(-1, keepdims=True)
-    return mixed.astype(v.dtype).swapaxes(-3, -2)
+    q = (q / math.sqrt(q.shape[-1])).swapaxes(-3, -2)
+    return jnp.matmul(q, k, precision=precision, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
 
 
-_cached = jax.custom_jvp(_whole)
+def _hidden(scores, masks):
+    return functools.reduce(lambda s, mask: jnp.where(mask[..., None, None, :], s, -jnp.inf), masks, scores)
 
 
-@_cached.defjvp
-def _a_few_at_once(parts, tangents):
-    length, heads = parts[0].shape[-3:-1]
-    images = max(1, _WEIGHTS // (heads * length**2))
-    again = jax.checkpoint(lambda parts: _whole(*parts))
-    return jax.jvp(lambda *parts: jax.lax.map(again, parts, batch_size=images), parts, tangents)
+def _mix(weights, v, precision):
+    """weights v [batch, queries, heads, d], of weights [batch, heads, queries, keys]."""
+    mixed = jnp.matmul(weights.astype(v.dtype), v.swapaxes(-3, -2), precision=precision)
+    return mixed.swapaxes(-3, -2)
+
+
+def _a_row(numbers):
+    """[batch, heads, queries] beside [batch, queries, heads, d]."""
+    return numbers.swapaxes(-2, -1)[..., None]
+
+
+def _forward(q, k, v, *masks, precision):
+    """[o, l]"""
+    s = _hidden(_scores(q, k, precision), masks)
+    top = s.max(-1, keepdims=True)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0) if masks else top)
+    weights = jnp.exp(s - top)
+    total = weights.sum(-1)
+    total = jnp.where(total == 0, 1.0, total) if masks else total
+    return [(_mix(weights, v, precision) / _a_row(total)).astype(v.dtype), top[..., 0] + jnp.log(total)]
+
+
+def _tangent(q, k, v, dq, dk, dv, o, l, *masks, precision):
+    """[do]"""
+    p = jnp.exp(_hidden(_scores(q, k, precision), masks) - l[..., None])
+    moved = p * (_scores(dq, k, precision) + _scores(q, dk, precision))
+    do = _mix(moved, v, precision) + _mix(p, dv, precision) - _a_row(moved.sum(-1)) * o
+    return [do.astype(v.dtype)]
+
+
+def _cotangent(q, k, v, g, o, l, *masks, precision):
+    """[gq, gk, gv]"""
+    return jax.linear_transpose(
+        lambda *d: _tangent(q, k, v, *d, o, l, *masks, precision=precision)[0], q, k, v
+    )(g)
+
+
+def _a_few_at_once(function):
+    """`function` of some examples at a time, so many that their weights stay in the cache."""
+
+    def run(q, k, *arrays, precision):
+        weights = q.shape[2] * q.shape[1] * k.shape[1]
+        some = lambda arrays: function(*arrays, precision=precision)
+        return jax.lax.map(some, (q, k, *arrays), batch_size=max(1, _WEIGHTS // weights))
+
+    return run
+
+
+def _by_kernel(kernel, function):
+    """`kernel`, or `function` for heads that it does not take."""
+    return lambda q, *arrays, **how: (kernel if kernels.takes(q) else function)(q, *arrays, **how)
+
+
+def _primitive(name: str, function, on_cpu, on_cuda) -> Primitive:
+    """A map of arrays [batch, ...], each example by itself, which is lowered to one of these by platform."""
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    @functools.cache
+    def compiled(precision):
+        return jax.jit(functools.partial(primitive.bind, precision=precision))
+
+    def batched(arrays, axes, *, precision):
+        size = next(array.shape[axis] for array, axis in zip(arrays, axes) if axis is not None)
+        first = lambda array, axis: (
+            jnp.broadcast_to(array, (size, *array.shape)) if axis is None else jnp.moveaxis(array, axis, 0)
+        )
+        together = [first(array, axis) for array, axis in zip(arrays, axes)]
+        results = primitive.bind(*(array.reshape(-1, *array.shape[2:]) for array in together), precision=precision)
+        return [result.reshape(size, -1, *result.shape[1:]) for result in results], [0] * len(results)
+
+    primitive.def_impl(lambda *arrays, precision: compiled(precision)(*arrays))
+    primitive.def_abstract_eval(lambda *arrays, precision: _types(function, arrays, precision))
+    batching.primitive_batchers[primitive] = batched
+    lower = functools.partial(mlir.lower_fun, multiple_results=True)
+
+    def lower_on_cuda(context, *arrays, **how):  # a kernel is no lasting part of an exported program
+        exported = context.module_context.lowering_parameters.for_export
+        return lower(function if exported else on_cuda)(context, *arrays, **how)
+
+    mlir.register_lowering(primitive, lower(function))
+    mlir.register_lowering(primitive, lower(on_cpu), "cpu")
+    mlir.register_lowering(primitive, lower_on_cuda, "cuda")
+    return primitive
+
+
+def _types(function, arrays, precision):
+    return [jax.typeof(x) for x in jax.eval_shape(functools.partial(function, precision=precision), *arrays)]
+
+
+forward_p = _primitive("attention", _forward, _forward, _by_kernel(kernels.forward, _forward))
+tangent_p = _primitive("attention_tangent", _tangent, _a_few_at_once(_tangent), _by_kernel(kernels.tangent, _tangent))
+cotangent_p = _primitive(
+    "attention_cotangent", _cotangent, _a_few_at_once(_cotangent), _by_kernel(kernels.cotangent, _cotangent)
+)
+
+
+def _zero(tangent) -> bool:
+    return type(tangent) is ad.Zero
+
+
+def _sum(*parts):
+    """The sum of lists of arrays, None standing for zeros."""
+    return functools.reduce(lambda one, other: [a + b for a, b in zip(one, other)], filter(None, parts))
+
+
+def _forward_jvp(arrays, tangents, **how):
+    q, k, v, *masks = arrays
+    o, l = forward_p.bind(*arrays, **how)
+    moved = tangent_p.bind(q, k, v, *map(ad.instantiate_zeros, tangents[:3]), o, l, *masks, **how)
+    return [o, l], [*moved, jnp.zeros_like(l)]  # what reads l knows it for a function of q and k
+
+
+def _derivative_jvp(primitive, function, given: int):
+    """The derivative of the second or third map, which is linear in the `given` arrays behind q, k and v.
+
+    In these it is the map itself; in q, k and v, of which o and l are functions, that of its formula.
+    """
+
+    def jvp(arrays, tangents, **how):
+        inputs, linear, (o, l, *masks) = arrays[:3], arrays[3 : 3 + given], arrays[3 + given :]
+        moved, turned = tangents[:3], tangents[3 : 3 + given]
+        by_linear = by_inputs = None
+        if not all(map(_zero, turned)):
+            by_linear = primitive.bind(*inputs, *map(ad.instantiate_zeros, turned), o, l, *masks, **how)
+        if not all(map(_zero, moved)):
+            formula = lambda *inputs: function(*inputs, *linear, *_forward(*inputs, *masks, **how), *masks, **how)
+            by_inputs = jax.jvp(formula, tuple(inputs), tuple(map(ad.instantiate_zeros, moved)))[1]
+        return primitive.bind(*arrays, **how), _sum(by_linear, by_inputs)
+
+    return jvp
+
+
+def _transpose(primitive, given: int):
+    """The transpose in the `given` arrays behind q, k and v: the third map that of the second, and back."""
+
+    def transpose(cotangents, *arrays, **how):
+        if all(map(_zero, cotangents)):
+            return [None] * len(arrays)
+        cotangents = map(ad.instantiate_zeros, cotangents)
+        results = primitive.bind(*arrays[:3], *cotangents, *arrays[3 + given :], **how)
+        asked = [x if ad.is_undefined_primal(array) else None for array, x in zip(arrays[3:], results)]
+        return [None] * 3 + asked + [None] * (len(arrays) - 3 - given)
+
+    return transpose
+
+
+ad.primitive_jvps[forward_p] = _forward_jvp
+ad.primitive_jvps[tangent_p] = _derivative_jvp(tangent_p, _tangent, 3)
+ad.primitive_jvps[cotangent_p] = _derivative_jvp(cotangent_p, _cotangent, 1)
+ad.primitive_transposes[tangent_p] = _transpose(cotangent_p, 3)
+ad.primitive_transposes[cotangent_p] = _transpose(tangent_p, 1)
