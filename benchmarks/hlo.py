@@ -35,7 +35,7 @@ _EACH = {  # compute each number from those at its own place: inside of a fusion
     *("sqrt", "rsqrt", "power", "exponential", "log", "tanh", "logistic", "and", "or", "not", "is-finite"),
 }
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that holds the update
-_PRECISIONS = {"bf16": "half", "f16": "half", "f32": "default", "f64": "double"}
+PRECISIONS = {"bf16": "half", "f16": "half", "f32": "default", "f64": "double"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +267,7 @@ class Program:
 
 def _precision(instruction: Instruction, shapes: list[str]) -> str:
     kinds = {arrays(shape)[0][0] for shape in shapes}
-    found = {"half" if re.fullmatch(r"[su]8|[su]4|f8\w+", kind) else _PRECISIONS.get(kind) for kind in kinds}
+    found = {"half" if re.fullmatch(r"[su]8|[su]4|f8\w+", kind) else PRECISIONS.get(kind) for kind in kinds}
     algorithm = re.search(r'\balgorithm=(\w+)|"algorithm":"ALG_(?!UNSET)(\w+)"', instruction.rest)
     if None in found or algorithm:
         what = algorithm[0] if algorithm else f"operands of {', '.join(sorted(kinds))}"

@@ -13,9 +13,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from hlo import COLLECTIVES, Computation, Instruction, Program, size
+from hlo import COLLECTIVES, PRECISIONS, Computation, Instruction, Program, arrays, size
 
-KINDS = "product", "convolution", "reduction", "elementwise", "copy", "collective", "charged"
+KINDS = "product", "convolution", "attention", "reduction", "elementwise", "copy", "collective", "charged"
 ORIGINS = "forward", "backward", "optimizer", "average"
 _FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "iota", "partition-id"),
@@ -27,6 +27,7 @@ _MOVES = {
     *("pad", "reverse", "broadcast", "gather", "scatter", "parameter", "constant", "tuple", "iota", "copy-start"),
     *("slice-start", "get-tuple-element"),
 }
+_ATTENTION = {"forward": 2, "tangent": 5, "cotangent_of_queries": 3, "cotangent_of_keys": 4}  # products of [n, n, width]
 _OPAQUE = {"sort", "fft", "cholesky", "triangular-solve", "topk"}  # more work than one pass over their bytes
 
 
@@ -131,6 +132,8 @@ class _Reader:
         if (each.op == "custom-call" and not work) or ops & _OPAQUE:
             called = each.target or next(iter(ops & _OPAQUE))
             charge = self._given(self.charges, each.name, each.op_name, called)
+            if charge is None and (ours := _attention(each)):
+                return Kernel(**common, op=each.op, kind="attention", work=ours)
             if charge is None:
                 raise ValueError(
                     f"{each.name} calls {called} ({each.op_name}), and the program does not show what that computes; "
@@ -152,6 +155,16 @@ class _Reader:
         if each.op == "fusion" and op == "all-reduce" and given_out < size(inner.shape):
             op = "reduce-scatter"
         return op, given_out, 2 if op == "collective-permute" else _group(inner.rest, self.program.devices)
+
+
+def _attention(each: Instruction) -> dict[str, float]:
+    """FLOPs by precision of a kernel of `jaxdiff.networks.attention`, whose widths below 64 are as dear as 64."""
+    found = re.search(r"/attention_([a-z_]+?)(_exact)?/pallas_call", each.op_name)
+    if found is None or found[1] not in _ATTENTION:
+        return {}
+    (kind, (batch, queries, heads, width), _), (_, (_, keys, _, _), _) = arrays(each.rest)[:2]
+    flops = _ATTENTION[found[1]] * 2.0 * batch * heads * queries * keys * max(width, 64)
+    return {"highest" if found[2] else PRECISIONS[kind]: flops}
 
 
 def _group(rest: str, devices: int) -> int:

@@ -8,6 +8,9 @@ A kernel takes the longest of its bytes, its FLOPs and its charge, and a gap mor
 - The host launches a GPU's kernels, 8 µs each and beside the device's work, so that a program takes the longer of the
   two. On that H100 a training step of 700 kernels with next to nothing to do took 6.9 to 7.4 ms, 10 µs each, and one of
   2,259 with 17.4 ms of work took 18.4, at most 8 µs each. A TPU runs a whole program without its host.
+- Fused attention, whose inside a program does not show, is charged by what cuDNN's took on that H100: 380 TFLOP/s in
+  bfloat16 beside 0.05 ms a kernel, widths below 64 as dear as 64, other precisions and machines by their peaks. Short
+  kernels, below 0.2 ms, take up to twice as long as this says.
 - Collectives go in rings and nothing hides them: scattered in each node of k, summed between m nodes, gathered.
 """
 
@@ -20,6 +23,7 @@ from collections.abc import Sequence
 from kernels import Kernel
 
 BANDWIDTH_SHARE, PEAK_SHARE = 2.6 / 3.352, 600 / 989
+ATTENTION_SHARE, ATTENTION_START = 380 / 989, 5e-5
 PASSES = {"all-reduce": 2}  # how often a ring moves the whole; the others once
 
 
@@ -158,16 +162,7 @@ def seconds(kernel: Kernel, kind: Machine) -> float:
         raise ValueError(f"{kernel.name} multiplies in precision {sorted(missing)}, which a {kind.name} does not")
     if kernel.kind == "collective":
         return wires(kind, kernel.op, kernel.bytes, kernel.devices) + kind.gap
-    arithmetic = sum(flops / (PEAK_SHARE * kind.peaks[precision]) for precision, flops in kernel.work.items())
+    share = ATTENTION_SHARE if kernel.kind == "attention" else PEAK_SHARE
+    arithmetic = sum(flops / (share * kind.peaks[precision]) for precision, flops in kernel.work.items())
+    arithmetic += ATTENTION_START if kernel.kind == "attention" else 0.0
     return max(kernel.bytes / (BANDWIDTH_SHARE * kind.bandwidth), arithmetic, kernel.charge) + kind.gap
-
-
-def fused_attention(kind: Machine, batch: int, heads: int, length: int, width: int, products: int) -> float:
-    """Seconds to charge for one kernel of fused attention, whose inside a program does not show.
-
-    `products` of [length, length, width]: 2 forward, 5 for the tangent or the way back. cuDNN's on an H100 in bfloat16
-    reached 380 TFLOP/s beside 0.05 ms a kernel, widths below 64 as dear as 64; other machines by their peaks. Short
-    kernels, below 0.2 ms, take up to twice as long as this says.
-    """
-    speed = 380e12 * kind.peaks["half"] / MACHINES["h100"].peaks["half"]
-    return products * 2.0 * batch * heads * length**2 * max(width, 64) / speed + 5e-5

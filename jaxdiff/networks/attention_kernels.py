@@ -207,7 +207,7 @@ def _run(kernel, over: Rows, queries: Rows, keys: Rows, arguments, results, prec
         in_specs=read,
         out_specs=written,
         out_shape=shapes,
-        name="attention" + kernel.__name__,
+        name="attention" + kernel.__name__ + ("" if precision in _INEXACT else "_exact"),
         **where,
     )(*arrays)
 

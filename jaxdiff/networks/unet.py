@@ -20,6 +20,7 @@ from jaxdiff.arrays import check_batch, check_flag, check_instance, check_room, 
 from jaxdiff.networks.attention import attention
 from jaxdiff.networks.convolution import convolution
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
+from jaxdiff.networks.normalization import GroupNorm
 
 _zero = nnx.initializers.zeros
 
@@ -35,11 +36,6 @@ class Conv(nnx.Conv):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, h, w, channels_in] -> [batch, h, w, channels]."""
         return convolution(x, self.kernel[...]) + self.bias[...]
-
-
-def GroupNorm(channels: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """At most 32 groups, of at least four channels."""
-    return nnx.GroupNorm(channels, num_groups=math.gcd(32, channels, max(1, channels // 4)), rngs=rngs)
 
 
 def halve(x: jax.Array) -> jax.Array:
