@@ -30,9 +30,10 @@ _BITS = {"pred": 8, "c64": 64, "c128": 128, "token": 0}  # the other types end i
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _SLICES = ("slice", "dynamic-slice", "gather", "slice-start")
 _LAYOUT = ("bitcast", "reshape")  # other names of the same bytes
-_EACH = {  # compute each number from those at its own place: inside of a fusion, those alone that are used
-    *("convert", "add", "subtract", "multiply", "divide", "negate", "abs", "maximum", "minimum", "select", "compare"),
-    *("sqrt", "rsqrt", "power", "exponential", "log", "tanh", "logistic", "and", "or", "not", "is-finite"),
+_BY_ELEMENT = {  # each value of the result is made of one of each operand
+    *("abs", "add", "and", "compare", "concatenate", "convert", "copy", "divide", "exponential", "is-finite", "log"),
+    *("logistic", "maximum", "minimum", "multiply", "negate", "not", "or", "power", "rsqrt", "select", "sqrt"),
+    *("subtract", "tanh"),
 }
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # the operand that holds the update
 PRECISIONS = {"bf16": "half", "f16": "half", "f32": "default", "f64": "double"}
@@ -86,10 +87,18 @@ def dims(shape: str) -> list[int]:
     return arrays(shape)[0][1]
 
 
+def _bits(kind: str) -> int:
+    return _BITS[kind] if kind in _BITS else int(re.search(r"\d+", kind)[0])
+
+
+def bits(shape: str) -> int:
+    """Bits of a value of the first array of a shape's text."""
+    return _bits(arrays(shape)[0][0])
+
+
 def size(shape: str) -> int:
     """Bytes of all arrays of a shape's text."""
-    bits = lambda kind: _BITS[kind] if kind in _BITS else int(re.search(r"\d+", kind)[0])
-    return sum(math.prod(dimensions) * bits(kind) for kind, dimensions, _ in arrays(shape)) // 8
+    return sum(math.prod(dimensions) * _bits(kind) for kind, dimensions, _ in arrays(shape)) // 8
 
 
 def in_memory(shape: str) -> int:
@@ -127,10 +136,10 @@ class Computation:
     def __init__(self, instructions: list[Instruction]):
         self.by_name = {instruction.name: instruction for instruction in instructions}
         self.fused = False
+        self.needed: dict[str, int] = {}
         self.root = next((each for each in instructions if each.root), instructions[-1])
         self.parameters = {int(each.arguments): each for each in instructions if each.op == "parameter"}
         self.users: dict[str, list[tuple[Instruction, int]]] = {}
-        self.used: dict[str, int] = {}  # bytes of each that a fusion uses, as far as asked for
         for user in instructions:
             for position, name in enumerate(user.operands):
                 self.users.setdefault(name, []).append((user, position))
@@ -213,21 +222,17 @@ class Program:
         return whole if fused is None else min(whole, self._read_inside(fused, fused.parameters[position].name))
 
     def _read_inside(self, scope: Computation, name: str) -> int:
-        """Bytes of an array inside of a fusion that are used: of what is computed from it in place, what of that is."""
-        if name in scope.used:
-            return scope.used[name]
-        own = size(scope.by_name[name].shape)
-        if name == scope.root.name:
-            used = in_memory(scope.root.shape)
-        else:
-            used = 0
+        """Bytes that a fusion reads of a value of its inside: of what is only sliced at the end, those of the slices."""
+        if name not in scope.needed:
+            held = scope.by_name[name]
+            asked = 0 if name != scope.root.name else in_memory(held.shape)
             for user, position in scope.users.get(name, []):
-                if user.op in _LAYOUT or user.op in _EACH:
-                    used += self._read_inside(scope, user.name) * own // (size(user.shape) or 1)
+                if user.op in _LAYOUT or (user.op in _BY_ELEMENT and user.shape[:1] != "("):
+                    asked += self._read_inside(scope, user.name) * bits(held.shape) // bits(user.shape)
                 else:
-                    used += self._read(user, position, scope)
-        scope.used[name] = min(own, used)
-        return scope.used[name]
+                    asked += self._read(user, position, scope)
+            scope.needed[name] = min(asked, in_memory(held.shape))
+        return scope.needed[name]
 
     def _in_place(self, instruction: Instruction, scope: Computation) -> bool:
         """Whether it updates an array where it lies: always but in a fusion, which may compute the array it updates."""

@@ -15,6 +15,8 @@ pixels: the gradient of the kernel, a sum over all pixels, is then a sum of smal
 """
 
 import functools
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,15 @@ def halving_convolution(x: jax.Array, kernel: jax.Array, padding: tuple[int, int
     by_patches = lambda x, kernel: _by_patches(x, kernel, padding)
     by_xla = functools.partial(_by_xla, stride=2, padding=padding)
     return jax.lax.platform_dependent(x, kernel, cpu=by_patches, default=by_xla)
+
+
+def pointwise(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
+    """[..., channels_in] and [channels_in, channels] -> [..., channels], of parts of the channels side by side.
+
+    They are not put together in memory.
+    """
+    ends = list(itertools.accumulate(part.shape[-1] for part in parts))
+    return sum(part @ rows for part, rows in zip(parts, jnp.split(kernel, ends[:-1])))
 
 
 def _by_xla(x, kernel, stride, padding):

@@ -1,15 +1,15 @@
 r"""Group normalisation (Wu and He 2018), whose values and derivatives take two passes over the pixels each.
 
-With μ and r = 1/√(variance + ε) of each group, x̂ = (x - μ) r and y = γ x̂ + β,
+With m and s the means of x and x² over the pixels and channels of a group,
 
-    dy = a dx + x̂ (dγ - a ⟨x̂ dx⟩) + dβ - a ⟨dx⟩,        a = γ r, ⟨⟩ the mean over the pixels of a group.
+    y = a x + (β - a m),        a = γ/√(s - m² + ε)
 
-One pass takes sums over pixels, a number an example and channel, the other is this formula; a gradient, its transpose,
-likewise needs the sums of g and of g x̂ over pixels alone, which give those of γ and β too. Moments are of x less
-one value of each group, so that a variance which is small beside the mean is right, and in float32 at least.
+is one pass that sums and one that multiplies and adds, a and β - a m being a number an example and channel. A product
+forward needs the sums of dx and x dx beside, a gradient g those of g and g x, which give the gradients of γ and β too.
+For the difference s - m² to be right where the variance is small beside the mean, x is taken less one of each group's
+values, in float32 at least.
 """
 
-import functools
 import math
 
 import jax
@@ -30,58 +30,40 @@ class GroupNorm(nnx.GroupNorm):
         """[batch, h, w, channels] -> the same."""
         return group_norm(x, self.scale[...], self.bias[...], self.num_groups, self.epsilon)
 
+    def modulated(self, x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+        """The same times 1 + scale plus shift, [batch, channels]: FiLM (Perez et al. 2018)."""
+        scaled, moved = modulate(self.scale[...], self.bias[...], scale, shift)
+        return group_norm(x, scaled, moved, self.num_groups, self.epsilon)
 
-def _over_pixels(x):
-    """The mean over pixels, [batch, channels]: half the time of pixels and channels at once on CPU."""
-    return x.mean(tuple(range(1, x.ndim - 1)))
+
+def modulate(scale, bias, factor, shift) -> tuple[jax.Array, jax.Array]:
+    """The scale and bias of a norm whose result is multiplied by 1 + factor and moved by shift."""
+    return scale * (1 + factor), bias * (1 + factor) + shift
 
 
-def _over_group(numbers, groups: int):
-    """[batch, channels], each the mean of its group."""
-    means = numbers.reshape(len(numbers), groups, -1).mean(2)
-    return means.repeat(numbers.shape[1] // groups, 1)
+def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float) -> jax.Array:
+    """x [batch, ..., channels], each group of channels with mean 0 and variance 1, times scale plus bias.
+
+    scale, bias: [channels], or [batch, channels]. Moments are taken in float32 at least, the result has the type of x.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    first = jax.lax.stop_gradient(wide.reshape(len(x), -1, groups, x.shape[-1] // groups)[:, 0, :, 0])
+    wide -= _everywhere(_of_group(first, x.shape[-1]), x)
+    mean, square = (_of_group(_group_mean(each, groups), x.shape[-1]) for each in (wide, jnp.square(wide)))
+    slope = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + epsilon)
+    return (wide * _everywhere(slope, x) + _everywhere(bias - mean * slope, x)).astype(x.dtype)
+
+
+def _group_mean(x, groups: int):
+    """[batch, groups]; the mean over pixels first, half the time of both at once on CPU."""
+    return x.mean(tuple(range(1, x.ndim - 1))).reshape(len(x), groups, -1).mean(2)
+
+
+def _of_group(numbers, channels: int):
+    """[batch, channels]: each channel has the number of its group."""
+    return numbers.repeat(channels // numbers.shape[1], 1)
 
 
 def _everywhere(numbers, x):
     """[batch, channels] at every pixel of x."""
     return numbers.reshape(len(numbers), *[1] * (x.ndim - 2), -1)
-
-
-def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float) -> jax.Array:
-    """x [batch, ..., channels], each group of channels with mean 0 and variance 1, times scale plus bias [channels].
-
-    Moments are taken in float32 at least, the result has the type of x.
-    """
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    scale, bias = (jnp.broadcast_to(each.astype(wide), (len(x), len(each))) for each in (scale, bias))
-    return _normed(x, scale, bias, groups, epsilon)
-
-
-def _moments(x, groups: int, epsilon: float):
-    """(x̂, r) in float32 at least."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    first = x.reshape(len(x), -1, groups, x.shape[-1] // groups)[:, 0, :, 0]
-    moved = x - _everywhere(first.repeat(x.shape[-1] // groups, 1), x)
-    mean, square = (_over_group(_over_pixels(each), groups) for each in (moved, jnp.square(moved)))
-    rate = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + epsilon)
-    return (moved - _everywhere(mean, x)) * _everywhere(rate, x), rate
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _normed(x, scale, bias, groups, epsilon):
-    normal, _ = _moments(x, groups, epsilon)
-    return (normal * _everywhere(scale, x) + _everywhere(bias, x)).astype(x.dtype)
-
-
-@_normed.defjvp
-def _jvp(groups, epsilon, arrays, tangents):
-    x, scale, bias = arrays
-    dx, dscale, dbias = tangents
-    normal, rate = _moments(x, groups, epsilon)
-    slope = scale * rate
-    dx = dx.astype(normal.dtype)
-    tilt = dscale - slope * _over_group(_over_pixels(normal * dx), groups)
-    shift = dbias - slope * _over_group(_over_pixels(dx), groups)
-    y = normal * _everywhere(scale, x) + _everywhere(bias, x)
-    dy = dx * _everywhere(slope, x) + normal * _everywhere(tilt, x) + _everywhere(shift, x)
-    return y.astype(x.dtype), dy.astype(x.dtype)

@@ -18,7 +18,7 @@ from flax import nnx
 
 from jaxdiff.arrays import check_batch, check_flag, check_instance, check_room, check_shape, check_whole
 from jaxdiff.networks.attention import attention
-from jaxdiff.networks.convolution import convolution
+from jaxdiff.networks.convolution import convolution, pointwise
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
 from jaxdiff.networks.normalization import GroupNorm
 
@@ -74,12 +74,14 @@ class ResidualBlock(nnx.Module):
         self.conv_out = Conv(channels, channels, kernel_init=_zero, rngs=rngs)
         self.skip = nnx.Linear(channels_in, channels, rngs=rngs) if channels_in != channels else None
 
-    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
-        """[batch, h, w, channels_in] -> [batch, h, w, channels], for an embedding [batch, features]."""
-        scale, shift = jnp.split(self.modulate(embedding)[:, None, None], 2, axis=-1)
+    def __call__(self, parts: Sequence[jax.Array], embedding: jax.Array) -> jax.Array:
+        """Parts [batch, h, w, ...] of channels_in in all -> [batch, h, w, channels]; embedding [batch, features]."""
+        x = jnp.concatenate(parts, axis=-1)
         h = self.conv_in(nnx.silu(self.norm_in(x)))
-        h = self.conv_out(nnx.silu(self.norm_out(h) * (1 + scale) + shift))
-        return h + (x if self.skip is None else self.skip(x))
+        h = self.conv_out(nnx.silu(self.norm_out.modulated(h, *jnp.split(self.modulate(embedding), 2, axis=-1))))
+        if self.skip is None:
+            return h + x
+        return h + (pointwise(parts, self.skip.kernel[...]) + self.skip.bias[...])
 
 
 class Attention(nnx.Module):
@@ -106,9 +108,9 @@ class Block(nnx.Module):
         self.residual = ResidualBlock(channels_in, channels, features, rngs=rngs)
         self.attention = Attention(channels, heads, rngs=rngs) if heads else None
 
-    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
-        """[batch, h, w, channels_in] -> [batch, h, w, channels], for an embedding [batch, features]."""
-        x = self.residual(x, embedding)
+    def __call__(self, parts: Sequence[jax.Array], embedding: jax.Array) -> jax.Array:
+        """Parts [batch, h, w, ...] of channels_in in all -> [batch, h, w, channels]; embedding [batch, features]."""
+        x = self.residual(parts, embedding)
         return x if self.attention is None else self.attention(x)
 
 
@@ -206,12 +208,12 @@ class UNet(nnx.Module):
         for level, blocks in enumerate(self.down):
             h = halve(h) if level else h
             for block in blocks:
-                h = apply(block)(h, embedding)
+                h = apply(block)([h], embedding)
                 skips.append(h)
         for block in self.middle:
-            h = apply(block)(h, embedding)
+            h = apply(block)([h], embedding)
         for rise, blocks in enumerate(self.up):
             h = double(h) if rise else h
             for block in blocks:
-                h = apply(block)(jnp.concatenate([h, skips.pop()], axis=-1), embedding)
+                h = apply(block)([h, skips.pop()], embedding)
         return self.conv_out(nnx.silu(self.norm_out(h)))

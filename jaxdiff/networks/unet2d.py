@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_flag, check_instance, check_labels, check_scalar, check_shape, check_whole, expand_time
 from jaxdiff.networks.attention import attention
-from jaxdiff.networks.convolution import convolution, halving_convolution
-from jaxdiff.networks.normalization import group_norm
+from jaxdiff.networks.convolution import convolution, halving_convolution, pointwise
+from jaxdiff.networks.normalization import group_norm, modulate
 from jaxdiff.networks.unet import check_images, double, halve
 
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
@@ -170,44 +170,46 @@ class UNet2D:
         last = len(self.block_out_channels) - 1
         for level, kind in enumerate(self.down_block_types):
             for i in range(self.layers_per_block):
-                h = self._block(params, f"down_blocks.{level}", i, h, embedding, "Attn" in kind)
+                h = self._block(params, f"down_blocks.{level}", i, [h], embedding, "Attn" in kind)
                 skips.append(h)
             if level < last:
                 h = self._halve(params, f"down_blocks.{level}.downsamplers.0", h, embedding, kind)
                 skips.append(h)
         if self.mid_block_type is not None:
             scale = self.mid_block_scale_factor
-            h = self._residual(params, "mid_block.resnets.0", h, embedding, scale=scale)
+            h = self._residual(params, "mid_block.resnets.0", [h], embedding, scale=scale)
             if self.add_attention:
                 default = self.norm_num_groups if self.resnet_time_scale_shift == "default" else None
                 h = self._attend(params, "mid_block.attentions.0", h, self.attn_norm_num_groups or default, scale)
-            h = self._residual(params, "mid_block.resnets.1", h, embedding, scale=scale)
+            h = self._residual(params, "mid_block.resnets.1", [h], embedding, scale=scale)
         for level, kind in enumerate(self.up_block_types):
             for i in range(self.layers_per_block + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(params, f"up_blocks.{level}", i, h, embedding, "Attn" in kind)
+                h = self._block(params, f"up_blocks.{level}", i, [h, skips.pop()], embedding, "Attn" in kind)
             if level < last:
                 h = self._double(params, f"up_blocks.{level}.upsamplers.0", h, embedding, kind)
         h = _norm(params, "conv_norm_out", h, self.norm_num_groups, self.norm_eps)
         return _conv(params, "conv_out", jax.nn.silu(h))
 
-    def _block(self, w, name, i, h, embedding, attend):
-        h = self._residual(w, f"{name}.resnets.{i}", h, embedding)
+    def _block(self, w, name, i, parts, embedding, attend):
+        h = self._residual(w, f"{name}.resnets.{i}", parts, embedding)
         return self._attend(w, f"{name}.attentions.{i}", h, self.norm_num_groups) if attend else h
 
-    def _residual(self, w, name, x, embedding, resize=lambda x: x, scale: float = 1):
+    def _residual(self, w, name, parts, embedding, resize=lambda x: x, scale: float = 1):
+        x = jnp.concatenate(parts, axis=-1)
         h = resize(jax.nn.silu(_norm(w, f"{name}.norm1", x, self.norm_num_groups, self.norm_eps)))
         h = _conv(w, f"{name}.conv1", h)
-        told = _dense(w, f"{name}.time_emb_proj", embedding)[:, None, None]
+        told = _dense(w, f"{name}.time_emb_proj", embedding)
+        of_norm = w[f"{name}.norm2.weight"], w[f"{name}.norm2.bias"]
         if self.resnet_time_scale_shift == "scale_shift":
-            factor, shift = jnp.split(told, 2, axis=-1)
-            h = _norm(w, f"{name}.norm2", h, self.norm_num_groups, self.norm_eps) * (1 + factor) + shift
+            of_norm = modulate(*of_norm, *jnp.split(told, 2, axis=-1))
         else:
-            h = _norm(w, f"{name}.norm2", h + told, self.norm_num_groups, self.norm_eps)
+            h = h + told[:, None, None]
+        h = group_norm(h, *of_norm, self.norm_num_groups, self.norm_eps)
         h = _conv(w, f"{name}.conv2", jax.nn.silu(h))
-        x = resize(x)
-        x = x if x.shape == h.shape else _dense(w, f"{name}.conv_shortcut", x)
-        return (x + h) / scale
+        if x.shape[-1] != h.shape[-1]:
+            kernel = w[f"{name}.conv_shortcut.weight"]
+            x = pointwise(parts, kernel.reshape(kernel.shape[-2:])) + w[f"{name}.conv_shortcut.bias"]
+        return (resize(x) + h) / scale
 
     def _attend(self, w, name, x, groups, scale: float = 1):
         b, height, width, c = x.shape
@@ -220,12 +222,12 @@ class UNet2D:
 
     def _halve(self, w, name, x, embedding, kind):
         if self.downsample_type == "resnet" and "Attn" in kind:
-            return self._residual(w, name, x, embedding, resize=halve)
+            return self._residual(w, name, [x], embedding, resize=halve)
         return _halving_conv(w, f"{name}.conv", x, self.downsample_padding)
 
     def _double(self, w, name, x, embedding, kind):
         if self.upsample_type == "resnet" and "Attn" in kind:
-            return self._residual(w, name, x, embedding, resize=double)
+            return self._residual(w, name, [x], embedding, resize=double)
         return _conv(w, f"{name}.conv", double(x))
 
 

@@ -34,7 +34,7 @@ def test_group_norm_divides_its_channels(channels, groups):
 
 def test_blocks_begin_as_the_identity():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
-    residual = jax.jit(lambda x: ResidualBlock(8, 8, 5, rngs=nnx.Rngs(0))(x, jnp.ones((2, 5))))
+    residual = jax.jit(lambda x: ResidualBlock(8, 8, 5, rngs=nnx.Rngs(0))([x], jnp.ones((2, 5))))
     attention = jax.jit(lambda x: Attention(8, 2, rngs=nnx.Rngs(0))(x))
     np.testing.assert_array_equal(residual(x), x)
     np.testing.assert_array_equal(attention(x), x)
