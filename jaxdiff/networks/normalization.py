@@ -46,24 +46,14 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
 
     scale, bias: [channels], or [batch, channels]. Moments are taken in float32 at least, the result has the type of x.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    first = jax.lax.stop_gradient(wide.reshape(len(x), -1, groups, x.shape[-1] // groups)[:, 0, :, 0])
-    wide -= _everywhere(_of_group(first, x.shape[-1]), x)
-    mean, square = (_of_group(_group_mean(each, groups), x.shape[-1]) for each in (wide, jnp.square(wide)))
-    slope = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + epsilon)
-    return (wide * _everywhere(slope, x) + _everywhere(bias - mean * slope, x)).astype(x.dtype)
-
-
-def _group_mean(x, groups: int):
-    """[batch, groups]; the mean over pixels first, half the time of both at once on CPU."""
-    return x.mean(tuple(range(1, x.ndim - 1))).reshape(len(x), groups, -1).mean(2)
-
-
-def _of_group(numbers, channels: int):
-    """[batch, channels]: each channel has the number of its group."""
-    return numbers.repeat(channels // numbers.shape[1], 1)
-
-
-def _everywhere(numbers, x):
-    """[batch, channels] at every pixel of x."""
-    return numbers.reshape(len(numbers), *[1] * (x.ndim - 2), -1)
+    batch, channels = len(x), x.shape[-1]
+    of_channels = lambda numbers: numbers.repeat(channels // groups, -1)
+    everywhere = lambda numbers: numbers.reshape(batch, *[1] * (x.ndim - 2), channels)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(batch, -1, channels)
+    wide -= jax.lax.stop_gradient(of_channels(wide[:, :1, :: channels // groups]))
+    sums = jnp.stack([wide.mean(1), jnp.square(wide).mean(1)])  # channels later: half the time of both at once on CPU
+    mean, square = sums.reshape(2, batch, groups, -1).mean(-1)
+    rate = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + epsilon)
+    slope = scale * of_channels(rate)
+    offset = bias - of_channels(mean) * slope
+    return (wide.reshape(x.shape) * everywhere(slope) + everywhere(offset)).astype(x.dtype)
