@@ -76,7 +76,7 @@ class Settings:
     trips: tuple[str, ...] = ()
     """Turns of loops that do not say them: NAME=TURNS, NAME a part of the loop's name."""
     charge: tuple[str, ...] = ()
-    """Milliseconds of kernels that do not show what they compute: NAME=MS. For attention: machines.fused_attention."""
+    """Milliseconds of kernels that do not show what they compute: NAME=MS."""
     largest: int = 0
     """Print so many of the largest kernels too."""
     save: Path | None = None

@@ -5,7 +5,8 @@
 
 A loop's kernels run as often as the loop turns. Where the program does not say how often, as with an adaptive solver,
 `trips` must: {part of the loop's name: turns}. Of a branch the one that moves most is counted. What a library or a
-kernel written by hand computes is not in the text; `charges` must give its seconds: {part of its name: seconds}.
+kernel written by hand computes is not in the text; `charges` must give its seconds: {part of its name: seconds}. The
+kernels of `jaxdiff.networks.attention` are known by their names.
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ _MOVES = {
     *("slice-start", "get-tuple-element"),
 }
 _ATTENTION = {"forward": 2, "tangent": 5, "cotangent_of_queries": 3, "cotangent_of_keys": 4}  # products of [n, n, width]
+_NARROW = {"half": 64, "default": 32, "highest": 16}  # heads below it are as dear: what they take is not their products
 _OPAQUE = {"sort", "fft", "cholesky", "triangular-solve", "topk"}  # more work than one pass over their bytes
 
 
@@ -137,7 +139,7 @@ class _Reader:
             if charge is None:
                 raise ValueError(
                     f"{each.name} calls {called} ({each.op_name}), and the program does not show what that computes; "
-                    f"give its seconds as charges = {{{called!r}: seconds}} (attention: machines.fused_attention)"
+                    f"give its seconds as charges = {{{called!r}: seconds}}"
                 )
             return Kernel(**common, op=each.op, kind="charged", work={}, charge=charge)
         if work:
@@ -158,13 +160,13 @@ class _Reader:
 
 
 def _attention(each: Instruction) -> dict[str, float]:
-    """FLOPs by precision of a kernel of `jaxdiff.networks.attention`, whose widths below 64 are as dear as 64."""
+    """FLOPs by precision of a kernel of `jaxdiff.networks.attention`, with heads of 64 at least in bfloat16."""
     found = re.search(r"/attention_([a-z_]+?)(_exact)?/pallas_call", each.op_name)
     if found is None or found[1] not in _ATTENTION:
         return {}
     (kind, (batch, queries, heads, width), _), (_, (_, keys, _, _), _) = arrays(each.rest)[:2]
-    flops = _ATTENTION[found[1]] * 2.0 * batch * heads * queries * keys * max(width, 64)
-    return {"highest" if found[2] else PRECISIONS[kind]: flops}
+    precision = "highest" if found[2] else PRECISIONS[kind]
+    return {precision: _ATTENTION[found[1]] * 2.0 * batch * heads * queries * keys * max(width, _NARROW[precision])}
 
 
 def _group(rest: str, devices: int) -> int:

@@ -341,10 +341,32 @@ def test_a_kernel_that_shows_not_what_it_computes_must_be_charged(rooms, kernels
 )
 def test_the_charge_for_attention_is_what_it_took(rooms, batch, length, heads, width, forward, gradient):
     """cuDNN's in bfloat16 on an H100, milliseconds, within 25 %; a gradient's are those of both passes."""
-    h100, charge = rooms["machines"].MACHINES["h100"], rooms["machines"].fused_attention
-    out, back = (1e3 * charge(h100, batch, heads, length, width, products) for products in (2, 5))
+    attention = lambda products: rooms["kernels"].Kernel(
+        *("k", "custom-call", "attention", "forward", 1, 0),
+        work={"half": products * 2.0 * batch * heads * length**2 * max(width, 64)},
+    )
+    out, back = (1e3 * rooms["machines"].seconds(attention(n), rooms["machines"].MACHINES["h100"]) for n in (2, 5))
     assert 1 / 1.25 < out / forward < 1.25
     assert 1 / 1.25 < (out + back) / gradient < 1.25
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "precision", "width"),
+    [("tangent", "bf16", "half", 64), ("tangent", "f32", "default", 32), ("tangent_exact", "f32", "highest", 16)],
+)
+def test_an_attention_of_ours_is_known_by_its_name(kernels, name, kind, precision, width):
+    """A product forward is five products of [queries, keys, width], here of 2 x 3 heads of 8."""
+    q, k = f"{kind}[2,40,3,8]", f"{kind}[2,50,3,8]"
+    text = entry(
+        f"%q = {q}{{3,2,1,0}} parameter(0)",
+        f"%k = {k}{{3,2,1,0}} parameter(1)",
+        f"ROOT %o = {q}{{3,2,1,0}} custom-call(%q, %k), custom_call_target=\"__gpu$xla.gpu.triton\", "
+        f"operand_layout_constraints={{{q}{{3,2,1,0}}, {k}{{3,2,1,0}}}}, "
+        f'metadata={{op_name="jit(f)/jvp()/attention_{name}/pallas_call"}}',
+    )
+    (found,) = kernels(text)
+    assert found.kind == "attention"
+    assert found.work == {precision: 5 * 2 * 2 * 3 * 40 * 50 * width}
 
 
 def test_many_small_kernels_take_the_time_of_their_launches(rooms):
