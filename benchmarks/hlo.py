@@ -222,7 +222,7 @@ class Program:
         return whole if fused is None else min(whole, self._read_inside(fused, fused.parameters[position].name))
 
     def _read_inside(self, scope: Computation, name: str) -> int:
-        """Bytes that a fusion reads of a value of its inside: of what is only sliced at the end, those of the slices."""
+        """Bytes that a fusion reads of a value of its inside: of what is sliced in the end, those of the slices."""
         if name not in scope.needed:
             held = scope.by_name[name]
             asked = 0 if name != scope.root.name else in_memory(held.shape)

@@ -28,8 +28,9 @@ _MOVES = {
     *("pad", "reverse", "broadcast", "gather", "scatter", "parameter", "constant", "tuple", "iota", "copy-start"),
     *("slice-start", "get-tuple-element"),
 }
-_ATTENTION = {"forward": 2, "tangent": 5, "cotangent_of_queries": 3, "cotangent_of_keys": 4}  # products of [n, n, width]
-_NARROW = {"half": 64, "default": 32, "highest": 16}  # heads below it are as dear: what they take is not their products
+# products of [queries, keys, width]; the width below which heads are as dear, as it is not the products that take time
+_ATTENTION = {"forward": 2, "tangent": 5, "cotangent_of_queries": 3, "cotangent_of_keys": 4}
+_NARROW = {"half": 64, "default": 32, "highest": 16}
 _OPAQUE = {"sort", "fft", "cholesky", "triangular-solve", "topk"}  # more work than one pass over their bytes
 
 

@@ -360,7 +360,7 @@ def test_an_attention_of_ours_is_known_by_its_name(kernels, name, kind, precisio
     text = entry(
         f"%q = {q}{{3,2,1,0}} parameter(0)",
         f"%k = {k}{{3,2,1,0}} parameter(1)",
-        f"ROOT %o = {q}{{3,2,1,0}} custom-call(%q, %k), custom_call_target=\"__gpu$xla.gpu.triton\", "
+        f'ROOT %o = {q}{{3,2,1,0}} custom-call(%q, %k), custom_call_target="__gpu$xla.gpu.triton", '
         f"operand_layout_constraints={{{q}{{3,2,1,0}}, {k}{{3,2,1,0}}}}, "
         f'metadata={{op_name="jit(f)/jvp()/attention_{name}/pallas_call"}}',
     )

@@ -1,4 +1,4 @@
-r"""softmax(q kᵀ/√d) v (Vaswani et al. 2017, eq. 1), with derivatives forward and backward that keep no [length, length].
+r"""softmax(q kᵀ/√d) v (Vaswani et al. 2017, eq. 1), whose derivatives, forward and backward, keep no [length, length].
 
 With s = q kᵀ/√d, p = softmax(s) = exp(s - l), l the logarithm of the sum of exp(s), and o = p v, the product forward
 and its transpose are
@@ -6,10 +6,10 @@ and its transpose are
     ds = (dq kᵀ + q dkᵀ)/√d        do = (p ∘ ds) v + p dv - r o,                  r the sum of p ∘ ds over keys
     gs = p ∘ (g vᵀ - g · o)        gq = gs k/√d,    gk = gsᵀ q/√d,    gv = pᵀ g
 
-so that o and l, one number a row, are all that a derivative is handed. Values, products forward and products backward are
-three primitives. The derivative of the first is the second, the transpose of the second is the third, and a mapped axis
-joins the batch, so that every transformation of JAX applies. Derivatives of the second and third are those of their
-formulas, with arrays of [length, length].
+so that a derivative is handed o and l, one number a row, and makes p again. Values, products forward and products
+backward are three primitives. The derivative of the first is the second, the transpose of the second is the third, and
+a mapped axis joins the batch, so that every transformation of JAX applies. Derivatives of the second and third in q, k
+and v are those of their formulas, with arrays of [length, length].
 
 Which program a primitive becomes is chosen when it is lowered for a platform:
 
@@ -30,7 +30,6 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxdiff.networks import attention_kernels as kernels
 
 _WEIGHTS = 2**21
 """How many weights a derivative on CPU holds at once: 8 MiB of them."""
@@ -119,9 +118,7 @@ def _tangent(q, k, v, dq, dk, dv, o, l, *masks, precision):
 
 def _cotangent(q, k, v, g, o, l, *masks, precision):
     """[gq, gk, gv]"""
-    return jax.linear_transpose(
-        lambda *d: _tangent(q, k, v, *d, o, l, *masks, precision=precision)[0], q, k, v
-    )(g)
+    return jax.linear_transpose(lambda *d: _tangent(q, k, v, *d, o, l, *masks, precision=precision)[0], q, k, v)(g)
 
 
 def _a_few_at_once(function):
@@ -135,12 +132,7 @@ def _a_few_at_once(function):
     return run
 
 
-def _by_kernel(kernel, function):
-    """`kernel`, or `function` for heads that it does not take."""
-    return lambda q, *arrays, **how: (kernel if kernels.takes(q) else function)(q, *arrays, **how)
-
-
-def _primitive(name: str, function, on_cpu, on_cuda) -> Primitive:
+def _primitive(name: str, function, on_cpu, kernel: str) -> Primitive:
     """A map of arrays [batch, ...], each example by itself, which is lowered to one of these by platform."""
     primitive = Primitive(name)
     primitive.multiple_results = True
@@ -163,9 +155,12 @@ def _primitive(name: str, function, on_cpu, on_cuda) -> Primitive:
     batching.primitive_batchers[primitive] = batched
     lower = functools.partial(mlir.lower_fun, multiple_results=True)
 
-    def lower_on_cuda(context, *arrays, **how):  # a kernel is no lasting part of an exported program
-        exported = context.module_context.lowering_parameters.for_export
-        return lower(function if exported else on_cuda)(context, *arrays, **how)
+    def lower_on_cuda(context, *arrays, **how):
+        from jaxdiff.networks import attention_kernels as kernels  # Pallas takes longer to import than all else here
+
+        exported = context.module_context.lowering_parameters.for_export  # of which no kernel is a lasting part
+        fused = kernels.takes(context.avals_in[0]) and not exported
+        return lower(getattr(kernels, kernel) if fused else function)(context, *arrays, **how)
 
     mlir.register_lowering(primitive, lower(function))
     mlir.register_lowering(primitive, lower(on_cpu), "cpu")
@@ -177,11 +172,9 @@ def _types(function, arrays, precision):
     return [jax.typeof(x) for x in jax.eval_shape(functools.partial(function, precision=precision), *arrays)]
 
 
-forward_p = _primitive("attention", _forward, _forward, _by_kernel(kernels.forward, _forward))
-tangent_p = _primitive("attention_tangent", _tangent, _a_few_at_once(_tangent), _by_kernel(kernels.tangent, _tangent))
-cotangent_p = _primitive(
-    "attention_cotangent", _cotangent, _a_few_at_once(_cotangent), _by_kernel(kernels.cotangent, _cotangent)
-)
+forward_p = _primitive("attention", _forward, _forward, "forward")
+tangent_p = _primitive("attention_tangent", _tangent, _a_few_at_once(_tangent), "tangent")
+cotangent_p = _primitive("attention_cotangent", _cotangent, _a_few_at_once(_cotangent), "cotangent")
 
 
 def _zero(tangent) -> bool:

@@ -43,7 +43,7 @@ def pointwise(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
     They are not put together in memory.
     """
     ends = list(itertools.accumulate(part.shape[-1] for part in parts))
-    return sum(part @ rows for part, rows in zip(parts, jnp.split(kernel, ends[:-1])))
+    return functools.reduce(jnp.add, (part @ rows for part, rows in zip(parts, jnp.split(kernel, ends[:-1]))))
 
 
 def _by_xla(x, kernel, stride, padding):

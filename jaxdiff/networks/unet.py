@@ -8,7 +8,6 @@ A level is `blocks` residual blocks on the way down and as many on the way up, e
 output of its opposite. The middle is two blocks, with attention between them if the last level has it.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -63,6 +62,16 @@ def check_images(x: jax.Array, channels: int, levels: int) -> None:
         )
 
 
+class Pointwise(nnx.Linear):
+    """1 x 1, over parts of the channels side by side."""
+
+    bias: nnx.Param
+
+    def __call__(self, parts: Sequence[jax.Array]) -> jax.Array:
+        """Parts [..., channels] of channels_in in all -> [..., channels]."""
+        return pointwise(parts, self.kernel[...]) + self.bias[...]
+
+
 class ResidualBlock(nnx.Module):
     """x + conv(SiLU(scale · norm(conv(SiLU(norm(x)))) + shift)), scale and shift from the embedding."""
 
@@ -72,16 +81,14 @@ class ResidualBlock(nnx.Module):
         self.modulate = nnx.Linear(features, 2 * channels, rngs=rngs)
         self.norm_out = GroupNorm(channels, rngs=rngs)
         self.conv_out = Conv(channels, channels, kernel_init=_zero, rngs=rngs)
-        self.skip = nnx.Linear(channels_in, channels, rngs=rngs) if channels_in != channels else None
+        self.skip = Pointwise(channels_in, channels, rngs=rngs) if channels_in != channels else None
 
     def __call__(self, parts: Sequence[jax.Array], embedding: jax.Array) -> jax.Array:
         """Parts [batch, h, w, ...] of channels_in in all -> [batch, h, w, channels]; embedding [batch, features]."""
         x = jnp.concatenate(parts, axis=-1)
         h = self.conv_in(nnx.silu(self.norm_in(x)))
         h = self.conv_out(nnx.silu(self.norm_out.modulated(h, *jnp.split(self.modulate(embedding), 2, axis=-1))))
-        if self.skip is None:
-            return h + x
-        return h + (pointwise(parts, self.skip.kernel[...]) + self.skip.bias[...])
+        return h + (x if self.skip is None else self.skip(parts))
 
 
 class Attention(nnx.Module):

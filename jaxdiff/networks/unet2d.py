@@ -204,7 +204,8 @@ class UNet2D:
             of_norm = modulate(*of_norm, *jnp.split(told, 2, axis=-1))
         else:
             h = h + told[:, None, None]
-        h = group_norm(h, *of_norm, self.norm_num_groups, self.norm_eps)
+        groups: Any = self.norm_num_groups
+        h = group_norm(h, *of_norm, groups, self.norm_eps)
         h = _conv(w, f"{name}.conv2", jax.nn.silu(h))
         if x.shape[-1] != h.shape[-1]:
             kernel = w[f"{name}.conv_shortcut.weight"]
