@@ -75,6 +75,12 @@ def pytest_runtest_teardown():
         jax.clear_caches()
 
 
+def an_h100():
+    """Pallas asks for which GPU it lowers; one that is not there has to be described."""
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
+
 def mixture(process):
     return jd.exact.Mixture(process, WEIGHTS, MEANS, COVARIANCES)
 

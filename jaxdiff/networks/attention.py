@@ -23,13 +23,13 @@ Which program a primitive becomes is chosen when it is lowered for a platform:
 
 import functools
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, PartitionSpec
-
 
 _WEIGHTS = 2**21
 """How many weights a derivative on CPU holds at once: 8 MiB of them."""
@@ -132,6 +132,11 @@ def _a_few_at_once(function):
     return run
 
 
+def _takes(q) -> bool:
+    """Whether the kernels are made for heads of this width and type."""
+    return q.shape[-1] <= 256 and q.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
+
+
 def _primitive(name: str, function, on_cpu, kernel: str) -> Primitive:
     """A map of arrays [batch, ...], each example by itself, which is lowered to one of these by platform."""
     primitive = Primitive(name)
@@ -156,11 +161,20 @@ def _primitive(name: str, function, on_cpu, kernel: str) -> Primitive:
     lower = functools.partial(mlir.lower_fun, multiple_results=True)
 
     def lower_on_cuda(context, *arrays, **how):
-        from jaxdiff.networks import attention_kernels as kernels  # Pallas takes longer to import than all else here
-
         exported = context.module_context.lowering_parameters.for_export  # of which no kernel is a lasting part
-        fused = kernels.takes(context.avals_in[0]) and not exported
-        return lower(getattr(kernels, kernel) if fused else function)(context, *arrays, **how)
+        if _takes(context.avals_in[0]) and not exported:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # of Pallas's way to Triton, from JAX 0.12 on
+                    from jaxdiff.networks import attention_kernels  # Pallas takes longer to import than all else here
+
+                    return lower(getattr(attention_kernels, kernel))(context, *arrays, **how)
+            except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
+                warnings.warn(
+                    f"attention is computed with arrays of [queries, keys], as its kernel cannot be lowered: {error}",
+                    stacklevel=2,
+                )
+        return lower(function)(context, *arrays, **how)
 
     mlir.register_lowering(primitive, lower(function))
     mlir.register_lowering(primitive, lower(on_cpu), "cpu")

@@ -21,11 +21,6 @@ _LOW = -1e30  # below every score, and finite, so that a row without a key gives
 _INEXACT = {None, "default", "fastest", "bfloat16", "high", "tensorfloat32", "bfloat16_3x", "TF32_TF32_F32"}
 
 
-def takes(q: jax.Array | jax.core.ShapedArray) -> bool:
-    """Whether the kernels are made for heads of this width and type."""
-    return q.shape[-1] <= 256 and q.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
-
-
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """`length` rows of `width` values, as a program reads and writes them: a block at a time."""

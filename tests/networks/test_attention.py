@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import an_h100
 
 from jaxdiff.networks import attention as module
 from jaxdiff.networks import attention_kernels as kernels
@@ -127,7 +128,7 @@ def lowered(dtype, width, precision=None):
         f = lambda *x: attention(*x, mask)
         return jax.vmap(lambda *dx: jax.jvp(f, x, dx))(*several), jax.vjp(f, *x)[1](g)
 
-    with jax.default_matmul_precision(precision):
+    with jax.default_matmul_precision(precision), an_h100():
         return jax.jit(programs).trace(x, several, g).lower(lowering_platforms=("cuda",)).as_text()
 
 
@@ -139,6 +140,16 @@ def test_on_a_gpu_no_array_has_a_number_for_every_query_and_key(dtype, width, fu
     text = lowered(dtype, width)
     assert len(re.findall(r"custom_call @__gpu\$xla.gpu.triton", text)) == 5 * fused
     assert bool(re.search(rf"tensor<[\dx]*{LENGTH}x{KEYS}x", text)) is not fused
+
+
+def test_a_kernel_that_cannot_be_lowered_gives_way_and_says_so(monkeypatch):
+    def refuses(*arrays, **how):
+        raise RuntimeError("no such GPU")
+
+    monkeypatch.setattr(kernels, "tangent", refuses)
+    with pytest.warns(UserWarning, match=r"arrays of \[queries, keys\], as its kernel .*: no such GPU"):
+        text = lowered("float32", 16)
+    assert re.search(rf"tensor<[\dx]*{LENGTH}x{KEYS}x", text)
 
 
 def test_kernels_multiply_as_exactly_as_they_are_asked_to():
