@@ -1,6 +1,7 @@
 """Neural networks in Flax NNX, as pure functions of parameters, x, noise level and label."""
 
 from jaxdiff.denoisers import Gradient, InnerProduct
+from jaxdiff.networks.attention import dot_product_attention
 from jaxdiff.networks.coupling import Coupling
 from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal, VectorEmbedding, Waves
 from jaxdiff.networks.functional import Cast, Network, initialize
@@ -21,5 +22,6 @@ __all__ = [
     "UNet",
     "VectorEmbedding",
     "Waves",
+    "dot_product_attention",
     "initialize",
 ]

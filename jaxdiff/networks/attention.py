@@ -31,11 +31,13 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, PartitionSpec
 
+from jaxdiff.arrays.checks import as_array, with_dtype
+
 _WEIGHTS = 2**21
 """How many weights a derivative on CPU holds at once: 8 MiB of them."""
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """What each query reads of the values: [batch, queries, heads, d], of k and v [batch, keys, heads, d].
 
     mask: bool [batch, keys], which keys may be read; a query that may read none reads 0. The softmax is computed in
@@ -49,20 +51,23 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None =
     is not bool.
 
     >>> q = jnp.ones((1, 4, 2, 8))
-    >>> attention(q, q, q).shape
+    >>> dot_product_attention(q, q, q).shape
     (1, 4, 2, 8)
     """
+    q, k, v = (_floating(name, array) for name, array in (("q", q), ("k", k), ("v", v)))
     if q.ndim != 4 or k.shape != v.shape or q.shape[:1] + q.shape[2:] != k.shape[:1] + k.shape[2:]:
         raise ValueError(
             f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; expected [batch, queries, heads, d] and twice "
             "[batch, keys, heads, d]"
         )
-    if not (q.dtype == k.dtype == v.dtype and jnp.issubdtype(q.dtype, jnp.floating)):
-        raise TypeError(f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; expected one floating dtype")
-    masks = () if mask is None else (mask,)
+    if 0 in q.shape + k.shape:
+        raise ValueError(f"q and k have shapes {q.shape} and {k.shape}; expected at least one value of each")
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(f"q, k and v are {q.dtype}, {k.dtype} and {v.dtype}; expected one dtype")
+    masks = () if mask is None else (as_array(mask),)
     for given in masks:
-        if given.dtype != bool:
-            raise TypeError(f"mask is {given.dtype}; expected bool, True where a key may be read")
+        if given is None or given.dtype != bool:
+            raise TypeError(f"{with_dtype('mask', mask)}; expected bool, True where a key may be read")
         if given.shape != k.shape[:2]:
             raise ValueError(f"mask has shape {given.shape}; expected [batch, keys] = {k.shape[:2]}")
     precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
@@ -72,6 +77,13 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None =
         split = PartitionSpec(mesh.axis_names)  # XLA would gather what a kernel is given
         attend = jax.shard_map(attend, in_specs=split, out_specs=split, check_vma=False)
     return attend(q, k, v, *masks)
+
+
+def _floating(name: str, value) -> jax.Array:
+    array = as_array(value)
+    if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{with_dtype(name, value)}; expected floating values")
+    return jnp.asarray(array)
 
 
 def _scores(q, k, precision):

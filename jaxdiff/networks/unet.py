@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from jaxdiff.arrays import check_batch, check_flag, check_instance, check_room, check_shape, check_whole
-from jaxdiff.networks.attention import attention
+from jaxdiff.networks.attention import dot_product_attention
 from jaxdiff.networks.convolution import convolution, pointwise
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
 from jaxdiff.networks.normalization import GroupNorm
@@ -104,7 +104,7 @@ class Attention(nnx.Module):
         """[batch, h, w, channels] -> the same."""
         b, h, w, c = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, h * w, 3, self.heads, c // self.heads)
-        mixed = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        mixed = dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return x + self.out(mixed.reshape(x.shape))
 
 

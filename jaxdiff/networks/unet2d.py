@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_flag, check_instance, check_labels, check_scalar, check_shape, check_whole, expand_time
-from jaxdiff.networks.attention import attention
+from jaxdiff.networks.attention import dot_product_attention
 from jaxdiff.networks.convolution import convolution, halving_convolution, pointwise
 from jaxdiff.networks.normalization import group_norm, modulate
 from jaxdiff.networks.unet import check_images, double, halve
@@ -218,7 +218,7 @@ class UNet2D:
         h = x if groups is None else _norm(w, f"{name}.group_norm", x, groups, self.norm_eps)
         h = h.reshape(b, height * width, c)
         q, k, v = (_dense(w, f"{name}.to_{part}", h).reshape(b, -1, c // size, size) for part in "qkv")
-        mixed = attention(q, k, v).reshape(b, height, width, c)
+        mixed = dot_product_attention(q, k, v).reshape(b, height, width, c)
         return (x + _dense(w, f"{name}.to_out.0", mixed)) / scale
 
     def _halve(self, w, name, x, embedding, kind):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.networks import attention as attention_module
-from jaxdiff.networks.attention import attention
+from jaxdiff.networks.attention import dot_product_attention
 from jaxdiff.networks.convolution import convolution, halving_convolution
 
 
@@ -57,12 +57,12 @@ def test_halving_convolution_is_xlas(shape, padding):
 def test_attention_is_jaxs(monkeypatch, weights):
     monkeypatch.setattr(attention_module, "_WEIGHTS", weights)
     parts = draws(jax.random.key(2), *[(5, 9, 2, 4)] * 3)
-    assert_same_function(attention, jax.nn.dot_product_attention, parts)
+    assert_same_function(dot_product_attention, jax.nn.dot_product_attention, parts)
 
 
 def test_attention_of_large_logits_is_finite():
     q = jnp.full((1, 4, 1, 2), 100.0)
-    np.testing.assert_allclose(attention(q, q, q), q, rtol=1e-6)
+    np.testing.assert_allclose(dot_product_attention(q, q, q), q, rtol=1e-6)
 
 
 def test_a_convolution_and_attention_under_vmap():
@@ -71,5 +71,7 @@ def test_a_convolution_and_attention_under_vmap():
     np.testing.assert_allclose(together, jnp.stack([convolution(part, kernel) for part in x]), atol=1e-5)
     q = x.reshape(2, 3, 16, 2, 1)
     np.testing.assert_allclose(
-        jax.vmap(attention)(q, q, q), jnp.stack([attention(part, part, part) for part in q]), atol=1e-5
+        jax.vmap(dot_product_attention)(q, q, q),
+        jnp.stack([dot_product_attention(part, part, part) for part in q]),
+        atol=1e-5,
     )
