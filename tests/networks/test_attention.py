@@ -167,7 +167,7 @@ def test_kernels_multiply_as_exactly_as_they_are_asked_to():
         (lambda q, k, v, mask: (q, k, v[:, 1:]), ValueError, "q, k and v have shapes (2, 4, 1, 2), (2, 3, 1, 2) and"),
         (lambda q, k, v, mask: (q[..., :1], k, v), ValueError, "expected [batch, queries, heads, d]"),
         (lambda q, k, v, mask: (q, k.astype(int), v), TypeError, "expected floating values"),
-        (lambda q, k, v, mask: (q, k, v, mask.astype(float)), TypeError, "mask is float32; expected bool"),
+        (lambda q, k, v, mask: (q, k, v, mask.astype(float)), TypeError, "expected bool, True where a key may be read"),
         (lambda q, k, v, mask: (q, k, v, mask[:, 1:]), ValueError, "mask has shape (2, 2); expected [batch, keys] ="),
     ],
 )
