@@ -127,7 +127,9 @@ def run(words: list[str], started: Callable[[], bool] = lambda: False) -> tuple[
     """
     began, first = time.perf_counter(), 0.0
     with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen([sys.executable, *words], stdout=out)
+        process = subprocess.Popen(
+            [sys.executable, *words], stdout=out, env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+        )
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             first = first or (time.perf_counter() - began if started() else 0.0)
             time.sleep(0.01)

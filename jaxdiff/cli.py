@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -40,7 +41,39 @@ class Hosts:
     """Take all three from the cluster: SLURM, TPU pods, Open MPI, Kubernetes."""
 
 
+CACHE_BYTES = 2**31
 KEPT = "what is done is kept; the same command goes on"
+
+
+def _cache_folder() -> Path:
+    """Where compiled programs are kept: in the user's cache folder, by XDG's variable or the system's own."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    home = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return (Path(named) if os.path.isabs(named) else Path(home).expanduser()) / "jaxdiff"
+
+
+def _keep_compiled() -> None:
+    """Have JAX keep compiled programs for the next start, unless its own settings say where, or that it should not.
+
+    The oldest are removed where all take more than `CACHE_BYTES`. Warns of a folder that cannot be written.
+    """
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
+        return
+    try:
+        folder = _cache_folder()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} cannot be written")
+    except (OSError, RuntimeError) as error:
+        return warnings.warn(f"compiled programs are not kept for the next start: {error}", stacklevel=2)
+    with contextlib.suppress(FileNotFoundError):  # another process has removed it
+        total = 0
+        for path in sorted(folder.glob("*-cache"), key=os.path.getmtime, reverse=True):
+            total += path.stat().st_size
+            if total > CACHE_BYTES:
+                path.unlink()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 @contextlib.contextmanager
@@ -50,6 +83,7 @@ def _together(hosts: Hosts, folder: Path, asked: tuple, at_once: str, agreed: bo
     A failure ends all of them; SIGTERM ends this one, or all where they agree on it. KeyboardInterrupt says what is
     kept.
     """
+    _keep_compiled()
     given = hosts.coordinator, hosts.processes, hosts.process_id
     if None not in given or hosts.cluster:
         jax.config.update("jax_enable_preemption_service", agreed)
@@ -290,6 +324,12 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
     return summary
 
 
+ABOUT = """Diffusion models in JAX. Every run lives in one folder.
+
+Compiled programs are kept for the next start in the user's cache folder (~/.cache/jaxdiff): JAX_COMPILATION_CACHE_DIR
+names another one, JAX_ENABLE_COMPILATION_CACHE=false keeps none."""
+
+
 def main() -> None:
     """Entry point of `jaxdiff`: errors are one line and exit code 1."""
     for name in ("absl", "asyncio"):  # Orbax tells of an error in hundreds of lines, and then raises it
@@ -299,7 +339,7 @@ def main() -> None:
     for command in (demo, train, sample, likelihood, export, words):
         app.command(command)
     try:
-        result = app.cli(description="Diffusion models in JAX. Every run lives in one folder.", registry=_words())
+        result = app.cli(description=ABOUT, registry=_words())
     except (ValueError, TypeError, FloatingPointError, ImportError, OSError) as error:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None

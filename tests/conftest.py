@@ -14,6 +14,8 @@ if "XLA_FLAGS" not in os.environ and int(importlib.metadata.version("jax").split
     quick += ("xla_cpu_parallel_codegen_split_count=1",)
     os.environ["XLA_FLAGS"] = " ".join(f"--{flag}" for flag in quick)
 
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # the user's own folder; test_kept_programs.py tries it
+
 import jax
 import jax.numpy as jnp
 import numpy as np
