@@ -51,6 +51,28 @@ def trained(params):
     return jax.tree.map(lambda kernel: "trained" if kernel else "frozen", by_path(params))
 
 
+def by_name(kernel, bias):
+    """A transformation of every array (grad, weight), one for kernels and one for biases."""
+    choose = lambda path, grad, weight: (kernel if path[-1].key == "kernel" else bias)(grad, weight)
+    return optax.stateless(lambda grads, params: jax.tree_util.tree_map_with_path(choose, grads, params))
+
+
+def one_other(function):
+    """The square of every gradient, but of mid/kernel `function(it, that of out/kernel)`, which has its shape."""
+
+    def update(grads, params):
+        squares = jax.tree.map(lambda grad: grad * grad, grads)
+        return squares | {"mid": squares["mid"] | {"kernel": function(grads["mid"]["kernel"], grads["out"]["kernel"])}}
+
+    return optax.stateless(update)
+
+
+def by_sums(grads, params):
+    """Kernels are scaled by twice the sum over all gradients, biases by the sum."""
+    total = optax.tree.sum(grads)
+    return jax.tree.map(lambda kernel, grad: grad * (total + total if kernel else total), by_path(grads), grads)
+
+
 def each(function):
     """A transformation that changes the gradient of each array by `function(gradient, all gradients)`."""
     return optax.stateless(lambda grads, params: jax.tree.map(lambda grad: function(grad, grads), grads))
@@ -70,6 +92,8 @@ ON_VECTORS = {
         KERNELS,
     ),
     "norm of some": (optax.chain(optax.masked(optax.clip_by_global_norm(0.1), by_path), optax.sgd(0.1)), KERNELS),
+    "powers by name": (by_name(lambda grad, _: grad**3, lambda grad, _: grad**5), KERNELS),
+    "of some the weights": (by_name(lambda grad, _: -grad, lambda _, weight: -weight), KERNELS),
     "scaled by the axes": (optax.chain(each(lambda grad, _: grad / grad.ndim), optax.sgd(0.1)), (0, 1, 0, 3, 0, 3)),
 }
 ON_ARRAYS = {
@@ -89,6 +113,9 @@ ON_ARRAYS = {
     "by the size, of a shape": each(lambda grad, _: grad / grad.shape[-1]),
     "by one array's norm": each(lambda grad, grads: grad * jnp.linalg.norm(grads["in"]["bias"])),
     "by all but one array's norm": each(lambda grad, grads: grad * optax.tree.norm([grads["in"], grads["out"]])),
+    "by twice a sum": optax.stateless(by_sums),
+    "times another of its shape": one_other(lambda own, other: own * other),
+    "another of its shape": one_other(lambda own, other: other * other),
     "by a branch": each(lambda grad, _: jax.lax.cond(grad.sum() > 0, lambda: grad, lambda: -grad)),
 }
 
@@ -139,7 +166,8 @@ def test_numbers_of_other_arrays_tell_arrays_apart():
 
 def test_arrays_of_another_type_lie_in_another_vector():
     params = {"half": jax.ShapeDtypeStruct((2,), jnp.bfloat16), **jax.eval_shape(lambda: arrays(0, dtype=np.float32))}
-    assert alike(clipped_adam(5), params) == (0, *[1] * 6)
+    for optimizer in (clipped_adam(5), optax.set_to_zero()):
+        assert alike(optimizer, params) == (0, *[1] * 6)
 
 
 def test_an_optimizer_without_a_hash_is_read_too():
