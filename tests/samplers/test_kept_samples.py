@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.samplers import batches
 
 
 def draw(keep, **more):
@@ -62,6 +63,13 @@ def test_samples_in_bfloat16_and_trajectories_are_kept_and_read_again(tmp_path):
         np.testing.assert_array_equal(again, first)
 
 
+def test_samples_of_another_precision_are_no_part_of_these(kept, monkeypatch):
+    """As on a GPU, where "highest" was asked for before."""
+    monkeypatch.setattr(batches, "reduced", lambda precision, mesh: "default precision on gpu")
+    draw(kept.parents[1])
+    assert not kept.exists()
+
+
 def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(kept):
     kept.unlink()
     os.mkfifo(kept)
@@ -102,6 +110,7 @@ def test_a_folder_of_the_home_folder_is_expanded(tmp_path, monkeypatch, whole):
     [
         ({"batch_size": 0}, ValueError, "batch_size = 0; expected at least one"),
         ({"batch_size": 2.5}, TypeError, "batch_size = 2.5; expected a whole number"),
+        ({"precision": "tf32"}, ValueError, "precision = 'tf32'; expected None, or default, high, highest"),
         ({"keep": 3}, TypeError, "keep = 3; expected a path"),
         ({"keep": ""}, ValueError, "keep = ''; expected a path"),
     ],
