@@ -443,7 +443,8 @@ row("jd.networks.VectorEmbedding called", networks.VectorEmbedding(2, 4, rngs=RN
     np.zeros((2, 2)), np.zeros((3, 3)), 0.5, T(None), T("cat"), T(IMAGES), T((X, X)), T({"y": X})])
 HEADS = np.zeros((2, 3, 1, 4), np.float32)
 row("jd.networks.dot_product_attention", networks.dot_product_attention, {"q": HEADS, "k": HEADS, "v": HEADS},
-    q=[HEADS[0], HEADS[:1], HEADS[..., :2], HEADS[:, :0], T(IMAGES), T("q"), T(None)], k=[HEADS[:, :2], T("k"), T(None)],
+    q=[HEADS[0], HEADS[:1], HEADS[..., :2], HEADS[:, :0], T(IMAGES), T("q"), T(None)],
+    k=[HEADS[:, :2], T("k"), T(None)],
     v=[HEADS[:, :2], T(HEADS.astype(np.float16)), T(None)], mask=[np.ones(3, bool), np.ones((2, 2), bool),
     T(np.ones((2, 3))), T("all")])
 row("jd.networks.Network", networks.Network, graphdef=[T(None), T("mlp"), T(networks.MLP)])
