@@ -20,8 +20,6 @@ from jax.core import Tracer
 from jaxdiff.arrays import pytree
 from jaxdiff.arrays.mesh import place
 
-Path = tuple  # the keys that lead to an array
-
 
 @dataclasses.dataclass(frozen=True)
 class Form:
@@ -126,7 +124,7 @@ def form_of_state(state, params, groups: tuple[int, ...]) -> Form:
     return Form(structure, tuple(leaf.shape for _, leaf in leaves), _numbered(places))
 
 
-def owners_of(state, params) -> list[tuple[Path, int] | None]:
+def owners_of(state, params) -> list[tuple[tuple, int] | None]:
     """Of each array of an optimiser's state, (its name, the index of the parameter) where it belongs to one.
 
     It does where its path ends in the parameter's and it has its shape; what is before that is its name.

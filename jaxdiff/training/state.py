@@ -67,7 +67,9 @@ class TrainState:
         return place(state, state_sharding(mesh, state))
 
     @classmethod
-    def like(cls, params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh | None = None):
+    def like(
+        cls, params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh | None = None
+    ) -> "TrainState":
         """The shapes and types of such a state, as `jax.ShapeDtypeStruct`."""
         mesh = training_mesh(mesh)
         return jax.eval_shape(lambda: cls._new(jax.random.key(0), params, optimizer, mesh))

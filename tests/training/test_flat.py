@@ -92,6 +92,7 @@ ON_VECTORS = {
         KERNELS,
     ),
     "norm of some": (optax.chain(optax.masked(optax.clip_by_global_norm(0.1), by_path), optax.sgd(0.1)), KERNELS),
+    "a rule of its own": (each(lambda grad, _: -jax.nn.relu(grad)), TOGETHER),
     "powers by name": (by_name(lambda grad, _: grad**3, lambda grad, _: grad**5), KERNELS),
     "of some the weights": (by_name(lambda grad, _: -grad, lambda _, weight: -weight), KERNELS),
     "scaled by the axes": (optax.chain(each(lambda grad, _: grad / grad.ndim), optax.sgd(0.1)), (0, 1, 0, 3, 0, 3)),
