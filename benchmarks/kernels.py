@@ -79,6 +79,7 @@ class _Reader:
     def __init__(self, program: Program, trips: Mapping[str, int], charges: Mapping[str, float]):
         self.program, self.trips, self.charges = program, trips, charges
         self.used: set[str] = set()
+        self.channels: set[str] = set()
 
     def walk(self, name: str, runs: int) -> Iterator[Kernel]:
         """The kernels of a computation that runs so often."""
@@ -128,7 +129,8 @@ class _Reader:
         by_precision: dict[str, float] = {}
         for _, precision, flops in work:
             by_precision[precision] = by_precision.get(precision, 0.0) + flops
-        if collective := next((part for part in parts if part.op.removesuffix("-start") in COLLECTIVES), None):
+        collective = next((part for part in parts if part.op.removesuffix("-start") in COLLECTIVES), None)
+        if collective is not None and self._begins(collective):
             op, given_out, devices = self._collective(each, collective, scope)
             common["bytes"] = given_out
             return Kernel(**common, op=op, kind="collective", work=by_precision, devices=devices)
@@ -151,12 +153,23 @@ class _Reader:
             kind = "copy" if ops <= _MOVES else "elementwise"
         return Kernel(**common, op=each.op, kind=kind, work=by_precision)
 
+    def _begins(self, collective: Instruction) -> bool:
+        """Whether its channel is new: a TPU carries one on in several fusions, beside the products of others."""
+        channel = re.search(r"channel_id=(\d+)", collective.rest)
+        if channel is None:
+            return True
+        before = len(self.channels)
+        self.channels.add(channel[1])
+        return len(self.channels) > before
+
     def _collective(self, each: Instruction, inner: Instruction, scope: Computation) -> tuple[str, int, int]:
         """(which, bytes that it gives out, devices that share in it)."""
         op = inner.op.removesuffix("-start")
         given_out = size(scope.result(each))
         if each.op == "fusion" and op == "all-reduce" and given_out < size(inner.shape):
             op = "reduce-scatter"
+        if each.op == "fusion":
+            given_out = min(given_out, size(inner.shape))
         return op, given_out, 2 if op == "collective-permute" else _group(inner.rest, self.program.devices)
 
 

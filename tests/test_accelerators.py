@@ -414,6 +414,31 @@ def test_a_collective_is_known_by_its_bytes_and_its_devices(rooms, kernels, grou
     }
 
 
+def test_a_gather_that_a_tpu_carries_on_beside_a_product_counts_once(kernels):
+    """Three fusions name one channel: it begins in one, goes on beside a product of 64 x 64, and ends in one."""
+    gather = "%g = f32[1000]{0} all-gather(%p), channel_id=7, replica_groups={}, dimensions={0}"
+    part, dot = "%p = f32[125]{0} parameter(0)", "lhs_contracting_dims={1}, rhs_contracting_dims={0}"
+    both = "(f32[64,64]{1,0}, f32[1000]{0})"
+    program = entry(
+        "%a = f32[125]{0} parameter(0)",
+        "%x = f32[64,64]{1,0} parameter(1)",
+        "%start = (f32[125]{0}, f32[1000]{0}) fusion(%a), kind=kLoop, calls=%begin",
+        f"%go = {both} fusion(%a, %x), kind=kOutput, calls=%beside",
+        "ROOT %done = f32[1000]{0} fusion(%a), kind=kLoop, calls=%end",
+        begin=[part, gather, "ROOT %both = (f32[125]{0}, f32[1000]{0}) tuple(%p, %g)"],
+        beside=[
+            *(part, gather, "%x = f32[64,64]{1,0} parameter(1)"),
+            f"%y = f32[64,64]{{1,0}} dot(%x, %x), {dot}",
+            f"ROOT %both = {both} tuple(%y, %g)",
+        ],
+        end=[part, "ROOT " + gather],
+    ).replace("HloModule m", "HloModule m, num_partitions=8")
+    found = kernels(program)
+    assert [(kernel.op, kernel.bytes) for kernel in found if kernel.kind == "collective"] == [("all-gather", 4_000)]
+    (product,) = (kernel for kernel in found if kernel.kind == "product")
+    assert (product.name, product.flops) == ("go", 2 * 64**3)
+
+
 def test_no_machine_is_asked_for_a_precision_that_it_has_not(rooms, kernels):
     program = entry(
         "%a = f64[8,8]{1,0} parameter(0)",
