@@ -35,7 +35,7 @@ from kernels import KINDS, ORIGINS, Kernel, kernels
 from machines import Machine, advice, devices, machine, seconds
 
 import jaxdiff as jd
-from jaxdiff.arrays.mesh import batch_sharding, replicated, state_sharding
+from jaxdiff.arrays.mesh import batch_sharding, by_device, replicated, state_sharding
 from jaxdiff.config import Config
 from jaxdiff.denoisers import angular_velocity
 from jaxdiff.networks import Cast
@@ -146,15 +146,21 @@ def _shared(tree, mesh: Mesh):
 
 def sampling(denoiser: jd.Denoiser, x: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.stages.Lowered:
     """STEPS steps of DDIM from a given x."""
-    draw = lambda key, denoiser, x: jd.sample(key, denoiser, x.shape, jd.samplers.DDIM(), STEPS, x_start=x)
-    return jax.jit(draw).lower(*_shared((jax.eval_shape(jax.random.key, 0), denoiser), mesh), x)
+    def draw(shared, x):
+        key, denoiser = shared
+        return jd.sample(key, denoiser, x.shape, jd.samplers.DDIM(), STEPS, x_start=x)
+
+    shared = _shared((jax.eval_shape(jax.random.key, 0), denoiser), mesh)
+    return jax.jit(by_device(draw, batch_sharding(mesh))).lower(shared, x)
 
 
 def likelihood(denoiser: jd.Denoiser, x: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.stages.Lowered:
     """The drift and one probe's product of every example at an angle of its own, as `log_likelihood` has them."""
     process = denoiser.process
 
-    def evaluation(denoiser, key, x, angles):
+    def evaluation(shared, x, angles):
+        denoiser, key = shared
+
         def one(key, z, angle):
             t = process.time_at_angle(angle)
             velocity = lambda z: angular_velocity(denoiser, process.scale(t) * z[None], t)[0]
@@ -165,7 +171,8 @@ def likelihood(denoiser: jd.Denoiser, x: jax.ShapeDtypeStruct, mesh: Mesh) -> ja
         return jax.vmap(one)(jax.random.split(key, len(x)), x, angles)
 
     angles = jax.ShapeDtypeStruct(x.shape[:1], x.dtype, sharding=x.sharding)
-    return jax.jit(evaluation).lower(*_shared((denoiser, jax.eval_shape(jax.random.key, 0)), mesh), x, angles)
+    shared = _shared((denoiser, jax.eval_shape(jax.random.key, 0)), mesh)
+    return jax.jit(by_device(evaluation, batch_sharding(mesh))).lower(shared, x, angles)
 
 
 def compiled(settings: Settings, name: str, denoiser: jd.Denoiser, mesh: Mesh) -> jax.stages.Compiled:
