@@ -7,9 +7,10 @@ With m and s the means of x and x² over the pixels and channels of a group,
 is one pass that sums and one that multiplies and adds, a and β - a m being a number an example and channel. A product
 forward needs the sums of dx and x dx beside, a gradient g those of g and g x, which give the gradients of γ and β too.
 For the difference s - m² to be right where the variance is small beside the mean, x is taken less one of each group's
-values, in float32 at least.
+values, in float32 at least. CPUs take the mean first and then its squares.
 """
 
+import functools
 import math
 
 import jax
@@ -46,14 +47,46 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
 
     scale, bias: [channels], or [batch, channels]. Moments are taken in float32 at least, the result has the type of x.
     """
-    batch, channels = len(x), x.shape[-1]
-    of_channels = lambda numbers: numbers.repeat(channels // groups, -1)
-    everywhere = lambda numbers: numbers.reshape(batch, *[1] * (x.ndim - 2), channels)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(batch, -1, channels)
-    wide -= jax.lax.stop_gradient(of_channels(wide[:, :1, :: channels // groups]))
-    sums = jnp.stack([wide.mean(1), jnp.square(wide).mean(1)])  # channels later: half the time of both at once on CPU
-    mean, square = sums.reshape(2, batch, groups, -1).mean(-1)
+    on_cpu = functools.partial(_centred, groups=groups, epsilon=epsilon)
+    elsewhere = functools.partial(_in_two_passes, groups=groups, epsilon=epsilon)
+    return jax.lax.platform_dependent(x, scale, bias, cpu=on_cpu, default=elsewhere)
+
+
+def _in_two_passes(x, scale, bias, groups, epsilon):
+    wide, at_pixels = _wide(x), _at_pixels(x)
+    first = wide[(slice(None), *[slice(1)] * (x.ndim - 2), slice(None, None, x.shape[-1] // groups))]
+    wide -= jax.lax.stop_gradient(_of_channels(first, x))
+    sums = jnp.stack([_over_pixels(wide), _over_pixels(jnp.square(wide))])
+    mean, square = sums.reshape(2, len(x), groups, -1).mean(-1)
     rate = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + epsilon)
-    slope = scale * of_channels(rate)
-    offset = bias - of_channels(mean) * slope
-    return (wide.reshape(x.shape) * everywhere(slope) + everywhere(offset)).astype(x.dtype)
+    slope = scale * _of_channels(rate, x)
+    return (wide * at_pixels(slope) + at_pixels(bias - _of_channels(mean, x) * slope)).astype(x.dtype)
+
+
+def _centred(x, scale, bias, groups, epsilon):
+    """The mean first: on CPU, with an example in the cache, two thirds of the time, and a quarter under vmap."""
+    wide, at_pixels = _wide(x), _at_pixels(x)
+    group_mean = lambda x: _over_pixels(x).reshape(len(x), groups, -1).mean(-1)
+    wide -= at_pixels(_of_channels(group_mean(wide), x))
+    rate = jax.lax.rsqrt(group_mean(jnp.square(wide)) + epsilon)
+    return (wide * at_pixels(scale * _of_channels(rate, x)) + at_pixels(bias)).astype(x.dtype)
+
+
+def _wide(x):
+    """In float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _over_pixels(x):
+    """The mean, [batch, channels]; that of groups after it takes half the time of both at once on CPU."""
+    return x.mean(tuple(range(1, x.ndim - 1)))
+
+
+def _of_channels(numbers, x):
+    """Of every channel of x the number of its group."""
+    return numbers.repeat(x.shape[-1] // numbers.shape[-1], -1)
+
+
+def _at_pixels(x):
+    """[channels] or [batch, channels] beside x."""
+    return lambda numbers: numbers.reshape(*numbers.shape[:-1], *[1] * (x.ndim - 2), numbers.shape[-1])
