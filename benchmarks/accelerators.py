@@ -146,6 +146,7 @@ def _shared(tree, mesh: Mesh):
 
 def sampling(denoiser: jd.Denoiser, x: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.stages.Lowered:
     """STEPS steps of DDIM from a given x."""
+
     def draw(shared, x):
         key, denoiser = shared
         return jd.sample(key, denoiser, x.shape, jd.samplers.DDIM(), STEPS, x_start=x)
