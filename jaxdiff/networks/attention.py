@@ -44,8 +44,13 @@ def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Ar
     float32 at least, and products as exactly as `jax.default_matmul_precision` says. Where a mesh with axes that XLA
     sees to is the current one, the batch is split over it.
 
-    On CUDA, heads up to 256 wide run as one kernel: widths that are not 16, 32, 64, 128 or 256 as the next of these, in
-    time but not in memory, and lengths of any number. Wider heads and float64 take arrays of [queries, keys].
+    On CUDA the width of a head says how it is computed; any number of queries and keys will do:
+
+        width       1 to 16   17 to 32   33 to 64   65 to 128   129 to 256   above, and float64
+        computed as    16        32         64         128          256      arrays of [queries, keys]
+
+    A tile is filled up in the registers alone, not in memory. Where Pallas cannot lower the kernels (a GPU or a JAX that
+    it does not support), a warning says so and all widths take arrays of [queries, keys].
 
     Raises ValueError for shapes that do not belong together, TypeError for values that are not floating or a mask that
     is not bool.
