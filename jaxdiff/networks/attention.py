@@ -49,8 +49,8 @@ def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Ar
         width       1 to 16   17 to 32   33 to 64   65 to 128   129 to 256   above, and float64
         computed as    16        32         64         128          256      arrays of [queries, keys]
 
-    What fills a tile up is in registers alone, not in memory. Where Pallas cannot lower the kernels (a GPU or a JAX that
-    it does not support), a warning says so, and all widths take arrays of [queries, keys].
+    What fills a tile up is in registers alone. Where Pallas cannot lower the kernels (a GPU or a JAX that it does not
+    support), a warning says so, and all widths take arrays of [queries, keys].
 
     Raises ValueError for shapes that do not belong together, TypeError for values that are not floating or a mask that
     is not bool.
