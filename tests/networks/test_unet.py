@@ -6,10 +6,11 @@ import jax.ad_checkpoint
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import an_h100
 from flax import nnx
 
 from jaxdiff.networks import UNet, initialize
-from jaxdiff.networks.unet import Attention, GroupNorm, ResidualBlock, double, halve
+from jaxdiff.networks.unet import Attention, Conv, GroupNorm, ResidualBlock, double, halve
 
 
 def test_halve_is_the_mean_and_double_its_inverse():
@@ -147,3 +148,19 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(capsys):
     (grads, kept), (grads_again, kept_again) = gradient(False), gradient(True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * abs(b).max()), grads_again, grads)
     assert kept_again < kept / 3
+
+
+def test_on_a_gpu_every_layer_is_one_product_and_every_norm_three_sums():
+    """A norm: two sums over pixels and one over channels. Halving is a sum, a shortcut of two parts is two products."""
+    module = UNet(1, channels=(8, 16), blocks=1, attention=(1,), heads=2, rngs=nnx.Rngs(0))
+    network, params = initialize(jax.random.key(0), lambda rngs: UNet(1, (8, 16), 1, (1,), 2, rngs=rngs))
+    x, c_noise = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)
+    with an_h100():
+        text = jax.jit(network).trace(params, x, c_noise).lower(lowering_platforms=("cuda",)).as_text()
+    kinds = [type(node) for _, node in nnx.iter_graph(module)]
+    norms, convolutions = kinds.count(GroupNorm), kinds.count(Conv)
+    linear = sum(issubclass(kind, nnx.Linear) for kind in kinds)
+    parts = len([block for level in module.up for block in level])
+    assert text.count("stablehlo.reduce(") == 3 * norms + len(module.down) - 1
+    assert text.count("stablehlo.convolution(") == convolutions
+    assert text.count("stablehlo.dot_general") == linear + parts
