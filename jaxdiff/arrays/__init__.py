@@ -44,6 +44,14 @@ from jaxdiff.arrays.files import (
 from jaxdiff.arrays.fingerprint import digest, fingerprint, sha256
 from jaxdiff.arrays.integers import check_integers, noise_dtype
 from jaxdiff.arrays.keys import check_key, example_keys, folded, normal
-from jaxdiff.arrays.precision import Precision, as_called, at_precision, check_precision, exactly, reduced
+from jaxdiff.arrays.precision import (
+    Precision,
+    as_called,
+    at_precision,
+    check_precision,
+    chosen_precision,
+    exactly,
+    reduced,
+)
 from jaxdiff.arrays.pytree import as_argument, as_pytree, pytree, rebuilt, replaced
 from jaxdiff.arrays.room import check_room

@@ -35,10 +35,10 @@ def as_called(function: F) -> F:
     The precision is named even where it is JAX's default: under `jax.vmap` a product that was traced without one takes
     that of the place where the mapped function is called.
     """
-    return jax.default_matmul_precision(_chosen())(function)
+    return jax.default_matmul_precision(chosen_precision())(function)
 
 
-def _chosen() -> str:
+def chosen_precision() -> str:
     """JAX's own setting here: one of the three words, or another name that JAX knows."""
     return jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -63,7 +63,7 @@ def reduced(precision: Precision | None, mesh: Mesh | None = None) -> str | None
     On the devices of `mesh`, or where JAX puts an array.
     """
     device = next(iter(jnp.zeros(()).devices())) if mesh is None else mesh.devices.flat[0]
-    word = _chosen() if precision is None else precision
+    word = chosen_precision() if precision is None else precision
     if word in ("highest", "float32") or device.platform == "cpu":
         return None
     return f"{word} precision on {device.platform}"

@@ -31,7 +31,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxdiff.arrays.checks import as_array, with_dtype
+from jaxdiff.arrays import as_array, chosen_precision, with_dtype
+from jaxdiff.arrays.dtypes import working_dtype
 
 _WEIGHTS = 2**21
 """How many weights a derivative on CPU holds at once: 8 MiB of them."""
@@ -75,8 +76,7 @@ def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Ar
             raise TypeError(f"{with_dtype('mask', mask)}; expected bool, True where a key may be read")
         if given.shape != k.shape[:2]:
             raise ValueError(f"mask has shape {given.shape}; expected [batch, keys] = {k.shape[:2]}")
-    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    attend = lambda *arrays: forward_p.bind(*arrays, precision=precision)[0]
+    attend = lambda *arrays: forward_p.bind(*arrays, precision=chosen_precision())[0]
     mesh = jax.sharding.get_abstract_mesh()
     if set(mesh.axis_types) == {AxisType.Auto} and mesh.size > 1 and len(q) % mesh.size == 0:
         split = PartitionSpec(mesh.axis_names)  # XLA would gather what a kernel is given
@@ -96,7 +96,7 @@ def _scores(q, k, precision):
     # the gradient of k is then a product of [d, length] and [length, length], three times as fast as its transpose
     k = jax.lax.optimization_barrier(jnp.moveaxis(k, -3, -1))
     q = (q / math.sqrt(q.shape[-1])).swapaxes(-3, -2)
-    return jnp.matmul(q, k, precision=precision, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+    return jnp.matmul(q, k, precision=precision, preferred_element_type=working_dtype(q))
 
 
 def _hidden(scores, masks):

@@ -100,6 +100,9 @@ def _rows(array: jax.Array, together: int) -> Rows:
     return Rows(length, width, min(max(16, min(64, room)), max(16, pl.next_power_of_2(length))))
 
 
+_zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Products:
     """Products of tiles, summed in float32: as TF32 where float32 may be, or as exactly as it is."""
@@ -127,8 +130,8 @@ def _forward(products, queries, keys, q, k, v, *refs):
         mixed = mixed * fade[:, None] + products(weights, keys.read(v, j))
         return higher, total * fade + weights.sum(1), mixed
 
-    start = jnp.full(Q.shape[:1], _LOW), jnp.zeros(Q.shape[:1]), jnp.zeros(Q.shape)
-    top, total, mixed = jax.lax.fori_loop(0, keys.blocks, body, _float32(start))
+    start = _zeros(Q.shape[:1]) + _LOW, _zeros(Q.shape[:1]), _zeros(Q.shape)
+    top, total, mixed = jax.lax.fori_loop(0, keys.blocks, body, start)
     read = total > 0
     total = jnp.where(read, total, 1.0)
     queries.write(o, i, mixed / total[:, None])
@@ -147,8 +150,8 @@ def _tangent(products, queries, keys, q, k, v, dq, dk, dv, o, l, *refs):
         moved = p * (products.scores(DQ, K) + products.scores(Q, keys.read(dk, j)))
         return mean + moved.sum(1), mixed + products(moved, V) + products(p, keys.read(dv, j))
 
-    start = jnp.zeros(Q.shape[:1]), jnp.zeros(Q.shape)
-    mean, mixed = jax.lax.fori_loop(0, keys.blocks, body, _float32(start))
+    start = _zeros(Q.shape[:1]), _zeros(Q.shape)
+    mean, mixed = jax.lax.fori_loop(0, keys.blocks, body, start)
     queries.write(do, i, mixed - mean[:, None] * queries.read(o, i))
 
 
@@ -163,7 +166,7 @@ def _cotangent_of_queries(products, queries, keys, q, k, v, g, l, along, *refs):
         p = jnp.exp(keys.hide(products.scores(Q, K), j, bias) - norm)
         return mixed + products(p * (products(G, keys.read(v, j), trans_b=True) - mean), K)
 
-    mixed = jax.lax.fori_loop(0, keys.blocks, body, _float32(jnp.zeros(Q.shape)))
+    mixed = jax.lax.fori_loop(0, keys.blocks, body, _zeros(Q.shape))
     queries.write(gq, i, mixed * products.scale)
 
 
@@ -180,13 +183,9 @@ def _cotangent_of_keys(products, queries, keys, q, k, v, g, l, along, *refs):
         moved = p * (products(G, V, trans_b=True) - queries.numbers(along, i)[:, None])
         return of_k + products(moved, Q, trans_a=True), of_v + products(p, G, trans_a=True)
 
-    of_k, of_v = jax.lax.fori_loop(0, queries.blocks, body, _float32((jnp.zeros(K.shape), jnp.zeros(K.shape))))
+    of_k, of_v = jax.lax.fori_loop(0, queries.blocks, body, (_zeros(K.shape), _zeros(K.shape)))
     keys.write(gk, j, of_k * products.scale)
     keys.write(gv, j, of_v)
-
-
-def _float32(tree):
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
 
 
 def _run(kernel, over: Rows, queries: Rows, keys: Rows, arguments, results, precision, interpret):

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxdiff.arrays.dtypes import working
+
 
 class GroupNorm(nnx.GroupNorm):
     """At most 32 groups, of at least four channels."""
@@ -53,7 +55,7 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
 
 
 def _in_two_passes(x, scale, bias, groups, epsilon):
-    wide, at_pixels = _wide(x), _at_pixels(x)
+    wide, at_pixels = working(x), _at_pixels(x)
     first = wide[(slice(None), *[slice(1)] * (x.ndim - 2), slice(None, None, x.shape[-1] // groups))]
     wide -= jax.lax.stop_gradient(_of_channels(first, x))
     sums = jnp.stack([_over_pixels(wide), _over_pixels(jnp.square(wide))])
@@ -65,16 +67,11 @@ def _in_two_passes(x, scale, bias, groups, epsilon):
 
 def _centred(x, scale, bias, groups, epsilon):
     """The mean first: on CPU, with an example in the cache, two thirds of the time, and a quarter under vmap."""
-    wide, at_pixels = _wide(x), _at_pixels(x)
+    wide, at_pixels = working(x), _at_pixels(x)
     group_mean = lambda x: _over_pixels(x).reshape(len(x), groups, -1).mean(-1)
     wide -= at_pixels(_of_channels(group_mean(wide), x))
     rate = jax.lax.rsqrt(group_mean(jnp.square(wide)) + epsilon)
     return (wide * at_pixels(scale * _of_channels(rate, x)) + at_pixels(bias)).astype(x.dtype)
-
-
-def _wide(x):
-    """In float32 at least."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _over_pixels(x):
