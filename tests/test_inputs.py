@@ -588,7 +588,7 @@ WITHOUT = {
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device",
-    "called by those that have rows": "example_keys innermost with_params "
+    "called by those that have rows": "example_keys innermost with_params with_key takes_key_of "
     "weights assign draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
     "recorded_identity learned read read_summary Rows",
 }

@@ -149,6 +149,7 @@ ELSEWHERE = {
     "Prediction Likelihood Sampler Trace pytree Process Grid DenoiserLike BridgeLike TwoEnded": "parts of the others",
     "Discrete Certain Wrapper Loss Weighting Times Coupling": "parts of the others",
     "as_pytree ends is_concrete expand_time no_label_of warn_uncovered innermost with_params": "for other rooms",
+    "takes_key_of with_key": "test_dropout.py: keys of networks in training",
     "extrapolated with_variance": "in the rows of guidance and of samplers",
     "arithmetic uncast": "test_precision.py: on the host",
     "ROWS row Gradient InnerProduct": "what denoisers and energies are made of",

@@ -16,7 +16,9 @@ from jaxdiff.denoisers.denoiser import (
     innermost,
     no_label_of,
     score,
+    takes_key_of,
     warn_uncovered,
+    with_key,
     with_params,
 )
 from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
@@ -53,7 +55,9 @@ __all__ = [
     "innermost",
     "no_label_of",
     "score",
+    "takes_key_of",
     "uncast",
     "warn_uncovered",
+    "with_key",
     "with_params",
 ]

@@ -82,8 +82,9 @@ class Bridge(OfNetwork, BridgeLike):
     """A network as a bridge: `network(params, x, c_noise, cond) -> (w, -n s)`, each of the shape of x.
 
     `sigma` is the Brownian motion's standard deviation a unit time, `data_std` that of both ends, or less where their
-    structure is much finer than their spread: it scales the score near them. The network sees x scaled to about unit
-    variance and c_noise = log(t/(1 - t))/4 within ±3. Two networks of one kind make a pair by
+    structure is much finer than their spread: it scales the score near them. `key` is as in `jaxdiff.Denoiser`. The
+    network sees x scaled to about unit variance and c_noise = log(t/(1 - t))/4 within ±3. Two networks of one kind make
+    a pair by
     `lambda params, *inputs: (network(params[0], *inputs), network(params[1], *inputs))`.
 
     Raises TypeError for a network that is no function, ValueError for a negative sigma or a data_std that is not above
@@ -94,12 +95,14 @@ class Bridge(OfNetwork, BridgeLike):
     params: Any
     sigma: float = 1.0
     data_std: float = 0.5
+    key: jax.Array | None = None
 
     def __post_init__(self):
         check_function("network", self.network, "a function (params, x, c_noise, cond) -> (w, -n s)", 4, OF_A_MODULE)
         object.__setattr__(self, "params", check_params(self.params))
         check_field(self, "sigma", least=0)
         check_field(self, "data_std", above=0)
+        self._check_key()
 
     def predict(self, x, t, cond=None) -> TwoEnded:
         """E[x_1 - x_0 | x_t] and the score at x [batch, *event], t a scalar or [batch]."""
@@ -107,7 +110,7 @@ class Bridge(OfNetwork, BridgeLike):
         data_std = along_batch(self.data_std, t, "data_std")
         gamma = along_batch(self.sigma, t, "sigma") * jnp.sqrt(t * (1 - t))
         c_in = expand_time(1 / jnp.hypot(jnp.hypot(1 - t, t) * data_std, gamma), x)
-        out = self.network(self.params, c_in * x, self.process.c_noise(t), cond)
+        out = self._out(c_in * x, self.process.c_noise(t), cond)
         if not hasattr(out, "__iter__"):
             raise TypeError(f"the network returned {said(out)} for x {x.shape}; expected two arrays of that shape")
         shapes = [getattr(part, "shape", said(part)) for part in out]

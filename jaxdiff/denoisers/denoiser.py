@@ -20,10 +20,14 @@ from jaxdiff.arrays import (
     check_batch,
     check_flag,
     check_function,
+    check_key,
     check_output,
     check_scalar,
+    count,
+    example_keys,
     native,
     rebuilt,
+    replaced,
     said,
     with_dtype,
 )
@@ -105,10 +109,11 @@ def with_params(model: Any, params) -> Any:
 
 
 class OfNetwork:
-    """What is made of a network and its `params`."""
+    """What is made of a network and its `params`, and in training of the `key` of its dropout."""
 
     network: Callable[..., Any]
     params: Any
+    key: jax.Array | None
 
     def with_params(self, params):
         """The same with other weights."""
@@ -121,6 +126,23 @@ class OfNetwork:
     def no_label(self) -> int | None:
         """The network's label for no label, by its own `no_label(params)`; None where it has none."""
         return no_label_of(self.network, self.params)
+
+    def takes_key(self) -> bool:
+        """Whether the network takes the keys of its dropout, by its own `takes_key(params)`."""
+        return takes_key_of(self.network, self.params)
+
+    def _check_key(self) -> None:
+        """Raise for a `key` that is no key, or that the network does not take."""
+        if self.key is None:
+            return
+        check_key(self.key)
+        if not self.takes_key():
+            raise ValueError("key was given, but the network takes none: it has no `takes_key(params)`; leave key out")
+
+    def _out(self, x, c_noise, cond) -> Any:
+        """What the network makes of its inputs, with a key an example where `key` is set."""
+        keys = () if self.key is None else (example_keys(self.key, count(x)),)
+        return self.network(self.params, x, c_noise, cond, *keys)
 
 
 OF_A_MODULE = ". Of a Flax module jaxdiff.networks.initialize(key, make) makes one, with its params"
@@ -136,7 +158,7 @@ class Denoiser(OfNetwork):
     say nothing of x_0 where α = 0 (t = 1 of Flow and Cosine): start below. Of categories out holds logits, and there is
     neither. Of a product x, c_noise and out are trees of its form, as may be `parameterization` and `data_std`.
     `label_dropout` is the share of labels that its training left out, from which it can be guided; None where that is
-    not known.
+    not known. `key` is None but inside of a loss, which sets it for a network with dropout (`with_key`).
     With `learned_variance` the network returns twice the channels of x in the last axis: out, then u, and the share
     of the reverse variance is (u + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
 
@@ -153,6 +175,7 @@ class Denoiser(OfNetwork):
     data_std: float | None = None
     learned_variance: bool = dataclasses.field(default=False, metadata={"static": True})
     label_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
+    key: jax.Array | None = None
 
     def __post_init__(self):
         check_function("network", self.network, "a function (params, x, c_noise, cond) -> out", 4, OF_A_MODULE)
@@ -165,12 +188,13 @@ class Denoiser(OfNetwork):
         if self.label_dropout is not None:
             check_scalar("label_dropout", self.label_dropout, least=0, most=1)
             object.__setattr__(self, "label_dropout", float(self.label_dropout))
+        self._check_key()
 
     def __call__(self, x, t, cond=None) -> Any:
         """What it says of x_0, given x [batch, *event] at t, a scalar or [batch]."""
         process = self.process
         x, t = process.at(x, t)
-        out = self.network(self.params, process.present(x, t, self.data_std), process.c_noise(t), cond)
+        out = self._out(process.present(x, t, self.data_std), process.c_noise(t), cond)
         if not self.learned_variance:
             return process.read(self.parameterization, out, x, t, self.data_std)
         check_output("the network", out, x, (*x.shape[:-1], 2 * x.shape[-1]))
@@ -215,6 +239,26 @@ def no_label_of(model, *arguments) -> int | None:
     """
     of = getattr(model, "no_label", None)
     return None if of is None else of(*arguments)
+
+
+def takes_key_of(model, *arguments) -> bool:
+    """`model.takes_key(*arguments)`, whether it takes a key an example: of (params) for a network, of () for a module.
+
+    False where it does not say.
+    """
+    takes = getattr(model, "takes_key", None)
+    return takes is not None and takes(*arguments)
+
+
+def with_key(model: Any, key) -> Any:
+    """`model` with `key` for the dropout of its networks that have some; itself where none has.
+
+    A loss gives its denoiser one for training, as by with_key(denoiser, jax.random.fold_in(key, 3)). Sampling and
+    likelihoods never do. Networks are found in the fields of dataclasses: in wrappers and pairs of models.
+    """
+    check_key(key)
+    taken = lambda part: rebuilt(part, key=key) if isinstance(part, OfNetwork) and part.takes_key() else None
+    return replaced(model, taken)
 
 
 def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_function, check_output
-from jaxdiff.denoisers.denoiser import Denoiser, check_cond_of, no_label_of
+from jaxdiff.denoisers.denoiser import Denoiser, check_cond_of, no_label_of, takes_key_of
 from jaxdiff.processes import check_gaussian, expand_time, row
 
 
@@ -45,9 +45,13 @@ class InnerProduct:
         """The network's label for none, or None."""
         return no_label_of(self.network, params)
 
-    def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
+    def takes_key(self, params) -> bool:
+        """Whether the network takes the keys of its dropout."""
+        return takes_key_of(self.network, params)
+
+    def __call__(self, params, x, c_noise, cond=None, *keys) -> jax.Array:
         """<x, network(x)> for x [batch, *event]."""
-        out = self.network(params, x, c_noise, cond)
+        out = self.network(params, x, c_noise, cond, *keys)
         check_output("the network", out, x)
         return jnp.sum(x * out, axis=range(1, x.ndim))
 
@@ -74,11 +78,15 @@ class Gradient:
         """The potential's label for none, or None."""
         return no_label_of(self.potential, params)
 
-    def __call__(self, params, x, c_noise, cond=None) -> jax.Array:
+    def takes_key(self, params) -> bool:
+        """Whether the potential takes the keys of its dropout."""
+        return takes_key_of(self.potential, params)
+
+    def __call__(self, params, x, c_noise, cond=None, *keys) -> jax.Array:
         """∇ potential at x [batch, *event], of its shape."""
 
         def total(x):
-            value = self.potential(params, x, c_noise, cond)
+            value = self.potential(params, x, c_noise, cond, *keys)
             note = ", one number an example; make a potential of a network by InnerProduct(network)"
             check_output("the potential", value, x, x.shape[:1], note)
             return value.sum()

@@ -25,7 +25,7 @@ from jaxdiff.arrays import along_batch
 from jaxdiff.denoisers import check_bridge
 from jaxdiff.losses import times as times_
 from jaxdiff.losses.couplings import Coupling, Entropic, check_coupling, draw
-from jaxdiff.losses.inputs import check_batch_of, check_times_law, draw_times
+from jaxdiff.losses.inputs import check_times_law, draw_times, prepared
 from jaxdiff.processes import expand_time, pytree
 
 
@@ -50,7 +50,7 @@ class BridgeMatching:
 
     def __call__(self, bridge, key, x0, cond=None) -> jax.Array:
         check_bridge(bridge)
-        x0, cond = check_batch_of(bridge, key, x0, cond)
+        bridge, x0, cond = prepared(bridge, key, x0, cond)
         time_key, pair_key, noise_key = jax.random.split(key, 3)
         coupling = Entropic(bridge.sigma) if self.coupling is None else self.coupling
         x0, x1 = draw(coupling, pair_key, x0, cond)

@@ -8,7 +8,7 @@ import jax
 from jaxdiff.arrays import count, example_keys
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
-from jaxdiff.losses.inputs import check_batch_of, check_times_law, check_weightings, draw_times, weighted_mean
+from jaxdiff.losses.inputs import check_times_law, check_weightings, draw_times, prepared, weighted_mean
 from jaxdiff.processes import pytree
 
 
@@ -33,7 +33,7 @@ class Denoising:
         check_times_law(self.times)
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
-        x0, cond = check_batch_of(denoiser, key, x0, cond)
+        denoiser, x0, cond = prepared(denoiser, key, x0, cond)
         process, n = denoiser.process, count(x0)
         time_key, noise_key = jax.random.split(key)
         t, factor = draw_times(self.times, time_key, process, n)

@@ -34,7 +34,7 @@ from jaxdiff.arrays import along_batch, check_field
 from jaxdiff.denoisers import check_numbers
 from jaxdiff.losses import times as times_
 from jaxdiff.losses.couplings import Coupling, Independent, check_coupling, draw
-from jaxdiff.losses.inputs import OF_ANY, check_batch_of, check_times_law, draw_times
+from jaxdiff.losses.inputs import OF_ANY, check_times_law, draw_times, prepared
 from jaxdiff.processes import expand_time, pytree
 
 
@@ -59,7 +59,7 @@ class FlowMatching:
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         process = check_numbers(denoiser, type(self).__name__, OF_ANY)
-        x0, cond = check_batch_of(denoiser, key, x0, cond)
+        denoiser, x0, cond = prepared(denoiser, key, x0, cond)
         time_key, pair_key, noise_key = jax.random.split(key, 3)
         x0, x1 = draw(self.coupling, pair_key, x0, cond)
         t, factor = draw_times(self.times, time_key, process, x0.shape[0])

@@ -17,7 +17,7 @@ from jaxdiff.arrays import along_batch, check_field, check_whole, example_keys
 from jaxdiff.denoisers import check_numbers
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
-from jaxdiff.losses.inputs import OF_ANY, check_batch_of, draw_times
+from jaxdiff.losses.inputs import OF_ANY, draw_times, prepared
 from jaxdiff.processes import pytree
 from jaxdiff.processes.grids import Grid, Time, check_grid, check_times
 
@@ -47,7 +47,7 @@ class Hybrid:
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         process = check_numbers(denoiser, type(self).__name__, OF_ANY)
-        x0, cond = check_batch_of(denoiser, key, x0, cond)
+        denoiser, x0, cond = prepared(denoiser, key, x0, cond)
         time_key, noise_key = jax.random.split(key)
         levels = self.grid(process, self.steps) if isinstance(self.grid, Grid) else check_times(self.grid)
         part, _ = draw_times(times_.Stratified(t_min=0.0), time_key, process, x0.shape[0])

@@ -1,4 +1,7 @@
-"""Checks of a loss's arguments, its draw of times, and the mean of its errors."""
+"""A loss's arguments, its draw of times, and the mean of its errors.
+
+The key of a loss is split into those of times, pairs and noise (0, 1, 2); what else is random folds in a number above.
+"""
 
 import dataclasses
 import functools
@@ -10,23 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_function, check_key, count, said
-from jaxdiff.denoisers import check_cond, check_denoiser
+from jaxdiff.denoisers import check_cond, check_denoiser, with_key
 from jaxdiff.denoisers.checks import check_pytree
 from jaxdiff.losses import weightings
 from jaxdiff.processes import Process
 
 OF_ANY = "take jaxdiff.losses.Denoising()"
 """What to take in place of a loss that is one of numbers."""
+DROPOUT = 3
+"""What a loss folds into its key for dropout in the network."""
 
 
-def check_batch_of(denoiser, key, x0, cond) -> tuple[Any, Any]:
-    """(x0, cond) as arrays of one batch; TypeError or ValueError for arguments that no loss takes."""
+def prepared(denoiser, key, x0, cond) -> tuple[Any, Any, Any]:
+    """(denoiser, x0, cond): the denoiser with a key for its dropout, where it has some; arrays of one batch.
+
+    Raises TypeError or ValueError for arguments that no loss takes.
+    """
     check_denoiser(denoiser)
     check_pytree("process", denoiser.process)
     check_key(key)
     denoiser.process.check_curves()
     x0 = denoiser.process.check(x0, "x0")
-    return x0, check_cond(denoiser, cond, count(x0))
+    cond = check_cond(denoiser, cond, count(x0))
+    return with_key(denoiser, jax.random.fold_in(key, DROPOUT)), x0, cond
 
 
 def check_times_law(times) -> None:

@@ -39,7 +39,7 @@ from jaxdiff.arrays import check_choice, check_flag, check_room, check_whole, ex
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import check_numbers
 from jaxdiff.losses import times as times_
-from jaxdiff.losses.inputs import OF_ANY, check_batch_of, check_times_law, draw_times
+from jaxdiff.losses.inputs import OF_ANY, check_times_law, draw_times, prepared
 from jaxdiff.processes import pytree
 
 
@@ -101,7 +101,7 @@ class SlicedScoreMatching:
 def _loss(loss, denoiser, key, x0, cond, directions, project: bool) -> jax.Array:
     """The loss along `directions(x)` [k, batch, *event], |ε̂|² along them as well where `project`."""
     process = check_numbers(denoiser, type(loss).__name__, OF_ANY)
-    x0, cond = check_batch_of(denoiser, key, x0, cond)
+    denoiser, x0, cond = prepared(denoiser, key, x0, cond)
     time_key, noise_key = jax.random.split(key)
     t, factor = draw_times(loss.times, time_key, process, x0.shape[0])
     x_t, _ = process.perturb(example_keys(noise_key, len(x0)), x0, t)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdiff.arrays import check_function, check_instance, check_key, check_room, said
-from jaxdiff.denoisers import check_cond_of, no_label_of
+from jaxdiff.denoisers import check_cond_of, no_label_of, takes_key_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,11 @@ class Network:
 
     def no_label(self, params: dict) -> int | None:
         """The label by which the module means none, by its own `no_label()`; None where it has no such label."""
-        return no_label_of(nnx.merge(self.graphdef, params))
+        return no_label_of(self._module(params))
+
+    def takes_key(self, params: dict) -> bool:
+        """Whether the module has dropout, by its own `takes_key()`; its call then takes a key an example at the end."""
+        return takes_key_of(self._module(params))
 
     def __call__(self, params: dict, *inputs):
         """What the module makes of `inputs`: for a denoiser's x, c_noise and cond, as `jaxdiff.networks.UNet` says."""
@@ -80,6 +84,10 @@ class Cast:
     def no_label(self, params) -> int | None:
         """The network's label for none, or None."""
         return no_label_of(self.network, params)
+
+    def takes_key(self, params) -> bool:
+        """Whether the network takes the keys of its dropout."""
+        return takes_key_of(self.network, params)
 
     def __call__(self, params, x: jax.Array, *inputs) -> jax.Array:
         """`network(params, x, *inputs)`, in the dtype of x."""
