@@ -436,11 +436,14 @@ row("jd.networks.LabelEmbedding called", networks.LabelEmbedding(3, 4, rngs=RNGS
     np.array([0, 9, 0]), np.zeros(2, int), T(0.5), T("cat")))
 row("jd.networks.NoiseEmbedding", networks.NoiseEmbedding, {"features": 4, "waves": networks.Sinusoidal(),
     "classes": 0, "rngs": RNGS}, features=WIDTHS, waves=[*says("waves returned", lambda c: c), *FUNCTION], classes=[-1,
-    T(1.5), T("10"), T(None)], vector=[-1, T(1.5), T("10"), T(None)], rngs=[T(None), T(KEY)])
+    T(1.5), T("10"), T(None)], vector=[-1, T(1.5), T("10"), T(None)], image=[-1, T(None)], level=FLAG, tokens=[-1,
+    T(1.5)], rngs=[T(None), T(KEY)])
 row("jd.networks.VectorEmbedding", networks.VectorEmbedding, {"size": 3, "features": 4, "rngs": RNGS}, size=WIDTHS,
     features=WIDTHS, rngs=[T(None), T(KEY)])
 row("jd.networks.VectorEmbedding called", networks.VectorEmbedding(2, 4, rngs=RNGS), {"batch": 3}, cond=[np.zeros(2),
     np.zeros((2, 2)), np.zeros((3, 3)), 0.5, T(None), T("cat"), T(IMAGES), T((X, X)), T({"y": X})])
+TAKES = [-1, T(1.5), T("10"), T(None)]
+row("jd.networks.Conditions", networks.Conditions, classes=TAKES, vector=TAKES, image=TAKES, level=FLAG, tokens=TAKES)
 HEADS = np.zeros((2, 3, 1, 4), np.float32)
 row("jd.networks.dot_product_attention", networks.dot_product_attention, {"q": HEADS, "k": HEADS, "v": HEADS},
     q=[HEADS[0], HEADS[:1], HEADS[..., :2], HEADS[:, :0], T(IMAGES), T("q"), T(None)],

@@ -255,16 +255,16 @@ def check_shape(name: str, shape, expected: str, least_axes: int = 1) -> tuple[i
     return sizes
 
 
-def check_labels(cond, classes: int, none: bool = False) -> jax.Array:
+def check_labels(cond, classes: int, none: bool = False, name: str = "cond") -> jax.Array:
     """`cond` as integer labels 0 to `classes` - 1, or, where `none` says so, `classes` for no label.
 
     Raises TypeError for what is no integer, ValueError where it is concrete and a label does not exist.
     """
     if isinstance(cond, tuple | dict):  # a tree of conditions, each for all examples
-        raise TypeError(f"cond = {said(cond)}; expected integer labels in one array")
+        raise TypeError(f"{name} = {said(cond)}; expected integer labels in one array")
     labels = native(cond)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"cond has dtype {labels.dtype}; expected integer labels")
+        raise TypeError(f"{name} has dtype {labels.dtype}; expected integer labels")
     if is_concrete(labels):
         values = np.asarray(labels)
         outside = (values < 0) | (values >= classes + none)

@@ -1,7 +1,8 @@
-"""Neural networks in Flax NNX, as pure functions of parameters, x, noise level and label."""
+"""Neural networks in Flax NNX, as pure functions of parameters, x, noise level and condition."""
 
 from jaxdiff.denoisers import Gradient, InnerProduct
 from jaxdiff.networks.attention import dot_product_attention
+from jaxdiff.networks.conditions import Conditions
 from jaxdiff.networks.coupling import Coupling
 from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal, VectorEmbedding, Waves
 from jaxdiff.networks.functional import Cast, Network, initialize
@@ -11,6 +12,7 @@ from jaxdiff.networks.unet import UNet
 __all__ = [
     "MLP",
     "Cast",
+    "Conditions",
     "Coupling",
     "Fourier",
     "Gradient",

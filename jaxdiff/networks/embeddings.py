@@ -1,4 +1,4 @@
-"""What a network is told beside x: the noise level, as waves of fixed frequencies, and the class label or a vector.
+"""What a network is told beside x, as one vector: the noise level, as waves of fixed frequencies, and its conditions.
 
 c_noise = log(σ/α)/4 lies within ±3, and one unit of it is eight of log-SNR. cos and sin of frequency ω tell
 apart noise levels that differ by about 1/ω, so frequencies of 1/4 (one slow swing over the whole range) to 16
@@ -15,17 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxdiff.arrays import (
-    as_array,
-    check_function,
-    check_instance,
-    check_labels,
-    check_room,
-    check_scalar,
-    check_whole,
-    native,
-    with_dtype,
-)
+from jaxdiff.arrays import check_function, check_instance, check_room, check_scalar, check_whole
+from jaxdiff.networks.conditions import Conditions
 
 
 class Waves(Protocol):
@@ -103,11 +94,8 @@ class LabelEmbedding(nnx.Module):
         Raises TypeError for labels that are not integers, ValueError for another shape or a concrete label
         out of range. Under a transformation, where labels cannot be read, one out of range gives NaN.
         """
-        cond = check_labels(self.classes if cond is None else cond, self.classes, none=True)
-        if cond.shape not in ((), (batch,)):
-            raise ValueError(f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example")
-        rows = self.table.embedding[...].at[jnp.broadcast_to(cond, (batch,))]
-        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        labels = Conditions(classes=self.classes).read(cond, (batch,))["label"]
+        return self.table.embedding[...].at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 class VectorEmbedding(nnx.Module):
@@ -121,66 +109,85 @@ class VectorEmbedding(nnx.Module):
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that is not [batch, size]: TypeError where it is no floating array, or else ValueError."""
-        expected = f"expected floats [batch, {self.size}], a vector an example"
-        array = None if isinstance(cond, tuple | dict) else as_array(cond)
-        if cond is None or array is None or not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(f"{with_dtype('cond', cond)}; {expected}")
-        if array.ndim != 2 or array.shape[1] != self.size:
-            raise ValueError(f"cond has shape {array.shape}; {expected}")
+        Conditions(vector=self.size).check(cond)
 
     def __call__(self, cond, batch: int) -> jax.Array:
         """Return [batch, features] for cond [batch, size]; raises what `check_cond` raises, and for another batch."""
-        self.check_cond(cond)
-        if len(cond) != batch:
-            raise ValueError(f"cond has shape {jnp.shape(cond)}; expected [{batch}, {self.size}], a vector an example")
-        return self.map(jnp.asarray(native(cond)).astype(self.map.kernel.dtype))
+        vectors = Conditions(vector=self.size).read(cond, (batch,))["vector"]
+        return self.map(vectors.astype(self.map.kernel.dtype))
 
 
-class NoiseEmbedding(nnx.Module):
-    """Noise level and condition as one vector: two dense layers over the waves, plus the label's row, or the vector's.
+class LevelEmbedding(nnx.Module):
+    """Two dense layers over the waves of a noise level."""
 
-    A network has `classes`, or is given vectors of `vector` numbers, or neither; ValueError for both.
-    """
-
-    vector: VectorEmbedding | None = None  # here, so that the structure of networks without one is what it was
-
-    def __init__(
-        self,
-        features: int,
-        waves: Waves,
-        classes: int,
-        vector: int = 0,
-        *,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, features: int, waves: Waves, *, rngs: nnx.Rngs):
         check_rngs(rngs)
         check_whole("features", features)
-        check_whole("classes", classes, least=0)
-        if check_whole("vector", vector, least=0) and classes:
-            raise ValueError(f"classes = {classes} and vector = {vector}; expected one of them, the other 0")
         check_function("waves", waves, "a function [batch] -> [batch, features] of c_noise, such as Sinusoidal()")
         self.waves = waves
         shape = getattr(jax.eval_shape(waves, jax.ShapeDtypeStruct((1,), jnp.float32)), "shape", None)
         if shape is None or len(shape) != 2 or shape[0] != 1:
             raise ValueError(f"waves returned shape {shape} for c_noise of shape (1,); expected (1, features)")
-        size = shape[1]
-        self.dense_in = nnx.Linear(size, features, rngs=rngs)
+        self.dense_in = nnx.Linear(shape[1], features, rngs=rngs)
         self.dense_out = nnx.Linear(features, features, rngs=rngs)
+
+    def of_level(self, c_noise: jax.Array) -> jax.Array:
+        """[batch] -> [batch, features]."""
+        return self.dense_out(nnx.silu(self.dense_in(self.waves(c_noise))))
+
+
+class NoiseEmbedding(LevelEmbedding):
+    """Noise level and condition as one vector: the sum of an embedding of each.
+
+    A label has a row of a table, a vector a linear map, the log-SNR of an image two dense layers as the noise level
+    has, and tokens a linear map of the mean of those that are read. An image itself, and tokens one by one, are for the
+    network to read by `conditions`.
+    """
+
+    # here, so that the structure of networks without them is what it was
+    vector: VectorEmbedding | None = None
+    level: LevelEmbedding | None = None
+    tokens: VectorEmbedding | None = None
+    image: int = 0
+
+    def __init__(
+        self,
+        features: int,
+        waves: Waves,
+        classes: int = 0,
+        vector: int = 0,
+        image: int = 0,
+        level: bool = False,
+        tokens: int = 0,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        Conditions(classes, vector, image, level, tokens)
+        super().__init__(features, waves, rngs=rngs)
         self.label = LabelEmbedding(classes, features, rngs=rngs) if classes else None
         if vector:
             self.vector = VectorEmbedding(vector, features, rngs=rngs)
+        if level:
+            self.level = LevelEmbedding(features, waves, rngs=rngs)
+        if tokens:
+            self.tokens = VectorEmbedding(tokens, features, rngs=rngs)
+        if image:
+            self.image = image
+
+    @property
+    def conditions(self) -> Conditions:
+        """What it was built to take."""
+        return Conditions(
+            classes=0 if self.label is None else self.label.classes,
+            vector=0 if self.vector is None else self.vector.size,
+            image=self.image,
+            level=self.level is not None,
+            tokens=0 if self.tokens is None else self.tokens.size,
+        )
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is no vectors of the network's size, or neither None nor labels of its classes."""
-        if self.vector is not None:
-            return self.vector.check_cond(cond)
-        if cond is None:
-            return
-        if self.label is None:
-            raise ValueError(
-                "cond was given to a network without classes; build it with classes=..., or leave cond out"
-            )
-        check_labels(cond, self.label.classes, none=True)
+        """Raise for a `cond` that it does not take, as `Conditions.check` says."""
+        self.conditions.check(cond)
 
     def no_label(self) -> int | None:
         """The label for none, the number of classes; None without classes."""
@@ -191,13 +198,21 @@ class NoiseEmbedding(nnx.Module):
 
         Raises ValueError for a c_noise of another shape, and for a cond that `check_cond` refuses.
         """
-        self.check_cond(cond)
+        parts = self.conditions.read(cond, x.shape)
         c_noise = jnp.asarray(c_noise, jnp.float32 if x.dtype.itemsize < 4 else x.dtype)
         if c_noise.shape not in ((), x.shape[:1]):
             raise ValueError(f"c_noise has shape {c_noise.shape}; expected a scalar or {x.shape[:1]}, one an example")
         c_noise = jnp.broadcast_to(c_noise, x.shape[:1])
-        embedding = self.dense_out(nnx.silu(self.dense_in(self.waves(c_noise))))
-        for given in (self.label, self.vector):
-            if given is not None:
-                embedding = embedding + given(cond, len(c_noise)).astype(embedding.dtype)
+        embedding = self.of_level(c_noise)
+        add = lambda part: embedding + part.astype(embedding.dtype)
+        if self.label is not None:
+            embedding = add(self.label(parts["label"], len(x)))
+        if self.vector is not None:
+            embedding = add(self.vector(parts["vector"], len(x)))
+        if self.level is not None:  # -log-SNR/8 is c_noise
+            embedding = add(self.level.of_level(jnp.clip(-parts["level"].astype(c_noise.dtype) / 8, -3, 3)))
+        if self.tokens is not None:
+            read = parts["token_mask"].sum(1, keepdims=True)
+            mean = parts["tokens"].sum(1) / jnp.maximum(read, 1).astype(parts["tokens"].dtype)
+            embedding = add(self.tokens(mean, len(x)))
         return nnx.silu(embedding).astype(x.dtype)

@@ -17,8 +17,8 @@ class MLP(nnx.Module):
     `event` is the event's shape, or its size for events [features]; an event is flattened and given back in
     its shape, or with `outputs` values for each one in, side by side in its last axis (2 for a learned variance).
     The last layer begins at zero. cond is a label of `classes`, or floats [batch, `vector`], which a network with
-    `vector` always needs. Raises ValueError for an empty `hidden`, for classes and vector both, and for x of another
-    event.
+    `vector` always needs; of both it is {"label": ..., "vector": ...} (`Conditions`). Raises ValueError for an empty
+    `hidden`, and for x of another event.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MLP(nnx.Module):
         self.out = nnx.Linear(widths[-1], outputs * widths[0], kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is no vectors of the network's size, or neither None nor labels of its classes."""
+        """Raise for a `cond` that is not of the network's classes and vector, as `Conditions.check` says."""
         self.embed.check_cond(cond)
 
     def no_label(self) -> int | None:

@@ -59,9 +59,17 @@ def test_any_other_condition_is_refused(denoiser, cond, error, message):
             use()
 
 
-def test_classes_and_vectors_exclude_each_other_and_vectors_are_never_dropped(denoiser, tmp_path):
-    with pytest.raises(ValueError, match="classes = 3 and vector = 4; expected one of them"):
-        network(classes=3, vector=4)
+def test_a_label_and_a_vector_together_add_what_each_of_them_adds():
+    (both, params), labels = network(classes=3, vector=4), np.array([0, 2, 1])
+    with_both = lambda label, vector: both(params, X, 0.1, {"label": label, "vector": vector})
+    embed = lambda *names: {**params, "embed": {n: p for n, p in params["embed"].items() if n not in names}}
+    of_labels, of_vectors = network(classes=3)[0], network(vector=4)[0]
+    params["embed"]["label"]["table"]["embedding"] *= np.array([1, 1, 1, 0])[:, None]  # of no label
+    np.testing.assert_allclose(with_both(labels, 0 * COND), of_labels(embed("vector"), X, 0.1, labels), rtol=1e-6)
+    np.testing.assert_allclose(with_both(3, COND), of_vectors(embed("label"), X, 0.1, COND), rtol=1e-6)
+
+
+def test_vectors_are_never_dropped(denoiser, tmp_path):
     assert denoiser.no_label() is None
     with pytest.raises(ValueError, match="label_dropout = 0.1, but the network has no label that means none"):
         train(jax.random.key(0), tmp_path, denoiser, jd.losses.Denoising(), [], steps=1, label_dropout=0.1)
