@@ -161,8 +161,12 @@ CLASSIFIER = jax.tree_util.Partial(near_the_origin)
 GUIDANCE: dict[str, Callable[..., guidance.Wrapper]] = {  # of `denoiser=`
     "ClassifierFree": Guidance(guidance.ClassifierFree, {"scale": 2.0}),
     "ClassifierFree within an Interval": Guidance(guidance.ClassifierFree, {"scale": guidance.Interval(2.0, 0.1, 3.0)}),
+    "ClassifierFree under a null": Guidance(
+        guidance.ClassifierFree, {"scale": guidance.Interval(2.0, 0.1, 3.0), "null": 2, "rescale": 0.3}
+    ),
     "Auto": lambda denoiser: guidance.Auto(denoiser, guidance.DynamicThreshold(denoiser, 0.5, 0.3), 2.0),
     "ClassifierFreePP": Guidance(guidance.ClassifierFreePP, {"scale": 0.5}),
+    "ClassifierFreePP under a null": Guidance(guidance.ClassifierFreePP, {"scale": 0.5, "null": 2}),
     "Classifier": lambda denoiser: guidance.Classifier(denoiser, CLASSIFIER, 0.7),
     "TweedieClassifier": lambda denoiser: guidance.TweedieClassifier(denoiser, CLASSIFIER, 0.7, conditional=True),
     "DynamicThreshold": Guidance(guidance.DynamicThreshold, {"quantile": 0.6, "bound": 0.5}),

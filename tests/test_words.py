@@ -509,7 +509,7 @@ TABLE = [(kind, name) for kind, (*_, rows) in ROOMS.items() for name in rows or 
 @pytest.mark.parametrize(("kind", "name"), TABLE, ids=lambda part: getattr(part, "__name__", part))
 def test_every_row_of_the_tests_tables_is_written_and_read_back(kind, name):
     value = ROOMS[kind][2][name]
-    if name.partition(" ")[0] in UNREACHABLE:
+    if name.partition(" ")[0] in UNREACHABLE or name.endswith("under a null"):  # a value of cond, of any form
         with pytest.raises(TypeError, match="cannot be written"):
             write(value, kind)
     else:

@@ -4,9 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.arrays import check_shared, example_keys
+from jaxdiff.arrays import check_shared, example_keys, is_concrete, said
 from jaxdiff.denoisers.denoiser import check_denoiser
+from jaxdiff.processes import Process
 
 
 def check_model(denoiser) -> None:
@@ -36,6 +38,28 @@ def check_answer(denoiser, shape: Any, cond) -> None:
 
         jax.eval_shape(answer, cond)
         return
-    for inner in (getattr(denoiser, name) for name in ("denoiser", "weak") if hasattr(denoiser, name)):
-        if len(inner.process.processes) == len(process.processes):  # of the same x
-            check_answer(inner, shape, cond if getattr(denoiser, "conditional", True) else None)
+    if hasattr(denoiser, "denoiser"):
+        for inner, given in denoiser.asked(cond):
+            if len(inner.process.processes) == len(process.processes):  # of the same x
+                check_answer(inner, shape, given)
+
+
+def check_same_process(name: str, other, denoiser) -> None:
+    """Raise ValueError where the processes of the denoiser `other`, a user's `name`, and of `denoiser` differ.
+
+    They differ where they are of different classes, or have different numbers as far as these are known.
+    """
+    if _differ(denoiser.process, other.process):
+        raise ValueError(
+            f"{name} is of the process {said(other.process)}, the denoiser of {said(denoiser.process)}; wrap {name} in "
+            "OnProcess"
+        )
+
+
+def _differ(one: Process, other: Process) -> bool:
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return True
+    as_computed = lambda leaf: np.asarray(leaf, jnp.result_type(float))
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other))
+    known = [pair for pair in pairs if all(map(is_concrete, pair))]
+    return not all(np.array_equal(as_computed(a), as_computed(b)) for a, b in known)

@@ -82,9 +82,14 @@ class Wrapper:
         """The process of the denoiser it wraps."""
         return self.denoiser.process
 
+    def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
+        """The denoisers that it asks, each with the cond that it asks under."""
+        return [(self.denoiser, cond)]
+
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the denoiser does not take."""
-        check_cond_of(self.denoiser, cond)
+        """Raise for a `cond` that one of the denoisers it asks does not take."""
+        for denoiser, given in self.asked(cond):
+            check_cond_of(denoiser, given)
 
     def check_start(self, t) -> None:
         """Raise where the denoiser has no answer at a concrete `t`."""

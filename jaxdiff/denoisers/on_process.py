@@ -39,6 +39,10 @@ class OnProcess:
         check_numbers(self.denoiser, "OnProcess")
         check_gaussian(self.process, "OnProcess")
 
+    def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
+        """The denoiser that it asks, under the same cond."""
+        return [(self.denoiser, cond)]
+
     def check_cond(self, cond) -> None:
         check_cond_of(self.denoiser, cond)
 

@@ -1,11 +1,13 @@
 """What a denoiser says of x_0 given x_t: two means of numbers, a distribution of each category.
 
 Every class answers `with_variance(variance)`, which says how far a step back is spread, and
-`worse.extrapolated(better, scale)`, so that guidance is one map over the leaves of a joint model's answer.
+`first.extrapolated(others, scales)`, so that guidance is one map over the leaves of a joint model's answer.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -52,11 +54,20 @@ class Prediction:
             )
         return self
 
-    def extrapolated(self, better: "Prediction", scale) -> "Prediction":
-        """(1 - scale) self + scale better, bitwise the one at 0 and the other at 1; the share is that of `better`."""
-        scale = along_batch(scale, self.data, "scale")
-        data, noise = ((1 - scale) * a + scale * b for a, b in zip(self, better))
-        return dataclasses.replace(better, data=data, noise=noise)
+    def extrapolated(self, others: Sequence["Prediction"], scales: Sequence) -> "Prediction":
+        """self + Σ_k scale_k (other_k - other_{k-1}), other_0 = self, with the share of the last.
+
+        Bitwise self where all scales are 0, and the last where they are 1.
+        """
+        weights = _weights([along_batch(scale, self.data, "scale") for scale in scales])
+        mixed = lambda *values: functools.reduce(operator.add, map(operator.mul, weights, values))
+        data, noise = map(mixed, self, *others)
+        return dataclasses.replace(others[-1], data=data, noise=noise)
+
+
+def _weights(scales: Sequence) -> list:
+    """What each of K + 1 models counts, whose K differences, from each to the next, are taken times `scales`."""
+    return [before - after for before, after in zip((1, *scales), (*scales, 0))]
 
 
 @pytree
@@ -100,12 +111,17 @@ class Categorical:
             raise ValueError(f'variance = "{variance}": a step back between categories has none; expected "small"')
         return self
 
-    def extrapolated(self, better: "Categorical", scale) -> "Categorical":
-        """The logits (1 - scale) self + scale better, under the evidence of `better`; -inf where both are."""
-        scale = along_batch(scale, self.logits, "scale")
+    def extrapolated(self, others: Sequence["Categorical"], scales: Sequence) -> "Categorical":
+        """The logits self + Σ_k scale_k (other_k - other_{k-1}), other_0 = self, under the evidence of the last.
+
+        They are -inf where all are.
+        """
+        models = [self.logits, *(other.logits for other in others)]
+        weights = _weights([along_batch(scale, self.logits, "scale") for scale in scales])
         part = lambda weight, logits: jnp.where(weight == 0, 0.0, weight * logits)
-        mixed = part(1 - scale, self.logits) + part(scale, better.logits)
-        return dataclasses.replace(better, logits=jnp.where(self.logits == better.logits, better.logits, mixed))
+        mixed = functools.reduce(operator.add, map(part, weights, models))
+        alike = functools.reduce(operator.and_, [logits == models[-1] for logits in models[:-1]])
+        return dataclasses.replace(others[-1], logits=jnp.where(alike, models[-1], mixed))
 
 
 @pytree
@@ -129,9 +145,9 @@ def is_prediction(tree: Any) -> bool:
     return isinstance(tree, Prediction | Categorical | Certain)
 
 
-def extrapolated(worse: Any, better: Any, scale) -> Any:
-    """`worse.extrapolated(better, scale)` of every part of a model's answer."""
-    return jax.tree.map(lambda a, b: a.extrapolated(b, scale), worse, better, is_leaf=is_prediction)
+def extrapolated(models: Sequence, scales: Sequence) -> Any:
+    """`first.extrapolated(others, scales)` of every part of what several models answer."""
+    return jax.tree.map(lambda first, *others: first.extrapolated(others, scales), *models, is_leaf=is_prediction)
 
 
 def with_variance(prediction: Any, variance: str) -> Any:

@@ -440,14 +440,14 @@ def test_guidance_of_tokens_acts_on_their_logits():
 def test_categories_that_cannot_be_stay_so_under_guidance(scale):
     never = jd.Categorical(jnp.array([[0.3, -jnp.inf, 0.1], [-jnp.inf, 0.2, 0.5]]))
     better = jd.Categorical(jnp.array([[0.9, -jnp.inf, 0.4], [-jnp.inf, 0.1, 0.5]]))
-    found = np.exp(never.extrapolated(better, scale).log_probabilities())
+    found = np.exp(never.extrapolated([better], [scale]).log_probabilities())
     finite = np.array([[0.3, 0.1], [0.2, 0.5]]) * (1 - scale) + np.array([[0.9, 0.4], [0.1, 0.5]]) * scale
     np.testing.assert_allclose(found[[0, 1], [1, 0]], 0.0)
     expected = np.exp(finite) / np.exp(finite).sum(1, keepdims=True)
     np.testing.assert_allclose([found[0, [0, 2]], found[1, [1, 2]]], expected, rtol=1e-5)
     other = jd.Categorical(jnp.array([[-jnp.inf, 0.2, 0.5]]))
     for end, kept in ((0.0, never), (1.0, other)):
-        np.testing.assert_array_equal(never.extrapolated(other, end).logits[0], kept.logits[0])
+        np.testing.assert_array_equal(never.extrapolated([other], [end]).logits[0], kept.logits[0])
 
 
 def test_a_schedule_that_starts_flat_costs_nothing_where_float32_masks_nothing():

@@ -1,0 +1,96 @@
+"""Guidance by the gradient of a log-likelihood: of noised x, or of clean data by Tweedie's formula."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import along_batch, check_batch, check_flag, check_function, check_output
+from jaxdiff.denoisers.denoiser import DenoiserLike, check_numbers
+from jaxdiff.denoisers.guidance.scale import Interval, Scaled, scale_at
+from jaxdiff.processes import Prediction, as_pytree, expand_time, pytree
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tilted(Scaled):
+    """A prediction tilted by the gradient of a log-likelihood, a callable pytree or a plain function."""
+
+    denoiser: DenoiserLike
+    log_likelihood: Callable[..., jax.Array]
+    scale: float | Interval = 1.0
+    conditional: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_numbers(self.denoiser, type(self).__name__, "guide by ClassifierFree")
+        check_function("log_likelihood", self.log_likelihood, "a function that gives one number an example, [batch]")
+        check_flag("conditional", self.conditional)
+        object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
+
+    def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
+        """The denoiser, under `cond` where it is conditional; what cond is to the classifier is the classifier's."""
+        return [(self.denoiser, cond if self.conditional else None)]
+
+    def _inner(self, x, t, cond) -> Prediction:
+        return self.denoiser(x, t, cond if self.conditional else None)
+
+    def _total(self, x, *arguments) -> jax.Array:
+        value = self.log_likelihood(x, *arguments)
+        note = ": one number an example, the log-probability of its own cond"
+        check_output("log_likelihood", value, x, x.shape[:1], note)
+        return value.sum()
+
+    def _tilt(self, predicted: Prediction, gradient, x, t) -> Prediction:
+        process: Any = self.process
+        alpha, sigma = (expand_time(c, x) for c in process.marginal(t))
+        scale = along_batch(scale_at(self.scale, self.process, t, x, 0.0), x, "scale")
+        move = jnp.where(alpha > 0, scale * sigma * gradient, 0.0)
+        data = predicted.data + sigma / jnp.where(alpha > 0, alpha, 1.0) * move
+        return dataclasses.replace(predicted, data=data, noise=predicted.noise - move)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Classifier(_Tilted):
+    """Classifier guidance (Dhariwal and Nichol 2021, algorithms 1 and 2): the score of p_t(x) p(y | x_t)^scale.
+
+    `log_likelihood(x, t, cond) -> [batch]` is log p(cond | x_t) of a classifier that was trained on noised x, or any
+    other log-likelihood to climb. A plain function is part of the program; for one with weights give a callable pytree,
+    `jax.tree_util.Partial(classify, weights)`, and new weights compile nothing. `scale` is a number or an `Interval`;
+    1 is Bayes' rule.
+
+    `cond` goes to the classifier, and the denoiser is called without: it is taken for p(x). With conditional=True it
+    gets cond too, and p(x | y) is pushed further (table 4 of the paper); for exact models that is ClassifierFree with
+    1 + scale, which is also Classifier of the unconditional model with 1 + scale. Where α = 0 the prediction is left
+    unguided. Raises ValueError where log_likelihood returns another shape.
+    """
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        x = check_batch(x)
+        gradient = jax.grad(self._total)(x, t, cond)
+        return self._tilt(self._inner(x, t, cond), gradient, x, t)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class TweedieClassifier(_Tilted):
+    """Guidance by a classifier of clean data, read at the denoiser's x_0: log p(y | x_t) ≈ log p(y | E[x_0 | x_t]).
+
+    An approximation (Chung et al. 2023, "Diffusion posterior sampling", eq. 11; Bansal et al. 2023, eq. 6), since the
+    true one is log E[p(y | x_0) | x_t]. It is exact where log p(y | x_0) is linear in x_0 and the data Gaussian, and as
+    σ -> 0; for N(m, s²) observed with noise of variance r its pull is too strong by 1 + Var[x_0 | x_t]/r. Where the
+    classifier is sure of E[x_0 | x_t] it does not pull at all, and leaves points on the border of its classes.
+
+    `log_likelihood(x0, cond) -> [batch]`; everything else as in `Classifier`. The gradient goes through the denoiser.
+    """
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        def value(x):
+            predicted = self._inner(x, t, cond)
+            return self._total(predicted.data, cond), predicted
+
+        x = check_batch(x)
+        gradient, predicted = jax.grad(value, has_aux=True)(x)
+        return self._tilt(predicted, gradient, x, t)

@@ -1,0 +1,270 @@
+"""Classifier-free guidance: from the answer without a condition to the answer under it, and beyond.
+
+What stands for no condition is a null: one example's `cond` that says nothing, or None, the denoiser's own. Under a
+null that has values all answers are one batch, the K + 1 conditions of an example side by side, so that examples that
+are split between devices stay where they are.
+"""
+
+import dataclasses
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.arrays import as_array, check_field, count, is_concrete, said, with_dtype
+from jaxdiff.denoisers.checks import check_same_process
+from jaxdiff.denoisers.denoiser import (
+    DenoiserLike,
+    check_cond_of,
+    check_denoiser,
+    check_numbers,
+    check_start_of,
+    innermost,
+)
+from jaxdiff.denoisers.guidance.saturation import rescaled
+from jaxdiff.denoisers.guidance.scale import Interval, Parts, Scaled, as_parts, scale_at
+from jaxdiff.processes import Gaussian, Prediction, extrapolated, pytree
+
+
+class _TowardsCond(Scaled):
+    """Guidance away from the answer under `null`: of the denoiser, or of `free`."""
+
+    null: Any
+    free: DenoiserLike | None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.free is not None:
+            check_denoiser(self.free, "free")
+            check_same_process("free", self.free, self.denoiser)
+        array = lambda leaf: _array("null", leaf)
+        object.__setattr__(self, "null", jax.tree.map(array, self.null, is_leaf=lambda part: isinstance(part, list)))
+        if self.null is None and getattr(innermost(self._unconditional), "label_dropout", None) == 0:
+            warnings.warn(
+                f"{type(self).__name__} of a denoiser whose labels were never dropped in training (label_dropout = 0): "
+                "its unconditional prediction was not learned, and guidance by it leads anywhere. Train with "
+                "label_dropout=0.1",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    @property
+    def _unconditional(self) -> DenoiserLike:
+        return self.denoiser if self.free is None else self.free
+
+    def _check_given(self, cond) -> None:
+        if cond is None:
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} has no cond to guide to; give cond, or leave {name} out for unconditional samples"
+            )
+
+    def _rows(self, cond, n: int) -> list:
+        """The conditions of n examples: under the null, and with each part that has a scale revealed, to `cond`."""
+        cond = jax.tree.map(lambda leaf: _for_all(_array("cond", leaf), n), cond)
+        if not isinstance(self.scale, Parts):
+            return [_repeated(self.null, cond, n), cond]
+        parts = [_with_mask(name, cond) for name in self.scale.names]
+        revealed = [name for names in parts for name in names]
+        _check_parts(self.scale.names, self.null, cond, revealed)
+        null, known = ({name: tree[name] for name in revealed} for tree in (self.null, cond))
+        rows = [cond | _repeated(null, known, n)]
+        for names in parts:
+            rows.append(rows[-1] | {name: cond[name] for name in names})
+        return rows
+
+    def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
+        """The denoisers, each with a cond that it is asked under: without condition first."""
+        self._check_given(cond)
+        sizes = [leaf.shape[0] for leaf in jax.tree.leaves(cond) if np.ndim(leaf)]
+        first, *others = [None, cond] if self.null is None else self._rows(cond, sizes[0] if sizes else 1)
+        return [(self._unconditional, first), *((self.denoiser, row) for row in others)]
+
+    def check_cond(self, cond) -> None:
+        """Raise for cond = None, which is no guidance, and for a `cond` or a null that the denoisers do not take."""
+        (free, null), *others = self.asked(cond)
+        with warnings.catch_warnings(action="ignore"):  # of labels never dropped, which it warned of when it was made
+            try:
+                check_cond_of(free, null)
+            except (ValueError, TypeError) as error:
+                name = type(self).__name__
+                raise type(error)(
+                    f"{name} guides away from the answer without cond, which this denoiser does not give ({error}); "
+                    f"leave {name} out"
+                    if null is None
+                    else f"null: {error}"
+                ) from None
+        for denoiser, given in others:
+            check_cond_of(denoiser, given)
+
+    def check_start(self, t) -> None:
+        """Raise where one of the denoisers has no answer at a concrete `t`."""
+        check_start_of(self.denoiser, t)
+        check_start_of(self._unconditional, t)
+
+    def _answers(self, x, t, cond) -> list:
+        """What is said of x without a condition, ..., under `cond`."""
+        self._check_given(cond)
+        if self.null is None:
+            return [self._unconditional(x, t, None), self.denoiser(x, t, cond)]
+        x, t = self.process.at(x, t)
+        first, *others = self._rows(cond, count(x))
+        if self.free is None:
+            return _together(self.denoiser, x, t, [first, *others])
+        return [self.free(x, t, first), *_together(self.denoiser, x, t, others)]
+
+
+def _array(name: str, given) -> np.ndarray | jax.Array:
+    leaf = as_array(given)
+    if leaf is None or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+        raise TypeError(f"{with_dtype(name, given)}; expected arrays of numbers")
+    return leaf
+
+
+def _for_all(leaf, n: int):
+    """A scalar repeated for n examples; an array as it is."""
+    return leaf if leaf.ndim else _spread(leaf, n)
+
+
+def _spread(leaf, n: int):
+    """`leaf`, of one example, for n of them; of NumPy where its values are known, so that they can be checked."""
+    room = np if is_concrete(leaf) else jnp
+    return room.broadcast_to(room.asarray(leaf), (n, *leaf.shape))
+
+
+def _with_mask(name: str, cond) -> tuple[str, ...]:
+    """The parts of cond that are revealed with `name`: tokens and their mask go together."""
+    masked = name == "tokens" and isinstance(cond, dict) and "token_mask" in cond
+    return (name, "token_mask") if masked else (name,)
+
+
+def _check_parts(names, null, cond, revealed: list[str]) -> None:
+    """Raise ValueError where cond or null lacks a part that has a scale, or null has one that cond lacks."""
+    for owner, tree in (("cond", cond), ("null", null)):
+        missing = [name for name in revealed if not isinstance(tree, dict) or name not in tree]
+        if missing:
+            raise ValueError(f"scale names {', '.join(names)}, but {owner} = {_form(tree)} has no {missing[0]}")
+    if unknown := sorted(null.keys() - cond.keys()):
+        raise ValueError(f"null has {unknown[0]}, which cond = {_form(cond)} has not; leave it out")
+
+
+def _form(tree) -> str:
+    return said(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)).replace("'", "")
+
+
+_KINDS = (jnp.bool_, jnp.integer, jnp.floating)
+
+
+def _repeated(null, cond, n: int) -> Any:
+    """`null` for n examples; raises where it is not what one example of `cond` is."""
+    if jax.tree.structure(null) != jax.tree.structure(cond):
+        one = jax.tree.map(lambda leaf: leaf[0], cond)
+        raise ValueError(f"null = {_form(null)}; expected one example of cond, {_form(one)}")
+
+    def repeat(path, leaf, like):
+        name = f"null{jax.tree_util.keystr(path)}"
+        if leaf.shape != like.shape[1:]:
+            raise ValueError(f"{name} has shape {leaf.shape}; expected {like.shape[1:]}, that of one example of cond")
+        kind, expected = (next(i for i, k in enumerate(_KINDS) if jnp.issubdtype(a.dtype, k)) for a in (leaf, like))
+        if kind > expected or (kind == 0) != (expected == 0):
+            raise TypeError(f"{name} has dtype {leaf.dtype}; expected {like.dtype}, as cond has")
+        return _spread(leaf.astype(like.dtype), n)
+
+    return jax.tree_util.tree_map_with_path(repeat, null, cond)
+
+
+def _together(denoiser: DenoiserLike, x, t, rows: list) -> list:
+    """What `denoiser` says of x at t [n] under each of the conditions `rows`, by one batch."""
+    k = len(rows)
+    x, t = jax.tree.map(lambda leaf: jnp.repeat(leaf, k, axis=0), (x, t))
+    cond = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]), *rows)
+    answers = denoiser(x, t, cond)
+    of_row = lambda leaf, i: leaf.reshape(-1, k, *leaf.shape[1:])[:, i] if jnp.ndim(leaf) else leaf
+    return [jax.tree.map(lambda leaf, i=i: of_row(leaf, i), answers) for i in range(k)]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class ClassifierFree(_TowardsCond):
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): unconditional + scale (conditional - unconditional).
+
+        ClassifierFree(denoiser, 3.0)                                           of labels
+        ClassifierFree(denoiser, 7.5, null=encode(""))                          of text; a negative prompt is a null
+        ClassifierFree(denoiser, {"image": 1.5, "tokens": 7.5}, null={"image": zeros, "tokens": tokens})
+
+    `scale` = 1 + w of the paper: 0 is the unconditional model, 1 the conditional one, above 1 guided; a number or an
+    `Interval`. A dictionary has one for each named part of `cond`, which are revealed in its order, each to those
+    before it (Brooks et al. 2023, eq. 3); tokens are revealed with their mask, and a part that it does not name is
+    known throughout.
+
+    `null` is one example's cond that says nothing, without a batch axis. With it all predictions are one batch of 2 n
+    (with K scales, (K + 1) n), and at scale 0 and 1 the result is one of them to rounding. None is the denoiser's own
+    answer at cond = None: two evaluations, and to the bit. `free` is another denoiser, of the same process, which
+    makes the unconditional prediction in the denoiser's place, asked under null or None.
+
+    `rescale` in [0, 1] takes that share of the contrast back that guidance adds to x_0 (Lin et al. 2024, section 3.4;
+    they recommend 0.7).
+
+    Raises ValueError when called without cond, for a denoiser without an unconditional model, a null that is not what
+    one example of cond is, a part that cond or null lacks, and a `free` of another process; TypeError for `rescale` of
+    a process that is not one of numbers.
+    """
+
+    denoiser: DenoiserLike
+    scale: float | Interval | dict[str, Any] = 1.0
+    null: Any = None
+    free: DenoiserLike | None = None
+    rescale: float = 0.0
+
+    def __post_init__(self):
+        if isinstance(self.scale, dict):
+            object.__setattr__(self, "scale", as_parts(self.scale))
+        super().__post_init__()
+        if isinstance(self.scale, Parts) and self.null is None:
+            raise ValueError(f"null = None, but scale names {', '.join(self.scale.names)}; give the null of each part")
+        check_field(self, "rescale", least=0, most=1, noun="a share")
+        if not (is_concrete(self.rescale) and np.all(np.asarray(self.rescale) == 0)):
+            check_numbers(self.denoiser, "rescale", "leave it out")
+
+    def __call__(self, x, t, cond=None) -> Any:
+        scales = self.scale.scales if isinstance(self.scale, Parts) else (self.scale,)
+        answers = self._answers(x, t, cond)
+        guided = extrapolated(answers, [scale_at(scale, self.process, t, x, 1.0) for scale in scales])
+        if not isinstance(self.process, Gaussian):
+            return guided
+        return rescaled(self.process, guided, answers[-1], self.rescale, t)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class ClassifierFreePP(_TowardsCond):
+    r"""CFG++ (Chung et al. 2024, arXiv 2406.08070, algorithm 2): guided data, unconditional noise; `scale` in [0, 1].
+
+    x_s = α_s x_0^guided + σ_s ε^free is the paper's step. x = α x_0 + σ ε no longer holds, so this belongs to that step
+    and not to a flow: it is, to the letter, the DDIM step of
+
+        ClassifierFree with scale / (1 - (σ_s/α_s) / (σ_t/α_t)),
+
+    a scale that grows as the steps get shorter. DDIM takes this step, and Heun takes it as its predictor. Others see
+    something else: ProbabilityFlow, `encode` and likelihoods integrate v = cos φ ε - sin φ x_0, which is that of
+    ClassifierFree with scale sin² φ; DPM-Solver++ and Ancestral, which read x_0 alone, take it for ClassifierFree;
+    Euler-Maruyama and Langevin steps, which read ε alone and would see no guidance, refuse it. `null` and `free` are
+    those of `ClassifierFree`. Raises ValueError for a scale outside [0, 1], and as `ClassifierFree` does.
+    """
+
+    denoiser: DenoiserLike
+    scale: float = 0.6
+    null: Any = None
+    free: DenoiserLike | None = None
+
+    def __post_init__(self):
+        check_numbers(self.denoiser, "ClassifierFreePP", "guide by ClassifierFree")
+        check_field(self, "scale", least=0, most=1, noun="the λ of CFG++")
+        super().__post_init__()
+
+    def __call__(self, x, t, cond=None) -> Prediction:
+        free, conditional = self._answers(x, t, cond)
+        _, noise = free
+        return dataclasses.replace(extrapolated([free, conditional], [self.scale]), noise=noise)

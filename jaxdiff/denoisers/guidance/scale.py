@@ -1,0 +1,89 @@
+"""How far guidance goes: a number, or one between two noise levels."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import (
+    along_batch,
+    check_field,
+    check_field_above,
+    check_scalar,
+    check_shared,
+    count,
+    nan_unless,
+    said,
+)
+from jaxdiff.denoisers.denoiser import Wrapper, check_denoiser
+from jaxdiff.processes import Process, pytree
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """`scale` where low < σ/α <= high and no guidance elsewhere (Kynkäänniemi et al. 2024, section 3).
+
+    It goes where a scale goes. No guidance is 1 for ClassifierFree and Auto, 0 for the classifiers. Each of the three
+    is a number, or one an example. Raises ValueError for an interval that is empty.
+    """
+
+    scale: float
+    low: float = 0.0
+    high: float = math.inf
+
+    def __post_init__(self):
+        check_field(self, "scale")
+        check_field(self, "low", least=0)
+        check_field(self, "high", above=0, most=math.inf)
+        message = "low = {low}, high = {high}; expected noise levels σ/α with 0 <= low < high"
+        check_field_above(self, "high", "low", message)
+
+    def at(self, process: Process, t, otherwise: float) -> jax.Array:
+        """The scale at `t`, of its shape."""
+        ratio = jnp.exp(-process.log_snr(t) / 2)
+        scale, low, high = (along_batch(getattr(self, name), ratio, name) for name in ("scale", "low", "high"))
+        within = jnp.where((low < ratio) & (ratio <= high), scale, otherwise)
+        return nan_unless((low >= 0) & (high > 0), within)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A scale for each named part of a condition, in the order in which the parts are revealed."""
+
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    scales: tuple[float | Interval, ...]
+
+
+def as_parts(scale: dict) -> Parts:
+    """A dictionary of scales as `Parts`, in its order, which JAX would sort; raises for what is no scale."""
+    if not scale or not all(isinstance(name, str) for name in scale):
+        raise ValueError(f"scale = {said(scale)}; expected a scale for each named part of cond, at least one")
+    if "token_mask" in scale:
+        raise ValueError(f"scale = {said(scale)}; token_mask is revealed with tokens, leave it out")
+    checked = []
+    for name, value in scale.items():
+        shown = f"scale[{name!r}]"
+        check_shared(shown, value)
+        checked.append(value if isinstance(value, Interval) else check_scalar(shown, value))
+    return Parts(tuple(scale), tuple(checked))
+
+
+class Scaled(Wrapper):
+    """Guidance by a number or an `Interval`."""
+
+    scale: float | Interval
+
+    def __post_init__(self):
+        check_denoiser(self.denoiser)
+        if not isinstance(self.scale, Interval | Parts):
+            check_field(self, "scale")
+
+
+def scale_at(scale, process: Process, t, x, otherwise: float):
+    """`scale` at t: one number, or one an example; `otherwise` outside of an interval."""
+    if isinstance(scale, Interval):
+        return scale.at(process, jnp.broadcast_to(t, count(x)), otherwise)
+    return scale
