@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from jaxdiff import denoisers, likelihood, losses, samplers
-from jaxdiff.denoisers import Bridge, Denoiser, Given, OnProcess, energy, exact, guidance, score
+from jaxdiff.denoisers import Bridge, Denoiser, Given, NoisyClassifier, OnProcess, energy, exact, guidance, score
 from jaxdiff.likelihood import (
     BitsPerDim,
     Likelihood,
@@ -74,6 +74,7 @@ __all__ = [
     "Given",
     "LearnedVP",
     "Likelihood",
+    "NoisyClassifier",
     "OnProcess",
     "Prediction",
     "Process",

@@ -98,6 +98,7 @@ UNREACHABLE = {
     "from_betas": "a table of a thousand numbers is read from a file",
     "Product": "its processes are a tree, one a part of the data",
     "Each": "its samplers are a tree, one a part of the data",
+    "Classification": "it trains a classifier, which a run has not",
     "Auto": "it guides by another model, which is no setting",
     "Classifier": "it guides by a classifier, which is no setting",
     "TweedieClassifier": "it guides by a classifier, which is no setting",

@@ -213,6 +213,16 @@ row("jd.exact.Empirical", exact.Empirical, {"process": VP, "data": X}, process=P
 row("jd.exact.Empirical called", exact.Empirical(VP, X), {"x": X, "t": 0.5}, x=[np.zeros((3, 4)), *NO_BATCH],
     t=TIME_OF_X)
 
+OF_THREE = jd.NoisyClassifier(lambda params, x, c_noise, cond: x @ params, np.ones((2, 3), np.float32), VP)
+NO_LABELS = [3, -1, np.array([0, 1, 3]), T(0.5), T(np.zeros(3))]
+row("jd.NoisyClassifier", jd.NoisyClassifier, GOOD, network=FUNCTION, process=PROCESS, params=[T({"w": "a"})],
+    data_std=[v for v in POSITIVE if not (isinstance(v, T) and v.value is None)])
+row("jd.NoisyClassifier called", OF_THREE, {"x": X, "t": 0.5, "cond": 0}, x=NO_BATCH, t=TIME_OF_X,
+    cond=says("", *NO_LABELS))
+row("jd.NoisyClassifier clean", OF_THREE.clean, {"x0": X}, cond=says("", *NO_LABELS))
+row("jd.NoisyClassifier of a network that returns something else", lambda out: jd.NoisyClassifier(lambda *_: out, None,
+    VP).logits(X, 0.5), out=says("the network returned", X[:2], X[:, 0], X.astype(int), None))
+
 # guidance
 row("jd.guidance.Interval", guidance.Interval, {"scale": 2.0}, scale=NUMBER, low=[-1.0, NAN, *NO_NUMBER], high=[0.0,
     -1.0, NAN, *NO_NUMBER])
@@ -249,11 +259,17 @@ row("jd.guidance.ClassifierFreePP scale", lambda scale: guidance.ClassifierFreeP
 LIKELIHOOD = lambda x, t, cond: x.sum(1)
 CLASSIFIER = {"denoiser": EXACT, "log_likelihood": LIKELIHOOD}
 for kind in (guidance.Classifier, guidance.TweedieClassifier):
-    row(f"jd.guidance.{kind.__name__}", kind, CLASSIFIER, denoiser=A_DENOISER, log_likelihood=FUNCTION, scale=NUMBER,
-        conditional=FLAG)
+    good = CLASSIFIER if kind is guidance.Classifier else CLASSIFIER | {"log_likelihood": OF_THREE.clean}
+    takes = [T(OF_THREE.clean)] if kind is guidance.Classifier else [T(OF_THREE), T(LIKELIHOOD)]
+    row(f"jd.guidance.{kind.__name__}", kind, good, denoiser=A_DENOISER, log_likelihood=[*FUNCTION, *takes],
+        scale=NUMBER, conditional=FLAG)
     row(f"jd.guidance.{kind.__name__} of a function that returns something else", lambda out, kind=kind: kind(EXACT,
         lambda *_: out)(X, 0.5), out=says("log_likelihood returned", jnp.zeros(()), jnp.zeros((3, 2)), T(None),
         T(0.0)))
+row("jd.guidance.Classifier of another process", lambda log_likelihood: guidance.Classifier(exact.Gaussian(jd.VE(),
+    np.zeros(2), np.eye(2)), log_likelihood), log_likelihood=[OF_THREE])
+row("jd.guidance.Classifier cond", guidance.Classifier(EXACT, OF_THREE).check_cond, cond=[None, *says("label", -1),
+    T(0.5)])
 row("jd.guidance.Classifier called", guidance.Classifier(EXACT, LIKELIHOOD), {"x": X, "t": 0.5}, x=NO_BATCH,
     t=TIME_OF_X)
 row("jd.guidance.DynamicThreshold", guidance.DynamicThreshold, {"denoiser": EXACT}, denoiser=A_DENOISER, quantile=[1.5,
@@ -305,6 +321,10 @@ row("jd.losses.Hybrid", jd.losses.Hybrid, weight=NOT_NEGATIVE, steps=[1, *COUNT]
     weighting=FUNCTION)
 row("jd.losses.Hybrid called", jd.losses.Hybrid(steps=4), LOSS | {"denoiser": EXACT}, denoiser=[*says("predicts none",
     EXACT), *A_DENOISER], **BATCH_OF_LOSS)
+row("jd.losses.Classification", jd.losses.Classification, times=[*FUNCTION, T("uniform")])
+row("jd.losses.Classification called", jd.losses.Classification(), LOSS | {"denoiser": OF_THREE, "cond": 0},
+    denoiser=[*says("classifier", T(DENOISER)), *A_DENOISER], key=ONE_KEY, x0=BATCH, cond=[*says("label", 3, -1), *says(
+    "cond = None", None), *COND])
 row("jd.losses.LeastVariance", jd.losses.LeastVariance, loss=FUNCTION)
 row("jd.losses.LeastVariance called", jd.losses.LeastVariance(jd.losses.Denoising()), LOSS | {"denoiser": BOTH},
     denoiser=[T(DENOISER), *A_DENOISER], **BATCH_OF_LOSS)

@@ -60,6 +60,7 @@ def joint(params, x, c_noise, cond):
     return {"x": network(params, x["x"], c_noise["x"], None), "y": logits(params, x["y"], None, None)}
 
 
+TELLS = jd.NoisyClassifier(lambda w, x, c_noise, cond: jnp.matmul(jnp.tanh(x), w, precision=OWN), jnp.ones((D, 3)), VP)
 TOKENS = jd.Denoiser(logits, PARAMS, jd.Absorbing(2))
 BOTH = jd.denoisers.WithProcess(jd.Denoiser(network, PARAMS, jd.LearnedVP()))
 JOINT = jd.Denoiser(joint, PARAMS, jd.Product({"x": VP, "y": jd.Absorbing(2)}))
@@ -123,6 +124,8 @@ ROWS |= {
     "invert": lambda keys, x: jd.invert(MODEL, x, steps=3),
     "cross": lambda keys, x: jd.cross(keys, BRIDGE, x, steps=3),
     "Bridge": lambda keys, x: BRIDGE(x, 0.5),
+    "NoisyClassifier": lambda keys, x: (TELLS(x, 0.5, LABELS[: len(x)]), TELLS.clean(x, LABELS[: len(x)])),
+    "loss Classification": lambda keys, x: L.Classification()(TELLS, keys[0], x, LABELS[: len(x)]),
     "energy": lambda keys, x: jd.energy(ENERGY, x, 0.5),
     "score": lambda keys, x: jd.score(MODEL, x, 0.5),
     "Swapped": lambda keys, x: jd.denoisers.Swapped(BRIDGE)(x, 0.5),

@@ -475,6 +475,7 @@ ABSTRACT = {jd.Process, jd.Gaussian, jd.Discrete, Sampler, Trace, jd.grids.Grid,
 NO_ROW = {
     "Product": "tests/processes/test_product.py: its data are a tree",
     "Each": "tests/samplers/test_each.py: its data are a tree",
+    "Classification": "tests/losses/test_classification.py: it trains classifiers",
 }
 
 

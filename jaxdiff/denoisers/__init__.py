@@ -3,6 +3,7 @@
 from jaxdiff.denoisers import exact as exact
 from jaxdiff.denoisers import guidance as guidance
 from jaxdiff.denoisers.bridge import Bridge, BridgeLike, Swapped, ToData, TwoEnded, check_bridge
+from jaxdiff.denoisers.classifier import NoisyClassifier
 from jaxdiff.denoisers.denoiser import (
     Denoiser,
     DenoiserLike,
@@ -35,6 +36,7 @@ __all__ = [
     "Given",
     "Gradient",
     "InnerProduct",
+    "NoisyClassifier",
     "OnProcess",
     "Swapped",
     "ToData",

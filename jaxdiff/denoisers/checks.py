@@ -44,15 +44,14 @@ def check_answer(denoiser, shape: Any, cond) -> None:
                 check_answer(inner, shape, given)
 
 
-def check_same_process(name: str, other, denoiser) -> None:
-    """Raise ValueError where the processes of the denoiser `other`, a user's `name`, and of `denoiser` differ.
+def check_same_process(name: str, other, denoiser, fix: str) -> None:
+    """Raise ValueError where the processes of `other`, a user's `name`, and of `denoiser` differ.
 
     They differ where they are of different classes, or have different numbers as far as these are known.
     """
     if _differ(denoiser.process, other.process):
         raise ValueError(
-            f"{name} is of the process {said(other.process)}, the denoiser of {said(denoiser.process)}; wrap {name} in "
-            "OnProcess"
+            f"{name} is of the process {said(other.process)}, the denoiser of {said(denoiser.process)}; {fix}"
         )
 
 

@@ -4,6 +4,7 @@ from jaxdiff.losses import couplings as couplings
 from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
 from jaxdiff.losses.bridge_matching import BridgeMatching
+from jaxdiff.losses.classification import Classification
 from jaxdiff.losses.denoising import Denoising
 from jaxdiff.losses.flow_matching import FlowMatching
 from jaxdiff.losses.hybrid import Hybrid
@@ -13,6 +14,7 @@ from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 
 __all__ = [
     "BridgeMatching",
+    "Classification",
     "Denoising",
     "FlowMatching",
     "Hybrid",

@@ -26,7 +26,7 @@ class Auto(Scaled):
     def __post_init__(self):
         super().__post_init__()
         check_denoiser(self.weak, "weak")
-        check_same_process("weak", self.weak, self.denoiser)
+        check_same_process("weak", self.weak, self.denoiser, "wrap weak in OnProcess")
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
         """Both, under the same cond."""

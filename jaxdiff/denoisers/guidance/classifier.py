@@ -2,15 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_flag, check_function, check_output
-from jaxdiff.denoisers.denoiser import DenoiserLike, check_numbers
+from jaxdiff.denoisers.checks import check_same_process
+from jaxdiff.denoisers.denoiser import DenoiserLike, check_cond_of, check_numbers
 from jaxdiff.denoisers.guidance.scale import Interval, Scaled, scale_at
-from jaxdiff.processes import Prediction, as_pytree, expand_time, pytree
+from jaxdiff.processes import Prediction, Process, as_pytree, expand_time, pytree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +23,25 @@ class _Tilted(Scaled):
     scale: float | Interval = 1.0
     conditional: bool = dataclasses.field(default=False, metadata={"static": True})
 
+    _takes: ClassVar[tuple[str, int]] = ("a function (x, t, cond) -> [batch], one number an example", 3)
+
     def __post_init__(self):
         super().__post_init__()
         check_numbers(self.denoiser, type(self).__name__, "guide by ClassifierFree")
-        check_function("log_likelihood", self.log_likelihood, "a function that gives one number an example, [batch]")
+        check_function("log_likelihood", self.log_likelihood, *self._takes)
+        if isinstance(getattr(self.log_likelihood, "process", None), Process):
+            check_same_process("log_likelihood", self.log_likelihood, self.denoiser, "train it on the denoiser's")
         check_flag("conditional", self.conditional)
         object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
-        """The denoiser, under `cond` where it is conditional; what cond is to the classifier is the classifier's."""
+        """The denoiser, under `cond` where it is conditional."""
         return [(self.denoiser, cond if self.conditional else None)]
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that the denoiser does not take, or the classifier, where it says so."""
+        super().check_cond(cond)
+        check_cond_of(self.log_likelihood, cond)
 
     def _inner(self, x, t, cond) -> Prediction:
         return self.denoiser(x, t, cond if self.conditional else None)
@@ -56,10 +66,10 @@ class _Tilted(Scaled):
 class Classifier(_Tilted):
     """Classifier guidance (Dhariwal and Nichol 2021, algorithms 1 and 2): the score of p_t(x) p(y | x_t)^scale.
 
-    `log_likelihood(x, t, cond) -> [batch]` is log p(cond | x_t) of a classifier that was trained on noised x, or any
-    other log-likelihood to climb. A plain function is part of the program; for one with weights give a callable pytree,
-    `jax.tree_util.Partial(classify, weights)`, and new weights compile nothing. `scale` is a number or an `Interval`;
-    1 is Bayes' rule.
+    `log_likelihood(x, t, cond) -> [batch]` is log p(cond | x_t) of a classifier that was trained on noised x, such as a
+    `jaxdiff.NoisyClassifier`, or any other log-likelihood to climb. A plain function is part of the program; for one
+    with weights give a callable pytree, `jax.tree_util.Partial(classify, weights)`, and new weights compile nothing.
+    `scale` is a number or an `Interval`; 1 is Bayes' rule.
 
     `cond` goes to the classifier, and the denoiser is called without: it is taken for p(x). With conditional=True it
     gets cond too, and p(x | y) is pushed further (table 4 of the paper); for exact models that is ClassifierFree with
@@ -83,8 +93,11 @@ class TweedieClassifier(_Tilted):
     σ -> 0; for N(m, s²) observed with noise of variance r its pull is too strong by 1 + Var[x_0 | x_t]/r. Where the
     classifier is sure of E[x_0 | x_t] it does not pull at all, and leaves points on the border of its classes.
 
-    `log_likelihood(x0, cond) -> [batch]`; everything else as in `Classifier`. The gradient goes through the denoiser.
+    `log_likelihood(x0, cond) -> [batch]`, such as `clean` of a `jaxdiff.NoisyClassifier`; everything else as in
+    `Classifier`. The gradient goes through the denoiser.
     """
+
+    _takes = ("a function (x0, cond) -> [batch], one number an example, such as a NoisyClassifier's `clean`", 2)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         def value(x):

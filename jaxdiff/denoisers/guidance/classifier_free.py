@@ -38,7 +38,7 @@ class _TowardsCond(Scaled):
         super().__post_init__()
         if self.free is not None:
             check_denoiser(self.free, "free")
-            check_same_process("free", self.free, self.denoiser)
+            check_same_process("free", self.free, self.denoiser, "wrap free in OnProcess")
         array = lambda leaf: _array("null", leaf)
         object.__setattr__(self, "null", jax.tree.map(array, self.null, is_leaf=lambda part: isinstance(part, list)))
         if self.null is None and getattr(innermost(self._unconditional), "label_dropout", None) == 0:
