@@ -29,7 +29,7 @@ SHORT = {"dpm_solver_pp": "dpm_solver", "uni_pc": "unipc", "sh_ark": "shark", "i
 class Network(Recipe):
     """A network but for its data: `network(channels_in=3, classes=10, rngs=rngs)`."""
 
-    supplied = "event", "channels_in", "classes", "vector", "outputs", "rngs"
+    supplied = "event", "channels_in", "classes", "vector", "image", "level", "tokens", "outputs", "rngs"
 
 
 class Guidance(Recipe):
@@ -100,7 +100,7 @@ UNREACHABLE = {
     "Each": "its samplers are a tree, one a part of the data",
     "Classification": "it trains a classifier, which a run has not",
     "Auto": "it guides by another model, which is no setting",
-    "Classifier": "it guides by a classifier, which is no setting",
+    "Classifier": "it guides by a classifier, or is the network of one, which is no setting",
     "TweedieClassifier": "it guides by a classifier, which is no setting",
 }
 

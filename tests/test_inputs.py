@@ -457,6 +457,7 @@ row("jd.networks.Sinusoidal", networks.Sinusoidal, waves=[*COUNT, HUGE], lowest=
     highest=[0.1, *POSITIVE])
 row("jd.networks.Fourier", networks.Fourier, waves=[*COUNT, HUGE], scale=POSITIVE)
 WIDTHS = [0, -1, T(2.5), T("3"), T(None), T(True)]
+TAKES = [-1, T(1.5), T("10"), T(None)]
 row("jd.networks.MLP", networks.MLP, {"event": 2, "rngs": RNGS}, event=[0, (2, 0), -1, (), T(2.5), T("2"), T(None)],
     hidden=[(), (0,), (8, -1), *says("GiB", (10**8, 10**8)), T(8), T((8.5,)), T("8"), T(None)], classes=[-1, T(1.5),
     T("10"), T(None), T(True)], waves=FUNCTION, outputs=WIDTHS, vector=[-1, T(1.5), T("10"), T(None)], rngs=[T(None),
@@ -464,7 +465,17 @@ row("jd.networks.MLP", networks.MLP, {"event": 2, "rngs": RNGS}, event=[0, (2, 0
 row("jd.networks.UNet", networks.UNet, {"channels_in": 1, "channels": (8,), "rngs": RNGS}, channels_in=WIDTHS,
     channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8), T((8.5,)), T("8"), T(None)], blocks=WIDTHS,
     attention=[(1,), (-1,), T(1), T((0.5,)), T(("0",)), T(None)], heads=WIDTHS, classes=[-1, T(1.5), T("10"), T(None)],
-    waves=FUNCTION, outputs=WIDTHS, remat=FLAG, rngs=[T(None), T(KEY), T(0)])
+    waves=FUNCTION, outputs=WIDTHS, remat=FLAG, vector=TAKES, image=TAKES, level=FLAG, tokens=TAKES,
+    cross_attention=[(0,), (1,), (-1,), T(1), T((0.5,))], space=[4, *WIDTHS], dropout=[1.0, *NOT_NEGATIVE],
+    modulation=CHOICE, rngs=[T(None), T(KEY), T(0)])
+row("jd.networks.UNet keys", lambda key: networks.UNet(1, (8,), 1, dropout=0.1, rngs=RNGS)(jnp.zeros((3, 4, 4, 1)), 0.0,
+    None, key), key=[T(KEY), T(jax.random.split(KEY, 2)), T(np.zeros(3))])
+row("jd.networks.UNet without dropout", lambda key: networks.UNet(1, (8,), 1, rngs=RNGS)(jnp.zeros((3, 4, 4, 1)), 0.0,
+    None, key), key=[KEY])
+row("jd.networks.Classifier", networks.Classifier, {"channels_in": 1, "classes": 3, "channels": (8,), "rngs": RNGS},
+    channels_in=WIDTHS, classes=[1, *WIDTHS], channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8),
+    T((8.5,)), T("8"), T(None)], blocks=WIDTHS, attention=[(1,), (-1,), T(1), T((0.5,)), T(None)], heads=[3, *WIDTHS],
+    waves=FUNCTION, space=[4, *WIDTHS], remat=FLAG, rngs=[T(None), T(KEY), T(0)])
 row("jd.networks.Coupling", networks.Coupling, {"channels": 1, "rngs": RNGS}, channels=WIDTHS, hidden=[*WIDTHS,
     *says("GiB", 10**8)], layers=WIDTHS, rngs=[T(None), T(KEY), T(0)])
 row("jd.networks.LabelEmbedding", networks.LabelEmbedding, {"classes": 3, "features": 4, "rngs": RNGS}, classes=WIDTHS,
@@ -479,7 +490,6 @@ row("jd.networks.VectorEmbedding", networks.VectorEmbedding, {"size": 3, "featur
     features=WIDTHS, rngs=[T(None), T(KEY)])
 row("jd.networks.VectorEmbedding called", networks.VectorEmbedding(2, 4, rngs=RNGS), {"batch": 3}, cond=[np.zeros(2),
     np.zeros((2, 2)), np.zeros((3, 3)), 0.5, T(None), T("cat"), T(IMAGES), T((X, X)), T({"y": X})])
-TAKES = [-1, T(1.5), T("10"), T(None)]
 row("jd.networks.Conditions", networks.Conditions, classes=TAKES, vector=TAKES, image=TAKES, level=FLAG, tokens=TAKES)
 HEADS = np.zeros((2, 3, 1, 4), np.float32)
 row("jd.networks.dot_product_attention", networks.dot_product_attention, {"q": HEADS, "k": HEADS, "v": HEADS},

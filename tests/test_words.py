@@ -217,7 +217,7 @@ def test_words_are_the_public_names_in_snake_case():
 
 def test_a_network_is_made_when_the_run_has_its_data():
     network = parse("unet(channels=(8,), blocks=1, waves=fourier(4))", Network)
-    assert network.asks == ("channels_in", "classes", "outputs", "rngs")
+    assert network.asks == ("channels_in", "classes", "outputs", "vector", "image", "level", "tokens", "rngs")
     ours = network(channels_in=1, rngs=nnx.Rngs(0))
     theirs = UNet(1, (8,), 1, waves=Fourier(4), rngs=nnx.Rngs(0))
     for one, other in zip(jax.tree.leaves(nnx.state(ours)), jax.tree.leaves(nnx.state(theirs)), strict=True):
@@ -467,7 +467,7 @@ ROOMS = {  # where the public names of a kind are, which of them are of it, and 
     Times: (jd.losses.times, dataclasses.is_dataclass, tables.TIMES),
     Coupling: (jd.losses.couplings, dataclasses.is_dataclass, tables.COUPLINGS),
     Guidance: (jd.guidance, of_class(jd.denoisers.Wrapper), tables.GUIDANCE),
-    Waves: (jd.networks.embeddings, dataclasses.is_dataclass, None),
+    Waves: (jd.networks.embeddings, lambda one: dataclasses.is_dataclass(one) and "waves" in arguments(one), None),
     Network: (jd.networks, lambda one: {"event", "channels_in"} & arguments(one), None),
     Data: (jd.data, lambda one: {"split"} & arguments(one) or {"key", "n"} <= arguments(one), None),
 }

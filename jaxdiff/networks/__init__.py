@@ -2,6 +2,7 @@
 
 from jaxdiff.denoisers import Gradient, InnerProduct
 from jaxdiff.networks.attention import dot_product_attention
+from jaxdiff.networks.classifier import Classifier
 from jaxdiff.networks.conditions import Conditions
 from jaxdiff.networks.coupling import Coupling
 from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal, VectorEmbedding, Waves
@@ -12,6 +13,7 @@ from jaxdiff.networks.unet import UNet
 __all__ = [
     "MLP",
     "Cast",
+    "Classifier",
     "Conditions",
     "Coupling",
     "Fourier",

@@ -1,21 +1,23 @@
-"""Convolutions of 3 x 3: XLA's own, but on CPU matrix products, which are up to 50 times faster there.
+"""Convolutions of 3 places an axis: XLA's own, but on CPU matrix products, which are up to 50 times faster there.
 
 Which of the two runs is chosen when a program is lowered for a platform, not when it is traced, so that a program that
 is exported on one platform is right on another.
 
-Stride 1, zeros around, is one product over three shifted views and a sum of three:
+Stride 1, zeros around, over one, two or three axes, is one product over three shifted views and, for each axis but the
+last, a sum of three. Of two axes:
 
     y_r = Σ_j x shifted by j - 1 columns · kernel[r, j]        for each row r of the kernel, in one product
     y   = y_0 one row down + y_1 + y_2 one row up
 
-Stride 2 is one product over nine views. XLA's convolution reaches half of what its product does, and inside of a loop,
-as where gradients are accumulated, its gradient takes 30 to 50 times as long: 580 in place of 17 ms for three of them
-at 16 x 16 x 64. The views are made again for a gradient, and on one device the product is cut into some of about 4096
-pixels: the gradient of the kernel, a sum over all pixels, is then a sum of small products.
+Stride 2, of two axes alone, is one product over nine views. XLA's convolution reaches half of what its product does,
+and inside of a loop, as where gradients are accumulated, its gradient takes 30 to 50 times as long: 580 in place of 17
+ms for three of them at 16 x 16 x 64. The views are made again for a gradient, and on one device the product is cut into
+some of about 4096 pixels: the gradient of the kernel, a sum over all pixels, is then a sum of small products.
 """
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -25,13 +27,13 @@ _PIXELS = 4096
 
 
 def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[batch, height, width, channels_in] and [3, 3, channels_in, channels] -> [batch, height, width, channels]."""
+    """[batch, *sides, channels_in] and [3, ..., channels_in, channels] -> [batch, *sides, channels], 1 to 3 sides."""
     by_xla = functools.partial(_by_xla, stride=1, padding=(1, 1))
     return jax.lax.platform_dependent(x, kernel, cpu=_by_product, default=by_xla)
 
 
 def halving_convolution(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
-    """The same with stride 2, and `padding` rows and columns of zeros before and behind."""
+    """The same over two axes with stride 2, and `padding` rows and columns of zeros before and behind."""
     by_patches = lambda x, kernel: _by_patches(x, kernel, padding)
     by_xla = functools.partial(_by_xla, stride=2, padding=padding)
     return jax.lax.platform_dependent(x, kernel, cpu=by_patches, default=by_xla)
@@ -47,24 +49,33 @@ def pointwise(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
 
 
 def _by_xla(x, kernel, stride, padding):
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [padding] * 2, dimension_numbers=dimensions)
+    axes = x.ndim - 2
+    sides = "DHW"[-axes:]
+    dimensions = (f"N{sides}C", f"{sides}IO", f"N{sides}C")
+    return jax.lax.conv_general_dilated(x, kernel, [stride] * axes, [padding] * axes, dimension_numbers=dimensions)
 
 
 @jax.checkpoint
 def _by_product(x, kernel):
-    batch, height, width, channels_in = x.shape
-    padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    wide = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], axis=-1)
-    side_by_side = kernel.transpose(1, 2, 0, 3).reshape(3 * channels_in, -1)
-    most = max(1, batch * height * width // _PIXELS) if jax.device_count() == 1 else 1  # over a mesh it moves data
+    batch, *sides, channels_in = x.shape
+    padded = jnp.pad(x, _at(x, -2, (1, 1)))
+    wide = jnp.concatenate([padded[..., j : j + sides[-1], :] for j in range(3)], axis=-1)
+    side_by_side = jnp.moveaxis(kernel, (-3, -2), (0, 1)).reshape(3 * channels_in, -1)
+    most = max(1, batch * math.prod(sides) // _PIXELS) if jax.device_count() == 1 else 1  # over a mesh it moves data
     parts = max(n for n in range(1, most + 1) if batch % n == 0)
     kernels = jnp.broadcast_to(side_by_side, (parts, *side_by_side.shape))
-    rows = (wide.reshape(parts, -1, 3 * channels_in) @ kernels).reshape(batch, height, width, -1)
-    above, here, below = jnp.split(rows, 3, axis=-1)
-    down = jnp.pad(above[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))
-    up = jnp.pad(below[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
-    return down + here + up
+    y = (wide.reshape(parts, -1, 3 * channels_in) @ kernels).reshape(batch, *sides, -1)
+    for axis in range(1, len(sides)):
+        before, here, after = jnp.split(y, 3, axis=-1)
+        on = jnp.pad(jax.lax.slice_in_dim(before, 0, -1, axis=axis), _at(x, axis, (1, 0)))
+        back = jnp.pad(jax.lax.slice_in_dim(after, 1, None, axis=axis), _at(x, axis, (0, 1)))
+        y = on + here + back
+    return y
+
+
+def _at(x, axis: int, padding: tuple[int, int]) -> list[tuple[int, int]]:
+    """The padding of one axis of x alone."""
+    return [padding if i == axis % x.ndim else (0, 0) for i in range(x.ndim)]
 
 
 @functools.partial(jax.checkpoint, static_argnums=2)

@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from jaxdiff.arrays import check_room, check_whole
+from jaxdiff.networks.blocks import Conv
 from jaxdiff.networks.embeddings import check_rngs
-from jaxdiff.networks.unet import Conv
 
 
 class _Layer(nnx.Module):

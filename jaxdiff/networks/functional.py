@@ -96,6 +96,13 @@ class Cast:
             return self.network(jax.tree.map(cast, params), x.astype(self.dtype), *inputs).astype(x.dtype)
 
 
+def computed_twice(block: nnx.Module) -> Callable[..., Any]:
+    """`block`, of which a gradient keeps the inputs alone and computes the rest again."""
+    graphdef, params = nnx.split(block)
+    again = jax.checkpoint(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs))
+    return lambda *inputs: again(params, *inputs)
+
+
 def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Network, dict]:
     """Return (network, params) of the module that `make(rngs)` builds, its parameters drawn from `key`.
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import check_flag, check_instance, check_labels, check_scalar, check_shape, check_whole, expand_time
 from jaxdiff.networks.attention import dot_product_attention
+from jaxdiff.networks.blocks import check_sides, double, halve
 from jaxdiff.networks.convolution import convolution, halving_convolution, pointwise
 from jaxdiff.networks.normalization import group_norm, modulate
-from jaxdiff.networks.unet import check_images, double, halve
 
 _DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
@@ -153,7 +153,7 @@ class UNet2D:
 
     def at_step(self, params: dict, x, k, cond=None) -> jax.Array:
         """The same for the step k [batch]."""
-        check_images(x, self.in_channels, len(self.block_out_channels))
+        check_sides(x, self.in_channels, len(self.block_out_channels))
         self.check_cond(params, cond)
         waves = timestep_features(k, self.block_out_channels[0], self.flip_sin_to_cos, self.freq_shift)
         embedding = _dense(params, "time_embedding.linear_1", waves.astype(x.dtype))

@@ -11,10 +11,14 @@ from jaxdiff.networks.convolution import convolution, halving_convolution
 
 
 def xla(stride, padding=(1, 1)):
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return lambda x, kernel: jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [padding] * 2, dimension_numbers=dimensions
-    )
+    first = lambda x: jnp.moveaxis(x, -1, 1)  # channels, where JAX has them unless told otherwise
+
+    def convolve(x, kernel):
+        kernel = jnp.moveaxis(kernel, (-1, -2), (0, 1))
+        axes = x.ndim - 2
+        return jnp.moveaxis(jax.lax.conv_general_dilated(first(x), kernel, [stride] * axes, [padding] * axes), 1, -1)
+
+    return convolve
 
 
 def draws(key, *shapes):
@@ -39,9 +43,18 @@ def assert_same_function(ours, theirs, inputs, tolerance=2e-5):
         np.testing.assert_allclose(got, expected, atol=tolerance * np.abs(expected).max() + 1e-12)
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 7, 4), (6, 48, 32, 2), (1, 1, 1, 3)], ids=["odd", "in two parts", "a pixel"])
+SHAPES = {
+    "odd": (3, 5, 7, 4),
+    "in two parts": (6, 48, 32, 2),
+    "a pixel": (1, 1, 1, 3),
+    "one axis": (2, 5, 3),
+    "three axes": (2, 3, 4, 5, 2),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_convolution_is_xlas(shape):
-    x, kernel = draws(jax.random.key(0), shape, (3, 3, shape[-1], 5))
+    x, kernel = draws(jax.random.key(0), shape, (*[3] * (len(shape) - 2), shape[-1], 5))
     assert_same_function(convolution, xla(1), (x, kernel))
 
 

@@ -10,7 +10,8 @@ from conftest import an_h100
 from flax import nnx
 
 from jaxdiff.networks import UNet, initialize
-from jaxdiff.networks.unet import Attention, Conv, GroupNorm, ResidualBlock, double, halve
+from jaxdiff.networks.blocks import Attention, Conv, ResidualBlock, double, halve
+from jaxdiff.networks.normalization import GroupNorm
 
 
 def test_halve_is_the_mean_and_double_its_inverse():

@@ -1,0 +1,105 @@
+"""A classifier of noisy images: half a U-Net and attention pooling (Dhariwal and Nichol 2021, section 4.1).
+
+x ─ conv ─ level 0 ─ halve ─ level 1 ─ ... ─ middle ─ norm, SiLU, attention pooling ─ logits
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdiff.arrays import check_flag, check_room, check_whole
+from jaxdiff.networks.attention import dot_product_attention
+from jaxdiff.networks.blocks import Block, Conv, check_levels, check_sides, halve
+from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
+from jaxdiff.networks.functional import computed_twice
+from jaxdiff.networks.normalization import GroupNorm
+from jaxdiff.networks.positions import positions
+
+
+class AttentionPool(nnx.Module):
+    """What the mean of all places reads of them, by attention with `heads` heads (Radford et al. 2021, section 2.4)."""
+
+    def __init__(self, channels: int, heads: int, outputs: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.q = nnx.Linear(channels, channels, rngs=rngs)
+        self.kv = nnx.Linear(channels, 2 * channels, rngs=rngs)
+        self.out = nnx.Linear(channels, outputs, kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, *sides, channels] -> [batch, outputs]."""
+        batch, *sides, channels = x.shape
+        places = x.reshape(batch, -1, channels)
+        mean = places.mean(1, keepdims=True)
+        places = jnp.concatenate([mean, places + positions(sides, channels).astype(x.dtype)], axis=1)
+        heads = lambda array, *more: array.reshape(batch, -1, *more, self.heads, channels // self.heads)
+        kv = heads(self.kv(places), 2)
+        return self.out(dot_product_attention(heads(self.q(mean)), kv[:, :, 0], kv[:, :, 1]).reshape(batch, channels))
+
+
+class Classifier(nnx.Module):
+    """Noisy images [batch, *sides, channels_in] of `space` sides, and their noise level -> logits [batch, classes].
+
+    channels, blocks, attention, waves, space and remat are those of `UNet`, half of which it is; `heads` are those of
+    the levels in `attention` and of the pooling. The last layer begins at zero: all classes are alike. Raises
+    ValueError as `UNet` does.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        classes: int,
+        channels: Sequence[int] = (32, 64),
+        blocks: int = 2,
+        attention: Sequence[int] = (),
+        heads: int = 4,
+        waves: Waves = Sinusoidal(),
+        space: int = 2,
+        remat: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        check_rngs(rngs)
+        channels = check_levels(channels, blocks, heads, attention=attention)
+        last = len(channels) - 1
+        if channels[last] % heads:
+            raise ValueError(f"heads = {heads} does not divide the {channels[last]} channels that are pooled")
+        check_whole("channels_in", channels_in)
+        check_whole("classes", classes, least=2)
+        check_whole("space", space, most=3)
+        check_flag("remat", remat)
+        check_room("a convolution", 3**space, max(channels_in, *channels), max(channels))
+        features = 4 * channels[0]
+
+        def block(channels_in: int, level: int, attend: bool = True) -> Block:
+            own = heads if attend and level in attention else 0
+            return Block(channels_in, channels[level], features, own, space=space, rngs=rngs)
+
+        self.channels_in = channels_in
+        self.space = space
+        self.remat = remat
+        self.embed = NoiseEmbedding(features, waves, rngs=rngs)
+        self.conv_in = Conv(channels_in, channels[0], space, rngs=rngs)
+        self.down = nnx.List()
+        width = channels[0]
+        for level, c in enumerate(channels):
+            self.down.append(nnx.List([block(width if i == 0 else c, level) for i in range(blocks)]))
+            width = c
+        self.middle = nnx.List([block(width, last), block(width, last, attend=False)])
+        self.norm_out = GroupNorm(width, rngs=rngs)
+        self.pool = AttentionPool(width, heads, classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array, c_noise: jax.Array) -> jax.Array:
+        """Return logits [batch, classes] for x [batch, *sides, channels_in] and c_noise, a scalar or [batch]."""
+        check_sides(x, self.channels_in, len(self.down), self.space)
+        embedding = self.embed(x, c_noise)
+        apply = computed_twice if self.remat else lambda block: block
+        h = self.conv_in(x)
+        for level, blocks in enumerate(self.down):
+            h = halve(h) if level else h
+            for block in blocks:
+                h = apply(block)([h], embedding)
+        for block in self.middle:
+            h = apply(block)([h], embedding)
+        return self.pool(nnx.silu(self.norm_out(h)))
