@@ -101,6 +101,7 @@ UNREACHABLE = {
     "Classification": "it trains a classifier, which a run has not",
     "Auto": "it guides by another model, which is no setting",
     "Classifier": "it guides by a classifier, or is the network of one, which is no setting",
+    "StepClassifier": "it guides by a classifier, which is no setting",
     "TweedieClassifier": "it guides by a classifier, which is no setting",
 }
 

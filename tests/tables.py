@@ -168,6 +168,7 @@ GUIDANCE: dict[str, Callable[..., guidance.Wrapper]] = {  # of `denoiser=`
     "ClassifierFreePP": Guidance(guidance.ClassifierFreePP, {"scale": 0.5}),
     "ClassifierFreePP under a null": Guidance(guidance.ClassifierFreePP, {"scale": 0.5, "null": 2}),
     "Classifier": lambda denoiser: guidance.Classifier(denoiser, CLASSIFIER, 0.7),
+    "StepClassifier": lambda denoiser: guidance.StepClassifier(denoiser, CLASSIFIER, 0.7),
     "TweedieClassifier": lambda denoiser: guidance.TweedieClassifier(denoiser, CLASSIFIER, 0.7, conditional=True),
     "DynamicThreshold": Guidance(guidance.DynamicThreshold, {"quantile": 0.6, "bound": 0.5}),
 }

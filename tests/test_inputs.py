@@ -266,6 +266,10 @@ for kind in (guidance.Classifier, guidance.TweedieClassifier):
     row(f"jd.guidance.{kind.__name__} of a function that returns something else", lambda out, kind=kind: kind(EXACT,
         lambda *_: out)(X, 0.5), out=says("log_likelihood returned", jnp.zeros(()), jnp.zeros((3, 2)), T(None),
         T(0.0)))
+row("jd.guidance.StepClassifier", guidance.StepClassifier, CLASSIFIER, denoiser=A_DENOISER, log_likelihood=[*FUNCTION,
+    T(OF_THREE.clean)], scale=NUMBER, conditional=FLAG)
+row("jd.guidance.StepClassifier called", guidance.StepClassifier(EXACT, LIKELIHOOD), {"x": X, "t": 0.5}, x=NO_BATCH,
+    t=TIME_OF_X)
 row("jd.guidance.Classifier of another process", lambda log_likelihood: guidance.Classifier(exact.Gaussian(jd.VE(),
     np.zeros(2), np.eye(2)), log_likelihood), log_likelihood=[OF_THREE])
 row("jd.guidance.Classifier cond", guidance.Classifier(EXACT, OF_THREE).check_cond, cond=[None, *says("label", -1),
@@ -422,6 +426,12 @@ row("jd.log_likelihood", jd.log_likelihood, {"key": KEY, "denoiser": EXACT, "x0"
     denoiser=[*says("process.beta_max", jd.Denoiser(NETWORK, None, jd.VP(0.1, np.full(3, 20.0)))), *A_DENOISER],
     x0=BATCH, cond=COND, flow=FLOW, trace=[jd.likelihood.HutchPP(2), jd.likelihood.XTrace(2), *TRACE], t_min=ONE_TIME,
     source=[v for v in FUNCTION if v.value is not None], precision=PRECISION)
+POSTERIOR = {"key": KEY, "denoiser": exact.Mixture(**MIXTURE), "x": X, "classes": 2}
+row("jd.likelihood.class_posterior", jd.likelihood.class_posterior, POSTERIOR, key=KEYS, denoiser=A_DENOISER, x=BATCH,
+    classes=[1, 0, [0], [0, np.zeros(2)], {"a": np.zeros(2), "b": np.zeros(3)}, T(2.0), T("two"), T(None), T(["a",
+    "b"]), *says("label 2", 3, [0, 2])], prior=[np.ones(3), np.zeros(2), np.array([0.5, -0.5]), np.array([NAN, 1]), 1.0,
+    T("uniform"), T([None, 1])], flow=FLOW, trace=TRACE, t_min=ONE_TIME, batch_size=COUNT, progress=FLAG, mesh=MESH,
+    precision=PRECISION)
 for kind in (jd.likelihood.Hutchinson, jd.likelihood.HutchPP, jd.likelihood.XTrace):
     row(f"jd.likelihood.{kind.__name__}", kind, probes=[T(1.5), *COUNT])
 row("jd.log_likelihood source", lambda source: jd.log_likelihood(KEY, EXACT, X, source=lambda x: source),

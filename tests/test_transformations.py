@@ -161,7 +161,7 @@ ELSEWHERE = {
     "times weightings couplings guidance": "rooms",
     "assign": "test_couplings.py: SciPy on the host",
     "Paired OptimalTransport draw": "test_couplings.py: pairs, SciPy on the host, batches kept in files",
-    "bits_per_dim variational_bound continuous_bound dequantize quantize": "host",
+    "class_posterior ClassPosterior bits_per_dim variational_bound continuous_bound dequantize quantize": "host",
     "ErrorBudget BitsPerDim VariationalBound": "results on the host",
     "Uniform Variational DequantizationLoss": "host",
     "networks data training metrics pretrained runs plotting": "other rooms",

@@ -15,7 +15,7 @@ from jaxdiff.processes import Process, check_process, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class NoisyClassifier(OfNetwork):
-    """A network as a classifier: `network(params, x, c_noise, cond) -> logits` [batch, classes], its cond None.
+    """A network as a classifier: `network(params, x, c_noise, cond=None) -> logits` [batch, classes], without cond.
 
         classifier = jd.NoisyClassifier(network, params, process, data_std)
         classifier = jd.training.train(key, folder, classifier, jd.losses.Classification(), batches, steps=5_000)
@@ -38,7 +38,7 @@ class NoisyClassifier(OfNetwork):
     key: jax.Array | None = None
 
     def __post_init__(self):
-        check_function("network", self.network, "a function (params, x, c_noise, cond) -> logits", 4, OF_A_MODULE)
+        check_function("network", self.network, "a function (params, x, c_noise) -> logits", 3, OF_A_MODULE)
         object.__setattr__(self, "params", check_params(self.params))
         check_process(self.process)
         _, data_std = self.process.check_reading(None, self.data_std, False)
@@ -48,7 +48,8 @@ class NoisyClassifier(OfNetwork):
     def logits(self, x, t) -> jax.Array:
         """log p(label | x_t) of each class but for a constant, [batch, classes], float32 or wider."""
         x, t = self.process.at(x, t)
-        out = self._out(self.process.present(x, t, self.data_std), self.process.c_noise(t), None)
+        inputs = self.process.present(x, t, self.data_std), self.process.c_noise(t)
+        out = self.network(self.params, *inputs) if self.key is None else self._out(*inputs, None)
         shape, n = getattr(out, "shape", None), count(x)
         if shape is None or len(shape) != 2 or shape[0] != n or not jnp.issubdtype(out.dtype, jnp.floating):
             raise ValueError(f"the network returned {jax.tree.map(jnp.shape, out)}; expected logits [{n}, classes]")

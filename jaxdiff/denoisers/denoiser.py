@@ -319,8 +319,8 @@ def check_numbers(denoiser, what: str, instead: str = "") -> Gaussian:
 
 def score(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:
     """∇ log p_t(x) = -E[ε | x_t] / σ (Tweedie; Vincent 2011), [batch, *event]."""
-    process, x, prediction = _predicted(denoiser, x, t, cond, "a score")
-    return -prediction.noise / expand_time(process.sigma(t), x)
+    process, x, (_, noise) = _predicted(denoiser, x, t, cond, "a score")
+    return -noise / expand_time(process.sigma(t), x)
 
 
 def angular_velocity(denoiser: DenoiserLike, x, t, cond=None) -> jax.Array:

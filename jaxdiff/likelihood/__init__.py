@@ -2,6 +2,7 @@
 
 from jaxdiff.likelihood.bits_per_dim import BitsPerDim, bits_per_dim
 from jaxdiff.likelihood.budget import ErrorBudget
+from jaxdiff.likelihood.class_posterior import ClassPosterior, class_posterior
 from jaxdiff.likelihood.dequantization import DequantizationLoss, Uniform, Variational, dequantize, quantize
 from jaxdiff.likelihood.log_likelihood import Likelihood, log_likelihood
 from jaxdiff.likelihood.trace import Exact, Hutchinson, HutchPP, Trace, XTrace
@@ -9,6 +10,7 @@ from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bo
 
 __all__ = [
     "BitsPerDim",
+    "ClassPosterior",
     "DequantizationLoss",
     "ErrorBudget",
     "Exact",
@@ -21,6 +23,7 @@ __all__ = [
     "VariationalBound",
     "XTrace",
     "bits_per_dim",
+    "class_posterior",
     "continuous_bound",
     "dequantize",
     "log_likelihood",

@@ -66,6 +66,6 @@ class FlowMatching:
         alpha, sigma, d_alpha, d_sigma = (expand_time(c, x0) for c in (*process.marginal(t), *process.velocity(t)))
         spread = along_batch(self.sigma, x0, "sigma")
         x_t = alpha * x0 + sigma * x1 + spread * jax.random.normal(noise_key, x0.shape, x0.dtype)
-        predicted = denoiser(x_t, t, cond)
-        error = d_alpha * (predicted.data - x0) + d_sigma * (predicted.noise - x1)
+        data, noise = denoiser(x_t, t, cond)
+        error = d_alpha * (data - x0) + d_sigma * (noise - x1)
         return factor * jnp.mean(error**2, axis=range(1, x0.ndim))

@@ -106,7 +106,7 @@ def _loss(loss, denoiser, key, x0, cond, directions, project: bool) -> jax.Array
     t, factor = draw_times(loss.times, time_key, process, x0.shape[0])
     x_t, _ = process.perturb(example_keys(noise_key, len(x0)), x0, t)
     sigma = process.sigma(t)
-    noise, product = jax.linearize(lambda x: denoiser(x, t, cond).noise, x_t)
+    noise, product = jax.linearize(lambda x: tuple(denoiser(x, t, cond))[1], x_t)
     v = vary(directions(x_t), (noise, x_t))
     size, mean_over_event = math.prod(x0.shape[1:]), lambda a: jnp.mean(a, range(-x0.ndim + 1, 0))
     square = size * mean_over_event(v * noise[None]) ** 2 if project else mean_over_event(noise**2)[None]

@@ -23,6 +23,7 @@ r"""Processes of numbers, x_t = α x_0 + σ ε with ε standard normal: each is 
     so that β̃ (σ_t/σ_s)^{2 share} is the small one at share 0 and the large one at share 1. A learned one has its share
     from the network: log β share + log β̃ (1 - share) (Nichol and Dhariwal 2021, eq. 15). The best share is known for
     any data: the variance of q(x_s | x_t) is β̃ + c_data² Var[x_0 | x_t] (Bao et al. 2022, "Analytic-DPM", eq. 11).
+    Where the law of x_s is multiplied by exp(g · x_s), its mean moves by the variance of the step times g.
 5.  An error e of v is -sin φ e of x_0 and cos φ e of ε, and stays finite at both ends: what a denoiser pays is e². With
     ρ the log of the variance over β̃ and c_data²/β̃ = SNR_s - SNR_t (Kingma et al. 2021, eq. 13),
 
@@ -141,6 +142,8 @@ class Gaussian(Curves):
         check_instance("the denoiser's answer", prediction, Prediction, "a jaxdiff.Prediction(data, noise)")
         check_output("the denoiser (data)", prediction.data, x)
         check_output("the denoiser (noise)", prediction.noise, x)
+        if prediction.tilt is not None:
+            check_output("the denoiser (tilt)", prediction.tilt, x)
 
     def warn_uncovered(self, data_std) -> None:
         """Warn where α(1) data_std is above a quarter of the prior's standard deviation, as far as these are known.
@@ -201,7 +204,8 @@ class Gaussian(Curves):
     def step_back(self, prediction: Prediction, x, t, s) -> tuple[jax.Array, jax.Array]:
         """(mean, std) of p(x_s | x_t = x) for x [batch, *event]; s < t scalars or [batch]."""
         c_x, c_data, std = (expand_time(c, x) for c in posterior(self, s, t))
-        return c_x * x + c_data * prediction.data, std * jnp.exp(self.log_variance_ratio(prediction, t, s) / 2)
+        mean, std = c_x * x + c_data * prediction.data, std * jnp.exp(self.log_variance_ratio(prediction, t, s) / 2)
+        return (mean if prediction.tilt is None else mean + std**2 * prediction.tilt), std
 
     def reverse(self, keys, prediction: Prediction, x, t, s) -> jax.Array:
         mean, std = self.step_back(prediction, x, t, s)
@@ -221,8 +225,8 @@ class Gaussian(Curves):
     def velocity_error(self, prediction: Prediction, truth: Prediction, t) -> jax.Array:
         """The error of v = cos φ ε - sin φ x_0 that the prediction makes, [batch, *event]."""
         self.check_prediction(prediction, truth.data)
-        phi = expand_time(self.angle(t), truth.data)
-        return jnp.cos(phi) * (prediction.noise - truth.noise) - jnp.sin(phi) * (prediction.data - truth.data)
+        phi, (data, noise) = expand_time(self.angle(t), truth.data), prediction
+        return jnp.cos(phi) * (noise - truth.noise) - jnp.sin(phi) * (data - truth.data)
 
     def error(self, prediction: Prediction, truth: Prediction, x, t) -> jax.Array:
         """|v error|², [batch, *event]."""

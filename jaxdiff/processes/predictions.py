@@ -29,14 +29,23 @@ class Prediction:
     """E[x_0 | x_t] and E[ε | x_t], each [batch, *event], with x_t = α data + σ noise; it unpacks to these two.
 
     `share`, a number or of the same shape, is where the variance of a step back lies between the smallest (0) and the
-    largest (1) that the process has (`jaxdiff.processes.gaussian`); None is the smallest.
+    largest (1) that the process has (`jaxdiff.processes.gaussian`); None is the smallest. `tilt`, of the same shape, is
+    the gradient of a log-probability, which moves the mean of a step back by its variance times the tilt
+    (`jaxdiff.guidance.StepClassifier`); None is none. What reads data and noise alone would leave it out, so that a
+    prediction with a tilt does not unpack (ValueError).
     """
 
     data: jax.Array
     noise: jax.Array
     share: jax.Array | float | None = None
+    tilt: jax.Array | None = None
 
     def __iter__(self) -> Iterator[jax.Array]:
+        if self.tilt is not None:
+            raise ValueError(
+                "the prediction has a tilt, as StepClassifier gives it, which only the steps of samplers.Ancestral "
+                "add: take Ancestral, with nothing around StepClassifier, or guide by guidance.Classifier"
+            )
         return iter((self.data, self.noise))
 
     def with_variance(self, variance: str) -> "Prediction":

@@ -57,7 +57,7 @@ class DPMSolverPP(Sampler):
         (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
         ell_t, ell_s = process.log_snr(t) / 2, process.log_snr(s) / 2
         h = ell_s - ell_t
-        newest = prediction.data
+        newest, _ = prediction
 
         # Divided differences times powers of h; zero where an end of an interval is missing or infinite.
         nodes, values = [ell_t, *past_ell], [newest, *past]

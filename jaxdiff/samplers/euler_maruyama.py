@@ -55,10 +55,11 @@ class EulerMaruyama(Sampler):
 
     def move(self, keys, process, prediction, x, t, s, state):
         """One Euler-Maruyama step."""
+        _, noise = prediction
         f, g = forward_sde(process, t)
         sigma = process.sigma(t)
         h = t - s
-        drift = f * x + (1 + self.noise**2) / 2 * g**2 / sigma * prediction.noise
+        drift = f * x + (1 + self.noise**2) / 2 * g**2 / sigma * noise
         return x - h * drift + self.noise * g * jnp.sqrt(h) * normal(keys, x), state
 
 

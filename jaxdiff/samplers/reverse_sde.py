@@ -67,7 +67,8 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
         time = process.time_at_log_snr(2 * ell)
         moved = process.marginal(time)[0] / w * (c_x / alpha_s * x + lost * mean.reshape(x.shape))
         at = jnp.where(here, x, moved).astype(x.dtype)
-        return denoiser(at[None], time, cond).data[0].ravel().astype(x.dtype)
+        data, _ = denoiser(at[None], time, cond)
+        return data[0].ravel().astype(x.dtype)
 
     spread = lineax.DiagonalLinearOperator(jnp.full(x.size, std / c_data, x.dtype))
     terms = diffrax.MultiTerm(

@@ -56,7 +56,7 @@ class UniPC(Sampler):
     def move(self, keys, process, prediction, x, t, s, state):
         """Correct x at t by the evaluation there, then predict x at s."""
         x_before, t_before, begun, past, past_ell = state
-        newest = prediction.data
+        newest, _ = prediction
         ell = process.log_snr(t) / 2
         # At the first step there is nothing to correct: x_before is x, and the way from t to t is none.
         t_before, ell_before = jnp.where(begun, t_before, t), jnp.where(begun, past_ell[0], ell)

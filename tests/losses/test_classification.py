@@ -22,7 +22,7 @@ def drawn(seed, n):
     return (MEANS[label] + noise).astype(np.float32), label.astype(np.int32)
 
 
-def bayes(params, x, c_noise, cond):
+def bayes(params, x, c_noise):
     """Bayes' logits, from what a network is shown, times params[0], and params[1] more of the first class."""
     t = jax.vmap(PROCESS.time_at_log_snr)(-8 * c_noise)
     alpha, sigma = PROCESS.marginal(t)
@@ -53,7 +53,7 @@ def test_it_reads_log_p_of_the_label_at_every_noise_level_and_of_clean_data():
     of_label = lambda log_p: np.take_along_axis(np.asarray(log_p), label[:, None], 1)[:, 0]
     for t in (0.01, 0.3, 0.9):
         np.testing.assert_allclose(AS_BAYES(x, t, label), of_label(EXACT.log_responsibilities(x, t)), atol=2e-4)
-    rows = jd.NoisyClassifier(lambda params, x, c, cond: jnp.log(jnp.tile(params, (len(x), 1))), WEIGHTS, PROCESS)
+    rows = jd.NoisyClassifier(lambda params, x, c: jnp.log(jnp.tile(params, (len(x), 1))), WEIGHTS, PROCESS)
     np.testing.assert_allclose(rows.clean(x, label), np.log(WEIGHTS)[label], rtol=1e-5)
     outside = jax.jit(rows.clean)(x, np.array([0, 1, 2, 3, -1, 0]))
     assert np.isnan(outside).tolist() == [False] * 3 + [True] * 2 + [False]

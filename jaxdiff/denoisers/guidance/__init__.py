@@ -30,7 +30,7 @@ r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelih
 
 from jaxdiff.denoisers.denoiser import Wrapper as Wrapper
 from jaxdiff.denoisers.guidance.auto import Auto
-from jaxdiff.denoisers.guidance.classifier import Classifier, TweedieClassifier
+from jaxdiff.denoisers.guidance.classifier import Classifier, StepClassifier, TweedieClassifier
 from jaxdiff.denoisers.guidance.classifier_free import ClassifierFree, ClassifierFreePP
 from jaxdiff.denoisers.guidance.saturation import DynamicThreshold
 from jaxdiff.denoisers.guidance.scale import Interval
@@ -42,5 +42,6 @@ __all__ = [
     "ClassifierFreePP",
     "DynamicThreshold",
     "Interval",
+    "StepClassifier",
     "TweedieClassifier",
 ]

@@ -19,7 +19,8 @@ def _with_data(process: Any, predicted: Prediction, data, t) -> Prediction:
     """`predicted` with another `data`, and the noise that goes with it at the same x."""
     alpha, sigma = (expand_time(c, data) for c in process.marginal(t))
     ratio = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-    noise = predicted.noise + ratio * (predicted.data - data)
+    before, noise = predicted
+    noise = noise + ratio * (before - data)
     return dataclasses.replace(predicted, data=data, noise=noise)
 
 
