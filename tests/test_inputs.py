@@ -213,9 +213,10 @@ row("jd.exact.Empirical", exact.Empirical, {"process": VP, "data": X}, process=P
 row("jd.exact.Empirical called", exact.Empirical(VP, X), {"x": X, "t": 0.5}, x=[np.zeros((3, 4)), *NO_BATCH],
     t=TIME_OF_X)
 
-OF_THREE = jd.NoisyClassifier(lambda params, x, c_noise, cond: x @ params, np.ones((2, 3), np.float32), VP)
+OF_THREE = jd.NoisyClassifier(lambda params, x, c_noise: x @ params, np.ones((2, 3), np.float32), VP)
 NO_LABELS = [3, -1, np.array([0, 1, 3]), T(0.5), T(np.zeros(3))]
-row("jd.NoisyClassifier", jd.NoisyClassifier, GOOD, network=FUNCTION, process=PROCESS, params=[T({"w": "a"})],
+row("jd.NoisyClassifier", jd.NoisyClassifier, GOOD | {"network": lambda params, x, c_noise: x}, network=[T(NETWORK),
+    *FUNCTION], process=PROCESS, params=[T({"w": "a"})],
     data_std=[v for v in POSITIVE if not (isinstance(v, T) and v.value is None)])
 row("jd.NoisyClassifier called", OF_THREE, {"x": X, "t": 0.5, "cond": 0}, x=NO_BATCH, t=TIME_OF_X,
     cond=says("", *NO_LABELS))

@@ -60,7 +60,7 @@ def joint(params, x, c_noise, cond):
     return {"x": network(params, x["x"], c_noise["x"], None), "y": logits(params, x["y"], None, None)}
 
 
-TELLS = jd.NoisyClassifier(lambda w, x, c_noise, cond: jnp.matmul(jnp.tanh(x), w, precision=OWN), jnp.ones((D, 3)), VP)
+TELLS = jd.NoisyClassifier(lambda w, x, c_noise: jnp.matmul(jnp.tanh(x), w, precision=OWN), jnp.ones((D, 3)), VP)
 TOKENS = jd.Denoiser(logits, PARAMS, jd.Absorbing(2))
 BOTH = jd.denoisers.WithProcess(jd.Denoiser(network, PARAMS, jd.LearnedVP()))
 JOINT = jd.Denoiser(joint, PARAMS, jd.Product({"x": VP, "y": jd.Absorbing(2)}))

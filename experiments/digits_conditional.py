@@ -1,0 +1,169 @@
+r"""Three ways to guide digits to their class, by scale; and the class of a digit by Bayes' rule.
+
+    python experiments/digits_conditional.py                      T minutes on two cores
+    python experiments/digits_conditional.py --setting gpu        not measured yet
+
+One conditional denoiser, a tenth of whose labels are dropped in training, and one classifier of noised digits, both of
+the first 1,000 digits of scikit-learn's. The same noise is drawn from under
+
+    (a) the noisy classifier          guidance.Classifier(denoiser, classifier, scale)
+    (b) the clean one, by Tweedie     guidance.TweedieClassifier(denoiser, classifier.clean, scale)
+    (c) classifier-free               guidance.ClassifierFree(denoiser, scale)
+
+each of which is the unconditional model at scale 0 and meant to be p(x | y) at scale 1. The clean classifier is the
+noisy one at t = 0. right: the share that an SVM of the same 1,000 digits takes for their class (of test digits: the
+first number below). spread: the variance of the pixels, on [0, 1], within a class, summed. Fréchet: of the 64 pixels,
+to the 1,000 digits; beside it that of 447 test digits, which has fewer of them and no class balance.
+
+EXPECT
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import tyro
+from sklearn.svm import SVC
+
+import jaxdiff as jd
+from jaxdiff import plotting, runs
+from jaxdiff.likelihood import Hutchinson
+from jaxdiff.metrics import frechet_distance
+from jaxdiff.networks import Classifier, initialize
+from jaxdiff.samplers import ProbabilityFlow
+
+SCALES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+SHOWN = (0.0, 1.0, 3.0, 10.0)
+CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A run, the classifier beside it, how many samples of how many steps, and how many digits are told by Bayes."""
+
+    config: runs.Config
+    channels: tuple[int, ...]
+    classifier_steps: int
+    samples: int
+    steps: int
+    told: int
+
+
+SETTINGS = {
+    "cpu": Setting(
+        runs.Config(condition=("label",), steps=3_000),
+        channels=(16, 32),
+        classifier_steps=1_000,
+        samples=500,
+        steps=30,
+        told=100,
+    ),
+    "gpu": Setting(
+        runs.Config(condition=("label",), network="unet(channels=(64, 128), blocks=2, attention=(1,))", steps=10_000),
+        channels=(64, 128),
+        classifier_steps=5_000,
+        samples=5_000,
+        steps=50,
+        told=447,
+    ),
+}
+
+
+def classifier_of(folder, denoiser, data, channels, steps) -> jd.NoisyClassifier:
+    """A classifier of noised digits, trained once; its noise is no less than that of a likelihood's last step."""
+    x = np.asarray(denoiser.process.clean(data.image, data.levels), np.float32)
+    make = lambda rngs: Classifier(1, CLASSES, channels, blocks=1, rngs=rngs)
+    network, params = initialize(jax.random.key(1), make)
+    classifier = jd.NoisyClassifier(network, params, denoiser.process, denoiser.data_std)
+    batches = jd.data.batches({"x": x, "label": data.label.astype(np.int32)}, 128, seed=1)
+    loss = jd.losses.Classification()
+    return jd.training.train(jax.random.key(2), folder, classifier, loss, batches, steps=steps, ema_decay=0.995)
+
+
+def guides(denoiser, classifier):
+    """The three, by name, each a function of the scale."""
+    return {
+        "noisy classifier": lambda scale: jd.guidance.Classifier(denoiser, classifier, scale),
+        "clean classifier": lambda scale: jd.guidance.TweedieClassifier(denoiser, classifier.clean, scale),
+        "classifier-free": lambda scale: jd.guidance.ClassifierFree(denoiser, scale),
+    }
+
+
+def pixels(x) -> np.ndarray:
+    """Images of the model on [0, 1], [n, 64]."""
+    return np.clip((np.asarray(x, np.float64) + 1) / 2, 0, 1).reshape(len(x), -1)
+
+
+def scores(svm, real, x, label) -> tuple[float, float, float]:
+    """(right, spread, Fréchet) of samples that were asked to be of `label`."""
+    drawn = pixels(x)
+    spread = np.mean([drawn[label == k].var(0).sum() for k in range(CLASSES)])
+    return float(np.mean(svm.predict(drawn) == label)), float(spread), frechet_distance(drawn, real)
+
+
+def told_right(denoiser, images, label, levels) -> tuple[float, float]:
+    """The share of images whose class Bayes' rule tells, from their middles, and its standard error."""
+    x = np.asarray(denoiser.process.clean(images, levels), np.float32)
+    flow = ProbabilityFlow(rtol=1e-2, atol=1e-2)
+    found = jd.likelihood.class_posterior(
+        jax.random.key(3),
+        denoiser,
+        x,
+        CLASSES,
+        flow=flow,
+        trace=Hutchinson(2),
+        t_min=1e-3,
+        batch_size=50,
+        progress=True,
+    )
+    right = found.log_prob.argmax(1) == label
+    return float(right.mean()), float(right.std() / len(right) ** 0.5)
+
+
+def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> dict:
+    """Train, draw under the three at every scale, and score; the tables' numbers, by name and scale.
+
+    Args:
+        setting: For two CPU cores, or for one GPU.
+        folder: Where runs and pictures are kept.
+    """
+    chosen, folder = SETTINGS[setting], folder or Path(f"runs/digits_conditional_{setting}")
+    train, test = (jd.data.load_digits(split) for split in ("train", "test"))
+    run = runs.train(chosen.config, folder)
+    classifier = classifier_of(folder / "classifier", run.denoiser, train, chosen.channels, chosen.classifier_steps)
+    of = lambda data: pixels(run.denoiser.process.clean(data.image, data.levels))
+    real, held = of(train), of(test)
+    svm = SVC().fit(real, train.label)
+    print(f"the SVM is right on {np.mean(svm.predict(held) == test.label):.3f} of the test digits")
+    print(f"spread {np.mean([real[train.label == k].var(0).sum() for k in range(CLASSES)]):.2f} of the training digits")
+    print(f"Fréchet {frechet_distance(held, real):.3f} of the test digits")
+    for t in (0.0, 0.25, 0.5, 0.75):
+        x, _ = jd.perturb(
+            jax.random.key(4), run.denoiser.process, run.denoiser.process.clean(test.image, test.levels), t
+        )
+        print(f"the classifier is right on {np.mean(classifier.logits(x, t).argmax(1) == test.label):.3f} at t = {t}")
+
+    label, shape = np.arange(chosen.samples) % CLASSES, (chosen.samples, *run.known.event)
+    found, rows = {}, {}
+    for name, guide in guides(run.denoiser, classifier).items():
+        for scale in SCALES:
+            x = jd.samplers.draw(jax.random.key(5), guide(scale), shape, 250, label, steps=chosen.steps)
+            found[name, scale] = scores(svm, real, x, label)
+            right, spread, distance = found[name, scale]
+            print(
+                f"{name:18s} {scale:4.1f}   right {right:.3f}   spread {spread:.2f}   Fréchet {distance:.3f}",
+                flush=True,
+            )
+            if scale in SHOWN:
+                rows[name, scale] = x[: 2 * CLASSES]
+    images = np.concatenate([np.asarray(x) for x in rows.values()])
+    plotting.sample_grid(images, folder / "guidance.png", 2 * CLASSES, "noisy, clean, free: each at scale 0, 1, 3, 10")
+    told, error = told_right(run.denoiser, test.image[: chosen.told], test.label[: chosen.told], test.levels)
+    print(f"Bayes' rule tells {told:.3f} ± {error:.3f} of {chosen.told} test digits")
+    return found
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
