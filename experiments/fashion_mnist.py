@@ -25,6 +25,7 @@ import fashion_mnist_classifier
 import jax
 import numpy as np
 import tyro
+from classifier import accuracy
 
 import jaxdiff as jd
 from jaxdiff import runs
@@ -105,7 +106,7 @@ def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
     summary = runs.likelihood(run, folder, **chosen.likelihood)
 
     print(f"{summary['parameters']:,} parameters, {summary['train_seconds']:.0f} s of training on {jax.devices()[0]}")
-    print(f"classifier: {fashion_mnist_classifier.accuracy(classifier, test):.4f} of the test images")
+    print(f"classifier: {accuracy(classifier, test):.4f} of the test images")
     print(f"FMNIST-FID of {len(drawn):,} samples {fid:.2f}; of as many training images {floor:.2f}")
     print(
         f"{summary['bits_per_dim']:.3f} +- {summary['standard_error']:.3f} bits/dim of {summary['examples']:,} images"

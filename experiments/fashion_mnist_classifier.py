@@ -5,103 +5,25 @@
 Expect 0.914 +- 0.003 of the 10,000 test images.
 """
 
-import dataclasses
+import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import nnx
+import classifier
 
 import jaxdiff as jd
-from jaxdiff.networks import initialize
-from jaxdiff.training import clipped_adam, train
 
 FOLDER = Path("runs/fashion_mnist_classifier")
-FEATURES, BATCH, EPOCHS = 128, 128, 8
 
 
-class Convolutional(nnx.Module):
-    """Two convolutions of stride 2, a dense layer of `FEATURES`, and the logits."""
-
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.first = nnx.Conv(1, 32, (4, 4), strides=2, rngs=rngs)
-        self.second = nnx.Conv(32, 64, (3, 3), strides=2, rngs=rngs)
-        self.dense = nnx.Linear(7 * 7 * 64, FEATURES, rngs=rngs)
-        self.last = nnx.Linear(FEATURES, 10, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images [batch, 28, 28, 1] on [-1, 1] -> features [batch, FEATURES], logits [batch, 10]."""
-        h = nnx.silu(self.second(nnx.silu(self.first(x))))
-        features = nnx.silu(self.dense(h.reshape(len(h), -1)))
-        return features, self.last(features)
-
-
-@jd.pytree
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-    """A network with its parameters, which `jaxdiff.training` trains as it trains a denoiser."""
-
-    network: Callable = dataclasses.field(metadata={"static": True})
-    params: Any
-
-    def __call__(self, images_uint8, batch_size: int = 500) -> tuple[np.ndarray, np.ndarray]:
-        """Features [n, FEATURES] and logits [n, 10] of uint8 images [n, 28, 28, 1]."""
-        run = jax.jit(lambda params, images: self.network(params, centres(images)))
-        starts = range(0, len(images_uint8), batch_size)
-        parts = [jax.device_get(run(self.params, images_uint8[start : start + batch_size])) for start in starts]
-        features, logits = map(np.concatenate, zip(*parts))
-        return features, logits
-
-
-def centres(images: jax.Array) -> jax.Array:
-    """The middle of each pixel's cell, on [-1, 1]."""
-    return 2 * (images + 0.5) / 256 - 1
-
-
-def cross_entropy(classifier: Classifier, key, x, label) -> jax.Array:
-    return optax.softmax_cross_entropy_with_integer_labels(classifier.network(classifier.params, x)[1], label)
-
-
-def shifted(key, batch: dict) -> tuple[jax.Array, jax.Array]:
-    """Images moved by at most one pixel each way, drawn anew each step."""
-    x = jnp.pad(centres(batch["image"]), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1.0)
-    crop = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (28, 28, 1))
-    return jax.vmap(crop)(x, jax.random.randint(key, (len(x), 2), 0, 3)), batch["label"]
-
-
-def load(folder: Path = FOLDER) -> Classifier:
+def load(folder: Path = FOLDER) -> classifier.Classifier:
     """The classifier in `folder`, trained first where it is missing."""
-    network, params = initialize(jax.random.key(0), lambda rngs: Convolutional(rngs=rngs))
-    classifier, path = Classifier(network, params), folder / "classifier.safetensors"
-    if not path.is_file():
-        data = jd.data.load_fashion_mnist("train")
-        steps = EPOCHS * (len(data) // BATCH)
-        classifier = train(
-            jax.random.key(1),
-            folder,
-            classifier,
-            cross_entropy,
-            jd.data.batches({"image": data.image, "label": data.label}, BATCH, 0),
-            steps=steps,
-            optimizer=clipped_adam(steps, 2e-3),
-            prepare=shifted,
-        )
-        jd.pretrained.write_params(path, classifier.params)
-    return dataclasses.replace(classifier, params=jd.pretrained.read_params(path, params))
-
-
-def accuracy(classifier: Classifier, data: jd.data.Images) -> float:
-    return float(np.mean(classifier(data.image)[1].argmax(1) == data.label))
+    return classifier.load(folder, functools.partial(jd.data.load_fashion_mnist, "train"), (28, 28), 10)
 
 
 def main() -> None:
-    classifier, data = load(), jd.data.load_fashion_mnist("test")
-    right = accuracy(classifier, data)
+    model, data = load(), jd.data.load_fashion_mnist("test")
+    right = classifier.accuracy(model, data)
     error = math.sqrt(right * (1 - right) / len(data))
     print(f"{right:.4f} +- {error:.4f} of the {len(data):,} test images are classified rightly")
 

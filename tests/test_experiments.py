@@ -70,14 +70,14 @@ def stripes(n, seed):
 
 
 def test_the_classifier_learns_and_is_trained_once(experiment, tmp_path, monkeypatch):
-    module = experiment("fashion_mnist_classifier")
+    small, load = experiment("classifier"), experiment("fashion_mnist_classifier").load
     monkeypatch.setattr(jd.data, "load_fashion_mnist", lambda split: stripes(320, 0))
-    monkeypatch.setattr(module, "BATCH", 32)
-    classifier, held_out = module.load(tmp_path), stripes(100, 1)
-    assert module.accuracy(classifier, held_out) > 0.5
-    monkeypatch.setattr(module, "train", None)
-    features, logits = module.load(tmp_path)(held_out.image, batch_size=64)
-    assert features.shape == (100, module.FEATURES)
+    monkeypatch.setattr(small, "BATCH", 32)
+    classifier, held_out = load(tmp_path), stripes(100, 1)
+    assert small.accuracy(classifier, held_out) > 0.5
+    monkeypatch.setattr(small, "train", None)
+    features, logits = load(tmp_path)(held_out.image, batch_size=64)
+    assert features.shape == (100, small.FEATURES)
     np.testing.assert_allclose(logits, classifier(held_out.image)[1], rtol=1e-4, atol=1e-4)
 
 
@@ -151,3 +151,50 @@ def test_scaling_measures_what_it_predicts(experiment, capsys):
     mesh = make_mesh(devices=jax.devices()[:1])
     assert experiment("scaling").measure(denoiser, [{"x": np.zeros((4, 2), np.float32)}], [mesh]) == [True]
     assert "(1, 1)" in capsys.readouterr().out
+
+
+def test_glyphs_names_the_packages_where_there_are_no_typefaces(experiment, tmp_path):
+    with pytest.raises(FileNotFoundError, match="0 families of typefaces.*apt-get install fonts-dejavu"):
+        experiment("glyphs").faces([tmp_path])
+
+
+def test_glyphs_counts_what_its_judge_reads(experiment):
+    """Of four pictures the judge is sure of two, and right about two; one pixel differs within the first label."""
+    probability = np.array([[0.95, 0.05], [0.85, 0.15], [0.8, 0.2], [0.02, 0.98]])
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    images[0, 0, 0] = 255
+    found = experiment("glyphs").reading(lambda images: (None, np.log(probability)), images, np.array([0, 0, 1, 1]))
+    assert found == pytest.approx({"legible": 0.5, "right": 0.75, "spread": (0.25 + 0) / 2})
+
+
+@pytest.fixture
+def typefaces(experiment):
+    try:
+        return experiment("glyphs").faces()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def test_capitals_are_as_high_in_every_typeface(experiment, typefaces):
+    """0.58 of 32 pixels, to a pixel for antialiasing and one for overshoot."""
+    glyphs = experiment("glyphs")
+    for paths in typefaces.values():
+        rows = np.flatnonzero(np.asarray(glyphs.draw(paths[0], "H", 32)).max(1) > 127)
+        assert (rows[-1] - rows[0] + 1) / 4 == pytest.approx(0.58 * 32, abs=1.5), paths[0]
+
+
+@pytest.mark.slow
+def test_glyphs(experiment, typefaces, tmp_path, monkeypatch, capsys):
+    glyphs, small = experiment("glyphs"), experiment("classifier")
+    config = runs.Config(data=None, condition=("label",), network="mlp((8,))", steps=2, batch_size=8)
+    monkeypatch.setitem(glyphs.SETTINGS, "cpu", glyphs.Setting(8, config, samples=186, steps=2))
+    few = {family: paths[:1] for family, paths in list(typefaces.items())[:6]}
+    monkeypatch.setattr(glyphs, "faces", lambda: few)
+    monkeypatch.setattr(glyphs, "DRAWINGS", 1)
+    monkeypatch.setattr(small, "BATCH", 62)
+    monkeypatch.chdir(tmp_path)
+    glyphs.main()
+    printed = capsys.readouterr().out
+    assert "3 typefaces for the model, 3 for the judge; 186 samples of each kind" in printed
+    assert all(kind in printed for kind in ("real", "unconditional", "conditional", "guided, scale 2"))
+    assert (tmp_path / "runs/glyphs_cpu/glyphs.png").stat().st_size > 1000
