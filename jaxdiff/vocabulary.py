@@ -99,6 +99,7 @@ UNREACHABLE = {
     "Product": "its processes are a tree, one a part of the data",
     "Each": "its samplers are a tree, one a part of the data",
     "Classification": "it trains a classifier, which a run has not",
+    "ConditionDropout": "a run drops its condition by the setting `dropout`",
     "Auto": "it guides by another model, which is no setting",
     "Classifier": "it guides by a classifier, or is the network of one, which is no setting",
     "StepClassifier": "it guides by a classifier, which is no setting",

@@ -16,6 +16,7 @@ from jaxdiff.denoisers import guidance
 from jaxdiff.likelihood import Exact, Hutchinson, HutchPP, XTrace
 from jaxdiff.losses import (
     BridgeMatching,
+    ConditionDropout,
     Denoising,
     FlowMatching,
     Hybrid,
@@ -124,13 +125,18 @@ class Trained:
     """`of`: what it trains, "numbers", "variance" (learned), "bridge" or "process" (and its network).
 
     `held`: it keeps some gradients off, so that its derivative is not that of its value. `shared`: a number of it is
-    one for the batch.
+    one for the batch. `given`: it needs a condition, of one number an example.
     """
 
     loss: Loss
     of: str = "numbers"
     held: bool = False
     shared: bool = False
+    given: bool = False
+
+    def __call__(self, model, key, x):
+        """The loss of `model`, with what it needs."""
+        return self.loss(model, key, x, x.reshape(len(x), -1)[:, 0] if self.given else None)
 
 
 LOSSES = {
@@ -146,6 +152,7 @@ LOSSES |= {
     "BridgeMatching": Trained(BridgeMatching(COUPLINGS["Independent"], TIMES["Uniform"]), "bridge"),
     "BridgeMatching Entropic": Trained(BridgeMatching(), "bridge", shared=True),
     "Hybrid": Trained(Hybrid(0.01, 4, GRIDS["Karras"], WEIGHTINGS["MinSNR"]), "variance", held=True),
+    "ConditionDropout": Trained(ConditionDropout(Denoising(), np.float32(0.3), 0.4), shared=True, given=True),
     "LeastVariance": Trained(
         LeastVariance(Denoising(WEIGHTINGS["Likelihood"], times.Stratified(0.0))), "process", held=True
     ),

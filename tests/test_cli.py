@@ -85,7 +85,7 @@ def test_a_run_that_never_dropped_labels_warns_of_guidance_and_of_no_label(digit
     config = json.loads((never / "config.json").read_text())
     (never / "config.json").write_text(json.dumps(config | {"dropout": 0.0}))
     draw = ("--n", 1, "--steps", 1, "--condition", 3, "--guidance", "classifier_free(2)", "--json")
-    with pytest.warns(UserWarning, match=r"never dropped in training \(label_dropout = 0\)"):
+    with pytest.warns(UserWarning, match=r"never dropped in training \(condition_dropout = 0\)"):
         code, _, err = jaxdiff(monkeypatch, capsys, "sample", never, *draw)
     assert code == 0, err
     with pytest.warns(UserWarning, match="unconditional prediction was not learned. Give cond"):

@@ -317,6 +317,11 @@ row("jd.losses.Denoising times", lambda times: jd.losses.Denoising(times=lambda 
     times=[(jnp.zeros(2), jnp.ones(3)), (0.5, 1.0)])
 row("jd.losses.Denoising weighting", lambda weighting: jd.losses.Denoising(lambda *_: weighting)(DENOISER, KEY, X),
     weighting=[jnp.ones(2), jnp.ones((3, 1)), T(1.0)])
+row("jd.losses.ConditionDropout", jd.losses.ConditionDropout, {"loss": jd.losses.Denoising()}, loss=[*FUNCTION, *says(
+    "drops conditions itself", jd.losses.ConditionDropout(jd.losses.Denoising()))], rate=[1.5, -0.1, {}, {"label": 1.1},
+    {"token_mask": 0.1}, *NUMBER, *ONE], null=[NAN, {"tokens": HOLES}, T("none"), T({"label": "none"})])
+row("jd.losses.ConditionDropout called", jd.losses.ConditionDropout(jd.losses.Denoising(), 3), LOSS | {"denoiser":
+    DENOISER, "cond": np.arange(3) % 2}, denoiser=A_DENOISER, **BATCH_OF_LOSS | {"cond": [None, *COND]})
 row("jd.losses.ScoreMatching", jd.losses.ScoreMatching, times=FUNCTION)
 row("jd.losses.ScoreMatching called", jd.losses.ScoreMatching(), LOSS | {"denoiser": EXACT}, denoiser=A_DENOISER,
     **BATCH_OF_LOSS)
@@ -571,7 +576,7 @@ NO_COUNT = [value.value if isinstance(value, T) else value for value in COUNT]  
 TRAIN = {"key": KEY, "folder": "nowhere", "denoiser": DENOISER, "loss": jd.losses.Denoising(), "batches": None,
     "steps": 2}
 row("jd.training.train", training.train, TRAIN, key=ONE_KEY, folder=PATH, steps=NO_COUNT, log_every=NO_COUNT,
-    checkpoint_every=NO_COUNT, label_dropout=RATIO, optimizer=[T("adam"), T(1e-3)], on_log=[T("print"), T(3)],
+    checkpoint_every=NO_COUNT, optimizer=[T("adam"), T(1e-3)], on_log=[T("print"), T(3)],
     allow=[T("loss")], **OF_STEP | {"accumulate": NO_COUNT})
 row("jd.training.TrainState", training.TrainState.create, {"key": KEY, "params": {"w": X}, "optimizer": ADAM,
     "mesh": None}, key=ONE_KEY)

@@ -52,6 +52,11 @@ def loss(times=T.Uniform(), weighting=W.Simple(), denoiser=MODEL):
     return jd.losses.Denoising(weighting, times)(denoiser, KEYS[0], X)
 
 
+def dropped(rate):
+    """A loss under a condition that is X's own."""
+    return jd.losses.ConditionDropout(jd.losses.Denoising(), np.zeros(2), rate)(MODEL, KEYS[0], X, X)
+
+
 BRIDGE = lambda **numbers: jd.Bridge(lambda *_: (_[1], 0.3 * _[1]), None, **numbers)
 weighed = lambda weights, covariances: jd.exact.Mixture(jd.VP(), weights, [[1.0, 0.0], [0.0, 1.0]], covariances)
 STARTED = S.Switch(S.Ancestral(), S.DDIM())
@@ -107,6 +112,7 @@ FIELDS = {  # by class and field: what reads the number, a number within its ran
     "MinSNR.gamma": (lambda g: loss(weighting=W.MinSNR(g)), 4.0, [0.0, -1.0]),
     "Sigmoid.bias": (lambda b: loss(weighting=W.Sigmoid(b)), 1.0, [INF, -INF]),
     "Hybrid.weight": (lambda w: jd.losses.Hybrid(w, 4)(WIDE, KEYS[0], X), 0.1, [-0.1]),
+    "ConditionDropout.rate": (lambda r: dropped(r), 0.5, [-0.1, 1.5]),
     "FlowMatching.sigma": (lambda s: jd.losses.FlowMatching(sigma=s)(MODEL, KEYS[0], X), 0.1, [-0.1]),
     "Entropic.sigma": (lambda s: C.Entropic(s)(KEYS[0], X)[1], 1.0, [0.0, -1.0]),
 }
@@ -149,7 +155,7 @@ def test_every_number_of_a_class_has_its_row():
     rooms = jd, S, G, jd.grids, T, W, C, jd.losses, jd.denoisers, jd.likelihood, dequantization
     kinds = {kind for room in rooms for kind in vars(room).values() if dataclasses.is_dataclass(kind)}
     fields = {(kind, field.name) for kind in kinds for field in dataclasses.fields(kind) if "float" in str(field.type)}
-    static = {"Denoiser.label_dropout", *SOLVED}
+    static = {"Denoiser.condition_dropout", *SOLVED}
     plain = {f"{kind.__name__}.{name}" for kind, name in fields if hasattr(kind, "__post_init__")}
     assert {name for name in plain if not name.startswith("_")} - static == set(FIELDS)
 

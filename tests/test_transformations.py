@@ -108,9 +108,7 @@ ROWS |= {
 }
 ROWS |= {name: (lambda keys, x, p=p: curves(p, x)) for name, p in PROCESSES.items()}
 ROWS |= {name: (lambda keys, x, trace=trace: traced(trace, keys, x)) for name, trace in TRACES.items()}
-ROWS |= {
-    f"loss {name}": (lambda keys, x, row=row: row.loss(MODELS[row.of], keys[0], x)) for name, row in LOSSES.items()
-}
+ROWS |= {f"loss {name}": (lambda keys, x, row=row: row(MODELS[row.of], keys[0], x)) for name, row in LOSSES.items()}
 FREE = (DENOISERS["Empirical"], DENOISERS["Denoiser"], DENOISERS["OnProcess"], DENOISERS["Gaussian"], BOTH)
 ROWS |= {
     "log_likelihood": lambda keys, x: jd.log_likelihood(keys, MODEL, x, None, FAST, jd.likelihood.XTrace()),

@@ -4,18 +4,16 @@ from jaxdiff.denoisers import exact as exact
 from jaxdiff.denoisers import guidance as guidance
 from jaxdiff.denoisers.bridge import Bridge, BridgeLike, Swapped, ToData, TwoEnded, check_bridge
 from jaxdiff.denoisers.classifier import NoisyClassifier
+from jaxdiff.denoisers.condition import check_cond, check_cond_of, no_label_of
 from jaxdiff.denoisers.denoiser import (
     Denoiser,
     DenoiserLike,
     Wrapper,
     angular_velocity,
-    check_cond,
-    check_cond_of,
     check_denoiser,
     check_numbers,
     check_start,
     innermost,
-    no_label_of,
     score,
     takes_key_of,
     warn_uncovered,

@@ -42,7 +42,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, said
-from jaxdiff.denoisers.denoiser import OF_A_MODULE, OfNetwork, check_cond_of, check_params
+from jaxdiff.denoisers.condition import check_cond_of
+from jaxdiff.denoisers.denoiser import OF_A_MODULE, OfNetwork, check_params
 from jaxdiff.processes import Brownian, Flow, Prediction, check_time, expand_time, pytree
 
 

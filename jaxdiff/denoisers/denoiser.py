@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import (
-    as_array,
     check_batch,
     check_flag,
     check_function,
@@ -29,9 +28,9 @@ from jaxdiff.arrays import (
     rebuilt,
     replaced,
     said,
-    with_dtype,
 )
-from jaxdiff.processes import Gaussian, Process, check_gaussian, check_process, expand_time, is_concrete, pytree
+from jaxdiff.denoisers.condition import check_cond_of, no_label_of
+from jaxdiff.processes import Gaussian, Process, check_gaussian, check_process, expand_time, pytree
 
 
 class DenoiserLike(Protocol):
@@ -162,8 +161,9 @@ class Denoiser(OfNetwork):
     `data_std` is the standard deviation of the data, 0.5 unless given, a scalar or one an example. "noise" and "score"
     say nothing of x_0 where α = 0 (t = 1 of Flow and Cosine): start below. Of categories out holds logits, and there is
     neither. Of a product x, c_noise and out are trees of its form, as may be `parameterization` and `data_std`.
-    `label_dropout` is the share of labels that its training left out, from which it can be guided; None where that is
-    not known. `key` is None but inside of a loss, which sets it for a network with dropout (`with_key`).
+    `condition_dropout` is the share of examples that had no condition at all in its training, from which it can be
+    guided; None where that is not known. `key` is None but inside of a loss, which sets it for a network with dropout
+    (`with_key`).
     With `learned_variance` the network returns twice the channels of x in the last axis: out, then u, and the share
     of the reverse variance is (u + 1)/2 (Nichol and Dhariwal 2021, eq. 15).
 
@@ -179,7 +179,7 @@ class Denoiser(OfNetwork):
     parameterization: Any = dataclasses.field(default=None, metadata={"static": True})
     data_std: float | None = None
     learned_variance: bool = dataclasses.field(default=False, metadata={"static": True})
-    label_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
+    condition_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
     key: jax.Array | None = None
 
     def __post_init__(self):
@@ -190,9 +190,9 @@ class Denoiser(OfNetwork):
         reading = self.process.check_reading(self.parameterization, self.data_std, self.learned_variance)
         object.__setattr__(self, "parameterization", reading[0])
         object.__setattr__(self, "data_std", reading[1])
-        if self.label_dropout is not None:
-            check_scalar("label_dropout", self.label_dropout, least=0, most=1)
-            object.__setattr__(self, "label_dropout", float(self.label_dropout))
+        if self.condition_dropout is not None:
+            check_scalar("condition_dropout", self.condition_dropout, least=0, most=1)
+            object.__setattr__(self, "condition_dropout", float(self.condition_dropout))
         self._check_key()
 
     def __call__(self, x, t, cond=None) -> Any:
@@ -210,12 +210,13 @@ class Denoiser(OfNetwork):
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that the network does not take.
 
-        Warns (UserWarning) of cond = None where labels were never dropped in training.
+        Warns (UserWarning) of cond = None where the condition was never dropped in training.
         """
-        if cond is None and self.label_dropout == 0:
+        if cond is None and self.condition_dropout == 0:
             warnings.warn(
-                "cond = None, but the denoiser's labels were never dropped in training (label_dropout = 0): its "
-                "unconditional prediction was not learned. Give cond, or train with label_dropout=0.1",
+                "cond = None, but the denoiser's condition was never dropped in training (condition_dropout = 0): its "
+                "unconditional prediction was not learned. Give cond, or train by "
+                "jaxdiff.losses.ConditionDropout(loss)",
                 UserWarning,
                 stacklevel=2,
             )
@@ -228,22 +229,6 @@ class Denoiser(OfNetwork):
     def error_scale(self, t) -> Any:
         """The square root of what 1 of the process's error is in the network's own output, of the shape of `t`."""
         return self.process.error_scale(self.parameterization, t, self.data_std)
-
-
-def check_cond_of(model, *arguments) -> None:
-    """Call `model.check_cond(*arguments)` where there is one: (cond) for a denoiser, (params, cond) for a network."""
-    check = getattr(model, "check_cond", None)
-    if check is not None:
-        check(*arguments)
-
-
-def no_label_of(model, *arguments) -> int | None:
-    """`model.no_label(*arguments)`, its label for no label: of () for a denoiser, of (params) for a network.
-
-    None where it has no such label, or does not say.
-    """
-    of = getattr(model, "no_label", None)
-    return None if of is None else of(*arguments)
 
 
 def takes_key_of(model, *arguments) -> bool:
@@ -264,28 +249,6 @@ def with_key(model: Any, key) -> Any:
     check_key(key)
     taken = lambda part: rebuilt(part, key=key) if isinstance(part, OfNetwork) and part.takes_key() else None
     return replaced(model, taken)
-
-
-def check_cond(denoiser: DenoiserLike, cond, n: int) -> Any:
-    """`cond` with leaves [n, ...], scalars repeated, checked to be what the denoiser takes (see `DenoiserLike`).
-
-    Raises TypeError for a leaf that holds no numbers, ValueError for one of another length, or (concrete) with a NaN.
-    """
-
-    def check(leaf):
-        given, leaf = leaf, as_array(leaf)
-        if leaf is None or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
-            raise TypeError(f"{with_dtype('cond', given)}; expected arrays of numbers, such as integer labels")
-        if leaf.ndim and leaf.shape[0] != n:
-            raise ValueError(f"cond has shape {leaf.shape}; expected one entry each for {n} examples, or a scalar")
-        if is_concrete(leaf) and ((values := np.asarray(leaf)) != values).any():
-            raise ValueError("cond holds a NaN; remove or repair that example")
-        return leaf
-
-    cond = jax.tree.map(check, cond, is_leaf=lambda c: isinstance(c, list))
-    check_cond_of(denoiser, cond)
-    every = lambda leaf: jnp.asarray(leaf) if leaf.ndim else jnp.broadcast_to(leaf, (n,))
-    return jax.tree.map(every, cond)
 
 
 def check_start(denoiser: DenoiserLike, t) -> None:

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_function, check_output
-from jaxdiff.denoisers.denoiser import Denoiser, check_cond_of, no_label_of, takes_key_of
+from jaxdiff.denoisers.condition import check_cond_of, no_label_of
+from jaxdiff.denoisers.denoiser import Denoiser, takes_key_of
 from jaxdiff.processes import check_gaussian, expand_time, row
 
 

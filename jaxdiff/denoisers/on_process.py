@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_batch
-from jaxdiff.denoisers.denoiser import DenoiserLike, check_cond_of, check_numbers, check_start_of
+from jaxdiff.denoisers.condition import check_cond_of
+from jaxdiff.denoisers.denoiser import DenoiserLike, check_numbers, check_start_of
 from jaxdiff.processes import Gaussian, Prediction, check_gaussian, expand_time, is_concrete, pytree
 
 

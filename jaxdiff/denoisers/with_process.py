@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from jaxdiff.arrays import pytree, rebuilt, said
-from jaxdiff.denoisers.denoiser import Wrapper, check_denoiser, no_label_of, with_params
+from jaxdiff.denoisers.condition import no_label_of
+from jaxdiff.denoisers.denoiser import Wrapper, check_denoiser, with_params
 
 
 @pytree

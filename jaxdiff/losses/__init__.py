@@ -5,6 +5,7 @@ from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
 from jaxdiff.losses.bridge_matching import BridgeMatching
 from jaxdiff.losses.classification import Classification
+from jaxdiff.losses.condition_dropout import ConditionDropout
 from jaxdiff.losses.denoising import Denoising
 from jaxdiff.losses.flow_matching import FlowMatching
 from jaxdiff.losses.hybrid import Hybrid
@@ -15,6 +16,7 @@ from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
 __all__ = [
     "BridgeMatching",
     "Classification",
+    "ConditionDropout",
     "Denoising",
     "FlowMatching",
     "Hybrid",

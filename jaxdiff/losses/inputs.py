@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_function, check_key, count, said
+from jaxdiff.arrays import check_event, check_function, check_key, count, said
 from jaxdiff.denoisers import check_cond, check_denoiser, with_key
 from jaxdiff.denoisers.checks import check_pytree
 from jaxdiff.losses import weightings
@@ -36,6 +36,16 @@ def prepared(denoiser, key, x0, cond) -> tuple[Any, Any, Any]:
     x0 = denoiser.process.check(x0, "x0")
     cond = check_cond(denoiser, cond, count(x0))
     return with_key(denoiser, jax.random.fold_in(key, DROPOUT)), x0, cond
+
+
+def check_examples(loss, denoiser, x0, cond, name: str = "x0") -> None:
+    """Raise where x0 is no batch for `loss`: by its `check(denoiser, x0, cond)`, or by the process's `check`."""
+    if hasattr(loss, "check"):
+        loss.check(denoiser, x0, cond)
+    elif isinstance(process := getattr(denoiser, "process", None), Process):
+        process.check(x0, name)
+    else:
+        check_event(x0, name)
 
 
 def check_times_law(times) -> None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import jax
 
-from jaxdiff.arrays import as_argument, check_function, check_instance, pytree
+from jaxdiff.arrays import as_argument, check_function, check_instance, pytree, said
 from jaxdiff.denoisers import WithProcess
 from jaxdiff.losses.loss import Loss
 
@@ -23,7 +23,7 @@ class LeastVariance:
     Its value is that of `loss`, whose mean must not depend on what of the process learns, such as
     `Denoising(weightings.Likelihood(), times.Stratified(t_min=0.0))` of a `LearnedVP`.
 
-    Raises TypeError for a denoiser that does not train its process.
+    Raises TypeError for a denoiser that does not train its process, ValueError for a loss that drops conditions.
     """
 
     learns: ClassVar = "process"
@@ -33,6 +33,8 @@ class LeastVariance:
     def __post_init__(self):
         check_function("loss", self.loss, "a loss, such as jaxdiff.losses.Denoising()")
         object.__setattr__(self, "loss", as_argument("loss", self.loss))
+        if hasattr(self.loss, "rates"):
+            raise ValueError(f"loss = {said(self.loss)} drops conditions; put it around LeastVariance, not inside")
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         check_instance("denoiser", denoiser, WithProcess, "jaxdiff.denoisers.WithProcess(denoiser)")

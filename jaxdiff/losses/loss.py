@@ -9,7 +9,8 @@ class Loss(Protocol):
     """A loss: one of `jaxdiff.losses`, or a frozen dataclass of your own under `@jaxdiff.pytree`.
 
     One that trains more than a denoiser says what by an attribute `learns`: "variance" (`learned_variance`), "process"
-    (`WithProcess`) or "bridge" (`Bridge`).
+    (`WithProcess`) or "bridge" (`Bridge`). One that drops conditions has `rates(cond)`, {names of the parts dropped by
+    one draw: its rate}; one whose data are not its denoiser's process's has `check(denoiser, x0, cond)`, which raises.
     """
 
     def __call__(self, denoiser, key, x0, cond=None, /) -> jax.Array:

@@ -76,7 +76,7 @@ def build(config: Config, known: Known) -> Any:
         config.parameterization,
         data_std=known.data_std,
         learned_variance=learns == "variance",
-        label_dropout=known.dropout(config),
+        condition_dropout=known.dropout(config),
     )
     return jd.denoisers.WithProcess(denoiser) if learns == "process" else denoiser
 

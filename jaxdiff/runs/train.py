@@ -16,6 +16,7 @@ from jaxdiff import training
 from jaxdiff.arrays import atomic_write, check_instance, check_number, check_path, check_whole, is_leftover, own_folder
 from jaxdiff.config import Config, read_config
 from jaxdiff.denoisers import innermost
+from jaxdiff.losses import Loss
 from jaxdiff.runs.budget import Budget
 from jaxdiff.runs.data import read
 from jaxdiff.runs.known import Known, learned, read_known, write_known
@@ -25,10 +26,11 @@ from jaxdiff.training.hosts import first, several
 
 STARTED = ("lock", "failure.json", ".checkpoints.unsaved", "config.tmp")  # what an aborted start can leave in a folder
 DATA = ("data", "data_std", "batch", "first_batch")
+DROPOUT = ("loss", "condition_dropout")
 PARTS = {  # what `training.train` calls what a setting decides, where that is not its name
     "data": (*DATA, "prepare", "weights", "initial_weights"),
-    "condition": ("network", "weights", "initial_weights", "prepare", "label_dropout", *DATA),
-    "dropout": ("label_dropout",),
+    "condition": ("network", "weights", "initial_weights", "prepare", *DROPOUT, *DATA),
+    "dropout": DROPOUT,
     "flip": ("prepare",),
     "network": ("network", "weights", "initial_weights"),
     "dtype": ("network",),
@@ -37,6 +39,12 @@ PARTS = {  # what `training.train` calls what a setting decides, where that is n
     "seed": ("key", "initial_weights", "first_batch", "data"),
 }
 PICTURES = 0.02  # the share of a training's time that pictures of samples may take
+
+
+def dropping(config: Config, known: Known) -> Loss:
+    """The loss of a config, with the condition dropped as it says."""
+    rate = known.dropout(config)
+    return jd.losses.ConditionDropout(config.loss, rate=rate) if rate else config.loss
 
 
 def _check_folder(config: Config, folder: Path, allow: Sequence[str]) -> None:
@@ -155,7 +163,7 @@ def train(
     budget = Budget(pictures, 50 * known.SHOWN, time.perf_counter(), last_line(folder).get("picture_seconds", 0.0))
 
     def drawn(denoiser, n: int, *settings, **more):
-        cond = known.in_turn(source, n) if innermost(denoiser).label_dropout == 0 else None
+        cond = known.in_turn(source, n) if innermost(denoiser).condition_dropout == 0 else None
         return draw(Run(config, known, denoiser), n, *settings, cond=cond, mesh=alone, **more)
 
     def picture(denoiser, title: str | None = None) -> Path:
@@ -177,13 +185,12 @@ def train(
             jax.random.fold_in(jax.random.key(config.seed), 1),
             folder,
             denoiser,
-            config.loss,
+            dropping(config, known),
             batches,
             steps=config.steps,
             optimizer=functools.partial(training.clipped_adam, learning_rate=config.learning_rate),
             ema_decay=config.ema_decay,
             prepare=known.prepare(config),
-            label_dropout=known.dropout(config) or 0.0,
             mesh=mesh,
             accumulate=accumulate,
             allow=[part for name in allow for part in PARTS.get(name, (name,))],

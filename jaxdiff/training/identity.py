@@ -26,7 +26,7 @@ from jaxdiff.training.labels import recorded
 from jaxdiff.training.step import hollow
 
 LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # whose versions may change the numbers
-LATER = ("batch", "first_batch", "label_dropout", "schedule")  # parts that are known once there are data
+LATER = ("batch", "first_batch", "condition_dropout", "schedule")  # parts that are known once there are data
 DRAWS = "one key an example"  # how a step draws its noise; other draws are another run
 LENGTH = 300  # characters of what can be read of a part
 
@@ -59,7 +59,7 @@ def of_settings(key, denoiser, given: Mapping[str, Any] | None, **settings) -> d
         **{name: describe(value) for name, value in settings.items()},
         **versions(),
     }
-    fields = [field.name for field in dataclasses.fields(denoiser) if field.name not in ("params", "label_dropout")]
+    fields = [field.name for field in dataclasses.fields(denoiser) if field.name not in ("params", "condition_dropout")]
     bare = recorded(hollow(denoiser), None)
     own |= {f"denoiser.{name}" if name in own else name: describe(getattr(bare, name)) for name in fields}
     try:
@@ -96,8 +96,26 @@ def check_known(allow: Sequence[str], known: Collection[str]) -> None:
         )
 
 
+def as_recorded_now(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a run by the names of today: `condition_dropout` was `label_dropout` once, and dropped elsewhere.
+
+    Where that was above 0 it is kept as it is, for `check_draws`.
+    """
+    before = dict(before)
+    if "label_dropout" in before and not before["label_dropout"]:
+        before["condition_dropout"] = before.pop("label_dropout")
+    return before
+
+
 def check_draws(before: Mapping[str, Any], folder: Path) -> None:
     """Raise ValueError for a run whose steps drew their noise otherwise: from there on it would be another run."""
+    if "label_dropout" in before:
+        raise ValueError(
+            f"{folder} holds a run that began before losses.ConditionDropout dropped conditions, by draws of another "
+            f"kind (label_dropout = {before['label_dropout']}): gone on with, it would drop others than it began with. "
+            "Finish it with the version of jaxdiff that began it, or train its weights (jaxdiff.training.load_params) "
+            "in another folder"
+        )
     if before.get("draws") != DRAWS:
         raise ValueError(
             f"{folder} holds a run that began before noise was drawn by {DRAWS}: gone on with, it would "

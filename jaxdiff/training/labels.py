@@ -1,103 +1,75 @@
-"""Labels in training: which ones may enter, and their dropping, by which one network learns to do without.
+"""Labels in training: which ones may enter, and the share of examples without a condition, which guidance asks for.
 
 A network of classes 0 to K - 1 has one label more, K, for none (Ho and Salimans 2022). It is `network.no_label(params)`
-of a network that has one; guidance asks such a network for its unconditional prediction.
+of a network that has one. `jaxdiff.losses.ConditionDropout` drops labels; so may a user's own `prepare`.
 """
 
-import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import as_argument, pytree, rebuilt
+from jaxdiff.arrays import as_argument, rebuilt
 from jaxdiff.arrays.mesh import on_mesh, place_batch, replicated, sharded
 from jaxdiff.denoisers import check_cond_of, no_label_of
+from jaxdiff.denoisers.condition import label_of, parts_of
 from jaxdiff.training.step import prepare_as_given
 
 GLANCES = 2  # keys under which each batch is looked at
 LOOKS = 32  # keys under which labels are looked at: a label that prepare drops is not dropped under all of them
 
 
-def dropping(prepare: Callable, share: float, none: int | None) -> Callable:
-    """`prepare`, with the labels of a `share` of the examples, drawn anew in each step, replaced by `none`.
-
-    Raises ValueError where there is no label to put in their place.
-    """
-    if share == 0:
-        return prepare
-    if none is None:
-        raise ValueError(
-            f"label_dropout = {share}, but the network has no label that means none. Build one of jaxdiff.networks "
-            "with classes=..., give a network of your own a method `no_label(params)` that returns it, or drop labels "
-            "in `prepare`"
-        )
-    return Dropping(as_argument("prepare", prepare), share, none)
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class Dropping:
-    """`prepare`, with the labels of a `share` of the examples replaced by `none`."""
-
-    prepare: Any
-    share: float = dataclasses.field(metadata={"static": True})
-    none: int = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, key, batch: dict) -> tuple:
-        """(x0, cond); ValueError for a batch without labels."""
-        prepare_key, drop_key = jax.random.split(key)
-        x0, cond = self.prepare(prepare_key, batch)
-        if not _are_labels(cond) or cond.ndim != 1:
-            found = "no labels" if cond is None else jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", cond)
-            raise ValueError(
-                f"label_dropout = {self.share}, but a batch has {found}; expected integer labels, one an example"
-            )
-        dropped = jax.random.bernoulli(drop_key, self.share, cond.shape)
-        return x0, jnp.where(dropped, jnp.int32(self.none), cond.astype(jnp.int32))
-
-
-def _are_labels(cond) -> bool:
-    """Whether `cond` is one array of integers, and not None, a tree or numbers."""
-    return hasattr(cond, "dtype") and bool(jnp.issubdtype(cond.dtype, jnp.integer))
-
-
 def recorded(denoiser, share: float | None) -> Any:
-    """`denoiser` with `share` as its `label_dropout`, or as that of the denoiser that it wraps."""
-    if hasattr(denoiser, "label_dropout"):
-        return rebuilt(denoiser, label_dropout=share)
+    """`denoiser` with `share` as its `condition_dropout`, or as that of the denoiser that it wraps."""
+    if hasattr(denoiser, "condition_dropout"):
+        return rebuilt(denoiser, condition_dropout=share)
     inner = getattr(denoiser, "denoiser", None)
     return denoiser if inner is None else rebuilt(denoiser, denoiser=recorded(inner, share))
 
 
-def share_dropped(prepare: Callable, key, batch: dict, share: float, none: int | None) -> float | None:
-    """The share of labels that a run drops; None where it has no labels, or `prepare` drops some itself.
+def share_dropped(prepare: Callable, key, batch: dict, cond, loss, none: int | None) -> float | None:
+    """The share of examples that a run leaves without any condition; None where that is not known.
 
-    Raises ValueError where the data themselves have the label that means none, or labels would be dropped twice.
+    `cond` is that of `batch` under some key. What the loss drops is known, and where it drops nothing that labels are
+    always there, unless `prepare` drops some itself. Raises ValueError where the data themselves have the label that
+    means none, or labels would be dropped twice.
     """
-    if none is None:
-        return None
-    labels = jax.jit(_made)(as_argument("prepare", prepare), jax.random.split(key, LOOKS), batch)
-    if labels is None:
-        return None
-    labels = np.asarray(labels)
+    rates = loss.rates(cond) if hasattr(loss, "rates") else None
+    share = None if rates is None else _share(rates, cond)
+    if none is None or label_of(cond) is None:
+        return share
+    labels = np.asarray(_made(as_argument("prepare", prepare), jax.random.split(key, LOOKS), batch, label_of))
     _check(labels, none, 0)
-    dropped = bool((labels == none).any())
-    if dropped and share > 0:
+    if not (labels == none).any():
+        return share or 0.0
+    if any("label" in names and rate > 0 for names, rate in (rates or {}).items()):
         raise ValueError(
-            f"label_dropout = {share}, but prepare drops labels itself; take it out there, or leave label_dropout at 0"
+            f"loss = {type(loss).__name__} drops labels, and prepare drops some itself; take it out there, or give the "
+            "loss that is inside"
         )
-    return None if dropped else share
+    return None
 
 
-def _made(prepare, keys, batch: dict) -> jax.Array | None:
+def _share(rates: dict, cond) -> float:
+    """The share of examples without any part of `cond`, at rates of draws: none where a part is never dropped."""
+    every = {name for names in rates for name in names} == parts_of(cond).keys()
+    return math.prod(map(float, rates.values())) if every else 0.0
+
+
+def _bare_label_of(cond) -> Any:
+    """The labels that a condition is, and not those that it has as a part."""
+    return None if isinstance(cond, dict) else label_of(cond)
+
+
+@functools.partial(jax.jit, static_argnames="of")
+def _made(prepare, keys, batch: dict, of: Callable) -> jax.Array | None:
     """The labels [keys, batch] that `prepare` makes of a batch under each of `keys`; None where it makes none."""
-    labels = jax.eval_shape(prepare, keys[0], batch)[1]
-    if not _are_labels(labels):
+    if of(jax.eval_shape(prepare, keys[0], batch)[1]) is None:
         return None
-    return jax.lax.map(lambda key: prepare(key, batch)[1], keys)
+    return jax.lax.map(lambda key: of(prepare(key, batch)[1]), keys)
 
 
 class Watch:
@@ -112,15 +84,21 @@ class Watch:
         self._denoiser, self._none = denoiser, no_label_of(denoiser)
         self._seen: list[tuple[int, jax.Array]] = []
         self._prepare = sharded(as_argument("prepare", prepare), mesh)
-        self._made = jax.jit(on_mesh(mesh)(_made), out_shardings=replicated(mesh))
+        of = _bare_label_of if self._none is None else label_of
+        made = on_mesh(mesh)(lambda *given: _made(*given, of))
+        self._made = jax.jit(made, out_shardings=replicated(mesh))
 
     def __call__(self, step: int, rows: dict, placed: dict) -> None:
         """Look at a batch. Raises what the denoiser has against its labels."""
         if self._own:
             labels = self._look(step, placed, GLANCES)
             self._seen += [] if labels is None else [(step, labels)]
-        elif (cond := rows.get("label", rows.get("cond"))) is not None:
-            self._check(np.asarray(cond)[None], step)
+            return
+        cond = prepare_as_given(None, rows)[1]
+        if self._none is None:
+            self._check_cond(cond, step)
+        elif (label := label_of(cond)) is not None:
+            _check(np.asarray(label)[None], self._none, step)
 
     def check(self, batches) -> None:
         """Raise what the denoiser has against the labels of the batches since the last call."""
@@ -137,9 +115,12 @@ class Watch:
     def _check(self, labels: np.ndarray, step: int) -> None:
         if self._none is not None:
             return _check(labels, self._none, step)
+        for label in labels:
+            self._check_cond(label, step)
+
+    def _check_cond(self, cond, step: int) -> None:
         try:
-            for cond in labels:
-                check_cond_of(self._denoiser, cond)
+            check_cond_of(self._denoiser, cond)
         except ValueError as error:
             raise ValueError(f"batches[{step}]: {error}") from None
 

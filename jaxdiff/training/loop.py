@@ -23,15 +23,17 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxdiff.arrays import as_argument, check_function, check_path, check_scalar
+from jaxdiff.arrays import as_argument, check_function, check_path
 from jaxdiff.arrays.mesh import fetched, place_batch, training_mesh
 from jaxdiff.data.reading import by_step, check_length, fingerprint_of, first_batch, read_from
 from jaxdiff.denoisers import innermost, no_label_of, warn_uncovered, with_params
+from jaxdiff.losses.inputs import check_examples
 from jaxdiff.processes import Process
 from jaxdiff.training import hosts, labels
 from jaxdiff.training.checkpoints import Checkpoints
 from jaxdiff.training.identity import (
     LATER,
+    as_recorded_now,
     check,
     check_draws,
     check_known,
@@ -48,7 +50,6 @@ from jaxdiff.training.speed import Speed, Waiting
 from jaxdiff.training.state import TrainState, check_optimizer, check_trainable
 from jaxdiff.training.step import (
     Diverged,
-    check_examples,
     check_parts,
     clipped_adam,
     explain,
@@ -128,7 +129,6 @@ def train(
     optimizer: optax.GradientTransformation | Callable | None = None,
     ema_decay: float = 0.999,
     prepare: Callable = prepare_as_given,
-    label_dropout: float = 0.0,
     mesh: jax.sharding.Mesh | None = None,
     accumulate: int = 1,
     identity: Mapping[str, Any] | None = None,
@@ -157,19 +157,18 @@ def train(
             their place, whatever their leaves, as `jaxdiff.denoisers.WithProcess`.
         loss: `loss(denoiser, key, x0, cond) -> [batch]`, a function or a pytree; its mean is minimised. Its method
             `check(denoiser, x0, cond)`, where it has one, in place of the process's `check`, raises for what is no
-            batch of its data.
+            batch of its data. Under `jaxdiff.losses.ConditionDropout(loss)` the denoiser can be guided afterwards
+            (`jaxdiff.guidance.ClassifierFree`), and has the share of examples without condition as `condition_dropout`.
         batches: `batches[step]` is a dict of arrays [batch, ...] that depends on the step (>= 0) alone, all of the same
             shapes: `jaxdiff.data.batches`, a `grain.MapDataset`, a list. A Grain data set of one epoch is repeated,
             each epoch in an order of its own. Of several processes, each gives its rows of the batch. None will do for
             a finished run, whose data are then not compared.
         optimizer: of optax, or a function that makes one of the steps at which its schedules end: (100,), or (100, 200)
             for a run of 100 steps of which 200 are asked. By default `clipped_adam`.
-        prepare: `prepare(key, batch) -> (x0, cond)` in the step; by default (batch["x"], batch.get("label")). x0 is
-            what the process takes: an array, or a tree of them for a product. One that holds weights, such as an
-            encoder's, is a pytree: `jax.tree_util.Partial(encode, weights)`.
-        label_dropout: the share of examples whose label is replaced by that for none, drawn anew in each step: with
-            0.1 to 0.2 the denoiser can be guided (`jaxdiff.guidance.ClassifierFree`). It needs a network that has such
-            a label, as those of `jaxdiff.networks` built with classes.
+        prepare: `prepare(key, batch) -> (x0, cond)` in the step; by default batch["x"] and "label", other named parts
+            of a condition or "cond", where the batch has them (`prepare_as_given`). x0 is what the process takes: an
+            array, or a tree of them for a product. One that holds weights, such as an encoder's, is a pytree:
+            `jax.tree_util.Partial(encode, weights)`.
         mesh: by default `make_mesh()`, data parallel over all devices.
         accumulate: the parts a batch is computed in, one after another, before one update. A coupling pairs the
             examples of each part.
@@ -204,7 +203,6 @@ def train(
     check_trainable(key, denoiser.params)
     if jax.tree_util.all_leaves([denoiser.params]):
         raise TypeError("denoiser.params is a single array; expected a tree of arrays, such as a dict with that one")
-    check_scalar("label_dropout", label_dropout, least=0, below=1)
     if on_log is not None:
         check_function("on_log", on_log, "a function (denoiser, metrics)")
     check_names(allow)
@@ -215,8 +213,6 @@ def train(
         check_function("optimizer", given, "one of optax, such as optax.adam(1e-3), or a function of the steps")
     check_optimizer(given((steps,)) if scheduled else given)
     folder = check_path("folder", folder)
-    none = no_label_of(denoiser)
-    prepared = labels.dropping(prepare, label_dropout, none)
     settings = {"loss": loss, "optimizer": given, "ema_decay": ema_decay, "prepare": prepare, "accumulate": accumulate}
     now = of_settings(key, denoiser, identity, **settings)
     batches = None if batches is None else by_step(batches)
@@ -225,12 +221,12 @@ def train(
 
     with contextlib.ExitStack() as held:
         held.enter_context(hosts.failing_together(folder))
-        hosts.agree(folder, now | {"steps": steps, "mesh": mesh.shape, "label_dropout": label_dropout})
+        hosts.agree(folder, now | {"steps": steps, "mesh": mesh.shape})
         held.enter_context(in_use(folder))
         preemption = held.enter_context(Preemption())
         checkpoints = held.enter_context(Checkpoints(folder / "checkpoints"))
         done = checkpoints.latest or 0
-        before = checkpoints.manifest.get("identity", {})
+        before = as_recorded_now(checkpoints.manifest.get("identity", {}))
         if done:
             check_draws(before, folder)
         check_known(allow, {*before, *now, *LATER})
@@ -240,12 +236,12 @@ def train(
         chosen = given(tuple(longer)) if scheduled else given
         if batches is not None:
             batch = first_batch(batches)
-            x0, cond = jax.jit(lambda prepare, *given: prepare(*given))(as_argument("prepare", prepared), key, batch)
-            share = labels.share_dropped(prepare, key, batch, label_dropout, none)
-            now |= of_batch(batch) | {"label_dropout": share}
+            x0, cond = jax.jit(lambda prepare, *given: prepare(*given))(as_argument("prepare", prepare), key, batch)
+            share = labels.share_dropped(prepare, key, batch, cond, loss, no_label_of(denoiser))
+            now |= of_batch(batch) | {"condition_dropout": share}
         elif done == steps:
-            now = {name: before.get(name) for name in ("data", "batch", "first_batch", "label_dropout")} | now
-            now |= {"label_dropout": label_dropout} if label_dropout else {}
+            of_data: Any = {name: before.get(name) for name in ("data", *LATER[:3])}
+            now = of_data | now
         else:
             raise TypeError(f"batches = None, but the run in {folder} has {done} of its {steps} steps; give batches")
         state = TrainState.create(key, denoiser.params, chosen, mesh)
@@ -258,8 +254,8 @@ def train(
             check(before, now, allow, folder)
         if done > steps:
             raise ValueError(f"steps = {steps}, but the run in {folder} has {done} already; ask for at least as many")
-        if now["label_dropout"] is not None:
-            denoiser = labels.recorded(denoiser, now["label_dropout"])
+        if now["condition_dropout"] is not None:
+            denoiser = labels.recorded(denoiser, now["condition_dropout"])
         trained = lambda: with_params(denoiser, _local(state.averaged))
         if done == steps:
             return trained()
@@ -276,7 +272,7 @@ def train(
         check_length(batches, steps)
         history = checkpoints.manifest.get("interval", [])  # of an interval that a preemption cut short
         log = held.enter_context(MetricsLog(folder / "metrics.jsonl" if hosts.first() else None, done - len(history)))
-        update = make_step(denoiser, loss, chosen, ema_decay, prepared, mesh, accumulate)
+        update = make_step(denoiser, loss, chosen, ema_decay, prepare, mesh, accumulate)
         placed = place_batch(mesh, batch)
         compiled = update.lower(state, placed).compile()
         watch = labels.Watch(prepare, key, denoiser, mesh)

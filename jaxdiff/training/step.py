@@ -26,10 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff.arrays import as_argument, check_event, check_function, check_scalar, check_whole, count, said
+from jaxdiff.arrays import as_argument, check_function, check_scalar, check_whole, count, said
 from jaxdiff.arrays.mesh import batch_sharding, on_mesh, replicated, sharded, state_sharding, training_mesh
 from jaxdiff.denoisers import with_params
-from jaxdiff.processes import Process
+from jaxdiff.denoisers.condition import PARTS
+from jaxdiff.losses.inputs import check_examples
 from jaxdiff.training.alike import updated
 from jaxdiff.training.flat import flat
 from jaxdiff.training.state import TrainState, check_optimizer
@@ -44,19 +45,21 @@ class Diverged(FloatingPointError):
 
 
 def prepare_as_given(key, batch: dict):
-    """(x0, cond) of data that is ready as it comes: "x", and "label" or "cond" where there is one of them.
+    """(x0, cond) of data that is ready as it comes: "x", and the parts of a condition by their names, or "cond".
 
-    Raises KeyError for a batch without "x", ValueError for one with anything else, which nothing would read.
+    A label alone is cond as it is, other parts ("vector", "image", "level", "tokens", "token_mask") a dictionary of
+    them. Raises KeyError for a batch without "x", ValueError for one with anything else, which nothing would read.
     """
     if "x" not in batch:
         raise KeyError(f'batch has {sorted(batch)} and no "x"; name the data "x", or give train a `prepare`')
-    cond = sorted(batch.keys() & {"label", "cond"})
-    if unread := sorted(batch.keys() - {"x", *cond[:1]}):
+    parts = {} if "cond" in batch else {name: batch[name] for name in PARTS if name in batch}
+    if unread := sorted(batch.keys() - {"x", "cond", *parts}):
         raise ValueError(
-            f'batch has {sorted(batch)}, of which {unread} would not be read; name what the model is given "label" or '
-            '"cond", leave the others out, or give train a `prepare` that reads them'
+            f'batch has {sorted(batch)}, of which {unread} would not be read; name what the model is given "cond", or '
+            f"its parts {', '.join(PARTS)}, leave the others out, or give train a `prepare` that reads them"
         )
-    return batch["x"], batch[cond[0]] if cond else None
+    cond = parts["label"] if [*parts] == ["label"] else parts or batch.get("cond")
+    return batch["x"], cond
 
 
 def clipped_adam(
@@ -87,16 +90,6 @@ def clipped_adam(
 def hollow(denoiser) -> Any:
     """`denoiser` without its weights: those of a step are the state's."""
     return with_params(denoiser, jax.tree.map(lambda leaf: None, denoiser.params))
-
-
-def check_examples(loss, denoiser, x0, cond, name: str = "x0") -> None:
-    """Raise where x0 is no batch for `loss`: by its `check(denoiser, x0, cond)`, or by the process's `check`."""
-    if hasattr(loss, "check"):
-        loss.check(denoiser, x0, cond)
-    elif isinstance(process := getattr(denoiser, "process", None), Process):
-        process.check(x0, name)
-    else:
-        check_event(x0, name)
 
 
 def _example_losses(denoiser, loss, params, key, x0, cond) -> jax.Array:

@@ -71,8 +71,9 @@ def test_a_label_and_a_vector_together_add_what_each_of_them_adds():
 
 def test_vectors_are_never_dropped(denoiser, tmp_path):
     assert denoiser.no_label() is None
-    with pytest.raises(ValueError, match="label_dropout = 0.1, but the network has no label that means none"):
-        train(jax.random.key(0), tmp_path, denoiser, jd.losses.Denoising(), [], steps=1, label_dropout=0.1)
+    loss = jd.losses.ConditionDropout(jd.losses.Denoising())
+    with pytest.raises(ValueError, match="label for none, but what is dropped is vector; give null"):
+        train(jax.random.key(0), tmp_path, denoiser, loss, [{"x": X, "cond": COND}], steps=1)
 
 
 def test_guidance_away_from_no_vector_is_refused(denoiser):

@@ -103,7 +103,7 @@ UNLEARNED = r"cond = None, but .* never dropped in training .*unconditional pred
 
 def test_a_model_that_saw_labels_alone_warns_where_it_is_asked_without():
     network, params = mlp(3)
-    model = jd.Denoiser(network, params, jd.VP(), label_dropout=0)
+    model = jd.Denoiser(network, params, jd.VP(), condition_dropout=0)
     climb = lambda x, *_: x.sum(1)
     loss = jd.losses.Denoising()
     for ask in (
@@ -115,7 +115,7 @@ def test_a_model_that_saw_labels_alone_warns_where_it_is_asked_without():
         with pytest.warns(UserWarning, match=UNLEARNED):
             ask(model, None)
     for share in (0.1, None):
-        dataclasses.replace(model, label_dropout=share).check_cond(None)
+        dataclasses.replace(model, condition_dropout=share).check_cond(None)
     ENTRIES["sample"](model, 1)
     with pytest.warns(UserWarning, match="guidance by it leads anywhere"):
         guided = jd.guidance.ClassifierFree(model, 2.0)

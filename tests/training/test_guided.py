@@ -24,7 +24,7 @@ class Learned:
     """The mixture whose means are learned, apart for labelled examples ("given") and for those without ("free")."""
 
     params: Any
-    label_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
+    condition_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
     process = jd.VP()
 
     def no_label(self):
@@ -45,11 +45,11 @@ def test_a_model_trained_with_dropping_is_guided_as_bayes_rule_guides(tmp_path):
     start = jnp.asarray(MEANS + np.array([[-0.4, 0.3], [0.3, -0.2], [0.2, 0.4]], np.float32))
     model = Learned({"given": start, "free": start})
     batches = jd.data.batches({"x": x, "label": label}, 2048, seed=0)
-    train = {"steps": 200, "label_dropout": 0.5, "ema_decay": 0.95, "progress": False, "log_every": 200}
+    train = {"steps": 200, "ema_decay": 0.95, "progress": False, "log_every": 200}
     optimizer = lambda ends: jd.training.clipped_adam(ends, 3e-2)
-    loss = jd.losses.Denoising(jd.losses.weightings.MinSNR())
+    loss = jd.losses.ConditionDropout(jd.losses.Denoising(jd.losses.weightings.MinSNR()), rate=0.5)
     trained = jd.training.train(KEY, tmp_path, model, loss, batches, optimizer=optimizer, **train)
-    assert trained.label_dropout == 0.5
+    assert trained.condition_dropout == 0.5
 
     cond = np.arange(3 * PER_CLASS) % 3
     bayes = lambda x, t, cond: mixture(MEANS).log_responsibilities(x, t)[jnp.arange(len(x)), cond]

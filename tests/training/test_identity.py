@@ -15,6 +15,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.networks import MLP, initialize
 from jaxdiff.training import TrainState, clipped_adam, make_step, train
+from jaxdiff.training.identity import as_recorded_now
 
 KEY = jax.random.key(0)
 SCALE = 1.0
@@ -147,7 +148,7 @@ def test_a_name_that_no_part_has_cannot_be_allowed(run, tmp_path):
     for allow in (("loss", 3), 3, None):
         with pytest.raises(TypeError, match="allow = .*; expected names in a tuple"):
             go(tmp_path, allow=allow)
-    go(run[0], allow=["first_batch", "label_dropout"])
+    go(run[0], allow=["first_batch", "condition_dropout"])
 
 
 def test_a_run_that_is_given_what_it_returned_goes_on(run, tmp_path):
@@ -264,5 +265,16 @@ def test_an_optimizer_may_be_a_function_of_the_steps(tmp_path):
 
 
 def test_the_denoiser_itself_is_no_part_but_its_weights_and_fields_are(run):
-    relabelled = dataclasses.replace(denoiser(), label_dropout=0.1)
+    relabelled = dataclasses.replace(denoiser(), condition_dropout=0.1)
     go(run[0], relabelled)
+
+
+def test_runs_from_before_losses_dropped_conditions_go_on_unless_they_dropped_labels(run, monkeypatch):
+    for share in (None, 0.0):
+        assert as_recorded_now({"label_dropout": share}) == {"condition_dropout": share}
+    monkeypatch.setattr(
+        "jaxdiff.training.loop.as_recorded_now", lambda kept: as_recorded_now(kept | {"label_dropout": 0.1})
+    )
+    for allow in ((), ("label_dropout",)):
+        with pytest.raises(ValueError, match=r"began before losses.ConditionDropout .*label_dropout = 0\.1.*Finish it"):
+            go(run[0], allow=allow)

@@ -16,7 +16,7 @@ from jaxdiff.denoisers import no_label_of
 from jaxdiff.networks import MLP, Cast, UNet, initialize
 from jaxdiff.runs import Pictures
 from jaxdiff.training import prepare_as_given, saved_steps, train
-from jaxdiff.training.labels import dropping
+from jaxdiff.training.labels import share_dropped
 
 KEY = jax.random.key(0)
 CLASSES = 4
@@ -32,9 +32,14 @@ def batch(labels, step=0):
     return {"x": x, "label": np.asarray(labels)}
 
 
-def go(folder, model, batches, **changes):
+def dropping(rate, loss=jd.losses.Denoising()):
+    """A loss that drops labels at `rate`; at None itself."""
+    return loss if rate is None else jd.losses.ConditionDropout(loss, rate=rate)
+
+
+def go(folder, model, batches, rate=None, **changes):
     settings = {"steps": 2, "optimizer": optax.adam(1e-2), "progress": False}
-    return train(KEY, folder, model, jd.losses.Denoising(), batches, **settings | changes)
+    return train(KEY, folder, model, dropping(rate), batches, **settings | changes)
 
 
 GOOD = [batch([0, 1, 2, 3] * 2, step) for step in range(2)]
@@ -45,28 +50,6 @@ def drops(key, batch):
 
 
 # Dropping
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int64])
-def test_labels_are_dropped_at_their_rate_anew_in_each_step(dtype):
-    n, share, none = 20_000, 0.2, 256  # one more than a byte holds
-    given = {"x": np.zeros((n, 1), np.float32), "label": np.arange(n).astype(np.uint8).astype(dtype)}
-    prepared = jax.jit(dropping(prepare_as_given, share, none))
-    drawn = [np.asarray(prepared(jax.random.key(seed), given)[1]) for seed in range(2)]
-    for labels in drawn:
-        gone = labels == none
-        assert abs(gone.mean() - share) < 4 * np.sqrt(share * (1 - share) / n)
-        np.testing.assert_array_equal(labels[~gone], given["label"][~gone])
-    both = ((drawn[0] == none) & (drawn[1] == none)).mean()
-    assert abs(both - share**2) < 4 * np.sqrt(share**2 / n)
-
-
-def test_dropping_is_independent_of_what_prepare_draws():
-    """Were the key handed on as it is, the labels dropped would be those whose uniform number is below the share."""
-    prepare = lambda key, batch: (jax.random.uniform(key, (4000, 1)), batch["label"])
-    x0, cond = dropping(prepare, 0.5, 1)(KEY, {"label": jnp.zeros(4000, int)})
-    correlation = np.corrcoef(np.asarray(x0[:, 0]), np.asarray(cond))[0, 1]
-    assert abs(correlation) < 4 / np.sqrt(4000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,41 +69,40 @@ def test_with_dropping_the_mean_over_all_classes_is_learned_and_without_it_is_no
     loss = lambda model, key, x0, cond: jnp.square(model.network(model.params, x0, 0, cond) - x0).mean(1)
     batches = [{"x": np.float32([[-1.0], [1.0], [1.0], [1.0]] * 16), "label": np.array([0, 1, 1, 1] * 16)}] * 400
     model = jd.Denoiser(Table(), {"mean": jnp.zeros(3)}, jd.VP())
-    for share, wanted in ((0.0, [-1.0, 1.0, 0.0]), (0.5, [-1.0, 1.0, 0.5])):
-        settings = {"steps": 400, "optimizer": optax.adam(0.05), "label_dropout": share, "progress": False}
-        trained = train(KEY, tmp_path / str(share), model, loss, batches, **settings)
+    for share, wanted in ((None, [-1.0, 1.0, 0.0]), (0.5, [-1.0, 1.0, 0.5])):
+        settings = {"steps": 400, "optimizer": optax.adam(0.05), "progress": False}
+        trained = train(KEY, tmp_path / str(share), model, dropping(share, loss), batches, **settings)
         # sgd's noise in the last entry: 32 of 64 examples a step, averaged over some 60 steps
         np.testing.assert_allclose(trained.params["mean"], wanted, atol=0.05)
 
 
 def test_the_share_is_recorded_and_guidance_without_it_warns(tmp_path):
     without = go(tmp_path / "a", denoiser(), GOOD)
-    assert without.label_dropout == 0.0
+    assert without.condition_dropout == 0.0
     for guide in (jd.guidance.ClassifierFree, jd.guidance.ClassifierFreePP):
         for model in (without, jd.OnProcess(without, jd.Flow())):
             with pytest.warns(
-                UserWarning, match=r"never dropped in training .*Train with label_dropout=0\.1"
+                UserWarning, match=r"never dropped in training .*Train by jaxdiff\.losses\.Cond"
             ) as caught:
                 guide(model, 0.5)
             assert len(caught) == 1
             assert caught[0].filename == __file__
-    dropped = go(tmp_path / "b", denoiser(), GOOD, label_dropout=0.1)
-    assert dropped.label_dropout == 0.1
+    dropped = go(tmp_path / "b", denoiser(), GOOD, 0.1)
+    assert dropped.condition_dropout == 0.1
     jax.jit(lambda guided: guided.scale)(jd.guidance.ClassifierFree(dropped, 3.0))
     jd.guidance.ClassifierFree(denoiser(), 3.0)  # not known
     sealed = json.loads((tmp_path / "b" / "checkpoints" / "2" / "manifest.json").read_text())
-    assert sealed["content"]["identity"]["label_dropout"] == 0.1
-    with pytest.raises(ValueError, match=r"another label_dropout: 0\.1, now 0\.0"):
+    assert sealed["content"]["identity"]["condition_dropout"] == 0.1
+    with pytest.raises(ValueError, match=r"another condition_dropout: 0\.1, now 0\.0; loss: ConditionDropout\("):
         go(tmp_path / "b", denoiser(), GOOD)
-    assert train(KEY, tmp_path / "b", denoiser(), jd.losses.Denoising(), None, steps=2, label_dropout=0.1,
-                 optimizer=optax.adam(1e-2), progress=False).label_dropout == 0.1  # fmt: skip
+    assert go(tmp_path / "b", denoiser(), None, 0.1).condition_dropout == 0.1
 
 
 def test_without_labels_nothing_is_recorded_and_where_prepare_drops_it_is_not_known(tmp_path):
     plain = [{"x": batch["x"]} for batch in GOOD]
-    assert go(tmp_path / "a", denoiser(0), plain).label_dropout is None
-    assert go(tmp_path / "b", denoiser(), plain).label_dropout is None
-    assert go(tmp_path / "c", denoiser(), GOOD, prepare=drops).label_dropout is None
+    assert go(tmp_path / "a", denoiser(0), plain).condition_dropout is None
+    assert go(tmp_path / "b", denoiser(), plain).condition_dropout is None
+    assert go(tmp_path / "c", denoiser(), GOOD, prepare=drops).condition_dropout is None
 
 
 def test_networks_say_their_label_for_none():
@@ -141,11 +123,11 @@ def test_networks_say_their_label_for_none():
 ONES = r"has the label 4, which means no label to a network of 4 classes.*are 0 to 3.*subtract 1"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1])
+@pytest.mark.parametrize("share", [None, 0.1])
 @pytest.mark.parametrize("prepare", [prepare_as_given, lambda key, batch: (batch["x"], batch["label"])])
 def test_labels_that_count_from_one_are_refused(tmp_path, share, prepare):
     with pytest.raises(ValueError, match=rf"example 3 of batches\[0\] {ONES}"):
-        go(tmp_path, denoiser(), [batch([1, 2, 3, 4] * 2)] * 2, label_dropout=share, prepare=prepare)
+        go(tmp_path, denoiser(), [batch([1, 2, 3, 4] * 2)] * 2, share, prepare=prepare)
 
 
 def plain(key, batch):
@@ -163,7 +145,7 @@ def test_a_label_out_of_range_in_a_later_batch_is_refused_there(tmp_path, label,
 def test_labels_that_prepare_drops_are_no_error_in_any_batch(tmp_path):
     """Under two keys one of 800 labels is dropped twice at a rate of a half for certain (but for 1e-99)."""
     batches = [batch([0, 1, 2, 3] * 50, step) for step in range(4)]
-    assert go(tmp_path, denoiser(), batches, prepare=drops, steps=4).label_dropout is None
+    assert go(tmp_path, denoiser(), batches, prepare=drops, steps=4).condition_dropout is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,20 +167,65 @@ def test_what_a_network_of_ones_own_says_of_its_labels_holds_in_every_batch(tmp_
         go(tmp_path, model, [batch([0, 1] * 4), batch([0, 2] * 4)], prepare=prepare)
 
 
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Takes a label, 4 for none, and a vector."""
+
+    def __call__(self, params, x, c_noise, cond):
+        return params["mean"][cond["label"]][:, None] * x + cond["vector"]
+
+    def no_label(self, params):
+        return CLASSES
+
+
+TOLD = jd.Denoiser(Told(), {"mean": jnp.zeros(CLASSES + 1)}, jd.VP())
+
+
+def with_vector(batch):
+    return batch | {"vector": np.ones_like(batch["x"])}
+
+
+def parts(key, batch):
+    return batch["x"], {"label": batch["label"], "vector": batch["vector"]}
+
+
+def drops_a_part(key, batch):
+    return batch["x"], {"label": drops(key, batch)[1], "vector": batch["vector"]}
+
+
+@pytest.mark.parametrize("prepare", [prepare_as_given, parts])
+def test_a_label_beside_other_parts_is_looked_at_in_every_batch(tmp_path, prepare):
+    wrong = with_vector(batch([0, 1, 2, 3, 0, 1, 2, 4]))
+    for batches, where in (([wrong] * 2, 0), ([with_vector(GOOD[0]), wrong], 1)):
+        with pytest.raises(ValueError, match=rf"example 7 of batches\[{where}\] {ONES}"):
+            go(tmp_path / str(where), TOLD, batches, prepare=prepare)
+
+
+def test_the_share_without_any_condition_is_known_where_nothing_else_drops():
+    null = {"label": CLASSES, "vector": np.zeros(2)}
+    loss = lambda null=None, rate=0.1: jd.losses.ConditionDropout(jd.losses.Denoising(), null, rate)
+    given = with_vector(GOOD[0])
+    share = lambda loss, prepare: share_dropped(prepare, KEY, given, prepare(KEY, given)[1], loss, CLASSES)
+    assert share(loss(null, 0.2), prepare_as_given) == 0.2
+    assert share(loss(null, {"label": 0.2, "vector": 0.5}), parts) == 0.1
+    assert share(loss(rate={"label": 0.2}), prepare_as_given) == 0.0
+    assert share(jd.losses.Denoising(), parts) == 0.0
+    assert share(loss({"vector": np.zeros(2)}, {"vector": 0.2}), drops_a_part) is None
+    with pytest.raises(ValueError, match="ConditionDropout drops labels, and prepare drops some itself"):
+        share(loss(rate={"label": 0.2}), drops_a_part)
+
+
 REFUSED = [
-    ({"label_dropout": 0.1, "prepare": drops}, ValueError, "prepare drops labels itself"),
-    ({"label_dropout": 0.1, "model": denoiser(0)}, ValueError, "the network has no label that means none"),
-    ({"label_dropout": 0.1, "batches": [{"x": b["x"]} for b in GOOD]}, ValueError, "a batch has no labels"),
-    ({"label_dropout": 1.0}, ValueError, r"label_dropout = 1\.0; expected a number in \[0, 1\)"),
-    ({"label_dropout": float("nan")}, ValueError, "label_dropout = nan"),
-    ({"label_dropout": "0.1"}, TypeError, "label_dropout = '0.1'"),
+    ({"prepare": drops}, "prepare drops some itself"),
+    ({"model": denoiser(0)}, "the network has no label that means none"),
+    ({"batches": [{"x": b["x"]} for b in GOOD]}, "cond = None leaves ConditionDropout nothing to drop"),
 ]
 
 
-@pytest.mark.parametrize(("given", "error", "message"), REFUSED)
-def test_dropping_that_cannot_be_is_refused(tmp_path, given, error, message):
-    with pytest.raises(error, match=message):
-        go(tmp_path, **{"model": denoiser(), "batches": GOOD} | given)
+@pytest.mark.parametrize(("given", "message"), REFUSED)
+def test_dropping_that_cannot_be_is_refused(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        go(tmp_path, **{"model": denoiser(), "batches": GOOD, "rate": 0.1} | given)
 
 
 def test_a_config_drops_a_tenth_where_it_is_conditional():

@@ -73,9 +73,9 @@ def test_data_that_the_noise_does_not_cover_are_warned_of(tmp_path):
 
 def test_training_holds_under_strict_promotion_of_types_and_ranks(tmp_path):
     network, params = initialize(KEY, lambda rngs: MLP(2, hidden=(4,), classes=2, rngs=rngs))
-    loss = jd.losses.Denoising(times=jd.losses.times.Uniform())
+    loss = jd.losses.ConditionDropout(jd.losses.Denoising(times=jd.losses.times.Uniform()))
     batches = [{"x": points()[0]["x"], "label": np.arange(16) % 2}] * 4
-    settings = {"steps": 4, "label_dropout": 0.1, "accumulate": 2, "progress": False}
+    settings = {"steps": 4, "accumulate": 2, "progress": False}
     models = (
         jd.Denoiser(network, params, jd.VP()),
         jd.Denoiser(jd.networks.Cast(network, jnp.bfloat16), jax.tree.map(jnp.bfloat16, params), jd.VP()),

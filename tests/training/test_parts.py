@@ -213,9 +213,9 @@ def test_a_process_learns_beside_its_network_to_the_least_variance(tmp_path):
 
 def test_what_is_recorded_of_labels_is_that_of_the_denoiser_inside():
     both = jd.denoisers.WithProcess(normal_data())
-    assert labels.recorded(both, 0.1).denoiser.label_dropout == 0.1
-    assert labels.recorded(normal_data(), 0.1).label_dropout == 0.1
-    assert both.denoiser.label_dropout is None
+    assert labels.recorded(both, 0.1).denoiser.condition_dropout == 0.1
+    assert labels.recorded(normal_data(), 0.1).condition_dropout == 0.1
+    assert both.denoiser.condition_dropout is None
 
 
 def test_the_network_follows_the_loss_and_the_process_its_square():

@@ -28,6 +28,14 @@ def test_a_condition_reaches_the_model_under_either_name(name, tmp_path):
     assert all(cond is not None and cond.shape == (8,) for cond in seen)
 
 
+def test_named_parts_reach_the_model_as_a_dictionary_and_a_label_alone_as_it_is():
+    parts = {"label": Y, "tokens": X[:, None], "token_mask": X[:, :1] == 0, "vector": X}
+    x, cond = jd.training.prepare_as_given(jax.random.key(0), {"x": X} | parts)
+    assert x is X
+    assert cond == parts
+    assert jd.training.prepare_as_given(jax.random.key(0), {"x": X, "vector": X})[1].keys() == {"vector"}
+
+
 @pytest.mark.parametrize(
     ("more", "unread"),
     [

@@ -56,7 +56,8 @@ def go(folder, kind="product", batches=None, steps=100, **settings):
     settings = {"optimizer": optax.adam(0.05), "ema_decay": 0.95, "accumulate": 2, "prepare": prepare} | settings
     every = {"log_every": 10, "checkpoint_every": 50, "progress": False}
     batches = Batches() if batches is None else batches
-    return train(KEY, folder, denoiser, jd.losses.Denoising(), batches, steps=steps, **settings, **every)
+    loss = settings.pop("loss", jd.losses.Denoising())
+    return train(KEY, folder, denoiser, loss, batches, steps=steps, **settings, **every)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +109,7 @@ def test_labels_beside_a_tree_are_checked_and_dropped(tmp_path):
     labelled = lambda key, batch: (prepare(key, batch)[0], {"label": batch["token"][:, 0]})
     go(tmp_path / "a", prepare=labelled, steps=1)
     with pytest.raises(ValueError, match="the network has no label that means none"):
-        go(tmp_path / "b", label_dropout=0.1, steps=1)
+        go(tmp_path / "b", prepare=labelled, steps=1, loss=jd.losses.ConditionDropout(jd.losses.Denoising()))
 
 
 def test_a_run_that_drew_its_noise_otherwise_does_not_go_on(tmp_path, monkeypatch):

@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxdiff.arrays import as_array, check_field, count, is_concrete, said, with_dtype
 from jaxdiff.denoisers.checks import check_same_process
+from jaxdiff.denoisers.condition import check_cond_of
 from jaxdiff.denoisers.denoiser import (
     DenoiserLike,
-    check_cond_of,
     check_denoiser,
     check_numbers,
     check_start_of,
@@ -41,11 +41,11 @@ class _TowardsCond(Scaled):
             check_same_process("free", self.free, self.denoiser, "wrap free in OnProcess")
         array = lambda leaf: _array("null", leaf)
         object.__setattr__(self, "null", jax.tree.map(array, self.null, is_leaf=lambda part: isinstance(part, list)))
-        if self.null is None and getattr(innermost(self._unconditional), "label_dropout", None) == 0:
+        if self.null is None and getattr(innermost(self._unconditional), "condition_dropout", None) == 0:
             warnings.warn(
-                f"{type(self).__name__} of a denoiser whose labels were never dropped in training (label_dropout = 0): "
-                "its unconditional prediction was not learned, and guidance by it leads anywhere. Train with "
-                "label_dropout=0.1",
+                f"{type(self).__name__} of a denoiser whose condition was never dropped in training (condition_dropout "
+                "= 0): its unconditional prediction was not learned, and guidance by it leads anywhere. Train by "
+                "jaxdiff.losses.ConditionDropout(loss)",
                 UserWarning,
                 stacklevel=4,
             )
@@ -85,7 +85,7 @@ class _TowardsCond(Scaled):
     def check_cond(self, cond) -> None:
         """Raise for cond = None, which is no guidance, and for a `cond` or a null that the denoisers do not take."""
         (free, null), *others = self.asked(cond)
-        with warnings.catch_warnings(action="ignore"):  # of labels never dropped, which it warned of when it was made
+        with warnings.catch_warnings(action="ignore"):  # of what it warned of when it was made
             try:
                 check_cond_of(free, null)
             except (ValueError, TypeError) as error:

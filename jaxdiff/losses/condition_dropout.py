@@ -1,0 +1,157 @@
+r"""Conditions dropped in training, by which one network learns to do without them (Ho and Salimans 2022, algorithm 1).
+
+Each example's condition c becomes a null ∅, one and the same value, with probability p, by a draw of its own. A loss
+whose minimiser is a conditional mean has then, at the condition c' that the network is given, the minimiser
+
+    D(x, t, c') = E[x_0 | x_t = x, c'].
+
+No example has the null by itself, so that c' = ∅ says no more than that the draw was made, which is independent of x_0
+and of the noise; and c' = c says, beside c, that it was not made:
+
+    D(x, t, ∅) = E[x_0 | x_t = x]        D(x, t, c) = E[x_0 | x_t = x, c],
+
+the two predictions that guidance needs, at any p in (0, 1); p divides the work between them, (1 - p) L(c) + p L(∅).
+Were the null a value that a share π of the data have, D(x, t, ∅) would be the mean over both, as (1 - p) π to p.
+
+Parts with draws of their own: with c_S the parts S that were not dropped, in the same way
+
+    D(x, t, c_S with nulls elsewhere) = E[x_0 | x_t = x, c_S]        for each S that is drawn at all.
+
+Brooks et al. 2023 ("InstructPix2Pix", section 3.2) train in this way on a picture and a text.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import (
+    as_argument,
+    check_field,
+    check_function,
+    check_scalar,
+    count,
+    example_keys,
+    nan_unless,
+    pytree,
+    said,
+)
+from jaxdiff.denoisers import check_cond_of, no_label_of
+from jaxdiff.denoisers.condition import ALONG, as_nulls, check_null, label_of, of_parts, parts_of
+from jaxdiff.losses.inputs import check_examples, prepared
+from jaxdiff.losses.loss import Loss
+
+MASK = 4
+"""What is folded into a loss's key for the draw of what is dropped."""
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class ConditionDropout:
+    """`loss` of examples whose condition is dropped, each with probability `rate`: it becomes `null`.
+
+        ConditionDropout(Denoising())                                         labels
+        ConditionDropout(Denoising(), null=jnp.zeros(5))                      vectors of 5
+        ConditionDropout(Denoising(), null={"label": 10, "tokens": empty}, rate={"label": 0.1, "tokens": 0.2})
+
+    rate: one number for the whole condition, by one draw an example; or numbers for parts of it by their names, one
+    draw an example and part, the other parts never dropped. A token_mask is dropped along with its tokens.
+    null: one example of what is dropped, without a batch axis, that says nothing: of the whole condition or of the
+    parts that have a rate. None is the network's own label for none, where nothing but a label is dropped.
+
+    Everything else is that of `loss`, which draws the same noise as without. Raises TypeError for what is no loss or
+    no number, ValueError for a rate outside [0, 1] (traced, the loss is NaN) or a loss that drops conditions itself;
+    when called, for a condition that is missing or has no part of such a name, or a null that is not as one example.
+    """
+
+    loss: Loss
+    null: Any = None
+    rate: float | dict[str, float] = 0.1
+
+    def __post_init__(self):
+        check_function("loss", self.loss, "a loss, such as jaxdiff.losses.Denoising()")
+        object.__setattr__(self, "loss", as_argument("loss", self.loss))
+        check_null(self.null)
+        if hasattr(self.loss, "rates"):
+            raise ValueError(f"loss = {said(self.loss)} drops conditions itself; give one of them all the rates")
+        if not isinstance(self.rate, dict):
+            check_field(self, "rate", least=0, most=1)
+            check_scalar("rate", self.rate)
+            return
+        rates = {name: check_scalar(f"rate[{name!r}]", rate, least=0, most=1) for name, rate in self.rate.items()}
+        if not rates or ALONG.keys() & rates.keys():
+            along = " and ".join(f"{name} along with its {owner}" for name, owner in ALONG.items())
+            raise ValueError(f"rate = {said(self.rate)}; expected numbers for parts that are dropped, {along}")
+        object.__setattr__(self, "rate", rates)
+
+    @property
+    def learns(self) -> str:
+        """What the loss trains."""
+        return getattr(self.loss, "learns", "denoiser")
+
+    def check(self, denoiser, x0, cond) -> None:
+        """Raise where the loss does not take x0, or where `cond` cannot be dropped."""
+        check_examples(self.loss, denoiser, x0, cond)
+        cond = jax.tree.map(jnp.asarray, cond)
+        drop = lambda null, part: jnp.broadcast_to(null, (len(part), *null.shape))
+        parts = parts_of(cond)
+        gone = {name: jax.tree.map(drop, null, parts[name]) for name, null in self._nulls(denoiser, cond).items()}
+        check_cond_of(denoiser, of_parts(parts | gone, cond))
+
+    def rates(self, cond) -> dict[tuple[str, ...], Any]:
+        """{names of the parts that are dropped by one draw: its rate}."""
+        parts = parts_of(cond)
+        if not parts:
+            raise ValueError(f"cond = {said(cond)} leaves ConditionDropout nothing to drop; give the loss a cond")
+        if not isinstance(self.rate, dict):
+            return {tuple(parts): self.rate}
+        if unknown := [name for name in self.rate if name not in parts]:
+            raise ValueError(f"rate has {unknown[0]!r}; expected a part of cond, which has {', '.join(parts)}")
+        along = lambda name: (name, *(other for other, owner in ALONG.items() if owner == name and other in parts))
+        return {along(name): rate for name, rate in self.rate.items()}
+
+    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+        self.rates(cond)
+        _, _, cond = prepared(denoiser, key, x0, cond)
+        parts, nulls, within = parts_of(cond), self._nulls(denoiser, cond), True
+        for number, (names, rate) in enumerate(self.rates(cond).items()):
+            keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, MASK), number), count(x0))
+            gone = jax.vmap(jax.random.uniform)(keys) < rate
+            parts |= {name: _dropped(gone, nulls[name], parts[name]) for name in names}
+            within &= rate == rate
+        return nan_unless(within, self.loss(denoiser, key, x0, of_parts(parts, cond)))
+
+    def _nulls(self, denoiser, cond) -> dict[str, Any]:
+        """{name of a part that is dropped: its null, of its form and type}."""
+        parts, null = parts_of(cond), self.null
+        names = [name for drawn in self.rates(cond) for name in drawn]
+        if null is None:
+            null = _no_label(denoiser, cond, names)
+        nulls = null if isinstance(cond, dict) else {names[0]: null}
+        if not isinstance(nulls, dict) or {*nulls} != {*names}:
+            raise ValueError(f"null = {said(null)}; expected one example of what is dropped: {', '.join(names)}")
+        word = (lambda name: f"null[{name!r}]") if isinstance(cond, dict) else (lambda name: "null")
+        return {name: as_nulls(nulls[name], parts[name], word(name)) for name in names}
+
+
+def _no_label(denoiser, cond, names: list[str]) -> Any:
+    """The network's own null, its label for none; ValueError where that is none of what is dropped."""
+    if names != ["label"] or label_of(cond) is None:
+        raise ValueError(
+            f"null = None is the network's label for none, but what is dropped is {', '.join(names)}; give null, one "
+            "example of that which says nothing"
+        )
+    label = no_label_of(denoiser)
+    if label is None:
+        raise ValueError(
+            "null = None, but the network has no label that means none. Build one of jaxdiff.networks with "
+            "classes=..., give a network of your own a method `no_label(params)` that returns it, or give null"
+        )
+    return {"label": label} if isinstance(cond, dict) else label
+
+
+def _dropped(gone, null, part) -> Any:
+    """`part`, leaves [n, ...], with `null` in place of the examples that are `gone`, [n]."""
+    choose = lambda null, leaf: jnp.where(gone.reshape(-1, *[1] * null.ndim), null[None], leaf.astype(null.dtype))
+    return jax.tree.map(choose, null, part)
