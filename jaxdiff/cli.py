@@ -180,7 +180,8 @@ def sample(
         sampler: How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ...
         steps: Denoising steps (probability_flow chooses its own).
         grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
-        condition: What to draw, of a run trained with --condition: a label (3, or its name), or columns (y=1.5,z=2).
+        condition: What to draw, of a run trained with --condition: a label by its number or name, several of them in
+            turn (3 cat 7, or 3,cat,7), or the given columns (y=1.5,z=2); of labels none draws from all, unless given.
         guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
         seed: Seed of the noise.
         batch_size: Samples drawn at once.
@@ -205,7 +206,7 @@ def sample(
         written = None
         if first():
             written = run.known.write(run.restore(x), folder)
-            run.known.picture(x, None, folder / "samples.png")
+            run.known.picture(x, None, folder / "samples.png", cond=cond)
             remove_folder(keep)
     return {"samples": str(written), "picture": str(folder / "samples.png"), "n": n}
 

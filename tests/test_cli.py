@@ -122,7 +122,7 @@ def test_a_conditional_run_is_scored_under_its_labels_or_says_that_it_is_not(dig
     settings = {"flow": within(1e-2), "budget": 0}
     given = {}
     for words, cond, kind in (
-        ([], data.label[:4], "uniform dequantisation, p(x | cond)"),
+        ([], data.label[:4], "uniform dequantisation, p(x | label)"),
         (["--unconditional"], None, "uniform dequantisation, p(x) of a conditional model: no cond was given"),
     ):
         arguments = ("--limit", 4, "--flow", COARSE, "--budget", 0, *words, "--json")

@@ -12,16 +12,19 @@ from jax.sharding import Mesh
 from jaxdiff.arrays import Precision, at_precision, folded, noise_dtype
 from jaxdiff.arrays.mesh import fetched, spread
 from jaxdiff.denoisers import DenoiserLike, arithmetic, no_label_of, uncast
+from jaxdiff.denoisers.condition import named
 from jaxdiff.denoisers.denoiser import innermost
 from jaxdiff.likelihood.dequantization import Dequantizer, place
 from jaxdiff.likelihood.log_likelihood import by_estimate
 
 
 def condition_of(denoiser: DenoiserLike, cond) -> str:
-    """What a report says of a condition: the model's given, none of a conditional model, or "" where there is none."""
+    """What a report says of a condition: its parts, that a conditional model was given none, or nothing."""
     if cond is not None:
-        return ", p(x | cond)"
-    return "" if no_label_of(innermost(denoiser)) is None else ", p(x) of a conditional model: no cond was given"
+        return f", p(x | {named(cond)})"
+    inner = innermost(denoiser)
+    conditional = no_label_of(inner) is not None or getattr(inner, "condition_dropout", None) is not None
+    return ", p(x) of a conditional model: no cond was given" if conditional else ""
 
 
 class Estimate(NamedTuple):

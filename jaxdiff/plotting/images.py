@@ -10,17 +10,25 @@ from jaxdiff.arrays import as_array, check_array, check_instance, check_whole, w
 from jaxdiff.plotting.picture import DPI, GREY, INK, PathLike, Picture
 
 
-def sample_grid(images, path: PathLike = None, columns: int | None = None, title: str | None = None) -> Picture:
+def sample_grid(
+    images,
+    path: PathLike = None,
+    columns: int | None = None,
+    title: str | None = None,
+    names: Sequence[str] | None = None,
+) -> Picture:
     """Images [n, H, W, C], C = 1 or 3, in rows of `columns` (by default about as many as there are rows).
 
-    Values are model values, [-1, 1]; those outside are clipped. Raises TypeError for integers, ValueError for
-    another shape, no images, a NaN, or columns < 1.
+    Values are model values, [-1, 1]; those outside are clipped. `names`, one for each row, are written to its left.
+    Raises TypeError for integers, ValueError for another shape, no images, a NaN, columns < 1, or too few names.
     """
     images = _model_values(images, "images", "[n, H, W, C]", 4)
     columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
     if check_whole("columns", columns, least=None) < 1:
         raise ValueError(f"columns = {columns}; expected at least 1")
-    return _tiles(images, min(columns, len(images)), 56, title).saved(path)
+    columns = min(columns, len(images))
+    beside = _named_rows(names, math.ceil(len(images) / columns))
+    return _tiles(images, columns, 56, title, beside=beside).saved(path)
 
 
 def strip(
@@ -45,14 +53,21 @@ def strip(
         times = check_array("times", times)
         if times.shape != (columns,):
             raise ValueError(f"times has shape {times.shape}; expected ({columns},), one t for each frame")
-    if names is not None:
-        check_instance("names", names, (list, tuple), "a list of names, one for each row")
-    if names is not None and len(names) != rows:
-        raise ValueError(f"names has {len(names)} entries; expected {rows}, one for each row")
+    beside = _named_rows(names, rows)
     below = [] if times is None else [f"{float(t):.2g}" for t in np.asarray(times)]
     if below:
         below[0] = f"t = {below[0]}"
-    return _tiles(frames.reshape(-1, *frames.shape[2:]), columns, 80, title, below, names or []).saved(path)
+    return _tiles(frames.reshape(-1, *frames.shape[2:]), columns, 80, title, below, beside).saved(path)
+
+
+def _named_rows(names: Sequence[str] | None, rows: int) -> Sequence[str]:
+    """`names`, one for each row, or none; an error for another number of them."""
+    if names is None:
+        return ()
+    check_instance("names", names, (list, tuple), "a list of names, one for each row")
+    if len(names) != rows:
+        raise ValueError(f"names has {len(names)} entries; expected {rows}, one for each row")
+    return names
 
 
 def _model_values(images, name: str, expected: str, ndim: int) -> np.ndarray:

@@ -77,7 +77,7 @@ class Known(abc.ABC):
 
     @abc.abstractmethod
     def condition(self, config: Config, given: Sequence[str], n: int) -> Any:
-        """The `cond` of n samples from what a user wrote, such as ["3"], ["label=cat"] or ["y=1.5", "z=2"]."""
+        """The `cond` of n samples from what a user wrote, such as ["3", "cat"], ["label=cat"] or ["y=1.5", "z=2"]."""
 
     @abc.abstractmethod
     def in_turn(self, source, n: int) -> Any:
@@ -92,8 +92,11 @@ class Known(abc.ABC):
         """Write restored samples into the folder, in the format of the data. Returns the file."""
 
     @abc.abstractmethod
-    def picture(self, x, source, path: Path, title: str | None = None) -> None:
-        """Draw samples, as the model sees them, beside the data where `source` has them and it says something."""
+    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
+        """Draw samples, as the model sees them, beside the data where `source` has them and it says something.
+
+        `cond` is what they were given, where that says how to arrange them.
+        """
 
     @abc.abstractmethod
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:

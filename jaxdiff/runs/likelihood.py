@@ -82,5 +82,11 @@ def likelihood(
     lasting = {"record": record, "progress": progress, "mesh": mesh, "precision": products}
     figures, words = run.known.score(key, denoiser, source, limit, conditional, lasting, **settings)
     print(words, file=sys.stderr)
-    scored = {"data": name, "split": split or "all", "likelihood_seconds": time.perf_counter() - began}
+    given = list(run.config.condition) if conditional else []
+    scored = {
+        "data": name,
+        "split": split or "all",
+        "condition": given,
+        "likelihood_seconds": time.perf_counter() - began,
+    }
     return update_summary(folder, **figures, **scored)

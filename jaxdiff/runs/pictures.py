@@ -16,6 +16,7 @@ from jaxdiff.runs.known import SEEN, Known
 from jaxdiff.vocabulary import WORDS, Network
 
 LABEL = ("label",)
+SHOWN = 256  # pictures in a grid, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,24 +89,29 @@ class Pictures(Known):
         return prepare
 
     def condition(self, config: Config, given: Sequence[str], n: int) -> np.ndarray | None:
-        """A label, from its number or its class's name, with or without "label=" before it."""
+        """Labels in turn, from their numbers or their classes' names: "3" and "cat", "3,cat" or "label=3"."""
         if not given:
             return None
         if not config.condition:
             raise ValueError(f"condition = {' '.join(given)}, but the run was trained without one; leave it out")
-        if len(given) > 1:
-            raise ValueError(f"condition = {' '.join(given)}; expected one label")
-        name, equals, value = given[0].partition("=")
-        named = equals and name.strip() == "label" and given[0] not in self.names
-        text = value.strip() if named else given[0]
+        return np.resize(np.array([label for text in given for label in self._labels(text)], np.int32), n)
+
+    def _labels(self, text: str) -> list[int]:
+        """The labels in a text; a name of a class may have commas and "label=" in it."""
         if text in self.names:
-            label = self.names.index(text)
-        elif text.isdecimal() and len(text) < 20 and int(text) < self.classes:
-            label = int(text)
-        else:
-            names = f"one of {', '.join(self.names)}, or " if self.names else ""
-            raise ValueError(f"label = {text:.80}; expected {names}0 to {self.classes - 1}")
-        return np.full(n, label, np.int32)
+            return [self.names.index(text)]
+        name, equals, value = text.partition("=")
+        text = value if equals and name.strip() == "label" else text
+        parts = [part.strip() for part in ([text] if text.strip() in self.names else text.split(","))]
+        return [self._label(part) for part in parts]
+
+    def _label(self, text: str) -> int:
+        if text in self.names:
+            return self.names.index(text)
+        if text.isdecimal() and len(text) < 20 and int(text) < self.classes:
+            return int(text)
+        names = f"one of {', '.join(self.names)}, or " if self.names else ""
+        raise ValueError(f"label = {text:.80}; expected {names}0 to {self.classes - 1}")
 
     def in_turn(self, source, n: int) -> np.ndarray:
         """The classes one after another."""
@@ -123,9 +129,18 @@ class Pictures(Known):
             np.save(file, x)
         return folder / "samples.npy"
 
-    def picture(self, x, source, path: Path, title: str | None = None) -> None:
-        """In a grid, the first 256."""
-        jd.plotting.sample_grid(x[:256], path, title=title)
+    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
+        """In a grid, the first 256; of several labels a row each, of as many as all have, at most 16."""
+        given = [] if cond is None else np.asarray(cond).tolist()
+        labels = list(dict.fromkeys(given))
+        if len(labels) < 2:
+            jd.plotting.sample_grid(x[:SHOWN], path, title=title)
+            return
+        columns = min(16, *map(given.count, labels))
+        shown = labels[: SHOWN // columns]
+        rows = [x[np.flatnonzero(np.equal(given, label))[:columns]] for label in shown]
+        names = [self.names[label] if self.names else str(label) for label in shown]
+        jd.plotting.sample_grid(np.concatenate(rows), path, columns, title, names)
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
         """A picture of the data on its way to noise, and a sample on its way back."""

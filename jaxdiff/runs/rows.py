@@ -126,7 +126,7 @@ class Rows(Known):
         write_rows(path := folder / f"samples{self.suffix}", self.columns.modelled, x)
         return path
 
-    def picture(self, x, source, path: Path, title: str | None = None) -> None:
+    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
         """The columns by pairs, in the user's units, beside those of the data."""
         names = self.columns.modelled
         beside = {} if source is None else {"data": self.columns.restored(self.examples(source)["x"])}
@@ -171,7 +171,7 @@ class Rows(Known):
             "not_converged": int((~converged).sum()),
             "precision": arithmetic(denoiser, jnp.asarray(x).dtype, precision),
         }
-        given = f" given {', '.join(self.columns.condition)}" if self.columns.condition else ""
+        given = f", p(x | {', '.join(self.columns.condition)})" if self.columns.condition else ""
         words = (
             "{log_likelihood:.4f} +- {standard_error:.4f} nats a row{given} ({precision}); one Gaussian of the rows it "
             "learned from has {gaussian:.4f}: this model is {above_gaussian:.4f} +- "
