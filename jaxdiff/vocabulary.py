@@ -23,7 +23,7 @@ from jaxdiff.processes.grids import Grid
 from jaxdiff.samplers import Sampler, predictor_corrector
 from jaxdiff.words import Recipe, Table, Vocabulary
 
-SHORT = {"dpm_solver_pp": "dpm_solver", "uni_pc": "unipc", "sh_ark": "shark", "image_folder": "folder"}
+SHORT = {"dpm_solver_pp": "dpm_solver", "uni_pc": "unipc", "sh_ark": "shark", "image_folder": "folder", "di_t": "dit"}
 
 
 class Network(Recipe):
@@ -85,7 +85,7 @@ WORDS = Vocabulary(
         ),
         guidance.Interval: Table("an interval", _named(guidance, "Interval")),
         Guidance: Table("a guidance", _named(guidance, "ClassifierFree ClassifierFreePP DynamicThreshold")),
-        Network: Table("a network", _named(networks, "UNet MLP")),
+        Network: Table("a network", _named(networks, "UNet MLP DiT")),
         Waves: Table("a set of waves", _named(networks, "Sinusoidal Fourier")),
         Data: Table("a data set", _named(data, f"{_PICTURES} Table {_POINTS}")),
     },

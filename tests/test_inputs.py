@@ -488,6 +488,13 @@ row("jd.networks.UNet keys", lambda key: networks.UNet(1, (8,), 1, dropout=0.1, 
     None, key), key=[T(KEY), T(jax.random.split(KEY, 2)), T(np.zeros(3))])
 row("jd.networks.UNet without dropout", lambda key: networks.UNet(1, (8,), 1, rngs=RNGS)(jnp.zeros((3, 4, 4, 1)), 0.0,
     None, key), key=[KEY])
+DIT = {"channels_in": 1, "width": 8, "depth": 1, "heads": 2, "rngs": RNGS}
+row("jd.networks.DiT", networks.DiT, DIT, channels_in=WIDTHS, patch=WIDTHS, width=[7, *says("GiB", 10**6), *WIDTHS],
+    depth=WIDTHS, heads=[3, *WIDTHS], classes=TAKES, vector=TAKES, image=TAKES, level=FLAG, tokens=TAKES, joint=[True,
+    *FLAG], skips=FLAG, qk_norm=FLAG, waves=FUNCTION, outputs=WIDTHS, remat=FLAG, rngs=[T(None), T(KEY), T(0)])
+row("jd.networks.DiT called", networks.DiT(**DIT), {"x": jnp.zeros((3, 4, 4, 1)), "c_noise": jnp.zeros(3)},
+    x=[np.zeros((3, 4, 4, 2), np.float32), np.zeros((3, 4, 1), np.float32), *says("cannot be cut", np.zeros((3, 4, 5,
+    1), np.float32)), T(IMAGES)], c_noise=[np.zeros((3, 1)), np.zeros(2)])
 row("jd.networks.Classifier", networks.Classifier, {"channels_in": 1, "classes": 3, "channels": (8,), "rngs": RNGS},
     channels_in=WIDTHS, classes=[1, *WIDTHS], channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8),
     T((8.5,)), T("8"), T(None)], blocks=WIDTHS, attention=[(1,), (-1,), T(1), T((0.5,)), T(None)], heads=[3, *WIDTHS],

@@ -5,6 +5,7 @@ from jaxdiff.networks.attention import dot_product_attention
 from jaxdiff.networks.classifier import Classifier
 from jaxdiff.networks.conditions import Conditions
 from jaxdiff.networks.coupling import Coupling
+from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal, VectorEmbedding, Waves
 from jaxdiff.networks.functional import Cast, Network, initialize
 from jaxdiff.networks.mlp import MLP
@@ -16,6 +17,7 @@ __all__ = [
     "Classifier",
     "Conditions",
     "Coupling",
+    "DiT",
     "Fourier",
     "Gradient",
     "InnerProduct",

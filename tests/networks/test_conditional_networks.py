@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxdiff.networks import Classifier, UNet, initialize
+from jaxdiff.networks import Classifier, DiT, UNet, initialize
 from jaxdiff.networks.blocks import ResidualBlock, dropped
 from jaxdiff.networks.classifier import AttentionPool
 from jaxdiff.networks.positions import positions
@@ -37,6 +37,8 @@ def conditions(*sides):
 ALL = {"classes": 3, "vector": 4, "image": 2, "level": True, "tokens": 6}
 NETWORKS = {
     "UNet": lambda rngs: UNet(1, (4, 4), 1, (), 2, **ALL, cross_attention=(1,), dropout=0.2, rngs=rngs),
+    "DiT": lambda rngs: DiT(1, 2, 8, 2, 2, **ALL, rngs=rngs),
+    "DiT joint": lambda rngs: DiT(1, 2, 8, 2, 2, **ALL, joint=True, rngs=rngs),
 }
 
 

@@ -1,0 +1,256 @@
+"""The diffusion transformer, DiT (Peebles and Xie 2023), with the streams of MM-DiT and the skips of U-ViT as a choice.
+
+    x ─ patches, linear ─ + positions ─ block ─ ... ─ block ─ scale, shift ─ linear, patches ─ out
+
+A block has adaLN-Zero (figure 3 there): six numbers a channel from the embedding of noise level and condition,
+
+    x + gate · attention(scale · norm(x) + shift)        then        x + gate · MLP(scale · norm(x) + shift)
+
+which begin at 0, so that a block begins as the identity. Tokens are read in one of two ways:
+
+    cross-attention    x + attention from norm(x) to the tokens, between the two (Chen et al. 2024, "PixArt-alpha")
+    joint              tokens are a second stream with weights of its own, and both streams attend to both: MM-DiT
+                       (Esser et al. 2024, figure 2b); of the last block they are read alone, and then left
+
+With skips a block of the second half also reads what its opposite in the first half gave (Bao et al. 2023, figure 1):
+linear(x, opposite).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdiff.arrays import check_batch, check_flag, check_room, check_whole
+from jaxdiff.networks.blocks import LearnedToken
+from jaxdiff.networks.conditions import Conditions
+from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
+from jaxdiff.networks.functional import computed_twice
+from jaxdiff.networks.positions import positions
+from jaxdiff.networks.transformer import FeedForward, Heads, attend, layer_norm
+
+_zeros = nnx.initializers.zeros
+
+
+class Stream(nnx.Module):
+    """adaLN-Zero around attention and an MLP, but for the attention itself."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, *, rngs: nnx.Rngs):
+        self.modulate = nnx.Linear(width, 6 * width, kernel_init=_zeros, rngs=rngs)
+        self.heads = Heads(width, width, heads, "qkv", qk_norm, rngs=rngs)
+        self.out = nnx.Linear(width, width, rngs=rngs)
+        self.mlp = FeedForward(width, rngs=rngs)
+
+    def asks(self, x: jax.Array, embedding: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Queries, keys and values of scale · norm(x) + shift, and what is left of the embedding's numbers."""
+        shift, scale, *rest = jnp.split(self.modulate(embedding)[:, None], 6, axis=-1)
+        return self.heads(layer_norm(x, 1 + scale, shift)), rest
+
+    def answered(self, x: jax.Array, mixed: jax.Array, gate: jax.Array) -> jax.Array:
+        """x + gate · what attention gave."""
+        return x + gate * self.out(mixed)
+
+    def fed(self, x: jax.Array, shift: jax.Array, scale: jax.Array, gate: jax.Array) -> jax.Array:
+        """x + gate · MLP(scale · norm(x) + shift)."""
+        return x + gate * self.mlp(layer_norm(x, 1 + scale, shift))
+
+
+class LastText(nnx.Module):
+    """Text of which the last block reads keys and values, and nothing is made."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, *, rngs: nnx.Rngs):
+        self.modulate = nnx.Linear(width, 2 * width, kernel_init=_zeros, rngs=rngs)
+        self.heads = Heads(width, width, heads, "kv", qk_norm, rngs=rngs)
+
+    def asks(self, text: jax.Array, embedding: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Keys and values of scale · norm(text) + shift."""
+        shift, scale = jnp.split(self.modulate(embedding)[:, None], 2, axis=-1)
+        return self.heads(layer_norm(text, 1 + scale, shift)), []
+
+
+class Text(nnx.Module):
+    """Tokens behind a learned one, as wide as the network."""
+
+    def __init__(self, tokens: int, width: int, *, rngs: nnx.Rngs):
+        self.learned = LearnedToken(tokens, rngs=rngs)
+        self.linear = nnx.Linear(tokens, width, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[batch, length, tokens] -> [batch, 1 + length, width], and the mask of these."""
+        tokens, mask = self.learned(tokens, mask)
+        return self.linear(tokens), mask
+
+
+class DiTBlock(nnx.Module):
+    """A block of DiT, with attention to tokens where `reads` says so."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, reads: bool, *, rngs: nnx.Rngs):
+        self.stream = Stream(width, heads, qk_norm, rngs=rngs)
+        self.reads = reads
+        if reads:
+            self.queries = Heads(width, width, heads, "q", qk_norm, bias=False, rngs=rngs)
+            self.keys = Heads(width, width, heads, "kv", qk_norm, bias=False, rngs=rngs)
+            self.out = nnx.Linear(width, width, kernel_init=_zeros, rngs=rngs)
+
+    def __call__(self, x: jax.Array, text, mask, embedding: jax.Array) -> tuple:
+        """(x, text) for x [batch, places, width], text [batch, length, width] or None, embedding [batch, width]."""
+        heads, rest = self.stream.asks(x, embedding)
+        x = self.stream.answered(x, attend(*heads), rest[0])
+        if self.reads:
+            (q,), (k, v) = self.queries(layer_norm(x)), self.keys(text)
+            x = x + self.out(attend(q, k, v, mask))
+        return self.stream.fed(x, *rest[1:]), text
+
+
+class JointBlock(nnx.Module):
+    """A block of MM-DiT: an image and its text, each with weights of its own, through one attention.
+
+    last: the text is read, and nothing is made of it.
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, last: bool = False, *, rngs: nnx.Rngs):
+        self.image = Stream(width, heads, qk_norm, rngs=rngs)
+        self.text = LastText(width, heads, qk_norm, rngs=rngs) if last else Stream(width, heads, qk_norm, rngs=rngs)
+
+    def __call__(self, x: jax.Array, text: jax.Array, mask: jax.Array, embedding: jax.Array) -> tuple:
+        """(x, text) for x [batch, places, width], text [batch, length, width], its mask, embedding [batch, width]."""
+        heads, rest = self.image.asks(x, embedding)
+        heads_of_text, rest_of_text = self.text.asks(text, embedding)
+        q, k, v = heads
+        *q_text, k_text, v_text = heads_of_text
+        queries, keys, values = (jnp.concatenate(both, axis=1) for both in ([q, *q_text], [k, k_text], [v, v_text]))
+        seen = jnp.pad(mask, ((0, 0), (x.shape[1], 0)), constant_values=True)
+        mixed = attend(queries, keys, values, seen)
+        x = self.image.fed(self.image.answered(x, mixed[:, : x.shape[1]], rest[0]), *rest[1:])
+        if isinstance(self.text, Stream):
+            text = self.text.answered(text, mixed[:, x.shape[1] :], rest_of_text[0])
+            text = self.text.fed(text, *rest_of_text[1:])
+        return x, text
+
+
+class DiT(nnx.Module):
+    """Images [batch, height, width, channels_in] of any size that `patch` divides, cut into patches of that side.
+
+    width: numbers a patch. depth: how many blocks. heads: of attention, which divide the width. outputs: values out for
+    each one in, in the last axis (2 for a learned variance). qk_norm: queries and keys are normalised, without which
+    large models diverge. remat: whether a gradient computes every block twice rather than keep what it holds. waves:
+    the features of c_noise. S, B, L and XL of the paper are (width, depth, heads) = (384, 12, 6), (768, 12, 12), (1024,
+    24, 16) and (1152, 28, 16).
+
+    Parts of `cond` (`Conditions`), each 0 for none: classes, how many labels there are; vector, its size; image, its
+    channels, which join those of x; level, whether that image comes with its log-SNR; tokens, their width. joint:
+    tokens are a stream of their own. skips: blocks of the second half read their opposites.
+
+    Raises ValueError for heads that do not divide the width, joint without tokens, and when called on images of other
+    channels or of a size that `patch` does not divide.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        classes: int = 0,
+        vector: int = 0,
+        image: int = 0,
+        level: bool = False,
+        tokens: int = 0,
+        joint: bool = False,
+        skips: bool = False,
+        qk_norm: bool = True,
+        waves: Waves = Sinusoidal(),
+        outputs: int = 1,
+        remat: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        check_rngs(rngs)
+        sizes = {"channels_in": channels_in, "patch": patch, "width": width, "depth": depth, "heads": heads}
+        for name, size in (sizes | {"outputs": outputs}).items():
+            check_whole(name, size)
+        for name, flag in (("joint", joint), ("skips", skips), ("qk_norm", qk_norm), ("remat", remat)):
+            check_flag(name, flag)
+        Conditions(classes, vector, image, level, tokens)
+        if width % heads:
+            raise ValueError(f"heads = {heads} does not divide width = {width}")
+        if joint and not tokens:
+            raise ValueError("joint = True, but tokens = 0; give the width of the tokens")
+        check_room("a dense layer", width, 6 * width)
+        check_room("a patch", patch**2 * max(channels_in + image, outputs * channels_in), width)
+
+        def block(index: int) -> DiTBlock | JointBlock:
+            if joint:
+                return JointBlock(width, heads, qk_norm, last=index == depth - 1, rngs=rngs)
+            return DiTBlock(width, heads, qk_norm, reads=tokens > 0, rngs=rngs)
+
+        self.channels_in = channels_in
+        self.patch = patch
+        self.remat = remat
+        self.embed = NoiseEmbedding(width, waves, classes, vector, image, level, tokens, rngs=rngs)
+        self.patch_in = nnx.Linear(patch**2 * (channels_in + image), width, rngs=rngs)
+        self.text_in = Text(tokens, width, rngs=rngs) if tokens else None
+        self.blocks = nnx.List([block(index) for index in range(depth)])
+        # none for the two blocks, or the one, in the middle
+        self.skips = nnx.List([nnx.Linear(2 * width, width, rngs=rngs) for _ in range((depth - 1) // 2 * skips)])
+        self.modulate = nnx.Linear(width, 2 * width, kernel_init=_zeros, rngs=rngs)
+        self.patch_out = nnx.Linear(width, patch**2 * outputs * channels_in, kernel_init=_zeros, rngs=rngs)
+
+    def check_cond(self, cond) -> None:
+        """Raise for a `cond` that is not of the network's parts, as `Conditions.check` says."""
+        self.embed.check_cond(cond)
+
+    def no_label(self) -> int | None:
+        """The label for none, the number of classes; None without classes."""
+        return self.embed.no_label()
+
+    def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
+        """Return out [batch, height, width, outputs * channels_in] for x [..., channels_in]; c_noise [batch]."""
+        check_patches(x, self.channels_in, self.patch)
+        parts = self.embed.conditions.read(cond, x.shape)
+        embedding = self.embed(x, c_noise, cond)
+        text = mask = None
+        if self.text_in is not None:
+            text, mask = self.text_in(parts["tokens"].astype(x.dtype), parts["token_mask"])
+        x = jnp.concatenate([x, parts["image"].astype(x.dtype)], -1) if self.embed.image else x
+        grid = [side // self.patch for side in x.shape[1:-1]]
+        h = self.patch_in(_cut(x, self.patch))
+        h = h + positions(grid, h.shape[-1]).astype(h.dtype)
+        apply = computed_twice if self.remat else lambda block: block
+        kept, opposite = [], len(self.blocks) - len(self.skips)
+        for index, block in enumerate(self.blocks):
+            if index >= opposite:
+                h = self.skips[index - opposite](jnp.concatenate([h, kept.pop()], -1))
+            h, text = apply(block)(h, text, mask, embedding)
+            if index < len(self.skips):
+                kept.append(h)
+        shift, scale = jnp.split(self.modulate(embedding)[:, None], 2, axis=-1)
+        return _together(self.patch_out(layer_norm(h, 1 + scale, shift)), grid, self.patch)
+
+
+def check_patches(x: jax.Array, channels: int, patch: int) -> None:
+    """Raise ValueError where x is no batch of images of `channels`, or `patch` does not divide their sides."""
+    check_batch(x)
+    if x.ndim != 4 or x.shape[-1] != channels:
+        raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {channels}], channels last")
+    height, width = x.shape[1:3]
+    if height % patch or width % patch:
+        near = lambda side: " or ".join(str(n) for n in sorted({side // patch * patch, -(-side // patch) * patch}) if n)
+        raise ValueError(
+            f"images of {height} x {width} cannot be cut into patches of {patch} x {patch}; the nearest sizes are "
+            f"{near(height)} by {near(width)}"
+        )
+
+
+def _cut(x: jax.Array, patch: int) -> jax.Array:
+    """[batch, height, width, channels] -> [batch, patches, patch * patch * channels], row by row."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
+
+
+def _together(patches: jax.Array, grid: list[int], patch: int) -> jax.Array:
+    """The way back."""
+    rows, columns = grid
+    x = patches.reshape(len(patches), rows, columns, patch, patch, -1).swapaxes(2, 3)
+    return x.reshape(len(patches), rows * patch, columns * patch, -1)

@@ -1,0 +1,94 @@
+"""What transformers are made of: [batch, length, width] -> [batch, length, width]."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxdiff.arrays.dtypes import working
+from jaxdiff.networks.attention import dot_product_attention
+
+
+def layer_norm(
+    x: jax.Array, scale: jax.Array | float = 1.0, shift: jax.Array | float = 0.0, epsilon: float = 1e-6
+) -> jax.Array:
+    """x [..., width] with mean 0 and variance 1 over its last axis (Ba et al. 2016), times scale plus shift.
+
+    Moments are taken in float32 at least, the result has the type of x.
+    """
+    wide = working(x)
+    wide -= wide.mean(-1, keepdims=True)
+    rate = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
+    return (wide * rate * scale + shift).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """`layer_norm` with a scale and a shift that are learned."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., width] -> the same."""
+        return layer_norm(x, self.scale[...], self.bias[...])
+
+
+class RMSNorm(nnx.Module):
+    """x over the root of the mean of its squares, times a scale that is learned (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones(width))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., width] -> the same."""
+        wide = working(x)
+        rate = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
+        return (wide * rate * self.scale[...]).astype(x.dtype)
+
+
+class Heads(nnx.Module):
+    """One linear map to queries, keys and values, or to those that `parts` names, each of `heads` heads.
+
+    qk_norm: whether each query and key is normalised, a head by itself (Henry et al. 2020; Esser et al. 2024, 5.3.2).
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        heads: int,
+        parts: str = "qkv",
+        qk_norm: bool = False,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.heads = heads
+        self.parts = parts
+        self.linear = nnx.Linear(width_in, len(parts) * width, use_bias=bias, rngs=rngs)
+        norm = lambda part: RMSNorm(width // heads, rngs=rngs) if qk_norm and part in parts else None
+        self.norm_q, self.norm_k = norm("q"), norm("k")
+
+    def __call__(self, x: jax.Array) -> list[jax.Array]:
+        """[batch, length, width_in] -> an array [batch, length, heads, width/heads] for each of the parts."""
+        norms = {"q": self.norm_q, "k": self.norm_k}
+        arrays = jnp.split(self.linear(x), len(self.parts), axis=-1)
+        heads = [array.reshape(*x.shape[:2], self.heads, -1) for array in arrays]
+        return [norm(array) if (norm := norms.get(part)) else array for part, array in zip(self.parts, heads)]
+
+
+class FeedForward(nnx.Module):
+    """Two dense layers with GELU between, four times as wide (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.dense_in = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.dense_out = nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, length, width] -> the same."""
+        return self.dense_out(jax.nn.gelu(self.dense_in(x)))
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Attention, heads side by side: [batch, queries, width]."""
+    return dot_product_attention(q, k, v, mask).reshape(*q.shape[:2], -1)
