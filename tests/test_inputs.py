@@ -495,6 +495,14 @@ row("jd.networks.DiT", networks.DiT, DIT, channels_in=WIDTHS, patch=WIDTHS, widt
 row("jd.networks.DiT called", networks.DiT(**DIT), {"x": jnp.zeros((3, 4, 4, 1)), "c_noise": jnp.zeros(3)},
     x=[np.zeros((3, 4, 4, 2), np.float32), np.zeros((3, 4, 1), np.float32), *says("cannot be cut", np.zeros((3, 4, 5,
     1), np.float32)), T(IMAGES)], c_noise=[np.zeros((3, 1)), np.zeros(2)])
+TEXT = {"vocabulary": 5, "width": 4, "depth": 1, "heads": 2, "length": 3, "rngs": RNGS}
+row("jd.networks.TextEncoder", networks.TextEncoder, TEXT, vocabulary=[*says("GiB", 10**12), *WIDTHS], width=WIDTHS,
+    depth=WIDTHS, heads=[3, *WIDTHS], length=WIDTHS, rngs=[T(None), T(KEY)])
+row("jd.networks.TextEncoder called", networks.TextEncoder(**TEXT), {"ids": np.zeros((2, 3), int)}, ids=[np.zeros((2,
+    4), int), np.zeros(3, int), *says("label 5", np.full((2, 3), 5)), T(np.zeros((2, 3))), T("text"), T(None)],
+    mask=[T(np.ones((2, 3))), T(np.ones((2, 2), bool)), T("all")])
+row("jd.networks.Encoded", networks.Encoded, {"encoder": networks.TextEncoder(**TEXT), "network": networks.DiT(**DIT)},
+    encoder=[T(None), T("text"), T(networks.TextEncoder)], network=[T(None), T(NETWORK), T(networks.DiT)])
 row("jd.networks.Classifier", networks.Classifier, {"channels_in": 1, "classes": 3, "channels": (8,), "rngs": RNGS},
     channels_in=WIDTHS, classes=[1, *WIDTHS], channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8),
     T((8.5,)), T("8"), T(None)], blocks=WIDTHS, attention=[(1,), (-1,), T(1), T((0.5,)), T(None)], heads=[3, *WIDTHS],

@@ -9,6 +9,7 @@ from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal, VectorEmbedding, Waves
 from jaxdiff.networks.functional import Cast, Network, initialize
 from jaxdiff.networks.mlp import MLP
+from jaxdiff.networks.text import Encoded, TextEncoder
 from jaxdiff.networks.unet import UNet
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Conditions",
     "Coupling",
     "DiT",
+    "Encoded",
     "Fourier",
     "Gradient",
     "InnerProduct",
@@ -25,6 +27,7 @@ __all__ = [
     "Network",
     "NoiseEmbedding",
     "Sinusoidal",
+    "TextEncoder",
     "UNet",
     "VectorEmbedding",
     "Waves",
