@@ -116,6 +116,24 @@ def test_likelihoods_are_those_of_one_device(trace):
     assert found.converged.all()
 
 
+def test_both_halves_of_guidance_lie_where_their_example_does():
+    """One batch of 2 n, of which XLA moves nothing between devices."""
+    guided, cond = jd.guidance.ClassifierFree(denoiser(), 2.0, null=FINE), np.full(N, 3)
+    ask = jax.jit(lambda guided, x, cond: guided(x, 0.5, cond).data)
+    split = on_mesh(X, cond)
+    assert not re.findall(COLLECTIVE, ask.lower(copied(guided, MESH), *split).compile().as_text())
+    found = ask(copied(guided, MESH), *split)
+    assert_split(found)
+    np.testing.assert_allclose(found, guided(X, 0.5, cond).data, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_class_posterior_is_that_of_one_device():
+    model = jd.exact.Mixture(jd.Flow(), np.ones(2), np.eye(2, D), np.stack([np.eye(D), 0.5 * np.eye(D)]))
+    of = lambda mesh: jd.likelihood.class_posterior(KEY, model, X[:13], 2, flow=LOOSE, batch_size=8, mesh=mesh)
+    np.testing.assert_allclose(of(MESH).log_prob, of(None).log_prob, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_an_error_budget_is_that_of_one_device():
     settings = {"levels": LEVELS, "batch_size": 5, "flow": LOOSE, "budget": 4}

@@ -198,3 +198,31 @@ def test_glyphs(experiment, typefaces, tmp_path, monkeypatch, capsys):
     assert "3 typefaces for the model, 3 for the judge; 186 samples of each kind" in printed
     assert all(kind in printed for kind in ("real", "unconditional", "conditional", "guided, scale 2"))
     assert (tmp_path / "runs/glyphs_cpu/glyphs.png").stat().st_size > 1000
+
+
+def test_digits_conditional_scores_the_digits_themselves(experiment):
+    """Under their own labels they are right and no way from themselves; under the next one's none is."""
+    module, digits = experiment("digits_conditional"), jd.data.load_digits("train")
+    x = jd.VP().clean(digits.image, digits.levels)
+    real = module.pixels(x)
+    svm = module.SVC().fit(real, digits.label)
+    right, spread, distance = module.scores(svm, real, x, digits.label)
+    assert right > 0.99
+    by_hand = [np.sum((real[digits.label == k] - real[digits.label == k].mean(0)) ** 2) for k in range(10)]
+    counts = np.bincount(digits.label)
+    assert spread == pytest.approx(np.mean(np.array(by_hand) / counts), rel=1e-6)
+    assert distance == pytest.approx(0, abs=1e-6)
+    assert module.scores(svm, real, x, (digits.label + 1) % 10)[0] < 0.01
+
+
+@pytest.mark.slow
+def test_digits_conditional(experiment, tmp_path, monkeypatch):
+    module = experiment("digits_conditional")
+    config = dataclasses.replace(module.SETTINGS["cpu"].config, network="unet((4, 8), 1)", steps=2)
+    tiny = module.Setting(config, (4, 8), 2, samples=70, steps=2, told=2)
+    monkeypatch.setitem(module.SETTINGS, "cpu", tiny)
+    monkeypatch.setattr(module, "SCALES", (0.0, 3.0))
+    found = module.main("cpu", tmp_path)
+    assert {name for name, _ in found} == {"noisy classifier", "clean classifier", "classifier-free"}
+    assert np.isfinite([*found.values()]).all()
+    assert (tmp_path / "guidance.png").is_file()

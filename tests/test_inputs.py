@@ -662,8 +662,8 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 # public names without a row, by why they have none
 WITHOUT = {
     "constants": "DEPTHS Computed",
-    "results": "BitsPerDim Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded Solution "
-    "Images ImageSource Config Run",
+    "results": "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
+    "Solution Images ImageSource Config Run",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
