@@ -91,14 +91,14 @@ def guides(denoiser, classifier):
     }
 
 
-def pixels(x) -> np.ndarray:
-    """Images of the model on [0, 1], [n, 64]."""
-    return np.clip((np.asarray(x, np.float64) + 1) / 2, 0, 1).reshape(len(x), -1)
+def pixels(images) -> np.ndarray:
+    """Images of 17 levels on [0, 1], [n, 64]."""
+    return np.asarray(images, np.float64).reshape(len(images), -1) / 16
 
 
-def scores(svm, real, x, label) -> tuple[float, float, float]:
-    """(right, spread, Fréchet) of samples that were asked to be of `label`."""
-    drawn = pixels(x)
+def scores(svm, real, images, label) -> tuple[float, float, float]:
+    """(right, spread, Fréchet) of images that were asked to be of `label`."""
+    drawn = pixels(images)
     spread = np.mean([drawn[label == k].var(0).sum() for k in range(CLASSES)])
     return float(np.mean(svm.predict(drawn) == label)), float(spread), frechet_distance(drawn, real)
 
@@ -133,8 +133,7 @@ def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> 
     train, test = (jd.data.load_digits(split) for split in ("train", "test"))
     run = runs.train(chosen.config, folder)
     classifier = classifier_of(folder / "classifier", run.denoiser, train, chosen.channels, chosen.classifier_steps)
-    of = lambda data: pixels(run.denoiser.process.clean(data.image, data.levels))
-    real, held = of(train), of(test)
+    real, held = pixels(train.image), pixels(test.image)
     svm = SVC().fit(real, train.label)
     print(f"the SVM is right on {np.mean(svm.predict(held) == test.label):.3f} of the test digits")
     print(f"spread {np.mean([real[train.label == k].var(0).sum() for k in range(CLASSES)]):.2f} of the training digits")
@@ -150,7 +149,7 @@ def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> 
     for name, guide in guides(run.denoiser, classifier).items():
         for scale in SCALES:
             x = jd.samplers.draw(jax.random.key(5), guide(scale), shape, 250, label, steps=chosen.steps)
-            found[name, scale] = scores(svm, real, x, label)
+            found[name, scale] = scores(svm, real, run.restore(x), label)
             right, spread, distance = found[name, scale]
             print(
                 f"{name:18s} {scale:4.1f}   right {right:.3f}   spread {spread:.2f}   Fréchet {distance:.3f}",

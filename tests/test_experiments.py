@@ -203,16 +203,15 @@ def test_glyphs(experiment, typefaces, tmp_path, monkeypatch, capsys):
 def test_digits_conditional_scores_the_digits_themselves(experiment):
     """Under their own labels they are right and no way from themselves; under the next one's none is."""
     module, digits = experiment("digits_conditional"), jd.data.load_digits("train")
-    x = jd.VP().clean(digits.image, digits.levels)
-    real = module.pixels(x)
+    real = module.pixels(digits.image)
     svm = module.SVC().fit(real, digits.label)
-    right, spread, distance = module.scores(svm, real, x, digits.label)
+    right, spread, distance = module.scores(svm, real, digits.image, digits.label)
     assert right > 0.99
     by_hand = [np.sum((real[digits.label == k] - real[digits.label == k].mean(0)) ** 2) for k in range(10)]
     counts = np.bincount(digits.label)
     assert spread == pytest.approx(np.mean(np.array(by_hand) / counts), rel=1e-6)
     assert distance == pytest.approx(0, abs=1e-6)
-    assert module.scores(svm, real, x, (digits.label + 1) % 10)[0] < 0.01
+    assert module.scores(svm, real, digits.image, (digits.label + 1) % 10)[0] < 0.01
 
 
 @pytest.mark.slow
