@@ -1,6 +1,6 @@
 r"""Three ways to guide digits to their class, by scale; and the class of a digit by Bayes' rule.
 
-    python experiments/digits_conditional.py                      T minutes on two cores
+    python experiments/digits_conditional.py                      meant for ten minutes on two cores; not measured yet
     python experiments/digits_conditional.py --setting gpu        not measured yet
 
 One conditional denoiser, a tenth of whose labels are dropped in training, and one classifier of noised digits, both of
@@ -11,11 +11,18 @@ the first 1,000 digits of scikit-learn's. The same noise is drawn from under
     (c) classifier-free               guidance.ClassifierFree(denoiser, scale)
 
 each of which is the unconditional model at scale 0 and meant to be p(x | y) at scale 1. The clean classifier is the
-noisy one at t = 0. right: the share that an SVM of the same 1,000 digits takes for their class (of test digits: the
-first number below). spread: the variance of the pixels, on [0, 1], within a class, summed. Fréchet: of the 64 pixels,
-to the 1,000 digits; beside it that of 447 test digits, which has fewer of them and no class balance.
+noisy one at t = 0.
 
-EXPECT
+    right      the share that an SVM of the same 1,000 digits takes for their class; 0.942 of the test digits
+    spread     the variance of the pixels, on [0, 1], within a class, summed; 2.66 of the training digits
+    Fréchet    of the 64 pixels, to the training digits; 0.288 of the 447 test digits, which are fewer
+
+Measured before, of classifier-free guidance of a run of these settings, by an SVM that was right on 0.933:
+
+    scale        0      0.5      1      1.5      2       3       5      10
+    right      .080    .634    .988   1.000   1.000   1.000   1.000   1.000
+    spread     3.69    2.77    2.14    1.95    1.87    1.82    1.77    1.51
+    Fréchet    .222    .213    .121    .136    .190    .340    .699   1.724
 """
 
 import dataclasses
@@ -72,7 +79,7 @@ SETTINGS = {
 
 
 def classifier_of(folder, denoiser, data, channels, steps) -> jd.NoisyClassifier:
-    """A classifier of noised digits, trained once; its noise is no less than that of a likelihood's last step."""
+    """A classifier of noised digits, trained once."""
     x = np.asarray(denoiser.process.clean(data.image, data.levels), np.float32)
     make = lambda rngs: Classifier(1, CLASSES, channels, blocks=1, rngs=rngs)
     network, params = initialize(jax.random.key(1), make)
