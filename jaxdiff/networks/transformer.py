@@ -8,17 +8,16 @@ from jaxdiff.arrays.dtypes import working
 from jaxdiff.networks.attention import dot_product_attention
 
 
-def layer_norm(
-    x: jax.Array, scale: jax.Array | float = 1.0, shift: jax.Array | float = 0.0, epsilon: float = 1e-6
-) -> jax.Array:
+def layer_norm(x: jax.Array, scale: jax.Array | float = 1.0, shift: jax.Array | float = 0.0) -> jax.Array:
     """x [..., width] with mean 0 and variance 1 over its last axis (Ba et al. 2016), times scale plus shift.
 
     Moments are taken in float32 at least, the result has the type of x.
     """
     wide = working(x)
-    wide -= wide.mean(-1, keepdims=True)
-    rate = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
-    return (wide * rate * scale + shift).astype(x.dtype)
+    mean = wide.mean(-1, keepdims=True)
+    rate = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + 1e-6)
+    mean, rate = jax.lax.optimization_barrier((mean, rate))  # kept for the gradient, which else sums over rows again
+    return ((wide - mean) * rate * scale + shift).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -42,7 +41,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] -> the same."""
         wide = working(x)
-        rate = jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6)
+        rate = jax.lax.optimization_barrier(jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + 1e-6))
         return (wide * rate * self.scale[...]).astype(x.dtype)
 
 
@@ -72,21 +71,35 @@ class Heads(nnx.Module):
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         """[batch, length, width_in] -> an array [batch, length, heads, width/heads] for each of the parts."""
         norms = {"q": self.norm_q, "k": self.norm_k}
-        arrays = jnp.split(self.linear(x), len(self.parts), axis=-1)
+        arrays = [x @ kernel for kernel in jnp.split(self.linear.kernel[...], len(self.parts), axis=-1)]
+        if self.linear.bias is not None:  # of each part, so that its gradient is summed where the part's is made
+            arrays = [array + bias for array, bias in zip(arrays, jnp.split(self.linear.bias[...], len(self.parts)))]
         heads = [array.reshape(*x.shape[:2], self.heads, -1) for array in arrays]
         return [norm(array) if (norm := norms.get(part)) else array for part, array in zip(self.parts, heads)]
+
+
+class Dense(nnx.Linear):
+    """A dense layer with a bias."""
+
+    bias: nnx.Param
 
 
 class FeedForward(nnx.Module):
     """Two dense layers with GELU between, four times as wide (Vaswani et al. 2017, section 3.3)."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.dense_in = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.dense_in = Dense(width, 4 * width, rngs=rngs)
         self.dense_out = nnx.Linear(4 * width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, length, width] -> the same."""
-        return self.dense_out(jax.nn.gelu(self.dense_in(x)))
+        return self.dense_out(_gelu(x @ self.dense_in.kernel[...], self.dense_in.bias[...]))
+
+
+@jax.checkpoint
+def _gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """GELU(x + bias), whose gradient keeps x alone, and no tanh beside."""
+    return jax.nn.gelu(x + bias)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -211,11 +211,11 @@ def test_it_learns_the_denoiser_of_a_labelled_mixture(tmp_path):
     make = lambda rngs: DiT(1, 2, 64, 3, 4, classes=3, rngs=rngs)
     denoiser = jd.Denoiser(*initialize(jax.random.key(0), make), process, data_std=float(x0.std()))
     data = {"x": x0.reshape(-1, 4, 4, 1).astype(np.float32), "cond": label}
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 3000))
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 1500))
     settings = {"optimizer": optimizer, "progress": False, "ema_decay": 0.99}
     batches = jd.data.batches(data, 128, 0)
     loss = jd.losses.Denoising()
-    trained = jd.training.train(jax.random.key(1), tmp_path, denoiser, loss, batches, steps=3000, **settings)
+    trained = jd.training.train(jax.random.key(1), tmp_path, denoiser, loss, batches, steps=1500, **settings)
     errors, sizes = [], []
     for t in (0.1, 0.3, 0.5, 0.8):
         for k in range(3):

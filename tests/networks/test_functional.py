@@ -10,7 +10,7 @@ import orbax.checkpoint
 import pytest
 from flax import nnx
 
-from jaxdiff.networks import MLP, Cast, Fourier, Network, UNet, initialize
+from jaxdiff.networks import MLP, Cast, DiT, Fourier, Network, UNet, initialize
 
 
 def small_unet(rngs, **options):
@@ -40,6 +40,7 @@ CASES = {
         (4, 4, 1),
     ),
     "unet": (lambda rngs: small_unet(rngs, classes=4), (8, 4, 1)),
+    "dit": (lambda rngs: DiT(1, 2, 8, 1, 2, classes=4, rngs=rngs), (4, 2, 1)),
 }
 
 
