@@ -225,3 +225,70 @@ def test_digits_conditional(experiment, tmp_path, monkeypatch):
     assert {name for name, _ in found} == {"noisy classifier", "clean classifier", "classifier-free"}
     assert np.isfinite([*found.values()]).all()
     assert (tmp_path / "guidance.png").is_file()
+
+
+def test_sound_says_where_espeak_is_missing(experiment, monkeypatch):
+    sound = experiment("sound")
+    monkeypatch.setattr(sound.shutil, "which", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="apt-get install espeak-ng"):
+        sound.voices()
+
+
+def test_a_tone_is_seen_in_its_band_and_heard_again(experiment):
+    sound = experiment("sound")
+    tone = np.sin(2 * np.pi * 1000 * np.arange(sound.RATE) / sound.RATE)
+    image = sound.spectrogram(tone)
+    centre = np.linspace(*(2595 * np.log10(1 + np.array([80, 8000]) / 700)), sound.MELS + 2)[1:-1]
+    nearest = np.abs(centre - 2595 * np.log10(1 + 1000 / 700)).argmin()
+    assert (image[..., 0].argmax(1) == nearest).all()
+    again = sound.heard(image)
+    loudest = np.abs(np.fft.rfft(again)).argmax() * sound.RATE / len(again)
+    half = 700 / 2595 * np.log(10) * (1 + 1000 / 700) * (centre[1] - centre[0])  # from a band's middle to its end, Hz
+    assert loudest == pytest.approx(1000, abs=half)
+
+
+@pytest.mark.slow
+def test_sound(experiment, tmp_path, monkeypatch, capsys):
+    sound, small = experiment("sound"), experiment("classifier")
+    if sound.shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng is missing; apt-get install espeak-ng")
+    tiny = sound.Setting(1, {"channels": (4,), "blocks": 1}, 2, 4, 1e-3, 0.5, samples=30, sampler_steps=2)
+    monkeypatch.setitem(sound.SETTINGS, "cpu", tiny)
+    monkeypatch.setattr(sound, "voices", lambda: (["m1"], ["f1"]))
+    monkeypatch.setattr(small, "FEATURES", 8)
+    monkeypatch.setattr(small, "BATCH", 25)
+    monkeypatch.chdir(tmp_path)
+    sound.main()
+    assert "1 voices for the model, 1 for the judge, 5 accents each, 50 words" in capsys.readouterr().out
+    assert (tmp_path / "runs/sound_cpu/sound.png").stat().st_size > 1000
+    with sound.wave.open(str(tmp_path / "runs/sound_cpu/sound.wav")) as file:
+        assert file.getnframes() == 10 * (sound.FRAMES - 1) * sound.HOP
+
+
+@pytest.mark.parametrize("setting", ["cpu", "gpu"])
+def test_the_transformer_costs_what_the_unet_costs(experiment, setting):
+    """A forward pass, as XLA counts the program before it is optimised."""
+    arguments = np.zeros((2, 28, 28, 1), np.float32), np.zeros(2, np.float32)
+    cost = {}
+    for name, (make, _) in experiment("dit").SETTINGS[setting].networks.items():
+        network, params = initialize(jax.random.key(0), make)
+        cost[name] = jax.jit(network).lower(params, *arguments).cost_analysis()["flops"]
+    assert cost["DiT"] == pytest.approx(cost["U-Net"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_dit(experiment, tmp_path, monkeypatch, capsys):
+    """What an MLP multiplies: 784 by 512, whose input needs no gradient, 512 by 784, and for the noise level 32 by 512
+    and twice 512 by 512."""
+    dit, small = experiment("dit"), experiment("classifier")
+    monkeypatch.setattr(jd.data, "load_fashion_mnist", lambda split: stripes(320, 0))
+    monkeypatch.setattr(small, "BATCH", 320)
+    make = lambda rngs: MLP((28, 28, 1), (512,), rngs=rngs)
+    tiny = dit.Setting({"MLP": (make, 1e-3)}, 2, 64, ema_decay=0.5, samples=150, sampler_steps=2, scored=20)
+    monkeypatch.setitem(dit.SETTINGS, "cpu", tiny)
+    monkeypatch.chdir(tmp_path)
+    dit.main()
+    printed = capsys.readouterr().out.split()
+    products = 512 * ((4 + 6) * 784 + 2 * 6 * 512 + 4 * 32)
+    assert float(printed[printed.index("MFLOP") - 1]) == pytest.approx(products / 1e6, rel=0.15)
+    assert (tmp_path / "runs/dit_cpu/dit.png").stat().st_size > 1000
