@@ -55,6 +55,13 @@ def test_a_strip_of_rows_names_them():
     assert {text.get_text() for text in figure.axes[0].texts} == {"noising", "denoising", "both ways"}
 
 
+def test_a_grid_names_its_rows():
+    figure = sample_grid(np.zeros((5, 8, 8, 1)), columns=3, names=["cat", "dog"])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["cat", "dog"]
+    with pytest.raises(ValueError, match="names has 1 entries; expected 2, one for each row"):
+        sample_grid(np.zeros((5, 8, 8, 1)), columns=3, names=["cat"])
+
+
 @pytest.mark.parametrize(
     ("draw", "error", "message"),
     [

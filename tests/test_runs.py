@@ -462,3 +462,24 @@ def test_of_an_older_model_a_summary_holds_nothing(moons, tmp_path):
     with pytest.warns(UserWarning, match="warm restart"):
         train(3)
     assert "log_likelihood" not in runs.read_summary(run)
+
+
+def test_several_labels_are_drawn_in_turn_and_pictured_in_a_row_each(tmp_path, monkeypatch):
+    pictures = runs.Pictures((8, 8, 1), 0.5, 17, 3, ("cat", "a, b", "7"))
+    config = runs.Config(condition=("label",))
+    cond = lambda *given, n=5: pictures.condition(config, given, n).tolist()
+    assert cond("cat", "2") == cond("cat,2") == cond("label=cat, 7") == [0, 2, 0, 2, 0]
+    assert cond("a, b") == cond("label=a, b") == cond("1") == [1] * 5
+    assert cond("7", "a, b", n=2) == [2, 1]
+    for wrong in ("dog", "cat,dog", "3", "cat,"):
+        with pytest.raises(ValueError, match="label = .*; expected one of cat, a, b, 7, or 0 to 2"):
+            cond(wrong)
+    shown = []
+    monkeypatch.setattr(jd.plotting, "sample_grid", lambda *given, **more: shown.append((given, more)))
+    labels = np.array(cond("7", "cat", n=9))
+    pictures.picture(labels.astype(float) + np.arange(9) / 100, None, tmp_path, cond=labels)
+    x, _, columns, _, names = shown[0][0]
+    assert (columns, names) == (4, ["7", "cat"])
+    np.testing.assert_allclose(x, [2.0, 2.02, 2.04, 2.06, 0.01, 0.03, 0.05, 0.07])
+    pictures.picture(np.zeros(9), None, tmp_path, "one", cond=np.zeros(9, int))
+    assert shown[1] == ((shown[1][0][0], tmp_path), {"title": "one"})
