@@ -181,7 +181,7 @@ def sample(
         steps: Denoising steps (probability_flow chooses its own).
         grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
         condition: What to draw, of a run trained with --condition: a label by its number or name, several of them in
-            turn (3 cat 7, or 3,cat,7), or the given columns (y=1.5,z=2); of labels none draws from all, unless given.
+            turn (3 cat 7, or 3,cat,7), or the given columns (y=1.5,z=2). Without it a run of labels draws all classes.
         guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
         seed: Seed of the noise.
         batch_size: Samples drawn at once.

@@ -82,7 +82,7 @@ def likelihood(
     lasting = {"record": record, "progress": progress, "mesh": mesh, "precision": products}
     figures, words = run.known.score(key, denoiser, source, limit, conditional, lasting, **settings)
     print(words, file=sys.stderr)
-    given = list(run.config.condition) if conditional else []
+    given = ", ".join(run.config.condition) if conditional else None
     scored = {
         "data": name,
         "split": split or "all",
