@@ -40,9 +40,10 @@ def prepared(denoiser, key, x0, cond) -> tuple[Any, Any, Any]:
 
 def check_examples(loss, denoiser, x0, cond, name: str = "x0") -> None:
     """Raise where x0 is no batch for `loss`: by its `check(denoiser, x0, cond)`, or by the process's `check`."""
+    process: Any = getattr(denoiser, "process", None)
     if hasattr(loss, "check"):
         loss.check(denoiser, x0, cond)
-    elif isinstance(process := getattr(denoiser, "process", None), Process):
+    elif hasattr(process, "check"):
         process.check(x0, name)
     else:
         check_event(x0, name)

@@ -249,7 +249,7 @@ def test_what_a_loss_learns_and_checks_is_handed_on():
         def check(self, denoiser, x0, cond):
             raise ValueError("not these")
 
-        def __call__(self, denoiser, key, x0, cond):
+        def __call__(self, denoiser, key, x0, cond=None):
             return jnp.zeros(len(x0))
 
     jax.tree_util.register_static(Refusing)
