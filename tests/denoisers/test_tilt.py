@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mixture
-from tables import GUIDANCE, LOSSES, SAMPLERS
+from tables import GUIDANCE, KINDS, LOSSES, kinds
 
 import jaxdiff as jd
 from jaxdiff.denoisers.guidance import Auto, Classifier, ClassifierFree, ClassifierFreePP, Interval, StepClassifier
@@ -84,21 +84,16 @@ def test_it_guides_samples_and_an_interval_and_leaves_the_denoiser_at_scale_zero
 
 
 TILTED = guided(StepClassifier, jd.VP())
-AROUND = {name: guide for name, guide in GUIDANCE.items() if name != "StepClassifier"}
+AROUND = {name: guide for name, guide in kinds(GUIDANCE).items() if name != "StepClassifier"}
+DRAWN = KINDS | {"Switch": jd.samplers.Switch(jd.samplers.Ancestral(), jd.samplers.DDIM())}
+TRAINED = {name: row.loss for name, row in kinds(LOSSES).items() if row.of == "numbers"}
 ASKED = {
     **{
-        f"sampler {name}": lambda row=row: jd.sample(KEY, TILTED, (2, 2), row.sampler, 2, cond=1, t_start=0.9)
-        for name, row in SAMPLERS.items()
-        if name != "Ancestral" and name != "Switch"
+        f"sampler {name}": lambda sampler=sampler: jd.sample(KEY, TILTED, (2, 2), sampler, 2, cond=1, t_start=0.9)
+        for name, sampler in DRAWN.items()
+        if name != "Ancestral"
     },
-    "sampler Switch": lambda: jd.sample(
-        KEY, TILTED, (2, 2), jd.samplers.Switch(jd.samplers.Ancestral(), jd.samplers.DDIM()), 2, cond=1
-    ),
-    **{
-        f"loss {name}": lambda row=row: row.loss(TILTED, KEY, X, LABELS)
-        for name, row in LOSSES.items()
-        if row.of == "numbers" and "Denoising" not in name.split()[1:]
-    },
+    **{f"loss {name}": lambda loss=loss: loss(TILTED, KEY, X, LABELS) for name, loss in TRAINED.items()},
     **{
         f"around it {name}": lambda guide=guide: guide(denoiser=TILTED)(X, 0.5, LABELS)
         for name, guide in AROUND.items()

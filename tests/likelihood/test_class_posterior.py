@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import COVARIANCES, MEANS, WEIGHTS, draw_mixture, mixture, within
 
 import jaxdiff as jd
@@ -80,6 +81,7 @@ def test_classes_share_their_probes_and_the_error_of_their_difference_is_that_of
     np.testing.assert_array_equal(found.log_likelihood[:, 0], of(0, 0).log_prob)  # the same noise as a likelihood's
 
 
+@pytest.mark.slow
 def test_the_standard_error_covers_the_error():
     """Classes of other covariances: errors in standard errors have a mean square near that of Student's t."""
     x, probes = 0.3 * np.random.default_rng(2).standard_normal((60, 2)).astype(np.float32), 8
@@ -91,6 +93,7 @@ def test_the_standard_error_covers_the_error():
     assert 0.3 * square < np.mean(scores**2) < 3 * square
 
 
+@pytest.mark.slow
 def test_a_class_on_which_the_solver_gave_up_leaves_no_posterior():
     found = class_posterior(KEY, Breaking(jd.Flow()), X.astype(np.float32), 2, flow=within(1e-3))
     assert not found.converged[:, 1].any()
