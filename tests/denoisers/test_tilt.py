@@ -86,7 +86,7 @@ def test_it_guides_samples_and_an_interval_and_leaves_the_denoiser_at_scale_zero
 TILTED = guided(StepClassifier, jd.VP())
 AROUND = {name: guide for name, guide in kinds(GUIDANCE).items() if name != "StepClassifier"}
 DRAWN = KINDS | {"Switch": jd.samplers.Switch(jd.samplers.Ancestral(), jd.samplers.DDIM())}
-TRAINED = {name: row.loss for name, row in kinds(LOSSES).items() if row.of == "numbers"}
+TRAINED = {name: row.loss for name, row in kinds(LOSSES).items() if row.of == "numbers" and name != "ConditionDropout"}
 ASKED = {
     **{
         f"sampler {name}": lambda sampler=sampler: jd.sample(KEY, TILTED, (2, 2), sampler, 2, cond=1, t_start=0.9)
