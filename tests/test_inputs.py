@@ -230,7 +230,7 @@ row("jd.guidance.Interval", guidance.Interval, {"scale": 2.0}, scale=NUMBER, low
 row("jd.guidance.Interval empty", guidance.Interval, {"scale": 2.0, "high": 0.5}, low=[0.5, 1.0])
 row("jd.guidance.ClassifierFree", guidance.ClassifierFree, {"denoiser": EXACT}, denoiser=A_DENOISER, scale=NUMBER)
 row("jd.guidance.ClassifierFree more", guidance.ClassifierFree, {"denoiser": EXACT, "null": {"a": 0, "b": np.ones(2)}},
-    null=[T("none"), T({"a": "none"}), T([None])], free=[exact.Gaussian(jd.VE(), np.zeros(2), np.eye(2)),
+    null=[T("none"), T({"a": "none"})], free=[exact.Gaussian(jd.VE(), np.zeros(2), np.eye(2)),
     *(v for v in A_DENOISER if v.value is not None)], rescale=[1.5, -0.1, *NUMBER],
     scale=[{}, {3: 1.0}, {"tokens": 1.0, "token_mask": 1.0}, *says("scale['a']", {"a": NAN}, {"a": np.ones(3)},
     {"a": guidance.Interval(np.ones(3))}, T({"a": None}))])
@@ -242,7 +242,7 @@ PAIRED = {"a": np.zeros(3, int), "b": np.zeros((3, 2), np.float32)}
 GUIDE = lambda null, cond=PAIRED, scale=2.0: guidance.ClassifierFree(DENOISER, scale, null).check_cond(cond)
 row("jd.guidance.ClassifierFree null", GUIDE, {"null": {"a": 1, "b": np.zeros(2)}}, null=[0, {"a": 0}, {"a": 0,
     "b": np.zeros((3, 2))}, {"a": np.zeros(3, int), "b": np.zeros(2)}, T({"a": 0.5, "b": np.zeros(2)}), T({"a": True,
-    "b": np.zeros(2)})], cond=[None, *says("null = {a", np.zeros(3, int), PAIRED | {"c": np.zeros(3)})])
+    "b": np.zeros(2)})], cond=[None, *says("null = {'a'", np.zeros(3, int), PAIRED | {"c": np.zeros(3)})])
 row("jd.guidance.ClassifierFree null of parts", functools.partial(GUIDE, scale={"a": 1.0}), {"null": {"a": 1}},
     null=[0, {"b": np.zeros(2)}, {"a": 0, "c": 0}, {"a": np.zeros(2, int)}], cond=[None, *says("scale names a",
     np.zeros(3, int), {"b": np.zeros(3)})])

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import as_array, check_field, count, is_concrete, said, with_dtype
+from jaxdiff.arrays import check_field, count, is_concrete, said
+from jaxdiff.arrays.checks import native
 from jaxdiff.denoisers.checks import check_same_process
-from jaxdiff.denoisers.condition import check_cond_of
+from jaxdiff.denoisers.condition import ALONG, as_nulls, check_cond_of, check_null
 from jaxdiff.denoisers.denoiser import (
     DenoiserLike,
     check_denoiser,
@@ -39,8 +40,7 @@ class _TowardsCond(Scaled):
         if self.free is not None:
             check_denoiser(self.free, "free")
             check_same_process("free", self.free, self.denoiser, "wrap free in OnProcess")
-        array = lambda leaf: _array("null", leaf)
-        object.__setattr__(self, "null", jax.tree.map(array, self.null, is_leaf=lambda part: isinstance(part, list)))
+        check_null(self.null)
         if self.null is None and getattr(innermost(self._unconditional), "condition_dropout", None) == 0:
             warnings.warn(
                 f"{type(self).__name__} of a denoiser whose condition was never dropped in training (condition_dropout "
@@ -63,14 +63,14 @@ class _TowardsCond(Scaled):
 
     def _rows(self, cond, n: int) -> list:
         """The conditions of n examples: under the null, and with each part that has a scale revealed, to `cond`."""
-        cond = jax.tree.map(lambda leaf: _for_all(_array("cond", leaf), n), cond)
+        cond = jax.tree.map(lambda leaf: _for_all(jnp.asarray(native(leaf)), n), cond)
         if not isinstance(self.scale, Parts):
-            return [_repeated(self.null, cond, n), cond]
+            return [_spread(as_nulls(self.null, cond), n), cond]
         parts = [_with_mask(name, cond) for name in self.scale.names]
         revealed = [name for names in parts for name in names]
         _check_parts(self.scale.names, self.null, cond, revealed)
         null, known = ({name: tree[name] for name in revealed} for tree in (self.null, cond))
-        rows = [cond | _repeated(null, known, n)]
+        rows = [cond | _spread(as_nulls(null, known), n)]
         for names in parts:
             rows.append(rows[-1] | {name: cond[name] for name in names})
         return rows
@@ -116,28 +116,25 @@ class _TowardsCond(Scaled):
         return [self.free(x, t, first), *_together(self.denoiser, x, t, others)]
 
 
-def _array(name: str, given) -> np.ndarray | jax.Array:
-    leaf = as_array(given)
-    if leaf is None or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
-        raise TypeError(f"{with_dtype(name, given)}; expected arrays of numbers")
-    return leaf
-
-
 def _for_all(leaf, n: int):
     """A scalar repeated for n examples; an array as it is."""
     return leaf if leaf.ndim else _spread(leaf, n)
 
 
-def _spread(leaf, n: int):
-    """`leaf`, of one example, for n of them; of NumPy where its values are known, so that they can be checked."""
-    room = np if is_concrete(leaf) else jnp
-    return room.broadcast_to(room.asarray(leaf), (n, *leaf.shape))
+def _spread(tree, n: int) -> Any:
+    """`tree`, of one example, for n of them; of NumPy where its values are known, so that they can be checked."""
+
+    def repeat(leaf):
+        room = np if is_concrete(leaf) else jnp
+        return room.broadcast_to(room.asarray(leaf), (n, *leaf.shape))
+
+    return jax.tree.map(repeat, tree)
 
 
 def _with_mask(name: str, cond) -> tuple[str, ...]:
     """The parts of cond that are revealed with `name`: tokens and their mask go together."""
-    masked = name == "tokens" and isinstance(cond, dict) and "token_mask" in cond
-    return (name, "token_mask") if masked else (name,)
+    along = (part for part, whose in ALONG.items() if whose == name and isinstance(cond, dict) and part in cond)
+    return (name, *along)
 
 
 def _check_parts(names, null, cond, revealed: list[str]) -> None:
@@ -145,34 +142,9 @@ def _check_parts(names, null, cond, revealed: list[str]) -> None:
     for owner, tree in (("cond", cond), ("null", null)):
         missing = [name for name in revealed if not isinstance(tree, dict) or name not in tree]
         if missing:
-            raise ValueError(f"scale names {', '.join(names)}, but {owner} = {_form(tree)} has no {missing[0]}")
+            raise ValueError(f"scale names {', '.join(names)}, but {owner} = {said(tree)} has no {missing[0]}")
     if unknown := sorted(null.keys() - cond.keys()):
-        raise ValueError(f"null has {unknown[0]}, which cond = {_form(cond)} has not; leave it out")
-
-
-def _form(tree) -> str:
-    return said(jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)).replace("'", "")
-
-
-_KINDS = (jnp.bool_, jnp.integer, jnp.floating)
-
-
-def _repeated(null, cond, n: int) -> Any:
-    """`null` for n examples; raises where it is not what one example of `cond` is."""
-    if jax.tree.structure(null) != jax.tree.structure(cond):
-        one = jax.tree.map(lambda leaf: leaf[0], cond)
-        raise ValueError(f"null = {_form(null)}; expected one example of cond, {_form(one)}")
-
-    def repeat(path, leaf, like):
-        name = f"null{jax.tree_util.keystr(path)}"
-        if leaf.shape != like.shape[1:]:
-            raise ValueError(f"{name} has shape {leaf.shape}; expected {like.shape[1:]}, that of one example of cond")
-        kind, expected = (next(i for i, k in enumerate(_KINDS) if jnp.issubdtype(a.dtype, k)) for a in (leaf, like))
-        if kind > expected or (kind == 0) != (expected == 0):
-            raise TypeError(f"{name} has dtype {leaf.dtype}; expected {like.dtype}, as cond has")
-        return _spread(leaf.astype(like.dtype), n)
-
-    return jax.tree_util.tree_map_with_path(repeat, null, cond)
+        raise ValueError(f"null has {unknown[0]}, which cond = {said(cond)} has not; leave it out")
 
 
 def _together(denoiser: DenoiserLike, x, t, rows: list) -> list:
