@@ -1,6 +1,6 @@
 """Spoken digits: a U-Net over one axis, time, draws the spectrogram of a word that it is given.
 
-    python experiments/sound.py                     not measured yet: some 3 minutes on two idle cores by its FLOPs
+    python experiments/sound.py                     not measured yet: 11 minutes on two idle cores by its FLOPs
     python experiments/sound.py --setting gpu       not measured yet
 
 It needs espeak-ng (apt-get install espeak-ng), which says zero to nine in five accents by 80 voices, each at a speed
@@ -10,7 +10,9 @@ classifier, the judge. Run again, it goes on where it stopped.
 
 It prints the share of samples in which the judge hears the word that was asked for, beside that of real recordings of
 voices that the judge never heard, and the Fréchet distance of the judge's features between samples and recordings,
-beside that of two halves of the recordings.
+beside that of two halves of the recordings. The network has to be wider than the 40 bands, whose noise it passes on:
+with 32 channels on its first level, 700 steps, it drew noise of the word's outline, 0.898 of which the judge still
+heard rightly (recordings 0.991), at a distance of 448 (halves 8.7).
 
 runs/sound_cpu/sound.wav holds ten sampled words as sound, zero to nine; phases are those of Griffin and Lim (1984).
 """
@@ -61,11 +63,11 @@ class Setting:
 SETTINGS = {
     "cpu": Setting(
         times=1,
-        network={"channels": (32, 48, 64), "blocks": 1, "attention": (2,)},
-        steps=700,
+        network={"channels": (96, 128, 160), "blocks": 1, "attention": (2,)},
+        steps=1_500,
         batch_size=64,
         learning_rate=3e-3,
-        ema_decay=0.99,
+        ema_decay=0.998,
         samples=1_000,
         sampler_steps=20,
     ),
