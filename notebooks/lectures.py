@@ -226,6 +226,7 @@ print(f"{'':16}{'4 steps':>9}{'32 steps':>10}", *table, sep="\n")
 # starts. Each row starts from one and the same $x_t$, the four above noised to that $t$, and runs back to the data eight
 # times with different noise. The first column is the start.
 
+
 # %%
 def many_ends(t, n=8):
     x_t, _ = jd.perturb(jax.random.key(14), process, four, t)

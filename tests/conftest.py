@@ -4,6 +4,8 @@ import importlib.metadata
 import itertools
 import os
 import pathlib
+import shutil
+import tempfile
 
 # Tests compile far more than they compute: without XLA's optimisations and fusion emitters the suite takes half the
 # time, and with AVX's rounding it keeps the bounds that it keeps with them. jax after 0.10 insists on its emitters.
@@ -14,7 +16,12 @@ if "XLA_FLAGS" not in os.environ and int(importlib.metadata.version("jax").split
     quick += ("xla_cpu_parallel_codegen_split_count=1",)
     os.environ["XLA_FLAGS"] = " ".join(f"--{flag}" for flag in quick)
 
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # the user's own folder; test_kept_programs.py tries it
+# What one worker or one process of a test has compiled the others read: a folder of this session, and not the user's own.
+# A file that is read while another process writes it is compiled again, with a warning (see pyproject.toml).
+OWN_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = OWN_CACHE = tempfile.mkdtemp(prefix="jaxdiff-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +66,11 @@ def pytest_collection_modifyitems(config, items):
     wanted = [item for item in items if ("x64" in item.fixturenames) == jax.config.jax_enable_x64]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = sorted(wanted, key=lambda item: item.path.name not in LONG)  # a long one at the end occupies one worker
+
+
+def pytest_unconfigure():
+    if OWN_CACHE is not None:  # the workers have it from the process that began
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)
 
 
 def pytest_collection_finish():
