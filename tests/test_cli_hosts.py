@@ -107,6 +107,7 @@ def likelihood_stopped_by_sigterm(tmp_path, run_here, started, told, tolerance):
     assert {i: after[i] for i in values} == values
 
 
+@pytest.mark.slow
 def test_sigterm_in_a_likelihood_keeps_what_is_done_and_it_goes_on(tmp_path, run_here):
     likelihood_stopped_by_sigterm(tmp_path, run_here, lambda score: [start(*score)], told=0, tolerance=1e-3)
 

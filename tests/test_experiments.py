@@ -23,6 +23,7 @@ def experiment(monkeypatch):
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_cifar10(experiment, tmp_path, monkeypatch):
     cifar10 = experiment("cifar10")
     monkeypatch.setattr(builders.Cifar10, "SPLITS", dict.fromkeys(("train", "validation", "test"), range(8)))

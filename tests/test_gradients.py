@@ -141,7 +141,6 @@ def test_processes(name, x64):
 
 ALL = {name: row for name, row in LOSSES.items() if not row.held}
 QUICKLY = {name: row for name, row in ALL.items() if not row.shared}
-DENOISING = {name: row for name, row in ALL.items() if name.startswith("Denoising")}
 
 
 def pair(params, x, c_noise, cond):
@@ -150,9 +149,8 @@ def pair(params, x, c_noise, cond):
 
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("VP", QUICKLY), ("EDM", DENOISING)]
-    + [pytest.param(name, ALL, marks=pytest.mark.slow) for name in ("VP", "EDM", "Flow with noise")],
-    ids=["VP", "EDM", "VP, all", "EDM, all", "Flow with noise"],
+    [("VP", QUICKLY)] + [pytest.param(name, ALL, marks=pytest.mark.slow) for name in ("VP", "EDM", "Flow with noise")],
+    ids=["VP", "VP, all", "EDM, all", "Flow with noise"],
 )
 def test_losses(name, rows, x64):
     """To the numbers of laws of times and of weightings, paired, as well as to the process's and the data."""

