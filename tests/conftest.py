@@ -1,3 +1,4 @@
+import atexit
 import dataclasses
 import gc
 import importlib.metadata
@@ -18,10 +19,10 @@ if "XLA_FLAGS" not in os.environ and int(importlib.metadata.version("jax").split
 
 # What one worker or one process of a test has compiled the others read: a folder of this session, and not the user's own.
 # A file that is read while another process writes it is compiled again, with a warning (see pyproject.toml).
-OWN_CACHE = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = OWN_CACHE = tempfile.mkdtemp(prefix="jaxdiff-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdiff-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)  # workers inherit it
 
 import jax
 import jax.numpy as jnp
@@ -66,11 +67,6 @@ def pytest_collection_modifyitems(config, items):
     wanted = [item for item in items if ("x64" in item.fixturenames) == jax.config.jax_enable_x64]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = sorted(wanted, key=lambda item: item.path.name not in LONG)  # a long one at the end occupies one worker
-
-
-def pytest_unconfigure():
-    if OWN_CACHE is not None:  # the workers have it from the process that began
-        shutil.rmtree(OWN_CACHE, ignore_errors=True)
 
 
 def pytest_collection_finish():
