@@ -17,7 +17,7 @@ if "XLA_FLAGS" not in os.environ and int(importlib.metadata.version("jax").split
     quick += ("xla_cpu_parallel_codegen_split_count=1",)
     os.environ["XLA_FLAGS"] = " ".join(f"--{flag}" for flag in quick)
 
-# What one worker, or one process of a test, has compiled the others read: in a folder of this session, not the user's own.
+# What one worker, or one process of a test, has compiled the others read: in a folder that goes with the session.
 # A file that is read while another process writes it is compiled again, with a warning (see pyproject.toml).
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxdiff-tests-")
