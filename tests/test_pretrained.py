@@ -204,6 +204,7 @@ def test_the_scheduler_becomes_the_process(scheduler, diffusers, tmp_path):
     assert denoiser.parameterization == expected
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_samples_and_bits(diffusers, tmp_path):
     save(diffusers, tmp_path, {**PLAIN, "in_channels": 1, "out_channels": 1})
     denoiser = jd.pretrained.from_diffusers(tmp_path)
