@@ -108,7 +108,7 @@ def fit_run(name, rows, setting, condition=()):
     FOLDER.mkdir(parents=True, exist_ok=True)
     jd.data.write_rows(path := FOLDER / f"{name}.csv", rows.names, rows.train)
     table = jd.data.Table(path, condition=condition)
-    config = jd.runs.Config(condition=condition, steps=STEPS[setting][name], ema_decay=0.999, **SETTINGS[setting])
+    config = jd.runs.Config(data=None, condition=condition, steps=STEPS[setting][name], ema_decay=0.999, **SETTINGS[setting])
     folder = FOLDER / f"{name}_{setting}{'_given' if condition else ''}"
     return jd.runs.train(config, folder, data=table, pictures=0, checkpoint_every=config.steps)
 
