@@ -46,10 +46,10 @@ from jaxdiff.plotting import BLUE, GREY, INK, ORANGE, Picture
 
 FOLDER = Path("runs/tabular")
 SETTINGS = {
-    "cpu": {"network": "mlp((128, 128, 128))", "batch_size": 256, "learning_rate": 3e-3},
+    "cpu": {"network": "mlp((256, 256, 256, 256))", "batch_size": 512, "learning_rate": 2e-3},
     "gpu": {"network": "mlp((512, 512, 512, 512))", "batch_size": 1024, "learning_rate": 1e-3},
 }
-STEPS = {"cpu": {"made": 6000, "digits": 1000}, "gpu": {"made": 60_000, "digits": 1000}}
+STEPS = {"cpu": {"made": 10_000, "digits": 1000}, "gpu": {"made": 60_000, "digits": 1000}}
 COMPONENTS = (1, 2, 5, 10, 20, 40, 80)
 BANDWIDTHS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4)
 PLACES = ((1.0, 1.0), (1.4, 0.0), (-1.0, 1.0), (0.0, -1.4))
