@@ -116,6 +116,8 @@ class _Arrays:
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         if masked := [name for name, array in arrays.items() if isinstance(array, np.ma.MaskedArray)]:
             raise TypeError(f"{masked[0]} is a masked array, whose mask nothing reads; give its .filled()")
+        if nested := [name for name, array in arrays.items() if isinstance(array, Mapping)]:
+            raise TypeError(f"{nested[0]} is a dict; expected an array [n, ...]: name its arrays beside the others")
         self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
         lengths = {name: len(array) if array.ndim else None for name, array in self._arrays.items()}
         n = next(iter(lengths.values()), 0)

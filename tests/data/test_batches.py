@@ -94,6 +94,7 @@ def test_a_batch_of_digits_costs_little():
         ({"x": np.array([[0.0], None, 1, 2], object)}, 4, 0, TypeError, r"x has dtype object"),
         (_arrays(), 2.5, 0, TypeError, r"float"),
         ({"x": np.ma.masked_less(np.zeros(5), 1)}, 4, 0, TypeError, r"x is a masked array, whose mask nothing reads"),
+        ({"x": np.zeros(5), "cond": {"y": np.zeros(5)}}, 4, 0, TypeError, r"cond is a dict; .* name its arrays beside"),
     ],
 )
 @pytest.mark.parametrize("call", [batches, fingerprint])
