@@ -34,8 +34,8 @@ Expect, in nats a test row ± the standard error of the difference to the first 
     kernel density           -20.957 ± 0.070      -13.192 ± 0.069
     boosted trees                                 -14.495 ± 0.107
 
-(the ring of eight Gaussians is itself a Gaussian mixture), and in runs/tabular conditional.png, p(y | a, b) at four places, and pairs.png, samples of the digits' components beside
-the data.
+(the ring of eight Gaussians is itself a Gaussian mixture), and in runs/tabular conditional.png, p(y | a, b) at four
+places, and pairs.png, samples of the digits' components beside the data.
 """
 
 import argparse

@@ -293,3 +293,26 @@ def test_dit(experiment, tmp_path, monkeypatch, capsys):
     products = 512 * ((4 + 6) * 784 + 2 * 6 * 512 + 4 * 32)
     assert float(printed[printed.index("MFLOP") - 1]) == pytest.approx(products / 1e6, rel=0.15)
     assert (tmp_path / "runs/dit_cpu/dit.png").stat().st_size > 1000
+
+
+def test_the_densities_of_a_table_integrate_to_one_and_a_mixtures_condition_is_its_share(experiment):
+    tabular = experiment("tabular")
+    rows = tabular.made(300)
+    y = np.linspace(-6, 6, 2001)
+    along = np.column_stack([np.full_like(y, 1.0), np.full_like(y, 1.2), y])
+    normal = lambda densities: np.trapezoid(np.exp(densities(along)[1]), y)
+    fits = [tabular.mixture_of(rows.train, 2, 3), tabular.kernels_of(rows.train, 2, 0.2), tabular.true_log_densities]
+    fits.append(tabular.in_units(fits[0], rows))
+    np.testing.assert_allclose([normal(densities) for densities in fits], 1, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_tabular(experiment, tmp_path, monkeypatch, capsys):
+    tabular = experiment("tabular")
+    tiny = {"network": "mlp((8,))", "steps": 5, "batch_size": 64}
+    monkeypatch.setattr(tabular, "FOLDER", tmp_path)
+    monkeypatch.setattr(tabular, "SETTINGS", {"cpu": {"made": tiny, "digits": tiny}})
+    monkeypatch.setattr(tabular, "COMPONENTS", (1, 2))
+    tabular.main("cpu", 500)
+    assert capsys.readouterr().out.count("diffusion") == 2
+    assert {path.name for path in tmp_path.glob("*.png")} == {"conditional.png", "pairs.png"}
