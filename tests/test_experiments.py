@@ -266,7 +266,7 @@ def test_sound(experiment, tmp_path, monkeypatch, capsys):
         assert file.getnframes() == 10 * (sound.FRAMES - 1) * sound.HOP
 
 
-@pytest.mark.parametrize("setting", ["cpu", "gpu"])
+@pytest.mark.parametrize("setting", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_the_transformer_costs_what_the_unet_costs(experiment, setting):
     """A forward pass, as XLA counts the program before it is optimised."""
     arguments = np.zeros((2, 28, 28, 1), np.float32), np.zeros(2, np.float32)
