@@ -600,6 +600,7 @@ row("jd.training.tensorboard", lambda folder: training.tensorboard(folder).__ent
 
 # pretrained, runs
 row("jd.pretrained.from_diffusers", pretrained.from_diffusers, folder=PATH)
+row("jd.pretrained.from_sentence_transformers", pretrained.from_sentence_transformers, folder=PATH)
 row("jd.pretrained.write_params", pretrained.write_params, {"path": "nowhere", "params": {"w": X}}, path=PATH,
     params=says("w", T({"w": "a"}), T({"w": object()})) + says("", {"w": HOLES}))
 row("jd.pretrained.read_params", pretrained.read_params, {"path": "nowhere", "like": {"w": X}}, path=PATH,

@@ -32,6 +32,7 @@ ROOMS = {
     "matplotlib": {"plotting"},
     "orbax": {"training"},
     "safetensors": {"pretrained"},
+    "tokenizers": {"pretrained"},
     "tyro": {"cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -8,14 +8,16 @@ from jaxdiff.arrays.dtypes import working
 from jaxdiff.networks.attention import dot_product_attention
 
 
-def layer_norm(x: jax.Array, scale: jax.Array | float = 1.0, shift: jax.Array | float = 0.0) -> jax.Array:
+def layer_norm(
+    x: jax.Array, scale: jax.Array | float = 1.0, shift: jax.Array | float = 0.0, epsilon: float = 1e-6
+) -> jax.Array:
     """x [..., width] with mean 0 and variance 1 over its last axis (Ba et al. 2016), times scale plus shift.
 
     Moments are taken in float32 at least, the result has the type of x.
     """
     wide = working(x)
     mean = wide.mean(-1, keepdims=True)
-    rate = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + 1e-6)
+    rate = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + epsilon)
     mean, rate = jax.lax.optimization_barrier((mean, rate))  # kept for the gradient, which else sums over rows again
     return ((wide - mean) * rate * scale + shift).astype(x.dtype)
 

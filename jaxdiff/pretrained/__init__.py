@@ -8,6 +8,14 @@ Weights are kept in safetensors alone: never in a pickle, which can run code.
 
 from jaxdiff.pretrained.diffusers import from_diffusers
 from jaxdiff.pretrained.schedulers import betas_of
+from jaxdiff.pretrained.sentence_transformers import SentenceEncoder, from_sentence_transformers
 from jaxdiff.pretrained.weights import read_params, write_params
 
-__all__ = ["betas_of", "from_diffusers", "read_params", "write_params"]
+__all__ = [
+    "SentenceEncoder",
+    "betas_of",
+    "from_diffusers",
+    "from_sentence_transformers",
+    "read_params",
+    "write_params",
+]

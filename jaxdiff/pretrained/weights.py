@@ -31,7 +31,7 @@ def _check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{path}: {name} holds a value that is not finite")
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_weights(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file: whole, finite, and, where the file has their sha256, bit for bit."""
     from safetensors import SafetensorError, safe_open
 
@@ -93,7 +93,7 @@ def write_params(path: str | os.PathLike, params) -> None:
         raise FileNotFoundError(f"{path.parent} is not a folder; make it first")
     with atomic_write(path) as file:
         file.write(save(arrays, {"sha256": _digest(arrays)}))
-    if _digest(_read(path)) != _digest(arrays):
+    if _digest(read_weights(path)) != _digest(arrays):
         raise OSError(f"{path} reads back as something else than was written; is the disk sound?")
 
 
@@ -107,7 +107,7 @@ def read_params(path: str | os.PathLike, like):
     for name, leaf in zip(names, leaves):
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise TypeError(f"like: {name} = {said(leaf)}; expected arrays, such as the params of a new network")
-    found = _read(path)
+    found = read_weights(path)
     shapes = {name: array.shape for name, array in found.items()}
     check_shapes(path, shapes, {name: tuple(leaf.shape) for name, leaf in zip(names, leaves)})
     for name, leaf in zip(names, leaves):
@@ -128,7 +128,7 @@ def read_model(folder: Path, variant: str | None) -> tuple[Path, dict[str, np.nd
         found = [(match["variant"], place / name) for name in names if (match := _match(name))]
         if found:
             path = _chosen(place, found, variant)
-            return path, _read(path) if path.suffix == ".safetensors" else _read_shards(path)
+            return path, read_weights(path) if path.suffix == ".safetensors" else _read_shards(path)
     pickled = [path for place in (folder / "unet", folder) for path in place.glob("*.bin")]
     why = f"{pickled[0]} is a pickle, which is never loaded" if pickled else "it is not where a model has it"
     raise ValueError(f"{folder} has no {_NAME}.safetensors: {why}; save it by diffusers' save_pretrained")
@@ -164,7 +164,7 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{index} names {name!r}; expected a file beside it, {_NAME}-00001-of-00002.safetensors")
         if not (index.parent / name).is_file():
             raise ValueError(f"{index} names {name}, which is not there; fetch it")
-        part = _read(index.parent / name)
+        part = read_weights(index.parent / name)
         if part.keys() != {weight for weight, file in files.items() if file == name}:
             raise ValueError(f"{index.parent / name} has other weights than {index.name} says; fetch both again")
         arrays |= part
