@@ -1,6 +1,6 @@
 r"""Three ways to guide digits to their class, by scale; and the class of a digit by Bayes' rule.
 
-    python experiments/digits_conditional.py                      meant for ten minutes on two cores; not measured yet
+    python experiments/digits_conditional.py                      7 minutes of CPU time
     python experiments/digits_conditional.py --setting gpu        not measured yet
 
 One conditional denoiser, a tenth of whose labels are dropped in training, and one classifier of noised digits, both of
@@ -17,12 +17,22 @@ noisy one at t = 0.
     spread     the variance of the pixels, on [0, 1], within a class, summed; 2.66 of the training digits
     Fréchet    of the 64 pixels, to the training digits; 0.288 of the 447 test digits, which are fewer
 
-Measured before, of classifier-free guidance of a run of these settings, by an SVM that was right on 0.933:
+Expect, of 500 samples each,
 
-    scale        0      0.5      1      1.5      2       3       5      10
-    right      .080    .634    .988   1.000   1.000   1.000   1.000   1.000
-    spread     3.69    2.77    2.14    1.95    1.87    1.82    1.77    1.51
-    Fréchet    .222    .213    .121    .136    .190    .340    .699   1.724
+    scale                   0     0.5       1     1.5       2       3       5      10
+    right      (a)       .116    .410    .678    .818    .900    .962    .984    .996
+               (b)       .116    .650    .886    .968    .982    .986    .998    .996
+               (c)       .116    .678    .998   1.000   1.000   1.000   1.000   1.000
+    spread     (a)       4.15    3.76    3.31    3.02    2.78    2.45    2.08    1.63
+               (b)       4.15    3.40    2.89    2.63    2.44    2.26    2.03    1.77
+               (c)       4.15    3.09    2.33    2.07    1.92    1.77    1.64    1.38
+    Fréchet    (a)       .170    .195    .159    .137    .126    .134    .178    .311
+               (b)       .170    .187    .170    .182    .206    .263    .371    .619
+               (c)       .170    .138    .074    .105    .176    .369    .822   1.852
+
+and .990 ± .010 of 100 test digits told by Bayes' rule. The noisy classifier is right on .93 of the test digits at
+t = 0, .69 at t = 0.25, .20 at t = 0.5: it has too little to say where a digit is decided. Classifier-free guidance
+needs no scale above 1 to be right, and a classifier of 1,000 digits needs 3.
 """
 
 import dataclasses
@@ -164,8 +174,8 @@ def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> 
             )
             if scale in SHOWN:
                 rows[name, scale] = x[: 2 * CLASSES]
-    images = np.concatenate([np.asarray(x) for x in rows.values()])
-    plotting.sample_grid(images, folder / "guidance.png", 2 * CLASSES, "noisy, clean, free: each at scale 0, 1, 3, 10")
+    names = [f"{name}, {scale:g}" for name, scale in rows]
+    plotting.strip(np.stack([*rows.values()]), folder / "guidance.png", names=names)
     told, error = told_right(run.denoiser, test.image[: chosen.told], test.label[: chosen.told], test.levels)
     print(f"Bayes' rule tells {told:.3f} ± {error:.3f} of {chosen.told} test digits")
     return found
