@@ -664,7 +664,7 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 WITHOUT = {
     "constants": "DEPTHS Computed",
     "results": "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
-    "Solution Images ImageSource Config Run",
+    "Solution Images ImageSource Config Run SentenceEncoder",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
