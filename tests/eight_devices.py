@@ -92,12 +92,14 @@ def test_samples_are_those_of_one_device(sampler):
     np.testing.assert_allclose(x, draw(KEYS, sampler), rtol=1e-5, atol=1e-5)
 
 
-def test_a_trajectory_is_split_as_its_samples_are():
-    keys = on_mesh(KEYS)[0]
-    path = jd.sample(keys, denoiser(), (N, D), jd.samplers.DDIM(), 3, trajectory=True)
+def test_a_trajectory_is_split_as_its_samples_are_and_so_are_named_parts_of_a_condition():
+    told = lambda params, x, c_noise, cond: network(params, x, c_noise, cond["label"]) + cond["vector"]
+    model = jd.Denoiser(told, denoiser().params, jd.VP(), "v")
+    cond = {"label": np.full(N, FINE), "vector": X[::-1]}
+    along = lambda keys, cond: jd.sample(keys, model, (N, D), jd.samplers.DDIM(), 3, cond=cond, trajectory=True)
+    path = along(*on_mesh(KEYS, cond))
     assert path.sharding.is_equivalent_to(NamedSharding(MESH, PartitionSpec(None, ("data", "model"))), 3)
-    alone = jd.sample(KEYS, denoiser(), (N, D), jd.samplers.DDIM(), 3, trajectory=True)
-    np.testing.assert_allclose(path, alone, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(path, along(KEYS, cond), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
