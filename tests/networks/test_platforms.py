@@ -30,7 +30,7 @@ def likelihood(unet):
     return jax.jit(lambda params, key: of(params, key).log_prob), params
 
 
-@pytest.mark.parametrize("make", [loss_gradient, likelihood])
+@pytest.mark.parametrize("make", [loss_gradient, pytest.param(likelihood, marks=pytest.mark.slow)])
 def test_accelerators_get_convolutions_and_a_cpu_gets_matrix_products(unet, make):
     function, params = make(unet)
     with an_h100():
@@ -42,6 +42,7 @@ def test_accelerators_get_convolutions_and_a_cpu_gets_matrix_products(unet, make
     assert convolutions["cpu"] == 0
 
 
+@pytest.mark.slow
 def test_a_program_that_is_exported_on_a_cpu_for_all_platforms_is_right_there(unet):
     gradient, params = loss_gradient(unet)
     program = jax.export.export(gradient, platforms=("cpu", "cuda", "tpu"))(params, jax.random.key(0))

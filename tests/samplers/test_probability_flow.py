@@ -57,8 +57,7 @@ def test_every_solver_ends_where_the_gaussians_flow_does(solver, x64):
     "solver",
     [
         diffrax.Bosh3(),
-        diffrax.HalfSolver(diffrax.Euler()),
-        pytest.param(diffrax.Kvaerno3(), marks=pytest.mark.slow),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (diffrax.HalfSolver(diffrax.Euler()), diffrax.Kvaerno3())),
     ],
     ids=str,
 )
