@@ -70,6 +70,11 @@ def of_parts(parts: dict[str, Any], cond) -> Any:
     return parts if isinstance(cond, dict) else next(iter(parts.values()))
 
 
+def together(name: str, cond) -> tuple[str, ...]:
+    """`name`, and the parts of `cond` that go along with it: tokens and their mask."""
+    return name, *(part for part in parts_of(cond) if ALONG.get(part) == name)
+
+
 def label_of(cond) -> Any:
     """The integer labels of `cond`; None where there are none."""
     label = parts_of(cond).get("label")

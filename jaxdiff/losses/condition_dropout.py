@@ -38,7 +38,7 @@ from jaxdiff.arrays import (
     said,
 )
 from jaxdiff.denoisers import check_cond_of, no_label_of
-from jaxdiff.denoisers.condition import ALONG, as_nulls, check_null, label_of, of_parts, parts_of
+from jaxdiff.denoisers.condition import ALONG, as_nulls, check_null, label_of, of_parts, parts_of, together
 from jaxdiff.losses.inputs import check_examples, prepared
 from jaxdiff.losses.loss import Loss
 
@@ -108,8 +108,7 @@ class ConditionDropout:
             return {tuple(parts): self.rate}
         if unknown := [name for name in self.rate if name not in parts]:
             raise ValueError(f"rate has {unknown[0]!r}; expected a part of cond, which has {', '.join(parts)}")
-        along = lambda name: (name, *(other for other, owner in ALONG.items() if owner == name and other in parts))
-        return {along(name): rate for name, rate in self.rate.items()}
+        return {together(name, cond): rate for name, rate in self.rate.items()}
 
     def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
         self.rates(cond)

@@ -1,6 +1,6 @@
 """What U-Nets are made of, over one, two or three axes: [batch, *sides, channels] -> [batch, *sides, channels]."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -220,3 +220,15 @@ class Block(nnx.Module):
         x = self.residual(parts, embedding, keys)
         x = x if self.attention is None else self.attention(x)
         return x if self.cross is None else self.cross(x, *context)
+
+
+def way_down(channels: Sequence[int], blocks: int, block: Callable[..., Block]) -> tuple[nnx.List, nnx.List]:
+    """The levels, each of `blocks` blocks, and the middle: two blocks, the second without attention.
+
+    `block(channels_in, level, attend)` builds one as wide as its level.
+    """
+    inputs = [channels[0], *channels[:-1]]
+    levels = enumerate(zip(inputs, channels))
+    down = [nnx.List([block(before if i == 0 else c, at) for i in range(blocks)]) for at, (before, c) in levels]
+    middle = [block(channels[-1], len(channels) - 1, attend) for attend in (True, False)]
+    return nnx.List(down), nnx.List(middle)

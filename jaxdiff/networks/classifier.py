@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxdiff.arrays import check_flag, check_room, check_whole
 from jaxdiff.networks.attention import dot_product_attention
-from jaxdiff.networks.blocks import Block, Conv, check_levels, check_sides, halve
+from jaxdiff.networks.blocks import Block, Conv, check_levels, check_sides, halve, way_down
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
 from jaxdiff.networks.functional import computed_twice
 from jaxdiff.networks.normalization import GroupNorm
@@ -62,9 +62,8 @@ class Classifier(nnx.Module):
     ):
         check_rngs(rngs)
         channels = check_levels(channels, blocks, heads, attention=attention)
-        last = len(channels) - 1
-        if channels[last] % heads:
-            raise ValueError(f"heads = {heads} does not divide the {channels[last]} channels that are pooled")
+        if channels[-1] % heads:
+            raise ValueError(f"heads = {heads} does not divide the {channels[-1]} channels that are pooled")
         check_whole("channels_in", channels_in)
         check_whole("classes", classes, least=2)
         check_whole("space", space, most=3)
@@ -81,14 +80,9 @@ class Classifier(nnx.Module):
         self.remat = remat
         self.embed = NoiseEmbedding(features, waves, rngs=rngs)
         self.conv_in = Conv(channels_in, channels[0], space, rngs=rngs)
-        self.down = nnx.List()
-        width = channels[0]
-        for level, c in enumerate(channels):
-            self.down.append(nnx.List([block(width if i == 0 else c, level) for i in range(blocks)]))
-            width = c
-        self.middle = nnx.List([block(width, last), block(width, last, attend=False)])
-        self.norm_out = GroupNorm(width, rngs=rngs)
-        self.pool = AttentionPool(width, heads, classes, rngs=rngs)
+        self.down, self.middle = way_down(channels, blocks, block)
+        self.norm_out = GroupNorm(channels[-1], rngs=rngs)
+        self.pool = AttentionPool(channels[-1], heads, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array, c_noise: jax.Array) -> jax.Array:
         """Return logits [batch, classes] for x [batch, *sides, channels_in] and c_noise, a scalar or [batch]."""

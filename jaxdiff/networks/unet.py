@@ -18,7 +18,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdiff.arrays import check_choice, check_flag, check_room, check_scalar, check_whole, folded
-from jaxdiff.networks.blocks import Block, Conv, LearnedToken, check_keys, check_levels, check_sides, double, halve
+from jaxdiff.networks.blocks import (
+    Block,
+    Conv,
+    LearnedToken,
+    check_keys,
+    check_levels,
+    check_sides,
+    double,
+    halve,
+    way_down,
+)
 from jaxdiff.networks.conditions import Conditions
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
 from jaxdiff.networks.functional import computed_twice
@@ -95,14 +105,8 @@ class UNet(nnx.Module):
         self.space = space
         self.embed = NoiseEmbedding(features, waves, classes, vector, image, level, tokens, rngs=rngs)
         self.conv_in = Conv(channels_in + image, channels[0], space, rngs=rngs)
-        self.down = nnx.List()
-        width = channels[0]
-        for at, c in enumerate(channels):
-            self.down.append(nnx.List([block(width if i == 0 else c, at) for i in range(blocks)]))
-            width = c
-        last = len(channels) - 1
-        self.middle = nnx.List([block(width, last), block(width, last, attend=False)])
-        self.up = nnx.List()
+        self.down, self.middle = way_down(channels, blocks, block)
+        self.up, width = nnx.List(), channels[-1]
         for at, c in reversed(list(enumerate(channels))):
             self.up.append(nnx.List([block((width if i == 0 else c) + c, at) for i in range(blocks)]))
             width = c

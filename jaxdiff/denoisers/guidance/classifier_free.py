@@ -16,7 +16,7 @@ import numpy as np
 from jaxdiff.arrays import check_field, count, is_concrete, said
 from jaxdiff.arrays.checks import native
 from jaxdiff.denoisers.checks import check_same_process
-from jaxdiff.denoisers.condition import ALONG, as_nulls, check_cond_of, check_null
+from jaxdiff.denoisers.condition import as_nulls, check_cond_of, check_null, together
 from jaxdiff.denoisers.denoiser import (
     DenoiserLike,
     check_denoiser,
@@ -66,7 +66,7 @@ class _TowardsCond(Scaled):
         cond = jax.tree.map(lambda leaf: _for_all(jnp.asarray(native(leaf)), n), cond)
         if not isinstance(self.scale, Parts):
             return [_spread(as_nulls(self.null, cond), n), cond]
-        parts = [_with_mask(name, cond) for name in self.scale.names]
+        parts = [together(name, cond) for name in self.scale.names]
         revealed = [name for names in parts for name in names]
         _check_parts(self.scale.names, self.null, cond, revealed)
         null, known = ({name: tree[name] for name in revealed} for tree in (self.null, cond))
@@ -129,12 +129,6 @@ def _spread(tree, n: int) -> Any:
         return room.broadcast_to(room.asarray(leaf), (n, *leaf.shape))
 
     return jax.tree.map(repeat, tree)
-
-
-def _with_mask(name: str, cond) -> tuple[str, ...]:
-    """The parts of cond that are revealed with `name`: tokens and their mask go together."""
-    along = (part for part, whose in ALONG.items() if whose == name and isinstance(cond, dict) and part in cond)
-    return (name, *along)
 
 
 def _check_parts(names, null, cond, revealed: list[str]) -> None:
