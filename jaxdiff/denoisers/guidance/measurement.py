@@ -1,0 +1,200 @@
+r"""One measurement of data, y = A(x_0) + s n with n standard normal: read from a condition, linearised, and solved for.
+
+1.  Around a guess x̂_0 the operator is H = A'(x̂_0), and what it leaves unexplained is e = y - A(x̂_0). For an operator
+    that is linear this is no approximation.
+2.  Given x_0 ~ N(x̂_0, U), the linearised measurement moves the mean by the gain of a Kalman filter,
+
+        E[x_0 | y] = x̂_0 + U Hᵀ (s² I + H U Hᵀ)⁻¹ e,
+
+    and needs the solution of one symmetric system of as many unknowns as the measurement has numbers. None of these
+    matrices is formed: `solve` needs their products with vectors alone.
+3.  `solve` is the method of conjugate residuals (Stiefel 1955; Saad 2003, "Iterative methods for sparse linear
+    systems", algorithm 6.20), the sister of conjugate gradients that makes the residual |b - M u| least in the Krylov
+    space of k products; of a symmetric M it is GMRES. Where M is singular and b outside its range, as in a measurement
+    without noise that sees more numbers than the data have, conjugate gradients diverge and this finds least squares.
+    Each example has its own coefficients, so that no example knows of another.
+"""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import (
+    along_batch,
+    as_array,
+    as_pytree,
+    check_field,
+    check_function,
+    check_number,
+    pytree,
+    said,
+    with_dtype,
+)
+from jaxdiff.arrays.varying import vary
+
+_PARTS = ("y", "cond", "operator")
+
+
+class Observation(NamedTuple):
+    """What a condition says of a measurement: y [n, *measurement] and what the wrapped denoiser is given.
+
+    `parameters` are the operator's, leaves [n, ...], in a tuple that is empty where there are none.
+    """
+
+    y: jax.Array
+    cond: Any
+    parameters: tuple
+
+
+class Linearised(NamedTuple):
+    """A measurement at a guess: the residual e = y - A(x̂_0) [n, *measurement], u -> H u and v -> Hᵀ v."""
+
+    residual: jax.Array
+    forward: Callable[[jax.Array], jax.Array]
+    transposed: Callable[[jax.Array], jax.Array]
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """y = operator(x_0) + noise_std n, n standard normal.
+
+    `operator(x0)`, or `operator(x0, parameters)`, is called on one example, without a batch axis, and returns one array
+    of floating values, of any shape. A plain function is a part of the program; of a callable pytree the numbers are
+    arguments. `noise_std` is a number of 0 or more, or one an example.
+
+    Raises TypeError for an operator that takes neither one nor two arguments, ValueError for a negative noise_std.
+    """
+
+    operator: Callable[..., jax.Array]
+    noise_std: float
+
+    def __post_init__(self):
+        expected = "a function x0 -> measurement of one example, or (x0, parameters) -> measurement"
+        check_function("operator", self.operator, expected, None if _takes(self.operator, 2) else 1)
+        object.__setattr__(self, "operator", as_pytree(self.operator))
+        check_field(self, "noise_std", least=0)
+
+    def read(self, cond) -> Observation:
+        """The parts of `cond`: y, or a dictionary of "y", and if wanted "cond" and "operator".
+
+        Raises TypeError for another part, a y that holds no floating values, or parameters that the operator does not
+        take; ValueError where y or the operator's parameters are missing.
+        """
+        parts = cond if isinstance(cond, dict) else {"y": cond}
+        if unknown := [name for name in parts if name not in _PARTS]:
+            raise TypeError(f"cond has the part {unknown[0]!r}; a measurement takes y, cond and operator alone")
+        y = parts.get("y")
+        if y is None:
+            raise ValueError(
+                'cond has no y; expected the measurement y [n, *measurement], or {"y": y} and what goes beside it: '
+                '"cond", for the denoiser, and "operator", its parameters'
+            )
+        array = as_array(y)
+        if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(
+                f"{with_dtype('y', y)}; expected floating values, what operator(x0) returns of each example"
+            )
+        given = "operator" in parts
+        if not _takes(self.operator, 1 + given):
+            known = "x0 alone; leave them out of cond" if given else 'its parameters too; give them as cond["operator"]'
+            raise TypeError(f"operator = {said(self.operator)} takes {known}")
+        return Observation(jnp.asarray(array), parts.get("cond"), (parts["operator"],) if given else ())
+
+    def applied(self, x0, observation: Observation) -> jax.Array:
+        """A(x0) [n, *measurement] of x0 [n, *event]; ValueError where y has another shape, by name."""
+        of_one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        x0_of_one, *parameters = jax.tree.map(of_one, (x0, *observation.parameters))
+        made, given = jax.eval_shape(self.operator, x0_of_one, *parameters), observation.y.shape[1:]
+        if not hasattr(made, "shape") or not jnp.issubdtype(made.dtype, jnp.floating):
+            what = made.dtype if hasattr(made, "dtype") else said(made)
+            raise TypeError(f"operator returned {what} for x0 of shape {x0_of_one.shape}; expected one floating array")
+        if made.shape != given:
+            raise ValueError(
+                f"y has shape {given} an example, but operator makes shape {made.shape} of an x0 of shape "
+                f"{x0_of_one.shape}; expected y [n, *measurement] of the operator's own"
+            )
+        return jax.vmap(self.operator)(x0, *observation.parameters)
+
+    def linearised(self, x0, observation: Observation) -> Linearised:
+        """The residual at x0 [n, *event], and the operator's derivative there as a map and its transpose."""
+        value, forward = jax.linearize(lambda x0: self.applied(x0, observation), x0)
+        transposed = jax.linear_transpose(forward, x0)
+        return Linearised(observation.y.astype(value.dtype) - value, forward, lambda v: transposed(v)[0])
+
+    def noise_variance(self, y) -> jax.Array:
+        """s², which broadcasts against y [n, *measurement]."""
+        return along_batch(self.noise_std, y, "noise_std") ** 2
+
+    def log_likelihood(self, x0, cond) -> jax.Array:
+        """log N(y; A(x0), s² I) in nats, [n], for x0 [n, *event]; ValueError where noise_std is 0: there is no density."""
+        check_number("noise_std", self.noise_std, above=0)
+        observation = self.read(cond)
+        y = observation.y
+        variance = self.noise_variance(y)
+        log_density = (y - self.applied(x0, observation)) ** 2 / variance + jnp.log(2 * math.pi * variance)
+        return -jnp.sum(log_density, range(1, y.ndim)) / 2
+
+
+def _takes(function, arguments: int) -> bool:
+    """Whether `function` can be called by so many arguments, as far as it says."""
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except ValueError:  # of a function written in C
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def solve(matvec: Callable[[jax.Array], jax.Array], b, iterations) -> jax.Array:
+    """u [n, ...] with M u = b for `matvec(u)` = M u of examples side by side, M symmetric, positive semi-definite.
+
+    By at most `iterations` products with M for all examples, a number that may be traced. An example is done where what
+    is left of b is lost in rounding, or where no M that is positive would give the product that was given: the Jacobian
+    of a network need not be one. |b - M u| never grows, and u stays in the span of b, M b, ...; b = 0 gives 0. Of a
+    singular M it is a solution of least squares.
+
+    Derivatives, forward and backward, are those of the exact solution of a symmetric system, however many products
+    were allowed.
+    """
+    return jax.lax.custom_linear_solve(
+        matvec, b, lambda matvec, b: _conjugate_residuals(matvec, b, iterations), symmetric=True
+    )
+
+
+class _State(NamedTuple):
+    taken: jax.Array
+    u: jax.Array
+    rest: jax.Array
+    p: jax.Array
+    product: jax.Array  # M p
+    least: jax.Array
+    active: jax.Array
+
+
+def _conjugate_residuals(matvec, b, iterations) -> jax.Array:
+    dot = lambda a, c: jnp.sum(a * c, range(1, b.ndim), keepdims=True)
+    over = lambda a, c: jnp.where(c > 0, a / jnp.where(c > 0, c, 1), 0)
+    lost = (10 * jnp.finfo(b.dtype).eps) ** 2
+
+    def step(state: _State) -> _State:
+        taken, u, rest, p, product, least, active = state
+        of_rest = matvec(rest)
+        size = dot(rest, of_rest)
+        least = jnp.where(taken == 0, lost * size, least)
+        ratio = over(dot(of_rest, product), dot(product, product))
+        p, product = rest - ratio * p, of_rest - ratio * product
+        active = active & (size > least)
+        length = jnp.where(active, over(dot(rest, product), dot(product, product)), 0)
+        return _State(taken + 1, u + length * p, rest - length * product, p, product, least, active)
+
+    zero, one = jnp.zeros_like(b), jnp.zeros_like(dot(b, b))
+    start = _State(jnp.zeros((), int), zero, b, zero, zero, one, one == 0)
+    going = lambda state: (state.taken < iterations) & state.active.any()
+    return jax.lax.while_loop(going, step, vary(start, b)).u
