@@ -601,6 +601,7 @@ row("jd.training.tensorboard", lambda folder: training.tensorboard(folder).__ent
 # pretrained, runs
 row("jd.pretrained.from_diffusers", pretrained.from_diffusers, folder=PATH)
 row("jd.pretrained.from_sentence_transformers", pretrained.from_sentence_transformers, folder=PATH)
+row("jd.pretrained.inception", pretrained.inception, folder=PATH)
 row("jd.pretrained.write_params", pretrained.write_params, {"path": "nowhere", "params": {"w": X}}, path=PATH,
     params=says("w", T({"w": "a"}), T({"w": object()})) + says("", {"w": HOLES}))
 row("jd.pretrained.read_params", pretrained.read_params, {"path": "nowhere", "like": {"w": X}}, path=PATH,
@@ -664,7 +665,7 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 WITHOUT = {
     "constants": "DEPTHS Computed",
     "results": "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
-    "Solution Images ImageSource Config Run SentenceEncoder",
+    "Solution Images ImageSource Config Run SentenceEncoder InceptionFeatures",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",

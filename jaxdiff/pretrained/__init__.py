@@ -7,15 +7,18 @@ Weights are kept in safetensors alone: never in a pickle, which can run code.
 """
 
 from jaxdiff.pretrained.diffusers import from_diffusers
+from jaxdiff.pretrained.inception import InceptionFeatures, inception
 from jaxdiff.pretrained.schedulers import betas_of
 from jaxdiff.pretrained.sentence_transformers import SentenceEncoder, from_sentence_transformers
 from jaxdiff.pretrained.weights import read_params, write_params
 
 __all__ = [
+    "InceptionFeatures",
     "SentenceEncoder",
     "betas_of",
     "from_diffusers",
     "from_sentence_transformers",
+    "inception",
     "read_params",
     "write_params",
 ]
