@@ -104,6 +104,7 @@ UNREACHABLE = {
     "Classifier": "it guides by a classifier, or is the network of one, which is no setting",
     "StepClassifier": "it guides by a classifier, which is no setting",
     "TweedieClassifier": "it guides by a classifier, which is no setting",
+    "Observed": "it guides by a measurement and its operator, which are no settings",
 }
 
 

@@ -165,6 +165,31 @@ def near_the_origin(x, *_):
 
 
 CLASSIFIER = jax.tree_util.Partial(near_the_origin)
+
+
+@jd.pytree
+@dataclasses.dataclass(frozen=True)
+class OfLabels(guidance.Observed):
+    """It takes labels, as the others do: the mean of x_0 was measured to be the label, which the denoiser is given."""
+
+    def __call__(self, x, t, cond=None):
+        return super().__call__(x, t, _measured(jnp.broadcast_to(cond, x.shape[:1])))
+
+    def asked(self, cond):
+        return super().asked(_measured(cond))
+
+    def check_cond(self, cond):
+        super().check_cond(_measured(cond))
+
+
+def _measured(label):
+    return {"y": jnp.asarray(label).astype(jnp.float32), "cond": label}
+
+
+def observed(spread, noise_std=0.5, scale=0.7):
+    return lambda denoiser: OfLabels(denoiser, jnp.mean, noise_std, spread, scale)
+
+
 GUIDANCE: dict[str, Callable[..., guidance.Wrapper]] = {  # of `denoiser=`
     "ClassifierFree": Guidance(guidance.ClassifierFree, {"scale": 2.0}),
     "ClassifierFree within an Interval": Guidance(guidance.ClassifierFree, {"scale": guidance.Interval(2.0, 0.1, 3.0)}),
@@ -177,5 +202,8 @@ GUIDANCE: dict[str, Callable[..., guidance.Wrapper]] = {  # of `denoiser=`
     "Classifier": lambda denoiser: guidance.Classifier(denoiser, CLASSIFIER, 0.7),
     "StepClassifier": lambda denoiser: guidance.StepClassifier(denoiser, CLASSIFIER, 0.7),
     "TweedieClassifier": lambda denoiser: guidance.TweedieClassifier(denoiser, CLASSIFIER, 0.7, conditional=True),
+    "Observed by Isotropic": observed(guidance.Isotropic(0.6)),
+    "Observed by Proximal": observed(guidance.Proximal(0.8)),
+    "Observed": observed(guidance.Moment(3), scale=guidance.Interval(0.7, 0.1, 9.0)),
     "DynamicThreshold": Guidance(guidance.DynamicThreshold, {"quantile": 0.6, "bound": 0.5}),
 }

@@ -283,6 +283,32 @@ row("jd.guidance.DynamicThreshold called", guidance.DynamicThreshold(EXACT), {"x
     t=TIME_OF_X)
 row("jd.guidance.DynamicThreshold bound", lambda bound: guidance.DynamicThreshold(EXACT, bound=bound)(X, 0.5),
     bound=[np.ones(2), np.ones((3, 1))])
+SEEN = {"denoiser": EXACT, "operator": jnp.mean, "noise_std": 0.1}
+row("jd.guidance.Observed", guidance.Observed, SEEN, denoiser=[T(BRIDGE), T(jd.denoisers.ToData(BRIDGE)),
+    T(jd.denoisers.Swapped(BRIDGE)), *says("Observed takes processes of numbers", T(JOINT)), *A_DENOISER],
+    operator=[T(lambda: 0), T(lambda x, a, b: x), *FUNCTION], noise_std=NOT_NEGATIVE, spread=[T(None), T("moment"),
+    T(guidance.Moment), T(0.5)], scale=NUMBER)
+row("jd.guidance.Observed by Point", guidance.Observed, SEEN | {"spread": guidance.Point()}, noise_std=POSITIVE)
+row("jd.guidance.Observed called", guidance.Observed(EXACT, lambda x0: x0, 0.1), {"x": X, "t": 0.5, "cond": X},
+    x=NO_BATCH, t=TIME_OF_X, cond=[*says("y has shape", X[:, :1], X[..., None], X[:, 0]), *says("cond has no y", None,
+    {}, {"cond": 0}), *says("cond has the part", T({"y": X, "mask": X})), *says("y ", T(IMAGES), T("y"), T([[0.0],
+    [1.0, 2.0]]), T(X + 0j)), *says("takes x0 alone", T({"y": X, "operator": X}))])
+row("jd.guidance.Observed by parameters", guidance.Observed(EXACT, lambda x0, a: a * x0, 0.1), {"x": X, "t": 0.5,
+    "cond": {"y": X, "operator": X}}, cond=says("takes its parameters too", T(X), T({"y": X})))
+row("jd.guidance.Observed by what is no measurement", lambda out: guidance.Observed(EXACT, lambda x0: out, 0.1)(X, 0.5,
+    X), out=says("operator returned", T(None), T((X, X)), T(X.astype(int)), T(X > 0)))
+row("jd.guidance.Observed cond", guidance.Observed(EXACT, lambda x0: x0, 0.1).check_cond, cond=says("y", HOLES,
+    np.full((3, 2), INF), {"y": HOLES}, {"cond": 0}, None, T(IMAGES), T({"y": "a"})))
+row("jd.guidance.Observed numbers", lambda noise_std=0.1, scale=1.0: guidance.Observed(EXACT, lambda x0: x0, noise_std,
+    scale=scale)(X, 0.5, X), noise_std=[np.ones(2), np.ones((3, 1))], scale=[np.ones(2), np.ones((3, 1))])
+BY = lambda spread: guidance.Observed(EXACT, lambda x0: x0, 0.1, spread)(X, 0.5, X)
+row("jd.guidance.Isotropic", guidance.Isotropic, data_std=POSITIVE)
+row("jd.guidance.Isotropic called", lambda data_std: BY(guidance.Isotropic(data_std)), data_std=[np.ones(2)])
+row("jd.guidance.Proximal", guidance.Proximal, weight=POSITIVE)
+row("jd.guidance.Moment", guidance.Moment, iterations=COUNT)
+row("jd.guidance.Prior", guidance.Prior, covariance=[np.ones(2), np.ones((2, 3)), -np.eye(2), np.array([[1, 0.5],
+    [0, 1]]), np.array([[1, NAN], [NAN, 1]]), 1.0, T("diagonal"), T(None)])
+row("jd.guidance.Prior called", lambda covariance: BY(guidance.Prior(covariance)), covariance=[np.eye(3)])
 
 # losses
 row("jd.losses.times.Uniform", times.Uniform, t_min=[*RATIO, INF])
@@ -666,11 +692,12 @@ WITHOUT = {
     "constants": "DEPTHS Computed",
     "results": "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
     "Solution Images ImageSource Config Run SentenceEncoder InceptionFeatures",
-    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known",
+    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known "
+    "Spread",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
-    "process_shard every_device",
+    "process_shard every_device Point RowSums",
     "called by those that have rows": "example_keys innermost with_params with_key takes_key_of "
     "weights assign draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
     "recorded_identity learned read read_summary Rows",

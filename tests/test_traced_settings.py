@@ -59,6 +59,10 @@ def dropped(rate):
 
 BRIDGE = lambda **numbers: jd.Bridge(lambda *_: (_[1], 0.3 * _[1]), None, **numbers)
 weighed = lambda weights, covariances: jd.exact.Mixture(jd.VP(), weights, [[1.0, 0.0], [0.0, 1.0]], covariances)
+Y = np.array([0.3, 1.0, -0.4], np.float32)
+observed = lambda noise_std=0.5, spread=G.Point(), scale=1.0: jnp.stack(
+    [*G.Observed(MODEL, jnp.mean, noise_std, spread, scale)(X, 0.4, Y)]
+)
 STARTED = S.Switch(S.Ancestral(), S.DDIM())
 likely = lambda x, *_: -jnp.sum(x**2, 1)
 
@@ -97,6 +101,10 @@ FIELDS = {  # by class and field: what reads the number, a number within its ran
     "Classifier.scale": (lambda s: called(G.Classifier(MODEL, likely, s, False)), 2.0, [INF]),
     "StepClassifier.scale": (lambda s: G.StepClassifier(MODEL, likely, s)(X, 0.4, 0).tilt, 2.0, [INF]),
     "TweedieClassifier.scale": (lambda s: called(G.TweedieClassifier(MODEL, likely, s, False)), 2.0, [INF]),
+    "Observed.noise_std": (lambda s: observed(s), 0.7, [0.0, -0.5]),
+    "Observed.scale": (lambda s: observed(scale=s), 2.0, [INF]),
+    "Isotropic.data_std": (lambda s: observed(spread=G.Isotropic(s)), 0.7, [0.0, -0.5]),
+    "Proximal.weight": (lambda w: observed(spread=G.Proximal(w)), 0.7, [0.0, -0.5]),
     "DynamicThreshold.quantile": (lambda q: called(G.DynamicThreshold(MODEL, q)), 0.5, [1.5, -0.1]),
     "DynamicThreshold.bound": (lambda b: called(G.DynamicThreshold(MODEL, 0.5, b)), 0.5, [0.0, -1.0]),
     "DDIM.eta": (lambda eta: sampled(S.DDIM(eta)), 0.5, [1.5, -0.1]),

@@ -151,6 +151,7 @@ ELSEWHERE = {
     "Discrete Certain Wrapper Loss Weighting Times Coupling": "parts of the others",
     "as_pytree ends is_concrete expand_time no_label_of warn_uncovered innermost with_params": "for other rooms",
     "takes_key_of with_key": "test_dropout.py: keys of networks in training",
+    "Isotropic Moment Point Prior Proximal RowSums Spread": "in the rows of Observed, and in test_observed.py",
     "extrapolated with_variance": "in the rows of guidance and of samplers",
     "arithmetic uncast": "test_precision.py: on the host",
     "ROWS row Gradient InnerProduct": "what denoisers and energies are made of",

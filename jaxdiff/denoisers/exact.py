@@ -153,6 +153,12 @@ def Mixture(process: GaussianProcess, weights, means, covariances) -> _Density:
     if not is_concrete(covariances):
         covariances = nan_unless(_is_covariance(jax.lax.stop_gradient(covariances)), covariances)
         return _Solved(process, log_weights, jnp.asarray(means), jnp.asarray(covariances))
+    variances, bases = check_covariances(covariances)
+    return _Mixture(process, log_weights, *map(jnp.asarray, (means, variances, bases)))
+
+
+def check_covariances(covariances) -> tuple[np.ndarray, np.ndarray]:
+    """Variances [..., d] and bases [..., d, d] of covariances U diag(variances) Uᵀ; ValueError where they are none."""
     variances, bases = np.linalg.eigh(covariances)
     asymmetry = np.abs(covariances - covariances.swapaxes(-1, -2)).max()
     tolerance = 1e-5 * max(np.abs(covariances).max(), 1e-30)
@@ -161,7 +167,7 @@ def Mixture(process: GaussianProcess, weights, means, covariances) -> _Density:
             f"covariances: asymmetry {asymmetry:.3g}, smallest eigenvalue {variances.min():.3g}; expected symmetric "
             "positive semi-definite matrices"
         )
-    return _Mixture(process, log_weights, *map(jnp.asarray, (means, np.maximum(variances, 0.0), bases)))
+    return np.maximum(variances, 0.0), bases
 
 
 def _is_covariance(matrices) -> jax.Array:

@@ -32,8 +32,10 @@ from jaxdiff.denoisers.denoiser import Wrapper as Wrapper
 from jaxdiff.denoisers.guidance.auto import Auto
 from jaxdiff.denoisers.guidance.classifier import Classifier, StepClassifier, TweedieClassifier
 from jaxdiff.denoisers.guidance.classifier_free import ClassifierFree, ClassifierFreePP
+from jaxdiff.denoisers.guidance.observed import Observed
 from jaxdiff.denoisers.guidance.saturation import DynamicThreshold
 from jaxdiff.denoisers.guidance.scale import Interval
+from jaxdiff.denoisers.guidance.spreads import Isotropic, Moment, Point, Prior, Proximal, RowSums, Spread
 
 __all__ = [
     "Auto",
@@ -42,6 +44,14 @@ __all__ = [
     "ClassifierFreePP",
     "DynamicThreshold",
     "Interval",
+    "Isotropic",
+    "Moment",
+    "Observed",
+    "Point",
+    "Prior",
+    "Proximal",
+    "RowSums",
+    "Spread",
     "StepClassifier",
     "TweedieClassifier",
 ]

@@ -106,8 +106,8 @@ class Measurement:
             raise TypeError(f"operator = {said(self.operator)} takes {known}")
         return Observation(jnp.asarray(array), parts.get("cond"), (parts["operator"],) if given else ())
 
-    def applied(self, x0, observation: Observation) -> jax.Array:
-        """A(x0) [n, *measurement] of x0 [n, *event]; ValueError where y has another shape, by name."""
+    def check(self, x0, observation: Observation) -> None:
+        """Raise ValueError where y is not of the shape of A(x0), by name, and TypeError where A(x0) is no array."""
         of_one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
         x0_of_one, *parameters = jax.tree.map(of_one, (x0, *observation.parameters))
         made, given = jax.eval_shape(self.operator, x0_of_one, *parameters), observation.y.shape[1:]
@@ -119,6 +119,10 @@ class Measurement:
                 f"y has shape {given} an example, but operator makes shape {made.shape} of an x0 of shape "
                 f"{x0_of_one.shape}; expected y [n, *measurement] of the operator's own"
             )
+
+    def applied(self, x0, observation: Observation) -> jax.Array:
+        """A(x0) [n, *measurement] of x0 [n, *event], checked to be of the shape of y."""
+        self.check(x0, observation)
         return jax.vmap(self.operator)(x0, *observation.parameters)
 
     def linearised(self, x0, observation: Observation) -> Linearised:
@@ -132,7 +136,7 @@ class Measurement:
         return along_batch(self.noise_std, y, "noise_std") ** 2
 
     def log_likelihood(self, x0, cond) -> jax.Array:
-        """log N(y; A(x0), s² I) in nats, [n], for x0 [n, *event]; ValueError where noise_std is 0: there is no density."""
+        """log N(y; A(x0), s² I) in nats, [n], for x0 [n, *event]; ValueError for a noise_std of 0: no density."""
         check_number("noise_std", self.noise_std, above=0)
         observation = self.read(cond)
         y = observation.y
@@ -180,7 +184,7 @@ class _State(NamedTuple):
 
 def _conjugate_residuals(matvec, b, iterations) -> jax.Array:
     dot = lambda a, c: jnp.sum(a * c, range(1, b.ndim), keepdims=True)
-    over = lambda a, c: jnp.where(c > 0, a / jnp.where(c > 0, c, 1), 0)
+    over = lambda a, c: jnp.where(c == 0, 0, a / jnp.where(c == 0, 1, c))
     lost = (10 * jnp.finfo(b.dtype).eps) ** 2
 
     def step(state: _State) -> _State:
@@ -191,7 +195,7 @@ def _conjugate_residuals(matvec, b, iterations) -> jax.Array:
         ratio = over(dot(of_rest, product), dot(product, product))
         p, product = rest - ratio * p, of_rest - ratio * product
         active = active & (size > least)
-        length = jnp.where(active, over(dot(rest, product), dot(product, product)), 0)
+        length = jnp.where(active, over(dot(rest, product), dot(product, product)), 0 * size)  # NaN where size is
         return _State(taken + 1, u + length * p, rest - length * product, p, product, least, active)
 
     zero, one = jnp.zeros_like(b), jnp.zeros_like(dot(b, b))

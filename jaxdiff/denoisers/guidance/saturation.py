@@ -15,7 +15,7 @@ from jaxdiff.denoisers.denoiser import DenoiserLike, Wrapper, check_numbers
 from jaxdiff.processes import Prediction, expand_time, pytree
 
 
-def _with_data(process: Any, predicted: Prediction, data, t) -> Prediction:
+def with_data(process: Any, predicted: Prediction, data, t) -> Prediction:
     """`predicted` with another `data`, and the noise that goes with it at the same x."""
     alpha, sigma = (expand_time(c, data) for c in process.marginal(t))
     ratio = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
@@ -38,7 +38,7 @@ def rescaled(process: Any, guided: Prediction, conditional: Prediction, share, t
     varies = (ours > 0) & (like > 0)
     ratio = jnp.where(varies, jnp.sqrt(jnp.where(varies, like, 1.0) / jnp.where(varies, ours, 1.0)), 1.0)
     share = along_batch(share, guided.data, "rescale")
-    return _with_data(process, guided, guided.data * (share * ratio + (1 - share)), t)
+    return with_data(process, guided, guided.data * (share * ratio + (1 - share)), t)
 
 
 @pytree
@@ -69,4 +69,4 @@ class DynamicThreshold(Wrapper):
         size = jax.vmap(jnp.quantile)(jnp.abs(data).reshape(len(data), -1), quantile)
         bound = along_batch(self.bound, x, "bound")
         size = jnp.maximum(expand_time(size, data), bound)
-        return _with_data(self.process, predicted, jnp.clip(data, -size, size) * (bound / size), t)
+        return with_data(self.process, predicted, jnp.clip(data, -size, size) * (bound / size), t)

@@ -1,0 +1,229 @@
+r"""How wide x_0 is taken to be given x_t: one row a method of the literature.
+
+With x̂_0 = E[x_0 | x_t], the measurement linearised there (H, e = y - A(x̂_0), noise of variance s²) and x_0 ~ N(x̂_0, U),
+
+    E[x_0 | x_t, y] ≈ x̂_0 + W Hᵀ (s² I + H U Hᵀ)⁻¹ e.
+
+U says how far the measurement is believed, W how it moves what was not measured. Both should be
+
+    V = Cov[x_0 | x_t] = (σ²/α) ∂x̂_0/∂x_t,
+
+Tweedie's second moment (Efron 2011; Rozet et al. 2024, eq. 12): with x̂_0 = (x + σ² ∇ log p_t)/α, differentiate once
+more. The gradient of log N(y; A(x̂_0), s² I + H U Hᵀ) with U held fixed is the same with W = V, so that the rows that
+were stated as scores have it too. V is a product with the network's Jacobian: forward, V v, inside of the solve, and
+backward, Vᵀ v, once at its end, as the gradient of a score has it. They are equal for E[x_0 | x_t] itself, whose
+Jacobian is symmetric, and nearly so for a network that has learned it.
+
+    row        W    U                                    from
+    Point      V    0                                    DPS, Chung et al. 2023, eq. 11
+    Isotropic  V    σ² d²/(σ² + d² α²) I                 ΠGDM, Song et al. 2023, "Pseudoinverse-guided diffusion models"
+    RowSums    V    H U Hᵀ = the diagonal of H V Hᵀ 1    TMPD, Boys et al. 2023, and their code
+    Moment     V    V                                    MMPS, Rozet et al. 2024, "Learning diffusion priors"
+    Proximal   U    σ²/(α² λ) I                          DiffPIR, Zhu et al. 2023, algorithm 1
+    Prior      U    (C⁻¹ + α²/σ² I)⁻¹                    JFPS, "Jacobian-free posterior sampling", of the library azula
+
+Isotropic is exact for N(m, d² I), Prior for N(m, C), Moment for every Gaussian: of these U is V. Of other data even
+Moment is an approximation, since p(x_0 | x_t) is no Gaussian.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.arrays import along_batch, check_array, check_field, check_whole, exactly, is_concrete, pytree
+from jaxdiff.denoisers.exact import check_covariances
+from jaxdiff.denoisers.guidance.measurement import Linearised, solve
+
+_ENOUGH = 1_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """What is known around x̂_0: the measurement and s², α and σ [n, 1, ...], and v -> V v and Vᵀ v.
+
+    The last two are None for a spread that does not differentiate the denoiser.
+    """
+
+    measured: Linearised
+    noise_variance: jax.Array
+    alpha: jax.Array
+    sigma: jax.Array
+    covariance: Callable[[jax.Array], jax.Array] | None
+    transposed: Callable[[jax.Array], jax.Array] | None
+
+    def solved(
+        self, spread: Callable[[jax.Array], jax.Array], unit: jax.Array | float = 1.0, iterations=_ENOUGH
+    ) -> jax.Array:
+        """(unit s² I + H U Hᵀ)⁻¹ e for `spread(v)` = U v."""
+        residual, forward, back = self.measured
+        noise = along_batch(unit, residual, "unit") * self.noise_variance
+        return solve(lambda u: noise * u + forward(spread(back(u))), residual, iterations)
+
+    def moved(self, u) -> jax.Array:
+        """Vᵀ Hᵀ u."""
+        assert self.transposed is not None
+        return self.transposed(self.measured.transposed(u))
+
+
+class Spread(abc.ABC):
+    """W and U of a row: the move W Hᵀ (s² I + H U Hᵀ)⁻¹ e [n, *event] of x̂_0."""
+
+    differentiates: ClassVar[bool] = True
+    """Whether it asks for V, the derivative of the denoiser."""
+
+    noiseless: ClassVar[bool] = True
+    """Whether s may be 0."""
+
+    @abc.abstractmethod
+    def move(self, around: Around) -> jax.Array:
+        """The move of x̂_0 towards the measurement."""
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Point(Spread):
+    """U = 0: x_0 is taken to be x̂_0 (diffusion posterior sampling, DPS; Chung et al. 2023, eq. 11).
+
+    It is `TweedieClassifier` with log N(y; A(x_0), s² I), and pulls too hard by 1 + V/s², which is far where V is large
+    beside the noise of the measurement. The authors' code divides by |e| in place of s², and by one |e| of the whole
+    batch: their step size is `scale` of another unit here. One product with the network's Jacobian, backward.
+    """
+
+    noiseless = False
+
+    def move(self, around: Around) -> jax.Array:
+        return around.moved(around.measured.residual / around.noise_variance)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Isotropic(Spread):
+    """U = r² I with r² = σ² d²/(σ² + d² α²), the variance of x_0 ~ N(m, d² I) given x_t (ΠGDM; Song et al. 2023).
+
+    `data_std` is d, a number above 0, or one an example. One product with the network's Jacobian, backward. Raises
+    ValueError for another number.
+    """
+
+    data_std: float
+
+    def __post_init__(self):
+        check_field(self, "data_std", above=0)
+
+    def move(self, around: Around) -> jax.Array:
+        alpha, sigma = around.alpha, around.sigma
+        variance = along_batch(self.data_std, alpha, "data_std") ** 2
+        of_one = variance * sigma**2 / (sigma**2 + variance * alpha**2)
+        return around.moved(around.solved(lambda v: of_one * v))
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class RowSums(Spread):
+    """H U Hᵀ = the diagonal matrix of the sums of the rows of H V Hᵀ (TMPD; Boys et al. 2023, as in the authors' code).
+
+    One forward product with ones and one backward. It is exact where V is diagonal. A row's sum is not its variance:
+    where numbers are anticorrelated it is too small, 0 or negative, and what is divided by it is too large. Expect it
+    to be unstable for pictures (docs/design.md).
+    """
+
+    def move(self, around: Around) -> jax.Array:
+        residual, forward, back = around.measured
+        assert around.covariance is not None
+        variance = around.noise_variance + forward(around.covariance(back(jnp.ones_like(residual))))
+        unseen = variance == 0
+        return around.moved(jnp.where(unseen, 0.0, residual / jnp.where(unseen, 1.0, variance)))
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Moment(Spread):
+    """U = V, the covariance that the denoiser itself implies (MMPS; Rozet et al. 2024). Exact for Gaussian data.
+
+    The system is solved by conjugate residuals, with one forward product of the network's Jacobian each, and one
+    backward at the end. `iterations` is the most that are taken, for the batch; it is a number like others, that
+    compiles nothing. The solve ends earlier where it is done: a measurement of m numbers needs at most about 2 m, and
+    few where the noise is large beside what varies. With fewer than it needs the answer lies between x̂_0 and the
+    right one: the measurement is fitted less well. The paper takes 1 to 3.
+
+    Raises TypeError or ValueError for what is no whole number of at least one.
+    """
+
+    iterations: int = 64
+
+    def __post_init__(self):
+        object.__setattr__(self, "iterations", check_whole("iterations", self.iterations))
+
+    def move(self, around: Around) -> jax.Array:
+        assert around.covariance is not None
+        return around.moved(around.solved(around.covariance, iterations=self.iterations))
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Proximal(Spread):
+    """W = U = σ²/(α² λ) I: the proximal step of DiffPIR (Zhu et al. 2023, algorithm 1).
+
+    It asks for no derivative of the network. It is the x_0 that makes |y - A(x_0)|² + λ s² (α²/σ²) |x_0 - x̂_0|² least,
+    for A linearised. `weight` is λ, a number above 0, or one an example. Where α = 0 the prediction is not trusted at
+    all: the answer is the nearest x_0 that fits y best.
+    Raises ValueError for another number.
+    """
+
+    weight: float
+    differentiates = False
+
+    def __post_init__(self):
+        check_field(self, "weight", above=0)
+
+    def move(self, around: Around) -> jax.Array:
+        variance = around.sigma**2
+        unit = along_batch(self.weight, around.alpha, "weight") * around.alpha**2
+        u = around.solved(lambda v: variance * v, unit.reshape(unit.shape[:1]))
+        return variance * around.measured.transposed(u)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class _Prior(Spread):
+    """`Prior` in the eigenbasis of C: variances [d], basis [d, d]."""
+
+    variances: jax.Array
+    basis: jax.Array
+
+    differentiates = False
+
+    @exactly
+    def move(self, around: Around) -> jax.Array:
+        shape = around.measured.transposed(around.measured.residual).shape
+        d = len(self.variances)
+        if np.prod(shape[1:]) != d:
+            raise ValueError(f"covariance is of {d} values, but x has events of shape {shape[1:]}")
+        alpha, sigma = (c.reshape(-1, 1) for c in (around.alpha, around.sigma))
+        total = sigma**2 + alpha**2 * self.variances[None]
+        variances = self.variances[None] * sigma**2 / jnp.where(total > 0, total, 1.0)
+
+        def spread(v):
+            return ((v.reshape(-1, d) @ self.basis) * variances @ self.basis.T).reshape(shape)
+
+        return spread(around.measured.transposed(around.solved(spread)))
+
+
+def Prior(covariance) -> _Prior:
+    """W = U = (C⁻¹ + α²/σ² I)⁻¹, what x_0 ~ N(m, C) would have given x_t, whatever the network's derivative.
+
+    The library azula calls it Jacobian-free posterior sampling (JFPS), and names no paper; it is the posterior of a
+    Gaussian prior, and exact for one. `covariance` is C [d, d] of events of d values, read row by row, such as that of
+    the data. Raises ValueError for a matrix that is not square, symmetric and positive semi-definite.
+    """
+    covariance = check_array("covariance", covariance)
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        raise ValueError(f"covariance has shape {covariance.shape}; expected [d, d]")
+    if not is_concrete(covariance):
+        raise TypeError("covariance is traced; expected known numbers: make the spread outside of the transformation")
+    covariance = np.asarray(covariance, jnp.result_type(float))
+    return _Prior(*map(jnp.asarray, check_covariances(covariance)))
