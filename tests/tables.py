@@ -37,6 +37,7 @@ from jaxdiff.samplers import (
     Heun,
     PredictorCorrector,
     ProbabilityFlow,
+    RePaint,
     ReverseSDE,
     Sampler,
     Switch,
@@ -91,8 +92,21 @@ SAMPLERS = {
     "Switch": Row(Switch(Ancestral(), UniPC(), 0.6), random=True),
     "EulerMaruyama": Row(EulerMaruyama(0.5), random=True, below=True),
     "AnnealedLangevin": Row(AnnealedLangevin(1, 0.2), random=True, below=True),
+    "RePaint": Row(RePaint(DDIM(0.5), 2, 2), random=True),
     "ProbabilityFlow": Row(ProbabilityFlow(rtol=1e-6, atol=1e-6), reversible=True),
 }
+OWN_CONDITIONS = {  # what samplers read of cond by themselves, for samples of a shape
+    "known": lambda shape: np.full(shape, 0.3, np.float32),
+    "mask": lambda shape: np.arange(shape[-1]) == 0,
+}
+
+
+def given(sampler, shape, cond=None):
+    """What `sampler` is given, where the denoiser takes `cond`."""
+    own = {name: OWN_CONDITIONS[name](shape) for name in sampler.takes}
+    return {**own, "cond": cond} if own else cond
+
+
 TRACES = {"Exact": Exact(), "Hutchinson": Hutchinson(2), "HutchPP": HutchPP(), "XTrace": XTrace()}
 KINDS = {name: row.sampler for name, row in kinds(SAMPLERS).items()}
 WEIGHTINGS = {

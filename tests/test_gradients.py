@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import within
-from tables import LOSSES
+from tables import LOSSES, given
 from tables import SAMPLERS as TABLE
 
 import jaxdiff as jd
@@ -101,7 +101,8 @@ def test_samples(process, name, x64):
 
     def draw(params, numbers, sampler, x):
         model = jd.Denoiser(network, params, made(numbers))
-        return jd.sample(KEY, model, (N, D), sampler, 3, t_start=0.9 if TABLE[name].below else 1.0, x_start=x)
+        start, cond = 0.9 if TABLE[name].below else 1.0, given(sampler, (N, D))
+        return jd.sample(KEY, model, (N, D), sampler, 3, cond, t_start=start, x_start=x)
 
     check(draw, PARAMS, numbers, SAMPLERS[name], X)
 

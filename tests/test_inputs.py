@@ -398,6 +398,16 @@ row("jd.samplers.ProbabilityFlow", jd.samplers.ProbabilityFlow, solver=SOLVER, r
 row("jd.samplers.ProbabilityFlow without tolerances", jd.samplers.ProbabilityFlow, {"rtol": 0.0}, atol=[0.0, 0, 1e-300])
 row("jd.samplers.Switch", jd.samplers.Switch, {"first": jd.samplers.DDIM(), "second": jd.samplers.DDIM()},
     first=SAMPLER, second=SAMPLER, t=TIME)
+row("jd.samplers.RePaint", jd.samplers.RePaint, repeats=COUNT, jump=COUNT, sampler=[*SAMPLER,
+    *says("chooses its own", T(jd.samplers.ProbabilityFlow())), *says("looks back", T(jd.samplers.DPMSolverPP()),
+    T(jd.samplers.UniPC(1)), T(jd.samplers.Switch(jd.samplers.DDIM(), jd.samplers.DPMSolverPP()))),
+    *says("known and mask", T(jd.samplers.RePaint()))])
+row("jd.sample by RePaint", lambda denoiser=EXACT, **cond: jd.sample(KEY, denoiser, (3, 2), jd.samplers.RePaint(), 2,
+    cond.get("cond", {"known": X, "mask": X == 0, **cond})), known=[*BATCH, np.zeros((3, 3))],
+    mask=[T(X), T(None), T([[1, 0]]), np.ones((2, 2), bool), np.ones((3, 2, 1), bool)], other=says("cond", T(X)),
+    cond=says("cond", T(None), T(X), T({"known": X}), T({"mask": X > 0})), denoiser=says("bridge", T(BRIDGE)))
+row("jd.samplers.Switch of samplers of other conditions", jd.samplers.Switch, {"first": jd.samplers.DDIM()},
+    second=says("first reads no part of cond by itself, second known and mask", jd.samplers.RePaint()))
 row("jd.sample", jd.sample, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, key=KEYS, denoiser=A_DENOISER,
     sampler=SAMPLER, steps=[*COUNT, HUGE], shape=[(0, 2), (3,), (), (3, -2), (HUGE, 2), T(3), T((3.0, 2)), T("3, 2"),
     T(None), T((3, "2")), T(np.ones((2, 2)))], cond=COND, grid=GRID, t_start=ONE_TIME, t_end=[1.0,

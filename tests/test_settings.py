@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tables import GUIDANCE, KINDS, LOSSES
+from tables import GUIDANCE, KINDS, LOSSES, given
 
 import jaxdiff as jd
 from jaxdiff.arrays import rebuilt
@@ -78,11 +78,14 @@ def composed(one, two, few):
 
 @pytest.mark.parametrize("name", sorted(KINDS.keys() - {"ProbabilityFlow", "ReverseSDE"}))
 def test_samples_of_settings_one_an_example_are_a_loop_over_them(name):
-    settings = {"sampler": KINDS[name], "steps": 3, "t_start": 0.9}
-    together = jd.sample(KEYS, composed(ONE, TWO, FEW), (3, 3), cond=COND, **settings)
+    sampler = KINDS[name]
+    draw = lambda keys, model, cond: jd.sample(
+        keys, model, (len(keys), 3), sampler, 3, given(sampler, (len(keys), 3), cond), t_start=0.9
+    )
+    together = draw(KEYS, composed(ONE, TWO, FEW), COND)
     for i in range(3):
         one = composed(*(jnp.asarray(setting[i : i + 1]) for setting in (ONE, TWO, FEW)))
-        alone = jd.sample(KEYS[i : i + 1], one, (1, 3), cond=COND[i : i + 1], **settings)
+        alone = draw(KEYS[i : i + 1], one, COND[i : i + 1])
         np.testing.assert_allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import products_on_a_gpu
 from jax.sharding import AxisType, PartitionSpec
-from tables import COUPLINGS, GRIDS, GUIDANCE, KINDS, LOSSES, PROCESSES, TIMES, TRACES, WEIGHTINGS, kinds
+from tables import COUPLINGS, GRIDS, GUIDANCE, KINDS, LOSSES, PROCESSES, TIMES, TRACES, WEIGHTINGS, given, kinds
 
 import jaxdiff as jd
 
@@ -102,7 +102,10 @@ def traced(trace, keys, x):
     return jax.vmap(one)(keys, x.astype(jnp.float32))
 
 
-ROWS = {name: (lambda keys, x, s=s: jd.sample(keys, MODEL, x.shape, s, 3, t_start=0.9)) for name, s in KINDS.items()}
+ROWS = {
+    name: (lambda keys, x, s=s: jd.sample(keys, MODEL, x.shape, s, 3, given(s, x.shape), t_start=0.9))
+    for name, s in KINDS.items()
+}
 ROWS |= {
     name: (lambda keys, x, d=d: d(x, 0.5, None if d in FREE else LABELS[: len(x)])) for name, d in DENOISERS.items()
 }

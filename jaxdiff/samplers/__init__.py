@@ -12,6 +12,7 @@ from jaxdiff.samplers.heun import Heun
 from jaxdiff.samplers.inversion import invert
 from jaxdiff.samplers.predictor_corrector import AnnealedLangevin, PredictorCorrector, langevin
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode
+from jaxdiff.samplers.repaint import RePaint
 from jaxdiff.samplers.reverse_sde import ReverseSDE
 from jaxdiff.samplers.sample import sample
 from jaxdiff.samplers.sampler import Sampler
@@ -28,6 +29,7 @@ __all__ = [
     "Heun",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "RePaint",
     "ReverseSDE",
     "Sampler",
     "Solution",

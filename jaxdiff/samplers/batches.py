@@ -35,9 +35,9 @@ from jaxdiff.arrays import (
 )
 from jaxdiff.arrays.batches import in_batches
 from jaxdiff.arrays.mesh import agreed, check_mesh, copied, fetched, spread, writes
-from jaxdiff.denoisers import DenoiserLike, check_cond
-from jaxdiff.denoisers.checks import check_model
+from jaxdiff.denoisers import DenoiserLike
 from jaxdiff.samplers.sample import check_start_of_shape, sample
+from jaxdiff.samplers.sampler import check_run
 
 
 def _named(tree: Any) -> dict[str, Any]:
@@ -107,11 +107,12 @@ def draw(
     Raises ValueError for fewer than one sample a batch, more samples than memory holds, and a whole file in `keep`
     that holds others than those asked for; TypeError for what is no whole number; and what `jaxdiff.sample` raises.
     """
-    check_model(denoiser)
-    check_shared("denoiser", denoiser)
     known = inspect.signature(sample).parameters
     if unknown := sorted(settings.keys() - known.keys()):
         raise TypeError(f"{', '.join(unknown)}: not a setting of jaxdiff.sample, which has {', '.join(known)}")
+    sampler = settings.get("sampler", known["sampler"].default)
+    check_run(denoiser, sampler)
+    check_shared("denoiser", denoiser)
     check_flag("trajectory", settings.get("trajectory", False))
     check_precision(precision := settings.get("precision"))
     check_mesh(mesh)
@@ -127,7 +128,7 @@ def draw(
         check_room("an array of samples", n, *event, on_device=False)
     shape_of = lambda count: process.joined([(count, *event) for event in events])
     keys, axis = example_keys(key, n), int(settings.get("trajectory", False))
-    every, model = (check_cond(denoiser, cond, n), x_start), copied(denoiser, mesh)
+    every, model = (sampler.check_cond(denoiser, cond, shape), x_start), copied(denoiser, mesh)
 
     def compute(part):
         part_keys, (part_cond, start) = spread((keys[part], jax.tree.map(lambda a: a[part], every)), mesh)

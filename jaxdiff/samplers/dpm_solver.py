@@ -46,6 +46,11 @@ class DPMSolverPP(Sampler):
                 f"order = {self.order}, sde = {self.sde}; expected order 1, 2 or 3, and 1 or 2 with sde=True"
             )
 
+    @property
+    def looks_back(self) -> bool:
+        """Of order 2 and 3."""
+        return self.order > 1
+
     def init(self, denoiser, x, steps):
         """No history: predictions [order - 1] of x_0, newest first, and their ℓ, infinite where there is none."""
         history = self.order - 1

@@ -29,7 +29,7 @@ class Each(Sampler):
             raise TypeError(f"samplers = {said(self.samplers)}; expected a tree of them in the form of the product")
         for sampler in self._all:
             check_sampler(sampler, "a part's sampler")
-            if type(sampler).step is not Sampler.step:
+            if sampler.takes or (type(sampler).step, type(sampler).answer) != (Sampler.step, Sampler.answer):
                 name = type(sampler).__name__
                 raise TypeError(
                     f"{name} asks the denoiser itself; expected samplers that move by one answer at (x, t), such as "

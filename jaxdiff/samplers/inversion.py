@@ -13,8 +13,7 @@ import jax
 from jaxdiff.arrays import check_whole, example_keys
 from jaxdiff.arrays.dtypes import same_dtype, working_dtype
 from jaxdiff.arrays.varying import vary
-from jaxdiff.denoisers import DenoiserLike, check_cond, check_start
-from jaxdiff.denoisers.checks import check_answer
+from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
@@ -49,8 +48,7 @@ def invert(
             f"sampler = {sampler!r} does not run from data to noise: it draws noise or looks back; use DDIM() or Heun()"
         )
     steps = check_whole("steps", steps)
-    cond = check_cond(denoiser, cond, x0.shape[0])
-    check_answer(denoiser, x0.shape, cond)
+    cond = sampler.check_cond(denoiser, cond, x0.shape)
     grid = check_grid(grid_of(sampler, denoiser.process) if grid is None else grid)
     if isinstance(grid, Grid):
         ends = check_ends(t_max, t_min, ("t_max", "t_min"))

@@ -58,7 +58,7 @@ from jaxdiff.denoisers import score
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.ancestral import Ancestral
-from jaxdiff.samplers.sampler import Sampler, check_guides_noise, check_sampler
+from jaxdiff.samplers.sampler import Sampler, check_guides_noise, check_inner
 
 
 def _langevin_step(keys, x, gradient, root) -> jax.Array:
@@ -80,7 +80,7 @@ class PredictorCorrector(Sampler):
     snr: float = 0.16
 
     def __post_init__(self):
-        check_sampler(self.predictor, "predictor")
+        check_inner("predictor", self.predictor)
         check_room("corrector_steps", check_whole("corrector_steps", self.corrector_steps, least=0))
         check_field(self, "snr", least=0, below=1, fix=": Langevin steps of 1 or more diverge")
 
@@ -88,6 +88,11 @@ class PredictorCorrector(Sampler):
     def grid(self):
         """The predictor's."""
         return self.predictor.grid
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the predictor does."""
+        return self.predictor.looks_back
 
     def init(self, denoiser, x, steps):
         """What the predictor carries; ValueError where the corrector's noise is not guided."""

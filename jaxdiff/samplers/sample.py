@@ -29,8 +29,7 @@ from jaxdiff.arrays import (
 from jaxdiff.arrays.dtypes import same_dtype, working, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
-from jaxdiff.denoisers import DenoiserLike, check_cond, check_start, warn_uncovered
-from jaxdiff.denoisers.checks import check_answer
+from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
 from jaxdiff.processes import is_concrete
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
@@ -67,7 +66,8 @@ def sample(
       angle otherwise), or an array of decreasing t, which is taken as it stands: it sets `t_start`, `t_end` and the
       number of steps.
     - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
-    - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n.
+    - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n. Some samplers (`RePaint`)
+      take a dictionary, with parts of their own beside it.
     - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result (an adaptive sampler
       on its way to clean data has one more, where its solve ends).
     - `precision`: of the network's products in float32: "default", "high" or "highest" (`jaxdiff.arrays.precision`);
@@ -106,8 +106,7 @@ def sample(
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
         start, end = check_beside("t_start", t_start, 1.0, grid[0], "begin"), grid[-1]
     check_start(denoiser, start)
-    cond = check_cond(denoiser, cond, n)
-    check_answer(denoiser, shape, cond)
+    cond = sampler.check_cond(denoiser, cond, shape)
     if all(map(is_concrete, [start, *jax.tree.leaves(process)])):
         with jax.ensure_compile_time_eval():
             sampler.check_start(process, start)
@@ -172,7 +171,7 @@ def _run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_s
     steps_taken = (jnp.arange(len(times) - 1), times[:-1], times[1:])
     (last, _), path = jax.lax.scan(advance, (x, state), steps_taken)
     if to_data:
-        last = process.answer(folded(keys, len(times)), denoiser(last, times[-1], cond))
+        last = sampler.answer(folded(keys, len(times)), denoiser, last, times[-1], cond)
     if path is not None:
         one = lambda x: jax.tree.map(lambda leaf: leaf[None], x)
         on_the_way = [one(x), path, one(last)] if to_data else [one(x), path]

@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 
-from jaxdiff.arrays import check_field, check_instance, check_shared
-from jaxdiff.denoisers import DenoiserLike, guidance
-from jaxdiff.denoisers.checks import check_model
+from jaxdiff.arrays import check_field, check_instance, check_shared, said
+from jaxdiff.denoisers import DenoiserLike, check_cond, guidance
+from jaxdiff.denoisers.checks import check_answer, check_model
 from jaxdiff.processes import Process, check_gaussian
 from jaxdiff.processes.grids import Grid
 
@@ -29,9 +29,24 @@ class Sampler:
     reversible = False
     """Whether its step, drawing no noise and looking at nothing but x, runs from data to noise too: s > t."""
 
+    looks_back = False
+    """Whether its step uses what those before it carried on, as multistep methods do."""
+
+    takes: tuple[str, ...] = ()
+    """The parts of `cond` that are its own; without any, cond is what the denoiser takes."""
+
     def init(self, denoiser: DenoiserLike, x: jax.Array, steps: int) -> Any:
         """What it carries from step to step."""
         return ()
+
+    def check_cond(self, denoiser: DenoiserLike, cond: Any, shape: Any) -> Any:
+        """`cond` for samples of `shape`, its leaves [n, ...]; raise for what it or the denoiser does not take.
+
+        Of a denoiser of a user's own, raise where it does not answer x of `shape` by a prediction.
+        """
+        cond = check_cond(denoiser, cond, denoiser.process.split(shape)[0][0])
+        check_answer(denoiser, shape, cond)
+        return cond
 
     def check_process(self, process: Process) -> None:
         """Raise TypeError for a process it does not take."""
@@ -48,10 +63,24 @@ class Sampler:
         """The same, given the denoiser's answer at (x, t)."""
         raise NotImplementedError(f"{type(self).__name__} writes neither `move` nor `step`")
 
+    def answer(self, keys, denoiser: DenoiserLike, x: Any, t, cond) -> Any:
+        """Clean data from x [n, *event] at t, where a run ends: what the denoiser says of it."""
+        return denoiser.process.answer(keys, denoiser(x, t, cond))
+
 
 def check_sampler(sampler, name: str = "sampler") -> None:
     """Raise TypeError for what is no sampler."""
     check_instance(name, sampler, Sampler, "an instance such as jaxdiff.samplers.DDIM(), of a subclass of Sampler")
+
+
+def check_inner(name: str, sampler) -> None:
+    """Raise TypeError for what is no sampler, or one with parts of `cond` of its own."""
+    check_sampler(sampler, name)
+    if sampler.takes:
+        raise TypeError(
+            f"{name} = {said(sampler)} reads {' and '.join(sampler.takes)} of cond by itself; expected a sampler whose "
+            "cond is what the denoiser takes, such as jaxdiff.samplers.Ancestral(), around which it may go in turn"
+        )
 
 
 def grid_of(sampler: Sampler, process: Process) -> Grid:

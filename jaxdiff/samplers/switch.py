@@ -17,7 +17,8 @@ class Switch(Sampler):
     """`first` for the steps that start above `t`, `second` for those that start at `t` or below.
 
     `second` begins there as it would at the start of a run: a multistep method has no history. Steps are taken on the
-    grid of `first` unless another is given; put `t` on it for the change to come exactly there.
+    grid of `first` unless another is given; put `t` on it for the change to come exactly there. The two take the same
+    `cond`, and a run ends with the answer of `second`.
     """
 
     first: Sampler
@@ -27,6 +28,11 @@ class Switch(Sampler):
     def __post_init__(self):
         check_sampler(self.first, "first")
         check_sampler(self.second, "second")
+        if self.first.takes != self.second.takes:
+            parts = [" and ".join(sampler.takes) or "no part" for sampler in (self.first, self.second)]
+            raise ValueError(
+                f"first reads {parts[0]} of cond by itself, second {parts[1]}; expected two samplers of the same cond"
+            )
         t = check_time(self.t)
         if not is_concrete(self.t):
             object.__setattr__(self, "t", t)
@@ -35,6 +41,20 @@ class Switch(Sampler):
     def grid(self):
         """The grid of `first`."""
         return self.first.grid
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether one of the two does."""
+        return self.first.looks_back or self.second.looks_back
+
+    @property
+    def takes(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What both take."""
+        return self.second.takes
+
+    def check_cond(self, denoiser, cond, shape):
+        """What both take; raise for what one of them does not."""
+        return self.second.check_cond(denoiser, self.first.check_cond(denoiser, cond, shape), shape)
 
     def check_process(self, process) -> None:
         """Raise TypeError for a process that one of the two does not take."""
@@ -63,3 +83,7 @@ class Switch(Sampler):
 
         x = nan_unless(self.t >= 0, x)
         return jax.lax.cond(t > jnp.asarray(self.t, t.dtype), by_first, by_second, x)
+
+    def answer(self, keys, denoiser, x, t, cond):
+        """The answer of `second`."""
+        return self.second.answer(keys, denoiser, x, t, cond)

@@ -42,6 +42,8 @@ class UniPC(Sampler):
 
     grid = LogSNR()
 
+    looks_back = True
+
     def __post_init__(self):
         check_whole("order", self.order, least=None)
         if self.order not in (1, 2, 3):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pairs import MEANS, PROCESS, STD, WEIGHTS, joint, mixture
-from tables import SAMPLERS
+from tables import SAMPLERS, given
 from tokens import MASK, conditionals, tokens
 
 import jaxdiff as jd
@@ -44,7 +44,8 @@ EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for
 def test_every_sampler_draws_what_it_draws_of_the_mixture(name):
     row = SAMPLERS[name]
     start = 0.9 if row.below else 1.0
-    ours, right = (jd.sample(KEY, model, (6, 2), row.sampler, 2, LABELS, t_start=start) for model in (GIVEN, mixture()))
+    cond = given(row.sampler, (6, 2), LABELS)
+    ours, right = (jd.sample(KEY, model, (6, 2), row.sampler, 2, cond, t_start=start) for model in (GIVEN, mixture()))
     near(ours, right, 1e-3, 1e-4)
 
 

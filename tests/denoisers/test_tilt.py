@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import mixture
-from tables import GUIDANCE, KINDS, LOSSES, kinds
+from tables import GUIDANCE, KINDS, LOSSES, given, kinds
 
 import jaxdiff as jd
 from jaxdiff.denoisers.guidance import Auto, Classifier, ClassifierFree, ClassifierFreePP, Interval, StepClassifier
@@ -89,8 +89,8 @@ DRAWN = KINDS | {"Switch": jd.samplers.Switch(jd.samplers.Ancestral(), jd.sample
 TRAINED = {name: row.loss for name, row in kinds(LOSSES).items() if row.of == "numbers" and name != "ConditionDropout"}
 ASKED = {
     **{
-        f"sampler {name}": lambda sampler=sampler: jd.sample(KEY, TILTED, (2, 2), sampler, 2, cond=1, t_start=0.9)
-        for name, sampler in DRAWN.items()
+        f"sampler {name}": lambda s=s: jd.sample(KEY, TILTED, (2, 2), s, 2, given(s, (2, 2), 1), t_start=0.9)
+        for name, s in DRAWN.items()
         if name != "Ancestral"
     },
     **{f"loss {name}": lambda loss=loss: loss(TILTED, KEY, X, LABELS) for name, loss in TRAINED.items()},

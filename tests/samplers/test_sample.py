@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import draw_mixture, mixture, within
-from tables import KINDS, SAMPLERS
+from tables import KINDS, SAMPLERS, given
 
 import jaxdiff as jd
 from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, ProbabilityFlow
@@ -35,10 +35,11 @@ def test_every_public_sampler_stands_in_the_table_as_it_is():
 def test_a_sample_depends_on_its_key_and_index_alone(name):
     sampler = SAMPLERS[name].sampler
     denoiser, key = mixture(jd.VP()), jax.random.key(0)
-    many = jd.sample(key, denoiser, (7, 2), sampler, 5)
-    few = jd.sample(key, denoiser, (3, 2), sampler, 5)
+    cond = {n: given(sampler, (n, 2)) for n in (7, 3)}
+    many = jd.sample(key, denoiser, (7, 2), sampler, 5, cond[7])
+    few = jd.sample(key, denoiser, (3, 2), sampler, 5, cond[3])
     np.testing.assert_allclose(few, many[:3], rtol=2e-5, atol=2e-6)
-    tail = jd.sample(jd.samplers.example_keys(key, 7)[4:], denoiser, (3, 2), sampler, 5)
+    tail = jd.sample(jd.samplers.example_keys(key, 7)[4:], denoiser, (3, 2), sampler, 5, cond[3])
     np.testing.assert_allclose(tail, many[4:], rtol=2e-5, atol=2e-6)
     assert float(jnp.abs(many[0] - many[1]).max()) > 1e-3
 
@@ -48,15 +49,16 @@ def test_a_trajectory_runs_from_its_start_to_the_result_which_depends_on_the_key
     sampler = SAMPLERS[name].sampler
     denoiser, key = mixture(jd.VP()), jax.random.key(1)
     start = jax.random.normal(key, (2, 2))
-    path = jd.sample(key, denoiser, (2, 2), sampler, 6, x_start=start, trajectory=True)
-    result = jd.sample(key, denoiser, (2, 2), sampler, 6, x_start=start)
+    cond = given(sampler, (2, 2))
+    path = jd.sample(key, denoiser, (2, 2), sampler, 6, cond, x_start=start, trajectory=True)
+    result = jd.sample(key, denoiser, (2, 2), sampler, 6, cond, x_start=start)
     np.testing.assert_array_equal(path[0], start)
     np.testing.assert_allclose(path[-1], result, rtol=1e-4, atol=1e-4)
     assert path.shape == ((7 if not sampler.adaptive else 8), 2, 2)
-    settings = {"x_start": start, "t_end": 0.3, "trajectory": True}
+    settings = {"cond": cond, "x_start": start, "t_end": 0.3, "trajectory": True}
     ended = jax.eval_shape(lambda key: jd.sample(key, denoiser, (2, 2), sampler, 6, **settings), key)
     assert ended.shape == (7, 2, 2)
-    other = jd.sample(jax.random.key(2), denoiser, (2, 2), sampler, 6, x_start=start)
+    other = jd.sample(jax.random.key(2), denoiser, (2, 2), sampler, 6, cond, x_start=start)
     assert bool((other != result).any()) == SAMPLERS[name].random
 
 

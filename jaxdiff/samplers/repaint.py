@@ -1,0 +1,151 @@
+r"""RePaint: values that are known are put back at every level, and every step is repeated (Lugmayr et al. 2022).
+
+Let m be 1 where values k of x_0 are known. A step from t to s (their algorithm 1) is
+
+    x_s^k = α_s k + σ_s ε                                     the known values at s
+    x_s^u ~ p(x_s | x_t)                                      a step of any sampler
+    x_s   = m x_s^k + (1 - m) x_s^u
+    x_t   ~ N(a x_s, std²)                                    back by the forward transition from s to t, and again
+
+done `repeats` times, the last without the way back. Their line 5 writes the variance 1 - ᾱ where its root belongs. The
+way back undoes the step that was taken: it is q(x_t | x_s) = N(√(1-β_t) x_s, β_t), where their line 10 has the β of
+the step below, which is too little noise.
+
+With repeats = 1 it is the replacement of Song et al. 2021 (appendix I.2): the unknown values at s see known ones that
+were noised independently of those at t, so that the two drift apart; the repeats are steps of a Markov chain at (t, s),
+which brings them together again. Neither is exact: many repeats of few steps make samples too narrow, and few repeats
+of many steps leave a bias. In two dimensions, of unit variance and correlation 0.9, with the first value known to be
+1.5, the other is N(1.35, 0.19). The recursion of means and covariances that RePaint is on a Gaussian gives, under VP:
+
+    steps   repeats    mean    variance
+       50         1    0.920      0.288
+       50       200    1.344      0.120
+     1000         1    0.939      0.309
+     1000        50    1.345      0.181
+
+So increase the steps first, then the repeats. (By line 10 as it is printed, 50 steps of 200 repeats give 1.484 and
+0.027.) A jump of j repeats j steps at a time (their section 4.3): down to the end of a block of j steps, then back to
+its start by one transition, and down again.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.arrays import as_array, check_batch, check_room, check_whole, folded, is_concrete, normal, said, with_dtype
+from jaxdiff.arrays.dtypes import same_dtype
+from jaxdiff.denoisers import BridgeLike, ToData, innermost
+from jaxdiff.processes import pytree, transition
+from jaxdiff.samplers.ancestral import Ancestral
+from jaxdiff.samplers.sampler import Sampler, check_inner
+
+_EXPECTED = (
+    'expected {"known": values [n, *event], "mask": truth values that broadcast against them}, and "cond" beside them '
+    "for what the denoiser takes"
+)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class RePaint(Sampler):
+    """Samples that agree with known values of x_0, by any sampler of single steps (Lugmayr et al. 2022, algorithm 1).
+
+        cond = {"known": x0, "mask": mask, "cond": labels}
+        jd.sample(key, denoiser, x0.shape, jd.samplers.RePaint(repeats=10), steps=250, cond=cond)
+
+    `known` is [n, *event], read where `mask` is true, whatever it holds elsewhere; the mask broadcasts against it.
+    The result has these values, and elsewhere the denoiser's last answer. For processes of numbers. The law of the
+    samples is an approximation, which the module describes: increase the steps first, then `repeats`.
+
+    A run takes `repeats` steps of `sampler` for every one of its steps, whatever the `jump`; those after the last whole
+    block of `jump` steps, and the answer at its end, are taken once. Another number of either is another program.
+
+    Raises TypeError for a sampler that looks back (DPM-Solver++ of order 2 and 3, UniPC) or chooses its own steps, and
+    ValueError for fewer than one repeat or step of a jump; when it is run, TypeError for a mask that holds no truth
+    values or a bridge, ValueError for values of another shape or that are not finite where they are known.
+    """
+
+    sampler: Sampler = Ancestral()
+    repeats: int = dataclasses.field(default=10, metadata={"static": True})
+    jump: int = dataclasses.field(default=1, metadata={"static": True})
+
+    takes = ("known", "mask")
+
+    def __post_init__(self):
+        check_inner("sampler", self.sampler)
+        name = type(self.sampler).__name__
+        if self.sampler.adaptive:
+            raise TypeError(f"RePaint needs steps to repeat, and {name} chooses its own; take Ancestral() or DDIM()")
+        if self.sampler.looks_back:
+            raise TypeError(f"RePaint goes back to noise, and {name} looks back at the steps before; take Ancestral()")
+        for field in ("repeats", "jump"):
+            check_room(field, check_whole(field, getattr(self, field)))
+
+    @property
+    def grid(self):
+        """That of the sampler."""
+        return self.sampler.grid
+
+    def check_process(self, process) -> None:
+        """Raise TypeError for a process that holds no numbers, or that the sampler does not take."""
+        super().check_process(process)
+        self.sampler.check_process(process)
+
+    def check_start(self, process, t) -> None:
+        """Raise ValueError where the sampler cannot start at `t`."""
+        self.sampler.check_start(process, t)
+
+    def check_cond(self, denoiser, cond, shape):
+        """{"known", "mask", "cond"} with leaves [n, ...], what is not known set to 0."""
+        if isinstance(innermost(denoiser), BridgeLike | ToData):
+            raise TypeError("RePaint noises known values by the process, and a bridge has noise of another kind")
+        if not isinstance(cond, dict) or not {*self.takes} <= {*cond} <= {*self.takes, "cond"}:
+            raise TypeError(f"cond = {said(cond)}; {_EXPECTED}")
+        known, mask = check_batch(cond["known"], "cond['known']"), as_array(cond["mask"])
+        if mask is None or mask.dtype != bool:
+            raise TypeError(with_dtype("cond['mask']", cond["mask"]) + "; expected truth values, such as mask == 1")
+        if known.shape != shape:
+            raise ValueError(f"cond['known'] has shape {known.shape}; expected {shape}, that of the samples")
+        try:
+            mask = jnp.broadcast_to(mask, shape)
+        except ValueError:
+            raise ValueError(f"cond['mask'] has shape {mask.shape}; expected one that broadcasts to {shape}") from None
+        known = jnp.where(mask, known, 0)
+        if is_concrete(known) and (bad := ~np.isfinite(known).reshape(len(known), -1).all(1)).any():
+            raise ValueError(f"cond['known'][{int(bad.argmax())}] holds a NaN or an infinity where the mask is true")
+        return {"known": known, "mask": mask, "cond": self.sampler.check_cond(denoiser, cond.get("cond"), shape)}
+
+    def init(self, denoiser, x, steps):
+        """The times of a block, which step of it comes next, and what the sampler carries."""
+        return jnp.zeros(self.jump + 1, x.dtype), jnp.zeros((), jnp.int32), self.sampler.init(denoiser, x, steps)
+
+    def step(self, keys, denoiser, x, t, s, state, cond):
+        """A step from t to s, then, where a block ends with it, the block again, `repeats` - 1 times."""
+        process: Any = denoiser.process
+        times, place, carried = state
+        times = times.at[place].set(t).at[place + 1].set(s)
+        known = cond["known"].astype(x.dtype)
+
+        def move(x, turn):
+            at = jnp.where(turn == 0, place, (turn - 1) % self.jump)
+            own = folded(keys, ~turn)  # from above: a sampler may fold too
+            shrink, std = transition(process, times[-1], times[0])
+            x = jnp.where((turn > 0) & (at == 0), shrink * x + std * normal(folded(own, 0), x), x)
+            drawn = jnp.where(turn == 0, keys, folded(own, 1))
+            unknown, _ = self.sampler.step(drawn, denoiser, x, times[at], times[at + 1], carried, cond["cond"])
+            noised, _ = process.perturb(folded(own, 2), known, times[at + 1])
+            return same_dtype(jnp.where(cond["mask"], noised, unknown), x)
+
+        def advance(x, turn):
+            takes_part = (turn == 0) | (place == self.jump - 1)
+            return jax.lax.cond(takes_part, move, lambda x, turn: x, x, turn), None
+
+        x, _ = jax.lax.scan(advance, x, jnp.arange(1 + (self.repeats - 1) * self.jump))
+        return x, (times, (place + 1) % self.jump, carried)
+
+    def answer(self, keys, denoiser, x, t, cond):
+        """The known values, and elsewhere the sampler's answer."""
+        return jnp.where(cond["mask"], cond["known"], self.sampler.answer(keys, denoiser, x, t, cond["cond"]))
