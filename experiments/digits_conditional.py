@@ -47,7 +47,7 @@ from sklearn.svm import SVC
 import jaxdiff as jd
 from jaxdiff import plotting, runs
 from jaxdiff.likelihood import Hutchinson
-from jaxdiff.metrics import frechet_distance
+from jaxdiff.metrics import Distance, frechet_distance
 from jaxdiff.networks import Classifier, initialize
 from jaxdiff.samplers import ProbabilityFlow
 
@@ -113,7 +113,7 @@ def pixels(images) -> np.ndarray:
     return np.asarray(images, np.float64).reshape(len(images), -1) / 16
 
 
-def scores(svm, real, images, label) -> tuple[float, float, float]:
+def scores(svm, real, images, label) -> tuple[float, float, Distance]:
     """(right, spread, Fréchet) of images that were asked to be of `label`."""
     drawn = pixels(images)
     spread = np.mean([drawn[label == k].var(0).sum() for k in range(CLASSES)])
@@ -154,7 +154,8 @@ def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> 
     svm = SVC().fit(real, train.label)
     print(f"the SVM is right on {np.mean(svm.predict(held) == test.label):.3f} of the test digits")
     print(f"spread {np.mean([real[train.label == k].var(0).sum() for k in range(CLASSES)]):.2f} of the training digits")
-    print(f"Fréchet {frechet_distance(held, real):.3f} of the test digits")
+    floor = frechet_distance(held, real)
+    print(f"Fréchet {floor.value:.3f} ± {floor.standard_error:.3f} of the test digits")
     for t in (0.0, 0.25, 0.5, 0.75):
         x, _ = jd.perturb(
             jax.random.key(4), run.denoiser.process, run.denoiser.process.clean(test.image, test.levels), t
@@ -169,7 +170,8 @@ def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> 
             found[name, scale] = scores(svm, real, run.restore(x), label)
             right, spread, distance = found[name, scale]
             print(
-                f"{name:18s} {scale:4.1f}   right {right:.3f}   spread {spread:.2f}   Fréchet {distance:.3f}",
+                f"{name:18s} {scale:4.1f}   right {right:.3f}   spread {spread:.2f}   "
+                f"Fréchet {distance.value:.3f} ± {distance.standard_error:.3f}",
                 flush=True,
             )
             if scale in SHOWN:

@@ -29,7 +29,7 @@ from classifier import accuracy
 
 import jaxdiff as jd
 from jaxdiff import runs
-from jaxdiff.metrics import frechet_distance
+from jaxdiff.metrics import Distance, frechet_distance
 from jaxdiff.samplers import ProbabilityFlow
 
 
@@ -76,7 +76,7 @@ SETTINGS = {
 }
 
 
-def distances(classifier, images_uint8, train: np.ndarray, test: np.ndarray) -> tuple[float, float]:
+def distances(classifier, images_uint8, train: np.ndarray, test: np.ndarray) -> tuple[Distance, Distance]:
     """FMNIST-FID of n images against the test images, and its floor: that of n training images, drawn at random."""
     chosen = np.random.default_rng(0).choice(len(train), len(images_uint8), replace=False)
     drawn, real, held_out = (classifier(images)[0] for images in (images_uint8, train[chosen], test))
@@ -107,7 +107,10 @@ def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
 
     print(f"{summary['parameters']:,} parameters, {summary['train_seconds']:.0f} s of training on {jax.devices()[0]}")
     print(f"classifier: {accuracy(classifier, test):.4f} of the test images")
-    print(f"FMNIST-FID of {len(drawn):,} samples {fid:.2f}; of as many training images {floor:.2f}")
+    print(
+        f"FMNIST-FID of {len(drawn):,} samples {fid.value:.2f} ± {fid.standard_error:.2f}; of as many training images "
+        f"{floor.value:.2f} ± {floor.standard_error:.2f}"
+    )
     print(
         f"{summary['bits_per_dim']:.3f} +- {summary['standard_error']:.3f} bits/dim of {summary['examples']:,} images"
     )

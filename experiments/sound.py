@@ -242,7 +242,10 @@ def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
     accents, words = len(ACCENTS), len(data)
     print(f"{len(models)} voices for the model, {len(judges)} for the judge, {accents} accents each, {words:,} words")
     print(f"right: {right:.3f} of {len(drawn):,} samples, {classifier.accuracy(judge, data):.3f} of the model's voices")
-    print(f"Fréchet distance of the judge's features {distance:.2f}, between halves of the data {floor:.2f}")
+    print(
+        f"Fréchet distance of the judge's features {distance.value:.2f} ± {distance.standard_error:.2f}, "
+        f"between halves of the data {floor.value:.2f} ± {floor.standard_error:.2f}"
+    )
     draw_rows(data.image, data.label, drawn, label, folder / "sound.png")
     write_sound(folder / "sound.wav", np.concatenate([heard(image) for image in drawn[: len(WORDS)]]))
     print(f"picture and ten sampled words in {folder}/sound.png and {folder}/sound.wav")

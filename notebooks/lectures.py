@@ -210,11 +210,12 @@ real = np.asarray(jd.dequantize(jax.random.key(12), train.image, train.levels)).
 
 def distance(sampler, steps):
     x = jd.sample(jax.random.key(13), digits, (500, 8, 8, 1), sampler, steps)
-    return jd.metrics.frechet_distance(np.asarray(x).reshape(500, -1), real)
+    found = jd.metrics.frechet_distance(np.asarray(x).reshape(500, -1), real)
+    return f"{found.value:8.2f} ± {found.standard_error:.2f}"
 
 
-table = [f"{name:16}{distance(sampler, 4):9.2f}{distance(sampler, 32):10.2f}" for name, sampler in samplers.items()]
-print(f"{'':16}{'4 steps':>9}{'32 steps':>10}", *table, sep="\n")
+table = [f"{name:16}{distance(sampler, 4)}{distance(sampler, 32)}" for name, sampler in samplers.items()]
+print(f"{'':16}{'4 steps':>15}{'32 steps':>15}", *table, sep="\n")
 
 # %% [markdown]
 # Few steps favour the deterministic row: a large step that draws fresh noise loses more of what was found. With more steps

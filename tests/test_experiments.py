@@ -86,7 +86,7 @@ def test_the_fid_and_its_floor_are_against_the_test_images(experiment):
     pixels = lambda images: (images[:, 0, :3, 0].astype(np.float32), None)
     train, test = stripes(300, 0).image, stripes(200, 1).image
     distances = experiment("fashion_mnist").distances
-    assert distances(pixels, test, test, test) == pytest.approx((0, 0), abs=1e-6)
+    assert [found.value for found in distances(pixels, test, test, test)] == pytest.approx([0, 0], abs=1e-6)
     shifted, floor = distances(pixels, train[:150] + np.uint8(1), train, test)
     assert shifted != floor
     assert distances(pixels, train[:150], train, test)[1] == floor
@@ -211,7 +211,7 @@ def test_digits_conditional_scores_the_digits_themselves(experiment):
     by_hand = [np.sum((real[digits.label == k] - real[digits.label == k].mean(0)) ** 2) for k in range(10)]
     counts = np.bincount(digits.label)
     assert spread == pytest.approx(np.mean(np.array(by_hand) / counts), rel=1e-6)
-    assert distance == pytest.approx(0, abs=1e-6)
+    assert distance.value == pytest.approx(0, abs=1e-6)
     assert module.scores(svm, real, digits.image, (digits.label + 1) % 10)[0] < 0.01
 
 

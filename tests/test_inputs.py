@@ -577,11 +577,25 @@ for toy in (jd.data.two_moons, jd.data.swiss_roll, jd.data.s_curve, jd.data.circ
 for toy in (jd.data.eight_gaussians, jd.data.checkerboard, jd.data.pinwheel):
     row(f"jd.data.{toy.__name__}", toy, {"key": KEY, "n": 3}, key=ONE_KEY, n=[*COUNT, *says("GiB", HUGE)])
 POINTS = np.random.default_rng(0).standard_normal((5, 2))
-row("jd.metrics.wasserstein", jd.metrics.wasserstein, {"x": X, "y": X}, x=[HOLES, *says("", X[:2], X[:, :1]), *says("",
-    X[:0]), 1.0, T("x"), T(None), T(X + 0j)], y=[HOLES, *says("", X[:2]), T("x"), T(None)])
-row("jd.metrics.frechet_distance", jd.metrics.frechet_distance, {"x": POINTS, "y": POINTS}, x=[POINTS * NAN,
-    POINTS[:2], POINTS[:, 0], POINTS[:, :1], POINTS[:0], T(IMAGES), T("x"), T(None), T(POINTS + 0j)], y=[POINTS * INF,
-    T(None)])
+NO_POINTS = [HOLES, X[:0], 1.0, T("x"), T(None), T(X + 0j)]
+row("jd.metrics.wasserstein", jd.metrics.wasserstein, {"x": X, "y": X}, x=[*NO_POINTS, *says("", X[:2], X[:, :1])],
+    y=[*NO_POINTS, *says("", X[:2])], solver=[lambda x, y: np.zeros(3, int), lambda x, y: np.arange(2), T("emd"),
+    T(None), T(lambda cost: cost)])
+row("jd.metrics.network_simplex", jd.metrics.network_simplex, {"x": X, "y": X}, x=[*NO_POINTS, *says("", X[:2], X[:,
+    :1])], y=NO_POINTS)
+row("jd.metrics.sliced_wasserstein", jd.metrics.sliced_wasserstein, {"key": KEY, "x": X, "y": X}, key=ONE_KEY,
+    x=[*NO_POINTS, *says("", X[:, :1])], y=NO_POINTS, projections=[1, *COUNT])
+NO_FEATURES = [POINTS * NAN, POINTS * INF, POINTS[:1], POINTS[:, 0], POINTS[:, :1], POINTS[:0], POINTS[:, None],
+    T(IMAGES), T("x"), T(None), T(POINTS + 0j)]
+row("jd.metrics.frechet_distance", jd.metrics.frechet_distance, {"x": POINTS, "y": POINTS, "blocks": 2}, x=NO_FEATURES,
+    y=NO_FEATURES, blocks=[1, *COUNT, *says("x holds 5 examples; expected at least 6", 6)])
+row("jd.metrics.kernel_distance", jd.metrics.kernel_distance, {"x": POINTS, "y": POINTS}, x=[POINTS[:3], *NO_FEATURES],
+    y=[POINTS[:3], *NO_FEATURES])
+for name in ("precision_recall", "density_coverage"):
+    row(f"jd.metrics.{name}", getattr(jd.metrics, name), {"real": POINTS, "fake": POINTS, "k": 2}, real=NO_FEATURES,
+        fake=NO_FEATURES, k=[*COUNT, *says("real holds 5 examples; expected at least 6, more than k = 5", 5)])
+row("jd.metrics.retrieval", jd.metrics.retrieval, {"queries": POINTS, "keys": POINTS}, queries=[POINTS[:4], POINTS * 0,
+    *NO_FEATURES], keys=[POINTS[:4], POINTS * 0, *NO_FEATURES], first=[6, *COUNT])
 SPLIT = ["valid", None, 3, "", ["train"]]
 
 # what lies in files; only what is wrong before a file is looked for
@@ -701,7 +715,8 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 WITHOUT = {
     "constants": "DEPTHS Computed",
     "results": "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
-    "Solution Images ImageSource Config Run SentenceEncoder InceptionFeatures",
+    "Solution Images ImageSource Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
+    "Retrieval",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known "
     "Spread",
     "protocols": "Loss Weighting Times Coupling Waves",
@@ -709,7 +724,7 @@ WITHOUT = {
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
     "process_shard every_device Point RowSums",
     "called by those that have rows": "example_keys innermost with_params with_key takes_key_of "
-    "weights assign draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
+    "weights assign assignment_cost draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
     "recorded_identity learned read read_summary Rows",
 }
 

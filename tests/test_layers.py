@@ -34,6 +34,7 @@ ROOMS = {
     "safetensors": {"pretrained"},
     "tokenizers": {"pretrained"},
     "tyro": {"cli"},
+    "ot": {"metrics"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -51,6 +51,7 @@ from jaxdiff.arrays.precision import (
     check_precision,
     chosen_precision,
     exactly,
+    in_float64,
     reduced,
 )
 from jaxdiff.arrays.pytree import as_argument, as_pytree, pytree, rebuilt, replaced

@@ -13,6 +13,7 @@ and cost little beside a network. A network that they call keeps the precision t
 """
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Literal, TypeVar, get_args
 
@@ -67,3 +68,15 @@ def reduced(precision: Precision | None, mesh: Mesh | None = None) -> str | None
     if word in ("highest", "float32") or device.platform == "cpu":
         return None
     return f"{word} precision on {device.platform}"
+
+
+def in_float64(function: Callable, static_argnames: tuple[str, ...] = ()) -> Callable:
+    """`function` compiled, and run in float64 on the device whatever JAX's own setting: NumPy arrays in and out."""
+    compiled = jax.jit(function, static_argnames=static_argnames)
+
+    @functools.wraps(function)
+    def run(*arguments, **named):
+        with jax.enable_x64(True):
+            return jax.device_get(compiled(*arguments, **named))
+
+    return run

@@ -124,11 +124,25 @@ def assign(x0, x1, alike=None) -> np.ndarray:
     """The permutation π [n] of least Σ |x0_i - x1_π(i)|² with alike[i, π(i)], for points [n, *event] on the host."""
     from scipy.optimize import linear_sum_assignment
 
+    return linear_sum_assignment(assignment_cost(x0, x1, alike))[1].astype(np.int32)
+
+
+def assignment_cost(x0, x1, alike=None) -> np.ndarray:
+    """|x0_i - x1_j|², [n, n], less what makes the least of each row and column 0; infinite where not alike[i, j].
+
+    What is left out is in the cost of every permutation. The solvers of assignment find it as well, more slowly.
+    """
     x0, x1 = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (x0, x1))
-    cost = -x0 @ x1.T  # |x0 - x1|² less what no permutation changes
+    centre = x0.mean(0)
+    x0, x1 = x0 - centre, x1 - centre  # far from 0 the squares would leave no digits to their differences
+    cost = x0 @ (-2 * x1.T)
+    cost += np.sum(x0**2, axis=1)[:, None]
+    cost += np.sum(x1**2, axis=1)
     if alike is not None:
-        cost = np.where(alike, cost, np.inf)
-    return linear_sum_assignment(cost)[1].astype(np.int32)
+        cost[~np.asarray(alike)] = np.inf
+    cost -= cost.min(axis=1, keepdims=True)
+    cost -= cost.min(axis=0)
+    return cost
 
 
 @pytree

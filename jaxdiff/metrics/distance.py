@@ -1,0 +1,56 @@
+"""What metrics give and take: a number with its standard error; features and points on the host."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.arrays import as_array, check_real, with_dtype
+
+
+class Distance(NamedTuple):
+    """An estimate from samples."""
+
+    value: float
+    standard_error: float
+    """What of its error this covers, the function that gave it says."""
+
+
+def features(name: str, given, least: int, reason: str = "") -> np.ndarray:
+    """`given` as features [n, d] on the host, in float32 or float64.
+
+    Raises TypeError for what is not floating, ValueError for another shape, a value that is not finite, or fewer than
+    `least` examples, for which `reason` says why.
+    """
+    array = as_array(given)
+    if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{with_dtype(name, given)}; expected floating features, not the images themselves")
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} has shape {array.shape}; expected features [n, d]; flatten or embed images first")
+    if len(array) < least:
+        raise ValueError(f"{name} holds {len(array)} examples; expected at least {least}{reason}")
+    return _finite(name, np.asarray(array, np.float64 if array.dtype.itemsize >= 8 else np.float32))
+
+
+def points(name: str, given) -> np.ndarray:
+    """`given` as points [n, d] of float64 on the host, of events of any shape.
+
+    Raises TypeError for what are no numbers, ValueError for none of them, or a value that is not finite.
+    """
+    array = check_real(name, given)
+    if array.ndim < 1 or 0 in array.shape:
+        raise ValueError(f"{name} has shape {array.shape}; expected points [n, *event]")
+    return _finite(name, np.asarray(array, np.float64).reshape(len(array), -1))
+
+
+def check_same_features(**sets: np.ndarray) -> None:
+    """Raise ValueError where two sets have features of different number."""
+    (one, x), (other, y) = sets.items()
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"{one} has shape {x.shape} and {other} {y.shape}; expected [n, d] and [m, d], the same d")
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds a NaN or an infinity; remove the samples that failed")
+    return array

@@ -1,0 +1,55 @@
+"""How often an example finds its own partner, such as a text its picture: the accuracy of retrieval."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.arrays import check_whole, in_float64
+from jaxdiff.metrics.distance import features
+
+ROWS = 256  # of similarities at once
+
+
+class Retrieval(NamedTuple):
+    """A share of queries, with its binomial standard error."""
+
+    share: float
+    standard_error: float
+
+
+def retrieval(queries, keys, first: int = 1) -> Retrieval:
+    """The share of `queries` [n, d] whose own key, the one of the same row of `keys` [n, d], is among the first.
+
+    First are those of largest cosine to the query; a key that is as near as one's own comes before it. By chance the
+    share is first/n. The standard error is that of drawing other queries, for the same keys.
+
+    Raises:
+        TypeError: for features that are not real floating numbers, or a number that is not whole.
+        ValueError: for sets of different shape, a row of zeros, a value that is not finite, or fewer keys than `first`.
+    """
+    queries, keys = features("queries", queries, 2), features("keys", keys, 2)
+    if queries.shape != keys.shape:
+        raise ValueError(f"queries have shape {queries.shape} and keys {keys.shape}; expected a key for each query")
+    check_whole("first", first, least=1, most=len(keys))
+    for name, rows in (("queries", queries), ("keys", keys)):
+        zero = ~rows.any(axis=1)
+        if zero.any():
+            raise ValueError(f"{name}[{zero.argmax()}] is zero; expected a direction")
+    found = _ahead(queries, keys) < first
+    return Retrieval(float(found.mean()), float(found.std() / np.sqrt(len(found))))
+
+
+@in_float64
+def _ahead(queries, keys):
+    """How many other keys are as near to each query as its own, or nearer."""
+    unit = lambda z: z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+    keys = unit(keys.astype(float))
+
+    def of_row(row):
+        query, i = row
+        cosine = keys @ unit(query.astype(float))
+        return jnp.sum(cosine >= cosine[i] - 1e-12) - 1  # less what rounding could change
+
+    return jax.lax.map(of_row, (queries, jnp.arange(len(queries))), batch_size=ROWS)
