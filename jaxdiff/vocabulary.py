@@ -97,6 +97,7 @@ parse, write, describe, has = WORDS.parse, WORDS.write, WORDS.describe, WORDS.ha
 UNREACHABLE = {
     "from_betas": "a table of a thousand numbers is read from a file",
     "Product": "its processes are a tree, one a part of the data",
+    "DAPS": "its operator is a function",
     "RePaint": "what it needs of cond is arrays, which no setting is",
     "Each": "its samplers are a tree, one a part of the data",
     "Classification": "it trains a classifier, which a run has not",

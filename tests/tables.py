@@ -29,6 +29,7 @@ from jaxdiff.losses import (
     weightings,
 )
 from jaxdiff.samplers import (
+    DAPS,
     DDIM,
     Ancestral,
     AnnealedLangevin,
@@ -93,10 +94,12 @@ SAMPLERS = {
     "EulerMaruyama": Row(EulerMaruyama(0.5), random=True, below=True),
     "AnnealedLangevin": Row(AnnealedLangevin(1, 0.2), random=True, below=True),
     "RePaint": Row(RePaint(DDIM(0.5), 2, 2), random=True),
+    "DAPS": Row(DAPS(jnp.mean, 0.5, 2, data_std=0.8), random=True),
     "ProbabilityFlow": Row(ProbabilityFlow(rtol=1e-6, atol=1e-6), reversible=True),
 }
 OWN_CONDITIONS = {  # what samplers read of cond by themselves, for samples of a shape
     "known": lambda shape: np.full(shape, 0.3, np.float32),
+    "y": lambda shape: np.full(shape[0], 0.4, np.float32),
     "mask": lambda shape: np.arange(shape[-1]) == 0,
 }
 

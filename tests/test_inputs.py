@@ -402,6 +402,20 @@ row("jd.samplers.RePaint", jd.samplers.RePaint, repeats=COUNT, jump=COUNT, sampl
     *says("chooses its own", T(jd.samplers.ProbabilityFlow())), *says("looks back", T(jd.samplers.DPMSolverPP()),
     T(jd.samplers.UniPC(1)), T(jd.samplers.Switch(jd.samplers.DDIM(), jd.samplers.DPMSolverPP()))),
     *says("known and mask", T(jd.samplers.RePaint()))])
+row("jd.samplers.LinearDraw", jd.samplers.LinearDraw, iterations=COUNT)
+row("jd.samplers.LangevinDraw", jd.samplers.LangevinDraw, steps=COUNT, size=[4.0, *POSITIVE])
+row("jd.samplers.DAPS", jd.samplers.DAPS, {"operator": lambda x0: x0, "noise_std": 0.1}, noise_std=NOT_NEGATIVE,
+    operator=[T(None), T("mask"), T(lambda: 0), T(lambda x0, a, b: x0)], steps=COUNT, data_std=[0.0, -1.0, NAN,
+    *NO_NUMBER], inner=[T("langevin"), T(None), T(jd.samplers.LinearDraw)])
+row("jd.samplers.DAPS by Langevin steps", jd.samplers.DAPS, {"operator": lambda x0: x0, "inner":
+    jd.samplers.LangevinDraw()}, noise_std=POSITIVE)
+row("jd.sample by DAPS", lambda cond=X, denoiser=EXACT: jd.sample(KEY, denoiser, (3, 2),
+    jd.samplers.DAPS(lambda x0: x0, 0.1), 2, cond), cond=says("y", np.zeros((3, 3), np.float32),
+    T(IMAGES), None, {"cond": X}) + says("z", T({"y": X, "z": X})) + says("operator", T({"y": X, "operator": X})) +
+    says("cond", X[:2], HOLES), denoiser=says("bridge", T(BRIDGE)))
+row("jd.sample by DAPS of pure noise", lambda process: jd.sample(KEY, jd.exact.Gaussian(process, np.zeros(2),
+    np.eye(2)), (3, 2), jd.samplers.DAPS(lambda x0: x0, 0.1), 2, X), process=says("alpha(1.0) = 0",
+    jd.Flow(), jd.Cosine()))
 row("jd.sample by RePaint", lambda denoiser=EXACT, **cond: jd.sample(KEY, denoiser, (3, 2), jd.samplers.RePaint(), 2,
     cond.get("cond", {"known": X, "mask": X == 0, **cond})), known=[*BATCH, np.zeros((3, 3))],
     mask=[T(X), T(None), T([[1, 0]]), np.ones((2, 2), bool), np.ones((3, 2, 1), bool)], other=says("cond", T(X)),
@@ -718,7 +732,7 @@ WITHOUT = {
     "Solution Images ImageSource Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known "
-    "Spread",
+    "Spread PosteriorDraw",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "

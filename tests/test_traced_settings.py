@@ -63,6 +63,7 @@ Y = np.array([0.3, 1.0, -0.4], np.float32)
 observed = lambda noise_std=0.5, spread=G.Point(), scale=1.0: jnp.stack(
     [*G.Observed(MODEL, jnp.mean, noise_std, spread, scale)(X, 0.4, Y)]
 )
+daps = lambda noise_std=0.5, **more: sampled(S.DAPS(jnp.mean, noise_std, 2, **more), cond=Y)
 STARTED = S.Switch(S.Ancestral(), S.DDIM())
 likely = lambda x, *_: -jnp.sum(x**2, 1)
 
@@ -115,6 +116,9 @@ FIELDS = {  # by class and field: what reads the number, a number within its ran
     "Heun.s_max": (lambda s: sampled(S.Heun(1.0, 0.1, s)), 2.0, [0.01, -1.0]),
     "Heun.s_noise": (lambda s: sampled(S.Heun(1.0, s_noise=s)), 1.1, [-0.1]),
     "PredictorCorrector.snr": (lambda r: sampled(S.PredictorCorrector(snr=r)), 0.1, [1.0, -0.1]),
+    "DAPS.noise_std": (lambda s: daps(s), 0.7, [-0.5]),
+    "DAPS.data_std": (lambda s: daps(data_std=s), 0.7, [0.0, -0.5]),
+    "LangevinDraw.size": (lambda s: daps(inner=S.LangevinDraw(2, s)), 0.5, [0.0, 4.0, -0.5]),
     "Switch.t": (lambda t: sampled(dataclasses.replace(STARTED, t=t)), 0.5, [-0.5, 1.5]),
     "Uniform.t_min": (lambda t: loss(T.Uniform(t)), 0.1, [1.0, -0.1]),
     "Stratified.t_min": (lambda t: loss(T.Stratified(t)), 0.1, [1.0, -0.1]),

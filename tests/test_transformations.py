@@ -160,6 +160,7 @@ ELSEWHERE = {
     "ROWS row Gradient InnerProduct": "what denoisers and energies are made of",
     "weights": "what the losses are made of",
     "example_keys Solution": "for other rooms",
+    "PosteriorDraw LinearDraw LangevinDraw": "in the row of DAPS, and in test_daps.py",
     "times weightings couplings guidance": "rooms",
     "assign assignment_cost": "test_couplings.py: SciPy on the host",
     "Paired OptimalTransport draw": "test_couplings.py: pairs, SciPy on the host, batches kept in files",

@@ -5,6 +5,7 @@ from jaxdiff.denoisers import check_cond
 from jaxdiff.samplers.ancestral import DDIM, Ancestral
 from jaxdiff.samplers.batches import draw
 from jaxdiff.samplers.bridge import cross
+from jaxdiff.samplers.daps import DAPS, LangevinDraw, LinearDraw, PosteriorDraw
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.each import Each
 from jaxdiff.samplers.euler_maruyama import EulerMaruyama, forward_paths
@@ -20,6 +21,7 @@ from jaxdiff.samplers.switch import Switch
 from jaxdiff.samplers.unipc import UniPC
 
 __all__ = [
+    "DAPS",
     "DDIM",
     "Ancestral",
     "AnnealedLangevin",
@@ -27,6 +29,9 @@ __all__ = [
     "Each",
     "EulerMaruyama",
     "Heun",
+    "LangevinDraw",
+    "LinearDraw",
+    "PosteriorDraw",
     "PredictorCorrector",
     "ProbabilityFlow",
     "RePaint",

@@ -133,15 +133,16 @@ def check_start_of_shape(process, x_start, shape) -> Any:
 def _sample(
     keys, denoiser, shapes, sampler, steps, cond, grid: Any, t_start, t_end, x_start: Any, trajectory, split
 ) -> Any:
-    def run(shared, keys, cond, x_start):
+    def of_shares(shared, keys, cond, x_start):
         denoiser, sampler, grid, t_start, t_end = shared
-        return _run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory)
+        return run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory)
 
     shared = denoiser, sampler, grid, t_start, t_end
-    return by_device(run, split, axis=int(trajectory))(shared, keys, cond, x_start)
+    return by_device(of_shares, split, axis=int(trajectory))(shared, keys, cond, x_start)
 
 
-def _run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> Any:
+def run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> Any:
+    """The scan of `sample`, whose arguments it has, once they are checked: one key a sample, a grid or times."""
     process = denoiser.process
     to_data = t_end is None
     if not isinstance(grid, Grid):
