@@ -1,10 +1,9 @@
-"""The command line: `jaxdiff demo | train | sample | likelihood | export | words`."""
+"""The command line: `jaxdiff demo | train | sample | likelihood | evaluate | export | words`."""
 
 import contextlib
 import dataclasses
 import json
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,11 +13,12 @@ from typing import Annotated, Any, Literal
 import jax
 import tyro
 
-from jaxdiff import runs, training
+from jaxdiff import pretrained, runs, training
 from jaxdiff.arrays import check_path, check_whole, own_folder, remove_folder
 from jaxdiff.config import Config, check_seed
 from jaxdiff.likelihood import Hutchinson, Trace
 from jaxdiff.processes.grids import Grid
+from jaxdiff.runs.programs import keep_compiled
 from jaxdiff.samplers import DPMSolverPP, ProbabilityFlow, Sampler
 from jaxdiff.training.hosts import INTERRUPTED, agree, first
 from jaxdiff.vocabulary import Data, Guidance, listing, primitive
@@ -41,39 +41,32 @@ class Hosts:
     """Take all three from the cluster: SLURM, TPU pods, Open MPI, Kubernetes."""
 
 
-CACHE_BYTES = 2**31
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn."""
+
+    sampler: Sampler = DPMSolverPP()
+    """How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ..."""
+    steps: int = 50
+    """Denoising steps (probability_flow chooses its own)."""
+    grid: Grid | None = None
+    """Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own."""
+    condition: tuple[str, ...] = ()
+    """What to draw, of a run trained with --condition: a label by its number or name, several of them in turn, as
+    3 cat 7 or 3,cat,7; or the given columns, as y=1.5,z=2. Without it `sample` draws all classes of a run of labels,
+    and `evaluate` gives samples the labels or columns that the training examples have."""
+    guidance: Guidance | None = None
+    """classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none."""
+    seed: int = 0
+    """Seed of the noise."""
+    batch_size: int = 256
+    """Samples drawn at once."""
+    precision: runs.Computed | None = None
+    """What the network is computed in: bfloat16, or float32 with products of default, high or highest precision; by
+    default as it was trained."""
+
+
 KEPT = "what is done is kept; the same command goes on"
-
-
-def _cache_folder() -> Path:
-    """Where compiled programs are kept: in the user's cache folder, by XDG's variable or the system's own."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    home = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return (Path(named) if os.path.isabs(named) else Path(home).expanduser()) / "jaxdiff"
-
-
-def _keep_compiled() -> None:
-    """Have JAX keep compiled programs for the next start, unless its own settings say where, or that it should not.
-
-    The oldest are removed where all take more than `CACHE_BYTES`. Warns of a folder that cannot be written.
-    """
-    settings: Any = jax.config
-    if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
-        return
-    try:
-        folder = _cache_folder()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"{folder} cannot be written")
-    except (OSError, RuntimeError) as error:
-        return warnings.warn(f"compiled programs are not kept for the next start: {error}", stacklevel=2)
-    with contextlib.suppress(FileNotFoundError):  # another process has removed it
-        total = 0
-        for path in sorted(folder.glob("*-cache"), key=os.path.getmtime, reverse=True):
-            total += path.stat().st_size
-            if total > CACHE_BYTES:
-                path.unlink()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 @contextlib.contextmanager
@@ -83,7 +76,7 @@ def _together(hosts: Hosts, folder: Path, asked: tuple, at_once: str, agreed: bo
     A failure ends all of them; SIGTERM ends this one, or all where they agree on it. KeyboardInterrupt says what is
     kept.
     """
-    _keep_compiled()
+    keep_compiled()
     given = hosts.coordinator, hosts.processes, hosts.process_id
     if None not in given or hosts.cluster:
         jax.config.update("jax_enable_preemption_service", agreed)
@@ -158,14 +151,7 @@ def train(
 def sample(
     folder: Folder,
     n: int = 64,
-    sampler: Sampler = DPMSolverPP(),
-    steps: int = 50,
-    grid: Grid | None = None,
-    condition: tuple[str, ...] = (),
-    guidance: Guidance | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
-    precision: runs.Computed | None = None,
+    how: Annotated[Drawing, tyro.conf.arg(name="")] = Drawing(),
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
@@ -177,32 +163,23 @@ def sample(
     Args:
         folder: A run's folder.
         n: How many samples. Sample i is the same whatever their number and the batch size.
-        sampler: How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ...
-        steps: Denoising steps (probability_flow chooses its own).
-        grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
-        condition: What to draw, of a run trained with --condition: a label by its number or name, several of them in
-            turn (3 cat 7, or 3,cat,7), or the given columns (y=1.5,z=2). Without it a run of labels draws all classes.
-        guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
-        seed: Seed of the noise.
-        batch_size: Samples drawn at once.
-        precision: What the network is computed in: bfloat16, or float32 with products of default, high or highest
-            precision; by default as it was trained.
+        how: How they are drawn.
         hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
     folder = check_path("folder", folder)
-    for name, count in (("n", n), ("steps", steps), ("batch_size", batch_size)):
+    for name, count in (("n", n), ("steps", how.steps), ("batch_size", how.batch_size)):
         check_whole(name, count)
-    check_seed(seed)
-    asked = n, sampler, steps, grid, condition, guidance, seed, batch_size, precision
-    with _together(hosts, folder, asked, KEPT):
+    check_seed(how.seed)
+    with _together(hosts, folder, (n, how), KEPT):
         run = runs.load(folder)
-        cond = run.known.condition(run.config, condition, n)
-        if guidance is not None:
-            run = dataclasses.replace(run, denoiser=guidance(denoiser=run.denoiser))
+        cond = run.known.condition(run.config, how.condition, n)
+        if how.guidance is not None:
+            run = dataclasses.replace(run, denoiser=how.guidance(denoiser=run.denoiser))
         keep = own_folder(folder, "samples.partial") if first() else folder / "samples.partial"
         lasting = {"mesh": runs.every_device(), "keep": keep, "progress": not json_ and first()}
-        x = runs.draw(run, n, sampler, steps, seed, cond, batch_size, precision, grid=grid, **lasting)
+        settings = how.sampler, how.steps, how.seed, cond, how.batch_size, how.precision
+        x = runs.draw(run, n, *settings, grid=how.grid, **lasting)
         written = None
         if first():
             written = run.known.write(run.restore(x), folder)
@@ -260,6 +237,48 @@ def likelihood(
         progress = not json_ and first()
         run, settings = runs.load(folder), settings | {"progress": progress, "precision": precision}
         return runs.likelihood(run, folder, data, split, limit, seed, unconditional, **settings)
+
+
+def evaluate(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    samples: int | None = None,
+    features: Literal["classifier", "pixels", "inception"] | None = None,
+    inception: Path | None = None,
+    data: Data | None = None,
+    split: Literal["validation", "test"] = "test",
+    how: Annotated[Drawing, tyro.conf.arg(name="")] = Drawing(),
+    json_: Json = False,
+) -> dict:
+    """How good samples of RUN are: Fréchet and kernel distance, precision, recall, density and coverage.
+
+    Each stands beside its floor, which is that of as many real examples that the model has not seen, with standard
+    errors. All are compared with the training examples, at most 10,000. The result is evaluation.json in the run's
+    folder. The same command again goes on where it was interrupted.
+
+    Pictures are compared by the features of a small classifier. It is trained on the training pictures and their
+    labels, and kept in the run's folder; numbers of two runs can be compared where its hash is the same. Rows are
+    compared as they are, each column standardised, and by Wasserstein distances in their own units.
+
+    Args:
+        folder: A run's folder, or one that `jaxdiff export` wrote.
+        samples: How many samples; as many as the split has examples, at most 2,000, unless given.
+        features: What pictures are compared by: a classifier, their pixels (pictures without labels always are), or the
+            FID's Inception, of colour pictures.
+        inception: The folder with Inception's weights in one file of safetensors, for --features inception.
+        data: What to compare with: folder('mine', size=32), table('mine.csv'), ...; by default what the run learned
+            from.
+        split: Which real examples the floor is of.
+        how: How samples are drawn.
+        json_: Print the result as one line of JSON.
+    """
+    folder = check_path("folder", folder)
+    if (features == "inception") != (inception is not None):
+        raise ValueError("--features inception and --inception FOLDER, where its weights are, go together")
+    chosen: Any = features if inception is None else pretrained.inception(inception)
+    settings = {field.name: getattr(how, field.name) for field in dataclasses.fields(how)}
+    with _together(Hosts(), folder, (samples, how), KEPT):
+        run = runs.load(folder)
+        return runs.evaluate(run, folder, samples, chosen, data, split, progress=not json_, **settings)
 
 
 def export(
@@ -337,7 +356,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.formatwarning = lambda message, *_: f"jaxdiff: {message}\n"
     app = tyro.extras.SubcommandApp()
-    for command in (demo, train, sample, likelihood, export, words):
+    for command in (demo, train, sample, likelihood, evaluate, export, words):
         app.command(command)
     try:
         result = app.cli(description=ABOUT, registry=_words())

@@ -136,6 +136,41 @@ def test_a_conditional_run_is_scored_under_its_labels_or_says_that_it_is_not(dig
     assert len({round(value, 4) for value in given.values()}) == 2
 
 
+def test_an_evaluation_is_the_metrics_of_samples_and_of_as_many_other_digits(digits_run, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(digits_run, tmp_path / "run")
+    asked = ("--samples", 30, "--steps", 3, "--seed", 1, "--features", "pixels", "--json")
+    code, out, table = jaxdiff(monkeypatch, capsys, "evaluate", folder, *asked)
+    assert code == 0, table
+    report = json.loads((folder / "evaluation.json").read_text())
+    assert json.loads(out) == report
+    assert report["reference"] == "1000 train examples"
+    assert report["floor"] == "30 test examples"
+    assert "30 samples              floor: 30 test examples" in table
+    assert not (folder / "evaluation.partial").exists()
+
+    run, train, test = runs.load(folder), jd.data.load_digits("train"), jd.data.load_digits("test")
+    cond = run.known.as_given(run.config, train.label, 30)
+    assert (np.abs(np.bincount(cond, minlength=10) - 30 * np.bincount(train.label) / 1000) < 1).all()
+    drawn = run.restore(runs.draw(run, 30, steps=3, seed=1, cond=cond, batch_size=256))
+    pixels = lambda image: ((2 * image.astype(np.float32) + 1) / 17 - 1).reshape(len(image), 64)
+    shuffled = np.random.default_rng(0).permutation(447)[:30]
+    for name, fake in (("value", pixels(drawn)), ("floor", pixels(test.image[shuffled]))):
+        error = "standard_error" if name == "value" else "floor_standard_error"
+        near = jd.metrics.precision_recall(pixels(train.image), fake)
+        dense = jd.metrics.density_coverage(pixels(train.image), fake)
+        expected = {
+            "frechet_distance": jd.metrics.frechet_distance(fake, pixels(train.image)),
+            "kernel_distance": jd.metrics.kernel_distance(fake, pixels(train.image)),
+            "precision": (near.precision, near.precision_error),
+            "recall": (near.recall, near.recall_error),
+            "density": (dense.density, dense.density_error),
+            "coverage": (dense.coverage, dense.coverage_error),
+        }
+        assert report["metrics"].keys() == expected.keys()
+        for metric, found in report["metrics"].items():
+            assert (found[name], found[error]) == pytest.approx(tuple(expected[metric]), rel=1e-5), metric
+
+
 def test_training_again_changes_nothing(digits_run, monkeypatch, capsys):
     before = (digits_run / "metrics.jsonl").read_text()
     code, _, _ = jaxdiff(monkeypatch, capsys, "train", digits_run, *LABELLED, "--json")
@@ -251,6 +286,12 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         (("sample", digits_run, "--guidance", "classifier_free(2)"), "no cond to guide to"),
         (("likelihood", digits_run, "--limit", 0), "limit = 0"),
         (("likelihood", digits_run, "--data", "two_moons"), "data = two_moons are rows; expected pictures"),
+        (("evaluate", digits_run, "--data", "two_moons"), "data = two_moons are rows; expected pictures"),
+        (("evaluate", digits_run, "--samples", 9), "samples = 9; expected at least 10"),
+        (("evaluate", digits_run, "--samples", 448), "the test split has 447 examples to compare them with; expected"),
+        (("evaluate", digits_run, "--condition", 3, "--samples", 46), "the test split has 45 examples"),
+        (("evaluate", digits_run, "--features", "inception"), "--features inception and --inception FOLDER"),
+        (("evaluate", digits_run, "--inception", tmp_path), "--features inception and --inception FOLDER"),
     ):
         code, out, err = jaxdiff(monkeypatch, capsys, *arguments)
         assert code == 1, arguments
@@ -263,7 +304,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
 
 
 def test_every_command_has_a_help(monkeypatch, capsys):
-    for command in ("", "demo", "train", "sample", "likelihood", "export", "words"):
+    for command in ("", "demo", "train", "sample", "likelihood", "evaluate", "export", "words"):
         code, out, err = jaxdiff(monkeypatch, capsys, *command.split(), "--help")
         assert code == 0
         assert "usage" in out

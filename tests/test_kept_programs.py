@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from test_cli import jaxdiff
 from test_mesh_evaluation import untrained_run
 
-from jaxdiff import cli
+from jaxdiff.runs import programs
 
 SETTINGS = ("jax_enable_compilation_cache", "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
@@ -84,6 +84,6 @@ def test_the_oldest_programs_go_where_there_are_too_many(cache, asked, monkeypat
     for age, name in enumerate(("newest", "new", "old")):
         (cache / f"{name}-cache").write_bytes(bytes(6))
         os.utime(cache / f"{name}-cache", (1e9 - age, 1e9 - age))
-    monkeypatch.setattr(cli, "CACHE_BYTES", 12)
+    monkeypatch.setattr(programs, "CACHE_BYTES", 12)
     asked()
     assert {path.name for path in cache.iterdir()} == {"newest-cache", "new-cache"}

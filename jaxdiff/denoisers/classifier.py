@@ -66,6 +66,11 @@ class NoisyClassifier(OfNetwork):
         """log p(cond | x_0), at t = 0."""
         return self(x0, 0.0, cond)
 
+    def features(self, x, t) -> jax.Array:
+        """What the network's last layer reads, [batch, features], by its `features(params, x, c_noise)`."""
+        x, t = self.process.at(x, t)
+        return self.network.features(self.params, self.process.present(x, t, self.data_std), self.process.c_noise(t))
+
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that holds no labels: TypeError for what is no integer, ValueError for None."""
         if cond is None:

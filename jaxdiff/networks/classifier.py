@@ -29,13 +29,17 @@ class AttentionPool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, *sides, channels] -> [batch, outputs]."""
+        return self.out(self.read(x))
+
+    def read(self, x: jax.Array) -> jax.Array:
+        """What its last layer reads, [batch, channels]."""
         batch, *sides, channels = x.shape
         places = x.reshape(batch, -1, channels)
         mean = places.mean(1, keepdims=True)
         places = jnp.concatenate([mean, places + positions(sides, channels).astype(x.dtype)], axis=1)
         heads = lambda array, *more: array.reshape(batch, -1, *more, self.heads, channels // self.heads)
         kv = heads(self.kv(places), 2)
-        return self.out(dot_product_attention(heads(self.q(mean)), kv[:, :, 0], kv[:, :, 1]).reshape(batch, channels))
+        return dot_product_attention(heads(self.q(mean)), kv[:, :, 0], kv[:, :, 1]).reshape(batch, channels)
 
 
 class Classifier(nnx.Module):
@@ -86,6 +90,10 @@ class Classifier(nnx.Module):
 
     def __call__(self, x: jax.Array, c_noise: jax.Array) -> jax.Array:
         """Return logits [batch, classes] for x [batch, *sides, channels_in] and c_noise, a scalar or [batch]."""
+        return self.pool.out(self.features(x, c_noise))
+
+    def features(self, x: jax.Array, c_noise: jax.Array) -> jax.Array:
+        """What the last layer reads of the same, [batch, channels[-1]]."""
         check_sides(x, self.channels_in, len(self.down), self.space)
         embedding = self.embed(x, c_noise)
         apply = computed_twice if self.remat else lambda block: block
@@ -96,4 +104,4 @@ class Classifier(nnx.Module):
                 h = apply(block)([h], embedding)
         for block in self.middle:
             h = apply(block)([h], embedding)
-        return self.pool(nnx.silu(self.norm_out(h)))
+        return self.pool.read(nnx.silu(self.norm_out(h)))

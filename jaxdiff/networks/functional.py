@@ -45,7 +45,11 @@ class Network:
         """What the module makes of `inputs`: for a denoiser's x, c_noise and cond, as `jaxdiff.networks.UNet` says."""
         return self._module(params)(*inputs)
 
-    def _module(self, params) -> nnx.Module:
+    def features(self, params: dict, *inputs) -> jax.Array:
+        """What the module's last layer reads of the same `inputs`, by its own `features(*inputs)`."""
+        return self._module(params).features(*inputs)
+
+    def _module(self, params) -> Any:
         try:
             return nnx.merge(self.graphdef, params)
         except ValueError as error:

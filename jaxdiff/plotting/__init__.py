@@ -6,7 +6,7 @@ None needs a display or touches pyplot's state. A picture of the plane is panels
     panels({"data": Points(x), "model": [Density(log_prob), Field(score)]}, path="model.png")
 """
 
-from jaxdiff.plotting.curves import lines, training_curve
+from jaxdiff.plotting.curves import estimates, lines, training_curve
 from jaxdiff.plotting.images import sample_grid, strip
 from jaxdiff.plotting.pairs import pairs
 from jaxdiff.plotting.picture import BLUE, DEPTHS, FAINT, GREY, INK, ORANGE, Picture
@@ -25,6 +25,7 @@ __all__ = [
     "Paths",
     "Picture",
     "Points",
+    "estimates",
     "lines",
     "pairs",
     "panels",

@@ -76,15 +76,9 @@ def lines(
     level = dict(floors or {})
     if unknown := set(level) - set(panels):
         raise ValueError(f"floors has {sorted(unknown)}; expected names among {sorted(panels)}")
-    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
-    style = {name: (HUES[i % len(HUES)], "os^Dv"[i // len(HUES) % 5]) for i, name in enumerate(names)}
-    columns = min(columns, len(panels))
-    width, height = 4.2 * columns + 2.4, 3.1 * (rows := math.ceil(len(panels) / columns))
-    picture = Picture(width, height)
-    for i, (title, curves) in enumerate(panels.items()):
-        row, column = divmod(i, columns)
-        box = ((4.2 * column + 0.7) / width, (height - 3.1 * row - 2.65) / height, 3.4 / width, 2.25 / height)
-        axes = picture.add_axes(box, xscale="log", yscale="log")
+    picture, places, style = _laid_out(panels, columns)
+    for (title, curves), (axes, left, bottom) in zip(panels.items(), places):
+        axes.set(xscale="log", yscale="log")
         for name, (at, value) in curves.items():
             at, value = np.asarray(at, float), np.asarray(value, float)
             if at.shape != value.shape or at.ndim != 1 or not ((at > 0).all() and (value > 0).all()):
@@ -93,21 +87,67 @@ def lines(
             axes.plot(at, value, color=color, marker=mark, markersize=3.5, linewidth=1.4)
         if title in level:
             axes.axhline(level[title], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.set_title(title, loc="left", color=INK, size=10)
-        axes.set_xlabel(x if row == rows - 1 else "", color=GREY, size=9)
-        axes.set_ylabel(y if column == 0 else "", color=GREY, size=9)
+        axes.set_xlabel(x if bottom else "", color=GREY, size=9)
+        axes.set_ylabel(y if left else "", color=GREY, size=9)
         for axis in (axes.xaxis, axes.yaxis):
-            decades = np.ptp(np.log10(axis.get_view_interval()))
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_locator(NullLocator())
+            _number(axis)
+    return picture.saved(path)
+
+
+def estimates(panels: Mapping[str, Mapping[str, tuple]], path: PathLike = None, columns: int = 2) -> Picture:
+    """Estimates with bars of one standard error, {panel: {name: (x, y, standard error)}}, each name in one colour.
+
+    The axis of x is logarithmic, that of y is not. Raises ValueError for no panels, and for a name whose three arrays
+    differ in length, or hold an x that is not above 0, an error below 0, or a value that is not finite.
+    """
+    check_instance("panels", panels, Mapping, "{panel: {name: (x, y, standard error)}}")
+    check_whole("columns", columns)
+    for title, curves in panels.items():
+        check_instance(f"panels[{title!r}]", curves, Mapping, "{name: (x, y, standard error)}")
+    if not panels or not all(panels.values()):
+        raise ValueError("panels is empty, or one of them; expected {panel: {name: (x, y, standard error)}}")
+    picture, places, style = _laid_out(panels, columns)
+    for (title, curves), (axes, _, _) in zip(panels.items(), places):
+        axes.set_xscale("log")
+        for name, given in curves.items():
+            at, value, error = (np.asarray(array, float) for array in given)
+            shapes = {at.shape, value.shape, error.shape}
+            if shapes != {(len(value),)} or not (np.isfinite([at, value, error]).all() and min(at) > 0 <= min(error)):
+                raise ValueError(f"{title}, {name}: {given}; expected three arrays [n], x above 0, no error below 0")
+            color, mark = style[name]
+            axes.errorbar(at, value, error, color=color, marker=mark, markersize=3.5, linewidth=1.4, elinewidth=1.0)
+        _number(axes.xaxis)
+    return picture.saved(path)
+
+
+def _laid_out(panels: Mapping[str, Mapping], columns: int) -> tuple[Picture, list[tuple], dict[str, tuple[str, str]]]:
+    """A picture with (axes, whether at the left, whether at the bottom) for each panel, and the style of each name."""
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    style = {name: (HUES[i % len(HUES)], "os^Dv"[i // len(HUES) % 5]) for i, name in enumerate(names)}
+    columns = min(columns, len(panels))
+    width, height = 4.2 * columns + 2.4, 3.1 * (rows := math.ceil(len(panels) / columns))
+    picture, places = Picture(width, height), []
+    for i, title in enumerate(panels):
+        row, column = divmod(i, columns)
+        box = ((4.2 * column + 0.7) / width, (height - 3.1 * row - 2.65) / height, 3.4 / width, 2.25 / height)
+        axes = picture.add_axes(box)
+        axes.set_title(title, loc="left", color=INK, size=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(FAINT)
         axes.tick_params(which="both", colors=GREY, labelsize=8, length=0)
         axes.grid(color=FAINT, linewidth=0.8)
+        places.append((axes, column == 0, row == rows - 1))
     entries = [Line2D([], [], color=c, marker=m, markersize=4, linewidth=1.4) for c, m in style.values()]
     picture.legend(entries, names, loc="center left", bbox_to_anchor=(4.2 * columns / width, 0.5), frameon=False)
-    return picture.saved(path)
+    return picture, places, style
+
+
+def _number(axis) -> None:
+    """Plain numbers at a logarithmic axis."""
+    decades = np.ptp(np.log10(axis.get_view_interval()))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _smoothed(step, loss, points: int = 400) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,16 @@
-"""A run lives in one folder, with all that is needed to use it: nothing here but `train` and `likelihood` reads data.
+"""A run lives in one folder, with all that is needed to use it: nothing here but `train`, `likelihood`
+and `evaluate` reads data.
 
 config.json     what it was made from: `Config`            checkpoints/, metrics.jsonl    see `training`
 data.json       what it keeps of its data: `Known`         *.png                          pictures of it
-summary.json    the final figures
+summary.json    the final figures                         evaluation.json, classifier_*    how good its samples are
 
 An exported run has its averaged weights in weights.safetensors in place of checkpoints.
 """
 
 from jaxdiff.config import Config, read_config
 from jaxdiff.runs.data import read
+from jaxdiff.runs.evaluate import evaluate
 from jaxdiff.runs.export import export
 from jaxdiff.runs.known import Known, learned
 from jaxdiff.runs.likelihood import likelihood
@@ -29,6 +31,7 @@ __all__ = [
     "Run",
     "build",
     "draw",
+    "evaluate",
     "every_device",
     "export",
     "learned",

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 import jax
+import numpy as np
 
 from jaxdiff.arrays import check_choice, check_instance, check_number, check_whole, read_json, said
 from jaxdiff.config import Config
+from jaxdiff.metrics import Distance
 from jaxdiff.runs.summary import write_json
 from jaxdiff.vocabulary import Network
 
@@ -82,6 +84,36 @@ class Known(abc.ABC):
     @abc.abstractmethod
     def in_turn(self, source, n: int) -> Any:
         """The `cond` of n samples to picture of a model that knows nothing without one."""
+
+    @abc.abstractmethod
+    def real(self, source, config: Config, condition: Sequence[str], most: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """At most `most` examples of `source`, drawn from a seed, as the user gave them; and their labels, or what the
+        model is given of them. Where `condition` names labels, of these alone.
+
+        Raises ValueError for examples that are unlike those of the training.
+        """
+
+    @abc.abstractmethod
+    def as_given(self, config: Config, given: np.ndarray | None, n: int) -> np.ndarray | None:
+        """The `cond` of n samples of a conditional model, as it is among real examples that have `given`."""
+
+    @abc.abstractmethod
+    def features(
+        self, features: Any, folder: Path, source, held_out: tuple[np.ndarray, Any], progress: bool
+    ) -> tuple[Callable[[Any], np.ndarray], dict[str, Any]]:
+        """What makes features [n, d] of examples as the user gave them, and what a report says of it, "name" first.
+
+        `features` is what the user asked for, None for the default; a network of them is trained on `source`, kept in
+        `folder`, and tried on `held_out`. Raises ValueError for features that are not for this kind of data.
+        """
+
+    @abc.abstractmethod
+    def whole(self, x, cond) -> np.ndarray:
+        """Samples as `real` has examples, from what the model drew for `cond`."""
+
+    @abc.abstractmethod
+    def distances(self, key: jax.Array, real: np.ndarray, x: np.ndarray) -> dict[str, Distance]:
+        """Distances in the data's own units, by their names."""
 
     @abc.abstractmethod
     def restore(self, x) -> Any:

@@ -11,9 +11,8 @@ from jaxdiff.arrays import check_choice, check_flag, check_instance, check_path,
 from jaxdiff.config import check_seed
 from jaxdiff.data.splits import Split
 from jaxdiff.denoisers import arithmetic
-from jaxdiff.runs.data import SPLITS, read
-from jaxdiff.runs.known import kind_of
-from jaxdiff.runs.run import Computed, Run, computed, every_device
+from jaxdiff.runs.data import SPLITS
+from jaxdiff.runs.run import Computed, Run, computed, every_device, examples
 from jaxdiff.runs.summary import read_summary, update_summary
 from jaxdiff.vocabulary import WORDS, Data
 
@@ -64,18 +63,8 @@ def likelihood(
     began = time.perf_counter()
     conditional = bool(run.config.condition) and not unconditional
     split = split or ("test" if data is None else None)
-    try:
-        source = read(data or run.config.data, split, run.config.condition, progress)
-    except OSError as error:
-        if data is not None:
-            raise
-        raise ValueError(
-            f"the data that the run learned from cannot be read ({error}); name others by --data"
-        ) from None
-    data = data or run.config.data
-    name = WORDS.write(data, Data)
-    if kind_of(source) is not type(run.known):
-        raise ValueError(f"data = {name} are {kind_of(source).KIND}; expected {run.known.KIND}, as the run's own")
+    source = examples(run, data, split, progress)
+    name = WORDS.write(data or run.config.data, Data)
     mesh = every_device()
     made = fingerprint(name, limit, seed, settings, conditional, arithmetic(denoiser, jnp.float32, products, mesh))
     record = folder / f"likelihood_{split or 'all'}_{made[:8]}.npz"

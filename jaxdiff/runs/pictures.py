@@ -12,11 +12,14 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff.arrays import atomic_write, check_whole
 from jaxdiff.config import Config
+from jaxdiff.metrics import Distance
+from jaxdiff.runs.features import centres, of_classifier
 from jaxdiff.runs.known import SEEN, Known
 from jaxdiff.vocabulary import WORDS, Network
 
 LABEL = ("label",)
 SHOWN = 256  # pictures in a grid, at most
+AT_ONCE = 1000  # pictures read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +120,51 @@ class Pictures(Known):
         """The classes one after another."""
         return np.arange(n, dtype=np.int32) % self.classes
 
+    def real(self, source, config, condition, most) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and labels."""
+        wanted = [label for text in condition for label in self._labels(text)]
+        images, labels = [], []
+        order = np.random.default_rng(0).permutation(len(source))
+        for indices in np.split(order, range(AT_ONCE, len(order), AT_ONCE)):
+            image, label = _at(source, indices)
+            label = self._own_labels(source, label) if config.condition else label
+            kept = np.isin(label, wanted) if wanted else slice(None)
+            images.append(image[kept])
+            labels.append(label[kept])
+            if sum(map(len, labels)) >= most:
+                break
+        self._check_alike(source, images[0])
+        return np.concatenate(images)[:most], np.concatenate(labels)[:most]
+
+    def as_given(self, config, given, n) -> np.ndarray | None:
+        """Labels in their proportions."""
+        if not config.condition:
+            return None
+        return np.sort(given)[np.arange(n) * len(given) // n].astype(np.int32)
+
+    def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
+        """Of a classifier of the pictures, their pixels, or those of the user's own function."""
+        if callable(features):
+            if self.levels != 256:
+                raise ValueError(f"the pictures have {self.levels} levels; features of a function expect 256, 8 bits")
+            return features, {"name": getattr(features, "name", getattr(features, "__name__", "a function"))}
+        if features == "pixels" or (features is None and source.classes < 2):
+            why = "" if features else ", as the pictures have no labels for a classifier"
+            return lambda images: centres(images, self.levels).reshape(len(images), -1), {"name": f"pixels{why}"}
+        if source.classes < 2:
+            raise ValueError("features = 'classifier', but the pictures are of one class; expected 'pixels'")
+        classifier = of_classifier(folder, source, self.examples(source), self.event, progress)
+        accuracy, error = classifier.accuracy(*held_out)
+        return classifier, {"name": classifier.name, "accuracy": accuracy, "accuracy_standard_error": error}
+
+    def whole(self, x, cond) -> np.ndarray:
+        """The pixels."""
+        return self.restore(x)
+
+    def distances(self, key, real, x) -> dict[str, Distance]:
+        """None: pixels are compared by features."""
+        return {}
+
     def restore(self, x) -> np.ndarray:
         """The pixels, uint8 (uint16 beyond 256 levels)."""
         return np.asarray(jd.quantize(jnp.asarray(x), self.levels)).astype(
@@ -157,14 +205,17 @@ class Pictures(Known):
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
         """Bits per dimension, by `jaxdiff.bits_per_dim`."""
         images, labels = _first(source, limit)
+        self._check_alike(source, images)
+        cond = self._own_labels(source, labels) if conditional else None
+        report = jd.bits_per_dim(key, denoiser, images, levels=self.levels, cond=cond, **lasting, **settings)
+        return _figures(report) | {"per_example": str(lasting["record"])}, str(report)
+
+    def _check_alike(self, source, images: np.ndarray) -> None:
         if (images.shape[1:], source.levels) != (self.event, self.levels):
             raise ValueError(
                 f"the pictures are {images.shape[1:]} with {source.levels} levels; expected {self.event} with "
                 f"{self.levels}, as those that the run was trained on"
             )
-        cond = self._own_labels(source, labels) if conditional else None
-        report = jd.bits_per_dim(key, denoiser, images, levels=self.levels, cond=cond, **lasting, **settings)
-        return _figures(report) | {"per_example": str(lasting["record"])}, str(report)
 
     def _own_labels(self, source, labels: np.ndarray) -> np.ndarray:
         """The run's labels of pictures of `source`, by the names of its classes where the run knows names."""
@@ -183,9 +234,14 @@ class Pictures(Known):
 
 def _first(source, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The first n pictures of a set, or all, uint8 [n, height, width, channels], and their labels [n]."""
+    return _at(source, np.arange(len(source))[:n])
+
+
+def _at(source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of some of them."""
     if isinstance(source, jd.data.Images):
-        return source.image[:n], source.label[:n]
-    indices = range(len(source))[:n]
+        return source.image[indices], source.label[indices]
+    indices = indices.tolist()
     many = getattr(source, "__getitems__", None)
     examples = [source[i] for i in indices] if many is None else many(indices)
     return np.stack([example["image"] for example in examples]), np.array([example["label"] for example in examples])

@@ -11,15 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff.arrays import check_choice
+from jaxdiff.arrays import check_choice, said
 from jaxdiff.config import Config
 from jaxdiff.data import Columns, write_rows
 from jaxdiff.data.rows import SUFFIXES
 from jaxdiff.denoisers import arithmetic, uncast
+from jaxdiff.metrics import Distance, sliced_wasserstein, wasserstein
 from jaxdiff.runs.known import Known
 from jaxdiff.vocabulary import WORDS, Network
 
 LIMIT = 2000  # rows that a likelihood looks at unless told
+PAIRED = 2000  # rows at most whose exact distance is computed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,6 +118,46 @@ class Rows(Known):
     def in_turn(self, source, n: int) -> np.ndarray:
         """What is given of the rows, one after another."""
         return np.resize(self.examples(source)["cond"], (n, len(self.columns.condition)))
+
+    def real(self, source, config, condition, most) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows of all columns, and what of them the model is given."""
+        if condition:
+            raise ValueError(
+                f"condition = {' '.join(condition)}, but no rows of the data have just these values to compare with; "
+                "leave it out: samples are given those of the rows"
+            )
+        order = np.random.default_rng(0).permutation(len(source.values))[:most]
+        rows = self.columns.rows(source.names, source.values)[order]
+        return rows, self.columns.standardised(rows)[1]
+
+    def as_given(self, config, given, n) -> np.ndarray | None:
+        """Those of the first rows, and of these again where they are fewer."""
+        return None if given is None else np.resize(given, (n, given.shape[1]))
+
+    def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
+        """The columns, standardised."""
+        if features is not None:
+            raise ValueError(f"features = {said(features)}: of pictures; rows are compared as they are: leave it out")
+        together = lambda rows: np.concatenate([z for z in self.columns.standardised(rows) if z is not None], axis=1)
+        return together, {"name": "the standardised columns"}
+
+    def whole(self, x, cond) -> np.ndarray:
+        """Rows of all columns in the user's units."""
+        names, modelled, given = self.columns.names, self.columns.modelled, self.columns.condition
+        mean, scale = np.array(self.columns.mean), np.array(self.columns.scale)
+        rows = np.empty((len(x), len(names)))
+        for columns, z in ((modelled, x), (given, cond)):
+            places = [names.index(name) for name in columns]
+            rows[:, places] = mean[places] + scale[places] * z if places else 0
+        return rows
+
+    def distances(self, key, real, x) -> dict[str, Distance]:
+        """Wasserstein distances, the exact one of at most 2,000 rows, as many of both."""
+        n = min(len(real), len(x), PAIRED)
+        return {
+            "wasserstein": Distance(wasserstein(x[:n], real[:n]), math.nan),
+            "sliced_wasserstein": sliced_wasserstein(key, x, real),
+        }
 
     def restore(self, x) -> np.ndarray:
         """Rows in the user's units."""

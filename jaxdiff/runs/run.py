@@ -13,13 +13,14 @@ import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.arrays import Precision, check_choice, check_instance, check_path, check_whole, rebuilt, replaced
 from jaxdiff.config import Config, check_seed, read_config
+from jaxdiff.data.splits import Split
 from jaxdiff.denoisers import uncast, with_params
 from jaxdiff.denoisers.denoiser import OfNetwork
 from jaxdiff.losses import Loss
 from jaxdiff.runs.data import read
-from jaxdiff.runs.known import SEEN, Known, learned, read_known, write_known
+from jaxdiff.runs.known import SEEN, Known, kind_of, learned, read_known, write_known
 from jaxdiff.training.hosts import first
-from jaxdiff.vocabulary import WORDS, Network
+from jaxdiff.vocabulary import WORDS, Data, Network
 
 WEIGHTS = "weights.safetensors"
 Computed = Literal["bfloat16", "default", "high", "highest"]
@@ -117,6 +118,25 @@ def _learn_again(config: Config, folder: Path) -> Known:
     if first():
         write_known(folder, known)
     return known
+
+
+def examples(run: Run, data: Data | None, split: Split | None, progress: bool) -> Any:
+    """The examples of a split: of the data that the run was trained on, or of others that are named.
+
+    Raises ValueError for those of the run where they cannot be read, and for others of another kind.
+    """
+    try:
+        source = read(data or run.config.data, split, run.config.condition, progress)
+    except OSError as error:
+        if data is not None:
+            raise
+        raise ValueError(
+            f"the data that the run learned from cannot be read ({error}); name others by --data"
+        ) from None
+    if (kind := kind_of(source)) is not type(run.known):
+        named = WORDS.write(data or run.config.data, Data)
+        raise ValueError(f"data = {named} are {kind.KIND}; expected {run.known.KIND}, as the run's own")
+    return source
 
 
 def computed(denoiser, precision: Computed | None) -> tuple[Any, Precision | None]:

@@ -208,7 +208,8 @@ def train(
         picture(denoiser)
         known.last_pictures(denoiser, source, functools.partial(drawn, denoiser), folder)
     if read_summary(folder).get("steps") != last["step"]:
-        (folder / "summary.json").unlink(missing_ok=True)  # its likelihood is of another model
+        for name in ("summary.json", "evaluation.json"):  # of another model
+            (folder / name).unlink(missing_ok=True)
     update_summary(
         folder,
         steps=last["step"],

@@ -188,7 +188,15 @@ def test_a_classifier_begins_undecided_and_all_of_it_can_learn():
         assert jax.eval_shape(network, params, floats(2, *sides, 2), C_NOISE).shape == (2, 3)
     network, params = initialize(jax.random.key(0), lambda rngs: make(rngs, 2))
     x = floats(2, 4, 6, 2)
-    squared = jax.jit(jax.value_and_grad(lambda params: jnp.sum(network(params, x, C_NOISE) ** 2)))
-    assert squared(params)[0] == 0
-    flat, _ = jax.tree_util.tree_flatten_with_path(squared(randomised(params))[1])
+
+    def of(params):
+        logits = network(params, x, C_NOISE)
+        return jnp.sum(logits**2), (logits, network.features(params, x, C_NOISE))
+
+    squared = jax.jit(jax.value_and_grad(of, has_aux=True))
+    assert squared(params)[0][0] == 0
+    (_, (logits, read)), gradients = squared(drawn := randomised(params))
+    last = drawn["pool"]["out"]
+    np.testing.assert_allclose(read @ last["kernel"] + last["bias"], logits, rtol=1e-4, atol=1e-5)
+    flat, _ = jax.tree_util.tree_flatten_with_path(gradients)
     assert [jax.tree_util.keystr(path) for path, g in flat if not np.any(np.abs(g) > 0)] == []

@@ -1,0 +1,121 @@
+"""What pictures are compared by: the features of a small classifier of them, which is trained once for a run.
+
+    x ─ half a U-Net ─ attention pooling ─ 64 features ─ logits            `jaxdiff.networks.Classifier`, without noise
+
+The classifier follows from the data alone: its weights begin at one seed, and so do its batches. Runs of the same data
+are therefore compared by the same features, to the bit where one device trained them; its hash says whether they are.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff import training
+from jaxdiff.arrays import digest, fingerprint, remove_folder
+from jaxdiff.arrays.batches import in_batches
+from jaxdiff.data.reading import fingerprint_of
+
+FEATURES = 64
+BATCH, EPOCHS, STEPS = 128, 30, 600  # `STEPS` at most
+LEAST_SIDE = 4  # places to which sides are halved
+AT_ONCE = 250  # pictures
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassifierFeatures:
+    """`features(images)`: what the last layer of a classifier reads of pictures [n, height, width, channels], integers.
+
+    name: "classifier", and the first digits of the SHA-256 of its weights. scale: what features are divided by, so
+    that over pictures of the training their mean square is 1: that of a network has no meaning, and the kernel distance
+    depends on it.
+    """
+
+    classifier: jd.NoisyClassifier
+    levels: int
+    name: str
+    scale: float = 1.0
+
+    def __call__(self, images, progress: bool = False) -> np.ndarray:
+        """Features [n, 64], float32."""
+        return self._of_batches(_features, images, progress) / np.float32(self.scale)
+
+    def accuracy(self, images, labels) -> tuple[float, float]:
+        """The share of the pictures whose label it finds, and its standard error."""
+        found = self._of_batches(_logits, images, False).argmax(-1)
+        share = float(np.mean(found == labels))
+        return share, float(np.sqrt(share * (1 - share) / len(labels)))
+
+    def _of_batches(self, function, images, progress: bool) -> np.ndarray:
+        compute = lambda part: function(self.classifier, centres(images[part], self.levels))
+        parts = in_batches(compute, np.arange(len(images)), min(AT_ONCE, len(images)), progress, "features", axis=0)
+        return np.concatenate([found for _, found in parts])
+
+
+@jax.jit
+def _features(classifier, x):
+    return classifier.features(x, 0.0)
+
+
+@jax.jit
+def _logits(classifier, x):
+    return classifier.logits(x, 0.0)
+
+
+def centres(images, levels: int):
+    """Pixels on [-1, 1], each in the middle of its level: float32."""
+    return (2 * (images + np.float32(0.5)) / levels - 1).astype(np.float32)
+
+
+def of_classifier(folder: Path, source, examples, event: tuple[int, ...], progress: bool) -> ClassifierFeatures:
+    """The features of the classifier of a run's training pictures, kept in `folder`; trained first where missing.
+
+    `source` has the levels and classes, `examples` are the pictures with their labels, as `jaxdiff.data.batches` takes
+    them. A training that was interrupted goes on. The file is classifier_*.safetensors: another run of the same data
+    that is given it does not train again.
+    """
+    from jaxdiff.networks import Classifier, initialize
+
+    batches = jd.data.batches(examples, min(BATCH, len(source)), 0)
+    channels = _channels(event)
+    make = lambda rngs: Classifier(event[-1], source.classes, channels, 1, rngs=rngs)
+    network, params = initialize(jax.random.key(0), make)
+    data_std = 2 / source.levels * jd.data.pixel_moments(source)[1]
+    classifier = jd.NoisyClassifier(network, params, jd.VP(), data_std)
+    steps = min(STEPS, -(-EPOCHS * len(source) // BATCH))
+    of = fingerprint(fingerprint_of(batches), source.levels, source.classes, channels, steps)
+    path, place = folder / f"classifier_{of[:8]}.safetensors", folder / f"classifier_{of[:8]}"
+    if not path.exists():
+        levels = source.levels
+        classifier = training.train(
+            jax.random.key(1),
+            place,
+            classifier,
+            jd.losses.Classification(jd.losses.times.Fixed(0.0)),
+            batches,
+            steps=steps,
+            optimizer=functools.partial(training.clipped_adam, learning_rate=2e-3),
+            ema_decay=0.98,
+            prepare=lambda key, batch: (centres(batch["image"], levels), batch["label"]),
+            mesh=training.make_mesh(devices=jax.devices()[:1]),
+            progress=progress,
+        )
+        seen = ClassifierFeatures(classifier, levels, "")(batches[0]["image"])
+        scale = np.sqrt(np.mean(np.square(seen)))
+        jd.pretrained.write_params(path, {"network": classifier.params, "scale": scale})
+    if place.exists():
+        remove_folder(place)
+    kept = jd.pretrained.read_params(path, {"network": params, "scale": np.float32(0)})
+    classifier = dataclasses.replace(classifier, params=kept["network"])
+    return ClassifierFeatures(classifier, source.levels, f"classifier {digest([path])[:8]}", float(kept["scale"]))
+
+
+def _channels(event: tuple[int, ...]) -> tuple[int, ...]:
+    """A level for each time that both sides can be halved down to `LEAST_SIDE`, the last of `FEATURES` channels."""
+    halvings = 0
+    while all(side % 2 ** (halvings + 1) == 0 and side // 2 ** (halvings + 1) >= LEAST_SIDE for side in event[:-1]):
+        halvings += 1
+    return tuple(max(16, FEATURES // 2**i) for i in reversed(range(halvings + 1)))
