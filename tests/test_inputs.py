@@ -693,6 +693,9 @@ row("jd.runs.draw in a precision", runs.draw, {"run": RUN, "n": 3}, precision=PR
 row("jd.runs.export", runs.export, {"run": RUN}, folder=PATH)
 row("jd.runs.likelihood", runs.likelihood, {"run": RUN, "folder": "nowhere"}, run=NO_RUN, limit=COUNT[:3],
     split=["all", 3], seed=[-1, T(0.5)], unconditional=[True, T(3)], precision=PRECISION)
+row("jd.runs.evaluate", runs.evaluate, {"run": RUN, "folder": "nowhere"}, run=NO_RUN, seed=[-1, T(0.5)],
+    samples=[9, *COUNT[:3]], steps=COUNT[:3], batch_size=COUNT[:3], features=["colours", 3], split=["train", 3],
+    guidance=[T("classifier_free"), T(3)], progress=[T(1)])
 row("jd.runs.train", runs.train, {"folder": "nowhere"}, config=CONFIG)
 
 # plotting
@@ -722,6 +725,11 @@ CURVES = {"panel": {"curve": ([1, 2], [1, 2])}}
 row("jd.plotting.lines", plotting.lines, {"panels": CURVES}, panels=[{}, {"panel": {}}, *says("",
     {"panel": {"curve": ([1, 2], [1])}}, {"panel": {"curve": ([1], [-1])}}), T(None), T("x"), T({"panel": 3})],
     floors=[{"other": 1.0}, {"panel": -1.0}, T({"panel": "a"}), T(3)], columns=COUNT)
+ESTIMATES = {"panel": {"curve": ([1, 2], [-1, 2], [0, 1])}}
+row("jd.plotting.estimates", plotting.estimates, {"panels": ESTIMATES}, panels=[{}, {"panel": {}}, *says("",
+    {"panel": {"curve": ([1, 2], [1], [1, 1])}}, {"panel": {"curve": ([0], [1], [1])}},
+    {"panel": {"curve": ([1], [1], [-1])}}, {"panel": {"curve": ([1], [NAN], [1])}}), T(None), T("x"),
+    T({"panel": 3})], columns=COUNT)
 row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=POSITIVE, height=POSITIVE)
 # fmt: on
 

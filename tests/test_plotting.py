@@ -246,6 +246,16 @@ def test_lines_that_cannot_be_drawn_are_an_error(panels, floors, message):
         lines(panels, floors=floors)
 
 
+def test_estimates_have_bars_of_their_standard_errors():
+    n, y, error = np.array([10.0, 20.0]), np.array([-1.0, 2.0]), np.array([0.5, 0.25])
+    figure = plotting.estimates({"one": {"a": (n, y, error)}, "two": {"b": (n, y, error), "a": (n, 2 * y, error)}})
+    (line, _, (bars,)), *_ = figure.axes[0].containers
+    np.testing.assert_array_equal(line.get_xydata(), np.stack([n, y], 1))
+    np.testing.assert_array_equal([bar[:, 1] for bar in bars.get_segments()], [[-1.5, -0.5], [1.75, 2.25]])
+    assert line.get_color() == figure.axes[1].containers[1].lines[0].get_color()
+    assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "linear")
+
+
 def test_nothing_drawn_needs_pyplot_or_a_display(tmp_path):
     code = (
         "import sys, numpy as np; from jaxdiff import plotting;"

@@ -346,9 +346,12 @@ def test_the_command_and_the_library_train_one_run(tmp_path, monkeypatch, capsys
     assert made_of[0] == made_of[1]
     for name in ("config.json", "data.json"):
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+    (tmp_path / "a/evaluation.json").write_text("{}")
     train("a", 4)
+    assert (tmp_path / "a/evaluation.json").exists()
     with pytest.warns(UserWarning, match="warm restart"):
         train("a", 6)
+    assert not (tmp_path / "a/evaluation.json").exists()  # of another model
     with pytest.warns(UserWarning, match="warm restart"):
         assert command("b", 6)[0] == 0
     jax.tree.map(np.testing.assert_array_equal, *(runs.load(tmp_path / folder).denoiser.params for folder in "ab"))

@@ -17,7 +17,7 @@ import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.arrays import digest, fingerprint, remove_folder
 from jaxdiff.arrays.batches import in_batches
-from jaxdiff.data.reading import fingerprint_of
+from jaxdiff.data.reading import fingerprint_of, first_batch
 
 FEATURES = 64
 BATCH, EPOCHS, STEPS = 128, 30, 600  # `STEPS` at most
@@ -30,8 +30,8 @@ class ClassifierFeatures:
     """`features(images)`: what the last layer of a classifier reads of pictures [n, height, width, channels], integers.
 
     name: "classifier", and the first digits of the SHA-256 of its weights. scale: what features are divided by, so
-    that over pictures of the training their mean square is 1: that of a network has no meaning, and the kernel distance
-    depends on it.
+    that their mean square over a batch of the training is 1. A network's own scale means nothing, and the kernel
+    distance depends on it.
     """
 
     classifier: jd.NoisyClassifier
@@ -103,7 +103,7 @@ def of_classifier(folder: Path, source, examples, event: tuple[int, ...], progre
             mesh=training.make_mesh(devices=jax.devices()[:1]),
             progress=progress,
         )
-        seen = ClassifierFeatures(classifier, levels, "")(batches[0]["image"])
+        seen = ClassifierFeatures(classifier, levels, "")(first_batch(batches)["image"])
         scale = np.sqrt(np.mean(np.square(seen)))
         jd.pretrained.write_params(path, {"network": classifier.params, "scale": scale})
     if place.exists():

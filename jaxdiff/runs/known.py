@@ -86,7 +86,7 @@ class Known(abc.ABC):
         """The `cond` of n samples to picture of a model that knows nothing without one."""
 
     @abc.abstractmethod
-    def real(self, source, config: Config, condition: Sequence[str], most: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def real(self, source, config: Config, condition: Sequence[str], most: int) -> tuple[np.ndarray, Any]:
         """At most `most` examples of `source`, drawn from a seed, as the user gave them; and their labels, or what the
         model is given of them. Where `condition` names labels, of these alone.
 
@@ -94,7 +94,7 @@ class Known(abc.ABC):
         """
 
     @abc.abstractmethod
-    def as_given(self, config: Config, given: np.ndarray | None, n: int) -> np.ndarray | None:
+    def as_given(self, config: Config, given: Any, n: int) -> np.ndarray | None:
         """The `cond` of n samples of a conditional model, as it is among real examples that have `given`."""
 
     @abc.abstractmethod
