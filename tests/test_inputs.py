@@ -309,6 +309,27 @@ row("jd.guidance.Moment", guidance.Moment, iterations=COUNT)
 row("jd.guidance.Prior", guidance.Prior, covariance=[np.ones(2), np.ones((2, 3)), -np.eye(2), np.array([[1, 0.5],
     [0, 1]]), np.array([[1, NAN], [NAN, 1]]), 1.0, T("diagonal"), T(None)])
 row("jd.guidance.Prior called", lambda covariance: BY(guidance.Prior(covariance)), covariance=[np.eye(3)])
+OPERATORS = guidance.operators
+PICTURE = np.zeros((4, 6, 2), np.float32)
+NO_PICTURE = [np.zeros(3, np.float32), np.zeros((4, 5, 2), np.float32)]
+NO_MASK = [T(np.ones((4, 6, 1))), T("mask"), T(None), T([[True], [True, False]])]
+row("jd.guidance.operators.mask", OPERATORS.mask, mask=NO_MASK)
+row("jd.guidance.operators.mask called", lambda mask: OPERATORS.mask(mask)(PICTURE), mask=[np.ones((4, 6), bool),
+    np.ones((1, 4, 6, 2), bool)])
+row("jd.guidance.operators.masked", OPERATORS.masked, {"x0": PICTURE}, mask=[np.ones((2, 1), bool), *NO_MASK])
+row("jd.guidance.operators.average", OPERATORS.average, factor=COUNT)
+row("jd.guidance.operators.average called", OPERATORS.average(2), x0=NO_PICTURE)
+KERNELS = [np.ones(3), np.ones((3, 3, 1)), np.ones((2, 3)), np.ones((5, 3))]
+row("jd.guidance.operators.blur", OPERATORS.blur, kernel=[HOLES, T("blur"), T(None)])
+row("jd.guidance.operators.blur called", lambda kernel: OPERATORS.blur(kernel)(PICTURE), kernel=KERNELS)
+row("jd.guidance.operators.blurred", OPERATORS.blurred, {"x0": PICTURE, "kernel": np.ones((3, 3))}, kernel=KERNELS,
+    x0=NO_PICTURE[:1])
+row("jd.guidance.operators.quantise", OPERATORS.quantise, {"step": 0.1}, step=[np.ones((4, 4)), np.zeros((8, 8)), 0.0,
+    -1.0, NAN, T("fine"), T(None)], block=COUNT)
+row("jd.guidance.operators.quantise called", OPERATORS.quantise(0.1, 2), x0=NO_PICTURE)
+row("jd.guidance.operators.quantise table", lambda step: OPERATORS.quantise(step, 2)(PICTURE), step=[np.ones(2)])
+row("jd.guidance.operators.phase_retrieval", OPERATORS.phase_retrieval, oversampling=COUNT)
+row("jd.guidance.operators.phase_retrieval called", OPERATORS.phase_retrieval(), x0=NO_PICTURE[:1])
 
 # losses
 row("jd.losses.times.Uniform", times.Uniform, t_min=[*RATIO, INF])
@@ -794,6 +815,7 @@ MODULES = [
     couplings,
     jd.grids,
     guidance,
+    guidance.operators,
     exact,
     jd.denoisers,
     jd.likelihood,

@@ -161,7 +161,7 @@ ELSEWHERE = {
     "weights": "what the losses are made of",
     "example_keys Solution": "for other rooms",
     "PosteriorDraw LinearDraw LangevinDraw": "in the row of DAPS, and in test_daps.py",
-    "times weightings couplings guidance": "rooms",
+    "times weightings couplings guidance operators": "rooms",
     "assign assignment_cost": "test_couplings.py: SciPy on the host",
     "Paired OptimalTransport draw": "test_couplings.py: pairs, SciPy on the host, batches kept in files",
     "class_posterior ClassPosterior bits_per_dim variational_bound continuous_bound dequantize quantize": "host",

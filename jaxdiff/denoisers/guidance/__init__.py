@@ -29,6 +29,7 @@ r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelih
 """
 
 from jaxdiff.denoisers.denoiser import Wrapper as Wrapper
+from jaxdiff.denoisers.guidance import operators as operators
 from jaxdiff.denoisers.guidance.auto import Auto
 from jaxdiff.denoisers.guidance.classifier import Classifier, StepClassifier, TweedieClassifier
 from jaxdiff.denoisers.guidance.classifier_free import ClassifierFree, ClassifierFreePP
@@ -54,4 +55,5 @@ __all__ = [
     "Spread",
     "StepClassifier",
     "TweedieClassifier",
+    "operators",
 ]
