@@ -27,7 +27,7 @@ from jaxdiff.arrays import check_whole, in_float64
 from jaxdiff.metrics.distance import check_same_features, features
 
 ROWS = 256  # of distances at once
-ROUNDING = 1e-12  # of the squares of the numbers
+ROUNDING = 64 * np.finfo(np.float64).eps  # of squares, of the size of the points from the centre
 
 
 class PrecisionRecall(NamedTuple):

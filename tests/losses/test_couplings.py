@@ -10,7 +10,7 @@ from tables import REPAIRING
 
 import jaxdiff as jd
 from jaxdiff.data import two_moons
-from jaxdiff.losses.couplings import Entropic, Independent, OptimalTransport, Paired, draw
+from jaxdiff.losses.couplings import Entropic, Independent, OptimalTransport, Paired, assignment_cost, draw
 
 KEY = jax.random.key(0)
 each_that_repairs = pytest.mark.parametrize("coupling", REPAIRING.values(), ids=REPAIRING.keys())
@@ -41,6 +41,18 @@ def test_optimal_transport_is_the_least_of_all_permutations():
         costs = cost(given[:, 0], given[:, 1])
         least = min(costs[range(6), list(order)].sum() for order in itertools.permutations(range(6)))
         np.testing.assert_allclose(np.trace(cost(a, b)), least, rtol=1e-6)
+
+
+def test_the_cost_of_a_permutation_is_that_of_its_squares_less_one_number():
+    """By hand: squares {0, 4; 9, 1} less the least of each row {0, 4; 8, 0}; under a condition two are out."""
+    x0, x1 = np.array([[0.0], [3.0]]), np.array([[0.0], [2.0]])
+    np.testing.assert_array_equal(assignment_cost(1e6 + x0, 1e6 + x1), [[0, 4], [8, 0]])
+    np.testing.assert_array_equal(assignment_cost(x0, x1, np.eye(2, dtype=bool)), [[0, np.inf], [np.inf, 0]])
+    x0, x1 = np.random.default_rng(0).standard_normal((2, 4, 3)) + 100
+    apart = [cost(x0, x1)[range(4), order].sum() for order in map(list, itertools.permutations(range(4)))]
+    found = [assignment_cost(x0, x1)[range(4), order].sum() for order in map(list, itertools.permutations(range(4)))]
+    np.testing.assert_allclose(np.subtract(apart, found), apart[0] - found[0], rtol=1e-12)
+    assert min(found) >= 0
 
 
 def test_on_the_line_both_sort():
