@@ -128,13 +128,17 @@ def assign(x0, x1, alike=None) -> np.ndarray:
 
 
 def assignment_cost(x0, x1, alike=None) -> np.ndarray:
-    """|x0_i - x1_j|², [n, n], less what makes the least of each row and column 0; infinite where not alike[i, j].
+    """|x0_i - x1_j|², [n, n], less a number for each row and each column; infinite where not alike[i, j].
 
-    What is left out is in the cost of every permutation. The solvers of assignment find it as well, more slowly.
+    The numbers are in the cost of every permutation, and are those with which a solver has little left to find. Of two
+    Gaussians with means m and m', whose transport is the map A, what is left is
+
+        |A^{1/2} (x0_i - m) - A^{-1/2} (x1_j - m')|²,
+
+    for any A, since x0_i·x1_j is in both; and from that come off the least of each row, then of each column.
     """
     x0, x1 = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (x0, x1))
-    centre = x0.mean(0)
-    x0, x1 = x0 - centre, x1 - centre  # far from 0 the squares would leave no digits to their differences
+    x0, x1 = _moved_together(x0 - x0.mean(0), x1 - x1.mean(0))
     cost = x0 @ (-2 * x1.T)
     cost += np.sum(x0**2, axis=1)[:, None]
     cost += np.sum(x1**2, axis=1)
@@ -143,6 +147,27 @@ def assignment_cost(x0, x1, alike=None) -> np.ndarray:
     cost -= cost.min(axis=1, keepdims=True)
     cost -= cost.min(axis=0)
     return cost
+
+
+FEW = 16  # dimensions, in which the covariances decide; in more, sizes do as well
+
+
+def _moved_together(x0, x1) -> tuple[np.ndarray, np.ndarray]:
+    """A^{1/2} x0 and A^{-1/2} x1, of one covariance, or only of one size, for centred sets [n, d]."""
+    d = x0.shape[1]
+    sizes = [np.mean(x**2) or 1.0 for x in (x0, x1)]
+    if d > FEW:
+        scale = (sizes[1] / sizes[0]) ** 0.25
+        return x0 * scale, x1 / scale
+    one, other = (x.T @ x / len(x) + 1e-6 * size * np.eye(d) for x, size in zip((x0, x1), sizes))  # never singular
+    root, inverse = _power(one, 0.5), _power(one, -0.5)
+    transport = inverse @ _power(root @ other @ root, 0.5) @ inverse
+    return x0 @ _power(transport, 0.5), x1 @ _power(transport, -0.5)
+
+
+def _power(matrix, exponent: float) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors * values**exponent @ vectors.T
 
 
 @pytree

@@ -43,16 +43,18 @@ def test_optimal_transport_is_the_least_of_all_permutations():
         np.testing.assert_allclose(np.trace(cost(a, b)), least, rtol=1e-6)
 
 
-def test_the_cost_of_a_permutation_is_that_of_its_squares_less_one_number():
-    """By hand: squares {0, 4; 9, 1} less the least of each row {0, 4; 8, 0}; under a condition two are out."""
-    x0, x1 = np.array([[0.0], [3.0]]), np.array([[0.0], [2.0]])
-    np.testing.assert_array_equal(assignment_cost(1e6 + x0, 1e6 + x1), [[0, 4], [8, 0]])
-    np.testing.assert_array_equal(assignment_cost(x0, x1, np.eye(2, dtype=bool)), [[0, np.inf], [np.inf, 0]])
-    x0, x1 = np.random.default_rng(0).standard_normal((2, 4, 3)) + 100
-    apart = [cost(x0, x1)[range(4), order].sum() for order in map(list, itertools.permutations(range(4)))]
-    found = [assignment_cost(x0, x1)[range(4), order].sum() for order in map(list, itertools.permutations(range(4)))]
-    np.testing.assert_allclose(np.subtract(apart, found), apart[0] - found[0], rtol=1e-12)
-    assert min(found) >= 0
+@pytest.mark.parametrize("d", [1, 3, 20])
+@pytest.mark.parametrize("law", [lambda x: x, lambda x: 1e3 + 1e-2 * x, np.zeros_like], ids=["one", "small", "a point"])
+def test_the_cost_of_every_permutation_is_that_of_its_squares_less_one_number(d, law):
+    x0, x1 = np.random.default_rng(0).standard_normal((2, 4, d))
+    x1, orders = law(x1), [list(order) for order in itertools.permutations(range(4))]
+    squares, found = (
+        np.array([c[range(4), order].sum() for order in orders]) for c in (cost(x0, x1), assignment_cost(x0, x1))
+    )
+    np.testing.assert_allclose(squares - squares[0], found - found[0], atol=1e-9 * squares.max())
+    assert assignment_cost(x0, x1).min() == 0
+    alike = np.array([0, 0, 1, 1]) == np.array([[0], [0], [1], [1]])
+    np.testing.assert_array_equal(np.isfinite(assignment_cost(x0, x1, alike)), alike)
 
 
 def test_on_the_line_both_sort():
