@@ -316,3 +316,26 @@ def test_tabular(experiment, tmp_path, monkeypatch, capsys):
     tabular.main("cpu", 500)
     assert capsys.readouterr().out.count("diffusion") == 2
     assert {path.name for path in tmp_path.glob("*.png")} == {"conditional.png", "pairs.png"}
+
+
+def test_quality_halves_the_digits(experiment):
+    one, other = experiment("quality").halves()
+    assert (len(one), len(other)) == (899, 898)
+    every = np.concatenate([jd.data.load_digits(split).image for split in ("train", "validation", "test")])
+    for half in (one, other):
+        assert abs(int(half.image.sum()) / len(half) / (every.sum() / len(every)) - 1) < 0.02
+    both = np.concatenate([one.image, other.image]).reshape(1797, -1)
+    np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(every.reshape(1797, -1), axis=0))
+
+
+@pytest.mark.slow
+def test_quality(experiment, tmp_path, monkeypatch):
+    quality = experiment("quality")
+    monkeypatch.setattr(quality, "CONFIG", dataclasses.replace(quality.CONFIG, network="mlp((8,))", steps=5))
+    monkeypatch.setattr(quality, "NUMBERS", (12, 20))
+    monkeypatch.setattr(quality, "STEPS", (1, 2))
+    found = quality.main("pixels", tmp_path)
+    assert found["numbers"].keys() == {12, 20}
+    assert found["steps"][2][0] == found["numbers"][20][0]
+    assert found["numbers"][20][0]["frechet_distance"].value > found["numbers"][20][1]["frechet_distance"].value
+    assert (tmp_path / "quality_pixels.png").stat().st_size > 1000

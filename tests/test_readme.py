@@ -41,7 +41,7 @@ def test_every_command_of_the_guides_is_one_that_the_command_line_takes(monkeypa
     commands = [shlex.split("".join(command), comments=True) for command in found]
     commands = [[word for word in command if word != "..."] for command in commands if len(command) > 2]
     assert len(commands) > 25
-    for name in ("train", "sample", "likelihood", "export", "words"):
+    for name in ("train", "sample", "likelihood", "evaluate", "export", "words"):
         monkeypatch.setattr(cli, name, functools.wraps(getattr(cli, name))(lambda *args, **settings: {}))
     refused = {}
     for command in commands:
