@@ -103,8 +103,8 @@ class Paired:
 class OptimalTransport:
     """The batch's optimal transport for the squared distance: an exact assignment of the points of `pairs`.
 
-    Solved by SciPy on the host, in O(n³): 15 ms for 256 pairs in the plane, 100 ms for 512. With a cond, leaves
-    [n, ...], it is that of the examples of each condition.
+    Solved by SciPy on the host, in O(n³): 5 ms for 256 pairs of moons and noise in the plane, 30 ms for 512, and 2 and
+    10 ms in 64 dimensions. With a cond, leaves [n, ...], it is that of the examples of each condition.
     """
 
     pairs: Coupling = Independent()

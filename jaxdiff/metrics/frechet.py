@@ -17,8 +17,8 @@ block b of one set, and B blocks,
 
 for each set, added. Sums of z and zzᵀ of each block are what it takes: the products are made once.
 
-Products are of float64. Those of float32 leave eigenvalues of 0 at 1e-7 of the largest, of which the root is 3e-4: a
-thousand directions in which nothing varies then count as much as one in which all does.
+Products and sums are of float64, as in all metrics here: features are often given in float32, but differences of their
+moments need more digits than the moments.
 """
 
 from typing import NamedTuple

@@ -17,10 +17,11 @@ from jaxdiff.metrics.distance import points
 
 
 def wasserstein(x, y, solver: Callable = assign) -> float:
-    """W_2 of x and y, each [n, *event], by an exact assignment in O(n³): seconds for n = 2,000.
+    """W_2 of x and y, each [n, *event], by an exact assignment: a second for n = 2,000, up to a minute for 10,000.
 
-    `solver(x, y)` of points [n, d] gives the permutation π [n] of least Σ |x_i - y_π(i)|²: SciPy's, or
-    `jd.metrics.network_simplex`. For more points than they take in your time use `sliced_wasserstein`.
+    `solver(x, y)` of points [n, d] gives the permutation π [n] of least Σ |x_i - y_π(i)|²: SciPy's, which keeps n²
+    numbers, or `jd.metrics.network_simplex`, which keeps 5 n² and may be faster in few dimensions
+    (benchmarks/README.md). For more points use `sliced_wasserstein`.
 
     Raises TypeError for what are no numbers, ValueError for sets of different shape, a value that is not finite, or so
     many points that their n² distances do not fit in memory.
@@ -42,7 +43,7 @@ def network_simplex(x, y) -> np.ndarray:
 
     Raises ModuleNotFoundError without POT, RuntimeError where it ends before the optimum.
     """
-    x, y = _pair(x, y)
+    x, y = _pair(x, y, 5)  # its graph of all arcs
     try:
         import ot
     except ModuleNotFoundError as error:
@@ -54,9 +55,10 @@ def network_simplex(x, y) -> np.ndarray:
     return plan.argmax(axis=1)
 
 
-def _pair(x, y) -> tuple[np.ndarray, np.ndarray]:
+def _pair(x, y, arrays: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets; ValueError where so many arrays of n² float64 numbers do not fit in memory."""
     x, y = points("x", x), points("y", y)
-    check_room("distances", len(x), len(y), itemsize=8, on_device=False)
+    check_room("what is kept for each two points", arrays, len(x), len(y), itemsize=8, on_device=False)
     if x.shape != y.shape:
         raise ValueError(f"the sets have shapes {x.shape} and {y.shape}; expected as many points in each")
     return x, y
