@@ -437,6 +437,18 @@ row("jd.sample by DAPS", lambda cond=X, denoiser=EXACT: jd.sample(KEY, denoiser,
 row("jd.sample by DAPS of pure noise", lambda process: jd.sample(KEY, jd.exact.Gaussian(process, np.zeros(2),
     np.eye(2)), (3, 2), jd.samplers.DAPS(lambda x0: x0, 0.1), 2, X), process=says("alpha(1.0) = 0",
     jd.Flow(), jd.Cosine()))
+SEEN_BY = guidance.Observed(EXACT, lambda x0: x0, 0.1)
+NO_OBSERVED = [T(EXACT), T(None), T(guidance.Observed)]
+row("jd.samplers.estimate_noise", jd.samplers.estimate_noise, {"key": KEY, "observed": SEEN_BY, "shape": (3, 2),
+    "cond": X}, key=KEYS, rounds=COUNT, observed=says("noise_std", dataclasses.replace(SEEN_BY, noise_std=0.0),
+    dataclasses.replace(SEEN_BY, noise_std=np.ones(3))) + NO_OBSERVED, sampler=SAMPLER, steps=COUNT, cond=says("cond",
+    HOLES, X[:2]))
+row("jd.likelihood.log_evidence", jd.likelihood.log_evidence, {"key": KEY, "observed": SEEN_BY, "x0": X, "cond": X},
+    key=KEYS, x0=BATCH, observed=says("scale", dataclasses.replace(SEEN_BY, scale=0.5), dataclasses.replace(SEEN_BY,
+    scale=guidance.Interval(1.0))) + NO_OBSERVED, flow=FLOW, trace=TRACE, t_min=ONE_TIME, precision=PRECISION,
+    cond=says("cond", HOLES, X[:2]))
+row("jd.likelihood.log_evidence without noise", jd.likelihood.log_evidence, {"key": KEY, "x0": X, "cond": X},
+    observed=says("noise_std", dataclasses.replace(SEEN_BY, noise_std=0.0)))
 row("jd.sample by RePaint", lambda denoiser=EXACT, **cond: jd.sample(KEY, denoiser, (3, 2), jd.samplers.RePaint(), 2,
     cond.get("cond", {"known": X, "mask": X == 0, **cond})), known=[*BATCH, np.zeros((3, 3))],
     mask=[T(X), T(None), T([[1, 0]]), np.ones((2, 2), bool), np.ones((3, 2, 1), bool)], other=says("cond", T(X)),
@@ -757,7 +769,8 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 # public names without a row, by why they have none
 WITHOUT = {
     "constants": "DEPTHS Computed",
-    "results": "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
+    "results": "Evidence NoiseEstimate "
+    "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
     "Solution Images ImageSource Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known "

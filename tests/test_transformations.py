@@ -164,6 +164,8 @@ ELSEWHERE = {
     "times weightings couplings guidance operators": "rooms",
     "assign assignment_cost": "test_couplings.py: SciPy on the host",
     "Paired OptimalTransport draw": "test_couplings.py: pairs, SciPy on the host, batches kept in files",
+    "log_evidence Evidence": "of two log-likelihoods, and a scale that is looked at: test_evidence.py",
+    "estimate_noise NoiseEstimate": "test_evidence.py: rounds on the host",
     "class_posterior ClassPosterior bits_per_dim variational_bound continuous_bound dequantize quantize": "host",
     "ErrorBudget BitsPerDim VariationalBound": "results on the host",
     "Uniform Variational DequantizationLoss": "host",

@@ -4,6 +4,7 @@ from jaxdiff.likelihood.bits_per_dim import BitsPerDim, bits_per_dim
 from jaxdiff.likelihood.budget import ErrorBudget
 from jaxdiff.likelihood.class_posterior import ClassPosterior, class_posterior
 from jaxdiff.likelihood.dequantization import DequantizationLoss, Uniform, Variational, dequantize, quantize
+from jaxdiff.likelihood.evidence import Evidence, log_evidence
 from jaxdiff.likelihood.log_likelihood import Likelihood, log_likelihood
 from jaxdiff.likelihood.trace import Exact, Hutchinson, HutchPP, Trace, XTrace
 from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound, variational_bound
@@ -13,6 +14,7 @@ __all__ = [
     "ClassPosterior",
     "DequantizationLoss",
     "ErrorBudget",
+    "Evidence",
     "Exact",
     "HutchPP",
     "Hutchinson",
@@ -26,6 +28,7 @@ __all__ = [
     "class_posterior",
     "continuous_bound",
     "dequantize",
+    "log_evidence",
     "log_likelihood",
     "quantize",
     "variational_bound",

@@ -11,6 +11,7 @@ from jaxdiff.samplers.each import Each
 from jaxdiff.samplers.euler_maruyama import EulerMaruyama, forward_paths
 from jaxdiff.samplers.heun import Heun
 from jaxdiff.samplers.inversion import invert
+from jaxdiff.samplers.noise import NoiseEstimate, estimate_noise
 from jaxdiff.samplers.predictor_corrector import AnnealedLangevin, PredictorCorrector, langevin
 from jaxdiff.samplers.probability_flow import ProbabilityFlow, Solution, decode, encode
 from jaxdiff.samplers.repaint import RePaint
@@ -31,6 +32,7 @@ __all__ = [
     "Heun",
     "LangevinDraw",
     "LinearDraw",
+    "NoiseEstimate",
     "PosteriorDraw",
     "PredictorCorrector",
     "ProbabilityFlow",
@@ -45,6 +47,7 @@ __all__ = [
     "decode",
     "draw",
     "encode",
+    "estimate_noise",
     "example_keys",
     "forward_paths",
     "invert",
