@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
+from tqdm.auto import tqdm
 
 from jaxdiff.arrays import (
     check_choice,
@@ -34,6 +35,7 @@ from jaxdiff.vocabulary import WORDS, Data, Guidance
 
 SAMPLES = 2000  # unless told, where there are as many other examples
 REFERENCE = 10_000  # training examples at most
+AT_ONCE = 250  # examples
 LEAST = 10  # examples of a set: the parts of the jackknife of the Fréchet distance
 Features = Literal["classifier", "pixels"]
 """The features that a run makes of pictures itself."""
@@ -97,7 +99,6 @@ def evaluate(
     if guidance is not None:
         check_instance("guidance", guidance, Guidance, 'a guidance, such as parse("classifier_free(2)", Guidance)')
         run = dataclasses.replace(run, denoiser=guidance(denoiser=run.denoiser))
-    known.condition(run.config, condition, 1) if condition else None
     if condition:
         known.condition(run.config, condition, 1)
     train, held_out = (examples(run, data, part, progress) for part in ("train", split))
@@ -111,7 +112,7 @@ def evaluate(
                 f"{least}: ask for fewer samples, or give more data"
             )
     compare, about = known.features(features, folder, train, (others, labels), progress)
-    real, floor = _features(compare, reference), _features(compare, others)
+    real, floor = (_features(compare, z, progress) for z in (reference, others))
 
     keep, cond = own_folder(folder, "evaluation.partial"), known.as_given(run.config, given, n)
     lasting = {"mesh": every_device(), "keep": keep, "progress": progress, "grid": grid}
@@ -121,8 +122,8 @@ def evaluate(
     drawn = known.whole(x, cond)
     key = jax.random.key(seed)
     figures = [
-        distances(real, _features(compare, z) if fake is None else fake, progress) | known.distances(key, reference, z)
-        for z, fake in ((drawn, None), (others, floor))
+        distances(real, fake, progress) | known.distances(key, reference, z)
+        for z, fake in ((drawn, _features(compare, drawn, progress)), (others, floor))
     ]
     report = {
         "data": WORDS.write(data or run.config.data, Data),
@@ -155,8 +156,6 @@ def distances(real: np.ndarray, fake: np.ndarray, progress: bool = False) -> dic
         "precision and recall": lambda: pairs(precision_recall(real, fake)),
         "density and coverage": lambda: pairs(density_coverage(real, fake)),
     }
-    from tqdm.auto import tqdm
-
     found = {}
     for name in (bar := tqdm(metrics, unit="metric", leave=False, disable=not progress)):
         bar.set_description(name)
@@ -179,12 +178,16 @@ def in_words(report: dict[str, Any]) -> str:
     return "\n".join([f"beside {report['reference']} of {report['data']}, by {named}", head, *lines])
 
 
-def _features(compare: Callable[[Any], np.ndarray], examples: np.ndarray) -> np.ndarray:
-    found = compare(examples)
-    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
-    if shape is None or len(shape) != 2 or shape[0] != len(examples) or not np.issubdtype(dtype, np.floating):
-        raise ValueError(f"the features of {len(examples)} examples are {said(found)}; expected floats [n, d]")
-    return np.asarray(found)
+def _features(compare: Callable[[Any], np.ndarray], examples: np.ndarray, progress: bool) -> np.ndarray:
+    found = []
+    parts = np.split(examples, range(AT_ONCE, len(examples), AT_ONCE))
+    for part in tqdm(parts, desc="features", unit="batch", leave=False, disable=not progress):
+        of_part = compare(part)
+        shape, dtype = getattr(of_part, "shape", None), getattr(of_part, "dtype", None)
+        if shape is None or len(shape) != 2 or shape[0] != len(part) or not np.issubdtype(dtype, np.floating):
+            raise ValueError(f"the features of {len(part)} examples are {said(of_part)}; expected floats [n, d]")
+        found.append(np.asarray(of_part))
+    return np.concatenate(found)
 
 
 def _beside(samples: dict[str, Distance], floor: dict[str, Distance]) -> dict[str, dict[str, float | None]]:

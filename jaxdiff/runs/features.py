@@ -39,19 +39,19 @@ class ClassifierFeatures:
     name: str
     scale: float = 1.0
 
-    def __call__(self, images, progress: bool = False) -> np.ndarray:
+    def __call__(self, images) -> np.ndarray:
         """Features [n, 64], float32."""
-        return self._of_batches(_features, images, progress) / np.float32(self.scale)
+        return self._of_batches(_features, images) / np.float32(self.scale)
 
     def accuracy(self, images, labels) -> tuple[float, float]:
         """The share of the pictures whose label it finds, and its standard error."""
-        found = self._of_batches(_logits, images, False).argmax(-1)
+        found = self._of_batches(_logits, images).argmax(-1)
         share = float(np.mean(found == labels))
         return share, float(np.sqrt(share * (1 - share) / len(labels)))
 
-    def _of_batches(self, function, images, progress: bool) -> np.ndarray:
+    def _of_batches(self, function, images) -> np.ndarray:
         compute = lambda part: function(self.classifier, centres(images[part], self.levels))
-        parts = in_batches(compute, np.arange(len(images)), min(AT_ONCE, len(images)), progress, "features", axis=0)
+        parts = in_batches(compute, np.arange(len(images)), AT_ONCE, False, "", axis=0)
         return np.concatenate([found for _, found in parts])
 
 
