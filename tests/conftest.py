@@ -49,6 +49,13 @@ MEANS = np.array([[1.0, -0.5], [-1.0, 0.5]])
 COVARIANCES = np.array([[[0.1, 0.05], [0.05, 0.2]], [[0.3, -0.1], [-0.1, 0.1]]])
 
 
+# For long tests: the curves of the others are left to `make test-slow`.
+FEW = "VP", "VE", "EDM", "Cosine", "Flow"
+OF_FEW_PROCESSES = [
+    pytest.param(process, id=name, marks=[] if name in FEW else pytest.mark.slow) for name, process in PROCESSES.items()
+]
+
+
 @pytest.fixture(params=PROCESSES.values(), ids=PROCESSES.keys())
 def process(request):
     return request.param

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import draw_mixture, mixture, within
+from conftest import OF_FEW_PROCESSES, draw_mixture, mixture, within
 from scipy.stats import norm
 
 import jaxdiff as jd
@@ -19,6 +19,7 @@ def model_log_prob(denoiser, x, t_min, tolerance=1e-12):
     return denoiser.log_prob(x, t_min) + prior - denoiser.log_prob(x_1, 1.0)
 
 
+@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
 def test_exact_divergence_reaches_the_closed_form(process, x64):
     x = jnp.asarray(draw_mixture(0, 6))
     denoiser = mixture(process)
@@ -30,6 +31,7 @@ def test_exact_divergence_reaches_the_closed_form(process, x64):
         assert (got.standard_error == 0).all()
 
 
+@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
 def test_exact_divergence_in_float32(process):
     x = jnp.asarray(draw_mixture(0, 6), jnp.float32)
     denoiser = mixture(process)
@@ -74,7 +76,11 @@ def closed_form_variance(process, covariance, t_min):
     return 2 * ((matrix**2).sum() - (np.diag(matrix) ** 2).sum())
 
 
-@pytest.mark.parametrize("process", [jd.VP(), jd.EDM(), jd.Flow()], ids=["VP", "EDM", "Flow"])
+@pytest.mark.parametrize(
+    "process",
+    [jd.VP(), *(pytest.param(process, marks=pytest.mark.slow) for process in (jd.EDM(), jd.Flow()))],
+    ids=["VP", "EDM", "Flow"],
+)
 def test_hutchinson_is_unbiased_with_the_known_variance_and_an_honest_error(process):
     denoiser, covariance = gaussian_in_five(process)
     n, probes = 3000, 4
@@ -96,7 +102,7 @@ def test_hutchinson_is_unbiased_with_the_known_variance_and_an_honest_error(proc
         assert abs(estimate - variance / probes) < 4 * error
 
 
-@pytest.mark.parametrize("process", [jd.VP(), jd.VE(), jd.Flow()], ids=["VP", "VE", "Flow"])
+@pytest.mark.parametrize("process", [jd.VE(), pytest.param(jd.Flow(), marks=pytest.mark.slow)], ids=["VE", "Flow"])
 def test_an_isotropic_gaussian_needs_no_luck(process):
     """A multiple of I has the trace kD under every Rademacher probe: one probe is exact."""
     denoiser = jd.exact.Gaussian(process, np.ones(7), 0.3 * np.eye(7))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import mixture
+from conftest import OF_FEW_PROCESSES, mixture
 from tables import SAMPLERS
 
 import jaxdiff as jd
@@ -42,6 +42,7 @@ def graded(process, n, t_start):
     return times.at[0].set(t_start).at[-1].set(T_END)
 
 
+@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
 def test_samplers_have_the_orders_of_their_rows(process, x64):
     """DDIM 1, Heun 2, DPM-Solver++ 2M 2, from pure noise at t = 1 (α = 0 among them) on equal steps in log-SNR.
 

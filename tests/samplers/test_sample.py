@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import draw_mixture, mixture, within
+from conftest import OF_FEW_PROCESSES, draw_mixture, mixture, within
 from tables import KINDS, SAMPLERS, given
 
 import jaxdiff as jd
@@ -115,6 +115,7 @@ def test_the_prior_is_the_processes(process):
     assert abs(float(x.std()) / float(process.prior_std) - 1) < 4 / np.sqrt(2 * 8000)
 
 
+@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
 def test_clean_data_is_the_denoisers_answer(process):
     """One step from pure noise is E[x_0 | x_1] for every sampler."""
     start = process.prior_std * jax.random.normal(jax.random.key(4), (3, 2))
@@ -141,6 +142,7 @@ def test_gradients_flow_through_samplers():
         assert jnp.isfinite(jax.grad(value)(jnp.ones((2, 2)))).all()
 
 
+@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
 def test_encode_and_decode_are_inverse(process, x64):
     x = jnp.asarray(draw_mixture(7, 5))
     z = jd.encode(mixture(process), x, flow=within(1e-10))
