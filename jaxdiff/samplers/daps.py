@@ -179,7 +179,8 @@ class DAPS(Sampler):
 
     def answer(self, keys, denoiser, x, t, cond):
         """A draw of x_0 given x at t and y."""
-        process, observation = denoiser.process, self._measurement.read(cond)
+        process: Any = denoiser.process
+        observation = self._measurement.read(cond)
         solver = DDIM()
         grid, given = grid_of(solver, process), observation.cond
         guess = run(keys, denoiser, (x.shape,), solver, self.steps, given, grid, t, None, x, False)

@@ -40,7 +40,7 @@ def test_the_evidence_of_gaussian_data_is_the_closed_form_at_any_x0(x64):
     """Under Flow, whose x at t = 1 holds nothing of the data."""
     y = measured(0, 3)
     at = jnp.asarray([[0.3, -0.2], [2.0, -1.5], [0.0, 1.0]])
-    found = log_evidence(KEY, exact(process=jd.Flow()), at, y, within(1e-7), Exact(), t_min=0.0)
+    found = log_evidence(KEY, exact(process=jd.Flow()), at, y, within(1e-9), Exact(), t_min=0.0)
     np.testing.assert_allclose(found.log_prob, evidence_of(y, NOISE), atol=1e-5)
     assert found.converged.all()
 
