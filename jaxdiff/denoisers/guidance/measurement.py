@@ -108,7 +108,7 @@ class Measurement:
 
     def check(self, x0, observation: Observation) -> None:
         """Raise ValueError where y is not of the shape of A(x0), by name, and TypeError where A(x0) is no array."""
-        of_one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        of_one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype))
         x0_of_one, *parameters = jax.tree.map(of_one, (x0, *observation.parameters))
         made, given = jax.eval_shape(self.operator, x0_of_one, *parameters), observation.y.shape[1:]
         if not hasattr(made, "shape") or not jnp.issubdtype(made.dtype, jnp.floating):
@@ -179,6 +179,7 @@ class _State(NamedTuple):
     p: jax.Array
     product: jax.Array  # M p
     least: jax.Array
+    largest: jax.Array
     active: jax.Array
 
 
@@ -188,17 +189,19 @@ def _conjugate_residuals(matvec, b, iterations) -> jax.Array:
     lost = (10 * jnp.finfo(b.dtype).eps) ** 2
 
     def step(state: _State) -> _State:
-        taken, u, rest, p, product, least, active = state
+        taken, u, rest, p, product, least, largest, active = state
         of_rest = matvec(rest)
         size = dot(rest, of_rest)
         least = jnp.where(taken == 0, lost * size, least)
         ratio = over(dot(of_rest, product), dot(product, product))
         p, product = rest - ratio * p, of_rest - ratio * product
-        active = active & (size > least)
+        square = dot(rest, rest)
+        largest = jnp.maximum(largest, over(size, square))  # below |M| eps |rest|² a product is rounding
+        active = active & (size > least) & (size > 10 * jnp.finfo(b.dtype).eps * largest * square)
         length = jnp.where(active, over(dot(rest, product), dot(product, product)), 0 * size)  # NaN where size is
-        return _State(taken + 1, u + length * p, rest - length * product, p, product, least, active)
+        return _State(taken + 1, u + length * p, rest - length * product, p, product, least, largest, active)
 
     zero, one = jnp.zeros_like(b), jnp.zeros_like(dot(b, b))
-    start = _State(jnp.zeros((), int), zero, b, zero, zero, one, one == 0)
+    start = _State(jnp.zeros((), int), zero, b, zero, zero, one, one, one == 0)
     going = lambda state: (state.taken < iterations) & state.active.any()
     return jax.lax.while_loop(going, step, vary(start, b)).u

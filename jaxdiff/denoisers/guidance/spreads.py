@@ -148,7 +148,7 @@ class Moment(Spread):
     backward at the end. `iterations` is the most that are taken, for the batch; it is a number like others, that
     compiles nothing. The solve ends earlier where it is done: a measurement of m numbers needs at most about 2 m, and
     few where the noise is large beside what varies. With fewer than it needs the answer lies between x̂_0 and the
-    right one: the measurement is fitted less well. The paper takes 1 to 3.
+    right one: the measurement is fitted less well.
 
     Raises TypeError or ValueError for what is no whole number of at least one.
     """
