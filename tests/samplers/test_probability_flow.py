@@ -10,8 +10,10 @@ from conftest import within
 import jaxdiff as jd
 
 M, S = 0.5, 0.3
-SOLVERS = [diffrax.Bosh3(), diffrax.Kvaerno3()]
-SOLVERS += [pytest.param(diffrax.HalfSolver(diffrax.Midpoint()), marks=pytest.mark.slow)]
+SOLVERS = [diffrax.Bosh3()]
+SOLVERS += [
+    pytest.param(s, marks=pytest.mark.slow) for s in (diffrax.Kvaerno3(), diffrax.HalfSolver(diffrax.Midpoint()))
+]
 
 
 class Counted:
