@@ -110,7 +110,9 @@ def _radii(x, centre, k: int):
     def of_row(row):
         x_i, i = row
         squares = jnp.where(jnp.arange(len(y)) == i, jnp.inf, _squares(x_i - centre, y)[0])
-        return -jax.lax.top_k(-squares, k)[0][-1]
+        for _ in range(k - 1):  # XLA sorts all of them for its top_k of float64
+            squares = jnp.where(jnp.arange(len(y)) == jnp.argmin(squares), jnp.inf, squares)
+        return jnp.min(squares)
 
     return jax.lax.map(of_row, (x, jnp.arange(len(x))), batch_size=ROWS)
 
