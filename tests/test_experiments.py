@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import within
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal, norm
 
 import jaxdiff as jd
 from jaxdiff import runs
@@ -339,3 +341,30 @@ def test_quality(experiment, tmp_path, monkeypatch):
     assert found["steps"][2][0] == found["numbers"][20][0]
     assert found["numbers"][20][0]["frechet_distance"].value > found["numbers"][20][1]["frechet_distance"].value
     assert (tmp_path / "quality_pixels.png").stat().st_size > 1000
+
+
+def test_the_posterior_of_a_mixture_is_bayes_rule(experiment):
+    """log p(x_0) + log p(y | x_0) - log p(x_0 | y) is log p(y), whatever x_0."""
+    module, rng = experiment("inverse_problems"), np.random.default_rng(0)
+    prior = module.ten_gaussians(jd.data.load_digits("train"))
+    matrix, x = rng.standard_normal((5, 64)) / 8, module.draws(rng, prior, 20).reshape(20, 64)
+    y = matrix @ x[0] + module.NOISE_STD * rng.standard_normal(5)
+    weights, means, covariances = module.posterior(prior, matrix, y)
+    log_density = lambda weights, means, covariances: logsumexp(
+        [np.log(w) + multivariate_normal(m, c).logpdf(x) for w, m, c in zip(weights, means, covariances)], axis=0
+    )
+    likelihood = norm(x @ matrix.T, module.NOISE_STD).logpdf(y).sum(1)
+    evidence = log_density(*prior) + likelihood - log_density(weights + 1e-300, means, covariances)
+    np.testing.assert_allclose(evidence, evidence[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_inverse_problems(experiment, tmp_path, monkeypatch, capsys):
+    module = experiment("inverse_problems")
+    monkeypatch.setattr(module, "STEPS", 3)
+    found = module.main(samples=3, shown=10, steps=2, folder=tmp_path)
+    assert {way for _, way in found["exact"]} == {"(floor)", "exact", "DAPS", "RePaint", *module.ROWS}
+    assert np.isfinite(
+        [value for half in ("exact", "trained") for row in found[half].values() for value in row.values()]
+    ).all()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ""}
