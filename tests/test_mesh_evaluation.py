@@ -150,7 +150,7 @@ def killed_samples(tmp_path, waits):
         index = np.concatenate([np.load(path)["index"] for path in after])
         assert len(set(index)) == len(index)
     assert kills
-    cli.sample(folder, 160, steps=4, batch_size=2, json_=True)
+    cli.sample(folder, 160, cli.Drawing(steps=4, batch_size=2), json_=True)
     samples = runs.draw(run, 160, steps=4, batch_size=2)
     np.testing.assert_array_equal(np.load(folder / "samples.npy"), samples)
     assert not (folder / "samples.partial").exists()

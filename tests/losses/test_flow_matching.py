@@ -64,7 +64,7 @@ def test_the_least_loss_is_the_conditional_variance_of_the_velocity(sigma):
     assert at(1.0).mean() < min(at(0.7).mean(), at(1.3).mean())
 
 
-@pytest.mark.parametrize("t", [0.02, 0.4])
+@pytest.mark.parametrize("t", [pytest.param(0.02, marks=pytest.mark.slow), 0.4])
 def test_the_least_bridge_loss_is_the_conditional_variance_of_its_targets(t):
     n, covariance, sigma = 20_000, 0.5, 1.3
     gamma = sigma**2 * t * (1 - t)

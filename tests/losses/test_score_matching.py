@@ -139,6 +139,7 @@ def test_near_the_data_its_variance_vanishes_and_that_of_denoising_does_not():
     check_mean((denoising - 1 / (1 + sigma**2)) ** 2, 2 / (1 + sigma**2) ** 2)
 
 
+@pytest.mark.slow
 def test_a_network_learns_a_mixtures_score_by_slices():
     """At three noise levels E|s - exact|² is below 5 % of E|exact|², after 1,000 steps without a target."""
     process = jd.VE(0.1, 3.0)

@@ -181,6 +181,7 @@ def second_moment(process):
     return 3 / 4 * np.sum((np.diff(log_snr) / (1 + np.exp(-middle))) ** 2) * (len(t) - 1)
 
 
+@pytest.mark.slow
 def test_a_process_learns_beside_its_network_to_the_least_variance(tmp_path):
     """The second moment is least, 3 times the squared mean, where log(1 + S) falls on a straight line; its mean, the
     fall of log(1 + S) over two, knows only the ends, which stay."""
