@@ -226,7 +226,7 @@ def test_digits_conditional(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SCALES", (0.0, 3.0))
     found = module.main("cpu", tmp_path)
     assert {name for name, _ in found} == {"noisy classifier", "clean classifier", "classifier-free"}
-    assert np.isfinite([*found.values()]).all()
+    assert np.isfinite([(right, spread, *distance) for right, spread, distance in found.values()]).all()
     assert (tmp_path / "guidance.png").is_file()
 
 

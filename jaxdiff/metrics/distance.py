@@ -2,10 +2,13 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import as_array, check_real, with_dtype
+
+SMALLEST, LARGEST = 1e-40, 1e40  # of which the sixth powers, of the kernel distance, are floats
 
 
 class Distance(NamedTuple):
@@ -22,6 +25,7 @@ def features(name: str, given, least: int, reason: str = "") -> np.ndarray:
     Raises TypeError for what is not floating, ValueError for another shape, a value that is not finite, or fewer than
     `least` examples, for which `reason` says why.
     """
+    _check_known(name, given)
     array = as_array(given)
     if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{with_dtype(name, given)}; expected floating features, not the images themselves")
@@ -37,6 +41,7 @@ def points(name: str, given) -> np.ndarray:
 
     Raises TypeError for what are no numbers, ValueError for none of them, or a value that is not finite.
     """
+    _check_known(name, given)
     array = check_real(name, given)
     if array.ndim < 1 or 0 in array.shape:
         raise ValueError(f"{name} has shape {array.shape}; expected points [n, *event]")
@@ -50,7 +55,17 @@ def check_same_features(**sets: np.ndarray) -> None:
         raise ValueError(f"{one} has shape {x.shape} and {other} {y.shape}; expected [n, d] and [m, d], the same d")
 
 
+def _check_known(name: str, given) -> None:
+    if isinstance(given, jax.core.Tracer):
+        raise TypeError(f"{name} is traced; metrics are computed on the host: call them outside of jit, vmap and grad")
+
+
 def _finite(name: str, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds a NaN or an infinity; remove the samples that failed")
+    size = float(np.abs(array).max())
+    if size and not SMALLEST <= size <= LARGEST:
+        raise ValueError(
+            f"{name} holds values of up to {size:.3g}; expected {SMALLEST:g} to {LARGEST:g}: scale both sets alike"
+        )
     return array

@@ -86,7 +86,7 @@ def density_coverage(real, fake, k: int = 5) -> DensityCoverage:
 def _sets(real, fake, k: int, fakes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both sets, more than k real points and at least so many fake ones, and the mean of the real ones."""
     real = features("real", real, k + 1, f", more than k = {k}")
-    fake = features("fake", fake, fakes)
+    fake = features("fake", fake, fakes, f", more than k = {k}" if fakes > k else "")
     check_same_features(real=real, fake=fake)
     return real, fake, real.mean(0, dtype=np.float64)
 
