@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
