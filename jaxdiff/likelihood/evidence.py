@@ -1,17 +1,17 @@
-r"""How probable a measurement is, by Bayes' rule read backwards (Besag 1989; Chib 1995, "candidate's formula"):
+r"""The evidence of a measurement, log p(y), from Bayes' rule ("candidate's formula": Besag 1989; Chib 1995):
 
     log p(y) = log p(y | x_0) + log p(x_0) - log p(x_0 | y)            at any x_0.
 
-The first term is the measurement's own Gaussian, and the others are likelihoods: of a denoiser, and of the denoiser of
-p(x_0 | y) that `Observed` makes of it. Both see the same probes, so that the standard error is that of the difference:
-near x_0 where the two flows are alike, the estimates of their traces are too.
+The first term is the Gaussian of the noise. The other two are likelihoods by the probability flow: of a denoiser, and
+of the denoiser of p(x_0 | y) that `Observed` makes of it. Both traces are estimated with the same probes, so that their
+errors partly cancel; the standard error is that of the difference.
 
-The choice of x_0 does not matter where `Observed` is exact: for Gaussian data under `Moment` and `Prior`. Elsewhere
-p(x_0 | y) is that of an approximation, and the result varies with x_0 by as much as this is off: on a mixture of two
-Gaussians in the plane, one number of it measured with noise 0.1, 0.3 and 1, it was off by 0.26, 0.17 and 0.07 nats in
-the mean over posterior samples of `Moment`, and by up to 1.7. Both likelihoods take the process's prior for the law of
-x at t = 1, and the difference of the two does not cancel that: VP, with α(1) = 0.007, was off by up to 0.03 nats at an
-x_0 many standard deviations from the posterior, where Flow was by 4e-6.
+The result does not depend on x_0 where `Observed` is exact: for Gaussian data under `Moment` and `Prior`. Elsewhere
+p(x_0 | y) is approximate, and the result varies with x_0 as its error does. For a mixture of two Gaussians in the
+plane, of which one coordinate was measured with noise 0.1, 0.3 and 1, the error was 0.26, 0.17 and 0.07 nats on average
+over posterior samples of `Moment`, and at most 1.7. Both likelihoods also take the process's prior for the distribution
+of x at t = 1, an error that does not cancel: with VP, where α(1) = 0.007, it was up to 0.03 nats at an x_0 many
+standard deviations from the posterior, and with Flow 4e-6.
 """
 
 from typing import Any, NamedTuple
@@ -38,9 +38,10 @@ from jaxdiff.samplers import ProbabilityFlow
 
 
 class Evidence(NamedTuple):
-    """Of each measurement, [n]: log p(y) in nats, its standard error, evaluations of both solves, both converged.
+    """log p(y) of each measurement, [n], in nats, with its standard error and what the two solves took.
 
-    The standard error is that of the trace, NaN for one random probe; evaluations are -1 where they are not known.
+    The standard error is that of the trace estimates, NaN for one random probe. `evaluations` is the sum over both
+    solves, -1 where it is not known; `converged` holds where both converged.
     """
 
     log_prob: jax.Array
@@ -61,15 +62,16 @@ def log_evidence(
 ) -> Evidence:
     """log p(y) in nats of the measurements in `cond`, by the candidate's formula at x0 [n, *event].
 
-        y = cond["y"];    x0 = jd.sample(key, observed, shape, cond=cond);    log_evidence(key, observed, x0, cond)
+        x0 = jd.sample(key, observed, (n, *event), cond=y)
+        found = jd.likelihood.log_evidence(key, observed, x0, cond=y)
 
-    `observed` is the denoiser of p(x_0 | y), with a `noise_std` above 0 and a scale of 1; `cond` is what it takes. At
-    any x0 the answer is the same where `observed` is exact; a posterior sample is a good one, since there p(x_0 | y) is
-    best known. `flow`, `trace`, `t_min` and `precision` are those of `jaxdiff.log_likelihood`; x0 is taken for clean
-    data, which the measurement sees, and for x at `t_min`, of which the likelihoods are.
+    `observed` is the denoiser of p(x_0 | y), with a `noise_std` above 0 and a scale of 1; `cond` is what it takes.
+    Where it is exact, the result is the same at every x0; a posterior sample is a good choice, since p(x_0 | y) is most
+    accurate there. `flow`, `trace`, `t_min` and `precision` are those of `jaxdiff.log_likelihood`. The measurement's
+    term takes x0 for clean data; the two likelihoods take it for x at `t_min`.
 
-    Raises TypeError for what is no `Observed`, ValueError for a noise_std of 0 or a scale that is not 1, and as
-    `jaxdiff.log_likelihood` does.
+    Raises TypeError for anything but an `Observed`, ValueError for a noise_std of 0 or a scale that is not 1, and what
+    `jaxdiff.log_likelihood` raises.
     """
     check_instance("observed", observed, Observed, "a jaxdiff.guidance.Observed(denoiser, operator, noise_std)")
     check_precision(precision)

@@ -1,34 +1,36 @@
-r"""Decoupled annealing (DAPS): x_0 is drawn anew at every level, and noised to the next.
+r"""Decoupled annealing (DAPS) draws from p(x_0 | y): at every level it draws x_0 anew and noises it to the next level.
 
-For y = A(x_0) + s n, a step of Zhang et al. 2024 ("Improving diffusion inverse problem solving with decoupled noise
-annealing", algorithm 1) from t to s' does not follow the reverse process. It is
+For y = A(x_0) + s n, a step from t to t' (Zhang et al. 2024, "Improving diffusion inverse problem solving with
+decoupled noise annealing", algorithm 1) is
 
     x̂_0  = the probability flow from x_t to clean data, in a few steps of DDIM
     x_0  ~ N(x_0; x̂_0, r² I) N(y; A(x_0), s² I), normalised                     a draw of p(x_0 | x_t, y)
-    x_s' = α_s' x_0 + σ_s' ε
+    x_t' = α_t' x_0 + σ_t' ε
 
-so that an error at one level can be made good at the next, however far that leads. The last draw is the result.
+The noise at t' does not depend on x_t, so that a step can be long enough to correct errors of earlier levels. The last
+draw of x_0 is the result.
 
-1.  r. The paper takes σ_t under EDM, where α = 1. What x_t = α x_0 + σ ε says of x_0 by itself is N(x_t/α, (σ/α)²), so
-    that r = σ/α is the same choice on every process: x/α is then a run of EDM at the same log-SNR. For data of standard
-    deviation d, x_0 ~ N(0, d²) has the variance
+1.  The width r. The paper takes r = σ_t under EDM, where α = 1. On any process x_t/α is a run of EDM at the same
+    log-SNR, with r = σ/α. For data of standard deviation d, the variance of x_0 ~ N(0, d²) given x_t is
 
-        r² = 1/(α²/σ² + 1/d²)
+        r² = 1/(α²/σ² + 1/d²),
 
-    given x_t, which is that of PiGDM (Song et al. 2023), finite where α = 0, and σ/α for d = ∞.
-2.  The draw. For A linear it is exact by perturbing and solving (Papandreou and Yuille 2010): with w = r z_1,
+    as in ΠGDM (Song et al. 2023). It is finite where α = 0, and d = ∞ gives r = σ/α.
+2.  The draw of x_0. For a linear A it is exact by perturbing and solving (Papandreou and Yuille 2010): with w = r z_1,
 
         x_0 = x̂_0 + w + r² Aᵀ (s² I + r² A Aᵀ)⁻¹ (y + s z_2 - A (x̂_0 + w)),
 
-    whose mean is that of a Kalman filter, x̂_0 + K (y - A x̂_0), and whose covariance is r² (I - K A)(I - K A)ᵀ +
-    s² K Kᵀ, the posterior's. An A that is not linear is linearised at x̂_0. Or, for any A, by Langevin steps from
-    x̂_0, whose size δ = size/(1/r² + 1/s²) is that of the highest curvature there is where |A| <= 1:
+    has the mean of a Kalman filter, x̂_0 + K (y - A x̂_0) with K = r² Aᵀ (s² I + r² A Aᵀ)⁻¹, and the posterior's
+    covariance, r² (I - K A)(I - K A)ᵀ + s² K Kᵀ. A nonlinear A is linearised at x̂_0. For any A there are Langevin
+    steps from x̂_0,
 
-        x' = x + δ/2 (Aᵀ (y - A x)/s² - (x - x̂_0)/r²) + √δ z.
+        x' = x + δ/2 (Aᵀ (y - A x)/s² - (x - x̂_0)/r²) + √δ z,        δ = size/(1/r² + 1/s²),
 
-    Where r is far above s, at high noise, what A does not see needs some r²/s² of them to forget its start.
+    where 1/r² + 1/s² is the largest curvature of the negative log density if |A| <= 1. Directions that A does not see
+    have the curvature 1/r² and need some 2 r²/(size s²) steps to forget their start: many at high noise.
 
-On a Gaussian all of this is linear, and yet not exact: the flow's end is not E[x_0 | x_t], and r² I not the covariance.
+Even for Gaussian data the samples are approximate: the end of the flow is not E[x_0 | x_t], and r² I is not the
+covariance of x_0 given x_t.
 """
 
 import abc
@@ -51,22 +53,23 @@ from jaxdiff.samplers.sampler import Sampler, grid_of
 
 
 class PosteriorDraw(abc.ABC):
-    """How x_0 is drawn from N(x_0; x̂_0, r² I) N(y; A(x_0), s² I)."""
+    """Draws x_0 from N(x_0; x̂_0, r² I) N(y; A(x_0), s² I), normalised."""
 
     noiseless = True
     """Whether s may be 0."""
 
     @abc.abstractmethod
     def draw(self, keys, measurement: Measurement, observation: Observation, guess, r) -> jax.Array:
-        """x_0 [n, *event], given x̂_0 = `guess` and the number r, one key a sample."""
+        """x_0 [n, *event], given x̂_0 = `guess` [n, *event] and the number r, with one key a sample."""
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class LinearDraw(PosteriorDraw):
-    """Exact for a linear operator, by perturbing and solving; another one is linearised at x̂_0.
+    """A draw by perturbing and solving: exact for a linear operator; a nonlinear one is linearised at x̂_0.
 
-    The system is solved by at most `iterations` products with the operator and its transpose, no network among them.
+    The system is solved in at most `iterations` products with the operator and its transpose; the network is not
+    evaluated. Raises TypeError or ValueError for anything but a whole number of at least 1.
     """
 
     iterations: int = 64
@@ -75,7 +78,7 @@ class LinearDraw(PosteriorDraw):
         object.__setattr__(self, "iterations", check_whole("iterations", self.iterations))
 
     def draw(self, keys, measurement, observation, guess, r):
-        """The guess, perturbed, and moved by the gain of a Kalman filter to a perturbed measurement."""
+        """The perturbed guess, moved towards a perturbed measurement by the gain of a Kalman filter."""
         residual, forward, transposed = measurement.linearised(guess, observation)
         variance = measurement.noise_variance(observation.y).astype(residual.dtype)
         away = r * normal(folded(keys, 0), guess)
@@ -87,10 +90,12 @@ class LinearDraw(PosteriorDraw):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class LangevinDraw(PosteriorDraw):
-    """`steps` Langevin steps from x̂_0, for any operator, each with a forward and a backward pass of it.
+    """A draw by `steps` Langevin steps from x̂_0, for any operator; each takes a forward and a backward pass of it.
 
-    `size` is the length of a step in units of 1/(1/r² + 1/s²): it is stable below 4/|A|², where |A| is the norm of the
-    operator's derivative, and overstates variances by up to 1/(1 - size |A|²/4). The measurement must have noise.
+    `size` is the step size in units of 1/(1/r² + 1/s²). With |A| the norm of the operator's derivative, or 1 where that
+    is larger, steps are stable for a size below 4/|A|², and variances are too large by a factor of at most
+    1/(1 - size |A|²/4). Requires noise_std above 0. Raises TypeError or ValueError for a `steps` that is not a whole
+    number of at least 1, and for a `size` outside (0, 4).
     """
 
     steps: int = dataclasses.field(default=100, metadata={"static": True})
@@ -103,9 +108,9 @@ class LangevinDraw(PosteriorDraw):
         check_field(self, "size", above=0, below=4)
 
     def draw(self, keys, measurement, observation, guess, r):
-        """Where the steps lead from the guess."""
+        """x_0 after all steps from the guess."""
         variance = measurement.noise_variance(observation.y).astype(guess.dtype)
-        share = r**2 / (r**2 + variance)  # of the step in that of the measurement alone
+        share = r**2 / (r**2 + variance)  # δ = size share s²
 
         def advance(x, index):
             residual, _, transposed = measurement.linearised(x, observation)
@@ -125,14 +130,14 @@ class DAPS(Sampler):
         x = jd.sample(key, denoiser, (16, 32, 32, 3), sampler, steps=50, cond=y)                y [16, 8, 8, 3]
 
     `operator` and `cond` are those of `jaxdiff.guidance.Observed`: y, or {"y": y, "cond": what the denoiser takes,
-    "operator": parameters}. Each step of a run solves the flow from its level by `steps` steps of DDIM, `steps`
-    evaluations, with no derivative of the network; `inner` then draws x_0: `LinearDraw()`, or `LangevinDraw()` for an
-    operator that is far from linear. The result is the last such draw, with the noise that this leaves: r of the last
-    level. `data_std` is d of the module, infinite for the paper's r = σ/α. For processes of numbers.
+    "operator": parameters}. Each step of a run solves the probability flow from its level to the data by `steps` steps
+    of DDIM, each one evaluation of the network without a derivative; `inner` then draws x_0: `LinearDraw()`, or
+    `LangevinDraw()` for an operator that is far from linear. The result is the last draw, with noise up to r of the
+    last level. `data_std` is d of the module; infinity gives the paper's r = σ/α. For processes of numbers.
 
-    Raises TypeError for an operator that takes other arguments or a bridge, ValueError for a negative noise_std, or 0
-    under Langevin steps, fewer than one step, a y of another shape than operator(x_0), and where α = 0 at the start
-    (Flow, Cosine) unless `data_std` is finite.
+    Raises TypeError for a bridge or an operator that takes other arguments; ValueError for a noise_std below 0, or 0
+    under `LangevinDraw`, a `steps` below 1, a y of another shape than operator(x_0), and a start where α = 0 (t = 1 of
+    Flow and Cosine) unless `data_std` is finite.
     """
 
     operator: Callable[..., jax.Array]

@@ -1,21 +1,22 @@
-r"""The noise of a measurement, at the maximum of its evidence, by expectation and maximisation.
+r"""Estimates the noise of a measurement by maximising its evidence, with expectation-maximisation (EM).
 
-For y = A(x_0) + s n with m numbers an example, Fisher's identity makes the slope of the evidence an average over the
-posterior (Dempster, Laird and Rubin 1977):
+For y = A(x_0) + s n with m numbers an example, Fisher's identity writes the derivative of the evidence as an average
+over the posterior (Dempster, Laird and Rubin 1977):
 
     d log p(y)/ds² = E[ d log p(y | x_0)/ds² | y ] = E[ |y - A(x_0)|² | y ]/(2 s⁴) - m/(2 s²),
 
-which is 0 where s² is the mean square of y - A(x_0). So each round draws x_0 of every example under the s that is
-known, and its mean square over all examples is the next s²: a map g, whose fixed point is sought. Under the same random
-numbers in every round g is a function, and the rounds converge as λ^k, with λ = g'(s²) the share of information that is
-missing for not having seen x_0.
+which is 0 where s² is the mean square of y - A(x_0). So each round draws x_0 for every example under the current s, and
+takes the mean square over all examples for the next s²: a map g, whose fixed point is the answer. With the same random
+numbers in every round g is a deterministic function, and after k rounds the error is of order λ^k, with λ = g'(s²) the
+fraction of missing information.
 
-With q_i the mean square of example i, an error of its mean is one of s² times 1/(1 - λ):
+With q_i the mean square of example i, an error in the mean of q moves the fixed point by 1/(1 - λ) times as much:
 
     standard error of s² = std(q)/√n / (1 - λ).
 
-Of a right model q is that of true pairs, of variance 2 s⁴/m. The square is then the sum of 2 s⁴/(n m (1 - λ)), the
-variance of the maximum itself over other measurements, and λ times the whole, that of drawing x_0 once an example.
+If the model is right, q is distributed as for true pairs (x_0, y), with variance 2 s⁴/m. The squared standard error is
+then the sum of 2 s⁴/(n m (1 - λ)), the variance of the maximum over measurements, and of λ times the total, the
+variance of drawing x_0 only once an example.
 """
 
 import dataclasses
@@ -36,10 +37,11 @@ _FURTHER = 1.1
 
 
 class NoiseEstimate(NamedTuple):
-    """The noise of a measurement, its standard error, the start and the value of each round, whether they have settled.
+    """An estimate of `noise_std`, its standard error, the start and the value after each round, and convergence.
 
-    The standard error is around the true noise: of the examples at hand and of the draws. `converged` says that what
-    further rounds would change is below a tenth of it.
+    The standard error is that around the true noise, over measurements and draws of x_0; it is NaN for one example or
+    rounds that diverge.
+    `converged`: further rounds would change the estimate of s² by less than a tenth of its standard error.
     """
 
     noise_std: float
@@ -58,18 +60,19 @@ def estimate_noise(
     steps: int = 50,
     **settings,
 ) -> NoiseEstimate:
-    """`noise_std` of a measurement at the maximum of its evidence, one for all examples, from that of `observed` on.
+    """Estimate `noise_std` of a measurement, one for all examples, by EM that starts at that of `observed`.
 
         found = jd.samplers.estimate_noise(key, observed, (1000, 28, 28, 1), cond=y)
         observed = dataclasses.replace(observed, noise_std=found.noise_std)
 
-    `shape` = (n, *event) and `cond` are what `jaxdiff.sample` takes, as are `sampler`, `steps` and the other settings;
-    a round draws one x_0 for each example, always by the same random numbers, and compiles nothing new. Every number of
-    y must have the noise: an operator such as `mask`, whose zeros are exact, hides it. The answer is as good as the
-    samples are draws of the posterior. One round more, at a noise a tenth larger, tells how fast they converge.
+    `shape` = (n, *event), `cond`, `sampler`, `steps` and the other settings are those of `jaxdiff.sample`. Each round
+    draws one x_0 for each example, always with the same random numbers, and compiles nothing new. One further round, at
+    a variance a tenth larger, measures the speed of convergence. Every number of y must be noisy: values that `mask`
+    hides would count as measured without noise. The estimate is as good as samples of `observed` are draws from the
+    posterior.
 
-    Raises TypeError for what is no `Observed`, ValueError for fewer than one round, a noise_std that is 0, from which
-    the rounds do not move, and as `jaxdiff.sample` does.
+    Raises TypeError for anything but an `Observed`, ValueError for fewer than one round or a noise_std that is not one
+    number above 0 (rounds would not move from 0), and what `jaxdiff.sample` raises.
     """
     check_instance("observed", observed, Observed, "a jaxdiff.guidance.Observed(denoiser, operator, noise_std)")
     rounds = check_whole("rounds", rounds)
@@ -79,7 +82,7 @@ def estimate_noise(
     keys, dtype = example_keys(key, n), jnp.result_type(float)
 
     def squares(variance) -> np.ndarray:
-        """The mean square of y - A(x_0) of each example, x_0 drawn under this variance of the noise."""
+        """The mean square of y - A(x_0) of each example, for x_0 drawn under this noise variance."""
         under = dataclasses.replace(observed, noise_std=jnp.asarray(np.sqrt(variance), dtype))
         x0 = sample(keys, under, shape, sampler, steps, cond, **settings)
         return np.asarray(_squares(Measurement(observed.operator, 1.0), x0, cond), np.float64)

@@ -1,21 +1,22 @@
-r"""RePaint: values that are known are put back at every level, and every step is repeated (Lugmayr et al. 2022).
+r"""RePaint (Lugmayr et al. 2022): inpainting that noises the known values to every level and repeats every step.
 
-Let m be 1 where values k of x_0 are known. A step from t to s (their algorithm 1) is
+Let m be 1 where the value k of x_0 is known, and 0 elsewhere. A step from t to s (their algorithm 1) is
 
     x_s^k = α_s k + σ_s ε                                     the known values at s
     x_s^u ~ p(x_s | x_t)                                      a step of any sampler
     x_s   = m x_s^k + (1 - m) x_s^u
-    x_t   ~ N(a x_s, std²)                                    back by the forward transition from s to t, and again
+    x_t   ~ N(a x_s, std²)                                    back by the forward transition from s to t
 
-done `repeats` times, the last without the way back. Their line 5 writes the variance 1 - ᾱ where its root belongs. The
-way back undoes the step that was taken: it is q(x_t | x_s) = N(√(1-β_t) x_s, β_t), where their line 10 has the β of
-the step below, which is too little noise.
+done `repeats` times, the last time without the way back. Two lines differ from the paper's. Their line 5 multiplies the
+noise by 1 - ᾱ, where its root belongs. Their line 10 goes back with the β of the step below, which adds too little
+noise: the transition that undoes the step is q(x_t | x_s) = N(√(1-β_t) x_s, β_t).
 
-With repeats = 1 it is the replacement of Song et al. 2021 (appendix I.2): the unknown values at s see known ones that
-were noised independently of those at t, so that the two drift apart; the repeats are steps of a Markov chain at (t, s),
-which brings them together again. Neither is exact: many repeats of few steps make samples too narrow, and few repeats
-of many steps leave a bias. In two dimensions, of unit variance and correlation 0.9, with the first value known to be
-1.5, the other is N(1.35, 0.19). The recursion of means and covariances that RePaint is on a Gaussian gives, under VP:
+With repeats = 1 this is the replacement method of Song et al. 2021 (appendix I.2). It is biased, since the known values
+at s are noised independently of those at t and the unknown ones do not match them. The repeats are steps of a Markov
+chain at (t, s) that lets the unknown values adapt. The samples remain approximate: many repeats of few steps make them
+too narrow, and few repeats of many steps leave a bias. For example, let two values have unit variance and correlation
+0.9, and the first be known to be 1.5; the second is then N(1.35, 0.19). On a Gaussian RePaint is a recursion of means
+and covariances, which gives under VP:
 
     steps   repeats    mean    variance
        50         1    0.920      0.288
@@ -23,9 +24,9 @@ of many steps leave a bias. In two dimensions, of unit variance and correlation 
      1000         1    0.939      0.309
      1000        50    1.345      0.181
 
-So increase the steps first, then the repeats. (By line 10 as it is printed, 50 steps of 200 repeats give 1.484 and
-0.027.) A jump of j repeats j steps at a time (their section 4.3): down to the end of a block of j steps, then back to
-its start by one transition, and down again.
+So increase the steps first, then the repeats. (With line 10 as printed, 50 steps of 200 repeats give 1.484 and 0.027.)
+A jump of j repeats blocks of j steps (their section 4.3): down to the end of a block, back to its start by one
+transition, and down again.
 """
 
 import dataclasses
@@ -51,21 +52,22 @@ _EXPECTED = (
 @pytree
 @dataclasses.dataclass(frozen=True)
 class RePaint(Sampler):
-    """Samples that agree with known values of x_0, by any sampler of single steps (Lugmayr et al. 2022, algorithm 1).
+    """Inpainting: samples that agree with known values of x_0, by any one-step sampler (Lugmayr et al. 2022).
 
         cond = {"known": x0, "mask": mask, "cond": labels}
         jd.sample(key, denoiser, x0.shape, jd.samplers.RePaint(repeats=10), steps=250, cond=cond)
 
-    `known` is [n, *event], read where `mask` is true, whatever it holds elsewhere; the mask broadcasts against it.
-    The result has these values, and elsewhere the denoiser's last answer. For processes of numbers. The law of the
-    samples is an approximation, which the module describes: increase the steps first, then `repeats`.
+    `known` is [n, *event], and the boolean `mask` broadcasts to it; `known` is read only where the mask is True. The
+    result has these values there, and the sampler's answer elsewhere. For processes of numbers. Samples follow
+    p(x_0 | known values) approximately, as the module describes: increase the steps first, then `repeats`.
 
-    A run takes `repeats` steps of `sampler` for every one of its steps, whatever the `jump`; those after the last whole
-    block of `jump` steps, and the answer at its end, are taken once. Another number of either is another program.
+    A run takes `repeats` steps of `sampler` for each of its steps, whatever the `jump`. Steps after the last whole
+    block of `jump` steps are taken once, and so is the answer at the end. `repeats` and `jump` are static: new values
+    compile a new program.
 
-    Raises TypeError for a sampler that looks back (DPM-Solver++ of order 2 and 3, UniPC) or chooses its own steps, and
-    ValueError for fewer than one repeat or step of a jump; when it is run, TypeError for a mask that holds no truth
-    values or a bridge, ValueError for values of another shape or that are not finite where they are known.
+    Raises TypeError for a sampler that uses earlier steps (DPM-Solver++ of order 2 and 3, UniPC) or chooses its own,
+    and ValueError for a `repeats` or `jump` below 1. When run, raises TypeError for a bridge or a mask that is not
+    boolean, and ValueError for known values of another shape or that are not finite.
     """
 
     sampler: Sampler = Ancestral()
@@ -86,11 +88,11 @@ class RePaint(Sampler):
 
     @property
     def grid(self):
-        """That of the sampler."""
+        """The sampler's."""
         return self.sampler.grid
 
     def check_process(self, process) -> None:
-        """Raise TypeError for a process that holds no numbers, or that the sampler does not take."""
+        """Raise TypeError for a process that is not of numbers, or that the sampler does not take."""
         super().check_process(process)
         self.sampler.check_process(process)
 
@@ -99,7 +101,7 @@ class RePaint(Sampler):
         self.sampler.check_start(process, t)
 
     def check_cond(self, denoiser, cond, shape):
-        """{"known", "mask", "cond"} with leaves [n, ...], what is not known set to 0."""
+        """{"known", "mask", "cond"} with leaves [n, ...]; values that are not known are set to 0."""
         if isinstance(innermost(denoiser), BridgeLike | ToData):
             raise TypeError("RePaint noises known values by the process, and a bridge has noise of another kind")
         if not isinstance(cond, dict) or not {*self.takes} <= {*cond} <= {*self.takes, "cond"}:
@@ -119,11 +121,11 @@ class RePaint(Sampler):
         return {"known": known, "mask": mask, "cond": self.sampler.check_cond(denoiser, cond.get("cond"), shape)}
 
     def init(self, denoiser, x, steps):
-        """The times of a block, which step of it comes next, and what the sampler carries."""
+        """The times of a block, the index in it of the next step, and what the sampler carries."""
         return jnp.zeros(self.jump + 1, x.dtype), jnp.zeros((), jnp.int32), self.sampler.init(denoiser, x, steps)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
-        """A step from t to s, then, where a block ends with it, the block again, `repeats` - 1 times."""
+        """A step from t to s; at the end of a block, the block again `repeats` - 1 times."""
         process: Any = denoiser.process
         times, place, carried = state
         times = times.at[place].set(t).at[place + 1].set(s)
@@ -131,7 +133,7 @@ class RePaint(Sampler):
 
         def move(x, turn):
             at = jnp.where(turn == 0, place, (turn - 1) % self.jump)
-            own = folded(keys, ~turn)  # from above: a sampler may fold too
+            own = folded(keys, ~turn)  # ~turn counts down from 2³² - 1, since a sampler folds in 0, 1, ... itself
             shrink, std = transition(process, times[-1], times[0])
             x = jnp.where((turn > 0) & (at == 0), shrink * x + std * normal(folded(own, 0), x), x)
             drawn = jnp.where(turn == 0, keys, folded(own, 1))

@@ -1,18 +1,19 @@
-r"""One measurement of data, y = A(x_0) + s n with n standard normal: read from a condition, linearised, and solved for.
+r"""A measurement y = A(x_0) + s n, n standard normal: how it is read from `cond`, linearised, and solved for x_0.
 
-1.  Around a guess x̂_0 the operator is H = A'(x̂_0), and what it leaves unexplained is e = y - A(x̂_0). For an operator
-    that is linear this is no approximation.
-2.  Given x_0 ~ N(x̂_0, U), the linearised measurement moves the mean by the gain of a Kalman filter,
+1.  Around a guess x̂_0 the operator is replaced by its derivative H = A'(x̂_0), and the residual is e = y - A(x̂_0).
+    This is exact for a linear operator.
+2.  Given x_0 ~ N(x̂_0, U), the linearised measurement moves the mean by the gain of a Kalman filter times the residual,
 
         E[x_0 | y] = x̂_0 + U Hᵀ (s² I + H U Hᵀ)⁻¹ e,
 
-    and needs the solution of one symmetric system of as many unknowns as the measurement has numbers. None of these
-    matrices is formed: `solve` needs their products with vectors alone.
+    which takes the solution of one symmetric system with as many unknowns as the measurement has numbers. No matrix is
+    formed: `solve` needs only products with vectors.
 3.  `solve` is the method of conjugate residuals (Stiefel 1955; Saad 2003, "Iterative methods for sparse linear
-    systems", algorithm 6.20), the sister of conjugate gradients that makes the residual |b - M u| least in the Krylov
-    space of k products; of a symmetric M it is GMRES. Where M is singular and b outside its range, as in a measurement
-    without noise that sees more numbers than the data have, conjugate gradients diverge and this finds least squares.
-    Each example has its own coefficients, so that no example knows of another.
+    systems", algorithm 6.20). Like conjugate gradients it takes one product with M an iteration, but it minimises the
+    residual |b - M u| over the Krylov space; for a symmetric M it equals GMRES. Where M is singular and b outside its
+    range, as for a noiseless measurement of more numbers than the data have, conjugate gradients diverge, and this
+    method finds a least-squares solution. Each example has its own coefficients, so that examples do not affect one
+    another.
 """
 
 import dataclasses
@@ -41,9 +42,9 @@ _PARTS = ("y", "cond", "operator")
 
 
 class Observation(NamedTuple):
-    """What a condition says of a measurement: y [n, *measurement] and what the wrapped denoiser is given.
+    """The parts of `cond`: the measurement y [n, *measurement], and the cond of the wrapped denoiser.
 
-    `parameters` are the operator's, leaves [n, ...], in a tuple that is empty where there are none.
+    `parameters` is a tuple of the operator's parameters, leaves [n, ...], or an empty one.
     """
 
     y: jax.Array
@@ -65,8 +66,8 @@ class Measurement:
     """y = operator(x_0) + noise_std n, n standard normal.
 
     `operator(x0)`, or `operator(x0, parameters)`, is called on one example, without a batch axis, and returns one array
-    of floating values, of any shape. A plain function is a part of the program; of a callable pytree the numbers are
-    arguments. `noise_std` is a number of 0 or more, or one an example.
+    of floating values, of any shape. A plain function is compiled into the program; the leaves of a callable pytree are
+    arguments of the program. `noise_std` is a number of 0 or more, or one an example.
 
     Raises TypeError for an operator that takes neither one nor two arguments, ValueError for a negative noise_std.
     """
@@ -81,10 +82,10 @@ class Measurement:
         check_field(self, "noise_std", least=0)
 
     def read(self, cond) -> Observation:
-        """The parts of `cond`: y, or a dictionary of "y", and if wanted "cond" and "operator".
+        """The parts of `cond`, which is y or a dictionary of "y" and, optionally, "cond" and "operator".
 
-        Raises TypeError for another part, a y that holds no floating values, or parameters that the operator does not
-        take; ValueError where y or the operator's parameters are missing.
+        Raises TypeError for an unknown part, a y that does not hold floating values, and parameters that the operator
+        does not take or that it takes and `cond` lacks; ValueError for a missing y.
         """
         parts = cond if isinstance(cond, dict) else {"y": cond}
         if unknown := [name for name in parts if name not in _PARTS]:
@@ -107,7 +108,7 @@ class Measurement:
         return Observation(jnp.asarray(array), parts.get("cond"), (parts["operator"],) if given else ())
 
     def check(self, x0, observation: Observation) -> None:
-        """Raise ValueError where y is not of the shape of A(x0), by name, and TypeError where A(x0) is no array."""
+        """Raise ValueError where y differs from A(x0) in shape, TypeError where A(x0) is not one floating array."""
         of_one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype))
         x0_of_one, *parameters = jax.tree.map(of_one, (x0, *observation.parameters))
         made, given = jax.eval_shape(self.operator, x0_of_one, *parameters), observation.y.shape[1:]
@@ -121,7 +122,7 @@ class Measurement:
             )
 
     def applied(self, x0, observation: Observation) -> jax.Array:
-        """A(x0) [n, *measurement] of x0 [n, *event], checked to be of the shape of y."""
+        """A(x0) [n, *measurement] of x0 [n, *event], after `check`."""
         self.check(x0, observation)
         return jax.vmap(self.operator)(x0, *observation.parameters)
 
@@ -136,7 +137,7 @@ class Measurement:
         return along_batch(self.noise_std, y, "noise_std") ** 2
 
     def log_likelihood(self, x0, cond) -> jax.Array:
-        """log N(y; A(x0), s² I) in nats, [n], for x0 [n, *event]; ValueError for a noise_std of 0: no density."""
+        """log N(y; A(x0), s² I) in nats, [n], of x0 [n, *event]; ValueError for a noise_std of 0."""
         check_number("noise_std", self.noise_std, above=0)
         observation = self.read(cond)
         y = observation.y
@@ -146,10 +147,10 @@ class Measurement:
 
 
 def _takes(function, arguments: int) -> bool:
-    """Whether `function` can be called by so many arguments, as far as it says."""
+    """Whether `function` can be called with this number of arguments; True where it has no signature."""
     try:
         inspect.signature(function).bind(*range(arguments))
-    except ValueError:  # of a function written in C
+    except ValueError:  # some functions written in C
         return True
     except TypeError:
         return False
@@ -157,14 +158,14 @@ def _takes(function, arguments: int) -> bool:
 
 
 def solve(matvec: Callable[[jax.Array], jax.Array], b, iterations) -> jax.Array:
-    """u [n, ...] with M u = b for `matvec(u)` = M u of examples side by side, M symmetric, positive semi-definite.
+    """Solve M u = b for u [n, ...] by conjugate residuals, M symmetric and positive semi-definite.
 
-    By at most `iterations` products with M for all examples, a number that may be traced. An example is done where what
-    is left of b is lost in rounding, or where no M that is positive would give the product that was given: the Jacobian
-    of a network need not be one. |b - M u| never grows, and u stays in the span of b, M b, ...; b = 0 gives 0. Of a
-    singular M it is a solution of least squares.
+    `matvec(u)` is M u for all examples at once, each with its own M. At most `iterations` products are taken, a number
+    that may be traced. An example stops once its residual is lost in rounding, or at a product M r with r·M r <= 0,
+    which the Jacobian of a network can give. |b - M u| never grows, and u lies in the span of b, M b, ...; b = 0 gives
+    0. For a singular M, u is a least-squares solution.
 
-    Derivatives, forward and backward, are those of the exact solution of a symmetric system, however many products
+    Derivatives, forward and backward, are those of the exact solution of a symmetric system, however few iterations
     were allowed.
     """
     return jax.lax.custom_linear_solve(
@@ -196,9 +197,9 @@ def _conjugate_residuals(matvec, b, iterations) -> jax.Array:
         ratio = over(dot(of_rest, product), dot(product, product))
         p, product = rest - ratio * p, of_rest - ratio * product
         square = dot(rest, rest)
-        largest = jnp.maximum(largest, over(size, square))  # below |M| eps |rest|² a product is rounding
+        largest = jnp.maximum(largest, over(size, square))  # below |M| eps |rest|², rest·M rest is rounding
         active = active & (size > least) & (size > 10 * jnp.finfo(b.dtype).eps * largest * square)
-        length = jnp.where(active, over(dot(rest, product), dot(product, product)), 0 * size)  # NaN where size is
+        length = jnp.where(active, over(dot(rest, product), dot(product, product)), 0 * size)  # a NaN in size stays
         return _State(taken + 1, u + length * p, rest - length * product, p, product, least, largest, active)
 
     zero, one = jnp.zeros_like(b), jnp.zeros_like(dot(b, b))

@@ -24,32 +24,33 @@ _LEAST = 1e-3
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Observed(Scaled):
-    """The denoiser of data that were measured: E[x_0 | x_t, y] for y = operator(x_0) + noise_std n, n standard normal.
+    """The denoiser of p(x_0 | y): E[x_0 | x_t, y] for a measurement y = operator(x_0) + noise_std n, n standard normal.
 
         guided = jd.guidance.Observed(denoiser, jd.guidance.operators.average(4), noise_std=0.1)
         x = jd.sample(key, guided, (16, 32, 32, 3), cond=y)                                    y [16, 8, 8, 3]
 
-    The prediction moves by scale W Hᵀ (s² I + H U Hᵀ)⁻¹ (y - A(x̂_0)), with H the operator's derivative at x̂_0 =
-    E[x_0 | x_t]; the rows of W and U are the spreads (`jaxdiff.denoisers.guidance.spreads`). `Moment()` is exact for
-    data that are Gaussian. Samples, `encode` and likelihoods of the result run as of any denoiser.
+    The prediction x̂_0 = E[x_0 | x_t] moves by scale W Hᵀ (s² I + H U Hᵀ)⁻¹ (y - A(x̂_0)), with H the operator's
+    derivative at x̂_0 and s = noise_std. `spread` chooses W and U (`jaxdiff.denoisers.guidance.spreads` has the table);
+    `Moment()` is exact for Gaussian data. The result is a denoiser like any other: samplers, `encode` and
+    likelihoods take it.
 
-    - `cond`: y [n, *measurement], or {"y": y, "cond": what the denoiser takes, "operator": parameters}, of which y
-      alone is required. A class, a text or other guidance go in by "cond".
+    - `cond`: y [n, *measurement], or {"y": y, "cond": what the denoiser takes, "operator": parameters}, of which only y
+      is required. A class or a text for the denoiser is given as "cond".
     - `operator(x0)` is called on one example, without a batch axis, or `operator(x0, parameters)` where cond has
-      "operator", leaves [n, ...], such as a mask an example. One that is not linear is linearised at x̂_0. A plain
-      function is a part of the program; of a callable pytree, such as those of `jaxdiff.guidance.operators`, the
-      numbers are arguments.
-    - `noise_std` is s, a number of 0 or more, or one an example. Of a clean measurement, s = 0, the solve finds least
-      squares: what is seen is reproduced as far as it can be. `Point` needs noise.
+      "operator", leaves [n, ...], such as one mask an example. A nonlinear operator is linearised at x̂_0. A plain
+      function is compiled into the program; the leaves of a callable pytree, such as those of
+      `jaxdiff.guidance.operators`, are arguments of the program.
+    - `noise_std` is a number of 0 or more, or one an example. For 0 the measurement is fitted by least squares.
+      `Point` requires a number above 0.
     - `scale` is a number or an `Interval`; 1 is Bayes' rule.
 
-    At t = 0 of a process whose data are clean nothing moves. Where α/√(α² + σ²) is below 0.001, as at t = 1 of Flow and
-    Cosine, the derivative of x̂_0 is lost in rounding, and a row that needs it answers for the nearest level above;
-    Proximal and Prior answer there as everywhere.
+    At t = 0 of a process that ends at clean data the prediction does not move. Where α/σ is below 0.001, as at t = 1 of
+    Flow and Cosine, the derivative of x̂_0 is lost in rounding: spreads that need it are then evaluated where α/σ =
+    0.001. `Proximal` and `Prior` do not need it.
 
     Raises TypeError for a bridge, a process that is not of numbers, an operator that takes other arguments, or a y
-    that is not of floating values; ValueError for a y of another shape than operator(x_0), a noise_std below 0, or 0
-    under `Point`, and as the denoiser does.
+    that does not hold floating values; ValueError for a y of another shape than operator(x_0), a noise_std below 0, or
+    0 under `Point`; and what the denoiser raises.
     """
 
     denoiser: DenoiserLike
@@ -77,11 +78,11 @@ class Observed(Scaled):
         return Measurement(self.operator, self.noise_std)
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
-        """The denoiser, under the part "cond"."""
+        """The denoiser, with the part "cond"."""
         return [(self.denoiser, self._measurement.read(cond).cond)]
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` without a y, or whose y is not finite, and for what the denoiser does not take."""
+        """Raise for a missing y, a y that is not finite, and a part "cond" that the denoiser does not take."""
         y = self._measurement.read(cond).y
         if is_concrete(y) and not np.isfinite(np.asarray(y)).all():
             raise ValueError(
@@ -100,7 +101,11 @@ class Observed(Scaled):
         near, lost = self._asked_at(t)
         asked = expand_time(process.scale(near) / process.scale(t), x) * x
         alpha, sigma = (expand_time(c, x) for c in process.marginal(near))
-        ask = lambda x: (lambda predicted: (predicted.data, predicted))(self.denoiser(x, near, observation.cond))
+
+        def ask(x):
+            predicted = self.denoiser(x, near, observation.cond)
+            return predicted.data, predicted
+
         covariance = transposed = None
         if self.spread.differentiates:
             data, jacobian, predicted = jax.linearize(ask, asked, has_aux=True)
@@ -118,7 +123,7 @@ class Observed(Scaled):
         return dataclasses.replace(guided, noise=noise)
 
     def _asked_at(self, t) -> tuple[jax.Array, jax.Array]:
-        """The time at which the denoiser is asked, and whether it is another one than `t`."""
+        """The time at which the denoiser is evaluated, and whether it differs from `t`."""
         log_snr = self.process.log_snr(t)
         least = jnp.asarray(2 * math.log(_LEAST), log_snr.dtype)
         lost = (log_snr < least) & self.spread.differentiates

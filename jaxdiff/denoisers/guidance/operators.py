@@ -1,13 +1,14 @@
-r"""What measurements see of data: operators of one example, for `jaxdiff.guidance.Observed`.
+r"""Measurement operators for `jaxdiff.guidance.Observed` and `jaxdiff.samplers.DAPS`.
 
-    mask(mask)              what is known of it              linear
+    mask(mask)              the values under a mask          linear
     average(factor)         means of blocks                  linear
     blur(kernel)            a convolution                    linear
-    quantise(step)          rounded cosines, as in JPEG      in steps
-    phase_retrieval()       magnitudes of its spectrum       not linear
+    quantise(step)          rounded cosines, as in JPEG      piecewise constant
+    phase_retrieval()       magnitudes of the spectrum       nonlinear
 
-Each is called on one example, without a batch axis. Masks, kernels and steps are arguments of a program, so that others
-compile nothing. Where they differ by example, `masked(x0, mask)` and `blurred(x0, kernel)` take them as parameters:
+Each is called on one example, without a batch axis. Masks, kernels and steps are arguments of the program, so that new
+ones compile nothing. Where they differ by example, `masked(x0, mask)` and `blurred(x0, kernel)` take them as
+parameters:
 
     jd.guidance.Observed(denoiser, jd.guidance.operators.masked, 0.1)          cond={"y": y, "operator": masks}
 
@@ -57,23 +58,26 @@ class _Mask:
 
 
 def mask(mask) -> _Mask:
-    """What is known of x0, for inpainting: x0 where `mask` [*event] is True, 0 elsewhere.
+    """Inpainting: x0 where `mask` [*event] is True, 0 elsewhere.
 
-    What y holds of the rest is noise and moves nothing. Raises TypeError for a mask that is not boolean, and when
-    called ValueError for one that does not broadcast to x0.
+    Values of y where the mask is False have no effect. Raises TypeError for a mask that is not boolean, and when called
+    ValueError for one that does not broadcast to x0.
     """
     return _Mask(jnp.asarray(_truth(mask)))
 
 
 def _space(x0, what: str) -> int:
-    """How many axes of space `x0` has; ValueError where it has none."""
+    """The number of spatial axes of `x0`; ValueError where it has none."""
     if x0.ndim < 2:
         raise ValueError(f"{what} of x0 of shape {x0.shape}; expected [*space, channels], such as [h, w, 3]")
     return x0.ndim - 1
 
 
 def _in_blocks(x0, size: int, name: str) -> jax.Array:
-    """`x0` [h, w, c] as [h/size, size, w/size, size, c], of any number of axes; ValueError for what cannot be cut."""
+    """`x0` [h, w, c] as [h/size, size, w/size, size, c], likewise for other numbers of axes.
+
+    Raises ValueError where `size` does not divide an axis.
+    """
     space = x0.shape[: _space(x0, "blocks")]
     if any(length % size for length in space):
         raise ValueError(f"{name} = {size} does not divide the axes {space} of x0; expected a divisor of each")
@@ -91,19 +95,19 @@ class _Average:
 
 
 def average(factor: int) -> _Average:
-    """Means over blocks of `factor` by `factor`, for super-resolution: [h, w, c] -> [h/factor, w/factor, c].
+    """Super-resolution: means over blocks of `factor` by `factor`, [h, w, c] -> [h/factor, w/factor, c].
 
-    Raises TypeError or ValueError for what is no whole number of 1 or more, and when called ValueError for an x0 whose
-    axes it does not divide.
+    Raises TypeError or ValueError for anything but a whole number of at least 1, and when called ValueError for an x0
+    whose axes it does not divide.
     """
     return _Average(check_whole("factor", factor))
 
 
 @exactly
 def blurred(x0, kernel) -> jax.Array:
-    """The convolution of each channel of `x0` [*space, c] with `kernel` [*sizes], of the shape of x0, 0 outside of it.
+    """The convolution of each channel of `x0` [*space, c] with `kernel` [*sizes], of the shape of x0, padded by zeros.
 
-    Raises ValueError for a kernel of another number of axes, or of an even or too large size.
+    Raises ValueError for a kernel with another number of axes, an even size, or one larger than x0.
     """
     kernel, space = jnp.asarray(kernel), x0.shape[:-1]
     fits = kernel.ndim == _space(x0, "a blur")
@@ -122,10 +126,10 @@ class _Blur:
 
 
 def blur(kernel) -> _Blur:
-    """The convolution with `kernel`, for deblurring: one array of odd sizes, [k, k] for pictures.
+    """Deblurring: the convolution with `kernel`, an array of odd sizes, [k, k] for pictures.
 
-    What lies outside of x0 counts as 0. Raises TypeError or ValueError for what holds no finite numbers, and when
-    called ValueError for a kernel that does not fit x0.
+    x0 is padded by zeros. Raises TypeError or ValueError for a kernel that does not hold finite numbers, and when
+    called ValueError for one that does not fit x0.
     """
     return _Blur(jnp.asarray(check_array("kernel", kernel), float))
 
@@ -167,16 +171,16 @@ class _Quantise:
 
 
 def quantise(step, block: int = 8) -> _Quantise:
-    """Pictures that were compressed as in JPEG: the cosines of blocks of `block` by `block`, each rounded, [h, w, c].
+    """Compression as in JPEG: rounds the cosine transform of blocks of `block` by `block`, [h, w, c] -> [h, w, c].
 
-    Each channel is cut into blocks, whose orthonormal cosine transform is rounded to multiples of `step`, a number or a
-    table [block, block] by frequency (row 0 and column 0 are the mean), and transformed back. Colours are not mixed,
-    and nothing else of JPEG is done. The derivative of rounding is 0 almost everywhere, by which nothing could be
-    fitted: it is taken to be 1 (straight through), so that the derivative of the whole is the identity. What is lost in
-    rounding is uniform over a step: as noise, its `noise_std` is step/√12.
+    Each channel is cut into blocks, whose orthonormal cosine transform is rounded to multiples of `step` and
+    transformed back. `step` is a number or a table [block, block] by frequency, with the constant one at [0, 0].
+    Colours are not transformed, and no other part of JPEG is done. The derivative of rounding is 0 almost everywhere,
+    so that nothing could be fitted; it is taken to be 1 (straight-through), which makes that of the whole operator the
+    identity. The error of rounding is roughly uniform over a step: as noise, its `noise_std` is step/√12.
 
     Raises TypeError or ValueError for a step that is not above 0 or a table of another shape, and when called
-    ValueError for an x0 that cannot be cut into blocks.
+    ValueError for an x0 whose axes `block` does not divide.
     """
     block = check_whole("block", block)
     step = check_array("step", step, above=0)
@@ -198,10 +202,11 @@ class _PhaseRetrieval:
 
 
 def phase_retrieval(oversampling: int = 2) -> _PhaseRetrieval:
-    """Magnitudes of the spectrum, whose phases were lost: [h, w, c] -> [k h, k w, c] for k = `oversampling`.
+    """Phase retrieval: magnitudes of the Fourier transform, [h, w, c] -> [k h, k w, c] for k = `oversampling`.
 
-    x0 is padded by zeros and transformed orthonormally, each channel alone, so that the sum of squares is that of x0.
-    Twice as many frequencies as places determine almost every picture but for its sign, shifts and turns (Hayes 1982).
-    The derivative is 0 where the magnitude is. Raises TypeError or ValueError for what is no whole number of 1 or more.
+    Each channel is padded by zeros and transformed orthonormally, so that sums of squares are those of x0. With k = 2
+    the magnitudes determine almost every picture up to its sign, shifts and a rotation by 180 degrees (Hayes 1982). The
+    derivative is taken to be 0 where a magnitude is 0. Raises TypeError or ValueError for anything but a whole number
+    of at least 1.
     """
     return _PhaseRetrieval(check_whole("oversampling", oversampling))

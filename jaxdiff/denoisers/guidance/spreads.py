@@ -1,20 +1,22 @@
-r"""How wide x_0 is taken to be given x_t: one row a method of the literature.
+r"""Approximations of Cov[x_0 | x_t] for guidance by a measurement, each from a method of the literature.
 
-With x̂_0 = E[x_0 | x_t], the measurement linearised there (H, e = y - A(x̂_0), noise of variance s²) and x_0 ~ N(x̂_0, U),
+Let x̂_0 = E[x_0 | x_t], and let H be the derivative of the measurement there, e = y - A(x̂_0) its residual and s² the
+variance of its noise. With x_0 ~ N(x̂_0, U),
 
     E[x_0 | x_t, y] ≈ x̂_0 + W Hᵀ (s² I + H U Hᵀ)⁻¹ e.
 
-U says how far the measurement is believed, W how it moves what was not measured. Both should be
+U decides how much weight the measurement has beside the prediction, and W along which directions the prediction moves.
+Both should be
 
     V = Cov[x_0 | x_t] = (σ²/α) ∂x̂_0/∂x_t,
 
 Tweedie's second moment (Efron 2011; Rozet et al. 2024, eq. 12): with x̂_0 = (x + σ² ∇ log p_t)/α, differentiate once
-more. The gradient of log N(y; A(x̂_0), s² I + H U Hᵀ) with U held fixed is the same with W = V, so that the rows that
-were stated as scores have it too. V is a product with the network's Jacobian: forward, V v, inside of the solve, and
-backward, Vᵀ v, once at its end, as the gradient of a score has it. They are equal for E[x_0 | x_t] itself, whose
-Jacobian is symmetric, and nearly so for a network that has learned it.
+more. Methods that are stated as a score, the gradient of log N(y; A(x̂_0), s² I + H U Hᵀ) with U held fixed, have W = V
+too. Products with V are products with the network's Jacobian: V v (forward) inside the solve, and Vᵀ v (backward) once
+at its end, as in the gradient of the score. The two are equal for E[x_0 | x_t] itself, whose Jacobian is symmetric, and
+nearly so for a network that has learned it.
 
-    row        W    U                                    from
+    spread     W    U                                    from
     Point      V    0                                    DPS, Chung et al. 2023, eq. 11
     Isotropic  V    σ² d²/(σ² + d² α²) I                 ΠGDM, Song et al. 2023, "Pseudoinverse-guided diffusion models"
     RowSums    V    H U Hᵀ = the diagonal of H V Hᵀ 1    TMPD, Boys et al. 2023, and their code
@@ -22,8 +24,8 @@ Jacobian is symmetric, and nearly so for a network that has learned it.
     Proximal   U    σ²/(α² λ) I                          DiffPIR, Zhu et al. 2023, algorithm 1
     Prior      U    (C⁻¹ + α²/σ² I)⁻¹                    JFPS, "Jacobian-free posterior sampling", of the library azula
 
-Isotropic is exact for N(m, d² I), Prior for N(m, C), Moment for every Gaussian: of these U is V. Of other data even
-Moment is an approximation, since p(x_0 | x_t) is no Gaussian.
+Isotropic is exact for data from N(m, d² I), Prior for N(m, C) and Moment for every Gaussian: U is V for them. For other
+data even Moment is an approximation, since p(x_0 | x_t) is not Gaussian.
 """
 
 import abc
@@ -44,9 +46,10 @@ _ENOUGH = 1_000
 
 @dataclasses.dataclass(frozen=True)
 class Around:
-    """What is known around x̂_0: the measurement and s², α and σ [n, 1, ...], and v -> V v and Vᵀ v.
+    """What a spread computes its move from: the measurement linearised at x̂_0, s², α and σ [n, 1, ...], and V.
 
-    The last two are None for a spread that does not differentiate the denoiser.
+    `covariance` is v -> V v and `transposed` is v -> Vᵀ v; both are None for a spread that does not differentiate the
+    denoiser.
     """
 
     measured: Linearised
@@ -59,7 +62,7 @@ class Around:
     def solved(
         self, spread: Callable[[jax.Array], jax.Array], unit: jax.Array | float = 1.0, iterations=_ENOUGH
     ) -> jax.Array:
-        """(unit s² I + H U Hᵀ)⁻¹ e for `spread(v)` = U v."""
+        """(unit s² I + H U Hᵀ)⁻¹ e for `spread(v)` = U v; `unit` is a number, or one an example."""
         residual, forward, back = self.measured
         noise = along_batch(unit, residual, "unit") * self.noise_variance
         return solve(lambda u: noise * u + forward(spread(back(u))), residual, iterations)
@@ -71,10 +74,10 @@ class Around:
 
 
 class Spread(abc.ABC):
-    """W and U of a row: the move W Hᵀ (s² I + H U Hᵀ)⁻¹ e [n, *event] of x̂_0."""
+    """The choice of W and U, which gives the move W Hᵀ (s² I + H U Hᵀ)⁻¹ e [n, *event] of x̂_0."""
 
     differentiates: ClassVar[bool] = True
-    """Whether it asks for V, the derivative of the denoiser."""
+    """Whether it needs V, and with it the derivative of the denoiser."""
 
     noiseless: ClassVar[bool] = True
     """Whether s may be 0."""
@@ -89,9 +92,10 @@ class Spread(abc.ABC):
 class Point(Spread):
     """U = 0: x_0 is taken to be x̂_0 (diffusion posterior sampling, DPS; Chung et al. 2023, eq. 11).
 
-    It is `TweedieClassifier` with log N(y; A(x_0), s² I), and pulls too hard by 1 + V/s², which is far where V is large
-    beside the noise of the measurement. The authors' code divides by |e| in place of s², and by one |e| of the whole
-    batch: their step size is `scale` of another unit here. One product with the network's Jacobian, backward.
+    The same as `TweedieClassifier` with log N(y; A(x_0), s² I). The move is too long by a factor of 1 + V/s² (for one
+    number that is measured as it is), which is large at high noise levels. The authors' code divides by |e| in place of
+    s², one |e| for the whole batch, so that their step size is not `scale`. Costs one backward product with the
+    network's Jacobian.
     """
 
     noiseless = False
@@ -105,8 +109,8 @@ class Point(Spread):
 class Isotropic(Spread):
     """U = r² I with r² = σ² d²/(σ² + d² α²), the variance of x_0 ~ N(m, d² I) given x_t (ΠGDM; Song et al. 2023).
 
-    `data_std` is d, a number above 0, or one an example. One product with the network's Jacobian, backward. Raises
-    ValueError for another number.
+    `data_std` is d, a number above 0, or one an example. Costs one backward product with the network's Jacobian. Raises
+    ValueError for any other number.
     """
 
     data_std: float
@@ -126,9 +130,9 @@ class Isotropic(Spread):
 class RowSums(Spread):
     """H U Hᵀ = the diagonal matrix of the sums of the rows of H V Hᵀ (TMPD; Boys et al. 2023, as in the authors' code).
 
-    One forward product with ones and one backward. It is exact where V is diagonal. A row's sum is not its variance:
-    where numbers are anticorrelated it is too small, 0 or negative, and what is divided by it is too large. Expect it
-    to be unstable for pictures (docs/design.md).
+    Costs one forward and one backward product with the network's Jacobian. Equal to `Moment` where H V Hᵀ is
+    diagonal. The sum of a row is not its variance: where values are anticorrelated it is too small, 0 or negative, and
+    the move is too long. Expect instability on pictures (experiments/README.md has figures).
     """
 
     def move(self, around: Around) -> jax.Array:
@@ -144,13 +148,13 @@ class RowSums(Spread):
 class Moment(Spread):
     """U = V, the covariance that the denoiser itself implies (MMPS; Rozet et al. 2024). Exact for Gaussian data.
 
-    The system is solved by conjugate residuals, with one forward product of the network's Jacobian each, and one
-    backward at the end. `iterations` is the most that are taken, for the batch; it is a number like others, that
-    compiles nothing. The solve ends earlier where it is done: a measurement of m numbers needs at most about 2 m, and
-    few where the noise is large beside what varies. With fewer than it needs the answer lies between x̂_0 and the
-    right one: the measurement is fitted less well.
+    The system is solved by conjugate residuals: each iteration takes one forward product with the network's Jacobian,
+    and one backward product follows at the end. `iterations` is their largest number, for the whole batch; changing it
+    compiles nothing. The solve ends earlier once it has converged: a measurement of m numbers needs at most about 2 m
+    iterations, and few where the noise is large beside √(H V Hᵀ). With fewer than it needs, the measurement is fitted
+    less well.
 
-    Raises TypeError or ValueError for what is no whole number of at least one.
+    Raises TypeError or ValueError for anything but a whole number of at least 1.
     """
 
     iterations: int = 64
@@ -168,10 +172,9 @@ class Moment(Spread):
 class Proximal(Spread):
     """W = U = σ²/(α² λ) I: the proximal step of DiffPIR (Zhu et al. 2023, algorithm 1).
 
-    It asks for no derivative of the network. It is the x_0 that makes |y - A(x_0)|² + λ s² (α²/σ²) |x_0 - x̂_0|² least,
-    for A linearised. `weight` is λ, a number above 0, or one an example. Where α = 0 the prediction is not trusted at
-    all: the answer is the nearest x_0 that fits y best.
-    Raises ValueError for another number.
+    The result minimises |y - A(x_0)|² + λ s² (α²/σ²) |x_0 - x̂_0|² over x_0, with A linearised, and needs no derivative
+    of the network. `weight` is λ, a number above 0, or one an example. Where α = 0 the second term vanishes, and of all
+    x_0 that fit y best the result is the one nearest to x̂_0. Raises ValueError for any other number.
     """
 
     weight: float
@@ -214,11 +217,12 @@ class _Prior(Spread):
 
 
 def Prior(covariance) -> _Prior:
-    """W = U = (C⁻¹ + α²/σ² I)⁻¹, what x_0 ~ N(m, C) would have given x_t, whatever the network's derivative.
+    """W = U = (C⁻¹ + α²/σ² I)⁻¹, the covariance of x_0 ~ N(m, C) given x_t. Needs no derivative of the network.
 
-    The library azula calls it Jacobian-free posterior sampling (JFPS), and names no paper; it is the posterior of a
-    Gaussian prior, and exact for one. `covariance` is C [d, d] of events of d values, read row by row, such as that of
-    the data. Raises ValueError for a matrix that is not square, symmetric and positive semi-definite.
+    The library azula calls it Jacobian-free posterior sampling (JFPS) and names no paper. Exact for Gaussian data of
+    covariance C. `covariance` is C [d, d] for events of d values, flattened in row-major order; the covariance of the
+    data is a good choice. Raises ValueError for a matrix that is not square, symmetric and positive semi-definite,
+    TypeError for one that is traced, and when called ValueError for events of another size.
     """
     covariance = check_array("covariance", covariance)
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
