@@ -1,16 +1,16 @@
-"""What metrics cost: solvers of the exact Wasserstein distance beside each other, and metrics of features.
+"""Time and memory of metrics: solvers of the exact Wasserstein distance, and metrics of features.
 
     python benchmarks/metrics.py                                    ten minutes on two cores
     python benchmarks/metrics.py --points 10000:2 --features        one size of points, no features
     python benchmarks/metrics.py --points --features 50000:2048 --metrics frechet_distance
 
-Each number is of a process of its own, of its first call: compiling is part of it. Points and features are normal, of
-two laws. Seconds, and the memory that the call adds at its peak over that of n² float64 numbers, of points, or of
-both sets of features.
+Each call is the first of its own process, so that compilation is included. Both sets are normal, with different means
+and variances. Printed are seconds, and the peak memory that the call adds, divided by that of n² float64 numbers for
+solvers, or of both sets for metrics of features.
 
-    products          SciPy's assignment by x·y alone, which leaves out the squares
-    assign            SciPy's assignment by squared distances less the minima of rows and columns: `wasserstein`
-    network_simplex   POT's, by the same
+    products          SciPy's assignment on the costs -x·y alone
+    assign            SciPy's assignment on `couplings.assignment_cost`, as `wasserstein` calls it
+    network_simplex   POT's, on the same costs
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from jaxdiff.losses import couplings
 
 
 def products(x, y) -> np.ndarray:
-    """The assignment of least -Σ x_i·y_π(i), of which the squares were left out."""
+    """The assignment that minimises -Σ x_i·y_π(i), without the squares |x|² and |y|²."""
     from scipy.optimize import linear_sum_assignment
 
     return linear_sum_assignment(-x @ y.T)[1]
@@ -54,9 +54,9 @@ class Settings:
     features: tuple[str, ...] = ("5000:64", "5000:512")
     """Sizes n:d of sets of features, for the metrics."""
     solvers: tuple[str, ...] = tuple(SOLVERS)
-    """Of these."""
+    """The solvers to measure."""
     metrics: tuple[str, ...] = tuple(METRICS)
-    """Of these."""
+    """The metrics of features to measure."""
     json: bool = False
     """Print one line of JSON."""
 

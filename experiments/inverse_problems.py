@@ -1,4 +1,4 @@
-r"""What digits may have been, given blurred, halved and nonlinear measurements: methods beside the exact posterior.
+r"""Inverse problems on digits: samples given a measurement, by every method, beside the exact posterior.
 
     python experiments/inverse_problems.py                  13 minutes of CPU time
     python experiments/inverse_problems.py --half exact     no training
@@ -9,14 +9,14 @@ S_k = A C_k Aᵀ + s² I and G_k = C_k Aᵀ S_k⁻¹,
 
     weights ∝ w_k N(y; A m_k, S_k),     means m_k + G_k (y - A m_k),     covariances C_k - G_k A C_k,
 
-so that what is seen is the method's error alone. One test digit of each class is measured, with s = 0.1, by the means
-of 2 x 2 pixels and by its upper half. Of each y 200 samples are drawn in 50 steps of `Ancestral`, and compared with as
-many draws of the exact posterior:
+so that all differences are errors of the method. One test digit of each class is measured, with s = 0.1, by the means
+of 2 x 2 pixels and by its upper half. For each y 200 samples are drawn in 50 steps of `Ancestral`, and compared with as
+many draws from the exact posterior:
 
-    W2         their sliced Wasserstein distance, a mean over the ten y; the floor is that of two sets of exact draws
-    mean       how far their means are apart, a pixel, root mean square
-    chi²       |y - A x_0|²/s² a number that is measured, 1 for the truth
-    PSNR       of a sample to the digit that was measured, dB, the range of pixels being 2
+    W2         sliced Wasserstein distance, averaged over the ten y; the floor is that of two sets of exact draws
+    mean       distance of the means, root mean square over pixels
+    chi²       |y - A x_0|²/s², averaged over measured values; 1 for the true digit
+    PSNR       of a sample against the true digit, dB, for pixels of range 2
 
 Expect,
 
@@ -33,18 +33,17 @@ Expect,
     DAPS       .181   .107   0.96   12.3        .220   .146   0.91   12.7
     RePaint                                     .104   .080   0.00   15.6
 
-The noise of the means of 200 draws of the prior is then estimated by its evidence, from twice its value on: 0.104 ±
-0.008 under MMPS, and 0.137 ± 0.004 under PiGDM, whose posterior is another.
+The noise of the means of 200 draws from the prior is then estimated by its evidence, starting at twice the true value
+of 0.1: 0.104 ± 0.008 under MMPS, and 0.137 ± 0.004 under PiGDM, whose posterior is less accurate.
 
-MMPS and PiGDM are the nearest to the posterior, and RePaint where values are known. None is exact: the data are ten
-Gaussians, and where the class is decided each row takes them for one. A chi² of 0.4 (DPS) means samples that fit y
-better than the truth does: they are too narrow. That of the exact denoiser, 0.77 beside 0.94 of exact draws, is what 50
-steps of the small variance leave.
+MMPS and PiGDM are the nearest to the posterior, as is RePaint on the upper half, which it takes for values without
+noise. None is exact: at noise levels where the class is decided, each method approximates ten Gaussians by one. Under
+DPS the chi² of 0.4 is below 1: samples fit y better than the true digit does. The exact denoiser has 0.77 where exact
+draws have 0.94, the error of 50 steps with the small variance.
 
-**Second half.** A network trained on the same digits in the place of the ten Gaussians, and beside the two measurements
-the cosine transform of 4 x 4 blocks, rounded as in JPEG to multiples of 0.35, whose error is that of the noise, and the
-magnitudes of a Fourier transform (phase retrieval). The exact posterior is not known here; of 30 test digits, and in
-pictures,
+**Second half.** The prior is a network trained on the same digits. Two more measurements are the cosine transform of
+4 x 4 blocks, rounded as in JPEG to multiples of 0.35, with a rounding error of 0.35/√12, as large as the noise, and the
+magnitudes of the Fourier transform (phase retrieval). The exact posterior is not known. For 30 test digits,
 
               means of 2 x 2    upper half    rounded cosines     spectrum
               chi²   PSNR      chi²   PSNR      chi²   PSNR      chi²   PSNR
@@ -57,8 +56,8 @@ pictures,
     DAPS      1.02   13.9      0.83   13.3      1.94   23.2      1.01   17.2
     RePaint                    0.00   15.0
 
-The same network, which never saw a label, then draws sevens under p(y = 7 | x) of a classifier of noised digits: 99 of
-100 by an SVM of real ones.
+The same network, which was trained without labels, then draws sevens under p(y = 7 | x) of a classifier of noised
+digits: an SVM of real digits takes 99 of 100 for sevens.
 """
 
 import dataclasses
@@ -84,7 +83,7 @@ UPPER = np.arange(8).reshape(8, 1, 1) < 4
 @jd.pytree
 @dataclasses.dataclass(frozen=True)
 class Clipped(guidance.Wrapper):
-    """x_0 held within ±bound, without which DPS leaves every scale; the noise follows."""
+    """Clips x_0 to ±bound, without which DPS diverges; the noise is adjusted."""
 
     denoiser: Any
     bound: float = 3.0
@@ -97,7 +96,7 @@ class Clipped(guidance.Wrapper):
 
 
 def ten_gaussians(images: jd.data.Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weights, means, covariances) of digits on [-1, 1], one Gaussian a class, halfway to their common covariance."""
+    """(weights, means, covariances) of digits on [-1, 1], one Gaussian a class, with half of their mean covariance."""
     x = (2 * (images.image + 0.5) / images.levels - 1).reshape(-1, DIM)
     classes = [x[images.label == k] for k in range(CLASSES)]
     own = np.stack([np.cov(part.T) for part in classes])
@@ -143,7 +142,7 @@ class Problem:
         return y + NOISE_STD * self.sees * rng.standard_normal(y.shape).astype(np.float32)
 
     def chi_squared(self, y, x0) -> float:
-        """|y - A x_0|² / s² a number that is measured."""
+        """|y - A x_0|²/s², averaged over measured values."""
         away = (np.asarray(y) - jax.vmap(self.operator)(jnp.asarray(x0))) / NOISE_STD
         return float((away**2).sum() / (len(y) * np.sum(np.broadcast_to(self.sees, y.shape[1:]))))
 
@@ -165,7 +164,7 @@ ROWS = {
 
 
 def observed(denoiser, operator, data_std, covariance) -> dict[str, Any]:
-    """The denoiser of every row of `Observed`, by the paper's name."""
+    """`Observed` with every spread, by the name of its method."""
     spreads = {name: of(data_std, covariance) for name, of in ROWS.items()}
     rows = {name: guidance.Observed(denoiser, operator, NOISE_STD, spread) for name, spread in spreads.items()}
     return rows | {"DPS": Clipped(rows["DPS"])}
@@ -177,7 +176,7 @@ def solved(denoiser, sampler, cond, n) -> np.ndarray:
 
 
 def psnr(x, truth) -> float:
-    """Of samples x to the digits they are of, dB, a mean over samples; the range of pixels is 2."""
+    """PSNR of samples x against the true digits, dB, averaged over samples; the range of pixels is 2."""
     error = ((np.asarray(x, np.float64) - truth) ** 2).mean((-1, -2, -3))
     return float(np.mean(10 * np.log10(4 / error)))
 
@@ -230,7 +229,7 @@ def exact_half(samples: int, folder: Path) -> dict[tuple[str, str], dict[str, fl
                 "chi²": of.chi_squared(many, x.reshape(-1, *EVENT)),
                 "PSNR": psnr(x, truth[:, None]),
             }
-            told(name, way, found[name, way])
+            print_scores(name, way, found[name, way])
         rows = [truth, of.picture(y), *(x[:, 0] for x in drawn.values())]
         names = ["digit", "measured", "exact posterior", *list(drawn)[1:]]
         plotting.strip(np.stack(rows).astype(np.float32), folder / f"exact_{problem}.png", names=names, title=name)
@@ -238,7 +237,7 @@ def exact_half(samples: int, folder: Path) -> dict[tuple[str, str], dict[str, fl
 
 
 def estimated_noise(n: int) -> dict[str, samplers.NoiseEstimate]:
-    """The noise of the means of `n` draws of the exact prior, by its evidence, from twice its value on."""
+    """The noise of the means of `n` draws from the exact prior, estimated from twice its value on."""
     prior, rng = ten_gaussians(jd.data.load_digits("train")), np.random.default_rng(2)
     of, denoiser, found = LINEAR["means of 2 x 2"], jd.exact.Mixture(jd.VP(), *prior), {}
     y = of.measure(rng, draws(rng, prior, n))
@@ -250,8 +249,8 @@ def estimated_noise(n: int) -> dict[str, samplers.NoiseEstimate]:
     return found
 
 
-def told(problem: str, way: str, scores: dict[str, float]) -> None:
-    """Print a row."""
+def print_scores(problem: str, way: str, scores: dict[str, float]) -> None:
+    """Print one row of a table."""
     print(
         f"{problem:15s} {way:10s}", *(f"{name} {value:7.3f}" for name, value in scores.items()), sep="   ", flush=True
     )
@@ -283,7 +282,7 @@ def trained_half(run: runs.Run, shown: int, folder: Path) -> dict[tuple[str, str
         drawn = {way: solved(model, sampler, cond, len(y)) for way, (model, sampler, cond) in ways.items()}
         for way, x in drawn.items():
             found[name, way] = {"chi²": of.chi_squared(y, x), "PSNR": psnr(x, truth)}
-            told(name, way, found[name, way])
+            print_scores(name, way, found[name, way])
         rows = [z[:CLASSES] for z in (truth, of.picture(y), *drawn.values())]
         names = ["digit", "measured", *drawn]
         plotting.strip(np.stack(rows).astype(np.float32), folder / f"trained_{problem}.png", names=names, title=name)

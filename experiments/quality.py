@@ -1,4 +1,4 @@
-"""What the metrics of samples say: each against the number of samples and of sampling steps, beside its floor.
+"""The metrics of samples against the number of samples and of sampling steps, each beside its floor.
 
     python experiments/quality.py                         5 minutes of CPU time; quality_classifier.png
     python experiments/quality.py --features pixels       the same samples by their 64 pixels, 2 minutes more

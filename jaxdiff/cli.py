@@ -43,27 +43,31 @@ class Hosts:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """How samples are drawn."""
+    """How samples are drawn.
+
+    Args:
+        sampler: How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ...
+        steps: Denoising steps (probability_flow chooses its own).
+        grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
+        condition: What to draw, of a run trained with --condition: labels by number or name (3 cat 7, or 3,cat,7),
+        which
+            are drawn in turn, or the given columns (y=1.5,z=2). By default sample draws all classes, and evaluate
+            takes labels or columns as the training examples have them.
+        guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
+        seed: Seed of the noise.
+        batch_size: Samples drawn at once.
+        precision: What the network is computed in: bfloat16, or float32 with products of default, high or highest
+            precision; by default as it was trained.
+    """
 
     sampler: Sampler = DPMSolverPP()
-    """How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ..."""
     steps: int = 50
-    """Denoising steps (probability_flow chooses its own)."""
     grid: Grid | None = None
-    """Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own."""
     condition: tuple[str, ...] = ()
-    """What to draw, of a run trained with --condition: a label by its number or name, several of them in turn, as
-    3 cat 7 or 3,cat,7; or the given columns, as y=1.5,z=2. Without it `sample` draws all classes of a run of labels,
-    and `evaluate` gives samples the labels or columns that the training examples have."""
     guidance: Guidance | None = None
-    """classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none."""
     seed: int = 0
-    """Seed of the noise."""
     batch_size: int = 256
-    """Samples drawn at once."""
     precision: runs.Computed | None = None
-    """What the network is computed in: bfloat16, or float32 with products of default, high or highest precision; by
-    default as it was trained."""
 
 
 KEPT = "what is done is kept; the same command goes on"
@@ -251,23 +255,22 @@ def evaluate(
 ) -> dict:
     """How good samples of RUN are: Fréchet and kernel distance, precision, recall, density and coverage.
 
-    Each stands beside its floor, which is that of as many real examples that the model has not seen, with standard
-    errors. All are compared with the training examples, at most 10,000. The result is evaluation.json in the run's
-    folder. The same command again goes on where it was interrupted.
+    Samples are compared with the training examples, at most 10,000. Each metric has a standard error and its floor
+    beside it: the metric of as many real examples that the model has not seen. The result is written to evaluation.json
+    in the run's folder. An interrupted command continues when it is run again.
 
-    Pictures are compared by the features of a small classifier. It is trained on the training pictures and their
-    labels, and kept in the run's folder; numbers of two runs can be compared where its hash is the same. Rows are
-    compared as they are, each column standardised, and by Wasserstein distances in their own units.
+    Pictures are compared by the features of a small classifier, which is trained on the training pictures and their
+    labels and kept in the run's folder. Results of two runs are comparable where its hash is the same. Rows are
+    compared by their standardised columns, and by Wasserstein distances in their own units.
 
     Args:
         folder: A run's folder, or one that `jaxdiff export` wrote.
-        samples: How many samples; as many as the split has examples, at most 2,000, unless given.
-        features: What pictures are compared by: a classifier, their pixels (pictures without labels always are), or the
-            FID's Inception, of colour pictures.
-        inception: The folder with Inception's weights in one file of safetensors, for --features inception.
-        data: What to compare with: folder('mine', size=32), table('mine.csv'), ...; by default what the run learned
-            from.
-        split: Which real examples the floor is of.
+        samples: How many samples; by default as many as the split has examples, at most 2,000.
+        features: What pictures are compared by: a classifier, their pixels (the default without labels), or the
+            FID's Inception (for colour pictures).
+        inception: The folder with Inception's weights in one safetensors file, for --features inception.
+        data: What to compare with: folder('mine', size=32), table('mine.csv'), ...; by default the training data.
+        split: The split of real examples for the floor.
         how: How samples are drawn.
         json_: Print the result as one line of JSON.
     """

@@ -98,7 +98,7 @@ UNREACHABLE = {
     "from_betas": "a table of a thousand numbers is read from a file",
     "Product": "its processes are a tree, one a part of the data",
     "DAPS": "its operator is a function",
-    "RePaint": "what it needs of cond is arrays, which no setting is",
+    "RePaint": "it needs arrays of known values, which no setting holds",
     "Each": "its samplers are a tree, one a part of the data",
     "Classification": "it trains a classifier, which a run has not",
     "ConditionDropout": "a run drops its condition by the setting `dropout`",

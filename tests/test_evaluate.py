@@ -65,7 +65,7 @@ def test_a_classifier_is_trained_once_named_and_the_same_for_all_runs_of_the_dat
     np.testing.assert_allclose(logits, compare.classifier.logits(x, 0.0), rtol=1e-4, atol=1e-5)
 
 
-def test_halves_of_one_law_are_no_way_apart():
+def test_halves_of_one_set_have_no_kernel_distance():
     """In the kernel distance, which has no bias; the same digits a little brighter are."""
     parts = [jd.data.load_digits(split) for split in ("train", "validation", "test")]
     image = np.concatenate([part.image for part in parts])
@@ -90,7 +90,7 @@ def test_points_are_compared_by_their_columns_and_in_their_units(tmp_path, monke
     found = metrics["sliced_wasserstein"]
     assert (found["value"], found["standard_error"]) == pytest.approx(tuple(sliced), rel=1e-5)
     assert abs(metrics["kernel_distance"]["floor"]) < 4 * metrics["kernel_distance"]["floor_standard_error"]
-    with pytest.raises(ValueError, match="features = 'pixels': of pictures; rows are compared as they are"):
+    with pytest.raises(ValueError, match="features = 'pixels' are of pictures; rows are compared by their columns"):
         runs.evaluate(run, tmp_path / "run", 40, "pixels", **CHEAP)
 
 

@@ -331,7 +331,7 @@ def test_quality_halves_the_digits(experiment):
 
 
 @pytest.mark.slow
-def test_quality(experiment, tmp_path, monkeypatch):
+def test_quality_measures_every_metric_and_draws_its_picture(experiment, tmp_path, monkeypatch):
     quality = experiment("quality")
     monkeypatch.setattr(quality, "CONFIG", dataclasses.replace(quality.CONFIG, network="mlp((8,))", steps=5))
     monkeypatch.setattr(quality, "NUMBERS", (12, 20))
@@ -359,7 +359,7 @@ def test_the_posterior_of_a_mixture_is_bayes_rule(experiment):
 
 
 @pytest.mark.slow
-def test_inverse_problems(experiment, tmp_path, monkeypatch, capsys):
+def test_inverse_problems_scores_every_method(experiment, tmp_path, monkeypatch, capsys):
     module = experiment("inverse_problems")
     monkeypatch.setattr(module, "STEPS", 3)
     found = module.main(samples=3, shown=10, steps=2, folder=tmp_path)

@@ -71,7 +71,7 @@ def reduced(precision: Precision | None, mesh: Mesh | None = None) -> str | None
 
 
 def in_float64(function: Callable, static_argnames: tuple[str, ...] = ()) -> Callable:
-    """`function` compiled, and run in float64 on the device whatever JAX's own setting: NumPy arrays in and out."""
+    """`function`, compiled and run on the device in float64 whatever JAX's setting is: NumPy arrays in and out."""
     compiled = jax.jit(function, static_argnames=static_argnames)
 
     @functools.wraps(function)

@@ -67,7 +67,7 @@ class NoisyClassifier(OfNetwork):
         return self(x0, 0.0, cond)
 
     def features(self, x, t) -> jax.Array:
-        """What the network's last layer reads, [batch, features], by its `features(params, x, c_noise)`."""
+        """The input of the network's last layer, [batch, features], by its `features(params, x, c_noise)`."""
         x, t = self.process.at(x, t)
         return self.network.features(self.params, self.process.present(x, t, self.data_std), self.process.c_noise(t))
 

@@ -128,14 +128,15 @@ def assign(x0, x1, alike=None) -> np.ndarray:
 
 
 def assignment_cost(x0, x1, alike=None) -> np.ndarray:
-    """|x0_i - x1_j|², [n, n], less a number for each row and each column; infinite where not alike[i, j].
+    """The costs |x0_i - x1_j|² [n, n], less one number a row and one a column; infinite where not alike[i, j].
 
-    The numbers are in the cost of every permutation, and are those with which a solver has little left to find. Of two
-    Gaussians with means m and m', whose transport is the map A, what is left is
+    Such numbers (the potentials of the dual problem) change the cost of every permutation equally, and good ones leave
+    the solver little to do. Squares of any symmetric positive A leave
 
         |A^{1/2} (x0_i - m) - A^{-1/2} (x1_j - m')|²,
 
-    for any A, since x0_i·x1_j is in both; and from that come off the least of each row, then of each column.
+    whose only term in both i and j is again -2 x0_i·x1_j; A is the optimal transport map between the Gaussians with the
+    sets' means m, m' and covariances. Then the minimum of each row is subtracted, and that of each column.
     """
     x0, x1 = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (x0, x1))
     x0, x1 = _moved_together(x0 - x0.mean(0), x1 - x1.mean(0))
@@ -149,17 +150,17 @@ def assignment_cost(x0, x1, alike=None) -> np.ndarray:
     return cost
 
 
-FEW = 16  # dimensions, in which the covariances decide; in more, sizes do as well
+FEW = 16  # dimensions, up to which covariances are used; in more, scalar variances do as well
 
 
 def _moved_together(x0, x1) -> tuple[np.ndarray, np.ndarray]:
-    """A^{1/2} x0 and A^{-1/2} x1, of one covariance, or only of one size, for centred sets [n, d]."""
+    """A^{1/2} x0 and A^{-1/2} x1 for centred sets [n, d], with A a number in more than `FEW` dimensions."""
     d = x0.shape[1]
     sizes = [np.mean(x**2) or 1.0 for x in (x0, x1)]
     if d > FEW:
         scale = (sizes[1] / sizes[0]) ** 0.25
         return x0 * scale, x1 / scale
-    one, other = (x.T @ x / len(x) + 1e-6 * size * np.eye(d) for x, size in zip((x0, x1), sizes))  # never singular
+    one, other = (x.T @ x / len(x) + 1e-6 * size * np.eye(d) for x, size in zip((x0, x1), sizes))  # not singular
     root, inverse = _power(one, 0.5), _power(one, -0.5)
     transport = inverse @ _power(root @ other @ root, 0.5) @ inverse
     return x0 @ _power(transport, 0.5), x1 @ _power(transport, -0.5)

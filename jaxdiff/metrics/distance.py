@@ -1,4 +1,4 @@
-"""What metrics give and take: a number with its standard error; features and points on the host."""
+"""What metrics share: the result with its standard error, and checks of features and points."""
 
 from typing import NamedTuple
 
@@ -12,18 +12,17 @@ SMALLEST, LARGEST = 1e-40, 1e40  # of which the sixth powers, of the kernel dist
 
 
 class Distance(NamedTuple):
-    """An estimate from samples."""
+    """An estimate from samples, with its standard error; the function that returns it says what the error covers."""
 
     value: float
     standard_error: float
-    """What of its error this covers, the function that gave it says."""
 
 
 def features(name: str, given, least: int, reason: str = "") -> np.ndarray:
     """`given` as features [n, d] on the host, in float32 or float64.
 
-    Raises TypeError for what is not floating, ValueError for another shape, a value that is not finite, or fewer than
-    `least` examples, for which `reason` says why.
+    Raises TypeError for values that are not floating, ValueError for another shape, a value that is not finite, or
+    fewer than `least` examples; `reason` is added to that message.
     """
     _check_known(name, given)
     array = as_array(given)
@@ -37,9 +36,9 @@ def features(name: str, given, least: int, reason: str = "") -> np.ndarray:
 
 
 def points(name: str, given) -> np.ndarray:
-    """`given` as points [n, d] of float64 on the host, of events of any shape.
+    """`given` [n, *event] as points [n, d] on the host, in float64.
 
-    Raises TypeError for what are no numbers, ValueError for none of them, or a value that is not finite.
+    Raises TypeError for values that are not real numbers, ValueError for an empty array or a value that is not finite.
     """
     _check_known(name, given)
     array = check_real(name, given)
@@ -49,7 +48,7 @@ def points(name: str, given) -> np.ndarray:
 
 
 def check_same_features(**sets: np.ndarray) -> None:
-    """Raise ValueError where two sets have features of different number."""
+    """Raise ValueError where two sets differ in their number of features."""
     (one, x), (other, y) = sets.items()
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"{one} has shape {x.shape} and {other} {y.shape}; expected [n, d] and [m, d], the same d")

@@ -1,24 +1,24 @@
-r"""The Fréchet distance of two sets of features.
+r"""The Fréchet distance between two sets of features.
 
     d²(x, y) = |m_x - m_y|² + tr(C_x + C_y - 2 (C_x C_y)^{1/2})
 
 is the squared 2-Wasserstein distance of the Gaussians with the sets' means and covariances (Dowson and Landau 1982);
-on a classifier's features it is the FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6). The root's trace is that of
-(C_x^{1/2} C_y C_x^{1/2})^{1/2}, which is symmetric; a singular covariance has eigenvalues of 0 there, which rounding
-makes negative, and they are clipped.
+with Inception's features it is the FID (Heusel et al. 2017, arXiv 1706.08500, eq. 6). The trace of the root equals that
+of (C_x^{1/2} C_y C_x^{1/2})^{1/2}, which is symmetric. Where a covariance is singular, rounding can make eigenvalues of
+0 negative; they are clipped.
 
-Finite sets are further apart than their laws, by about 1/n: a distance says something only beside its floor, that of
-other real examples, as many as there are samples.
+The distance between finite sets is biased upwards, by order 1/n. Compare it with its floor: the distance of as many
+other real examples as there are samples.
 
-The standard error is that of a jackknife over blocks (Quenouille 1956; Tukey 1958): with d²_b the distance without
-block b of one set, and B blocks,
+The standard error is from a jackknife over blocks (Quenouille 1956; Tukey 1958): with d²_b the distance without block b
+of one set, and B blocks, the variance is the sum over both sets of
 
-    (B - 1)/B Σ_b (d²_b - mean d²_b)²
+    (B - 1)/B Σ_b (d²_b - mean d²_b)².
 
-for each set, added. Sums of z and zzᵀ of each block are what it takes: the products are made once.
+It takes the sums of z and z zᵀ over each block, which are computed once.
 
-Products and sums are of float64, as in all metrics here: features are often given in float32, but differences of their
-moments need more digits than the moments.
+Sums and products are in float64, as in all metrics here: features often come in float32, but differences of their
+moments need more digits than that.
 """
 
 from typing import NamedTuple
@@ -29,25 +29,25 @@ import numpy as np
 from jaxdiff.arrays import check_room, check_whole, in_float64
 from jaxdiff.metrics.distance import Distance, check_same_features, features
 
-ROWS = 4096  # of which products are made at once
+ROWS = 4096  # examples a product
 
 
 def frechet_distance(x, y, blocks: int = 10) -> Distance:
     """d² of features x [n, d] and y [m, d], with covariances over n - 1 and m - 1, and its standard error.
 
-    The error is that of drawing both sets anew, by a jackknife over `blocks` parts of each, cut at random. It does not
-    cover the bias, which the floor shows. Near the floor, where d² is a quadratic form of what remains, it is too
-    large, by up to √2.
+    The standard error is over new draws of both sets, by a jackknife over `blocks` random blocks of each. It does not
+    cover the bias, which the floor shows. Near the floor, where d² is a quadratic form of the differences, it is too
+    large by a factor of up to √2.
 
         drawn = frechet_distance(features_of(samples), features_of(data))
         floor = frechet_distance(features_of(other_data), features_of(data))
 
-    Products are made in blocks on the device, eigenvalues on the host, where 2 blocks d² numbers are kept. There may be
-    more features than examples.
+    Products are computed on the device and eigenvalues on the host, which keeps 2 blocks d² numbers. There may be more
+    features than examples.
 
     Raises:
         TypeError: for features that are not real floating numbers, or a number of blocks that is no whole number.
-        ValueError: for other shapes, fewer examples than blocks, or a value that is not finite.
+        ValueError: for other shapes, fewer examples than `blocks` or than 4, or a value that is not finite.
     """
     check_whole("blocks", blocks, least=2)
     x, y = (features(name, z, max(4, blocks), ", or fewer blocks") for name, z in (("x", x), ("y", y)))
@@ -67,7 +67,7 @@ def frechet_distance(x, y, blocks: int = 10) -> Distance:
 
 
 class _Blocks(NamedTuple):
-    """Number, sum and sum of products of each block of a set, about `centre`."""
+    """For each block of a set: the number of examples, and the sums of z - centre and of its outer products."""
 
     centre: np.ndarray
     number: np.ndarray
@@ -75,7 +75,7 @@ class _Blocks(NamedTuple):
     product: np.ndarray
 
     def without(self, block: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and covariance of all other blocks."""
+        """Mean and covariance of the set without `block`; of the whole set for None."""
         number, total, product = (
             part.sum(0) if block is None else part.sum(0) - part[block]
             for part in (self.number, self.total, self.product)
@@ -88,7 +88,7 @@ def _blocks_of(z: np.ndarray, blocks: int) -> _Blocks:
     centre = z.mean(0, dtype=np.float64)
     d = len(centre)
     number, total, product = np.zeros(blocks), np.zeros((blocks, d)), np.zeros((blocks, d, d))
-    order = np.random.default_rng(0).permutation(len(z))  # examples often come class by class
+    order = np.random.default_rng(0).permutation(len(z))  # since examples often come sorted by class
     for block, members in enumerate(np.array_split(order, blocks)):
         number[block] = len(members)
         for start in range(0, len(members), ROWS):
@@ -100,13 +100,13 @@ def _blocks_of(z: np.ndarray, blocks: int) -> _Blocks:
 
 @in_float64
 def _sums(z, centre):
-    """Sum of z and of zzᵀ about the centre."""
+    """The sums of z - centre and of its outer products."""
     z = z.astype(float) - centre
     return jnp.sum(z, axis=0), z.T @ z
 
 
 def _in_their_span(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of both sets in an orthonormal basis of what they span, which has at most n + m < d directions."""
+    """Coordinates of both sets in an orthonormal basis of their span, which has at most n + m < d dimensions."""
     both = np.concatenate([x, y]).astype(np.float64)
     coordinates = np.asarray(np.linalg.qr((both - both.mean(0)).T, mode="r")).T
     return coordinates[: len(x)], coordinates[len(x) :]

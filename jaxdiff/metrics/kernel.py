@@ -1,25 +1,25 @@
-r"""The kernel distance of two sets of features: the squared maximum mean discrepancy under a cubic kernel.
+r"""The kernel distance between two sets of features: the squared maximum mean discrepancy (MMD) of a cubic kernel.
 
     MMD² = E k(x, x') + E k(y, y') - 2 E k(x, y)        k(x, y) = (x·y/d + 1)³
 
-of independent x, x' and y, y' is 0 where the laws agree in their moments up to the third. With all pairs of different
-examples in place of the expectations it has no bias (Gretton et al. 2012, eq. 3), whatever n; on features of a
-classifier it is the KID (Bińkowski et al. 2018, arXiv 1801.01401, section 4).
+for independent x, x' and y, y'. It is 0 if and only if the two distributions have the same moments up to the third.
+The estimate that replaces expectations by means over all pairs of different examples is unbiased for every n (Gretton
+et al. 2012, eq. 3); with Inception's features it is the KID (Bińkowski et al. 2018, arXiv 1801.01401, section 4).
 
-Its variance is that of a U-statistic. Each kernel is a mean, an effect of each of its two examples, and a rest that is
-uncorrelated with all else (Hoeffding 1948),
+The variance is that of a U-statistic. Each kernel value is a mean, an effect of each of its two examples, and a
+remainder that is uncorrelated with all other terms (Hoeffding 1948),
 
     k(x, x') = κ + α(x) + α(x') + ρ(x, x')        k(x, y) = κ' + α'(x) + β'(y) + ρ'(x, y),
 
-so that, with ζ the variances of the rests of xx, yy and xy,
+so that, with ζ the variances of the remainders of xx, yy and xy,
 
     Var = 4/n Var[α(x) - α'(x)] + 4/m Var[β(y) - β'(y)]
         + 2 ζ_xx/(n (n - 1)) + 2 ζ_yy/(m (m - 1)) + 4 ζ_xy/(n m).
 
-Least squares gives the effects from sums of rows, Σ_j k_ij, and the ζ from sums of squares: an analysis of variance.
-What the rests add to the variance of the estimated effects, ζ_xx/(n - 2) + ζ_xy/m for x, is taken off. Both lines are
-then without bias, for any n (Sutherland and Deka 2019, arXiv 1906.02104, for n = m). The first may come out negative
-where the laws are nearly one, and counts as 0 then.
+An analysis of variance estimates the effects from sums of rows, Σ_j k_ij, and the ζ from sums of squares. The part of
+the variance of the estimated effects that is due to remainders, ζ_xx/(n - 2) + ζ_xy/m for x, is subtracted. Both lines
+are then unbiased for every n (Sutherland and Deka 2019, arXiv 1906.02104, for n = m). The estimate of the first can be
+negative where the distributions nearly agree, and then counts as 0.
 """
 
 import jax
@@ -29,14 +29,14 @@ import numpy as np
 from jaxdiff.arrays import in_float64
 from jaxdiff.metrics.distance import Distance, check_same_features, features
 
-ROWS = 256  # of kernels at once
+ROWS = 256  # rows of the kernel matrix at once
 
 
 def kernel_distance(x, y) -> Distance:
-    """MMD² of features x [n, d] and y [m, d] under the cubic kernel, and its standard error, from all pairs.
+    """MMD² of features x [n, d] and y [m, d] under the cubic kernel, from all pairs, and its standard error.
 
-    Without bias, so that it may be negative, and not clipped. The standard error is that of drawing both sets anew.
-    O((n + m)² d), in blocks of rows on the device.
+    The estimate is unbiased, and therefore may be negative. The standard error is over new draws of both sets. Takes
+    O((n + m)² d) operations, in blocks of rows on the device.
 
         drawn = kernel_distance(features_of(samples), features_of(data))
         floor = kernel_distance(features_of(other_data), features_of(data))
@@ -57,7 +57,7 @@ def kernel_distance(x, y) -> Distance:
 
 @in_float64
 def _sums(x, y, skipped):
-    """(Σ_j k(x_i, y_j), Σ_j k(x_i, y_j)²) for each i, without j = skipped_i; [n] each."""
+    """(Σ_j k(x_i, y_j), Σ_j k(x_i, y_j)²) for each i, [n] each, over all j but skipped_i."""
     y = y.astype(float)
 
     def of_row(row):
@@ -69,7 +69,7 @@ def _sums(x, y, skipped):
 
 
 def _variance(within_x, within_y, between, yx) -> tuple[float, float]:
-    """The two lines of Var, from what `_sums` gives of xx, yy and xy, and the sums of yx."""
+    """The two lines of Var, from `_sums` of xx, yy and xy, and the sums of yx."""
     (xx, _), (yy, _), (xy, xy_squares) = within_x, within_y, between
     n, m = len(xy), len(yx)
     rest_xx, rest_yy = _rest(*within_x), _rest(*within_y)
@@ -81,7 +81,7 @@ def _variance(within_x, within_y, between, yx) -> tuple[float, float]:
 
 
 def _rest(sums, squares) -> float:
-    """ζ of the kernels between a set's own n examples: the residual of κ + α_i + α_j over its n (n - 3)/2 degrees."""
+    """ζ within a set of n examples: the squared residual of κ + α_i + α_j over n (n - 3)/2 degrees of freedom."""
     n = len(sums)
     residual = squares.sum() / 2 - np.sum(sums**2) / (n - 2) + sums.sum() ** 2 / (2 * (n - 1) * (n - 2))
     return max(residual, 0.0) / (n * (n - 3) / 2)

@@ -1,19 +1,20 @@
-r"""Fidelity and coverage of samples by nearest neighbours.
+r"""Precision, recall, density and coverage of samples, by nearest neighbours.
 
-Around each point of a set lies the closed ball B(x_i) that reaches to its k-th nearest other point of that set. The
-union of the balls stands for the set's support (Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2):
+Let B(x_i) be the closed ball around x_i whose radius is the distance to its k-th nearest other point of the same set.
+The union of a set's balls estimates its support (Kynkäänniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2):
 
     precision = share of the fake points within a ball of a real one
     recall    = share of the real points within a ball of a fake one
 
-One outlier has a ball that holds everything near it. Counting the balls of the real points alone is robust against
-that (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 5):
+The ball of an outlier can hold many points of the other set, and then overestimates precision or recall. Density and
+coverage are more robust: they use the balls of real points alone, and count them (Naeem et al. 2020, arXiv 2002.09797,
+eq. 4 and 5):
 
-    density   = 1/(k M) Σ_j #{i: y_j in B(x_i)}         of M fake points y_j: 1 in expectation where the laws agree
+    density   = 1/(k M) Σ_j #{i: y_j in B(x_i)}         of M fake points y_j: 1 in expectation if distributions agree
     coverage  = 1/N #{i: some y_j in B(x_i)}            of N real points x_i
 
-Distances are those of x - c with c the real points' mean, in float64; two that differ by what rounding could change are
-equal, and a point at the very edge is in the ball.
+Distances are computed in float64, after the mean of the real points is subtracted. Two distances that differ by less
+than rounding could change are equal, and a point on the surface of a ball is in it.
 """
 
 import functools
@@ -26,12 +27,12 @@ import numpy as np
 from jaxdiff.arrays import check_whole, in_float64
 from jaxdiff.metrics.distance import check_same_features, features
 
-ROWS = 256  # of distances at once
-ROUNDING = 64 * np.finfo(np.float64).eps  # of squares, of the size of the points from the centre
+ROWS = 256  # rows of the distance matrix at once
+ROUNDING = 64 * np.finfo(np.float64).eps  # of a squared distance, over |x|² + |y|²
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares, with the standard errors of drawing the points that are counted, given the balls."""
+    """Precision and recall, with standard errors over new draws of the counted points for fixed balls."""
 
     precision: float
     precision_error: float
@@ -40,7 +41,7 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """Density and coverage, with the standard errors of drawing the points that are counted, given the balls."""
+    """Density and coverage, with standard errors over new draws of the counted points for fixed balls."""
 
     density: float
     density_error: float
@@ -49,11 +50,14 @@ class DensityCoverage(NamedTuple):
 
 
 def precision_recall(real, fake, k: int = 3) -> PrecisionRecall:
-    """Which share of the fake points [m, d] is near real ones [n, d], and which of the real ones near fake ones.
+    """Precision and recall of fake [m, d] against real features [n, d]: how realistic and how varied samples are.
 
-    Standard errors are binomial, over the points that are counted, for the others and the balls as they are: they cover
-    neither what other balls would change nor the bias of finite sets, which the floor shows. Where all or none are
-    counted they are 0, which is no certainty. O((n + m)² d), in blocks of rows on the device.
+        drawn = precision_recall(features_of(data), features_of(samples))
+        floor = precision_recall(features_of(data), features_of(other_data))
+
+    Standard errors are binomial, over the points that are counted, with the balls held fixed. They cover neither the
+    randomness of the balls nor the bias of finite sets, which the floor shows, and are 0 where all points are counted
+    or none. Takes O((n + m)² d) operations, in blocks of rows on the device.
 
     Raises:
         TypeError: for features that are not real floating numbers, or a k that is no whole number.
@@ -67,9 +71,9 @@ def precision_recall(real, fake, k: int = 3) -> PrecisionRecall:
 
 
 def density_coverage(real, fake, k: int = 5) -> DensityCoverage:
-    """How many balls of the real points [n, d] a fake point [m, d] is in, over k, and which share of them hold one.
+    """Density and coverage of fake [m, d] against real features [n, d]: precision and recall, robust to outliers.
 
-    Standard errors as of `precision_recall`: of the density over the fake points, of the coverage over the real ones.
+    Standard errors as in `precision_recall`: for density over the fake points, for coverage over the real ones.
 
     Raises:
         TypeError: for features that are not real floating numbers, or a k that is no whole number.
@@ -84,7 +88,7 @@ def density_coverage(real, fake, k: int = 5) -> DensityCoverage:
 
 
 def _sets(real, fake, k: int, fakes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both sets, more than k real points and at least so many fake ones, and the mean of the real ones."""
+    """Both sets, with more than k real and at least `fakes` fake points, and the mean of the real ones."""
     real = features("real", real, k + 1, f", more than k = {k}")
     fake = features("fake", fake, fakes, f", more than k = {k}" if fakes > k else "")
     check_same_features(real=real, fake=fake)
@@ -97,7 +101,7 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 def _squares(x, y):
-    """|x - y_j|² of one point and each y_j, [m, d]; and by how much each may be off."""
+    """|x - y_j|² of one point x and each of y [m, d], and a bound of its rounding error; [m] each."""
     size = x @ x + jnp.sum(jnp.square(y), axis=1)
     return size - 2 * y @ x, ROUNDING * size
 
@@ -110,7 +114,7 @@ def _radii(x, centre, k: int):
     def of_row(row):
         x_i, i = row
         squares = jnp.where(jnp.arange(len(y)) == i, jnp.inf, _squares(x_i - centre, y)[0])
-        for _ in range(k - 1):  # XLA sorts all of them for its top_k of float64
+        for _ in range(k - 1):  # k minima, since XLA's top_k of float64 sorts the whole row
             squares = jnp.where(jnp.arange(len(y)) == jnp.argmin(squares), jnp.inf, squares)
         return jnp.min(squares)
 
@@ -119,7 +123,7 @@ def _radii(x, centre, k: int):
 
 @in_float64
 def _counts(x, y, centre, x_radii, y_radii):
-    """For each x_i how many y_j lie within its ball, or have it within theirs: squared radii, those of one set 0."""
+    """For each x_i the number of y_j in its ball, or of balls of y_j that hold it: of one set squared radii are 0."""
     y = y - centre
 
     def of_row(row):

@@ -1,4 +1,4 @@
-"""How often an example finds its own partner, such as a text its picture: the accuracy of retrieval."""
+"""The accuracy of retrieval: how often a query, such as a text, finds its own key, such as its picture."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from jaxdiff.arrays import check_whole, in_float64
 from jaxdiff.metrics.distance import features
 
-ROWS = 256  # of similarities at once
+ROWS = 256  # rows of the similarity matrix at once
 
 
 class Retrieval(NamedTuple):
@@ -20,10 +20,12 @@ class Retrieval(NamedTuple):
 
 
 def retrieval(queries, keys, first: int = 1) -> Retrieval:
-    """The share of `queries` [n, d] whose own key, the one of the same row of `keys` [n, d], is among the first.
+    """The share of `queries` [n, d] whose own key, the same row of `keys` [n, d], is among the `first` most similar.
 
-    First are those of largest cosine to the query; a key that is as near as one's own comes before it. By chance the
-    share is first/n. The standard error is that of drawing other queries, for the same keys.
+        retrieval(text_features, picture_features).share
+
+    Similarity is the cosine; ties count against the query. By chance the share is first/n. The standard error is over
+    new draws of the queries, for the same keys.
 
     Raises:
         TypeError: for features that are not real floating numbers, or a number that is not whole.
@@ -43,13 +45,13 @@ def retrieval(queries, keys, first: int = 1) -> Retrieval:
 
 @in_float64
 def _ahead(queries, keys):
-    """How many other keys are as near to each query as its own, or nearer."""
+    """The number of other keys that are at least as similar to each query as its own."""
     unit = lambda z: z / jnp.linalg.norm(z, axis=-1, keepdims=True)
     keys = unit(keys.astype(float))
 
     def of_row(row):
         query, i = row
         cosine = keys @ unit(query.astype(float))
-        return jnp.sum(cosine >= cosine[i] - 1e-12) - 1  # less what rounding could change
+        return jnp.sum(cosine >= cosine[i] - 1e-12) - 1  # ties, up to rounding
 
     return jax.lax.map(of_row, (queries, jnp.arange(len(queries))), batch_size=ROWS)

@@ -1,10 +1,10 @@
-r"""The Wasserstein distance of two sets of points.
+r"""The Wasserstein distance between two sets of points.
 
     W_2²(x, y) = min over permutations π of 1/n Σ |x_i - y_π(i)|²
 
-is exact for the points, and for the laws they were drawn from an overestimate: two sets of n points from one law in d
-dimensions are still up to the order of n^{-1/4} apart for d < 4, of n^{-1/d} above (Fournier and Guillin 2015). A
-distance says something only beside that floor, W_2 of two sets of data.
+is exact for the points, but overestimates the distance of the distributions that they were drawn from: two sets of n
+points from one distribution in d dimensions are up to order n^{-1/4} apart for d < 4, and n^{-1/d} for d > 4 (Fournier
+and Guillin 2015). Compare it with this floor: W_2 of two sets of data.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,13 @@ from jaxdiff.metrics.distance import points
 def wasserstein(x, y, solver: Callable = assign) -> float:
     """W_2 of x and y, each [n, *event], by an exact assignment: a second for n = 2,000, up to a minute for 10,000.
 
-    `solver(x, y)` of points [n, d] gives the permutation π [n] of least Σ |x_i - y_π(i)|²: SciPy's, which keeps n²
-    numbers, or `jd.metrics.network_simplex`, which keeps 5 n² and may be faster in few dimensions
+    `solver(x, y)` of points [n, d] returns the permutation π [n] that minimises Σ |x_i - y_π(i)|²: by default SciPy's,
+    which keeps n² numbers; `jd.metrics.network_simplex` keeps 5 n² and can be faster in few dimensions
     (benchmarks/README.md). For more points use `sliced_wasserstein`.
 
-    Raises TypeError for what are no numbers, ValueError for sets of different shape, a value that is not finite, or so
-    many points that their n² distances do not fit in memory.
+    Raises TypeError for values that are not real numbers or a solver that does not take two arguments; ValueError for
+    sets of different shape, a value that is not finite, so many points that their n² distances do not fit in memory, or
+    a solver that does not return a permutation.
     """
     check_function("solver", solver, "a function of points x, y [n, d] such as jaxdiff.metrics.network_simplex", 2)
     x, y = _pair(x, y)
@@ -35,20 +36,21 @@ def wasserstein(x, y, solver: Callable = assign) -> float:
 
 
 def network_simplex(x, y) -> np.ndarray:
-    """The permutation π [n] of least Σ |x_i - y_π(i)|² of points [n, *event], by POT's network simplex.
+    """The permutation π [n] that minimises Σ |x_i - y_π(i)|², for points [n, *event], by POT's network simplex.
 
     Needs `pip install jaxdiff[transport]`.
 
         jd.metrics.wasserstein(x, y, solver=jd.metrics.network_simplex)
 
-    Raises ModuleNotFoundError without POT, RuntimeError where it ends before the optimum.
+    Raises ModuleNotFoundError without POT, RuntimeError where it ends before the optimum, and ValueError as
+    `wasserstein` does.
     """
-    x, y = _pair(x, y, 5)  # its graph of all arcs
+    x, y = _pair(x, y, 5)  # arrays of n² numbers: POT keeps a graph of all pairs
     try:
         import ot
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("network_simplex needs POT: pip install 'jaxdiff[transport]'") from error
-    ones = np.ones(len(x))  # whole masses: what flows is then 0 or 1 to the bit
+    ones = np.ones(len(x))  # with whole masses the plan is 0 or 1 to the bit
     plan, log = ot.emd(ones, ones, assignment_cost(x, y), numItermax=2**62, log=True)
     if log["warning"] is not None:
         raise RuntimeError(f"POT's network simplex ended before the optimum: {log['warning']}")
@@ -56,7 +58,7 @@ def network_simplex(x, y) -> np.ndarray:
 
 
 def _pair(x, y, arrays: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets; ValueError where so many arrays of n² float64 numbers do not fit in memory."""
+    """Both sets; ValueError where this number of arrays of n² float64 numbers does not fit in memory."""
     x, y = points("x", x), points("y", y)
     check_room("what is kept for each two points", arrays, len(x), len(y), itemsize=8, on_device=False)
     if x.shape != y.shape:

@@ -32,7 +32,7 @@ class AttentionPool(nnx.Module):
         return self.out(self.read(x))
 
     def read(self, x: jax.Array) -> jax.Array:
-        """What its last layer reads, [batch, channels]."""
+        """The input of the last layer, [batch, channels]."""
         batch, *sides, channels = x.shape
         places = x.reshape(batch, -1, channels)
         mean = places.mean(1, keepdims=True)
@@ -93,7 +93,7 @@ class Classifier(nnx.Module):
         return self.pool.out(self.features(x, c_noise))
 
     def features(self, x: jax.Array, c_noise: jax.Array) -> jax.Array:
-        """What the last layer reads of the same, [batch, channels[-1]]."""
+        """The input of the last layer, [batch, channels[-1]], for the arguments of a call."""
         check_sides(x, self.channels_in, len(self.down), self.space)
         embedding = self.embed(x, c_noise)
         apply = computed_twice if self.remat else lambda block: block

@@ -46,7 +46,7 @@ class Network:
         return self._module(params)(*inputs)
 
     def features(self, params: dict, *inputs) -> jax.Array:
-        """What the module's last layer reads of the same `inputs`, by its own `features(*inputs)`."""
+        """The input of the module's last layer for `inputs`, by the module's `features(*inputs)`."""
         return self._module(params).features(*inputs)
 
     def _module(self, params) -> Any:

@@ -1,12 +1,12 @@
-"""Inception v3 (Szegedy et al. 2016) as the FID has it: one function of its weights, by the names of its PyTorch port.
+"""Inception v3 (Szegedy et al. 2016) as the FID uses it, with the names of weights of its PyTorch port.
 
-    images ─ 2 convolutions of 3 ─ 1 padded ─ max ─ 1 of 1 ─ 1 of 3 ─ max          299 -> 35 places a side, 192 channels
-           ─ 5b 5c 5d ─ 6a ─ 6b 6c 6d 6e ─ 7a ─ 7b 7c ─ mean over the places        35 -> 17 -> 8, 2048 channels
+    images ─ 2 convolutions of 3 ─ 1 padded ─ max ─ 1 of 1 ─ 1 of 3 ─ max         299 -> 35 pixels a side, 192 channels
+           ─ 5b 5c 5d ─ 6a ─ 6b 6c 6d 6e ─ 7a ─ 7b 7c ─ mean over pixels            35 -> 17 -> 8, 2048 channels
 
-Every mixed block is branches side by side, each a chain of convolutions; 6a and 7a halve the sides. The FID (Heusel et
-al. 2017) reads a graph of 2015-12-05, which differs from the published network, and from torchvision's, in two things:
-its averages of 3 x 3 places leave out the zeros around the image, and the last block has a maximum in the place of its
-average.
+A mixed block (5b to 7c) concatenates parallel branches, each a chain of convolutions; 6a and 7a halve the sides. The
+FID (Heusel et al. 2017) is defined by a graph of 2015-12-05. It differs from the published network, and from
+torchvision's, in two things: its 3 x 3 average pooling does not count the padding, and the last block pools by a
+maximum.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SIDE = 299  # places a side that images are resized to
+SIDE = 299  # pixels a side that images are resized to
 EPS = 1e-3  # of the batch normalisation
 
 
@@ -32,12 +32,12 @@ class Convolution(NamedTuple):
 
 
 def _same(name: str, channels: int, height: int, width: int) -> Convolution:
-    """One that keeps the sides."""
+    """A convolution that keeps the sides."""
     return Convolution(name, channels, (height, width), padding=(height // 2, width // 2))
 
 
 class Fork(NamedTuple):
-    """The end of a branch: several convolutions of what came so far, side by side."""
+    """The end of a branch: several convolutions of the same input, concatenated."""
 
     convolutions: tuple[Convolution, ...]
 
@@ -66,7 +66,7 @@ def _block_a(pooled: int) -> list[Branch]:
 
 
 def _block_b() -> list[Branch]:
-    """Figure 10, from 35 to 17 places."""
+    """Figure 10, from 35 to 17 pixels a side."""
     return [
         _branch(Convolution("branch3x3", 384, (3, 3), 2)),
         _branch(
@@ -95,7 +95,7 @@ def _block_c(inner: int) -> list[Branch]:
 
 
 def _block_d() -> list[Branch]:
-    """From 17 to 8 places."""
+    """From 17 to 8 pixels a side."""
     return [
         _branch(Convolution("branch3x3_1", 192), Convolution("branch3x3_2", 320, (3, 3), 2)),
         _branch(
@@ -162,17 +162,17 @@ class Inception:
         return shapes
 
     def __call__(self, params: dict, images: jax.Array) -> jax.Array:
-        """Features of images [n, height, width, 3] of 8 bits, any size."""
+        """Features of images [n, height, width, 3] with values of 0 to 255, of any size."""
         return self.pooled(params, (resized(images) - 128) / 128)
 
     def pooled(self, params: dict, x: jax.Array) -> jax.Array:
-        """The same of x on [-1, 1], as large as it comes, from 75 places a side on."""
+        """Features of x on [-1, 1], of 75 pixels a side or more, without resizing."""
         join = functools.partial(jnp.concatenate, axis=-1)
         return _through(x, functools.partial(_convolved, params), _pool, join).mean((1, 2))
 
 
 def _through(x, convolve, pool, join):
-    """What comes out of the network for x, by what a convolution, a pooling and branches side by side make of it."""
+    """Run x through the network, given functions for a convolution, a pooling and a concatenation."""
 
     def along(x, branch: Branch, prefix: str):
         x = x if branch.pooling is None else pool(branch.pooling, x)
@@ -200,7 +200,7 @@ def _convolved(params: dict, layer: Convolution, name: str, x: jax.Array) -> jax
 
 
 def _pool(kind: str, x: jax.Array) -> jax.Array:
-    """Over 3 x 3 places: "average" and "max" keep the sides and see the image alone, "halving max" has stride 2."""
+    """Pool over 3 x 3 pixels: "average" and "max" keep the sides and ignore padding, "halving max" has stride 2."""
     around, window = ((0, 0), (1, 1), (1, 1), (0, 0)), (1, 3, 3, 1)
     if kind == "halving max":
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, (1, 2, 2, 1), "VALID")
@@ -211,14 +211,13 @@ def _pool(kind: str, x: jax.Array) -> jax.Array:
 
 
 def resized(images, side: int = SIDE) -> jax.Array:
-    """Images [n, height, width, channels] with `side` rows and columns, float32, by TensorFlow 1's bilinear rule.
+    """Resize images [n, height, width, channels] to `side` rows and columns, float32, by TensorFlow 1's bilinear rule.
 
-    Row i lies at s = i height/side of the old ones, between floor(s) and the next, which ends at the last; both corners
-    at 0 coincide, and nothing is smoothed first:
+    Row i of the result interpolates the old rows at s = i height/side, without smoothing:
 
         new[i] = (1 - s + floor(s)) old[floor(s)] + (s - floor(s)) old[min(floor(s) + 1, height - 1)]
 
-    and columns alike.
+    and columns likewise.
     """
     images = jnp.asarray(images, jnp.float32)
     for axis in (2, 1):

@@ -95,9 +95,11 @@ def lines(
 
 
 def estimates(panels: Mapping[str, Mapping[str, tuple]], path: PathLike = None, columns: int = 2) -> Picture:
-    """Estimates with bars of one standard error, {panel: {name: (x, y, standard error)}}, each name in one colour.
+    """Plot estimates with bars of one standard error, {panel: {name: (x, y, standard error)}}, one colour a name.
 
-    The axis of x is logarithmic, that of y is not. Raises ValueError for no panels, and for a name whose three arrays
+        estimates({"Fréchet distance": {"samples": (steps, values, errors), "floor": (steps, floors, their_errors)}})
+
+    The x axis is logarithmic, the y axis linear. Raises ValueError for no panels, and for a name whose three arrays
     differ in length, or hold an x that is not above 0, an error below 0, or a value that is not finite.
     """
     check_instance("panels", panels, Mapping, "{panel: {name: (x, y, standard error)}}")
@@ -121,7 +123,7 @@ def estimates(panels: Mapping[str, Mapping[str, tuple]], path: PathLike = None, 
 
 
 def _laid_out(panels: Mapping[str, Mapping], columns: int) -> tuple[Picture, list[tuple], dict[str, tuple[str, str]]]:
-    """A picture with (axes, whether at the left, whether at the bottom) for each panel, and the style of each name."""
+    """A picture, (axes, is in the left column, is in the bottom row) for each panel, and the style of each name."""
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     style = {name: (HUES[i % len(HUES)], "os^Dv"[i // len(HUES) % 5]) for i, name in enumerate(names)}
     columns = min(columns, len(panels))
@@ -143,7 +145,7 @@ def _laid_out(panels: Mapping[str, Mapping], columns: int) -> tuple[Picture, lis
 
 
 def _number(axis) -> None:
-    """Plain numbers at a logarithmic axis."""
+    """Label a logarithmic axis with plain numbers."""
     decades = np.ptp(np.log10(axis.get_view_interval()))
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
     axis.set_major_formatter("{x:g}")

@@ -1,4 +1,4 @@
-"""The features of the Fréchet inception distance, of a folder with its weights."""
+"""The features of the Fréchet inception distance (FID), from a folder with Inception's weights."""
 
 import dataclasses
 import os
@@ -20,9 +20,9 @@ _COUNTERS = ".num_batches_tracked"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InceptionFeatures:
-    """`features(images)`: 2,048 numbers an image, by which the Fréchet inception distance compares them.
+    """`features(images)`: the 2,048 features an image that the Fréchet inception distance compares.
 
-    params: the weights. name: "inception", and the first digits of their file's SHA-256.
+    params: the weights. name: "inception" and the first digits of the SHA-256 of their file.
     """
 
     params: dict
@@ -37,7 +37,7 @@ class InceptionFeatures:
     ) -> np.ndarray:
         """Features [n, 2048], float32, of images [n, height, width, 3], uint8.
 
-        On a `mesh` each batch is split between its devices. Raises TypeError for images that are not uint8, ValueError
+        On a `mesh` each batch is sharded over its devices. Raises TypeError for images that are not uint8, ValueError
         for another shape.
         """
         dtype = getattr(images, "dtype", None)
@@ -65,23 +65,23 @@ def inception(folder: str | os.PathLike) -> InceptionFeatures:
         features = jd.pretrained.inception("inception")
         jd.metrics.frechet_distance(features(images), features(samples))
 
-    The folder has one file of safetensors, with the names of the PyTorch port of the graph of 2015-12-05 that the FID
-    was defined by (Heusel et al. 2017), as pytorch-fid, torch-fidelity and others use it. That port is published as a
-    pickle, which is never loaded here; whoever trusts it converts it once, by PyTorch:
+    The folder holds one safetensors file, with the names of the PyTorch port of the graph of 2015-12-05 that defines
+    the FID (Heusel et al. 2017); pytorch-fid and others use the same port. It is published as a pickle, which is never
+    loaded here. If you trust it, convert it once with PyTorch:
 
         weights = torch.load("pt_inception-2015-12-05-6726825d.pth", weights_only=True)
         safetensors.torch.save_file(weights, "inception/model.safetensors")
 
-    Images become features as in that graph. They are resized to 299 x 299 by TensorFlow 1's bilinear rule, which reads
-    row i at i height/299 and does not smooth (`jaxdiff.networks.inception.resized` has the formula), and scaled to
-    (x - 128)/128. Torch-fidelity does the same. Distances by other tools differ: pytorch-fid reads row i at
-    (i + 1/2) height/299 - 1/2 and scales to 2 x/255 - 1; clean-fid resizes by a bicubic rule that smooths.
+    Images are preprocessed as in that graph: resized to 299 x 299 by TensorFlow 1's bilinear rule, which reads row i at
+    i height/299 without smoothing (`jaxdiff.networks.inception.resized` has the formula), and scaled to (x - 128)/128.
+    Torch-fidelity does the same. Other tools give other distances: pytorch-fid reads row i at
+    (i + 1/2) height/299 - 1/2 and scales to 2 x/255 - 1; clean-fid resizes by a bicubic rule with smoothing.
 
-    Products have the precision that JAX is set to: on a GPU `jax.default_matmul_precision("highest")` around the call
-    makes them float32.
+    Products have JAX's default precision; on a GPU, call it under `jax.default_matmul_precision("highest")` for
+    products in float32.
 
-    Raises ValueError for a folder that is none or has not one such file, and for weights that are missing, unknown,
-    damaged, of other shapes, or not finite.
+    Raises ValueError for a folder that does not exist or does not hold exactly one safetensors file, and for weights
+    that are missing, unknown, damaged, of other shapes, or not finite.
     """
     folder = check_path("folder", folder)
     path = _file(folder)

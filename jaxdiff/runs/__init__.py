@@ -1,5 +1,4 @@
-"""A run lives in one folder, with all that is needed to use it: nothing here but `train`, `likelihood`
-and `evaluate` reads data.
+"""A run is a folder with all that is needed to use it: only `train`, `likelihood` and `evaluate` read data.
 
 config.json     what it was made from: `Config`            checkpoints/, metrics.jsonl    see `training`
 data.json       what it keeps of its data: `Known`         *.png                          pictures of it

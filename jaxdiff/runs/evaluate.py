@@ -1,4 +1,4 @@
-"""How good the samples of a run are: distances and shares beside their floor."""
+"""Evaluates the samples of a run: metrics of samples, each beside its floor."""
 
 import dataclasses
 import math
@@ -33,12 +33,12 @@ from jaxdiff.samplers import DPMSolverPP, Sampler
 from jaxdiff.training.hosts import several
 from jaxdiff.vocabulary import WORDS, Data, Guidance
 
-SAMPLES = 2000  # unless told, where there are as many other examples
+SAMPLES = 2000  # by default, at most
 REFERENCE = 10_000  # training examples at most
 AT_ONCE = 250  # examples
-LEAST = 10  # examples of a set: the parts of the jackknife of the Fréchet distance
+LEAST = 10  # examples in a set: the blocks of the Fréchet distance's jackknife
 Features = Literal["classifier", "pixels"]
-"""The features that a run makes of pictures itself."""
+"""The features of pictures that a run provides itself."""
 
 
 def evaluate(
@@ -58,29 +58,34 @@ def evaluate(
     precision: Computed | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """How far samples of a run are from its training examples, into evaluation.json of its folder, and returns it.
+    """Measure how far samples of a run are from its training examples. Writes evaluation.json and returns its content.
 
-    Every number has its floor beside it: the same of as many real examples of `split`, which the model has not seen,
-    in the samples' place. At most 10,000 training examples are compared with, drawn from a seed, as the others are.
+        run = jd.runs.load("runs/mine")
+        found = jd.runs.evaluate(run, "runs/mine", samples=1000)["metrics"]["frechet_distance"]
+        found["value"], found["standard_error"], found["floor"]
 
-    Pictures are compared by features: of a classifier of the training pictures (`jaxdiff.runs.features`), or their
-    pixels where they have no labels. Numbers can be compared where their features are the same by name and hash. Rows
-    are compared as they are, each column standardised, and by their Wasserstein distances in the data's own units.
+    Samples are compared with at most 10,000 training examples, drawn at random from a fixed seed. The floor of each
+    metric compares as many real examples of `split`, which the model has not seen, with the same training examples.
 
-    Samples of a conditional run are given labels in the proportions that they have in the training examples, or columns
-    of training rows, which are compared along with those that were drawn.
+    Pictures are compared by features: those of a classifier of the training pictures (`jaxdiff.runs.features`), or
+    pixels where pictures have no labels. Results are comparable where the name and hash of their features agree. Rows
+    are compared by their standardised columns, and by Wasserstein distances in the data's units.
+
+    Samples of a conditional run are drawn for labels in their proportions among the training examples, or for the given
+    columns of training rows; rows are compared with their given columns.
 
     Args:
-        samples: how many; as many as there are examples in the split, at most 2,000, unless given.
+        samples: how many; by default as many as the split has examples, at most 2,000.
         features: "classifier" or "pixels", or a function of pictures, uint8 [n, height, width, channels], that gives
             floats [n, d], such as `jaxdiff.pretrained.inception(folder)`.
-        data: what to compare with in the place of what the run was trained on; the classifier is of them, too.
+        data: what to compare with, and to train the classifier on; by default what the run was trained on.
         split: "validation" or "test".
-        condition: of a run of labels: samples of these alone, by number or name, beside the real examples of them.
+        condition: labels, by number or name, to which samples and real examples are restricted.
         sampler, steps, grid, guidance, seed, batch_size, precision: as of `jaxdiff.runs.draw`.
 
-    Raises ValueError for data that cannot be read or are of another kind or shape, fewer examples than the metrics
-    need, more samples than the split has examples, features that are not for the data, and samples that are not finite.
+    Raises ValueError for data that cannot be read or are of another kind or shape, fewer than 10 examples in a split,
+    more samples than the split has examples, features that do not fit the data, samples that are not finite, and a run
+    of several processes.
     """
     check_instance("run", run, Run, "a run, such as jaxdiff.runs.load(folder)")
     folder = check_path("folder", folder)
@@ -148,7 +153,7 @@ def evaluate(
 
 
 def distances(real: np.ndarray, fake: np.ndarray, progress: bool = False) -> dict[str, Distance]:
-    """Every metric of features, fake [n, d] beside real [m, d], with its standard error: {its name: (value, error)}."""
+    """Every metric between features fake [n, d] and real [m, d], by its name, with its standard error."""
     pairs = lambda found: {name: Distance(*found[2 * i : 2 * i + 2]) for i, name in enumerate(found._fields[::2])}
     metrics = {
         "Fréchet distance": lambda: {"frechet_distance": frechet_distance(fake, real)},
@@ -164,7 +169,7 @@ def distances(real: np.ndarray, fake: np.ndarray, progress: bool = False) -> dic
 
 
 def in_words(report: dict[str, Any]) -> str:
-    """A report as a table: a line for each metric, the samples beside their floor."""
+    """A report as a table, with a line for each metric: samples, then floor."""
     about = report["features"]
     named = f"{about['number']} features: {about['name']}"
     if "accuracy" in about:
@@ -204,7 +209,7 @@ def _beside(samples: dict[str, Distance], floor: dict[str, Distance]) -> dict[st
 
 
 def _written(value: Any, kind: Any) -> str | None:
-    """A setting as a word, or as Python shows it where no word makes it."""
+    """A setting as a word, or its repr where there is no word for it."""
     try:
         return None if value is None else WORDS.write(value, kind)
     except TypeError:

@@ -1,9 +1,10 @@
-"""What pictures are compared by: the features of a small classifier of them, which is trained once for a run.
+"""Features of pictures for metrics, by a small classifier that is trained once a run.
 
     x ─ half a U-Net ─ attention pooling ─ 64 features ─ logits            `jaxdiff.networks.Classifier`, without noise
 
-The classifier follows from the data alone: its weights begin at one seed, and so do its batches. Runs of the same data
-are therefore compared by the same features, to the bit where one device trained them; its hash says whether they are.
+The classifier is determined by the data: the seeds of its weights and batches are fixed. Runs of the same data
+therefore have the same features, to the bit on the same kind of device; the hash of the weights says whether they
+agree.
 """
 
 import dataclasses
@@ -21,17 +22,17 @@ from jaxdiff.data.reading import fingerprint_of, first_batch
 
 FEATURES = 64
 BATCH, EPOCHS, STEPS = 128, 30, 600  # `STEPS` at most
-LEAST_SIDE = 4  # places to which sides are halved
-AT_ONCE = 250  # pictures
+LEAST_SIDE = 4  # pixels, below which sides are not halved
+AT_ONCE = 250  # pictures a batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassifierFeatures:
-    """`features(images)`: what the last layer of a classifier reads of pictures [n, height, width, channels], integers.
+    """`features(images)`: the input of a classifier's last layer for pictures [n, height, width, channels], integers.
 
-    name: "classifier", and the first digits of the SHA-256 of its weights. scale: what features are divided by, so
-    that their mean square over a batch of the training is 1. A network's own scale means nothing, and the kernel
-    distance depends on it.
+    name: "classifier" and the first digits of the SHA-256 of its weights. scale: the number that features are divided
+    by, such that their mean square over a training batch is 1. The scale of a network's features is arbitrary, and the
+    kernel distance depends on it.
     """
 
     classifier: jd.NoisyClassifier
@@ -44,7 +45,7 @@ class ClassifierFeatures:
         return self._of_batches(_features, images) / np.float32(self.scale)
 
     def accuracy(self, images, labels) -> tuple[float, float]:
-        """The share of the pictures whose label it finds, and its standard error."""
+        """The share of pictures that are classified correctly, and its standard error."""
         found = self._of_batches(_logits, images).argmax(-1)
         share = float(np.mean(found == labels))
         return share, float(np.sqrt(share * (1 - share) / len(labels)))
@@ -66,16 +67,16 @@ def _logits(classifier, x):
 
 
 def centres(images, levels: int):
-    """Pixels on [-1, 1], each in the middle of its level: float32."""
+    """Pixels on [-1, 1] at the centres of their levels, float32."""
     return (2 * (images + np.float32(0.5)) / levels - 1).astype(np.float32)
 
 
 def of_classifier(folder: Path, source, examples, event: tuple[int, ...], progress: bool) -> ClassifierFeatures:
-    """The features of the classifier of a run's training pictures, kept in `folder`; trained first where missing.
+    """Features of the classifier of a run's training pictures, which is trained first unless `folder` has its file.
 
-    `source` has the levels and classes, `examples` are the pictures with their labels, as `jaxdiff.data.batches` takes
-    them. A training that was interrupted goes on. The file is classifier_*.safetensors: another run of the same data
-    that is given it does not train again.
+    `source` has the levels and classes; `examples` are pictures with labels, as `jaxdiff.data.batches` takes them.
+    Interrupted training resumes. The weights are in classifier_*.safetensors, which can be copied into the folder of
+    another run of the same data.
     """
     from jaxdiff.networks import Classifier, initialize
 
@@ -114,7 +115,7 @@ def of_classifier(folder: Path, source, examples, event: tuple[int, ...], progre
 
 
 def _channels(event: tuple[int, ...]) -> tuple[int, ...]:
-    """A level for each time that both sides can be halved down to `LEAST_SIDE`, the last of `FEATURES` channels."""
+    """Channels by level: one level more for each halving of all sides down to `LEAST_SIDE`, the last has `FEATURES`."""
     halvings = 0
     while all(side % 2 ** (halvings + 1) == 0 and side // 2 ** (halvings + 1) >= LEAST_SIDE for side in event[:-1]):
         halvings += 1

@@ -87,33 +87,33 @@ class Known(abc.ABC):
 
     @abc.abstractmethod
     def real(self, source, config: Config, condition: Sequence[str], most: int) -> tuple[np.ndarray, Any]:
-        """At most `most` examples of `source`, drawn from a seed, as the user gave them; and their labels, or what the
-        model is given of them. Where `condition` names labels, of these alone.
+        """At most `most` random examples of `source` in the user's form, and their labels or given columns.
 
-        Raises ValueError for examples that are unlike those of the training.
+        Where `condition` names labels, only examples with one of them. The seed is fixed. Raises ValueError for
+        examples whose shape differs from that of the training examples.
         """
 
     @abc.abstractmethod
     def as_given(self, config: Config, given: Any, n: int) -> np.ndarray | None:
-        """The `cond` of n samples of a conditional model, as it is among real examples that have `given`."""
+        """The `cond` of n samples, distributed as `given` of the real examples; None where the model has none."""
 
     @abc.abstractmethod
     def features(
         self, features: Any, folder: Path, source, held_out: tuple[np.ndarray, Any], progress: bool
     ) -> tuple[Callable[[Any], np.ndarray], dict[str, Any]]:
-        """What makes features [n, d] of examples as the user gave them, and what a report says of it, "name" first.
+        """A function from examples in the user's form to features [n, d], and entries for the report, "name" first.
 
-        `features` is what the user asked for, None for the default; a network of them is trained on `source`, kept in
-        `folder`, and tried on `held_out`. Raises ValueError for features that are not for this kind of data.
+        `features` is the user's choice, None for the default. A classifier is trained on `source`, kept in `folder`,
+        and its accuracy measured on `held_out`. Raises ValueError for features that do not fit this kind of data.
         """
 
     @abc.abstractmethod
     def whole(self, x, cond) -> np.ndarray:
-        """Samples as `real` has examples, from what the model drew for `cond`."""
+        """Samples in the form of `real`, from the model's samples x for `cond`."""
 
     @abc.abstractmethod
     def distances(self, key: jax.Array, real: np.ndarray, x: np.ndarray) -> dict[str, Distance]:
-        """Distances in the data's own units, by their names."""
+        """Distances of samples x in the data's units, by their names."""
 
     @abc.abstractmethod
     def restore(self, x) -> Any:

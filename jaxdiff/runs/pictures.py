@@ -19,7 +19,7 @@ from jaxdiff.vocabulary import WORDS, Network
 
 LABEL = ("label",)
 SHOWN = 256  # pictures in a grid, at most
-AT_ONCE = 1000  # pictures read
+AT_ONCE = 1000  # pictures read at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +137,13 @@ class Pictures(Known):
         return np.concatenate(images)[:most], np.concatenate(labels)[:most]
 
     def as_given(self, config, given, n) -> np.ndarray | None:
-        """Labels in their proportions."""
+        """Labels in the proportions of `given`."""
         if not config.condition:
             return None
         return np.sort(given)[np.arange(n) * len(given) // n].astype(np.int32)
 
     def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
-        """Of a classifier of the pictures, their pixels, or those of the user's own function."""
+        """Those of a classifier of the pictures, their pixels, or those of the user's function."""
         if callable(features):
             if self.levels != 256:
                 raise ValueError(f"the pictures have {self.levels} levels; features of a function expect 256, 8 bits")
@@ -162,7 +162,7 @@ class Pictures(Known):
         return self.restore(x)
 
     def distances(self, key, real, x) -> dict[str, Distance]:
-        """None: pixels are compared by features."""
+        """None, since pictures are compared by features."""
         return {}
 
     def restore(self, x) -> np.ndarray:
@@ -238,7 +238,7 @@ def _first(source, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _at(source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same of some of them."""
+    """The pictures at `indices`, and their labels."""
     if isinstance(source, jd.data.Images):
         return source.image[indices], source.label[indices]
     indices = indices.tolist()

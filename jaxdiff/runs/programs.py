@@ -1,4 +1,4 @@
-"""Compiled programs of the command line, kept in the user's cache folder for the next start."""
+"""The command line's cache of compiled programs, in the user's cache folder."""
 
 import contextlib
 import os
@@ -13,16 +13,16 @@ CACHE_BYTES = 2**31
 
 
 def _cache_folder() -> Path:
-    """Where compiled programs are kept: in the user's cache folder, by XDG's variable or the system's own."""
+    """The folder of compiled programs, by XDG_CACHE_HOME or in the system's usual place."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     home = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     return (Path(named) if os.path.isabs(named) else Path(home).expanduser()) / "jaxdiff"
 
 
 def keep_compiled() -> None:
-    """Have JAX keep compiled programs for the next start, unless its own settings say where, or that it should not.
+    """Have JAX keep compiled programs for the next start, unless JAX's settings name a folder or turn its cache off.
 
-    The oldest are removed where all take more than `CACHE_BYTES`. Warns of a folder that cannot be written.
+    The oldest are removed where all take more than `CACHE_BYTES`. Warns where the folder cannot be written.
     """
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:

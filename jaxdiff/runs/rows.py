@@ -21,7 +21,7 @@ from jaxdiff.runs.known import Known
 from jaxdiff.vocabulary import WORDS, Network
 
 LIMIT = 2000  # rows that a likelihood looks at unless told
-PAIRED = 2000  # rows at most whose exact distance is computed
+PAIRED = 2000  # rows at most of the exact Wasserstein distance
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class Rows(Known):
         return np.resize(self.examples(source)["cond"], (n, len(self.columns.condition)))
 
     def real(self, source, config, condition, most) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows of all columns, and what of them the model is given."""
+        """Rows with all columns, and their given columns, standardised."""
         if condition:
             raise ValueError(
                 f"condition = {' '.join(condition)}, but no rows of the data have just these values to compare with; "
@@ -131,18 +131,20 @@ class Rows(Known):
         return rows, self.columns.standardised(rows)[1]
 
     def as_given(self, config, given, n) -> np.ndarray | None:
-        """Those of the first rows, and of these again where they are fewer."""
+        """The given columns of the first n rows, repeated where there are fewer."""
         return None if given is None else np.resize(given, (n, given.shape[1]))
 
     def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
         """The columns, standardised."""
         if features is not None:
-            raise ValueError(f"features = {said(features)}: of pictures; rows are compared as they are: leave it out")
+            raise ValueError(
+                f"features = {said(features)} are of pictures; rows are compared by their columns: leave it out"
+            )
         together = lambda rows: np.concatenate([z for z in self.columns.standardised(rows) if z is not None], axis=1)
         return together, {"name": "the standardised columns"}
 
     def whole(self, x, cond) -> np.ndarray:
-        """Rows of all columns in the user's units."""
+        """Rows with all columns, in the user's units."""
         names, modelled, given = self.columns.names, self.columns.modelled, self.columns.condition
         mean, scale = np.array(self.columns.mean), np.array(self.columns.scale)
         rows = np.empty((len(x), len(names)))
@@ -152,7 +154,7 @@ class Rows(Known):
         return rows
 
     def distances(self, key, real, x) -> dict[str, Distance]:
-        """Wasserstein distances, the exact one of at most 2,000 rows, as many of both."""
+        """The exact Wasserstein distance of at most 2,000 rows of each set, and the sliced one of all."""
         n = min(len(real), len(x), PAIRED)
         return {
             "wasserstein": Distance(wasserstein(x[:n], real[:n]), math.nan),

@@ -121,9 +121,9 @@ def _learn_again(config: Config, folder: Path) -> Known:
 
 
 def examples(run: Run, data: Data | None, split: Split | None, progress: bool) -> Any:
-    """The examples of a split: of the data that the run was trained on, or of others that are named.
+    """The examples of a split of `data`, or of the run's training data for None.
 
-    Raises ValueError for those of the run where they cannot be read, and for others of another kind.
+    Raises ValueError for training data that cannot be read, and for data of another kind.
     """
     try:
         source = read(data or run.config.data, split, run.config.condition, progress)

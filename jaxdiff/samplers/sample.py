@@ -66,8 +66,8 @@ def sample(
       angle otherwise), or an array of decreasing t, which is taken as it stands: it sets `t_start`, `t_end` and the
       number of steps.
     - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
-    - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n. Some samplers (`RePaint`)
-      take a dictionary, with parts of their own beside it.
+    - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n. `RePaint` takes a
+      dictionary in which this is the part "cond", `DAPS` a measurement.
     - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result (an adaptive sampler
       on its way to clean data has one more, where its solve ends).
     - `precision`: of the network's products in float32: "default", "high" or "highest" (`jaxdiff.arrays.precision`);
@@ -142,7 +142,7 @@ def _sample(
 
 
 def run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_start, trajectory) -> Any:
-    """The scan of `sample`, whose arguments it has, once they are checked: one key a sample, a grid or times."""
+    """The scan of `sample`, for checked arguments: one key a sample, and a grid or an array of times."""
     process = denoiser.process
     to_data = t_end is None
     if not isinstance(grid, Grid):

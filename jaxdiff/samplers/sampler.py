@@ -30,19 +30,19 @@ class Sampler:
     """Whether its step, drawing no noise and looking at nothing but x, runs from data to noise too: s > t."""
 
     looks_back = False
-    """Whether its step uses what those before it carried on, as multistep methods do."""
+    """Whether its step uses the state that earlier steps left, as multistep methods do."""
 
     takes: tuple[str, ...] = ()
-    """The parts of `cond` that are its own; without any, cond is what the denoiser takes."""
+    """The names of the parts of `cond` that it reads itself; for none, `cond` is the denoiser's."""
 
     def init(self, denoiser: DenoiserLike, x: jax.Array, steps: int) -> Any:
         """What it carries from step to step."""
         return ()
 
     def check_cond(self, denoiser: DenoiserLike, cond: Any, shape: Any) -> Any:
-        """`cond` for samples of `shape`, its leaves [n, ...]; raise for what it or the denoiser does not take.
+        """`cond` for samples of `shape`, with leaves [n, ...]; raise for a cond that it or the denoiser does not take.
 
-        Of a denoiser of a user's own, raise where it does not answer x of `shape` by a prediction.
+        Also raises where a user's denoiser does not return a prediction for x of `shape`.
         """
         cond = check_cond(denoiser, cond, denoiser.process.split(shape)[0][0])
         check_answer(denoiser, shape, cond)
@@ -64,7 +64,7 @@ class Sampler:
         raise NotImplementedError(f"{type(self).__name__} writes neither `move` nor `step`")
 
     def answer(self, keys, denoiser: DenoiserLike, x: Any, t, cond) -> Any:
-        """Clean data from x [n, *event] at t, where a run ends: what the denoiser says of it."""
+        """Clean data from x [n, *event] at t, the end of a run: by default the denoiser's prediction."""
         return denoiser.process.answer(keys, denoiser(x, t, cond))
 
 
@@ -74,7 +74,7 @@ def check_sampler(sampler, name: str = "sampler") -> None:
 
 
 def check_inner(name: str, sampler) -> None:
-    """Raise TypeError for what is no sampler, or one with parts of `cond` of its own."""
+    """Raise TypeError for anything but a sampler that reads no parts of `cond` itself."""
     check_sampler(sampler, name)
     if sampler.takes:
         raise TypeError(

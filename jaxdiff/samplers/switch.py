@@ -17,8 +17,8 @@ class Switch(Sampler):
     """`first` for the steps that start above `t`, `second` for those that start at `t` or below.
 
     `second` begins there as it would at the start of a run: a multistep method has no history. Steps are taken on the
-    grid of `first` unless another is given; put `t` on it for the change to come exactly there. The two take the same
-    `cond`, and a run ends with the answer of `second`.
+    grid of `first` unless another is given; put `t` on it for the change to come exactly there. Both must take the same
+    `cond`; a run ends with the answer of `second`.
     """
 
     first: Sampler
@@ -44,7 +44,7 @@ class Switch(Sampler):
 
     @property
     def looks_back(self) -> bool:
-        """Whether one of the two does."""
+        """Whether either of the two does."""
         return self.first.looks_back or self.second.looks_back
 
     @property
@@ -53,7 +53,7 @@ class Switch(Sampler):
         return self.second.takes
 
     def check_cond(self, denoiser, cond, shape):
-        """What both take; raise for what one of them does not."""
+        """`cond`, checked by both."""
         return self.second.check_cond(denoiser, self.first.check_cond(denoiser, cond, shape), shape)
 
     def check_process(self, process) -> None:

@@ -58,7 +58,7 @@ def test_a_singular_system_gives_least_squares_from_the_range_and_zero_gives_zer
         np.testing.assert_array_equal(zero, 0.0)
 
 
-def test_examples_do_not_know_of_each_other():
+def test_examples_do_not_affect_each_other():
     """One that is done after a product, one that is not finite, and one of another scale."""
     matrices, b = np.float32(MATRICES), np.float32(B)
     alone = solved(matrices, b, 40)

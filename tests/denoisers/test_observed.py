@@ -159,7 +159,7 @@ def given(y, matrix=MATRIX, noise_std=NOISE):
     return means[0], covariances[0]
 
 
-def test_where_x_says_nothing_of_the_data_y_does(x64):
+def test_where_x_holds_nothing_of_the_data_the_prediction_is_that_of_y(x64):
     """At t = 1 of Flow: Prior is E[x_0 | y]; rows with V are there to the 0.001 of the level that they answer for."""
     model, x, y = gaussian(jd.Flow()), RNG.normal(size=(N, 2)), RNG.normal(size=(N, 1))
     expected = [given(one)[0] for one in y]
@@ -293,7 +293,7 @@ def test_an_operator_that_is_not_linear_is_linearised_at_the_prediction(name, x6
         np.testing.assert_allclose(found[i], mean + gain @ (y[i].ravel() - see(mean)), rtol=0, atol=1e-7)
 
 
-def test_an_example_is_guided_alone():
+def test_examples_of_a_batch_do_not_affect_each_other():
     """Whatever lies beside it, a NaN or a measurement that is fitted at once, its bits stay."""
     model = jd.exact.Mixture(PROCESSES["VP"], *WIDE_THREE)
     matrix = SETS["sixteen numbers"][1]

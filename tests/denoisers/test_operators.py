@@ -23,7 +23,7 @@ ALL = {
 }
 
 
-def test_each_sees_what_its_name_says(x64):
+def test_each_operator_is_its_formula(x64):
     np.testing.assert_array_equal(ALL["mask"](X), X * SEEN)
     blocks = [[X[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((0, 1)) for j in range(3)] for i in range(2)]
     np.testing.assert_allclose(ALL["average"](X), blocks, rtol=1e-14)

@@ -68,7 +68,7 @@ def with_root(seed, n, mean, root):
     return mean + white @ np.asarray(root).T
 
 
-def test_of_singular_covariances():
+def test_singular_covariances_have_the_closed_form():
     """Of a uuᵀ and B the root's trace is √(a uᵀBu): for B = b vvᵀ, of another range, √(ab) |u·v|."""
     rng = np.random.default_rng(3)
     u, v = (z / np.linalg.norm(z) for z in rng.standard_normal((2, 4)))
@@ -89,7 +89,7 @@ def test_of_singular_covariances():
 
 
 @pytest.mark.parametrize("d", [50, 100])
-def test_of_more_features_than_examples(d):
+def test_more_features_than_examples_have_the_closed_form(d):
     """The root's trace is the sum of the singular values of X Yᵀ/√((n - 1)(m - 1)), of centred sets X and Y."""
     rng = np.random.default_rng(6)
     x, y = rng.standard_normal((30, d)), 0.5 + 2 * rng.standard_normal((40, d))
@@ -120,7 +120,7 @@ def test_the_standard_error_is_the_spread_over_repeats():
     assert abs(np.mean(error**2) / np.var(value, ddof=1) - 1) < tolerance
 
 
-def test_the_standard_error_is_not_of_the_order_of_the_examples():
+def test_the_standard_error_does_not_depend_on_the_order_of_the_examples():
     """Of examples sorted by their first feature, blocks in a row would each have another mean, 0.9 apart on average."""
     x, y = np.random.default_rng(9).standard_normal((2, 500, 3))
     error = frechet_distance(x + 1, y).standard_error

@@ -9,7 +9,7 @@ from jaxdiff.metrics.kernel import _sums, _variance
 X, Y = (np.array(numbers, float)[:, None] for numbers in ((0, 0, 1, 1), (0, 1, 2, 2)))
 
 
-def test_of_sets_worked_out_by_hand():
+def test_the_distance_of_small_sets_is_the_one_by_hand():
     """xx: (2 · 8 + 10 · 1)/12 = 13/6. yy: (6 · 1 + 4 · 27 + 2 · 125)/12 = 91/3. xy: (8 · 1 + 2 (1 + 8 + 54))/16 = 67/8.
 
     13/6 + 91/3 - 67/4 = 63/4. Of x and itself xy is (8 + 2 (2 · 1 + 2 · 8))/16 = 11/4, and 13/3 - 11/2 = -7/6.

@@ -17,7 +17,7 @@ def far_away(numbers):
 
 
 @pytest.mark.parametrize("points", [on_a_line, far_away])
-def test_of_sets_worked_out_by_hand(points):
+def test_all_four_numbers_of_small_sets_are_those_by_hand(points):
     """k = 1: balls of the real points [-1, 1], [0, 2], [1, 5], [3, 11], of the fake ones [-5, 1], [-2, 4], [11, 13],
     [12, 14]. Of the fake points, 1 alone is in real balls, at the edge of two of three; of the real ones all but 7 are
     in fake balls, and all balls but the last hold 1.

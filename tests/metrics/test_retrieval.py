@@ -3,7 +3,7 @@ import numpy as np
 from jaxdiff.metrics import retrieval
 
 
-def test_of_three_queries_by_hand():
+def test_the_share_of_three_queries_is_the_one_by_hand():
     """The axes are keys; the first query is nearest to its own, of the second one key is nearer, of the third two."""
     queries = np.array([[1.0, 0.1, 0.0], [9.0, 5.0, 0.0], [1.0, 0.5, 0.2]])
     keys = np.diag([1.0, 1e-3, 1e3])

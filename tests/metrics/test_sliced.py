@@ -6,7 +6,7 @@ from jaxdiff.metrics import sliced_wasserstein, wasserstein
 KEY = jax.random.key(0)
 
 
-def test_of_gaussians():
+def test_the_distance_of_gaussians_is_the_closed_form():
     """SW_2² of N(0, I) and N(m, s² I) is |m|²/d + (1 - s)²; of a direction (θ·m)² + (1 - s)², whose variance is known.
 
     Var (θ·m)² = |m|⁴ 2 (d - 1)/(d² (d + 2)). The points have the two moments exactly, and their quantiles are affine.
@@ -32,7 +32,7 @@ def test_on_the_line_it_is_the_wasserstein_distance_whatever_the_direction():
     assert sliced_wasserstein(KEY, x, x[::-1], 3) == (0, 0)
 
 
-def test_sets_of_different_sizes_by_hand():
+def test_the_distance_of_sets_of_different_sizes_is_the_one_by_hand():
     """Quantiles of {0, 2} less those of {0, 1, 5}: 0 to 1/3, -1 to 1/2, 1 to 2/3, -3 to 1: 1/6 + 1/6 + 9/3 = 10/3."""
     x, y = np.array([2.0, 0]), np.array([1, 5, 0])
     np.testing.assert_allclose(sliced_wasserstein(KEY, x, y, 2).value, np.sqrt(10 / 3), rtol=1e-14)
