@@ -21,8 +21,8 @@ class Distance(NamedTuple):
 def features(name: str, given, least: int, reason: str = "") -> np.ndarray:
     """`given` as features [n, d] on the host, in float32 or float64.
 
-    Raises TypeError for values that are not floating, ValueError for another shape, a value that is not finite, or
-    fewer than `least` examples; `reason` is added to that message.
+    Raises TypeError for values that are not floating or are traced; ValueError for another shape, values that are not
+    finite or too large or small for their powers, or fewer than `least` examples, with `reason` in its message.
     """
     _check_known(name, given)
     array = as_array(given)
@@ -38,7 +38,8 @@ def features(name: str, given, least: int, reason: str = "") -> np.ndarray:
 def points(name: str, given) -> np.ndarray:
     """`given` [n, *event] as points [n, d] on the host, in float64.
 
-    Raises TypeError for values that are not real numbers, ValueError for an empty array or a value that is not finite.
+    Raises TypeError for values that are not real numbers or are traced; ValueError for an empty array, or values that
+    are not finite or too large or small for their powers.
     """
     _check_known(name, given)
     array = check_real(name, given)
