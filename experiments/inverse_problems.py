@@ -303,7 +303,7 @@ def sevens(run: runs.Run, folder: Path) -> float:
 def main(
     half: Literal["both", "exact", "trained"] = "both",
     samples: int = 200,
-    shown: int = 50,
+    shown: int = 30,
     steps: int = 3_000,
     folder: Path = Path("runs/inverse_problems"),
 ) -> dict[str, Any]:
