@@ -79,11 +79,21 @@ class Columns:
 
     def restored(self, x) -> np.ndarray:
         """The modelled columns in the user's units, float64 [n, modelled], of what the model sees or draws of them."""
-        places = self._places(self.modelled)
-        x = np.asarray(x, np.float64)
-        if x.ndim != 2 or x.shape[1] != len(places):
-            raise ValueError(f"x has shape {x.shape}; expected [n, {len(places)}], the columns {listed(self.modelled)}")
-        return np.array(self.mean)[places] + np.array(self.scale)[places] * x
+        return self._restored("x", x, self.modelled)
+
+    def whole(self, x, cond) -> np.ndarray:
+        """Rows in the user's units, float64 [n, columns]: the inverse of `standardised`."""
+        rows = np.empty((len(x), len(self.names)))
+        rows[:, self._places(self.modelled)] = self.restored(x)
+        if self.condition:
+            rows[:, self._places(self.condition)] = self._restored("cond", cond, self.condition)
+        return rows
+
+    def _restored(self, name: str, z, columns: Sequence[str]) -> np.ndarray:
+        places, z = self._places(columns), np.asarray(z, np.float64)
+        if z.ndim != 2 or z.shape[1] != len(places):
+            raise ValueError(f"{name} has shape {z.shape}; expected [n, {len(places)}], the columns {listed(columns)}")
+        return np.array(self.mean)[places] + np.array(self.scale)[places] * z
 
     def rows(self, names: Sequence[str], values) -> np.ndarray:
         """The rows of another table, of the same columns in any order, in the order of these: float64 [n, columns].

@@ -43,7 +43,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_batch, check_field, check_function, check_instance, said
 from jaxdiff.denoisers.condition import check_cond_of
-from jaxdiff.denoisers.denoiser import OF_A_MODULE, OfNetwork, check_params
+from jaxdiff.denoisers.denoiser import OF_A_MODULE, OfNetwork, check_params, innermost
 from jaxdiff.processes import Brownian, Flow, Prediction, check_time, expand_time, pytree
 
 
@@ -180,3 +180,8 @@ class ToData:
         sigma = along_batch(self.bridge.sigma, x, "sigma")
         step = displacement - sigma**2 * (1 - t) * score
         return Prediction(x - t * step, jnp.sqrt(t) * step / sigma)
+
+
+def is_of_bridge(denoiser) -> bool:
+    """Whether `denoiser`, wrapped or not, is of a bridge, whose x_t is not data with Gaussian noise."""
+    return isinstance(innermost(denoiser), BridgeLike | ToData)

@@ -145,13 +145,7 @@ class Rows(Known):
 
     def whole(self, x, cond) -> np.ndarray:
         """Rows with all columns, in the user's units."""
-        names, modelled, given = self.columns.names, self.columns.modelled, self.columns.condition
-        mean, scale = np.array(self.columns.mean), np.array(self.columns.scale)
-        rows = np.empty((len(x), len(names)))
-        for columns, z in ((modelled, x), (given, cond)):
-            places = [names.index(name) for name in columns]
-            rows[:, places] = mean[places] + scale[places] * z if places else 0
-        return rows
+        return self.columns.whole(x, cond)
 
     def distances(self, key, real, x) -> dict[str, Distance]:
         """The exact Wasserstein distance of at most 2,000 rows of each set, and the sliced one of all."""

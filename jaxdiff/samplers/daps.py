@@ -45,7 +45,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_field, check_instance, check_room, check_whole, folded, nan_unless, normal
 from jaxdiff.arrays.dtypes import same_dtype
 from jaxdiff.denoisers.guidance import Observed, Proximal
-from jaxdiff.denoisers.guidance.measurement import Measurement, Observation, solve
+from jaxdiff.denoisers.guidance.measurement import Measurement, Observation, OfMeasurement, solve
 from jaxdiff.processes import is_concrete, pytree
 from jaxdiff.samplers.ancestral import DDIM
 from jaxdiff.samplers.sample import run
@@ -123,7 +123,7 @@ class LangevinDraw(PosteriorDraw):
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class DAPS(Sampler):
+class DAPS(OfMeasurement, Sampler):
     """Samples given a measurement y = operator(x_0) + noise_std n, by decoupled annealing (Zhang et al. 2024).
 
         sampler = jd.samplers.DAPS(jd.guidance.operators.average(4), noise_std=0.1)
@@ -149,18 +149,10 @@ class DAPS(Sampler):
     takes = ("y",)
 
     def __post_init__(self):
-        measurement = self._measurement
-        object.__setattr__(self, "operator", measurement.operator)
-        object.__setattr__(self, "noise_std", measurement.noise_std)
         check_room("steps", check_whole("steps", self.steps))
         check_instance("inner", self.inner, PosteriorDraw, "a draw of x_0, such as LinearDraw() or LangevinDraw()")
-        if not self.inner.noiseless:
-            check_field(self, "noise_std", above=0, fix=f", since {type(self.inner).__name__} divides by its square")
+        self._check_measurement(self.inner)
         check_field(self, "data_std", above=0, most=math.inf)
-
-    @property
-    def _measurement(self) -> Measurement:
-        return Measurement(self.operator, self.noise_std)
 
     def check_start(self, process, t) -> None:
         """Raise ValueError where r is infinite at `t`."""

@@ -38,7 +38,7 @@ import numpy as np
 
 from jaxdiff.arrays import as_array, check_batch, check_room, check_whole, folded, is_concrete, normal, said, with_dtype
 from jaxdiff.arrays.dtypes import same_dtype
-from jaxdiff.denoisers import BridgeLike, ToData, innermost
+from jaxdiff.denoisers.bridge import is_of_bridge
 from jaxdiff.processes import pytree, transition
 from jaxdiff.samplers.ancestral import Ancestral
 from jaxdiff.samplers.sampler import Sampler, check_inner
@@ -102,7 +102,7 @@ class RePaint(Sampler):
 
     def check_cond(self, denoiser, cond, shape):
         """{"known", "mask", "cond"} with leaves [n, ...]; values that are not known are set to 0."""
-        if isinstance(innermost(denoiser), BridgeLike | ToData):
+        if is_of_bridge(denoiser):
             raise TypeError("RePaint noises known values by the process, and a bridge has noise of another kind")
         if not isinstance(cond, dict) or not {*self.takes} <= {*cond} <= {*self.takes, "cond"}:
             raise TypeError(f"cond = {said(cond)}; {_EXPECTED}")

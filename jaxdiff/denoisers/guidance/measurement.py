@@ -146,6 +146,25 @@ class Measurement:
         return -jnp.sum(log_density, range(1, y.ndim)) / 2
 
 
+class OfMeasurement:
+    """What is a frozen dataclass with the fields of a measurement."""
+
+    operator: Callable[..., jax.Array]
+    noise_std: float
+
+    @property
+    def _measurement(self) -> Measurement:
+        return Measurement(self.operator, self.noise_std)
+
+    def _check_measurement(self, method) -> None:
+        """Keep the checked fields; ValueError for a noise_std of 0 where `method` is not `noiseless`."""
+        measurement = self._measurement
+        object.__setattr__(self, "operator", measurement.operator)
+        object.__setattr__(self, "noise_std", measurement.noise_std)
+        if not method.noiseless:
+            check_field(self, "noise_std", above=0, fix=f", since {type(method).__name__} divides by its square")
+
+
 def _takes(function, arguments: int) -> bool:
     """Whether `function` can be called with this number of arguments; True where it has no signature."""
     try:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import along_batch, check_field, check_instance, expand_time, is_concrete, pytree
-from jaxdiff.denoisers.bridge import BridgeLike, ToData
-from jaxdiff.denoisers.denoiser import DenoiserLike, check_numbers, innermost
-from jaxdiff.denoisers.guidance.measurement import Measurement
+from jaxdiff.arrays import along_batch, check_instance, expand_time, is_concrete, pytree
+from jaxdiff.denoisers.bridge import is_of_bridge
+from jaxdiff.denoisers.denoiser import DenoiserLike, check_numbers
+from jaxdiff.denoisers.guidance.measurement import OfMeasurement
 from jaxdiff.denoisers.guidance.saturation import with_data
 from jaxdiff.denoisers.guidance.scale import Interval, Scaled, scale_at
 from jaxdiff.denoisers.guidance.spreads import Around, Moment, Spread
@@ -23,7 +23,7 @@ _LEAST = 1e-3
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Observed(Scaled):
+class Observed(OfMeasurement, Scaled):
     """The denoiser of p(x_0 | y): E[x_0 | x_t, y] for a measurement y = operator(x_0) + noise_std n, n standard normal.
 
         guided = jd.guidance.Observed(denoiser, jd.guidance.operators.average(4), noise_std=0.1)
@@ -62,20 +62,12 @@ class Observed(Scaled):
     def __post_init__(self):
         super().__post_init__()
         check_numbers(self.denoiser, "Observed")
-        if isinstance(innermost(self.denoiser), BridgeLike | ToData):
+        if is_of_bridge(self.denoiser):
             raise TypeError(
                 "denoiser is a bridge, whose x_t is not data and Gaussian noise; expected a denoiser of such"
             )
         check_instance("spread", self.spread, Spread, "one of jaxdiff.guidance's, such as Moment() or Isotropic(0.5)")
-        measurement = self._measurement
-        object.__setattr__(self, "operator", measurement.operator)
-        object.__setattr__(self, "noise_std", measurement.noise_std)
-        if not self.spread.noiseless:
-            check_field(self, "noise_std", above=0, fix=f", since {type(self.spread).__name__} divides by its square")
-
-    @property
-    def _measurement(self) -> Measurement:
-        return Measurement(self.operator, self.noise_std)
+        self._check_measurement(self.spread)
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
         """The denoiser, with the part "cond"."""
