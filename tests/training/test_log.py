@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import sys
+import time
 import types
 
 import numpy as np
@@ -63,6 +64,9 @@ def test_wandb_keeps_a_run_without_a_network(tmp_path, picture, monkeypatch):
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     assert list((run / "files" / "media" / "images").glob("samples_*.png"))
     (kept,) = run.glob("run-*.wandb")
+    until = time.monotonic() + 60  # wandb's own process may write the last of it after it has said that all is written
+    while kept.stat().st_size <= 100 and time.monotonic() < until:
+        time.sleep(0.1)
     assert kept.stat().st_size > 100
 
 
