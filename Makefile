@@ -13,16 +13,23 @@ help:
 	@echo "make install    only make .venv (the others call it)"
 	@echo "make peers      add PyTorch and diffusers to it: tests and benchmarks then run beside them"
 
+# Python compiles what it imports, and keeps it; pip would compile all that it installs.
+unexport PYTHONDONTWRITEBYTECODE
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable
+
 install: .venv/installed
 
-.venv/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "jaxdiff needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+.venv/installed: pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) '.[dev]'
 	@touch $@
 
-peers: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+peers: | $(BIN)/python
+	$(PIP_INSTALL) '.[dev,peers]'
+	@touch .venv/installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "jaxdiff needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
 
 demo: install
 	$(BIN)/jaxdiff demo
