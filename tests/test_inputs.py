@@ -210,6 +210,28 @@ row("jd.exact.Mixture called", exact.Mixture(**MIXTURE), {"x": X, "t": 0.5}, x=[
     t=TIME_OF_X, cond=says("", 2, -1, np.array([0, 1, 5]), np.zeros(2, int), T(0.5), T(np.zeros(3))))
 row("jd.exact.Mixture log_prob", EXACT.log_prob, {"x": X}, x=[np.zeros((3, 4)), *NO_BATCH], t=TIME_OF_X)
 row("jd.exact.Empirical", exact.Empirical, {"process": VP, "data": X}, process=PROCESS, data=BATCH)
+EXACT_TABLE = exact.Table(MASKS, np.full((4, 4), 1 / 16))
+CHAIN = exact.Markov(MASKS, np.full(4, 0.25), np.full((4, 4), 0.25))
+NO_LAW = [np.full((4, 4), 0.25) - np.eye(4), np.full((4, 4), 0.24), np.ones(3), np.full((4, 4), NAN), T("a"), T(None)]
+OF_NUMBERS = [T(VP), *PROCESS]
+row("jd.exact.Table", exact.Table, {"process": MASKS, "table": np.full(4, 0.25)}, process=OF_NUMBERS,
+    table=[np.float64(1.0), *NO_LAW])
+row("jd.exact.Table called", EXACT_TABLE, {"x": TOKENS, "t": 0.5}, x=[TOKENS[:, :1], TOKENS - 1, TOKENS + 5, T(X),
+    T(None)], t=TIME_OF_X, cond=[0])
+row("jd.exact.Table log_prob", EXACT_TABLE.log_prob, {"x0": TOKENS}, x0=[*says("x has events", TOKENS[:, :1]),
+    *NO_TOKENS])
+row("jd.exact.Table draw", EXACT_TABLE.draw, {"key": KEY, "count": 3}, key=KEYS, count=COUNT)
+row("jd.exact.Markov", exact.Markov, {"process": MASKS, "initial": np.full(4, 0.25), "transition": np.full((4, 4),
+    0.25)}, process=OF_NUMBERS, initial=[np.full(4, 0.2), np.array([1.5, -0.5, 0, 0]), np.ones((4, 4)), T("a")],
+    transition=NO_LAW)
+row("jd.exact.Markov called", CHAIN, {"x": TOKENS, "t": 0.5}, x=[TOKENS - 1, TOKENS + 5, T(X), T(None)], t=TIME_OF_X,
+    cond=[0])
+row("jd.exact.Markov log_prob", CHAIN.log_prob, {"x0": TOKENS}, x0=NO_TOKENS)
+row("jd.exact.Markov entropy", CHAIN.entropy, {"length": 3}, length=COUNT)
+row("jd.exact.Markov draw", CHAIN.draw, {"key": KEY, "count": 3, "length": 2}, key=KEYS, count=COUNT, length=COUNT)
+row("jd.exact.Empirical of tokens", exact.Empirical, {"process": MASKS, "data": TOKENS}, data=NO_TOKENS)
+row("jd.exact.Empirical of tokens called", exact.Empirical(MASKS, TOKENS), {"x": TOKENS, "t": 0.5}, x=[TOKENS[:, :1],
+    T(X)], t=TIME_OF_X, cond=[0])
 row("jd.exact.Empirical called", exact.Empirical(VP, X), {"x": X, "t": 0.5}, x=[np.zeros((3, 4)), *NO_BATCH],
     t=TIME_OF_X)
 

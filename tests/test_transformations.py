@@ -62,6 +62,8 @@ def joint(params, x, c_noise, cond):
 
 TELLS = jd.NoisyClassifier(lambda w, x, c_noise: jnp.matmul(jnp.tanh(x), w, precision=OWN), jnp.ones((D, 3)), VP)
 TOKENS = jd.Denoiser(logits, PARAMS, jd.Absorbing(2))
+TABLE = jd.exact.Table(jd.Absorbing(2), [[0.4, 0.1], [0.3, 0.2]])
+CHAIN = jd.exact.Markov(jd.Absorbing(2), [0.4, 0.6], [[0.9, 0.1], [0.3, 0.7]])
 BOTH = jd.denoisers.WithProcess(jd.Denoiser(network, PARAMS, jd.LearnedVP()))
 JOINT = jd.Denoiser(joint, PARAMS, jd.Product({"x": VP, "y": jd.Absorbing(2)}))
 EACH = S.Each({"x": S.DPMSolverPP(), "y": S.Ancestral()})
@@ -137,6 +139,9 @@ ROWS |= {
     "Absorbing": lambda keys, x: jd.sample(keys, TOKENS, x.shape, S.Ancestral(), 3),
     "Absorbing noised": lambda keys, x: jd.perturb(KEYS[0], TOKENS.process, tokens(x), 0.5)[0],
     "Categorical": lambda keys, x: TOKENS(tokens(x), 0.5).log_probabilities(),
+    "Table": lambda keys, x: (TABLE(tokens(x), 0.5).logits, TABLE.log_prob(tokens(x))),
+    "Markov": lambda keys, x: (CHAIN(tokens(x), 0.5).logits, CHAIN.log_prob(tokens(x))),
+    "Empirical of tokens": lambda keys, x: jd.exact.Empirical(TOKENS.process, tokens(X))(tokens(x), 0.5).logits,
     "loss of tokens": lambda keys, x: L.Denoising(L.weightings.Likelihood())(TOKENS, keys[0], tokens(x)),
     "Product": lambda keys, x: jd.sample(keys, JOINT, {"x": x.shape, "y": x.shape[:1]}, S.Ancestral(), 3),
     "Each": lambda keys, x: jd.sample(keys, JOINT, {"x": x.shape, "y": x.shape[:1]}, EACH, 3),

@@ -217,10 +217,14 @@ class Absorbing(Discrete):
         """The logits, with what is seen as evidence."""
         note = f" (one logit for each of {self.categories} categories, none for the mask)"
         check_output("the network", out, x, (*x.shape, self.categories), note)
+        return Categorical(out, self.evidence(x, t))
+
+    def evidence(self, x, t) -> jax.Array:
+        """log q(x_t | x_0 = v) up to a constant, [*x.shape, categories]: -inf but at what is seen, 0 for a mask."""
         seen = x[..., None]
         categories = jnp.arange(self.categories).reshape(*[1] * x.ndim, -1)
         other = (seen != self.mask) & (categories != seen)
-        return Categorical(out, jnp.where(other, -jnp.inf, 0.0))
+        return jnp.where(other, -jnp.inf, 0.0)
 
     def _shown(self, x, t, s) -> jax.Array:
         """The probability with which a step from t to s shows a mask, broadcast against x; 1 where none can be."""

@@ -1,4 +1,4 @@
-r"""Denoisers known in closed form: the truth that networks, samplers and likelihoods are held to.
+r"""Mixtures of Gaussians.
 
 If p(x_0) = Σ w_k N(m_k, C_k) then x_t = α x_0 + σ ε has
 
@@ -8,9 +8,6 @@ If p(x_0) = Σ w_k N(m_k, C_k) then x_t = α x_0 + σ ε has
 
 The component is a class label: given it, r is one there and zero elsewhere, and r_k(x) itself is p(k | x_t), the noisy
 classifier that guidance asks for.
-
-A finite data set is the mixture with C_k = 0 and equal weights: its noised density is the one every score network is
-trained towards (Karras et al. 2022, appendix B.3).
 """
 
 import abc
@@ -23,7 +20,7 @@ import numpy as np
 
 from jaxdiff.arrays import check_array, check_batch, check_labels, exactly, is_concrete, nan_unless
 from jaxdiff.processes import Gaussian as GaussianProcess
-from jaxdiff.processes import Prediction, check_event, check_gaussian, expand_time, pytree
+from jaxdiff.processes import Prediction, check_gaussian, expand_time, pytree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,50 +180,3 @@ def Gaussian(process: GaussianProcess, mean, covariance) -> _Density:
     if mean.ndim != 1:
         raise ValueError(f"mean has shape {mean.shape}; expected [d]")
     return Mixture(process, np.ones(1), mean[None], covariance[None])
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class _Empirical:
-    process: GaussianProcess
-    data: jax.Array
-
-    def check_cond(self, cond) -> None:
-        """Raise for a `cond`: a data set has no labels here."""
-        if cond is not None:
-            raise ValueError("cond was given to an Empirical denoiser, which has no classes; make one of each class")
-
-    def _log_kernel(self, x, t):
-        """-|x - α x_i|² / 2σ², [batch, n], and the flat parts it was made of."""
-        x = check_batch(x)
-        flat, data = x.reshape(x.shape[0], -1), self.data.reshape(self.data.shape[0], -1)
-        if flat.shape[1] != data.shape[1]:
-            raise ValueError(f"x has events of shape {x.shape[1:]}; this data set has {self.data.shape[1:]}")
-        alpha, sigma = (expand_time(c, x).reshape(-1, 1) for c in self.process.marginal(t))
-        distance = jnp.sum((flat[:, None] - alpha[..., None] * data[None]) ** 2, -1)
-        return -distance / (2 * sigma**2), flat, data, alpha, sigma
-
-    @exactly
-    def __call__(self, x, t, cond=None) -> Prediction:
-        """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch] with σ(t) > 0."""
-        self.check_cond(cond)
-        log_kernel, flat, data, alpha, sigma = self._log_kernel(x, t)
-        mean = jax.nn.softmax(log_kernel, -1) @ data
-        return Prediction(mean.reshape(x.shape), ((flat - alpha * mean) / sigma).reshape(x.shape))
-
-    @exactly
-    def log_prob(self, x, t) -> jax.Array:
-        """Log p_t(x) in nats, [batch]; σ(t) > 0, since the data set itself has no density."""
-        log_kernel, flat, data, _, sigma = self._log_kernel(x, t)
-        d = flat.shape[1]
-        normaliser = jnp.log(data.shape[0]) + d * jnp.log(sigma[:, 0]) + d / 2 * jnp.log(2 * jnp.pi)
-        return jax.nn.logsumexp(log_kernel, -1) - normaliser
-
-
-def Empirical(process: GaussianProcess, data) -> _Empirical:
-    """The optimal denoiser of a finite data set, data [n, *event]; time and memory traffic grow as batch x n.
-
-    Raises TypeError for integer data, ValueError for an empty set or a NaN in it.
-    """
-    check_gaussian(process, "a data set of numbers")
-    return _Empirical(process, check_event(data, "data"))

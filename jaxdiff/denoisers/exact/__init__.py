@@ -1,0 +1,7 @@
+"""Denoisers known in closed form: the truth that networks, samplers and likelihoods are held to."""
+
+from jaxdiff.denoisers.exact.categories import Markov, Table
+from jaxdiff.denoisers.exact.empirical import Empirical
+from jaxdiff.denoisers.exact.mixture import Gaussian, Mixture, check_covariances
+
+__all__ = ["Empirical", "Gaussian", "Markov", "Mixture", "Table", "check_covariances"]
