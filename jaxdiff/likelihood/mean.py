@@ -13,11 +13,17 @@ class Mean(NamedTuple):
     standard_error: float
 
 
-def mean_of(values: np.ndarray) -> Mean:
-    """The mean of `values` [n], a value that is not finite included."""
+def mean_of(values: np.ndarray, counted: np.ndarray | None = None) -> Mean:
+    """The mean of `values` [n], a value that is not finite included.
+
+    With `counted` [n] each is itself a mean over so many values: the mean over all of these is a ratio of sums, and its
+    standard error that of the ratio, to first order.
+    """
     n = len(values)
-    mean = float(values.mean()) if n else math.nan
-    return Mean(mean, float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan)
+    share = 1.0 if counted is None else counted / counted.mean()
+    mean = float((share * values).mean()) if n else math.nan
+    away = values if counted is None else share * (values - mean)
+    return Mean(mean, float(away.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan)
 
 
 def finite(values: np.ndarray) -> np.ndarray:

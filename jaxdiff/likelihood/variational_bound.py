@@ -55,6 +55,7 @@ from jaxdiff.denoisers import DenoiserLike, check_cond, check_denoiser, check_st
 from jaxdiff.denoisers.checks import check_answer
 from jaxdiff.likelihood.estimate import condition_of
 from jaxdiff.likelihood.mean import mean_of
+from jaxdiff.losses.counted import check_counted, check_weight, counts, noised, paid
 from jaxdiff.losses.times import Importance
 from jaxdiff.processes import Process, check_variance, with_variance
 from jaxdiff.processes.grids import Grid, check_grid, check_one_time
@@ -67,44 +68,47 @@ class VariationalBound:
     """The variational bound of a data set, term by term, in bits per dimension.
 
     prior, reconstruction: [n]. transitions: [n, T - 1], from noise to data, one column a step back; in continuous time
-    one column a draw, that part's share of the integral. kind: what the number is.
+    one column a draw, that part's share of the integral. kind: what the number is. counted: [n], how many values of
+    each example are paid for, which its bits are divided by; None where it is all.
     """
 
     kind: str
     prior: np.ndarray = dataclasses.field(repr=False)
     transitions: np.ndarray = dataclasses.field(repr=False)
     reconstruction: np.ndarray = dataclasses.field(repr=False)
+    counted: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
     @property
     def per_example(self) -> np.ndarray:
-        """The bound of each example, [n]."""
+        """The bound of each example, bits a value of it that counts, [n]."""
         return self.prior + self.transitions.sum(1, dtype=np.float64) + self.reconstruction
 
     @property
     def bits_per_dim(self) -> float:
-        """The mean over examples."""
-        return mean_of(self.per_example).mean
+        """The mean over all values that count: over examples, where as many count in each."""
+        return mean_of(self.per_example, self.counted).mean
 
     @property
     def standard_error(self) -> float:
         """Of `bits_per_dim`, over examples: the spread of the images and of the noise together; NaN for one."""
-        return mean_of(self.per_example).standard_error
+        return mean_of(self.per_example, self.counted).standard_error
 
     def __str__(self):
         terms = (self.prior, self.transitions.sum(1, dtype=np.float64), self.reconstruction)
-        prior, transitions, reconstruction = (term.mean(dtype=np.float64) for term in terms)
+        prior, transitions, reconstruction = (mean_of(term.astype(np.float64), self.counted).mean for term in terms)
         return (
             f"{self.bits_per_dim:.4f} +- {self.standard_error:.4f} bits/dim ({self.kind}; {len(self.prior)} examples; "
             f"prior {prior:.4f} + transitions {transitions:.4f} + reconstruction {reconstruction:.4f})"
         )
 
 
-def _sum(process: Process, nats) -> jax.Array:
-    """Nats of each value, summed over the values of an example, of all its parts: [n]."""
-    return functools.reduce(jnp.add, (part.sum(range(1, part.ndim)) for part in process.split(nats)))
+def _sum(process: Process, weight, nats) -> jax.Array:
+    """Nats of each value, summed over the values of an example that count, of all its parts: [n]."""
+    parts = process.split(paid(process, weight, nats))
+    return functools.reduce(jnp.add, (part.sum(range(1, part.ndim)) for part in parts))
 
 
-def _terms(keys, denoiser, data, cond, levels, first, visited, cost):
+def _terms(keys, denoiser, data, cond, weight, levels, first, visited, cost):
     """(prior at t = `first`, transitions, reconstruction) in nats, each [..., n].
 
     `visited` = (t, ...), each [T, ...], go from noise to data: `cost(prediction, truth, x, t, ...)` is a transition's,
@@ -116,28 +120,29 @@ def _terms(keys, denoiser, data, cond, levels, first, visited, cost):
 
     def visit(_, step):
         index, (t, *rest) = step
-        x, truth = process.perturb(folded(keys, index), x0, t)
+        x, truth = noised(process, folded(keys, index), x0, t, weight)
         prediction = denoiser(x, t, cond)
-        return prediction, _sum(process, cost(prediction, truth, x, t, *rest))
+        return prediction, _sum(process, weight, cost(prediction, truth, x, t, *rest))
 
     steps = jnp.arange(len(visited[0])), visited
     answer = jax.eval_shape(visit, None, jax.tree.map(lambda leaf: leaf[0], steps))[0]
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), answer)
     prediction, costs = jax.lax.scan(visit, nothing, steps)
-    reconstruction = _sum(process, process.reconstruction(prediction, data, x0, visited[0][-1], levels))
-    return _sum(process, process.prior_kl(x0, first)), costs[:-1], reconstruction
+    reconstruction = _sum(process, weight, process.reconstruction(prediction, data, x0, visited[0][-1], levels))
+    return _sum(process, weight, process.prior_kl(x0, first)), costs[:-1], reconstruction
 
 
 @functools.partial(jax.jit, static_argnames=("levels", "variance"))
-def _discrete(keys, denoiser, data, cond, levels, times, variance):
+def _discrete(keys, denoiser, data, cond, weight, levels, times, variance):
     def cost(prediction, truth, x, t, s):
         return denoiser.process.kl(with_variance(prediction, variance), truth, x, t, s)
 
-    return _terms(keys, denoiser, data, cond, levels, times[0], (times, jnp.append(times[1:], times[-1])), cost)
+    visited = times, jnp.append(times[1:], times[-1])
+    return _terms(keys, denoiser, data, cond, weight, levels, times[0], visited, cost)
 
 
 @functools.partial(jax.jit, static_argnames=("levels", "draws"))
-def _continuous(keys, denoiser, data, cond, levels, draws, t_min):
+def _continuous(keys, denoiser, data, cond, weight, levels, draws, t_min):
     process = denoiser.process
     time_keys = folded(keys, draws + 1)
     t, factor = jax.vmap(lambda key: Importance(t_min)(key, process, draws))(time_keys)  # each [n, draws]
@@ -147,28 +152,33 @@ def _continuous(keys, denoiser, data, cond, levels, draws, t_min):
         parts = zip(process.processes, process.split(process.error(prediction, truth, x, t)))
         return process.joined([expand_time(part.rate(t) * factor / draws, error) * error for part, error in parts])
 
-    return _terms(keys, denoiser, data, cond, levels, 1.0, (t, factor), cost)
+    return _terms(keys, denoiser, data, cond, weight, levels, 1.0, (t, factor), cost)
 
 
 def _report(
-    compute, key, denoiser, data, levels, cond, batch_size, progress, kind, mesh, precision
+    compute, key, denoiser, data, levels, cond, weight, batch_size, progress, kind, mesh, precision
 ) -> VariationalBound:
     process, n = denoiser.process, count(data)
+    weight = jax.tree.map(np.asarray, check_weight(process, weight, data))
+    counted = None if weight is None else check_counted(np.asarray(counts(process, weight, data), np.float64))
     keys, cond = example_keys(key, n), check_cond(denoiser, cond, n)
     check_answer(denoiser, process.joined([part.shape for part in process.split(data)]), cond)
     denoiser = copied(denoiser, mesh)
     values = sum(math.prod(part.shape[1:]) for part in process.split(data))
+    if counted is not None:
+        kind += f", {counted.sum():.0f} of {n * values} values, given the others"
 
     def of(index):
-        picked = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (data, cond))
-        batch_keys, (batch, batch_cond) = spread((keys[index], picked), mesh)
+        picked = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (data, cond, weight))
+        batch_keys, parts = spread((keys[index], picked), mesh)
         with at_precision(precision):
-            return compute(batch_keys, denoiser, batch, batch_cond, levels)
+            return compute(batch_keys, denoiser, *parts, levels)
 
     size = min(batch_size, n)
     nats = joined(in_batches(of, np.arange(n), size, progress, "bound", mesh))
-    prior, transitions, reconstruction = (term / (values * math.log(2)) for term in nats)
-    return VariationalBound(kind + condition_of(denoiser, cond), prior, transitions.T, reconstruction)
+    paid_for = values if counted is None else counted
+    prior, transitions, reconstruction = (term / (paid_for * math.log(2)) for term in nats)
+    return VariationalBound(kind + condition_of(denoiser, cond), prior, transitions.T, reconstruction, counted)
 
 
 def _checked(denoiser, data, levels, batch_size, progress, mesh, precision) -> tuple[Any, tuple]:
@@ -210,6 +220,7 @@ def variational_bound(
     progress: bool = False,
     mesh: Mesh | None = None,
     precision: Precision | None = None,
+    weight: Any = None,
 ) -> VariationalBound:
     """The bound on -log2 P(data)/D, D the values of an example, for T = `steps` noise levels.
 
@@ -220,11 +231,13 @@ def variational_bound(
     of decreasing times, taken as it stands. `t_min` None ends where σ/α is a cell wide, 2/levels: right for a model of
     dequantised images; one of the cells' middles may bear a smaller one; categories go on to the data. It costs T
     evaluations an example. Example i depends on `key` and i alone. `cond` has leaves [n, ...] or is None; `progress`
-    shows a bar. A batch is split between the devices of `mesh`. `precision` is that of `jaxdiff.sample`.
+    shows a bar. A batch is split between the devices of `mesh`. `precision` is that of `jaxdiff.sample`. `weight`, of
+    the form of `data`, is 1 where a value counts and 0 where it is given, as a prompt or padding is: the bound is then
+    that of the values that count, given the others (`jaxdiff.losses.counted`).
 
     Raises TypeError for data that are not integers; ValueError for values out of range, an empty set, fewer than two
-    levels or one example a batch, times that do not decrease or end where
-    there is no noise, an unknown variance or one that is not there, and a denoiser without an answer at the first time.
+    levels or one example a batch, an example of which nothing counts, times that do not decrease or end where there is
+    no noise, an unknown variance or one that is not there, and a denoiser without an answer at the first time.
     """
     data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh, precision)
     check_variance(variance)
@@ -242,7 +255,7 @@ def variational_bound(
     check_start(denoiser, times[0])
     compute = functools.partial(_discrete, times=times, variance=variance)
     kind = f"variational bound, {len(times)} steps, {variance} variance"
-    return _report(compute, key, denoiser, data, parts, cond, batch_size, progress, kind, mesh, precision)
+    return _report(compute, key, denoiser, data, parts, cond, weight, batch_size, progress, kind, mesh, precision)
 
 
 def continuous_bound(
@@ -257,6 +270,7 @@ def continuous_bound(
     progress: bool = False,
     mesh: Mesh | None = None,
     precision: Precision | None = None,
+    weight: Any = None,
 ) -> VariationalBound:
     """The same bound for T -> ∞ on [t_min, 1] (Kingma et al. 2021, eq. 15-17), by `draws` random times an example.
 
@@ -270,4 +284,4 @@ def continuous_bound(
     end = _end(denoiser.process, levels, t_min)
     compute = functools.partial(_continuous, draws=draws, t_min=jnp.asarray(_EARLY) if end is None else end)
     kind = f"variational bound, continuous time, {draws} draws"
-    return _report(compute, key, denoiser, data, parts, cond, batch_size, progress, kind, mesh, precision)
+    return _report(compute, key, denoiser, data, parts, cond, weight, batch_size, progress, kind, mesh, precision)

@@ -1,4 +1,4 @@
-"""How a denoiser is trained: `loss(denoiser, key, x0, cond=None) -> [batch]`."""
+"""How a denoiser is trained: `loss(denoiser, key, x0, cond, weight) -> [batch]`."""
 
 from jaxdiff.losses import couplings as couplings
 from jaxdiff.losses import times as times

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import along_batch
 from jaxdiff.denoisers import check_bridge
 from jaxdiff.losses import times as times_
+from jaxdiff.losses.counted import check_weight, held, paid
 from jaxdiff.losses.couplings import Coupling, Entropic, check_coupling, draw
 from jaxdiff.losses.inputs import check_times_law, draw_times, prepared
 from jaxdiff.processes import expand_time, pytree
@@ -32,10 +33,11 @@ from jaxdiff.processes import expand_time, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class BridgeMatching:
-    """`loss(bridge, key, x0, cond=None) -> [batch]`: the two squared errors, each a mean over an event's values.
+    """`loss(bridge, key, x0, cond, weight) -> [batch]`: the two squared errors, each a mean over an event's values.
 
     `coupling` is one of `jaxdiff.losses.couplings`; None is the Schrödinger bridge's to a normal source,
-    `Entropic(bridge.sigma)`. Raises TypeError for integer x0 and ValueError for a concrete x0 that holds a NaN.
+    `Entropic(bridge.sigma)`. `weight` (`jaxdiff.losses.counted`) is for couplings that do not permute. Raises TypeError
+    for integer x0 and ValueError for a concrete x0 that holds a NaN.
     """
 
     learns: ClassVar = "bridge"
@@ -48,16 +50,18 @@ class BridgeMatching:
             check_coupling(self.coupling)
         check_times_law(self.times)
 
-    def __call__(self, bridge, key, x0, cond=None) -> jax.Array:
+    def __call__(self, bridge, key, x0, cond=None, weight=None) -> jax.Array:
         check_bridge(bridge)
         bridge, x0, cond = prepared(bridge, key, x0, cond)
         time_key, pair_key, noise_key = jax.random.split(key, 3)
         coupling = Entropic(bridge.sigma) if self.coupling is None else self.coupling
-        x0, x1 = draw(coupling, pair_key, x0, cond)
+        x0, x1 = draw(coupling, pair_key, x0, cond, weight)
+        weight = check_weight(bridge.process, weight, x0)
         t, factor = draw_times(self.times, time_key, bridge.process, x0.shape[0])
         position = expand_time(t, x0)
         gamma = along_batch(bridge.sigma, x0, "sigma") * jnp.sqrt(position * (1 - position))
         noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
-        predicted = bridge.predict((1 - position) * x0 + position * x1 + gamma * noise, t, cond)
+        x_t = held(bridge.process, weight, (1 - position) * x0 + position * x1 + gamma * noise, x0)
+        predicted = bridge.predict(x_t, t, cond)
         error = (predicted.displacement - (x1 - x0)) ** 2 + (gamma * predicted.score + noise) ** 2
-        return factor * jnp.mean(error, axis=range(1, x0.ndim))
+        return factor * jnp.mean(paid(bridge.process, weight, error), axis=range(1, x0.ndim))

@@ -39,6 +39,7 @@ from jaxdiff.arrays import (
 )
 from jaxdiff.denoisers import check_cond_of, no_label_of
 from jaxdiff.denoisers.condition import ALONG, as_nulls, check_null, label_of, of_parts, parts_of, together
+from jaxdiff.losses.counted import called
 from jaxdiff.losses.inputs import check_examples, prepared
 from jaxdiff.losses.loss import Loss
 
@@ -60,9 +61,10 @@ class ConditionDropout:
     null: one example of what is dropped, without a batch axis, that says nothing: of the whole condition or of the
     parts that have a rate. None is the network's own label for none, where nothing but a label is dropped.
 
-    Everything else is that of `loss`, which draws the same noise as without. Raises TypeError for what is no loss or
-    no number, ValueError for a rate outside [0, 1] (traced, the loss is NaN) or a loss that drops conditions itself;
-    when called, for a condition that is missing or has no part of such a name, or a null that is not as one example.
+    Everything else is that of `loss`, `weight` among it, which draws the same noise as without. Raises TypeError for
+    what is no loss or no number, ValueError for a rate outside [0, 1] (traced, the loss is NaN) or a loss that drops
+    conditions itself; when called, for a condition that is missing or has no part of such a name, or a null that is not
+    as one example.
     """
 
     loss: Loss
@@ -110,7 +112,7 @@ class ConditionDropout:
             raise ValueError(f"rate has {unknown[0]!r}; expected a part of cond, which has {', '.join(parts)}")
         return {together(name, cond): rate for name, rate in self.rate.items()}
 
-    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+    def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
         self.rates(cond)
         _, _, cond = prepared(denoiser, key, x0, cond)
         parts, nulls, within = parts_of(cond), self._nulls(denoiser, cond), True
@@ -119,7 +121,7 @@ class ConditionDropout:
             gone = jax.vmap(jax.random.uniform)(keys) < rate
             parts |= {name: _dropped(gone, nulls[name], parts[name]) for name in names}
             within &= rate == rate
-        return nan_unless(within, self.loss(denoiser, key, x0, of_parts(parts, cond)))
+        return nan_unless(within, called(self.loss, denoiser, key, x0, of_parts(parts, cond), weight))
 
     def _nulls(self, denoiser, cond) -> dict[str, Any]:
         """{name of a part that is dropped: its null, of its form and type}."""

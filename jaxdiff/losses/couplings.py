@@ -232,8 +232,16 @@ def _alike(cond) -> jax.Array | None:
     return functools.reduce(jnp.logical_and, equal) if equal else None
 
 
-def draw(coupling, key, batch, cond=None) -> tuple[jax.Array, jax.Array]:
-    """(x0, x1) of `coupling`; TypeError for an integer batch, ValueError for a concrete NaN in it, or other shapes."""
+def draw(coupling, key, batch, cond=None, weight=None) -> tuple[jax.Array, jax.Array]:
+    """(x0, x1) of `coupling`; TypeError for an integer batch, ValueError for a concrete NaN in it, or other shapes.
+
+    ValueError for a `weight` under a coupling that permutes: what is given is a condition of its own an example.
+    """
+    if weight is not None and getattr(coupling, "permutes", False):
+        raise ValueError(
+            f"weight was given, but coupling = {said(coupling)} pairs the examples of a batch anew, whatever is given "
+            "of each; leave weight out, or take couplings.Independent() or Paired()"
+        )
     pair = _pairs(coupling, key, check_event(batch, "x0"), cond)
     shapes = [getattr(x, "shape", None) for x in pair] if isinstance(pair, tuple | list) else said(pair)
     if len(shapes) != 2 or shapes[0] is None or shapes[0] != shapes[1]:

@@ -8,6 +8,7 @@ import jax
 from jaxdiff.arrays import count, example_keys
 from jaxdiff.losses import times as times_
 from jaxdiff.losses import weightings
+from jaxdiff.losses.counted import check_weight, noised, paid
 from jaxdiff.losses.inputs import check_times_law, check_weightings, draw_times, prepared, weighted_mean
 from jaxdiff.processes import pytree
 
@@ -15,12 +16,14 @@ from jaxdiff.processes import pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Denoising:
-    """`loss(denoiser, key, x0, cond=None) -> [batch]`: the weighted error of the denoiser, mean over all values.
+    """`loss(denoiser, key, x0, cond, weight) -> [batch]`: the weighted error of the denoiser, mean over all values.
 
     The error is the process's own: of numbers the squared error of v, of categories -log p(x_0 | x_t) of what is
     masked, nats. `weighting` is one of `jaxdiff.losses.weightings`, `times` one of `jaxdiff.losses.times`, or each a
     tree of them for a product: with one `times` all parts are noised to one t, with a tree of them each to its own, as
     a model must be trained that `jaxdiff.Given` holds parts of.
+
+    `weight`, of the shape of x0, is 1 where a value counts and 0 where it is given (`jaxdiff.losses.counted`).
 
     Raises TypeError or ValueError for x0 that is no data of the process, such as a concrete one that holds a NaN.
     """
@@ -32,13 +35,14 @@ class Denoising:
         check_weightings(self.weighting)
         check_times_law(self.times)
 
-    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+    def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
         denoiser, x0, cond = prepared(denoiser, key, x0, cond)
         process, n = denoiser.process, count(x0)
+        weight = check_weight(process, weight, x0)
         time_key, noise_key = jax.random.split(key)
         t, factor = draw_times(self.times, time_key, process, n)
-        x_t, truth = process.perturb(example_keys(noise_key, n), x0, t)
+        x_t, truth = noised(process, example_keys(noise_key, n), x0, t, weight)
         prediction = denoiser(x_t, t, cond)
         process.check_prediction(prediction, x_t)
-        error = process.error(prediction, truth, x_t, t)
+        error = paid(process, weight, process.error(prediction, truth, x_t, t))
         return weighted_mean(denoiser, self.weighting, t, factor, error)

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import along_batch, check_field
 from jaxdiff.denoisers import check_numbers
 from jaxdiff.losses import times as times_
+from jaxdiff.losses.counted import check_weight, held, paid
 from jaxdiff.losses.couplings import Coupling, Independent, check_coupling, draw
 from jaxdiff.losses.inputs import OF_ANY, check_times_law, draw_times, prepared
 from jaxdiff.processes import expand_time, pytree
@@ -41,10 +42,11 @@ from jaxdiff.processes import expand_time, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class FlowMatching:
-    """`loss(denoiser, key, x0, cond=None) -> [batch]`: the squared error of the velocity, mean over an event's values.
+    """`loss(denoiser, key, x0, cond, weight) -> [batch]`: the squared error of the velocity, mean over the values.
 
     `coupling` is one of `jaxdiff.losses.couplings` (x0 is what it takes: pairs for `Paired`), `sigma` the noise about
-    each pair's line, `times` one of `jaxdiff.losses.times`. `cond` stays with its example. Raises TypeError for
+    each pair's line, `times` one of `jaxdiff.losses.times`. `cond` stays with its example, and so does `weight`
+    (`jaxdiff.losses.counted`), for couplings that do not permute. Raises TypeError for
     integer x0, and ValueError for a concrete x0 that holds a NaN or a sigma below 0 (traced, NaN).
     """
 
@@ -57,15 +59,16 @@ class FlowMatching:
         check_field(self, "sigma", least=0)
         check_times_law(self.times)
 
-    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+    def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
         process = check_numbers(denoiser, type(self).__name__, OF_ANY)
         denoiser, x0, cond = prepared(denoiser, key, x0, cond)
         time_key, pair_key, noise_key = jax.random.split(key, 3)
-        x0, x1 = draw(self.coupling, pair_key, x0, cond)
+        x0, x1 = draw(self.coupling, pair_key, x0, cond, weight)
+        weight = check_weight(process, weight, x0)
         t, factor = draw_times(self.times, time_key, process, x0.shape[0])
         alpha, sigma, d_alpha, d_sigma = (expand_time(c, x0) for c in (*process.marginal(t), *process.velocity(t)))
         spread = along_batch(self.sigma, x0, "sigma")
         x_t = alpha * x0 + sigma * x1 + spread * jax.random.normal(noise_key, x0.shape, x0.dtype)
-        data, noise = denoiser(x_t, t, cond)
-        error = d_alpha * (data - x0) + d_sigma * (noise - x1)
-        return factor * jnp.mean(error**2, axis=range(1, x0.ndim))
+        data, noise = denoiser(held(process, weight, x_t, x0), t, cond)
+        error = paid(process, weight, (d_alpha * (data - x0) + d_sigma * (noise - x1)) ** 2)
+        return factor * jnp.mean(error, axis=range(1, x0.ndim))

@@ -12,6 +12,7 @@ import jax
 
 from jaxdiff.arrays import as_argument, check_function, check_instance, pytree, said
 from jaxdiff.denoisers import WithProcess
+from jaxdiff.losses.counted import called
 from jaxdiff.losses.loss import Loss
 
 
@@ -36,10 +37,10 @@ class LeastVariance:
         if hasattr(self.loss, "rates"):
             raise ValueError(f"loss = {said(self.loss)} drops conditions; put it around LeastVariance, not inside")
 
-    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+    def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
         check_instance("denoiser", denoiser, WithProcess, "jaxdiff.denoisers.WithProcess(denoiser)")
         params = denoiser.params
         holding = lambda part: denoiser.with_params(params | {part: jax.lax.stop_gradient(params[part])})
-        value = self.loss(holding("process"), key, x0, cond)
-        square = self.loss(holding("network"), key, x0, cond) ** 2
+        value = called(self.loss, holding("process"), key, x0, cond, weight)
+        square = called(self.loss, holding("network"), key, x0, cond, weight) ** 2
         return value + (square - jax.lax.stop_gradient(square))

@@ -39,6 +39,7 @@ from jaxdiff.arrays import check_choice, check_flag, check_room, check_whole, ex
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import check_numbers
 from jaxdiff.losses import times as times_
+from jaxdiff.losses.counted import check_weight, noised, paid
 from jaxdiff.losses.inputs import OF_ANY, check_times_law, draw_times, prepared
 from jaxdiff.processes import pytree
 
@@ -46,11 +47,12 @@ from jaxdiff.processes import pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ScoreMatching:
-    """Hyvärinen's score matching at the noise levels of `times`: `loss(denoiser, key, x0, cond=None) -> [batch]`.
+    """Hyvärinen's score matching at the noise levels of `times`: `loss(denoiser, key, x0, cond, weight) -> [batch]`.
 
     Its expectation is that of `Denoising` in the error of the noise, and from the same key so is its x_t. The trace is
     exact: D Jacobian-vector products for events of D values. `times` is one of `jaxdiff.losses.times`, `Fixed(t)` for
-    a single noise level. Raises TypeError for integer x0 and ValueError for a concrete x0 that holds a NaN.
+    a single noise level. Of what `weight` counts it is the same (`jaxdiff.losses.counted`). Raises TypeError for
+    integer x0 and ValueError for a concrete x0 that holds a NaN.
     """
 
     times: times_.Times = times_.Stratified()
@@ -58,14 +60,14 @@ class ScoreMatching:
     def __post_init__(self):
         check_times_law(self.times)
 
-    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+    def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
         def basis(x):
             size = math.prod(x.shape[1:])
             check_room("the directions of an exact trace", size, *x.shape)
             directions = math.sqrt(size) * jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
             return jnp.broadcast_to(directions, (size, *x.shape))
 
-        return _loss(self, denoiser, key, x0, cond, basis, project=False)
+        return _loss(self, denoiser, key, x0, cond, weight, basis, project=False)
 
 
 @pytree
@@ -89,26 +91,29 @@ class SlicedScoreMatching:
         check_whole("projections", self.projections)
         check_choice("directions", self.directions, ("rademacher", "gaussian"))
 
-    def __call__(self, denoiser, key, x0, cond=None) -> jax.Array:
+    def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
         def draw(x):
             check_room("the directions", self.projections, *x.shape)
             law = jax.random.rademacher if self.directions == "rademacher" else jax.random.normal
             return law(jax.random.fold_in(key, 2), (self.projections, *x.shape), x.dtype)
 
-        return _loss(self, denoiser, key, x0, cond, draw, project=not self.variance_reduced)
+        return _loss(self, denoiser, key, x0, cond, weight, draw, project=not self.variance_reduced)
 
 
-def _loss(loss, denoiser, key, x0, cond, directions, project: bool) -> jax.Array:
+def _loss(loss, denoiser, key, x0, cond, weight, directions, project: bool) -> jax.Array:
     """The loss along `directions(x)` [k, batch, *event], |ε̂|² along them as well where `project`."""
     process = check_numbers(denoiser, type(loss).__name__, OF_ANY)
     denoiser, x0, cond = prepared(denoiser, key, x0, cond)
+    weight = check_weight(process, weight, x0)
     time_key, noise_key = jax.random.split(key)
     t, factor = draw_times(loss.times, time_key, process, x0.shape[0])
-    x_t, _ = process.perturb(example_keys(noise_key, len(x0)), x0, t)
+    x_t, _ = noised(process, example_keys(noise_key, len(x0)), x0, t, weight)
     sigma = process.sigma(t)
     noise, product = jax.linearize(lambda x: tuple(denoiser(x, t, cond))[1], x_t)
-    v = vary(directions(x_t), (noise, x_t))
+    counted = lambda values: paid(process, weight, values)
+    v = jax.vmap(counted)(vary(directions(x_t), (noise, x_t)))
     size, mean_over_event = math.prod(x0.shape[1:]), lambda a: jnp.mean(a, range(-x0.ndim + 1, 0))
-    square = size * mean_over_event(v * noise[None]) ** 2 if project else mean_over_event(noise**2)[None]
+    square = size * mean_over_event(v * noise[None]) ** 2 if project else mean_over_event(counted(noise**2))[None]
     trace = mean_over_event(v * jax.vmap(product)(v))
-    return factor * (1 + jnp.mean(square - 2 * sigma[None] * trace, axis=0))
+    share = mean_over_event(counted(jnp.ones_like(x0)))
+    return factor * (share + jnp.mean(square - 2 * sigma[None] * trace, axis=0))

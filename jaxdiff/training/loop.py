@@ -27,6 +27,7 @@ from jaxdiff.arrays import as_argument, check_function, check_path
 from jaxdiff.arrays.mesh import fetched, place_batch, training_mesh
 from jaxdiff.data.reading import by_step, check_length, fingerprint_of, first_batch, read_from
 from jaxdiff.denoisers import innermost, no_label_of, warn_uncovered, with_params
+from jaxdiff.losses.counted import called
 from jaxdiff.losses.inputs import check_examples
 from jaxdiff.processes import Process
 from jaxdiff.training import hosts, labels
@@ -55,6 +56,7 @@ from jaxdiff.training.step import (
     explain,
     make_step,
     prepare_as_given,
+    prepared_by,
 )
 
 MOST = 2**31 - 1  # steps, an int32
@@ -74,10 +76,11 @@ def _counts(**counts) -> Iterator[int]:
         yield whole
 
 
-def _check_batch(denoiser, loss, key, x0, cond) -> None:
-    """Raise where the loss does not take this batch. `cond` holds values, so that labels out of range are found."""
+def _check_batch(denoiser, loss, key, x0, cond, weight) -> None:
+    """Raise where the loss does not take this batch. What holds values here is checked by them, labels among it."""
     check_examples(loss, denoiser, x0, cond, "x0 (batches[0], prepared)")
-    jax.eval_shape(lambda params, x0: loss(with_params(denoiser, params), key, x0, cond), denoiser.params, x0)
+    losses = lambda params, x0: called(loss, with_params(denoiser, params), key, x0, cond, weight)
+    jax.eval_shape(losses, denoiser.params, x0)
     process = getattr(denoiser, "process", None)
     split = process.split if isinstance(process, Process) else lambda tree, name: [tree]
     parts, data_std = split(x0, "x0"), getattr(innermost(denoiser), "data_std", None)
@@ -155,7 +158,8 @@ def train(
         denoiser: a pytree with `params`: a `jaxdiff.Denoiser`, a bridge, a `jaxdiff.likelihood.Variational`, or one of
             your own. Where the params are no field of that name it has `with_params(params)`, which puts others in
             their place, whatever their leaves, as `jaxdiff.denoisers.WithProcess`.
-        loss: `loss(denoiser, key, x0, cond) -> [batch]`, a function or a pytree; its mean is minimised. Its method
+        loss: `loss(denoiser, key, x0, cond) -> [batch]`, a function or a pytree; its mean is minimised. Where there is
+            a weight it is called with `weight=`, and one that takes none is refused. Its method
             `check(denoiser, x0, cond)`, where it has one, in place of the process's `check`, raises for what is no
             batch of its data. Under `jaxdiff.losses.ConditionDropout(loss)` the denoiser can be guided afterwards
             (`jaxdiff.guidance.ClassifierFree`), and has the share of examples without condition as `condition_dropout`.
@@ -167,8 +171,9 @@ def train(
             for a run of 100 steps of which 200 are asked. By default `clipped_adam`.
         prepare: `prepare(key, batch) -> (x0, cond)` in the step; by default batch["x"] and "label", other named parts
             of a condition or "cond", where the batch has them (`prepare_as_given`). x0 is what the process takes: an
-            array, or a tree of them for a product. One that holds weights, such as an encoder's, is a pytree:
-            `jax.tree_util.Partial(encode, weights)`.
+            array, or a tree of them for a product. `(x0, cond, weight)`, as where the batch has a "weight" of the shape
+            of "x", learns what is 1 in it, given what is 0 (`jaxdiff.losses.counted`). One that holds weights, such as
+            an encoder's, is a pytree: `jax.tree_util.Partial(encode, weights)`.
         mesh: by default `make_mesh()`, data parallel over all devices.
         accumulate: the parts a batch is computed in, one after another, before one update. A coupling pairs the
             examples of each part.
@@ -236,7 +241,7 @@ def train(
         chosen = given(tuple(longer)) if scheduled else given
         if batches is not None:
             batch = first_batch(batches)
-            x0, cond = jax.jit(lambda prepare, *given: prepare(*given))(as_argument("prepare", prepare), key, batch)
+            x0, cond, weight = jax.jit(prepared_by)(as_argument("prepare", prepare), key, batch)
             share = labels.share_dropped(prepare, key, batch, cond, loss, no_label_of(denoiser))
             now |= of_batch(batch) | {"condition_dropout": share}
         elif done == steps:
@@ -268,7 +273,7 @@ def train(
                 stacklevel=2,
             )
 
-        _check_batch(denoiser, loss, key, x0, cond)
+        _check_batch(denoiser, loss, key, x0, cond, weight)
         check_length(batches, steps)
         history = checkpoints.manifest.get("interval", [])  # of an interval that a preemption cut short
         log = held.enter_context(MetricsLog(folder / "metrics.jsonl" if hosts.first() else None, done - len(history)))

@@ -30,6 +30,7 @@ from jaxdiff.arrays import as_argument, check_function, check_scalar, check_whol
 from jaxdiff.arrays.mesh import batch_sharding, on_mesh, replicated, sharded, state_sharding, training_mesh
 from jaxdiff.denoisers import with_params
 from jaxdiff.denoisers.condition import PARTS
+from jaxdiff.losses.counted import called
 from jaxdiff.losses.inputs import check_examples
 from jaxdiff.training.alike import updated
 from jaxdiff.training.flat import flat
@@ -48,18 +49,20 @@ def prepare_as_given(key, batch: dict):
     """(x0, cond) of data that is ready as it comes: "x", and the parts of a condition by their names, or "cond".
 
     A label alone is cond as it is, other parts ("vector", "image", "level", "tokens", "token_mask") a dictionary of
-    them. Raises KeyError for a batch without "x", ValueError for one with anything else, which nothing would read.
+    them. With a "weight", 1 for each value of x0 that counts and 0 for one that is given, (x0, cond, weight). Raises
+    KeyError for a batch without "x", ValueError for one with anything else, which nothing would read.
     """
     if "x" not in batch:
         raise KeyError(f'batch has {sorted(batch)} and no "x"; name the data "x", or give train a `prepare`')
     parts = {} if "cond" in batch else {name: batch[name] for name in PARTS if name in batch}
-    if unread := sorted(batch.keys() - {"x", "cond", *parts}):
+    if unread := sorted(batch.keys() - {"x", "cond", "weight", *parts}):
         raise ValueError(
             f'batch has {sorted(batch)}, of which {unread} would not be read; name what the model is given "cond", or '
-            f"its parts {', '.join(PARTS)}, leave the others out, or give train a `prepare` that reads them"
+            f'its parts {", ".join(PARTS)}, what counts of x "weight", leave the others out, or give train a `prepare` that '
+            "reads them"
         )
     cond = parts["label"] if [*parts] == ["label"] else parts or batch.get("cond")
-    return batch["x"], cond
+    return (batch["x"], cond, batch["weight"]) if "weight" in batch else (batch["x"], cond)
 
 
 def clipped_adam(
@@ -92,20 +95,20 @@ def hollow(denoiser) -> Any:
     return with_params(denoiser, jax.tree.map(lambda leaf: None, denoiser.params))
 
 
-def _example_losses(denoiser, loss, params, key, x0, cond) -> jax.Array:
-    losses = loss(with_params(denoiser, params), key, x0, cond)
+def _example_losses(denoiser, loss, params, key, x0, cond, weight) -> jax.Array:
+    losses = called(loss, with_params(denoiser, params), key, x0, cond, weight)
     if losses.shape != (count(x0),):
         shapes = x0.shape if hasattr(x0, "shape") else jax.tree.map(np.shape, x0)
         raise ValueError(f"loss gave shape {losses.shape} for x0 {shapes}; expected one number an example, [batch]")
     return losses
 
 
-def _parts(key, x0, cond, accumulate: int) -> tuple:
-    """(keys, x0, cond) of the parts of a batch, along a new first axis."""
+def _parts(key, examples: tuple, accumulate: int) -> tuple:
+    """(keys, x0, cond, weight) of the parts of a batch, along a new first axis."""
     if accumulate == 1:
-        return jax.tree.map(lambda array: array[None], (key, x0, cond))
+        return jax.tree.map(lambda array: array[None], (key, *examples))
     split = lambda array: array.reshape(-1, accumulate, *array.shape[1:]).swapaxes(0, 1)
-    return jax.random.split(key, accumulate), *jax.tree.map(split, (x0, cond))
+    return jax.random.split(key, accumulate), *jax.tree.map(split, examples)
 
 
 def _towards(rate, new, mean):
@@ -124,7 +127,7 @@ def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
     as_argument("denoiser", denoiser)
     check_function("loss", loss, "a function (denoiser, key, x0, cond) -> [batch], such as jaxdiff.losses.Denoising()")
     as_argument("loss", loss)
-    check_function("prepare", prepare, "a function (key, batch) -> (x0, cond)")
+    check_function("prepare", prepare, "a function (key, batch) -> (x0, cond) or (x0, cond, weight)")
     as_argument("prepare", prepare)
     check_scalar("ema_decay", ema_decay)
     if not 0 <= ema_decay < 1:
@@ -132,12 +135,14 @@ def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
     check_whole("accumulate", accumulate, noun="part of a batch")
 
 
-def _prepared(prepare: Callable, key, batch: dict) -> tuple:
-    """(x0, cond) of `prepare`, held to be a pair."""
-    pair = prepare(key, batch)
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TypeError(f"prepare returned {said(pair)}; expected (x0, cond), cond None where there is none")
-    return pair[0], pair[1]
+def prepared_by(prepare: Callable, key, batch: dict) -> tuple[Any, Any, Any]:
+    """(x0, cond, weight) of `prepare`, weight None where it gives none; TypeError for what is no such tuple."""
+    made = prepare(key, batch)
+    if not isinstance(made, tuple | list) or len(made) not in (2, 3):
+        raise TypeError(
+            f"prepare returned {said(made)}; expected (x0, cond), cond None where there is none, or (x0, cond, weight)"
+        )
+    return made[0], made[1], made[2] if len(made) == 3 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +187,11 @@ def make_step(
 ) -> Step:
     """The jitted update `(state, batch) -> (state, {"loss", "grad_norm"})`; it consumes (donates) its state.
 
-    `denoiser` gives all but the weights, which are the state's. `prepare(key, batch) -> (x0, cond)` and
-    `loss(denoiser, key, x0, cond) -> [batch]` run inside. grad_norm is the gradient's global norm, unclipped. The state
-    and the batch lie on `mesh` (by default `make_mesh()`: data parallel over all devices), and what denoiser, loss and
-    `prepare` hold beside the weights lies there as a state does.
+    `denoiser` gives all but the weights, which are the state's. `prepare(key, batch) -> (x0, cond)`, or
+    (x0, cond, weight), and `loss(denoiser, key, x0, cond) -> [batch]`, with `weight=` where there is one, run inside.
+    grad_norm is the gradient's global norm, unclipped. The state and the batch lie on `mesh` (by default `make_mesh()`:
+    data parallel over all devices), and what denoiser, loss and `prepare` hold beside the weights lies there as a state
+    does.
 
     Raises TypeError for a denoiser, a loss or a `prepare` that is neither a pytree of numbers nor a plain function.
     """
@@ -195,16 +201,16 @@ def make_step(
     like = TrainState.like(denoiser.params, optimizer, mesh)
     shardings, lies = state_sharding(mesh, like), state_sharding(mesh, like.weights.abstract())
 
-    def mean_loss(params, given, key, x0, cond):
+    def mean_loss(params, given, key, *examples):
         params, (denoiser, loss) = jax.lax.with_sharding_constraint((params, given), replicated(mesh))
-        return _example_losses(denoiser, loss, params, key, x0, cond).mean()
+        return _example_losses(denoiser, loss, params, key, *examples).mean()
 
-    def gradient(params, given, key, x0, cond):
-        value, grads = jax.value_and_grad(mean_loss)(params, given, key, x0, cond)
+    def gradient(params, given, key, *examples):
+        value, grads = jax.value_and_grad(mean_loss)(params, given, key, *examples)
         return value, flat(jax.lax.with_sharding_constraint(grads, lies), like.weights.form)
 
-    def mean_gradient(params, given, key, x0, cond):
-        parts = _parts(key, x0, cond, accumulate)
+    def mean_gradient(params, given, key, examples):
+        parts = _parts(key, examples, accumulate)
         first = jax.tree.map(lambda part: part[0], parts)
         if accumulate == 1:
             return gradient(params, given, *first)
@@ -227,14 +233,14 @@ def make_step(
     def update(state: TrainState, batch: dict, denoiser, loss, prepare) -> tuple[TrainState, dict]:
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         prepare = jax.lax.with_sharding_constraint(prepare, replicated(mesh))
-        x0, cond = _prepared(prepare, prepare_key, batch)
+        x0, cond, weight = prepared_by(prepare, prepare_key, batch)
         params = state.params
         check_examples(loss, with_params(denoiser, params), x0, cond)
         if count(x0) % (accumulate * mesh.size):
             raise ValueError(
                 f"a batch of {count(x0)} is not accumulate x devices = {accumulate} x {mesh.size} times a whole number"
             )
-        value, grads = mean_gradient(params, (denoiser, loss), loss_key, x0, cond)
+        value, grads = mean_gradient(params, (denoiser, loss), loss_key, (x0, cond, weight))
         with jax.named_scope("optimizer"):
             thin = updated(optimizer, grads.thin(), state.moments.thin(), state.weights.thin())
             updates, moments = (held.of_thin(tree) for held, tree in zip((grads, state.moments), thin))
@@ -266,8 +272,8 @@ def explain(step: Step, optimizer, mesh, accumulate: int, state, batch) -> str:
     @on_mesh(mesh)
     def look(state, batch, denoiser, loss, prepare):
         prepare_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        x0, cond = prepare(prepare_key, batch)
-        parts = _parts(loss_key, x0, cond, accumulate)
+        x0, cond, weight = prepared_by(prepare, prepare_key, batch)
+        parts = _parts(loss_key, (x0, cond, weight), accumulate)
 
         def losses_of(params):
             part = lambda i: jax.tree.map(lambda leaf: leaf[i], parts)

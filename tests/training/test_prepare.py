@@ -41,7 +41,7 @@ def test_named_parts_reach_the_model_as_a_dictionary_and_a_label_alone_as_it_is(
     [
         ({"y": Y}, "'y'"),
         ({"label": Y, "cond": Y}, "'label'"),
-        ({"label": Y, "weight": X, "index": Y}, "'index', 'weight'"),
+        ({"label": Y, "noise": X, "index": Y}, "'index', 'noise'"),
     ],
 )
 def test_what_nothing_would_read_is_refused(more, unread):
