@@ -29,7 +29,7 @@ SHORT = {"dpm_solver_pp": "dpm_solver", "uni_pc": "unipc", "sh_ark": "shark", "i
 class Network(Recipe):
     """A network but for its data: `network(channels_in=3, classes=10, rngs=rngs)`."""
 
-    supplied = "event", "channels_in", "classes", "vector", "image", "level", "tokens", "outputs", "rngs"
+    supplied = "event", "channels_in", "classes", "vector", "image", "level", "tokens", "outputs", "ends", "rngs"
 
 
 class Guidance(Recipe):
@@ -69,7 +69,7 @@ WORDS = Vocabulary(
         Loss: Table("a loss", _named(losses, _LOSSES)),
         Weighting: Table("a weighting", _named(losses.weightings, "Simple Likelihood MinSNR EDM Sigmoid")),
         Times: Table(
-            "a law of times", _named(losses.times, "Stratified Uniform LogNormal LogitNormal Importance Fixed")
+            "a law of times", _named(losses.times, "Stratified Uniform LogNormal LogitNormal Importance Fixed Subsets")
         ),
         Coupling: Table("a coupling", _named(losses.couplings, "Independent Paired OptimalTransport Entropic")),
         Sampler: Table(
@@ -85,7 +85,7 @@ WORDS = Vocabulary(
         ),
         guidance.Interval: Table("an interval", _named(guidance, "Interval")),
         Guidance: Table("a guidance", _named(guidance, "ClassifierFree ClassifierFreePP DynamicThreshold")),
-        Network: Table("a network", _named(networks, "UNet MLP DiT")),
+        Network: Table("a network", _named(networks, "UNet MLP DiT Joint")),
         Waves: Table("a set of waves", _named(networks, "Sinusoidal Fourier")),
         Data: Table("a data set", _named(data, f"{_PICTURES} Table {_POINTS}")),
     },

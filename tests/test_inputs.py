@@ -362,6 +362,9 @@ row("jd.losses.times.Importance called", times.Importance(0.0), {"key": KEY, "pr
 row("jd.losses.times.Fixed", times.Fixed, t=TIME)
 row("jd.losses.times.LogNormal", times.LogNormal, mean=NUMBER, std=NOT_NEGATIVE)
 row("jd.losses.times.LogitNormal", times.LogitNormal, mean=NUMBER, std=NOT_NEGATIVE)
+row("jd.losses.times.Subsets", times.Subsets, times=[T(None), T("uniform")], hidden=[-0.1, 1.5, NAN, *NO_NUMBER])
+row("jd.losses.times.Subsets called", times.Subsets(), {"key": KEY, "process": jd.Product([VP, VP]), "n": 4},
+    process=says("parts of a product", VP), n=COUNT)
 row("jd.losses.weightings.MinSNR", weightings.MinSNR, gamma=[0.0, -1, -1.0, NAN, *NO_NUMBER])
 row("jd.losses.weightings.Sigmoid", weightings.Sigmoid, bias=NUMBER)
 for weighting in (weightings.Simple(), weightings.EDM()):
@@ -600,6 +603,13 @@ row("jd.networks.DiT", networks.DiT, DIT, channels_in=WIDTHS, patch=WIDTHS, widt
 row("jd.networks.DiT called", networks.DiT(**DIT), {"x": jnp.zeros((3, 4, 4, 1)), "c_noise": jnp.zeros(3)},
     x=[np.zeros((3, 4, 4, 2), np.float32), np.zeros((3, 4, 1), np.float32), *says("cannot be cut", np.zeros((3, 4, 5,
     1), np.float32)), T(IMAGES)], c_noise=[np.zeros((3, 1)), np.zeros(2)])
+row("jd.networks.Patches", networks.Patches, {"channels": 1}, channels=WIDTHS, patch=[*says("GiB", 10**8), *WIDTHS])
+row("jd.networks.Numbers", networks.Numbers, size=WIDTHS)
+row("jd.networks.Categories", networks.Categories, {"categories": 3}, categories=[1, *WIDTHS], noise=FLAG)
+PARTS = {"a": networks.Numbers(2), "b": networks.Categories(3)}
+row("jd.networks.Joint", networks.Joint, {"ends": PARTS, "width": 8, "depth": 1, "heads": 2, "rngs": RNGS}, ends=[{},
+    T(None), T(networks.Numbers(2)), T({"a": 3}), T({0: networks.Numbers(2)})], width=[7, *says("GiB", 10**6), *WIDTHS],
+    depth=WIDTHS, heads=[3, *WIDTHS], qk_norm=FLAG, remat=FLAG, waves=FUNCTION, rngs=[T(None), T(KEY), T(0)])
 TEXT = {"vocabulary": 5, "width": 4, "depth": 1, "heads": 2, "length": 3, "rngs": RNGS}
 row("jd.networks.TextEncoder", networks.TextEncoder, TEXT, vocabulary=[*says("GiB", 10**12), *WIDTHS], width=WIDTHS,
     depth=WIDTHS, heads=[3, *WIDTHS], length=WIDTHS, rngs=[T(None), T(KEY)])
@@ -796,7 +806,7 @@ WITHOUT = {
     "Solution Images ImageSource Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known "
-    "Spread PosteriorDraw",
+    "Spread PosteriorDraw End",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "

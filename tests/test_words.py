@@ -295,7 +295,7 @@ WRONG = [  # text, kind, what the message has: the nearest, or what the word is
     ("denoising(heun)", Loss, "weighting = heun: heun is a sampler and a solver; expected a weighting (simple, "),
     ("denoising(simple, vp)", Loss, "times = vp: vp is a process; expected a law of times (stratified, "),
     ("heun", Loss, "heun is a sampler and a solver; expected a loss (denoising, "),
-    ("digits", Network, "digits is a data set; expected a network (unet, mlp, dit)"),
+    ("digits", Network, "digits is a data set; expected a network (unet, mlp, dit, joint)"),
     ("edm(sigma_max=log_snr)", jd.Process, "sigma_max = log_snr: log_snr is a grid; expected a number; edm("),
 ]  # fmt: skip
 
@@ -468,7 +468,7 @@ ROOMS = {  # where the public names of a kind are, which of them are of it, and 
     Coupling: (jd.losses.couplings, dataclasses.is_dataclass, tables.COUPLINGS),
     Guidance: (jd.guidance, of_class(jd.denoisers.Wrapper), tables.GUIDANCE),
     Waves: (jd.networks.embeddings, lambda one: dataclasses.is_dataclass(one) and "waves" in arguments(one), None),
-    Network: (jd.networks, lambda one: {"event", "channels_in"} & arguments(one), None),
+    Network: (jd.networks, lambda one: {"event", "channels_in", "ends"} & arguments(one), None),
     Data: (jd.data, lambda one: {"split"} & arguments(one) or {"key", "n"} <= arguments(one), None),
 }
 ABSTRACT = {jd.Process, jd.Gaussian, jd.Discrete, Sampler, Trace, jd.grids.Grid, jd.denoisers.Wrapper}
@@ -476,6 +476,7 @@ NO_ROW = {
     "Product": "tests/processes/test_product.py: its data are a tree",
     "Each": "tests/samplers/test_each.py: its data are a tree",
     "Classification": "tests/losses/test_classification.py: it trains classifiers",
+    "Subsets": "tests/networks/test_joint.py: its times are a tree",
 }
 
 

@@ -67,7 +67,7 @@ def _laws(tree) -> list:
 
 
 def draw_times(times, key, process: Process, n: int) -> tuple[Any, Any]:
-    """(t, factor) of `times`, each [n], or trees of [n] where each part of a product has a law of its own."""
+    """(t, factor) of `times`, each [n], or trees of [n] where the parts of a product have times of their own."""
     if callable(times):
         return _turned(times, key, process, n)
     laws = enumerate(zip(process.split(times, "times"), process.processes))
@@ -77,7 +77,9 @@ def draw_times(times, key, process: Process, n: int) -> tuple[Any, Any]:
 
 
 def _turned(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
-    """(t, factor) of `times`, each [n], rolled along the batch by a random shift; ValueError for other shapes.
+    """(t, factor) of `times`, each [n] or a tree of them, rolled along the batch by a random shift.
+
+    ValueError for other shapes.
 
     Stratified times rise along the batch. Where the classes of a batch stand in a fixed order, each would otherwise be
     trained on times of its own; rolled, every example has every time with the same probability.
@@ -86,10 +88,10 @@ def _turned(times, key, process, n: int) -> tuple[jax.Array, jax.Array]:
     # rolled and rolled back: numbers given one an example stay with their examples
     turned = jax.tree.map(lambda leaf: jnp.roll(leaf, shift) if np.shape(leaf) == (n,) else leaf, times)
     t, factor = turned(key, process, n)
-    shapes = [getattr(part, "shape", None) for part in (t, factor)]
-    if shapes != [(n,)] * 2:
-        raise ValueError(f"times returned shapes {shapes}; expected two arrays [{n}], one number an example")
-    return jnp.roll(t, -shift), jnp.roll(factor, -shift)
+    shapes = [getattr(part, "shape", None) for tree in (t, factor) for part in process.clocks(tree)]
+    if set(shapes) != {(n,)}:
+        raise ValueError(f"times returned shapes {shapes}; expected arrays [{n}], one number an example")
+    return jax.tree.map(lambda leaf: jnp.roll(leaf, -shift), (t, factor))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +131,7 @@ def weighted_mean(denoiser, weighting, t, factor, error) -> jax.Array:
     parts = []
     for law, view, time, scale, part in zip(laws, views, process.clocks(t), process.clocks(factor), errors):
         share = math.prod(part.shape[1:]) / values
-        weight = weightings.weights(law, view, time) * scale
+        paid = scale != 0  # where nothing is, as at t = 0 of what is given, a weight may be infinite
+        weight = jnp.where(paid, weightings.weights(law, view, jnp.where(paid, time, 0.5)) * scale, 0.0)
         parts.append(share * weight * jnp.mean(part, axis=range(1, part.ndim)))
     return functools.reduce(jnp.add, parts)

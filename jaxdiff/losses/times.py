@@ -7,20 +7,20 @@ raises ValueError; one that is traced gives NaN.
 
 import abc
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import along_batch, check_field, check_key, check_whole
+from jaxdiff.arrays import along_batch, check_field, check_function, check_key, check_whole
 from jaxdiff.processes import Process, check_process, check_time, is_concrete, pytree
 
 
 class Times(Protocol):
     """What a law of times is: one of this module, or a frozen dataclass of your own under `@jaxdiff.pytree`."""
 
-    def __call__(self, key, process: Process, n: int, /) -> tuple[jax.Array, jax.Array]:
-        """(t, factor), each [n]."""
+    def __call__(self, key, process: Process, n: int, /) -> tuple[Any, Any]:
+        """(t, factor), each [n], or of a product trees of them."""
         ...
 
 
@@ -41,14 +41,14 @@ def _stratified(key, n: int) -> jax.Array:
 
 
 class _Times(abc.ABC):
-    def __call__(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]:
-        """(t, factor), each [n]; raises for what is no key, no process, or no number of times."""
+    def __call__(self, key, process: Process, n: int) -> tuple[Any, Any]:
+        """(t, factor), each [n], or of a product trees of them; raises for what is no key, no process, or no number of times."""
         check_key(key)
         check_process(process)
         return self._draw(key, process, check_whole("n", n))
 
     @abc.abstractmethod
-    def _draw(self, key, process: Process, n: int) -> tuple[jax.Array, jax.Array]: ...
+    def _draw(self, key, process: Process, n: int) -> tuple[Any, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,42 @@ class Importance(_From):
         rate = process.rate(t)
         counted = rate > 0  # by rounding, t can be where nothing is noise yet
         return t, jnp.where(counted, (high - low) / jnp.where(counted, rate, 1.0), 0.0)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Subsets(_Times):
+    """The times of a joint model whose parts are given of each other: each part is given, hidden, or at one time t.
+
+    That is what `jaxdiff.Given` asks of a model: some parts are data, at t = 0, those that are not known are noise, at
+    t = 1, and all others share one t. Each example draws that t by `times` and a number u of [0, 1]; each of its parts
+    is then given with probability u, which makes every number of given parts as probable as any other, and otherwise
+    hidden with probability `hidden`. Nothing is paid for what is given.
+
+        jd.losses.Denoising(times=jd.losses.times.Subsets())
+
+    Raises TypeError for `times` that are no law; when called, ValueError for a process that is no product.
+    """
+
+    times: Times = Stratified()
+    hidden: float = 0.25
+
+    def __post_init__(self):
+        check_function("times", self.times, "one of jaxdiff.losses.times, such as Stratified()")
+        check_field(self, "hidden", least=0, most=1, noun="a probability")
+
+    def _draw(self, key, process, n):
+        parts = len(process.processes)
+        if parts < 2:
+            raise ValueError(f"Subsets are of the parts of a product, and {type(process).__name__} is none")
+        time_key, *keys = jax.random.split(key, 4)
+        t, factor = self.times(time_key, process, n)
+        u, given, hidden = (
+            jax.random.uniform(key, shape) for key, shape in zip(keys, [(n,), (parts, n), (parts, n)], strict=True)
+        )
+        given = given < u
+        t = jnp.where(given, 0.0, jnp.where(hidden < along_batch(self.hidden, u, "hidden"), 1.0, t))
+        return process.joined(list(t)), process.joined(list(jnp.where(given, 0.0, factor)))
 
 
 def _check_noise(process: Process, t_min) -> None:

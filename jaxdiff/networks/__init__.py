@@ -8,6 +8,7 @@ from jaxdiff.networks.coupling import Coupling
 from jaxdiff.networks.dit import DiT
 from jaxdiff.networks.embeddings import Fourier, LabelEmbedding, NoiseEmbedding, Sinusoidal, VectorEmbedding, Waves
 from jaxdiff.networks.functional import Cast, Network, initialize
+from jaxdiff.networks.joint import Categories, End, Joint, Numbers, Patches
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.text import Encoded, TextEncoder
 from jaxdiff.networks.unet import UNet
@@ -15,17 +16,22 @@ from jaxdiff.networks.unet import UNet
 __all__ = [
     "MLP",
     "Cast",
+    "Categories",
     "Classifier",
     "Conditions",
     "Coupling",
     "DiT",
     "Encoded",
+    "End",
     "Fourier",
     "Gradient",
     "InnerProduct",
+    "Joint",
     "LabelEmbedding",
     "Network",
     "NoiseEmbedding",
+    "Numbers",
+    "Patches",
     "Sinusoidal",
     "TextEncoder",
     "UNet",

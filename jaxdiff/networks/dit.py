@@ -214,7 +214,7 @@ class DiT(nnx.Module):
             text, mask = self.text_in(parts["tokens"].astype(x.dtype), parts["token_mask"])
         x = jnp.concatenate([x, parts["image"].astype(x.dtype)], -1) if self.embed.image else x
         grid = [side // self.patch for side in x.shape[1:-1]]
-        h = self.patch_in(_cut(x, self.patch))
+        h = self.patch_in(cut(x, self.patch))
         h = h + positions(grid, h.shape[-1]).astype(h.dtype)
         apply = computed_twice if self.remat else lambda block: block
         kept, opposite = [], len(self.blocks) - len(self.skips)
@@ -225,7 +225,7 @@ class DiT(nnx.Module):
             if index < len(self.skips):
                 kept.append(h)
         shift, scale = jnp.split(self.modulate(embedding)[:, None], 2, axis=-1)
-        return _together(self.patch_out(layer_norm(h, 1 + scale, shift)), grid, self.patch)
+        return together(self.patch_out(layer_norm(h, 1 + scale, shift)), grid, self.patch)
 
 
 def check_patches(x: jax.Array, channels: int, patch: int) -> None:
@@ -242,14 +242,14 @@ def check_patches(x: jax.Array, channels: int, patch: int) -> None:
         )
 
 
-def _cut(x: jax.Array, patch: int) -> jax.Array:
+def cut(x: jax.Array, patch: int) -> jax.Array:
     """[batch, height, width, channels] -> [batch, patches, patch * patch * channels], row by row."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
 
 
-def _together(patches: jax.Array, grid: list[int], patch: int) -> jax.Array:
+def together(patches: jax.Array, grid: list[int], patch: int) -> jax.Array:
     """The way back."""
     rows, columns = grid
     x = patches.reshape(len(patches), rows, columns, patch, patch, -1).swapaxes(2, 3)

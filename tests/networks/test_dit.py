@@ -10,7 +10,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.networks import Cast, DiT, initialize
-from jaxdiff.networks.dit import DiTBlock, JointBlock, _cut, _together
+from jaxdiff.networks.dit import DiTBlock, JointBlock, cut, together
 
 RNG = np.random.default_rng(0)
 floats = lambda *shape: RNG.standard_normal(shape).astype(np.float32)
@@ -156,9 +156,9 @@ def test_every_size_that_patches_divide_is_taken_and_of_others_the_nearest_is_na
 
 def test_patches_are_put_together_as_they_were_cut_and_each_holds_its_pixels():
     x = floats(2, 4, 6, 3)
-    patches = _cut(jnp.asarray(x), 2)
+    patches = cut(jnp.asarray(x), 2)
     np.testing.assert_array_equal(patches[:, 4], x[:, 2:, 2:4].reshape(2, -1))  # the second of the second row of three
-    np.testing.assert_array_equal(_together(patches, [2, 3], 2), x)
+    np.testing.assert_array_equal(together(patches, [2, 3], 2), x)
 
 
 def test_long_skips_read_the_block_or_its_opposite():
