@@ -42,7 +42,7 @@ def _stratified(key, n: int) -> jax.Array:
 
 class _Times(abc.ABC):
     def __call__(self, key, process: Process, n: int) -> tuple[Any, Any]:
-        """(t, factor), each [n], or of a product trees of them; raises for what is no key, no process, or no number of times."""
+        """(t, factor), each [n], or trees of them; raises for what is no key, no process, or no number of times."""
         check_key(key)
         check_process(process)
         return self._draw(key, process, check_whole("n", n))

@@ -73,17 +73,21 @@ class Patches(End):
 
     @property
     def outputs(self) -> int:
+        """The values of a patch."""
         return self.patch**2 * self.channels
 
     def reader(self, width, rngs):
+        """A linear map of a patch."""
         check_room("a patch", self.outputs, width)
         return nnx.Linear(self.outputs, width, rngs=rngs)
 
     def cut(self, name, x):
+        """Patches, row by row."""
         check_patches(x, self.channels, self.patch)
         return cut(x, self.patch), [side // self.patch for side in x.shape[1:3]]
 
     def whole(self, out, x):
+        """Patches put together."""
         return together(out, [side // self.patch for side in x.shape[1:3]], self.patch)
 
 
@@ -98,18 +102,22 @@ class Numbers(End):
 
     @property
     def outputs(self) -> int:
+        """The numbers of a row."""
         return self.size
 
     def reader(self, width, rngs):
+        """A linear map of a row."""
         check_room("a row", self.size, width)
         return nnx.Linear(self.size, width, rngs=rngs)
 
     def cut(self, name, x):
+        """A token a row."""
         if x.shape[1:] != (self.size,):
             raise ValueError(f"{name} has shape {x.shape}; expected [batch, {self.size}]")
         return x[:, None], [1]
 
     def whole(self, out, x):
+        """The rows."""
         return out[:, 0]
 
 
@@ -130,18 +138,22 @@ class Categories(End):
 
     @property
     def outputs(self) -> int:
+        """A logit for each category, none for the mask."""
         return self.categories
 
     def reader(self, width, rngs):
+        """A row of a table for each category, and one for the mask."""
         check_room("a table of categories", self.categories + 1, width)
         return _Table(self.categories + 1, width, rngs=rngs)
 
     def cut(self, name, x):
+        """A token for each category."""
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"{name} has dtype {x.dtype}; expected integer categories")
         return x.reshape(len(x), -1), list(x.shape[1:]) or [1]
 
     def whole(self, out, x):
+        """Logits."""
         return out.reshape(*x.shape, self.categories)
 
 
