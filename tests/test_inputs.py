@@ -692,6 +692,13 @@ row("jd.data.Table", jd.data.Table, {"path": "nowhere.csv"}, path=[*PATH, *says(
 row("jd.data.Columns", jd.data.Columns, {"names": ("a", "b"), "mean": (0, 1), "scale": (1, 2)}, names=[("a", "a"),
     *says("mean", ("a",), ()), T("ab"), T(None), T((1, 2))], mean=[(0,), 1.0, (0, NAN), T("ab"), T(None)], scale=[(1,),
     1.0, (0, 1), (1, -1), (1, NAN), T("ab"), T(None)], condition=[("c",), ("a", "b"), ("a", "a"), T("a"), T(None)])
+row("jd.data.text", jd.data.text, {"path": "nowhere.txt", "length": 8}, path=PATH, length=COUNT,
+    split=[v for v in SPLIT if v is not None], alphabet=["a", "aba", "", T(3)], tokenizer=[T(3), "", "a\0b"],
+    cut=["words", None, 3])
+row("jd.data.Symbols", jd.data.Symbols, alphabet=["a", "aba", "", T(3), T(None)], tokenizer=["{}", T(3), T(None)],
+    ended=FLAG)
+row("jd.data.maps", jd.data.maps, {"name": "emoji", "folder": "nowhere"}, name=["faces", None, 3],
+    split=[v for v in SPLIT if v is not None], folder=[T(3), "", "a\0b"], data_dir=["prepared"])
 for load in (jd.data.load_digits, jd.data.load_fashion_mnist, jd.data.load_cifar10, jd.data.load_imagenet64):
     row(f"jd.data.{load.__name__}", load, split=SPLIT, data_dir=NO_PATH)
 ARRAYS_OF_DATA = {"x": X}
@@ -803,7 +810,8 @@ WITHOUT = {
     "constants": "DEPTHS Computed",
     "results": "Evidence NoiseEstimate "
     "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
-    "Solution Images ImageSource Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
+    "Solution Images ImageSource Texts Maps "
+    "Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",
     "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known "
     "Spread PosteriorDraw End",

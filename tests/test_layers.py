@@ -32,7 +32,7 @@ ROOMS = {
     "matplotlib": {"plotting"},
     "orbax": {"training"},
     "safetensors": {"pretrained"},
-    "tokenizers": {"pretrained"},
+    "tokenizers": {"pretrained", "data"},
     "tyro": {"cli"},
     "ot": {"metrics"},
 }

@@ -38,6 +38,8 @@ GIVEN = {  # what words need beside the field that is tried: as text, and as it 
     Interval: ("2", {"scale": 2.0}),
     Heun: ("40", {"churn": 40.0}),  # without which its other fields are refused
     jd.data.Table: ("'x.csv'", {"path": "x.csv"}),
+    jd.data.text: ("'x.txt', 8", {"path": "x.txt", "length": 8}),
+    jd.data.maps: ("fashion", {"name": "fashion"}),
     jd.data.ImageFolder: ("'pictures'", {"folder": "pictures"}),
 }
 EVERY = [(kind, word) for kind, table in WORDS.tables.items() for word in table.makers]

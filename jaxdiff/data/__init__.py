@@ -1,6 +1,7 @@
-"""Data: images through TFDS and in folders, tables, toy sets, and batches that depend on (seed, step) alone."""
+"""Data: images (by TFDS, or in folders), tables, texts, maps of categories, toy sets; batches by (seed, step) alone."""
 
 from jaxdiff.data.batches import Source, batches, fingerprint
+from jaxdiff.data.category_maps import Maps, maps
 from jaxdiff.data.folder import ImageFolder
 from jaxdiff.data.images import (
     Images,
@@ -13,7 +14,9 @@ from jaxdiff.data.images import (
 )
 from jaxdiff.data.reading import process_shard
 from jaxdiff.data.rows import read_rows, write_rows
+from jaxdiff.data.symbols import Symbols
 from jaxdiff.data.table import Columns, Table
+from jaxdiff.data.texts import Texts, text
 from jaxdiff.data.toys import (
     cat,
     checkerboard,
@@ -31,8 +34,11 @@ __all__ = [
     "ImageFolder",
     "ImageSource",
     "Images",
+    "Maps",
     "Source",
+    "Symbols",
     "Table",
+    "Texts",
     "batches",
     "cat",
     "checkerboard",
@@ -44,12 +50,14 @@ __all__ = [
     "load_digits",
     "load_fashion_mnist",
     "load_imagenet64",
+    "maps",
     "pinwheel",
     "pixel_moments",
     "process_shard",
     "read_rows",
     "s_curve",
     "swiss_roll",
+    "text",
     "two_moons",
     "write_rows",
 ]

@@ -1,0 +1,77 @@
+"""The pictures in a font of emoji: Debian's package fonts-noto-color-emoji.
+
+Such a font has a PNG for each glyph, in its table CBDT, which the table CBLC leads to (OpenType 1.9). A picture is laid
+on white, made square and 32 x 32 pixels by Lanczos' filter.
+"""
+
+import functools
+import io
+import os
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from jaxdiff.arrays import check_file
+
+FONT = "NotoColorEmoji.ttf"
+DEBIAN = Path("/usr/share/fonts/truetype/noto")
+SIZE = 32
+EVERY_GLYPH, SMALL_PNG = 1, 17  # the kinds of index and of picture that such fonts have
+LARGEST = 256  # pixels along a side of a glyph
+
+
+@functools.lru_cache(maxsize=1)
+def read_emoji(folder: Path) -> np.ndarray:
+    """Every emoji of the font in `folder`, in its order: uint8 [n, 32, 32, 3], read once and not to be written to.
+
+    Raises FileNotFoundError where the font is not there, ValueError for one without such pictures.
+    """
+    path = folder / FONT
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; on Debian and Ubuntu: apt-get install fonts-noto-color-emoji, or give the folder "
+            f"where {FONT} is"
+        )
+    font = check_file(path).read_bytes()
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            emoji = np.stack([*pool.map(_square, _pngs(font))])
+    except Exception as error:  # a damaged file raises whatever its parser does
+        raise ValueError(f"{path} is no font with a picture for each emoji ({error}); install it again") from error
+    emoji.flags.writeable = False
+    return emoji
+
+
+def _pngs(font: bytes) -> Iterator[bytes]:
+    """The PNG of each glyph that has one, in the order of the glyphs."""
+    (count,) = struct.unpack_from(">H", font, 4)
+    tables = {font[at : at + 4]: struct.unpack_from(">I", font, at + 8)[0] for at in range(12, 12 + 16 * count, 16)}
+    index, pictures = tables[b"CBLC"], tables[b"CBDT"]
+    within, _, ranges = struct.unpack_from(">III", font, index + 8)  # of the first size; there is one
+    for i in range(ranges):
+        first, last, further = struct.unpack_from(">HHI", font, index + within + 8 * i)
+        at = index + within + further
+        kind, picture, start = struct.unpack_from(">HHI", font, at)
+        if (kind, picture) != (EVERY_GLYPH, SMALL_PNG):
+            raise ValueError(f"its pictures are of kind {kind}, {picture}; expected {EVERY_GLYPH}, {SMALL_PNG}")
+        offsets = struct.unpack_from(f">{last - first + 2}I", font, at + 8)
+        for begin, end in zip(offsets, offsets[1:]):
+            if end > begin:
+                (size,) = struct.unpack_from(">I", font, pictures + start + begin + 5)
+                begin += pictures + start + 9
+                yield font[begin : begin + size]
+
+
+def _square(png: bytes) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        if not 1 <= min(image.size) <= max(image.size) <= LARGEST:
+            raise ValueError(f"a glyph has {image.size} pixels; expected at most {LARGEST} along a side")
+        side, glyph = max(image.size), image.convert("RGBA")
+    canvas = Image.new("RGBA", (side, side), "white")
+    canvas.alpha_composite(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
+    return np.asarray(canvas.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS))

@@ -1,0 +1,181 @@
+"""What tokens stand for: the characters of an alphabet, or the pieces of a tokenizer."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdiff.arrays import check_flag, check_whole, said
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz "  # of text8 and of the papers that report on it
+BLANKS = "_□�"  # what a mask is written as: the first that is no character of the text
+
+
+@dataclasses.dataclass(frozen=True)
+class Symbols:
+    """The symbols of a text as categories: `encode` and `decode` go there and back.
+
+    Categories are the characters of `alphabet` in its order, or the ids of a tokenizer; where texts are `ended`, two
+    more follow: the end, and the padding after it. The mask of `jaxdiff.Absorbing(symbols.categories)` is written as
+    `symbols.blank`. `dataclasses.asdict(symbols)` is JSON, and `Symbols(**that)` the same symbols again.
+
+    Args:
+        alphabet: its characters, two or more, each once; "" with a tokenizer.
+        tokenizer: the content of a tokenizer.json (Hugging Face's `tokenizers`, of the extra `jaxdiff[text]`).
+        ended: whether a text has an end of its own, as a line does, and a window of a longer text does not.
+
+    Raises TypeError or ValueError for an alphabet that is none, for both or neither of the two, and for a tokenizer
+    that `tokenizers` cannot read.
+    """
+
+    alphabet: str = ALPHABET
+    tokenizer: str = ""
+    ended: bool = False
+
+    def __post_init__(self):
+        for name in ("alphabet", "tokenizer"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"{name} = {said(value)}; expected a string")
+        check_flag("ended", self.ended)
+        if bool(self.alphabet) == bool(self.tokenizer):
+            raise ValueError("expected an alphabet or a tokenizer, and not both")
+        if self.tokenizer:
+            _ = self._pieces
+        elif len(self.alphabet) < 2 or len(set(self.alphabet)) < len(self.alphabet):
+            double = [c for c in self.alphabet if self.alphabet.count(c) > 1]
+            why = f"{double[0]!r} is there twice" if double else "it has one character"
+            raise ValueError(f"alphabet = {said(self.alphabet)}: {why}; expected two characters or more, each once")
+
+    @functools.cached_property
+    def _pieces(self) -> Any:
+        """The tokenizer, which cuts nothing off and fills nothing up."""
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise ImportError("a tokenizer is read by the package tokenizers: pip install 'jaxdiff[text]'") from error
+        try:
+            found = tokenizers.Tokenizer.from_str(self.tokenizer)
+        except Exception as error:  # the one class that the package raises
+            raise ValueError(f"tokenizer is no tokenizer.json: {error}") from None
+        found.no_truncation()
+        found.no_padding()
+        return found
+
+    @functools.cached_property
+    def size(self) -> int:
+        """How many symbols text itself has: without the end and the padding."""
+        return 1 + max(self._pieces.get_vocab().values()) if self.tokenizer else len(self.alphabet)
+
+    @property
+    def categories(self) -> int:
+        """How many categories there are."""
+        return self.size + 2 * self.ended
+
+    @property
+    def end(self) -> int | None:
+        """The category that ends a text; None where texts have no end."""
+        return self.size if self.ended else None
+
+    @property
+    def padding(self) -> int | None:
+        """The category of what follows the end; None where texts have no end."""
+        return self.size + 1 if self.ended else None
+
+    @property
+    def blank(self) -> str:
+        """The character that stands for a mask."""
+        return next(c for c in (BLANKS[1:] if self.tokenizer else BLANKS) if c not in self.alphabet)
+
+    @property
+    def noun(self) -> str:
+        """What one of them is called."""
+        return "token" if self.tokenizer else "character"
+
+    def ids(self, text: str, what: str = "the text") -> np.ndarray:
+        """The categories of a text without masks and without an end: int32 [n].
+
+        Raises what `check` raises.
+        """
+        self.check(text, what)
+        return self.pieces([text])[0][0]
+
+    def check(self, text: str, what: str, beside: str = "") -> None:
+        """Raise ValueError for a character outside of the alphabet and of `beside`; `what` is what the text is called.
+
+        The message shows the first one and its place, and an alphabet to paste.
+        """
+        strange = set() if self.tokenizer else {*text} - {*self.alphabet, *beside}
+        if not strange:
+            return
+        at = min(text.index(character) for character in strange)
+        own = "".join(sorted({*text} - {*beside}))
+        fix = f"its own, alphabet={own!r}" if len(own) <= 120 else f"one of its own, of {len(own)} characters"
+        raise ValueError(
+            f"{what} has {text[at]!r} in line {1 + text.count(chr(10), 0, at)}, place {at - text.rfind(chr(10), 0, at)}"
+            f", which the alphabet {self.alphabet!r:.120} has not; clean the text, or give {fix}"
+        )
+
+    def pieces(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(ids, where each begins and ends among the characters [n, 2]) of each text, which `check` has passed."""
+        if self.tokenizer:
+            found = self._pieces.encode_batch(list(texts), add_special_tokens=False)
+            return [(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found]
+        order = np.argsort(codes := character_codes(self.alphabet))
+        places = [np.arange(len(text), dtype=np.int32) for text in texts]
+        found = [order[np.searchsorted(codes[order], character_codes(text))].astype(np.int32) for text in texts]
+        return [(ids, np.stack([place, place + 1], 1)) for ids, place in zip(found, places)]
+
+    def encode(self, texts: str | Sequence[str], length: int) -> np.ndarray:
+        """Texts as categories, int32 [n, length], or [length] of one; `blank` in a text is a mask, to be drawn.
+
+        What an ended text lacks is its end and padding; a window, or a text that ends in a mask, goes on with masks.
+        Raises ValueError for a text that is longer, and for a character outside of the alphabet; TypeError for no text.
+        """
+        length = check_whole("length", length)
+        many = [texts] if isinstance(texts, str) else texts
+        if not isinstance(many, list | tuple) or not all(isinstance(text, str) for text in many):
+            raise TypeError(f"texts = {said(texts)}; expected a string, or a list of them")
+        tokens = np.full((len(many), length), self.categories, np.int32)
+        for i, (row, text) in enumerate(zip(tokens, many)):
+            known = [self.ids(part, f"text {i}") for part in text.split(self.blank)]
+            mask = np.array([self.categories], np.int32)
+            ids = np.concatenate([part for one in known for part in (mask, one)][1:])
+            if self.ended and not text.endswith(self.blank):
+                ids = np.append(ids, self.size)
+            if len(ids) > length:
+                end = ", its end included" if self.ended else ""
+                raise ValueError(f"text {i} has {len(ids)} {self.noun}s{end}; expected at most {length}")
+            row[: len(ids)] = ids
+            if len(ids) and ids[-1] == self.end:
+                row[len(ids) :] = self.size + 1
+        return tokens[0] if isinstance(texts, str) else tokens
+
+    def decode(self, tokens) -> str | list[str]:
+        """The text of categories [length], or a list of those of [n, length]; a mask is written as `blank`.
+
+        A text stops at its first end; padding before it is left out. Raises ValueError for a category that is none.
+        """
+        tokens = np.asarray(tokens)
+        if tokens.dtype.kind not in "iu" or tokens.ndim not in (1, 2):
+            raise ValueError(f"tokens = {said(tokens)}; expected whole numbers [length] or [n, length]")
+        if tokens.size and not (tokens.min() >= 0 and tokens.max() <= self.categories):
+            wrong = tokens[(tokens < 0) | (tokens > self.categories)][0]
+            raise ValueError(f"tokens has {wrong}; expected 0 to {self.categories}, the last of which is the mask")
+        return self._decoded(tokens) if tokens.ndim == 1 else [self._decoded(row) for row in tokens]
+
+    def _decoded(self, row: np.ndarray) -> str:
+        if self.ended and self.size in row:
+            row = row[: int(np.argmax(row == self.size))]
+        row = row[row != self.size + 1] if self.ended else row
+        parts = np.split(row, np.flatnonzero(row == self.categories))
+        known = [part[part != self.categories].tolist() for part in parts]
+        if self.tokenizer:
+            return self.blank.join(self._pieces.decode(part, skip_special_tokens=False) for part in known)
+        return self.blank.join("".join(self.alphabet[i] for i in part) for part in known)
+
+
+def character_codes(text: str) -> np.ndarray:
+    """The code point of every character, uint32 [n]."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
