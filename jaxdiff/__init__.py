@@ -33,6 +33,7 @@ from jaxdiff.processes import (
     Flow,
     Gaussian,
     LearnedVP,
+    Multinomial,
     Prediction,
     Process,
     Product,
@@ -43,6 +44,7 @@ from jaxdiff.processes import (
     perturb,
     posterior,
     pytree,
+    schedules,
     transition,
 )
 from jaxdiff.samplers import cross, decode, encode, invert, sample
@@ -74,6 +76,7 @@ __all__ = [
     "Given",
     "LearnedVP",
     "Likelihood",
+    "Multinomial",
     "NoisyClassifier",
     "OnProcess",
     "Prediction",
@@ -110,6 +113,7 @@ __all__ = [
     "runs",
     "sample",
     "samplers",
+    "schedules",
     "score",
     "training",
     "transition",

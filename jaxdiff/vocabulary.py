@@ -20,6 +20,7 @@ from jaxdiff.losses.times import Times
 from jaxdiff.losses.weightings import Weighting
 from jaxdiff.networks import Waves
 from jaxdiff.processes.grids import Grid
+from jaxdiff.processes.schedules import Schedule
 from jaxdiff.samplers import Sampler, predictor_corrector
 from jaxdiff.words import Recipe, Table, Vocabulary
 
@@ -64,8 +65,10 @@ _SOLVERS = "Dopri5 Dopri8 Tsit5 Bosh3 Heun Midpoint Ralston Kvaerno3 Kvaerno4 Kv
 WORDS = Vocabulary(
     {
         jd.Process: Table(
-            "a process", _named(jd, "VP SubVP OU VE BrownianVE EDM Cosine Flow LearnedVP Brownian Absorbing")
+            "a process",
+            _named(jd, "VP SubVP OU VE BrownianVE EDM Cosine Flow LearnedVP Brownian Absorbing Multinomial"),
         ),
+        Schedule: Table("a schedule", _named(jd.schedules, "Linear Cosine CosineHoogeboom Polynomial Geometric")),
         Loss: Table("a loss", _named(losses, _LOSSES)),
         Weighting: Table("a weighting", _named(losses.weightings, "Simple Likelihood MinSNR EDM Sigmoid")),
         Times: Table(
@@ -77,7 +80,7 @@ WORDS = Vocabulary(
             _named(samplers, f"{_STEPS} ProbabilityFlow ReverseSDE Switch") | _named(predictor_corrector, "HandOn"),
         ),
         samplers.ProbabilityFlow: Table("a flow", _named(samplers, "ProbabilityFlow")),
-        Grid: Table("a grid", _named(jd.grids, "Time Angle LogSNR Karras")),
+        Grid: Table("a grid", _named(jd.grids, "Time Angle LogSNR Kept Karras")),
         Trace: Table("a trace", _named(jd.likelihood, "Hutchinson HutchPP XTrace Exact")),
         diffrax.AbstractSolver: Table("a solver", _named(diffrax, _SOLVERS)),
         diffrax.AbstractAdjoint: Table(

@@ -56,11 +56,22 @@ PROCESSES = conftest.PROCESSES | {  # of numbers
     "Brownian": jd.Brownian(3.0),
     "LearnedVP": jd.LearnedVP(8.0, -4.0, np.array([0.3, -0.2, 0.1])),
 }
-CATEGORIES = {"Absorbing": jd.Absorbing(2)}
+SCHEDULES = {
+    "Linear": jd.schedules.Linear(),
+    "Cosine": jd.schedules.Cosine(),
+    "CosineHoogeboom": jd.schedules.CosineHoogeboom(0.02),
+    "Polynomial": jd.schedules.Polynomial(2.5),
+    "Geometric": jd.schedules.Geometric(1e-3, 12.0),
+}
+CATEGORIES = {
+    "Absorbing": jd.Absorbing(2, SCHEDULES["Polynomial"]),
+    "Multinomial": jd.Multinomial(2, SCHEDULES["CosineHoogeboom"]),
+}
 GRIDS = {
     "Time": jd.grids.Time(),
     "Angle": jd.grids.Angle(),
     "LogSNR": jd.grids.LogSNR(),
+    "Kept": jd.grids.Kept(),
     "Karras": jd.grids.Karras(5.0),
 }
 

@@ -127,7 +127,13 @@ row("jd.from_betas", jd.from_betas, betas=BETAS)
 MASKS = jd.Absorbing(4)
 TOKENS = np.zeros((3, 2), int)
 NO_TOKENS = [TOKENS - 1, TOKENS + 4, np.zeros((0, 2), int), T(X), T("a"), T(None), T(TOKENS > 0), T(["a"])]
-row("jd.Absorbing", jd.Absorbing, categories=[1, 0, -1, T(2.5), T("2"), T(None), T(True)])
+SCHEDULE = [T("linear"), T(None), T(jd.schedules.Linear), T(0.5), T(VP)]
+for name in ("Absorbing", "Multinomial"):
+    row(f"jd.{name}", getattr(jd, name), {"categories": 3}, categories=[1, 0, -1, T(2.5), T("2"), T(None), T(True)],
+        schedule=SCHEDULE)
+row("jd.schedules.CosineHoogeboom", jd.schedules.CosineHoogeboom, s=NOT_NEGATIVE)
+row("jd.schedules.Polynomial", jd.schedules.Polynomial, power=POSITIVE)
+row("jd.schedules.Geometric", jd.schedules.Geometric, sigma_min=[100.0, *POSITIVE], sigma_max=[1e-5, 1e-4, *POSITIVE])
 row("jd.Product", jd.Product, parts=[{}, (), *says("part", T({"a": 3}), T([None]), T("ab"), T([jd.VP]))])
 row("jd.perturb of tokens", jd.perturb, {"key": KEY, "process": MASKS, "x0": TOKENS, "t": 0.5}, x0=NO_TOKENS, t=TIME)
 JOINT_PROCESS = jd.Product({"x": VP, "y": MASKS})
@@ -151,7 +157,7 @@ row("jd.posterior", jd.posterior, ENDS, process=PROCESS, s=[0.9, np.array([0.1, 
 row("jd.pytree", jd.pytree, {}, cls=[T(None), T(VP), T("VP"), T(int)])
 
 # grids
-for name in ("Time", "Angle", "LogSNR", "Karras"):
+for name in ("Time", "Angle", "LogSNR", "Kept", "Karras"):
     good = {"process": VP, "steps": 4}
     ends = {"t_start": [*ONE_TIME[:-1], np.full(3, 0.5)], "t_end": [1.0, 2.0, NAN, T("0"), np.zeros(3)]}
     row(f"jd.grids.{name} called", getattr(jd.grids, name)(), good, process=PROCESS, steps=[*COUNT, HUGE], **ends)
@@ -813,11 +819,11 @@ WITHOUT = {
     "Solution Images ImageSource Texts Maps "
     "Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",
-    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Wrapper Known "
+    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Schedule Wrapper Known "
     "Spread PosteriorDraw End",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
-    "nothing is given": "Paired Simple EDM Likelihood Time Angle LogSNR Uniform Exact eight_gaussians_mixture "
+    "nothing is given": "Cosine Paired Simple EDM Likelihood Time Angle LogSNR Kept Linear Uniform Exact eight_gaussians_mixture "
     "process_shard every_device Point RowSums",
     "called by those that have rows": "example_keys innermost with_params with_key takes_key_of "
     "weights assign assignment_cost draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
@@ -867,6 +873,7 @@ MODULES = [
     times,
     couplings,
     jd.grids,
+    jd.schedules,
     guidance,
     guidance.operators,
     exact,

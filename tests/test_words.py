@@ -23,6 +23,7 @@ from jaxdiff.losses.couplings import Coupling, Independent
 from jaxdiff.losses.times import LogNormal, Times
 from jaxdiff.losses.weightings import Weighting
 from jaxdiff.networks import MLP, Fourier, UNet, Waves
+from jaxdiff.processes.schedules import Schedule
 from jaxdiff.samplers import DDIM, DPMSolverPP, Heun, Sampler
 from jaxdiff.vocabulary import UNREACHABLE, WORDS, Data, Guidance, Network, describe, parse, write
 from jaxdiff.words import Recipe
@@ -31,6 +32,8 @@ from jaxdiff.words.annotations import members
 W, Interval, Solver = jd.losses.weightings, jd.guidance.Interval, diffrax.AbstractSolver
 GIVEN = {  # what words need beside the field that is tried: as text, and as it is
     jd.Absorbing: ("3", {"categories": 3}),
+    jd.Multinomial: ("3", {"categories": 3}),
+    jd.schedules.Polynomial: ("2", {"power": 2.0}),
     jd.losses.times.Fixed: ("0.3", {"t": 0.3}),
     jd.losses.LeastVariance: ("denoising", {"loss": jd.losses.Denoising()}),
     jd.samplers.Switch: ("heun, ddim", {"first": Heun(), "second": DDIM()}),
@@ -461,6 +464,7 @@ def arguments(one):
 
 ROOMS = {  # where the public names of a kind are, which of them are of it, and its table in the tests
     jd.Process: (jd.processes, of_class(jd.Process), tables.PROCESSES | tables.CATEGORIES),
+    Schedule: (jd.schedules, of_class(Schedule), tables.SCHEDULES),
     Sampler: (jd.samplers, of_class(Sampler), {name: row.sampler for name, row in tables.SAMPLERS.items()}),
     Trace: (jd.likelihood, of_class(Trace), tables.TRACES),
     jd.grids.Grid: (jd.grids, of_class(jd.grids.Grid), tables.GRIDS),
@@ -473,7 +477,7 @@ ROOMS = {  # where the public names of a kind are, which of them are of it, and 
     Network: (jd.networks, lambda one: {"event", "channels_in", "ends"} & arguments(one), None),
     Data: (jd.data, lambda one: {"split"} & arguments(one) or {"key", "n"} <= arguments(one), None),
 }
-ABSTRACT = {jd.Process, jd.Gaussian, jd.Discrete, Sampler, Trace, jd.grids.Grid, jd.denoisers.Wrapper}
+ABSTRACT = {jd.Process, jd.Gaussian, jd.Discrete, Schedule, Sampler, Trace, jd.grids.Grid, jd.denoisers.Wrapper}
 NO_ROW = {
     "Product": "tests/processes/test_product.py: its data are a tree",
     "Each": "tests/samplers/test_each.py: its data are a tree",

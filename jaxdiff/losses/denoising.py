@@ -18,10 +18,10 @@ from jaxdiff.processes import pytree
 class Denoising:
     """`loss(denoiser, key, x0, cond, weight) -> [batch]`: the weighted error of the denoiser, mean over all values.
 
-    The error is the process's own: of numbers the squared error of v, of categories -log p(x_0 | x_t) of what is
-    masked, nats. `weighting` is one of `jaxdiff.losses.weightings`, `times` one of `jaxdiff.losses.times`, or each a
-    tree of them for a product: with one `times` all parts are noised to one t, with a tree of them each to its own, as
-    a model must be trained that `jaxdiff.Given` holds parts of.
+    The error is the process's own: of numbers the squared error of v, of categories -log p(x_0 | x_t), nats, of which
+    masks have that of what is masked. `weighting` is one of `jaxdiff.losses.weightings`, `times` one of
+    `jaxdiff.losses.times`, or each a tree of them for a product: with one `times` all parts are noised to one t, with a
+    tree of them each to its own, as a model must be trained that `jaxdiff.Given` holds parts of.
 
     `weight`, of the shape of x0, is 1 where a value counts and 0 where it is given (`jaxdiff.losses.counted`).
 
@@ -44,5 +44,5 @@ class Denoising:
         x_t, truth = noised(process, example_keys(noise_key, n), x0, t, weight)
         prediction = denoiser(x_t, t, cond)
         process.check_prediction(prediction, x_t)
-        error = paid(process, weight, process.error(prediction, truth, x_t, t))
+        error = paid(process, weight, process.denoising_error(prediction, truth, x_t, t))
         return weighted_mean(denoiser, self.weighting, t, factor, error)

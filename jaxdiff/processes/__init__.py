@@ -3,15 +3,26 @@
 from jaxdiff.arrays import as_pytree, check_event, check_time, expand_time, is_concrete, pytree
 from jaxdiff.processes import ends as ends
 from jaxdiff.processes import grids as grids
-from jaxdiff.processes.discrete import Absorbing, Discrete
+from jaxdiff.processes import schedules as schedules
+from jaxdiff.processes.absorbing import Absorbing, check_absorbing
+from jaxdiff.processes.discrete import Discrete
 from jaxdiff.processes.gaussian import Gaussian, check_gaussian, forward_sde, perturb, posterior, transition
 from jaxdiff.processes.learned import LearnedVP
+from jaxdiff.processes.multinomial import Multinomial
+from jaxdiff.processes.named import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 from jaxdiff.processes.parameterization import ROWS, row
 from jaxdiff.processes.plausible import check_curves
-from jaxdiff.processes.predictions import Categorical, Certain, Prediction, check_variance, extrapolated, with_variance
+from jaxdiff.processes.predictions import (
+    Categorical,
+    Certain,
+    Prediction,
+    Seen,
+    check_variance,
+    extrapolated,
+    with_variance,
+)
 from jaxdiff.processes.process import Process, check_process
 from jaxdiff.processes.product import Product
-from jaxdiff.processes.schedules import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 
 __all__ = [
     "EDM",
@@ -29,11 +40,14 @@ __all__ = [
     "Flow",
     "Gaussian",
     "LearnedVP",
+    "Multinomial",
     "Prediction",
     "Process",
     "Product",
+    "Seen",
     "SubVP",
     "as_pytree",
+    "check_absorbing",
     "check_curves",
     "check_event",
     "check_gaussian",
@@ -51,6 +65,7 @@ __all__ = [
     "posterior",
     "pytree",
     "row",
+    "schedules",
     "transition",
     "with_variance",
 ]

@@ -3,21 +3,32 @@ r"""Processes of categories: x_t is x_0 with probability α, and is drawn from t
 1.  A network's logits say what the other values of x_t say of each value of x_0. What a value says of itself is added
     as evidence,
 
-        log p(x_0 = v | x_t) = out_v + log q(x_t | v) + const.
+        log p(x_0 = v | x_t) = out_v + log q(x_t | v) + const,
 
-2.  The noise of `Absorbing` is a category of its own, the mask, which data never holds (Austin et al. 2021, "Structured
-    denoising diffusion models in discrete state-spaces", section 3.1). Its evidence is 0 at x_t and -inf elsewhere for
-    a value that is seen, so that it stays what it is, and says nothing for a mask: the two rules of Sahoo et al. 2024
-    ("Simple and effective masked diffusion language models", section 3.2.3).
-3.  A step back from t to s leaves what is seen, and of the masks shows each with probability
+    which is the row "leave_one_out", and what networks that are trained to guess x_0 learn best (Gourevitch et al.
+    2026). Two more rows are other names for the same law c = softmax(out): with Q̄ the matrix of q(x_t | x_0),
 
-        (α_s - α_t)/(1 - α_t),
+        data     out_v = log p(x_0 = v | x_t)
+        score    out_y = log p_t(y)/p_t(x_t) = log (c Q̄)_y/(c Q̄)_{x_t}        Lou et al. 2024 ("SEDD"), eq. 3
 
-    as the category that is drawn from p(x_0 | x_t). So the bound pays -log p(x_0 | x_t) of each mask times that
-    probability (their eq. 7), and in the limit of many steps times the rate d log σ/dt = -α'/(1 - α) (their eq. 10).
+    y standing in the place of the value in question.
+2.  With π the law of the noise, q(x_t | x_s) keeps x_s with probability a = α_t/α_s and draws from π otherwise, so that
+
+        q(x_s | x_t, x_0) ∝ (a [x_s = x_t] + (1 - a) π(x_t)) (α_s [x_s = x_0] + σ_s π(x_s)).
+
+    A step back draws x_0 from p(x_0 | x_t) and then x_s from this: the exact mixture (Austin et al. 2021, eq. 4).
+3.  In continuous time x jumps to y at the rate β π(y), β = -α'/α, and given x_0 back from x to y at β π(x) r_y, where
+    r_y = q(y | x_0)/q(x | x_0). The reverse rates of a denoiser are the same with r̂, the mean of r over p(x_0 | x_t),
+    and the bound pays the divergence of the two (Lou et al. 2024, eq. 10),
+
+        β π(x) Σ_{y ≠ x} [r̂_y - r_y + r_y log(r_y/r̂_y)]          nats a unit of t.
+
+    As a multiple of the rate σ'/σ, by which the bound weighs an error, that is with σ/α in place of β.
 """
 
+import abc
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,27 +44,33 @@ from jaxdiff.arrays import (
     check_whole,
     expand_time,
     is_concrete,
-    pytree,
     said,
     with_dtype,
 )
 from jaxdiff.processes import ends
 from jaxdiff.processes.curves import Curves
-from jaxdiff.processes.grids import Time
+from jaxdiff.processes.grids import Kept, Time
 from jaxdiff.processes.predictions import Categorical, Certain
+from jaxdiff.processes.schedules import Linear, Schedule, check_schedule
+
+ROWS = "leave_one_out", "data", "score"
+_LARGEST_TABLE = 256
 
 
 class Discrete(Curves):
     """Categories 0 to `categories` - 1 that are noised independently of each other: σ = 1 - α.
 
-    A schedule of your own is an `Absorbing` with another `alpha(t)`; another kind of noise is a subclass of this class,
-    which also says how it is drawn, read, stepped back and paid for (the methods of `Absorbing`). Data are integers
-    [n, *event]; an event may be a single category, [n].
+    Another kind of noise is a subclass of this class with `categories`, `alpha(t)`, and the methods that say how it is
+    drawn, read, stepped back and paid for (those of `Multinomial`). Data are integers [n, *event]; an event may be a
+    single category, [n].
     """
 
     power = 1
+    sampling_grid = Kept()
     bound_grid = Time()
     categories: int
+    rows: tuple[str, ...] = ROWS
+    """The names by which a network's output can be read."""
 
     def sigma(self, t) -> jax.Array:
         """The probability of noise at t: 1 - α."""
@@ -98,14 +115,14 @@ class Discrete(Curves):
         return check_shape("shape", shape, "(n, *event), n samples")
 
     def check_reading(self, parameterization, data_std, learned_variance: bool) -> tuple[str, None]:
-        """("leave_one_out", None), the one way to read a network's logits; ValueError for anything else."""
+        """(row, None), the row "leave_one_out" unless given; ValueError for one that it has not."""
         if parameterization is not None:
-            check_choice("parameterization", parameterization, ("leave_one_out",))
+            check_choice("parameterization", parameterization, self.rows)
         if data_std is not None:
             raise ValueError(f"data_std = {said(data_std)}: categories have none; leave it out")
         if learned_variance:
             raise ValueError("learned_variance = True: a step back between categories has no variance; leave it out")
-        return "leave_one_out", None
+        return parameterization or "leave_one_out", None
 
     def check_start(self, parameterization, t) -> None:
         """Logits say something of x_0 at every t."""
@@ -116,7 +133,7 @@ class Discrete(Curves):
         check_output("the denoiser (logits)", prediction.logits, x, (*x.shape, self.categories))
 
     def check_curves(self) -> None:
-        """Raise ValueError where an own α is not a probability that falls from 1 at t = 0, or σ not 1 - α."""
+        """Raise ValueError where an own α is not a probability that falls, or σ not 1 - α."""
         super().check_curves()
         if not all(map(is_concrete, jax.tree.leaves(self))):
             return
@@ -129,8 +146,7 @@ class Discrete(Curves):
         self._check_ends(alpha[0], alpha[-1])
 
     def _check_ends(self, first: float, last: float) -> None:
-        if first != 1:
-            raise ValueError(f"{type(self).__name__}: alpha(0) = {first}; expected 1, data without noise")
+        """Raise ValueError where α at t = 0 and at t = 1 is none of this process."""
 
     def warn_uncovered(self, data_std) -> None:
         """There is nothing to warn of: that x at t = 1 is noise is checked."""
@@ -144,6 +160,10 @@ class Discrete(Curves):
 
     def answer(self, keys, prediction: Categorical) -> jax.Array:
         return prediction.draw(keys)
+
+    def denoising_error(self, prediction, truth: Certain, x, t) -> jax.Array:
+        """-log p(x_0 | x_t), nats; NaN for a category that does not exist."""
+        return -prediction.log_prob(truth.data)
 
     def error_scale(self, parameterization, t, data_std) -> jax.Array:
         """1: the error is that of the network's own output."""
@@ -165,88 +185,94 @@ class Discrete(Curves):
     def reconstruction(self, prediction: Categorical, data, x0, t, levels) -> jax.Array:
         return -prediction.log_prob(x0)
 
+    @abc.abstractmethod
+    def evidence(self, x, t) -> Any:
+        """log q(x_t = x | x_0 = v) up to a constant in v, as `Categorical` takes it."""
 
-@pytree
+    @abc.abstractmethod
+    def forward(self, keys, x, s, t) -> jax.Array:
+        """A draw of q(x_t | x_s = x) for s <= t, one key an example."""
+
+    @abc.abstractmethod
+    def leap(self, keys, prediction, x, t, s) -> jax.Array:
+        """One Euler step of the reverse rates from t to s: a value jumps with probability 1 - exp(-rate (t - s))."""
+
+    @abc.abstractmethod
+    def log_kernel(self, t) -> jax.Array:
+        """log q(x_t = j | x_0 = v), [*t.shape, states, categories]; ValueError for more than 256 categories."""
+
+    def check_table(self) -> None:
+        """Raise ValueError where a table of the kernel is too large."""
+        if self.categories > _LARGEST_TABLE:
+            size = 4 * self.states * self.categories
+            raise ValueError(
+                f"categories = {self.categories}: a table of q(x_t | x_0) takes {size:,} bytes for each t; expected at "
+                f"most {_LARGEST_TABLE} categories. Ask `evidence(x, t)` for the rows of x"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
-class Absorbing(Discrete):
-    """Masking: each value becomes the mask, category number `categories`, with probability σ(t) = t.
-
-    For another schedule override `alpha(t)`, which falls from 1 to 0. `jaxdiff.Denoiser` reads a network's output
-    [n, *event, categories] as logits; it has none for the mask.
-
-    Raises TypeError for categories that are no whole number, ValueError for fewer than two.
-    """
+class Scheduled(Discrete):
+    """Categories whose α is that of a schedule, or written by a subclass as `alpha(t)`."""
 
     categories: int = dataclasses.field(metadata={"static": True})
+    schedule: Schedule = Linear()
 
     def __post_init__(self):
         object.__setattr__(self, "categories", check_whole("categories", self.categories, least=2))
-
-    def alpha(self, t) -> jax.Array:
-        return 1 - t
-
-    @property
-    def states(self) -> int:
-        return self.categories + 1
-
-    @property
-    def mask(self) -> int:
-        """The value that says nothing."""
-        return self.categories
-
-    def _check_ends(self, first: float, last: float) -> None:
-        super()._check_ends(first, last)
-        if last != 0:
+        check_schedule(self.schedule)
+        if self._writes_curves and self.schedule != Linear():
             raise ValueError(
-                f"{type(self).__name__}: alpha(1) = {last}; expected 0 to the bit, for a run starts where all is "
-                "masked: return jnp.where(t < 1, alpha, 0.0)"
+                f"schedule = {said(self.schedule)}, but {type(self).__name__} writes alpha(t) itself; leave it out"
             )
 
-    def prior(self, keys, shape, t) -> jax.Array:
-        return jnp.full((len(keys), *shape[1:]), self.mask, jnp.int32)
+    @property
+    def _writes_curves(self) -> bool:
+        return type(self).alpha is not Scheduled.alpha or type(self).sigma is not Scheduled.sigma
 
-    def unknown(self, shape) -> jax.Array:
-        return jnp.full(shape, self.mask, jnp.int32)
+    def alpha(self, t) -> jax.Array:
+        """The probability that a value is x_0 at t, without what the noise has in common with it."""
+        return self.schedule.alpha(t)
+
+    def sigma(self, t) -> jax.Array:
+        """The probability that a value is drawn from the noise at t: 1 - α."""
+        return super().sigma(t) if self._writes_curves else self.schedule.sigma(t)
+
+    def log_snr(self, t) -> jax.Array:
+        return super().log_snr(t) if self._writes_curves else 2 * self.schedule.log_odds(t)
+
+    def time_at_log_snr(self, log_snr) -> jax.Array:
+        if self._writes_curves:
+            return super().time_at_log_snr(log_snr)
+        return self.schedule.time_at_log_odds(log_snr / 2)
+
+    def _lost(self, s, t) -> jax.Array:
+        """α_s - α_t, by the smaller of α and σ at t, whose difference keeps the digits."""
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.marginal(s), self.marginal(t)
+        return jnp.where(sigma_t < alpha_t, sigma_t - sigma_s, alpha_s - alpha_t)
+
+
+class Mixing(Scheduled):
+    """Noise that is drawn anew whatever x was: with probability 1 - α_t/α_s x_s becomes a draw of `prior`."""
 
     def perturb(self, keys, x0, t) -> tuple[jax.Array, Certain]:
-        """(x0 with each value masked with probability σ(t), x0 itself)."""
-        uniform = jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:]))(keys)
-        return jnp.where(uniform < expand_time(self.alpha(t), x0), x0, self.mask), Certain(x0)
+        """(x0 with each value noise with probability σ(t), x0 itself)."""
+        return self._mixed(keys, x0, self.alpha(t)), Certain(x0)
 
-    def read(self, parameterization, out, x, t, data_std) -> Categorical:
-        """The logits, with what is seen as evidence."""
-        note = f" (one logit for each of {self.categories} categories, none for the mask)"
-        check_output("the network", out, x, (*x.shape, self.categories), note)
-        return Categorical(out, self.evidence(x, t))
+    def forward(self, keys, x, s, t) -> jax.Array:
+        """x with each value noise with probability 1 - α_t/α_s."""
+        return self._mixed(keys, x, ends.ratio(self.alpha(t), self.alpha(s)))
 
-    def evidence(self, x, t) -> jax.Array:
-        """log q(x_t | x_0 = v) up to a constant, [*x.shape, categories]: -inf but at what is seen, 0 for a mask."""
-        seen = x[..., None]
-        categories = jnp.arange(self.categories).reshape(*[1] * x.ndim, -1)
-        other = (seen != self.mask) & (categories != seen)
-        return jnp.where(other, -jnp.inf, 0.0)
+    def _mixed(self, keys, x, kept) -> jax.Array:
+        which, what = split(keys)
+        return jnp.where(uniform(which, x) < expand_time(kept, x), x, self.prior(what, x.shape, 1.0))
 
-    def _shown(self, x, t, s) -> jax.Array:
-        """The probability with which a step from t to s shows a mask, broadcast against x; 1 where none can be."""
-        sigma_t = self.sigma(t)
-        shown = jnp.where(sigma_t > 0, (self.alpha(s) - self.alpha(t)) / jnp.where(sigma_t > 0, sigma_t, 1.0), 1.0)
-        return expand_time(shown, x)
 
-    def reverse(self, keys, prediction: Categorical, x, t, s) -> jax.Array:
-        """x with some of the masks shown, each as a draw of the prediction."""
-        which, what = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
-        uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(which)
-        return jnp.where((x == self.mask) & (uniform < self._shown(x, t, s)), prediction.draw(what), x)
+def split(keys, count: int = 2) -> list:
+    """`count` keys for each of `keys`."""
+    return jnp.unstack(jax.vmap(lambda key: jax.random.split(key, count))(keys), axis=1)
 
-    def error(self, prediction: Categorical, truth: Certain, x, t) -> jax.Array:
-        """-log p(x_0 | x_t) of the masks, nats, 0 of what is seen; NaN for a category that does not exist."""
-        there = (truth.data >= 0) & (truth.data < self.categories)
-        return jnp.where((x == truth.data) & there, 0.0, -prediction.log_prob(truth.data))
 
-    def kl(self, prediction: Categorical, truth: Certain, x, t, s) -> jax.Array:
-        """The error times the probability with which a mask is shown."""
-        return self._shown(x, t, s) * self.error(prediction, truth, x, t)
-
-    def prior_kl(self, x0, t) -> jax.Array:
-        """0 where nothing is left at t, infinite elsewhere: all masks never are what is seen."""
-        return jnp.broadcast_to(expand_time(jnp.where(self.alpha(t) > 0, jnp.inf, 0.0), x0), x0.shape)
+def uniform(keys, x) -> jax.Array:
+    """One uniform number for each value of x, one key an example."""
+    return jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)

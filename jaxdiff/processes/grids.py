@@ -1,4 +1,4 @@
-"""Noise levels to sample at: equal steps in t, in the angle, in log-SNR, or in the ρ-th root of σ/α.
+"""Noise levels to sample at: equal steps in t, in the angle, in log-SNR, in α, or in the ρ-th root of σ/α.
 
 A grid is a coordinate u(t). With `t_end` given it returns `steps + 1` times from `t_start` to `t_end`, equally far
 apart in u. Without, the run goes on to clean data and the grid returns the `steps` noise levels it visits on the way;
@@ -183,3 +183,18 @@ class Karras(Grid):
 
     def _time(self, process, u):
         return process.time_at_log_snr(-2 * self.rho * ends.log(u))
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Kept(Grid):
+    """Equal steps in α/(α + σ), of categories α itself, the share that is kept: each step of `Absorbing` shows as many.
+
+    Every schedule is one sampler of categories on it (Shi et al. 2024, "Simplified and generalized masked diffusion").
+    """
+
+    def _coordinate(self, process, t):
+        return jax.nn.sigmoid(process.log_snr(t) / 2)
+
+    def _time(self, process, u):
+        return process.time_at_log_snr(2 * (ends.log(u) - ends.log(1 - u)))

@@ -21,8 +21,10 @@ def check_curves(process: Any) -> None:
     in twice as many digits, whether the inverse inverts it, and whether the SDE is theirs. The library's own processes
     are held to their papers by its tests.
     """
-    own = type(process).__module__.partition(".")[0] != __name__.partition(".")[0]
-    if own and all(map(is_concrete, jax.tree.leaves(process))):
+    own = lambda part: type(part).__module__.partition(".")[0] != __name__.partition(".")[0]
+    if any(map(own, (process, getattr(process, "schedule", process)))) and all(
+        map(is_concrete, jax.tree.leaves(process))
+    ):
         _check(process)
 
 

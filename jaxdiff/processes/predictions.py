@@ -81,6 +81,15 @@ def _weights(scales: Sequence) -> list:
 
 @pytree
 @dataclasses.dataclass(frozen=True)
+class Seen:
+    """Evidence that adds `gain` to the one column `at`, each [batch, *event]; infinite: it is certain."""
+
+    at: jax.Array
+    gain: jax.Array
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
 class Categorical:
     """p(x_0 | x_t) of each value, independent of the others: log p = logits + evidence + const.
 
@@ -95,7 +104,15 @@ class Categorical:
     @property
     def _logits(self) -> jax.Array:
         logits = self.logits.astype(jnp.promote_types(self.logits.dtype, jnp.float32))
+        if isinstance(self.evidence, Seen):
+            at, gain = self.evidence.at[..., None], self.evidence.gain[..., None]
+            own = jnp.arange(logits.shape[-1]) == at
+            added = jnp.where(own, jnp.where(gain == jnp.inf, 0.0, gain), jnp.where(gain == jnp.inf, -jnp.inf, 0.0))
+            return logits + added
         return logits if self.evidence is None else logits + self.evidence
+
+    def ask(self, question, *values):
+        return question(self.log_probabilities(), *values)
 
     def log_probabilities(self) -> jax.Array:
         """log p(x_0 | x_t) of every category, [batch, *event, categories]."""

@@ -16,7 +16,8 @@ r"""A process is two curves and a space.
         rate = d log(σ/q)/dt = -1/2 dλ/dt sigmoid(p λ/2)
 
         numbers      |v error|²                        x rate
-        categories   cross-entropy of what is noise    x rate
+        masks        cross-entropy of what is masked   x rate
+        categories   score entropy                     x rate
 
 3.  What the space adds are the verbs below: what its data are, how they are noised, what a network is shown and how
     its answer is read, one step back, what an error costs. Nothing beyond this room asks which process it has.
@@ -34,7 +35,7 @@ class Process(abc.ABC):
     """How data becomes noise over `t` in [0, 1], which grows with the noise.
 
     A process of your own is a subclass of `Gaussian` (numbers) with `alpha(t)` and `sigma(t)`, or of `Absorbing`
-    (masks) with `alpha(t)`, written as on paper (`jaxdiff.processes.curves`).
+    (masks) or `Multinomial` (uniform noise) with `alpha(t)`, written as on paper (`jaxdiff.processes.curves`).
     """
 
     def __new__(cls, *arguments, **settings):
@@ -164,6 +165,10 @@ class Process(abc.ABC):
     @abc.abstractmethod
     def error(self, prediction, truth, x, t) -> Any:
         """What the prediction at x and t costs, of the shape of x, 0 for the truth: by `rate` the bound's integrand."""
+
+    def denoising_error(self, prediction, truth, x, t) -> Any:
+        """What `losses.Denoising` counts, of the shape of x: the same, but for categories -log p(x_0 | x_t)."""
+        return self.error(prediction, truth, x, t)
 
     @abc.abstractmethod
     def error_scale(self, parameterization, t, data_std) -> Any:

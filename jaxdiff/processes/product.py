@@ -214,6 +214,9 @@ class Product(Process):
     def error(self, prediction, truth, x, t) -> Any:
         return self._tree("error", *map(self.split, (prediction, truth, x)), self.clocks(t))
 
+    def denoising_error(self, prediction, truth, x, t) -> Any:
+        return self._tree("denoising_error", *map(self.split, (prediction, truth, x)), self.clocks(t))
+
     def error_scale(self, parameterization, t, data_std) -> Any:
         return self._tree("error_scale", parameterization, self.clocks(t), self.split(data_std))
 

@@ -1,19 +1,13 @@
-r"""The named processes.
+r"""Schedules of categories: how likely a token is to be still x_0 at t, the curve α that falls from t = 0 to t = 1.
 
-With B(t) = ∫₀ᵗ β, the variance-preserving family (Song et al. 2021, "Score-based generative modeling through SDEs",
-eq. 32-33 and appendix B, C) is
+    Linear                   α = 1 - t                        Austin et al. 2021, for masks (by mutual information)
+    Cosine                   α = 1 - cos(π(1 - t)/2)          Shi et al. 2024
+    CosineHoogeboom(s)       α = cos(u)/cos(u_0)              u = (t + s)/(1 + s) π/2; Hoogeboom et al. 2021
+    Polynomial(power)        α = 1 - t^power                  Shi et al. 2024
+    Geometric(low, high)     α = exp(-low^(1 - t) high^t)     Lou et al. 2024
 
-    VP      dx = -β/2 x dt + √β dw                      α = exp(-B/2)   σ = √(1 - exp(-B))    λ = -log(exp(B) - 1)
-    SubVP   dx = -β/2 x dt + √(β (1 - exp(-2B))) dw     α = exp(-B/2)   σ = 1 - exp(-B)       λ = -2 log(2 sinh(B/2))
-
-For β linear in t, B = β_min t + (β_max - β_min) t²/2, so the VP mean is exp(-t² (β_max - β_min)/4 - t β_min/2): half
-of what is sometimes copied. SubVP's standard deviation is 1 - exp(-B) itself; the square root of it is VP's.
-
-A table of T DDPM steps is the same process with a piecewise constant β: B(k/T) = -Σ_{j<=k} log(1 - β_j), which gives
-ᾱ_k = α(k/T)² exactly at every step (Ho et al. 2020, eq. 4).
-
-The cosine schedule (Nichol and Dhariwal 2021, eq. 17) has ᾱ = cos²(u)/cos²(u_0), u = (t + s)/(1 + s) π/2: squared, and
-divided by its value at t = 0. 1 - ᾱ = sin(u - u_0) sin(u + u_0)/cos²(u_0) needs no difference of near numbers.
+σ = 1 - α loses the digits of a small σ, and α = 1 - σ those of a small α. So each curve is written in the form that
+keeps them, by half angles and expm1, and with them the log-odds log α/σ and the time at which they have a value.
 """
 
 import abc
@@ -22,303 +16,102 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxdiff.arrays import check_array, check_field, check_field_above, check_number, is_concrete, pytree
-from jaxdiff.processes.gaussian import Gaussian
-
-
-def _check_rising(low: str, high: str, process: Gaussian) -> None:
-    """Raise where the field `low` is not above 0 or the field `high` not above it."""
-    check_field(process, low, above=0)
-    check_field(process, high, above=0)
-    check_field_above(process, high, low, f"{low} = {{low}} is not below {high} = {{high}}; swap them")
+from jaxdiff.arrays import check_field, check_field_above, check_instance, pytree
+from jaxdiff.processes.curves import inverse
 
 
-class _Decaying(Gaussian):
-    """Drift -β/2 x and α = exp(-B/2), by B(t) = ∫₀ᵗ β, its derivative β(t), and its inverse."""
+class Schedule(abc.ABC):
+    """The curve α(t) of categories, written as a formula: it need not check t, and may have infinite slopes.
 
-    @abc.abstractmethod
-    def _integral(self, t) -> jax.Array: ...
+    One of your own is a frozen dataclass under `@jaxdiff.pytree` with `alpha(t)`, of the shape of t. The rest follows;
+    override it by formulas that keep their digits near both ends. A process asks it, and checks t.
 
-    @abc.abstractmethod
-    def _rate(self, t) -> jax.Array: ...
+        @jd.pytree
+        @dataclasses.dataclass(frozen=True)
+        class Late(jd.schedules.Schedule):
+            def alpha(self, t):
+                return 1 - t**2
+
+        process = jd.Absorbing(27, Late())
+    """
 
     @abc.abstractmethod
-    def _inverse(self, integral) -> jax.Array: ...
+    def alpha(self, t) -> jax.Array:
+        """The probability that a token is x_0 at t, without what the noise has in common with it."""
 
-    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
+    def sigma(self, t) -> jax.Array:
+        """1 - α: the probability that a token is drawn from the noise."""
+        return 1 - self.alpha(t)
+
+    def slope(self, t) -> jax.Array:
+        """dσ/dt = -dα/dt, the rate at which tokens become noise."""
+        t = jnp.asarray(t, jnp.result_type(t, float))
+        return jax.jvp(self.sigma, (t,), (jnp.ones_like(t),))[1]
+
+    def log_odds(self, t) -> jax.Array:
+        """log α/σ, half the log-SNR; infinite where one of them is 0."""
+        return jnp.log(self.alpha(t)) - jnp.log(self.sigma(t))
+
+    def time_at_log_odds(self, log_odds) -> jax.Array:
+        """The t in [0, 1] with these log-odds, which the schedule has somewhere."""
+        return inverse(lambda schedule, t: schedule.log_odds(t), self, log_odds)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Linear(Schedule):
+    """α = 1 - t: as many tokens become noise at every t.
+
+    Of masks it is the mutual-information schedule of Austin et al. 2021 ("Structured denoising diffusion models in
+    discrete state-spaces").
+    """
 
     def alpha(self, t):
-        return jnp.exp(-self._integral(t) / 2)
-
-
-class _VariancePreserving(_Decaying):
-    """α² + σ² = 1."""
+        return 1 - t
 
     def sigma(self, t):
-        return jnp.sqrt(-jnp.expm1(-self._integral(t)))
+        return t
 
-    def log_snr(self, t):
-        integral = self._integral(t)
-        return -integral - jnp.log(-jnp.expm1(-integral))
+    def log_odds(self, t):
+        return jnp.log1p(-t) - jnp.log(t)
 
-    def time_at_log_snr(self, log_snr):
-        return self._inverse(jax.nn.softplus(-log_snr))
-
-    def sde(self, t):
-        rate = self._rate(t)
-        return -rate / 2, jnp.sqrt(rate)
-
-
-@dataclasses.dataclass(frozen=True)
-class _LinearBeta(_Decaying):
-    """β(t) = β_min + t (β_max - β_min)."""
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    def __post_init__(self):
-        check_field(self, "beta_min", above=0)
-        check_field(self, "beta_max", above=0)
-
-    def _integral(self, t):
-        return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
-
-    def _rate(self, t):
-        return self.beta_min + t * (self.beta_max - self.beta_min)
-
-    def _inverse(self, integral):
-        slope = self.beta_max - self.beta_min
-        return 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * integral))
+    def time_at_log_odds(self, log_odds):
+        return jax.nn.sigmoid(-log_odds)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class VP(_LinearBeta, _VariancePreserving):
-    """Variance preserving with linear β(t), the continuous DDPM (Song et al. 2021, eq. 32-33)."""
+class Cosine(Schedule):
+    """α = 1 - cos(π(1 - t)/2): most tokens become noise early, and the last ones slowly.
 
-
-def OU(beta: float = 10.0) -> VP:
-    """The Ornstein-Uhlenbeck process dx = -β/2 x dt + √β dw: VP with a constant β."""
-    beta = check_number("beta", beta, above=0)
-    return VP(beta, beta)
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class SubVP(_LinearBeta):
-    """Sub-VP with linear β(t) (Song et al. 2021, appendix B, eq. 28-29): VP's mean, σ = 1 - exp(-B)."""
-
-    def sigma(self, t):
-        return -jnp.expm1(-self._integral(t))
-
-    def log_snr(self, t):
-        integral = self._integral(t)
-        return -integral - 2 * jnp.log(-jnp.expm1(-integral))
-
-    def time_at_log_snr(self, log_snr):
-        return self._inverse(2 * jnp.arcsinh(jnp.exp(-log_snr / 2) / 2))
-
-    def sde(self, t):
-        rate = self._rate(t)
-        return -rate / 2, jnp.sqrt(-rate * jnp.expm1(-2 * self._integral(t)))
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class _Table(_VariancePreserving):
-    """VP with a piecewise constant β: `cumulative` [T + 1] holds B(k/T)."""
-
-    cumulative: np.ndarray | jax.Array
-
-    @property
-    def _times(self):
-        return jnp.linspace(0.0, 1.0, self.cumulative.shape[0])
-
-    def _integral(self, t):
-        cumulative = jnp.asarray(self.cumulative)
-        steps = len(cumulative) - 1
-        step = jnp.clip(jnp.floor(t * steps), 0, steps - 1).astype(int)
-        below = cumulative[step].astype(t.dtype)
-        return below + (t * steps - step.astype(t.dtype)) * (cumulative[step + 1].astype(t.dtype) - below)
-
-    def _rate(self, t):
-        steps = self.cumulative.shape[0] - 1
-        step = jnp.clip(jnp.ceil(t * steps - 1e-3), 1, steps).astype(int)  # at k/T the β of step k
-        return jnp.diff(self.cumulative)[step - 1] * steps
-
-    def _inverse(self, integral):
-        return jnp.interp(integral, self.cumulative, self._times)
-
-
-def from_betas(betas) -> Gaussian:
-    """The process of a DDPM table of T values β_1..β_T in (0, 1): step k is t = k / T, exact there.
-
-    The table may be traced, and learned. Raises ValueError for an empty table or a β outside (0, 1) (traced, NaN).
+    (Shi et al. 2024, "Simplified and generalized masked diffusion for discrete data".)
     """
-    array = check_array("betas", betas)
-    known = all(map(is_concrete, jax.tree.leaves(betas)))
-    betas = np.asarray(betas, np.float64) if known else jnp.asarray(array, float)
-    if betas.ndim != 1 or betas.size == 0:
-        raise ValueError(f"betas has shape {betas.shape}; expected a table [T] of T >= 1 steps")
-    if not known:
-        betas = jnp.where((betas > 0) & (betas < 1), betas, jnp.nan)
-        return _Table(jnp.concatenate([jnp.zeros(1), jnp.cumsum(-jnp.log1p(-betas))]))
-    outside = ~((betas > 0) & (betas < 1))
-    if outside.any():
-        k = int(outside.argmax())
-        raise ValueError(
-            f"betas[{k}] = {betas[k]}; expected values inside (0, 1): clip the table, for example at 0.999"
-        )
-    return _Table(np.concatenate([[0.0], np.cumsum(-np.log1p(-betas))]))
 
-
-class _Undamped(Gaussian):
-    """α = 1: noise is added, and the data stay as they are."""
+    def _halves(self, t):
+        """σ by t and α by 1 - t, each exact near its end."""
+        return jnp.sin(math.pi / 2 * t), 2 * jnp.sin(math.pi / 4 * (1 - t)) ** 2
 
     def alpha(self, t):
-        return jnp.ones_like(t)
+        sigma, alpha = self._halves(t)
+        return jnp.where(t < 0.5, 1 - sigma, alpha)
+
+    def sigma(self, t):
+        sigma, alpha = self._halves(t)
+        return jnp.where(t < 0.5, sigma, 1 - alpha)
+
+    def time_at_log_odds(self, log_odds):
+        alpha, sigma = jax.nn.sigmoid(log_odds), jax.nn.sigmoid(-log_odds)
+        return 2 / math.pi * jnp.arctan2(sigma, jnp.sqrt(alpha * (1 + sigma)))
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class VE(_Undamped):
-    """Variance exploding, σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30-31).
+class CosineHoogeboom(Schedule):
+    """α = cos(u)/cos(u_0) with u = (t + s)/(1 + s) π/2, the curve of `jaxdiff.Cosine`.
 
-    As in the paper σ(0) = σ_min: x at t = 0 is data with that much noise.
+    (Hoogeboom et al. 2021, "Argmax flows and multinomial diffusion"; s of Nichol and Dhariwal 2021.)
     """
-
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
-
-    def __post_init__(self):
-        _check_rising("sigma_min", "sigma_max", self)
-
-    @property
-    def prior_std(self):
-        """σ(1); the data's own spread is left out, as in the paper."""
-        return self.sigma_max
-
-    def _log_sigma(self, t):
-        return jnp.log(self.sigma_min) + t * self._span
-
-    @property
-    def _span(self):
-        return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
-
-    def sigma(self, t):
-        return jnp.exp(self._log_sigma(t))
-
-    def log_snr(self, t):
-        return -2 * self._log_sigma(t)
-
-    def time_at_log_snr(self, log_snr):
-        return (-log_snr / 2 - jnp.log(self.sigma_min)) / self._span
-
-    def sde(self, t):
-        return jnp.zeros_like(t), jnp.exp(self._log_sigma(t)) * jnp.sqrt(2 * self._span)
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class Brownian(_Undamped):
-    """Brownian motion dx = std dw, α = 1 and σ(t) = std √t: the reference process of a Schrödinger bridge."""
-
-    std: float = 1.0
-
-    def __post_init__(self):
-        check_field(self, "std", above=0)
-
-    def sigma(self, t):
-        return self.std * jnp.sqrt(t)
-
-    def log_snr(self, t):
-        return -jnp.log(t) - 2 * jnp.log(self.std)
-
-    def time_at_log_snr(self, log_snr):
-        return jnp.exp(-log_snr) / self.std**2
-
-    def sde(self, t):
-        return jnp.zeros_like(t), self.std * jnp.ones_like(t)
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class BrownianVE(_Undamped):
-    """Brownian motion with g(t) = base^t and α = 1, so that σ(t)² = (base^{2t} - 1) / (2 log base); base > 1."""
-
-    base: float = 25.0
-
-    def __post_init__(self):
-        check_field(self, "base", above=1, fix=", since g(t) = base^t grows from 1")
-
-    def _variance(self, t):
-        return jnp.expm1(2 * t * jnp.log(self.base)) / (2 * jnp.log(self.base))
-
-    def sigma(self, t):
-        return jnp.sqrt(self._variance(t))
-
-    def log_snr(self, t):
-        return -jnp.log(self._variance(t))
-
-    def time_at_log_snr(self, log_snr):
-        log_base = jnp.log(self.base)
-        return jnp.log1p(2 * log_base * jnp.exp(-log_snr)) / (2 * log_base)
-
-    def sde(self, t):
-        return jnp.zeros_like(t), jnp.exp(t * jnp.log(self.base))
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class EDM(_Undamped):
-    """α = 1 and σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} - σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5).
-
-    Uniform steps in t are the paper's steps in σ. σ(0) = σ_min: x at t = 0 is data with that much noise.
-    """
-
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
-
-    def __post_init__(self):
-        _check_rising("sigma_min", "sigma_max", self)
-        check_field(self, "rho", above=0)
-
-    @property
-    def prior_std(self):
-        """σ(1); the data's own spread is left out, as in the paper."""
-        return self.sigma_max
-
-    def _root(self, t):
-        low, high = self._roots
-        return low + t * (high - low)
-
-    @property
-    def _roots(self):
-        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-
-    def sigma(self, t):
-        return self._root(t) ** self.rho
-
-    def log_snr(self, t):
-        return -2 * self.rho * jnp.log(self._root(t))
-
-    def time_at_log_snr(self, log_snr):
-        low, high = self._roots
-        return (jnp.exp(-log_snr / (2 * self.rho)) - low) / (high - low)
-
-    def sde(self, t):
-        low, high = self._roots
-        root = self._root(t)
-        return jnp.zeros_like(t), jnp.sqrt(2 * self.rho * (high - low) * root ** (2 * self.rho - 1))
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
-class Cosine(Gaussian):
-    """Variance preserving with α = cos(u)/cos(u_0), u = (t + s)/(1 + s) π/2 (Nichol and Dhariwal 2021, eq. 17)."""
 
     s: float = 0.008
 
@@ -329,66 +122,84 @@ class Cosine(Gaussian):
     def _rate(self):
         return math.pi / 2 / (1 + self.s)
 
-    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
-
-    def _variance(self, t):
-        return jnp.sin(t * self._rate) * jnp.sin((t + 2 * self.s) * self._rate) / jnp.cos(self.s * self._rate) ** 2
-
-    def _left(self, t):
-        return jnp.sin((1 - t) * self._rate) / jnp.cos(self.s * self._rate)
-
     def alpha(self, t):
-        return self._left(t)
+        left = jnp.sin((1 - t) * self._rate) / jnp.cos(self.s * self._rate)
+        return jnp.where(t < 0.5, 1 - self.sigma(t), left)
 
     def sigma(self, t):
-        return jnp.sqrt(self._variance(t))
+        half = t / 2 * self._rate
+        return 2 * jnp.sin(half) * jnp.sin(half + self.s * self._rate) / jnp.cos(self.s * self._rate)
 
-    def log_snr(self, t):
-        return 2 * jnp.log(self._left(t)) - jnp.log(self._variance(t))
-
-    def time_at_log_snr(self, log_snr):
+    def time_at_log_odds(self, log_odds):
+        alpha, sigma = jax.nn.sigmoid(log_odds), jax.nn.sigmoid(-log_odds)
         cos0, sin0 = (function(self.s * self._rate) for function in (jnp.cos, jnp.sin))
-        alpha, sigma = (jnp.exp(jax.nn.log_sigmoid(sign * log_snr) / 2) for sign in (1, -1))
-        cos_u, sin_u = alpha * cos0, jnp.hypot(sigma, alpha * sin0)
-        sine = sigma * cos0 * (sigma * cos0 / (sin_u * cos0 + cos_u * sin0))  # sin(u - u_0)
+        lost = sigma * (1 + alpha)  # 1 - α²
+        cos_u, sin_u = alpha * cos0, jnp.sqrt(sin0**2 + lost * cos0**2)
+        sine = lost * cos0**2 / (sin_u * cos0 + cos_u * sin0)  # sin(u - u_0)
         return jnp.arctan2(sine, cos_u * cos0 + sin_u * sin0) / self._rate
-
-    def sde(self, t):
-        f = -self._rate / jnp.tan((1 - t) * self._rate)
-        return f, jnp.sqrt(-2 * f)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Flow(Gaussian):
-    """The straight line α = 1 - t, σ = t + σ_min (1 - t); σ_min = 0 is rectified flow (Liu et al. 2023).
+class Polynomial(Schedule):
+    """α = 1 - t^power; 1 is `Linear`, above 1 tokens become noise late (Shi et al. 2024)."""
 
-    With σ_min > 0 it is the Gaussian path of Lipman et al. 2023, eq. 20-22: x at t = 0 is data with that much noise.
-    Flow matching papers run the other way: their time is 1 - t here, and their velocity the negative of ours.
-    """
-
-    sigma_min: float = 0.0
+    power: float
 
     def __post_init__(self):
-        check_field(self, "sigma_min", least=0, below=1)
-
-    prior_std = 1.0  # pyright: ignore[reportAssignmentType]
-
-    def _noise(self, t):
-        return t + self.sigma_min * (1 - t)
+        check_field(self, "power", above=0)
 
     def alpha(self, t):
-        return 1 - t
+        return -jnp.expm1(self.power * jnp.log(t))
 
     def sigma(self, t):
-        return self._noise(t)
+        return t**self.power
 
-    def log_snr(self, t):
-        return 2 * (jnp.log1p(-t) - jnp.log(self._noise(t)))
+    def log_odds(self, t):
+        return jnp.log(self.alpha(t)) - self.power * jnp.log(t)
 
-    def time_at_log_snr(self, log_snr):
-        share, rest = jax.nn.sigmoid(-log_snr / 2), jax.nn.sigmoid(log_snr / 2)
-        return (share - self.sigma_min * rest) / (1 - self.sigma_min * rest)  # σ/α - σ_min = t/(1 - t)
+    def time_at_log_odds(self, log_odds):
+        return jnp.exp(-jax.nn.softplus(log_odds) / self.power)
 
-    def sde(self, t):
-        return -1 / (1 - t), jnp.sqrt(2 * self._noise(t) / (1 - t))
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Geometric(Schedule):
+    """α = exp(-sigma_min^(1 - t) sigma_max^t), the total noise of Lou et al. 2024.
+
+    ("Discrete diffusion modeling by estimating the ratios of the data distribution".)
+
+    α(0) is below 1 and α(1) above 0: x at t = 0 has a little noise, and `Absorbing` refuses it.
+    """
+
+    sigma_min: float = 1e-4
+    sigma_max: float = 20.0
+
+    def __post_init__(self):
+        check_field(self, "sigma_min", above=0)
+        check_field(self, "sigma_max", above=0)
+        message = "sigma_min = {low} is not below sigma_max = {high}; swap them"
+        check_field_above(self, "sigma_max", "sigma_min", message)
+
+    def _total(self, t):
+        return jnp.exp((1 - t) * jnp.log(self.sigma_min) + t * jnp.log(self.sigma_max))
+
+    def alpha(self, t):
+        return jnp.exp(-self._total(t))
+
+    def sigma(self, t):
+        total = self._total(t)
+        return jnp.where(total < 1, -jnp.expm1(-jnp.minimum(total, 1.0)), 1 - jnp.exp(-total))
+
+    def log_odds(self, t):
+        total = self._total(t)
+        return -total - jnp.log(-jnp.expm1(-total))
+
+    def time_at_log_odds(self, log_odds):
+        low, high = jnp.log(self.sigma_min), jnp.log(self.sigma_max)
+        return (jnp.log(jax.nn.softplus(-log_odds)) - low) / (high - low)
+
+
+def check_schedule(schedule) -> None:
+    """Raise TypeError for what is no schedule."""
+    check_instance("schedule", schedule, Schedule, "one of jaxdiff.schedules, such as Linear()")

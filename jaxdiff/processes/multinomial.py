@@ -1,0 +1,176 @@
+r"""Uniform noise: a value that is noised is any of the K categories (Hoogeboom et al. 2021, "Argmax flows and
+multinomial diffusion", section 4).
+
+1.  Of q(x_t | x_0), α + σ/K at x_0 and σ/K elsewhere, only the ratio counts, 1 + g with g = α K/σ: the evidence adds
+    log(1 + g) to the one logit at x_t. As t -> 0 the answer is x_t, as t -> 1 it is what the other values say.
+2.  With c the leave-one-out law the ratios r̂ of the bound (`jaxdiff.processes.discrete`, 3.) are sums of positive
+    terms,
+
+        r̂_y = (c Q̄)_y/(c Q̄)_x = (1 + g c_y)/(1 + g c_x),        y ≠ x,
+
+    and so is r, by c_y = [y = x_0]: 1/(1 + g) for every y where x = x_0, and elsewhere 1 but for 1 + g at x_0. With d =
+    log r̂_y/r_y each term of the bound is r (e^d - 1 - d), of which nothing is lost where the two agree.
+3.  For the same reason a step back of the model is p(x_s = y | x_t) ∝ q(x_t | y) (c Q̄_s)_y, K numbers beside those of
+    q(x_s | x_t, x_0): the divergence of a step is a sum over K.
+4.  The reverse rates of a value sum to rate (1 - p_x) towards the data, by c without x, and to β (K - 1)/K m towards
+    any other value, m = 1 - p_x g/(1 + g), p_x = p(x_0 = x | x_t).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import xlog1py
+
+from jaxdiff.arrays import check_output, expand_time, is_concrete, pytree
+from jaxdiff.processes.discrete import Mixing, split, uniform
+from jaxdiff.processes.predictions import Categorical, Certain, Seen
+
+_MOST = 40.0  # log(1 + g) of a σ that no draw in floating point meets
+_CERTAIN = 1e4  # a log-ratio beside which nothing is left
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Multinomial(Mixing):
+    """Uniform noise: each value becomes any of the `categories`, itself too, with probability σ(t) of `schedule`.
+
+    `jaxdiff.Denoiser` reads a network's output [n, *event, categories] by the row "leave_one_out" unless told "data" or
+    "score" (`jaxdiff.processes.discrete`). A subclass may write `alpha(t)` in place of a schedule.
+
+    Raises TypeError for categories that are no whole number or for no schedule, ValueError for fewer than two.
+    """
+
+    def check_start(self, parameterization, t) -> None:
+        """Raise ValueError where α = 0 at a concrete `t`, of which "score" says nothing."""
+        if parameterization != "score" or not all(map(is_concrete, [t, *jax.tree.leaves(self)])):
+            return
+        with jax.ensure_compile_time_eval():
+            nothing = bool(self.alpha(t) == 0)
+        if nothing:
+            raise ValueError(
+                f'alpha({float(t)}) = 0 for {type(self).__name__}: a network trained on "score" says nothing of the '
+                'data there. Start below, for example t_start=0.999, or train with "leave_one_out"'
+            )
+
+    def prior(self, keys, shape, t) -> jax.Array:
+        one = lambda key: jax.random.randint(key, shape[1:], 0, self.categories, jnp.int32)
+        return jax.vmap(one)(keys)
+
+    def unknown(self, shape):
+        """There is none: x at t = 1 is a draw."""
+        raise ValueError(
+            f"{type(self).__name__}: a part of uniform noise has no value that says nothing; give it as cond, draw "
+            "jointly and drop it, or take jaxdiff.Absorbing"
+        )
+
+    def _gain(self, t) -> jax.Array:
+        """log(1 + α K/σ), of the shape of `t`."""
+        return jax.nn.softplus(self.log_snr(t) / 2 + np.log(self.categories))
+
+    def evidence(self, x, t) -> Seen:
+        return Seen(x, jnp.broadcast_to(expand_time(self._gain(t), x), x.shape))
+
+    def log_kernel(self, t) -> jax.Array:
+        self.check_table()
+        alpha, sigma = (share[..., None, None] for share in self.marginal(t))
+        return jnp.log(alpha * jnp.eye(self.categories) + sigma / self.categories)
+
+    def read(self, parameterization, out, x, t, data_std) -> Categorical:
+        """The logits by their row, with what x says of itself as evidence."""
+        check_output("the network", out, x, (*x.shape, self.categories), " (one logit for each category)")
+        if parameterization == "data":
+            return Categorical(out)
+        if parameterization == "score":
+            share = jax.nn.softmax(jnp.where(self._own(x), 0.0, out.astype(jnp.promote_types(out.dtype, jnp.float32))))
+            noise = expand_time(self.sigma(t), x)[..., None] / self.categories
+            out = jnp.log(jnp.maximum(share - noise, jnp.finfo(share.dtype).eps * share))  # log c, by c Q̄ = α c + σ/K
+        return Categorical(out, self.evidence(x, t))
+
+    def _own(self, x) -> jax.Array:
+        """Which of the categories x is, [*x.shape, categories]."""
+        return jnp.arange(self.categories) == x[..., None]
+
+    def reverse(self, keys, prediction, x, t, s) -> jax.Array:
+        """A draw of x_0, and of x_s given it: x_0, any category, or still x."""
+        what, which, noise = split(keys, 3)
+        x0 = prediction.draw(what)
+        (alpha_s, sigma_s), alpha_t = self.marginal(s), self.alpha(t)
+        lost = self._lost(s, t)
+        shares = lost * alpha_s, lost * sigma_s, alpha_t * sigma_s, self.categories * alpha_t * alpha_s
+        clean, noised, stays, both = (expand_time(share, x) for share in shares)
+        at = uniform(which, x) * (clean + noised + stays + jnp.where(x == x0, both, 0.0))
+        moved = jnp.where(at < clean, x0, self.prior(noise, x.shape, 1.0))
+        return jnp.where(at < clean + noised, moved, x)
+
+    def leap(self, keys, prediction, x, t, s) -> jax.Array:
+        """x with each value moved to another with probability 1 - exp(-rate (t - s)), in proportion to its rate."""
+        which, where, what, noise = split(keys, 4)
+        log_p = prediction.log_prob(x)
+        others = -jnp.expm1(log_p)
+        rate, alpha, gain = (expand_time(value, x) for value in (self.rate(t), self.alpha(t), self._gain(t)))
+        towards = rate * others
+        unseen = (others + jnp.exp(log_p - gain)) * (self.categories - 1) / self.categories
+        away = rate * expand_time(self.sigma(t), x) * unseen / alpha
+        jumps = uniform(which, x) < -jnp.expm1(-(towards + away) * expand_time(t - s, x))
+        clean = uniform(where, x) * (towards + away) < towards
+        drawn = dataclasses.replace(prediction, evidence=Seen(x, jnp.full(x.shape, -jnp.inf))).draw(what)
+        shift = jax.vmap(lambda key: jax.random.randint(key, x.shape[1:], 1, self.categories, jnp.int32))(noise)
+        return jnp.where(jumps, jnp.where(clean, drawn, (x + shift) % self.categories), x)
+
+    def _left_out(self, log_p, x, gain) -> tuple[jax.Array, jax.Array]:
+        """(log of the leave-one-out law, which of the categories x is) of log p(x_0 | x_t)."""
+        own = self._own(x)
+        return jax.nn.log_softmax(log_p - jnp.where(own, gain[..., None], 0.0), -1), own
+
+    def _asked(self, question, prediction, truth: Certain, x, *values) -> jax.Array:
+        """What the prediction answers, of x, x_0 and numbers a time; NaN for an x_0 that does not exist."""
+        if isinstance(prediction, Certain):
+            prediction = Categorical(jnp.log(self._own(prediction.data)))
+        values = (jnp.broadcast_to(expand_time(value, x), x.shape) for value in values)
+        there = (truth.data >= 0) & (truth.data < self.categories)
+        return jnp.where(there, prediction.ask(question, x, truth.data, *values), jnp.nan)
+
+    def error(self, prediction, truth: Certain, x, t) -> jax.Array:
+        """The score entropy: the divergence of the reverse rates, by the rate; 0 where nothing is noise."""
+
+        def entropy(log_p, x, x0, gain):
+            log_c, own = self._left_out(log_p, x, gain)
+            g = jnp.expm1(gain)[..., None]
+            grown = jnp.log1p(g * jnp.exp(log_c))
+            same, gain = (x == x0)[..., None], gain[..., None]
+            log_r = jnp.where(same, -gain, jnp.where(self._own(x0), gain, 0.0))
+            d = grown - jnp.sum(jnp.where(own, grown, 0.0), -1, keepdims=True) - log_r
+            terms = jnp.exp(log_r) * (jnp.expm1(d) - d)
+            return jnp.sum(jnp.where(own, 0.0, terms), -1)
+
+        gain = jnp.minimum(self._gain(t), _MOST)
+        g = jnp.expm1(gain)
+        paid = (g > 0) & (self.sigma(t) > 0)
+        found = self._asked(entropy, prediction, truth, x, gain)
+        return expand_time(jnp.where(paid, 1 / jnp.where(paid, g, 1.0), 0.0), x) * found
+
+    def kl(self, prediction, truth: Certain, x, t, s) -> jax.Array:
+        def divergence(log_p, x, x0, gain_t, gain_s, kept_s, gain):
+            log_c, own = self._left_out(log_p, x, gain_t)
+            gain_s, kept_s, step = gain_s[..., None], kept_s[..., None], jnp.where(own, gain[..., None], 0.0)
+            ours = jax.nn.log_softmax(step + jnp.logaddexp(-gain_s, kept_s + log_c), -1)
+            right = jax.nn.log_softmax(step + jnp.where(self._own(x0), 0.0, -gain_s), -1)
+            p, q = jnp.exp(ours), jnp.exp(right)
+            return jnp.sum(p - q + jnp.where(q > 0, q * (right - jnp.where(q > 0, ours, 0.0)), 0.0), -1)
+
+        gain_t = jnp.minimum(self._gain(t), _MOST)
+        kept_s = jax.nn.log_sigmoid(self.log_snr(s) / 2 + np.log(self.categories))
+        lost = self._lost(s, t)
+        moves = lost > 0
+        step = jnp.log1p(self.categories * self.alpha(t) / jnp.where(moves, lost, 1.0))
+        step = jnp.where(moves, step, _CERTAIN)
+        gain_s = jnp.minimum(self._gain(s), _CERTAIN)
+        return self._asked(divergence, prediction, truth, x, gain_t, gain_s, kept_s, step)
+
+    def prior_kl(self, x0, t) -> jax.Array:
+        """KL(q(x_t | x_0) || uniform), nats: the mean over categories of f(K q), f(1 + e) = (1 + e) log(1 + e) - e."""
+        alpha, k = self.alpha(t), self.categories
+        f = lambda e: xlog1py(1 + e, e) - e
+        return jnp.broadcast_to(expand_time((f(alpha * (k - 1)) + (k - 1) * f(-alpha)) / k, x0), x0.shape)
