@@ -819,12 +819,12 @@ WITHOUT = {
     "Solution Images ImageSource Texts Maps "
     "Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",
-    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Schedule Wrapper Known "
-    "Spread PosteriorDraw End",
+    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Schedule Wrapper "
+    "Known Spread PosteriorDraw End",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
-    "nothing is given": "Cosine Paired Simple EDM Likelihood Time Angle LogSNR Kept Linear Uniform Exact eight_gaussians_mixture "
-    "process_shard every_device Point RowSums",
+    "nothing is given": "Cosine Paired Simple EDM Likelihood Time Angle LogSNR Kept Linear Uniform Exact "
+    "eight_gaussians_mixture process_shard every_device Point RowSums",
     "called by those that have rows": "example_keys innermost with_params with_key takes_key_of "
     "weights assign assignment_cost draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
     "recorded_identity learned read read_summary Rows",

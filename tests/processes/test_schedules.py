@@ -101,7 +101,7 @@ class Own(jd.Absorbing):
 def test_a_schedule_of_ones_own_is_its_alpha():
     process, t = jd.Absorbing(3, Late()), np.array([0.01, 0.3, 0.8], np.float32)
     np.testing.assert_allclose(process.rate(t), 2 / t, rtol=1e-3)  # of 1 - t² float32 keeps four digits at t = 0.01
-    np.testing.assert_allclose(process.time_at_log_snr(process.log_snr(t)), t, rtol=1e-4)
+    np.testing.assert_allclose(process.time_at_log_snr(process.log_snr(t)), t, rtol=1e-3)
     process.check_curves()
 
 
