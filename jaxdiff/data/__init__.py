@@ -12,9 +12,10 @@ from jaxdiff.data.images import (
     load_imagenet64,
     pixel_moments,
 )
+from jaxdiff.data.mixed import MixedColumns, MixedTable
 from jaxdiff.data.reading import process_shard
-from jaxdiff.data.rows import read_rows, write_rows
 from jaxdiff.data.symbols import Symbols
+from jaxdiff.data.rows import read_columns, read_rows, write_columns, write_rows
 from jaxdiff.data.table import Columns, Table
 from jaxdiff.data.texts import Texts, text
 from jaxdiff.data.toys import (
@@ -35,6 +36,8 @@ __all__ = [
     "ImageSource",
     "Images",
     "Maps",
+    "MixedColumns",
+    "MixedTable",
     "Source",
     "Symbols",
     "Table",
@@ -54,10 +57,12 @@ __all__ = [
     "pinwheel",
     "pixel_moments",
     "process_shard",
+    "read_columns",
     "read_rows",
     "s_curve",
     "swiss_roll",
     "text",
     "two_moons",
+    "write_columns",
     "write_rows",
 ]

@@ -1,4 +1,4 @@
-"""Tables of numbers in files: named columns of one length, as `.csv`, `.npy` or `.npz`.
+"""Tables in files: named columns of one length, as `.csv`, `.npy` or `.npz`; of numbers, and of words where asked.
 
 Pickles are never loaded. An error for a value that is not a finite number names the column, the line or row, and the
 value.
@@ -32,16 +32,25 @@ def read_rows(path: str | os.PathLike) -> tuple[tuple[str, ...], np.ndarray]:
     beyond 2^53 that float64 does not hold, complex numbers, Python objects, rows or columns of different lengths, names
     that are missing or double, a table without rows. FileNotFoundError where there is no file.
     """
+    columns = read_columns(path)
+    return tuple(columns), np.stack(list(columns.values()), axis=1)
+
+
+def read_columns(path: str | os.PathLike, words: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The columns of a table by name, each [n]: float64, or text of those that `words` names, without space around it.
+
+    Files and errors are those of `read_rows`; of arrays a column of words may hold text, whole numbers or truth values.
+    Raises ValueError also for a name in `words` that is no column, and for an empty word.
+    """
     path, suffix = _table_path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a table: a file that ends in {', '.join(SUFFIXES)}")
     check_file(path)
-    names, values = _from_csv(path) if suffix == ".csv" else _from_arrays(path)
-    if double := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ValueError(f"{path} has more than one column {double[0]!r}; give each a name of its own")
-    if not values.size:
-        raise ValueError(f"{path} has {len(values)} rows of {len(names)} columns; expected at least one of each")
-    return names, values
+    columns = (_from_csv if suffix == ".csv" else _from_arrays)(path, words)
+    if not columns or not len(next(iter(columns.values()))):
+        n = len(next(iter(columns.values()), ()))
+        raise ValueError(f"{path} has {n} rows of {len(columns)} columns; expected at least one of each")
+    return columns
 
 
 def write_rows(path: str | os.PathLike, names: Sequence[str], values) -> None:
@@ -49,23 +58,31 @@ def write_rows(path: str | os.PathLike, names: Sequence[str], values) -> None:
 
     Raises ValueError for another suffix, and for values of another shape.
     """
-    path, suffix = _table_path(path)
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or values.shape[1] != len(names):
         raise ValueError(f"values have shape {values.shape}; expected [n, {len(names)}], a column for each name")
+    write_columns(path, dict(zip(names, values.T, strict=True)))
+
+
+def write_columns(path: str | os.PathLike, columns: Mapping[str, np.ndarray]) -> None:
+    """Write columns [n] of numbers or text by name, as `read_columns` reads them back; the suffix says in what.
+
+    Raises ValueError for another suffix, and where a `.npy` would hold text.
+    """
+    path, suffix = _table_path(path)
     with atomic_write(path) as file:
         if suffix == ".csv":
             text = io.TextIOWrapper(file, "utf-8", newline="")
             lines = csv.writer(text, lineterminator="\n")
-            lines.writerow(names)
-            lines.writerows(values.tolist())  # by their repr, which is exact
+            lines.writerow(columns)
+            lines.writerows(zip(*(column.tolist() for column in columns.values())))  # numbers by their repr, exact
             text.flush()
             text.detach()
         elif suffix == ".npy":
-            np.save(file, values, allow_pickle=False)
+            np.save(file, np.stack([column.astype(np.float64) for column in columns.values()], 1), allow_pickle=False)
         else:  # not by numpy.savez, which keeps some names for itself
             with zipfile.ZipFile(file, "w") as archive:
-                for name, column in zip(names, values.T):
+                for name, column in columns.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, np.ascontiguousarray(column), allow_pickle=False)
 
@@ -83,7 +100,7 @@ def _table_path(path: str | os.PathLike) -> tuple[Path, str]:
     return path, suffix
 
 
-def _from_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+def _from_csv(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             delimiter = _delimiter(path, file.readline())
@@ -91,11 +108,20 @@ def _from_csv(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
             lines = csv.reader(file, delimiter=delimiter, strict=True)
             names = tuple(name.strip() for name in next(lines))
             _check_header(path, names)
-            return names, _values(path, lines, names, delimiter)
+            _check_names(path, names, words)
+            return _values(path, lines, names, words, delimiter)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as UTF-8") from None
     except csv.Error as error:
         raise ValueError(f"{path} is no table of cells ({error}); look at its quotation marks") from None
+
+
+def _check_names(path: Path, names: Sequence[str], words: Sequence[str]) -> None:
+    """Raise ValueError for a name that is there twice, and for one in `words` that is not there."""
+    if double := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"{path} has more than one column {double[0]!r}; give each a name of its own")
+    if unknown := [name for name in words if name not in names]:
+        raise ValueError(f"{path} has no column {listed(unknown)}; expected some of {listed(names)}")
 
 
 def _delimiter(path: Path, header: str) -> str:
@@ -118,8 +144,10 @@ def _check_header(path: Path, names: tuple[str, ...]) -> None:
         )
 
 
-def _values(path: Path, lines, names: tuple[str, ...], delimiter: str) -> np.ndarray:
-    values = []
+def _values(path: Path, lines, names: tuple[str, ...], words: Sequence[str], delimiter: str) -> dict[str, np.ndarray]:
+    of_words = [i for i, name in enumerate(names) if name in words]
+    of_numbers = [i for i, name in enumerate(names) if name not in words]
+    values, texts = [], []
     for cells in lines:
         if not cells:  # an empty line
             continue
@@ -128,28 +156,36 @@ def _values(path: Path, lines, names: tuple[str, ...], delimiter: str) -> np.nda
                 f"{path}, line {lines.line_num} has {len(cells)} cells between {delimiter!r}; expected {len(names)}, "
                 f"one for each of the columns {listed(names)}"
             )
+        numbers = [cells[i] for i in of_numbers] if of_words else cells
+        text = [cells[i].strip() for i in of_words]
         try:
-            row = [*map(float, cells)]
-            plain = max(map(abs, row)) < LARGEST and not any(map(math.isnan, row)) and "_" not in "".join(cells)
+            row = [*map(float, numbers)]
+            plain = max(map(abs, row), default=0) < LARGEST and not any(map(math.isnan, row))
+            plain = plain and "_" not in "".join(numbers) and all(text)
         except ValueError:
             row, plain = [], False
         if not plain:
             for name, cell in zip(names, cells):
-                if reason := _reason(cell):
+                if reason := _reason(cell, name in words):
                     raise ValueError(f"{path}, line {lines.line_num}, column {name!r}: {reason}")
         values.append(np.array(row))
-    return np.stack(values) if values else np.empty((0, len(names)))
+        texts.append(text)
+    columns = dict(zip((names[i] for i in of_numbers), np.stack(values, 1) if values else [np.empty(0)] * len(names)))
+    columns |= dict(zip((names[i] for i in of_words), np.array(texts, str).T))
+    return {name: columns.get(name, np.empty(0)) for name in names}
 
 
-def _reason(cell: str) -> str | None:
-    """What is wrong with a cell; None for a finite number."""
+def _reason(cell: str, word: bool = False) -> str | None:
+    """What is wrong with a cell; None for a finite number, or for any text where a word is due."""
     text = cell.strip()
     if not text:
         return "the cell is empty; fill it in, or remove the row or the column"
+    if word:
+        return None
     try:
         number = float("_" if "_" in text else text)
     except ValueError:
-        fix = "write 1.5 for 1,5" if "," in text else "remove the column or the row, or put numbers in place of words"
+        fix = "write 1.5 for 1,5" if "," in text else "remove the column, or take its words as categories (MixedTable)"
         return f"{text!r:.80} is not a number; {fix}"
     if not math.isfinite(number):
         return f"{text!r} is not a finite number; fill it in, or remove the row or the column"
@@ -158,7 +194,7 @@ def _reason(cell: str) -> str | None:
     return None
 
 
-def _from_arrays(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+def _from_arrays(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
     found = _loaded(path)
     shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in found.items())
     arrays = list(found.values())
@@ -171,10 +207,22 @@ def _from_arrays(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
             f"{path} holds {shapes or 'nothing'}; expected one array [n, columns], or arrays [n] of one length in an "
             ".npz, a named one for each column"
         )
-    values = np.empty((len(arrays[0]), len(columns)))
-    for i, (name, array) in enumerate(columns.items()):
-        values[:, i] = _column(path, name, array)
-    return tuple(columns), values
+    _check_names(path, list(columns), words)
+    return {name: (_words if name in words else _column)(path, name, array) for name, array in columns.items()}
+
+
+def _words(path: Path, name: str, column: np.ndarray) -> np.ndarray:
+    """A column of text, truth values or whole numbers as text."""
+    if column.dtype.kind == "f" and (np.isfinite(column) & (column == np.round(column))).all():
+        column = column.astype(np.int64)
+    if column.dtype.kind not in "Ubiu":
+        raise ValueError(
+            f"{path}, column {name!r} has dtype {column.dtype}; expected text, whole numbers or truth values"
+        )
+    text = np.array([word.strip() for word in column.astype(str).tolist()], str)
+    if (text == "").any():
+        raise ValueError(f"{path}, column {name!r}, row {int((text == '').argmax())}: the word is empty; fill it in")
+    return text
 
 
 def _loaded(path: Path) -> Mapping[str, np.ndarray]:

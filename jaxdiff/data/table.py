@@ -47,7 +47,7 @@ class Columns:
 
     def __post_init__(self):
         for name in ("names", "condition"):
-            object.__setattr__(self, name, _check_names(name, getattr(self, name)))
+            object.__setattr__(self, name, check_names(name, getattr(self, name)))
         for name, bounds in (("mean", {}), ("scale", {"above": 0})):
             value = np.asarray(check_real(name, getattr(self, name)), np.float64)
             if value.shape != (len(self.names),):
@@ -202,7 +202,7 @@ class Table:
 
     def __init__(self, path: str | os.PathLike, split: Split | None = None, condition: Sequence[str] = ()):
         check_split(split)
-        self._path, self._condition = path, _check_names("condition", condition)
+        self._path, self._condition = path, check_names("condition", condition)
         self.names, values = read_rows(path)
         self._train = self.values = values
         if split is not None:
@@ -220,7 +220,7 @@ class Table:
         """Names, mean and scale, over the rows of the split "train", or over all where the split is None."""
         if len(self._train) < 2:
             raise ValueError(f"{self._path} has too few rows: {len(self._train)} for training; expected more")
-        return _learned(self._path, self.names, self._train, self._condition)
+        return learned(self._path, self.names, self._train, self._condition)
 
     @property
     def examples(self) -> dict[str, np.ndarray]:
@@ -242,7 +242,7 @@ def _triangular(covariance: np.ndarray) -> np.ndarray:
     return root
 
 
-def _check_names(what: str, names) -> tuple[str, ...]:
+def check_names(what: str, names) -> tuple[str, ...]:
     """`names` as a tuple of strings, each once; TypeError or ValueError for anything else."""
     if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{what} = {said(names)}; expected a tuple of names, such as ('y', 'z')")
@@ -251,7 +251,7 @@ def _check_names(what: str, names) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _learned(path, names: tuple[str, ...], rows: np.ndarray, condition: tuple[str, ...]) -> Columns:
+def learned(path, names: tuple[str, ...], rows: np.ndarray, condition: tuple[str, ...] = ()) -> Columns:
     """The columns of a table, as the rows for training have them."""
     if constant := [name for name, spread in zip(names, np.ptp(rows, axis=0)) if spread == 0]:
         value = rows[0, names.index(constant[0])]
