@@ -50,9 +50,9 @@ class Drawing:
         steps: Denoising steps (probability_flow chooses its own).
         grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
         condition: What to draw, of a run trained with --condition: labels by number or name (3 cat 7, or 3,cat,7),
-        which
-            are drawn in turn, or the given columns (y=1.5,z=2). By default sample draws all classes, and evaluate
-            takes labels or columns as the training examples have them.
+            which are drawn in turn, or the given columns (y=1.5,z=2); of a mixed table any columns (age=41,job=cook).
+            By default sample draws all classes, and evaluate takes labels or columns as the training examples have
+            them.
         guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
         seed: Seed of the noise.
         batch_size: Samples drawn at once.
@@ -198,6 +198,7 @@ def likelihood(
     split: Literal["train", "validation", "test"] | None = None,
     limit: int | None = None,
     unconditional: bool = False,
+    condition: tuple[str, ...] = (),
     dequantization_samples: int | None = None,
     target_error: float | None = None,
     budget: int | None = None,
@@ -218,6 +219,7 @@ def likelihood(
         split: Which part of the data; by default the test split of the run's own data, and all of others.
         limit: Use the first examples only; of rows the first 2,000 unless given.
         unconditional: Of a run with --condition: p(x), as if nothing were given.
+        condition: Of a run of mixed columns: which of them are given (age,job).
         dequantization_samples: 1 is uniform dequantisation; more give the tighter importance-weighted bound.
         target_error: Add pictures in random order, then repeats of them, until the standard error is this small.
         budget: Pictures to measure the error budget on, 64 unless given; 0 leaves it out.
@@ -236,10 +238,11 @@ def likelihood(
     check_seed(seed)
     given = {"dequantization_samples": dequantization_samples, "target_error": target_error, "budget": budget}
     settings = {name: value for name, value in given.items() if value is not None} | {"flow": flow, "trace": trace}
-    asked = data, split, limit, seed, unconditional, precision
+    asked = data, split, limit, seed, unconditional, precision, condition
     with _together(hosts, folder, (asked, settings), KEPT):
         progress = not json_ and first()
         run, settings = runs.load(folder), settings | {"progress": progress, "precision": precision}
+        settings |= {"condition": condition}
         return runs.likelihood(run, folder, data, split, limit, seed, unconditional, **settings)
 
 

@@ -90,7 +90,7 @@ WORDS = Vocabulary(
         Guidance: Table("a guidance", _named(guidance, "ClassifierFree ClassifierFreePP DynamicThreshold")),
         Network: Table("a network", _named(networks, "UNet MLP DiT Joint")),
         Waves: Table("a set of waves", _named(networks, "Sinusoidal Fourier")),
-        Data: Table("a data set", _named(data, f"{_PICTURES} Table text maps {_POINTS}")),
+        Data: Table("a data set", _named(data, f"{_PICTURES} Table MixedTable text maps {_POINTS}")),
     },
     {"diffrax": diffrax},
 )

@@ -145,6 +145,9 @@ JOINT = jd.Denoiser(lambda params, x, c_noise, cond: {"x": x["x"], "y": jnp.zero
     JOINT_PROCESS)
 row("jd.Given", jd.Given, {"denoiser": JOINT, "names": "y"}, denoiser=A_DENOISER + [T(EXACT)], names=["z", (), ("x",
     "y"), T(3), T(None)])
+BESIDE = jd.Denoiser(lambda params, x, c_noise, cond: x, None, jd.Product({"a": VP, "b": VP}))
+row("jd.denoisers.SideBySide", jd.denoisers.SideBySide, {"denoiser": BESIDE, "sizes": {"a": 1, "b": 2}},
+    denoiser=A_DENOISER + [T(EXACT)], sizes=[{"a": 1}, {"a": 0, "b": 1}, T(3), T(None), T({"a": 1.5, "b": 1})])
 row("jd.forward_sde", jd.forward_sde, {"process": VP, "t": 0.5}, process=PROCESS, t=TIME)
 row("jd.VP marginal", VP.marginal, t=TIME)
 row("jd.VP time_at_log_snr", VP.time_at_log_snr, log_snr=[NAN, T("0"), T(None), T(True)])
@@ -705,6 +708,14 @@ row("jd.data.Symbols", jd.data.Symbols, alphabet=["a", "aba", "", T(3), T(None)]
     ended=FLAG)
 row("jd.data.maps", jd.data.maps, {"name": "emoji", "folder": "nowhere"}, name=["faces", None, 3],
     split=[v for v in SPLIT if v is not None], folder=[T(3), "", "a\0b"], data_dir=["prepared"])
+row("jd.data.read_columns", jd.data.read_columns, path=[*PATH, *says("ends in", "table.txt", "t")])
+row("jd.data.write_columns", jd.data.write_columns, {"path": "nowhere.csv", "columns": {}}, path=[*PATH,
+    *says("ends in", "table.txt")])
+row("jd.data.MixedTable", jd.data.MixedTable, {"path": "nowhere.csv"}, path=[*PATH, *says("ends in", "table.txt")],
+    split=[v for v in SPLIT if v is not None], categories=[("a", "a"), T("a"), T(None), T((1,)), T({"a"})])
+row("jd.data.MixedColumns", jd.data.MixedColumns, {"names": ("a", "b"), "numbers": jd.data.Columns(("a",), (0,), (1,)),
+    "words": (("x", "y"),)}, names=[("a",), ("a", "a"), T("ab"), T(None)], numbers=[T(3), *says("names", None)],
+    words=[*says("names", ()), *says("column 'b'", (("x",),)), (("x", "x"),), T(None), T("xy")])
 for load in (jd.data.load_digits, jd.data.load_fashion_mnist, jd.data.load_cifar10, jd.data.load_imagenet64):
     row(f"jd.data.{load.__name__}", load, split=SPLIT, data_dir=NO_PATH)
 ARRAYS_OF_DATA = {"x": X}
@@ -827,7 +838,7 @@ WITHOUT = {
     "eight_gaussians_mixture process_shard every_device Point RowSums",
     "called by those that have rows": "example_keys innermost with_params with_key takes_key_of "
     "weights assign assignment_cost draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
-    "recorded_identity learned read read_summary Rows",
+    "recorded_identity learned read read_summary Rows Mixed",
 }
 
 

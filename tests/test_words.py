@@ -43,6 +43,7 @@ GIVEN = {  # what words need beside the field that is tried: as text, and as it 
     jd.data.Table: ("'x.csv'", {"path": "x.csv"}),
     jd.data.text: ("'x.txt', 8", {"path": "x.txt", "length": 8}),
     jd.data.maps: ("fashion", {"name": "fashion"}),
+    jd.data.MixedTable: ("'x.csv'", {"path": "x.csv"}),
     jd.data.ImageFolder: ("'pictures'", {"folder": "pictures"}),
 }
 EVERY = [(kind, word) for kind, table in WORDS.tables.items() for word in table.makers]
@@ -77,6 +78,8 @@ def others(parameter):
             yield "(0.75, 0.5, 0)", np.array([0.75, 0.5, 0.0])
         elif kind is Literal:
             yield from ((repr(choice), choice) for choice in get_args(one))
+        elif kind is collections.abc.Sequence and get_args(one) == (str,):
+            yield "('one', 'two')", ("one", "two")
         elif kind is collections.abc.Sequence:
             yield from (("(4, 8)", (4, 8)), ("[2]", (2,)))
         elif kind in WORDS.tables:

@@ -46,11 +46,7 @@ def read_columns(path: str | os.PathLike, words: Sequence[str] = ()) -> dict[str
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a table: a file that ends in {', '.join(SUFFIXES)}")
     check_file(path)
-    columns = (_from_csv if suffix == ".csv" else _from_arrays)(path, words)
-    if not columns or not len(next(iter(columns.values()))):
-        n = len(next(iter(columns.values()), ()))
-        raise ValueError(f"{path} has {n} rows of {len(columns)} columns; expected at least one of each")
-    return columns
+    return (_from_csv if suffix == ".csv" else _from_arrays)(path, words)
 
 
 def write_rows(path: str | os.PathLike, names: Sequence[str], values) -> None:
@@ -116,6 +112,12 @@ def _from_csv(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is no table of cells ({error}); look at its quotation marks") from None
 
 
+def _check_size(path: Path, rows: int, columns: int) -> None:
+    """Raise ValueError for a table without rows or columns."""
+    if not rows or not columns:
+        raise ValueError(f"{path} has {rows} rows of {columns} columns; expected at least one of each")
+
+
 def _check_names(path: Path, names: Sequence[str], words: Sequence[str]) -> None:
     """Raise ValueError for a name that is there twice, and for one in `words` that is not there."""
     if double := [name for i, name in enumerate(names) if name in names[:i]]:
@@ -170,9 +172,10 @@ def _values(path: Path, lines, names: tuple[str, ...], words: Sequence[str], del
                     raise ValueError(f"{path}, line {lines.line_num}, column {name!r}: {reason}")
         values.append(np.array(row))
         texts.append(text)
-    columns = dict(zip((names[i] for i in of_numbers), np.stack(values, 1) if values else [np.empty(0)] * len(names)))
+    _check_size(path, len(values), len(names))
+    columns = dict(zip((names[i] for i in of_numbers), np.stack(values, 1)))
     columns |= dict(zip((names[i] for i in of_words), np.array(texts, str).T))
-    return {name: columns.get(name, np.empty(0)) for name in names}
+    return {name: columns[name] for name in names}
 
 
 def _reason(cell: str, word: bool = False) -> str | None:
@@ -208,6 +211,7 @@ def _from_arrays(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
             ".npz, a named one for each column"
         )
     _check_names(path, list(columns), words)
+    _check_size(path, len(arrays[0]), len(columns))
     return {name: (_words if name in words else _column)(path, name, array) for name, array in columns.items()}
 
 

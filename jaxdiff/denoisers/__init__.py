@@ -24,6 +24,7 @@ from jaxdiff.denoisers.energy import Gradient, InnerProduct, energy
 from jaxdiff.denoisers.given import Given
 from jaxdiff.denoisers.on_process import OnProcess
 from jaxdiff.denoisers.precision import arithmetic, uncast
+from jaxdiff.denoisers.side_by_side import SideBySide
 from jaxdiff.denoisers.with_process import WithProcess
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "InnerProduct",
     "NoisyClassifier",
     "OnProcess",
+    "SideBySide",
     "Swapped",
     "ToData",
     "TwoEnded",

@@ -49,13 +49,14 @@ def check_same_process(name: str, other, denoiser, fix: str) -> None:
 
     They differ where they are of different classes, or have different numbers as far as these are known.
     """
-    if _differ(denoiser.process, other.process):
+    if differ(denoiser.process, other.process):
         raise ValueError(
             f"{name} is of the process {said(other.process)}, the denoiser of {said(denoiser.process)}; {fix}"
         )
 
 
-def _differ(one: Process, other: Process) -> bool:
+def differ(one: Process, other: Process) -> bool:
+    """Whether two processes are of different classes, or have different numbers as far as these are known."""
     if jax.tree.structure(one) != jax.tree.structure(other):
         return True
     as_computed = lambda leaf: np.asarray(leaf, jnp.result_type(float))

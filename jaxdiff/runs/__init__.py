@@ -13,6 +13,7 @@ from jaxdiff.runs.evaluate import evaluate
 from jaxdiff.runs.export import export
 from jaxdiff.runs.known import Known, learned
 from jaxdiff.runs.likelihood import likelihood
+from jaxdiff.runs.mixed import Mixed
 from jaxdiff.runs.pictures import Pictures
 from jaxdiff.runs.rows import Rows
 from jaxdiff.runs.run import WEIGHTS, Computed, Run, build, draw, every_device, load
@@ -25,6 +26,7 @@ __all__ = [
     "Computed",
     "Config",
     "Known",
+    "Mixed",
     "Pictures",
     "Rows",
     "Run",

@@ -122,7 +122,8 @@ def evaluate(
     keep, cond = own_folder(folder, "evaluation.partial"), known.as_given(run.config, given, n)
     lasting = {"mesh": every_device(), "keep": keep, "progress": progress, "grid": grid}
     x = draw(run, n, sampler, steps, seed, cond, batch_size, precision, **lasting)
-    if bad := int((~np.isfinite(x.reshape(n, -1)).all(1)).sum()):
+    finite = [np.isfinite(part.reshape(n, -1)).all(1) for part in jax.tree.leaves(x)]
+    if bad := int((~np.all(finite, axis=0)).sum()):
         raise ValueError(f"{bad} of {n} samples are not finite; look at training.png of the run, or take more steps")
     drawn = known.whole(x, cond)
     key = jax.random.key(seed)

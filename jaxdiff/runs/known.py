@@ -15,8 +15,10 @@ import numpy as np
 
 from jaxdiff.arrays import check_choice, check_instance, check_number, check_whole, read_json, said
 from jaxdiff.config import Config
+from jaxdiff.losses import ConditionDropout, Loss
 from jaxdiff.metrics import Distance
 from jaxdiff.runs.summary import write_json
+from jaxdiff.samplers import draw
 from jaxdiff.vocabulary import Network
 
 SEEN = 10_000  # pictures that data_std is measured on
@@ -68,6 +70,23 @@ class Known(abc.ABC):
     def dropout(self, config: Config) -> float | None:
         """The share of examples whose condition is dropped in training; None of a model without one."""
         return 0.0 if config.condition else None
+
+    def reading(self, config: Config) -> dict[str, Any]:
+        """What the denoiser is beside its network: process, parameterization and data_std."""
+        return {"process": config.process, "parameterization": config.parameterization, "data_std": self.data_std}
+
+    def loss(self, config: Config) -> Loss:
+        """What the model is trained by: the loss of the config, with the condition dropped as it says."""
+        rate = self.dropout(config)
+        return ConditionDropout(config.loss, rate=rate) if rate else config.loss
+
+    def draw(self, key, denoiser, n: int, sampler, batch_size: int, cond=None, **settings) -> Any:
+        """n samples, as the model sees them; `settings` are those of `jaxdiff.samplers.draw`."""
+        return draw(key, denoiser, (n, *self.event), batch_size, cond, sampler=sampler, **settings)
+
+    def given(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The columns that a likelihood is given by `names`; ValueError where it is given what the model was."""
+        raise ValueError(f"condition = {' '.join(names)}: no model of all columns, which are given any; leave it out")
 
     @abc.abstractmethod
     def examples(self, source) -> Any:

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ def likelihood(
     unconditional: bool = False,
     progress: bool = True,
     precision: Computed | None = None,
+    condition: Sequence[str] = (),
     **settings,
 ) -> dict:
     """Likelihood of data under a run, into the summary of its folder: bits/dim of pictures, nats of rows.
@@ -41,10 +43,11 @@ def likelihood(
         unconditional: of a conditional run p(x), which it learned where it dropped its condition.
         precision: what the network is computed in: float32, also where the run was trained in another dtype, with
             products as JAX is set (None) or of "default", "high" or "highest" precision; or "bfloat16".
+        condition: columns that are given, by name, of a run of mixed columns, which models all of them.
         settings: of `jaxdiff.bits_per_dim`, or of rows those of `jaxdiff.log_likelihood`.
 
-    Raises ValueError for data of another kind or shape, for settings that have no meaning for them, and for
-    `unconditional` of a run that knows no p(x).
+    Raises ValueError for data of another kind or shape, for settings that have no meaning for them, for `unconditional`
+    of a run that knows no p(x), and for a `condition` of a run that does not model it.
     """
     check_instance("run", run, Run, "a run, such as jaxdiff.runs.load(folder)")
     folder = check_path("folder", folder)
@@ -54,6 +57,9 @@ def likelihood(
     if split is not None:
         check_choice("split", split, SPLITS)
     check_flag("unconditional", unconditional)
+    check_instance("condition", condition, (tuple, list), "the names of columns")
+    if names := [name.strip() for text in condition for name in text.split(",")]:
+        settings["condition"] = run.known.given(names)
     denoiser, products = computed(run.denoiser, precision)
     dropout = run.known.dropout(run.config)
     if unconditional and not dropout:
@@ -71,7 +77,7 @@ def likelihood(
     lasting = {"record": record, "progress": progress, "mesh": mesh, "precision": products}
     figures, words = run.known.score(key, denoiser, source, limit, conditional, lasting, **settings)
     print(words, file=sys.stderr)
-    given = ", ".join(run.config.condition) if conditional else None
+    given = ", ".join(names or run.config.condition * conditional) or None
     scored = {
         "data": name,
         "split": split or "all",

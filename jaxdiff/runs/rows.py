@@ -201,10 +201,10 @@ class Rows(Known):
         gaussian = self.columns.gaussian_log_prob(self.mean, self.covariance, rows)[converged]
         figures = {
             "log_likelihood": float(nats.mean()),
-            "standard_error": _error(nats),
+            "standard_error": error_of(nats),
             "gaussian": float(gaussian.mean()),
             "above_gaussian": float((nats - gaussian).mean()),
-            "above_gaussian_standard_error": _error(nats - gaussian),
+            "above_gaussian_standard_error": error_of(nats - gaussian),
             "examples": len(rows),
             "not_converged": int((~converged).sum()),
             "precision": arithmetic(denoiser, jnp.asarray(x).dtype, precision),
@@ -218,6 +218,6 @@ class Rows(Known):
         return figures, words
 
 
-def _error(values: np.ndarray) -> float:
+def error_of(values: np.ndarray) -> float:
     """The standard error of the mean."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan

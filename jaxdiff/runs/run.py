@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import jaxdiff as jd
 from jaxdiff import training
@@ -63,6 +62,10 @@ def build(config: Config, known: Known) -> Any:
     asked = {name: offered[name] for name in recipe.asks if name in offered}
     if "channels_in" in recipe.asks and "channels_in" not in offered:
         raise ValueError(f"network = {written} is for pictures, and the data are of shape {known.event}; give an mlp")
+    for name, what in (("ends", "several parts"), ("event", "rows of numbers")):
+        if name in recipe.asks and name not in offered:
+            fix = WORDS.write(known.NETWORK, Network)
+            raise ValueError(f"network = {written} is for {what}, and the data are {known.KIND}; give {fix}")
     if lost := [name for name in ("classes", "vector") if name in offered and name not in asked]:
         what = {"classes": "labels", "vector": "columns as its condition"}[lost[0]]
         raise ValueError(f"network = {written} takes no {what}; give one that does")
@@ -73,9 +76,7 @@ def build(config: Config, known: Known) -> Any:
     denoiser = jd.Denoiser(
         network,
         params,
-        config.process,
-        config.parameterization,
-        data_std=known.data_std,
+        **known.reading(config),
         learned_variance=learns == "variance",
         condition_dropout=known.dropout(config),
     )
@@ -165,7 +166,7 @@ def draw(
     batch_size: int = 4096,
     precision: Computed | None = None,
     **more,
-) -> np.ndarray:
+) -> Any:
     """n samples, as the model sees them; `run.restore` gives them in the user's units.
 
     `cond` is a label for all samples, or has one entry a sample. `precision` None computes the network as the run was
@@ -176,8 +177,8 @@ def draw(
     check_whole("n", n)
     key = jax.random.key(check_seed(seed))
     denoiser, products = (run.denoiser, None) if precision is None else computed(run.denoiser, precision)
-    settings = {"sampler": sampler, "steps": steps, "precision": products, **more}
-    return jd.samplers.draw(key, denoiser, (n, *run.known.event), batch_size, cond, **settings)
+    settings = {"steps": steps, "precision": products, **more}
+    return run.known.draw(key, denoiser, n, sampler, batch_size, cond, **settings)
 
 
 def every_device() -> jax.sharding.Mesh | None:

@@ -16,7 +16,6 @@ from jaxdiff import training
 from jaxdiff.arrays import atomic_write, check_instance, check_number, check_path, check_whole, is_leftover, own_folder
 from jaxdiff.config import Config, read_config
 from jaxdiff.denoisers import innermost
-from jaxdiff.losses import Loss
 from jaxdiff.runs.budget import Budget
 from jaxdiff.runs.data import read
 from jaxdiff.runs.known import Known, learned, read_known, write_known
@@ -39,12 +38,6 @@ PARTS = {  # what `training.train` calls what a setting decides, where that is n
     "seed": ("key", "initial_weights", "first_batch", "data"),
 }
 PICTURES = 0.02  # the share of a training's time that pictures of samples may take
-
-
-def dropping(config: Config, known: Known) -> Loss:
-    """The loss of a config, with the condition dropped as it says."""
-    rate = known.dropout(config)
-    return jd.losses.ConditionDropout(config.loss, rate=rate) if rate else config.loss
 
 
 def _check_folder(config: Config, folder: Path, allow: Sequence[str]) -> None:
@@ -185,7 +178,7 @@ def train(
             jax.random.fold_in(jax.random.key(config.seed), 1),
             folder,
             denoiser,
-            dropping(config, known),
+            known.loss(config),
             batches,
             steps=config.steps,
             optimizer=functools.partial(training.clipped_adam, learning_rate=config.learning_rate),

@@ -1,0 +1,326 @@
+"""Runs of tables of mixed columns: one joint model of all of them, of which any may be given.
+
+Each column is a part with a noise level of its own, numbers under the process of the config and categories masked. One
+model then has every conditional law. Of its likelihoods two are of different kinds, a density of the numbers, which the
+flow computes, and a probability of the categories, of which there is a bound; the row's is their sum,
+
+    log p(numbers, categories) = log p(numbers) + log p(categories | numbers),
+
+in nats, the model that draws the numbers first.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff.arrays import check_choice, said
+from jaxdiff.config import Config
+from jaxdiff.data import Columns, MixedColumns, MixedTable, write_columns
+from jaxdiff.data.rows import SUFFIXES, listed
+from jaxdiff.denoisers import Denoiser, arithmetic
+from jaxdiff.losses import Denoising, Loss
+from jaxdiff.losses.times import Subsets
+from jaxdiff.metrics import Distance, sliced_wasserstein, wasserstein
+from jaxdiff.runs.known import Known
+from jaxdiff.runs.laws import Asked, in_words, law_of
+from jaxdiff.runs.rows import LIMIT, PAIRED, error_of
+from jaxdiff.vocabulary import WORDS, Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(Known):
+    """Of rows of numbers and categories: event is (columns,), data_std that of a standardised number, 1.
+
+    mean, covariance: of the numbers, standardised. frequencies: of the words of each column of categories. suffix: of
+    the file they came in.
+    """
+
+    SOURCES: ClassVar = (MixedTable,)
+    NETWORK: ClassVar = WORDS.parse("joint", Network)
+    SHOWN: ClassVar = 2000
+
+    columns: MixedColumns
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    frequencies: tuple[tuple[float, ...], ...]
+    suffix: str = ".csv"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("suffix", self.suffix, SUFFIXES)
+        n, words = len(self.columns.of_numbers), [*map(len, self.columns.words)]
+        if {len(self.mean), len(self.covariance), *map(len, self.covariance)} != {n}:
+            raise ValueError(f"mean or covariance are not of {n} columns of numbers, as columns has")
+        if [*map(len, self.frequencies)] != words:
+            raise ValueError(f"frequencies are not of columns of {words} words, as columns has")
+
+    @classmethod
+    def learned(cls, config: Config, source, seen: int = 0) -> "Mixed":
+        """Those of a `jaxdiff.data.MixedTable`."""
+        for name, value in (("flip", config.flip), ("dropout", config.dropout)):
+            if value:
+                raise ValueError(f"{name} = {value} is for pictures and their labels; leave it out")
+        if config.condition:
+            raise ValueError(
+                f"condition = {', '.join(config.condition)}: a model of mixed columns is given any of them when it is "
+                "asked (jaxdiff sample --condition); leave it out of training"
+            )
+        if not isinstance(config.process, jd.Gaussian):
+            raise ValueError(f"process = {said(config.process)} is for numbers here: categories are masked; give vp")
+        columns = source.columns
+        values = source.values
+        counts = [np.bincount(values[:, columns.names.index(name)].astype(int)) for name in columns.categories]
+        frequencies: Any = [_share(count, len(words)).tolist() for count, words in zip(counts, columns.words)]
+        mean: Any = ()
+        covariance: Any = ()
+        if columns.numbers is not None:
+            rows = values[:, [columns.names.index(name) for name in columns.of_numbers]]
+            mean, covariance = (array.tolist() for array in columns.numbers.moments(rows))
+        return cls((len(columns.names),), 1.0, columns, mean, covariance, frequencies, source.suffix)
+
+    def lasting(self, config: Config) -> dict[str, Any]:
+        """The columns and their words."""
+        names = {"columns": self.columns.names, "words": self.columns.words}
+        return super().lasting(config) | names
+
+    def dropout(self, config: Config) -> None:
+        """Nothing is dropped: what is not given is a part of the model."""
+
+    def offered(self, config: Config) -> dict[str, Any]:
+        """An end for each column; that of a masked one shows its noise level itself."""
+        from jaxdiff.networks import Categories, Numbers
+
+        words = zip(self.columns.categories, self.columns.words)
+        ends = {name: Categories(len(known), noise=False) for name, known in words}
+        return {"ends": ends | {name: Numbers() for name in self.columns.of_numbers}}
+
+    def reading(self, config: Config) -> dict[str, Any]:
+        """A process for each column."""
+        words = zip(self.columns.categories, self.columns.words)
+        masked = {name: jd.Absorbing(len(known)) for name, known in words}
+        numbers = self.columns.of_numbers
+        none = dict.fromkeys(masked)
+        return {
+            "process": jd.Product(masked | dict.fromkeys(numbers, config.process)),
+            "parameterization": none | dict.fromkeys(numbers, config.parameterization),
+            "data_std": none | dict.fromkeys(numbers, self.data_std),
+        }
+
+    def loss(self, config: Config) -> Loss:
+        """Denoising, with columns given and hidden."""
+        loss = config.loss
+        if not isinstance(loss, Denoising):
+            raise ValueError(f"loss = {WORDS.write(loss, Loss)}: a model of mixed columns is trained by denoising")
+        law: Any = loss.times
+        return loss if isinstance(law, Subsets) else dataclasses.replace(loss, times=Subsets(law))
+
+    def examples(self, source) -> dict[str, np.ndarray]:
+        """What the model sees of the rows, each column under its name."""
+        return {f"x.{name}": part for name, part in self._parts(source).items()}
+
+    def _parts(self, source, limit: int | None = None) -> dict[str, np.ndarray]:
+        return self.columns.parts(self.columns.read(source.raw)[:limit])
+
+    def prepare(self, config: Config) -> Callable:
+        """The columns as they are."""
+        return lambda key, batch: ({name: batch[f"x.{name}"] for name in self.columns.names}, None)
+
+    def given(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Columns that are given, by their names."""
+        if unknown := [name for name in names if name not in self.columns.names]:
+            raise ValueError(f"condition names {listed(unknown)}; expected some of the columns {self._listed()}")
+        if len(set(names)) < len(names) or len(names) == len(self.columns.names):
+            raise ValueError(f"condition = {' '.join(names)}; expected each column once, and one left to the model")
+        return tuple(names)
+
+    def _listed(self) -> str:
+        return listed(self.columns.names)
+
+    def condition(self, config: Config, given: Sequence[str], n: int) -> dict[str, np.ndarray] | None:
+        """Values of any columns, from "age=41" and "job=nurse", or "age=41,job=nurse"."""
+        pairs = [part.partition("=") for text in given for part in re.split(r",(?=[^,=]+=)", text)]
+        if not pairs:
+            return None
+        values = {name.strip(): value.strip() for name, _, value in pairs}
+        if len(values) < len(pairs):
+            raise ValueError(f"condition = {' '.join(given)}; expected each column once")
+        row = {name: self._value(name, values[name]) for name in self.given(tuple(values))}
+        place = self.columns.names.index
+        rows = np.zeros((n, len(self.columns.names)))
+        for name, value in row.items():
+            rows[:, place(name)] = value
+        parts = self.columns.parts(rows)
+        return {name: parts[name] for name in row}
+
+    def _value(self, name: str, text: str) -> float:
+        if name in self.columns.categories:
+            return float(self.columns.place(name, np.array([text]))[0])
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"condition {name} = {text!r}; expected a number") from None
+        if not math.isfinite(value):
+            raise ValueError(f"condition {name} = {text}; expected a finite number")
+        return value
+
+    def in_turn(self, source, n: int) -> None:
+        """Nothing: the model draws all columns."""
+
+    def draw(self, key, denoiser, n: int, sampler, batch_size: int, cond=None, **settings) -> dict[str, np.ndarray]:
+        """All columns: those of `cond`, and of the others numbers by `sampler` and categories by Ancestral."""
+        if not isinstance(denoiser, Denoiser):
+            raise ValueError(f"guidance by {said(denoiser)}: a run of mixed columns is not guided; leave it out")
+        held = {} if cond is None else cond
+        left = [name for name in self.columns.names if name not in held]
+        samplers = {name: sampler if name in self.columns.of_numbers else jd.samplers.Ancestral() for name in left}
+        shapes = {name: (n, *self._event(name)) for name in left}
+        if len(left) == 1:
+            chosen, shape = samplers[left[0]], shapes[left[0]]
+        else:
+            chosen, shape = jd.samplers.Each(samplers), shapes
+        model = self.given_of(denoiser, tuple(held))
+        x = jd.samplers.draw(key, model, shape, batch_size, cond, sampler=chosen, **settings)
+        return ({left[0]: x} if len(left) == 1 else x) | held
+
+    def _event(self, name: str) -> tuple[int, ...]:
+        return (1,) if name in self.columns.of_numbers else ()
+
+    def given_of(self, denoiser, names: Sequence[str]) -> Any:
+        """The denoiser with these columns given."""
+        if not names:
+            return denoiser
+        return jd.Given(denoiser, tuple(names), event={name: self._event(name) for name in names})
+
+    def real(self, source, config, condition, most) -> tuple[np.ndarray, None]:
+        """Rows with all columns, words by their places."""
+        if condition:
+            raise ValueError(
+                f"condition = {' '.join(condition)}, but no rows of the data have just these values to compare with; "
+                "leave it out"
+            )
+        values = self.columns.read(source.raw)
+        return values[np.random.default_rng(0).permutation(len(values))[:most]], None
+
+    def as_given(self, config, given, n) -> None:
+        """Nothing is given."""
+
+    def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
+        """The columns, numbers standardised and categories as one-hot vectors."""
+        if features is not None:
+            raise ValueError(
+                f"features = {said(features)} are of pictures; rows are compared by their columns: leave it out"
+            )
+        return self._together, {"name": "the standardised columns, categories as one-hot vectors"}
+
+    def _together(self, values) -> np.ndarray:
+        parts = self.columns.parts(values)
+        hot = [np.eye(len(words))[parts[name]] for name, words in zip(self.columns.categories, self.columns.words)]
+        return np.concatenate([*(parts[name] for name in self.columns.of_numbers), *hot], axis=1)
+
+    def whole(self, x, cond) -> np.ndarray:
+        """Rows with all columns, words by their places."""
+        return self.columns.values(x)
+
+    def distances(self, key, real, x) -> dict[str, Distance]:
+        """The Wasserstein distances of `features`: exact of at most 2,000 rows of each set, sliced of all."""
+        n, (x, real) = min(len(real), len(x), PAIRED), map(self._together, (x, real))
+        return {
+            "wasserstein": Distance(wasserstein(x[:n], real[:n]), math.nan),
+            "sliced_wasserstein": sliced_wasserstein(key, x, real),
+        }
+
+    def restore(self, x) -> dict[str, np.ndarray]:
+        """Columns in the user's units and words."""
+        return self.columns.restored(self.columns.values(x))
+
+    def write(self, x, folder: Path) -> Path:
+        """As samples.csv, .npy or .npz: what the data came in."""
+        write_columns(path := folder / f"samples{self.suffix}", x)
+        return path
+
+    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
+        """The columns by pairs beside those of the data, words by their places, spread so that points show."""
+        sets = {} if source is None else {"data": self.columns.read(source.raw)}
+        places = [self.columns.names.index(name) for name in self.columns.categories]
+        rng = np.random.default_rng(0)
+        for name, values in (sets | {"samples": self.columns.values(x)}).items():
+            sets[name] = values = values.copy()
+            values[:, places] += rng.uniform(-0.3, 0.3, (len(values), len(places)))
+        jd.plotting.pairs(sets, self.columns.names, path, title)
+
+    def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
+        """None beside the samples."""
+
+    def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
+        """Nats of a row: of the numbers by the flow, of the categories by their bound, and of both together."""
+        given = settings.pop("condition", ())
+        if wrong := sorted(settings.keys() - {"flow", "trace"}):
+            raise ValueError(f"{wrong[0]} = {settings[wrong[0]]}: for pictures; these are rows: leave it out")
+        values = self.columns.read(source.raw)[: limit or LIMIT]
+        asked = Asked(self, key, denoiser, self.columns.parts(values), given, lasting, settings)
+        own = lambda names: tuple(name for name in names if name not in given)
+        numbers, categories = own(self.columns.of_numbers), own(self.columns.categories)
+        laws: dict[str, tuple[str, np.ndarray, np.ndarray | None]] = {}  # (what it is of, nats a row, a baseline)
+        if numbers:
+            gaussian = self._gaussian(values, given)
+            laws["numbers"] = (law_of(numbers, given), asked.density(numbers, hidden=categories), gaussian)
+            if categories:
+                of = law_of(numbers, (*given, *categories))
+                laws["numbers_given_categories"] = (of, asked.density(numbers, held=categories), None)
+        if categories:
+            of, known = law_of(categories, (*given, *numbers)), self._counted(values, categories)
+            laws["categories_bound"] = (of, asked.bound(categories, held=numbers), known)
+        if numbers and categories:
+            both = laws["numbers"][1] + laws["categories_bound"][1]
+            laws["row_bound"] = (law_of((*numbers, *categories), given), both, None)
+        converged = np.all([np.isfinite(nats) for _, nats, _ in laws.values()], axis=0)
+        if not converged.any():
+            raise ValueError(
+                f"of {len(values)} rows the flow of none converged; look whether they are far from those of the "
+                "training, or give --flow other tolerances"
+            )
+        figures: dict[str, Any] = {}
+        for name, (_, nats, baseline) in laws.items():
+            figures |= {name: float(nats[converged].mean()), f"{name}_standard_error": error_of(nats[converged])}
+            if baseline is not None:
+                figures[f"{name}_baseline"] = float(baseline[converged].mean())
+        precision = arithmetic(denoiser, np.float32, lasting["precision"])
+        figures |= {"examples": len(values), "not_converged": int((~converged).sum()), "precision": precision}
+        return figures, in_words({name: of for name, (of, *_) in laws.items()}, figures, len(categories))
+
+    def _gaussian(self, values, given: Sequence[str]) -> np.ndarray:
+        """log p of the numbers that are not given under one Gaussian of the rows of the training, nats [n]."""
+        columns = self._numbers(given)
+        rows = values[:, [self.columns.names.index(name) for name in columns.names]]
+        return columns.gaussian_log_prob(self.mean, self.covariance, rows)
+
+    def _numbers(self, given: Sequence[str]) -> Columns:
+        """The columns of numbers, those in `given` as their condition."""
+        columns = self.columns.numbers
+        assert columns is not None
+        return dataclasses.replace(columns, condition=tuple(name for name in columns.names if name in given))
+
+    def log_scale(self, given: Sequence[str]) -> float:
+        """What a log-density of the standardised numbers is less by in the user's units."""
+        return self._numbers(given).log_scale
+
+    def _counted(self, values, categories: Sequence[str]) -> np.ndarray:
+        """log p of categories by how often each word is among the rows of the training, nats [n]."""
+        total = np.zeros(len(values))
+        for name in categories:
+            shares = np.array(self.frequencies[self.columns.categories.index(name)])
+            total += np.log(shares[values[:, self.columns.names.index(name)].astype(int)])
+        return total
+
+
+def _share(counts: np.ndarray, words: int) -> np.ndarray:
+    """How often each of `words` words is there, of which one that is not counts as half a time."""
+    counts = np.pad(counts, (0, words - len(counts))).astype(float)
+    counts = np.where(counts > 0, counts, 0.5)
+    return counts / counts.sum()
