@@ -49,11 +49,20 @@ MEANS = np.array([[1.0, -0.5], [-1.0, 0.5]])
 COVARIANCES = np.array([[[0.1, 0.05], [0.05, 0.2]], [[0.3, -0.1], [-0.1, 0.1]]])
 
 
-# For long tests: the curves of the others are left to `make test-slow`.
-FEW = "VP", "VE", "EDM", "Cosine", "Flow"
-OF_FEW_PROCESSES = [
-    pytest.param(process, id=name, marks=[] if name in FEW else pytest.mark.slow) for name, process in PROCESSES.items()
-]
+def few(table, *quick):
+    """The rows of `table` as parameters, of which `make test` runs the `quick` ones and `make test-slow` all others."""
+    assert {*quick} <= {*table}
+    return [pytest.param(row, id=name, marks=[] if name in quick else pytest.mark.slow) for name, row in table.items()]
+
+
+def few_names(table, *quick):
+    """The same of the names of its rows."""
+    return few({name: name for name in table}, *quick)
+
+
+# For long tests.
+OF_FEW_PROCESSES = few(PROCESSES, "VP", "VE", "EDM", "Cosine", "Flow")
+OF_THREE_PROCESSES = few(PROCESSES, "VP", "EDM", "Flow")
 
 
 @pytest.fixture(params=PROCESSES.values(), ids=PROCESSES.keys())
@@ -68,6 +77,12 @@ def x64():
 
 LONG = ("test_mesh_evaluation.py", "test_mesh.py", "test_cli_hosts.py", "test_hosts.py", "test_notebooks.py")
 LONG += ("test_gradients.py", "test_bridges.py")  # in float64
+
+
+def pytest_ignore_collect(collection_path):
+    """Of float64 only files that have such tests are imported."""
+    named = collection_path.name.startswith("test_")
+    return True if named and jax.config.jax_enable_x64 and "x64" not in collection_path.read_text() else None
 
 
 def pytest_collection_modifyitems(config, items):

@@ -267,9 +267,9 @@ def sampled(sampler):
 EXPLICIT = {
     "UniPC": sampled(jd.samplers.UniPC(3)),
     "ReverseSDE": sampled(jd.samplers.ReverseSDE()),
-    "likelihood": lambda x: jd.log_likelihood(KEY, denoiser(), x, flow=LOOSE).log_prob,
 }
 MORE = {
+    "likelihood": lambda x: jd.log_likelihood(KEY, denoiser(), x, flow=LOOSE).log_prob,
     "DDIM": sampled(jd.samplers.DDIM()),
     "DPMSolverPP": sampled(jd.samplers.DPMSolverPP()),
     "encode": lambda x: jd.encode(denoiser(), x, flow=LOOSE),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names
 
 import jaxdiff as jd
 from jaxdiff.networks import Cast
@@ -117,7 +118,11 @@ def steps_of(model, scheduler, n=4):
     [
         ("EulerDiscrete", {"prediction_type": "v_prediction", "use_karras_sigmas": True, "num_train_timesteps": 100}),
         ("FlowMatchEulerDiscrete", {"shift": 3.0}),
-        ("EDMEuler", {"prediction_type": "v_prediction", "sigma_data": 0.8, "sigma_max": 20.0}),
+        pytest.param(
+            "EDMEuler",
+            {"prediction_type": "v_prediction", "sigma_data": 0.8, "sigma_max": 20.0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_samples_by_eulers_steps_are_those_of_diffusers(name, settings, model, tmp_path):
@@ -148,7 +153,9 @@ def test_heuns_first_step_on_a_flow_is_that_of_diffusers(model, tmp_path):
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", ["EDMDPMSolverMultistep", "DPMSolverMultistep", "UniPCMultistep"])
+@pytest.mark.parametrize(
+    "name", few_names(["EDMDPMSolverMultistep", "DPMSolverMultistep", "UniPCMultistep"], "UniPCMultistep")
+)
 def test_solvers_of_higher_order_read_an_output_alike(name, model, tmp_path):
     """x_0 of one output, by the scheduler's own conversion; two of them run flow matching by a flag."""
     edm = "EDM" in name
@@ -303,7 +310,9 @@ def test_a_config_of_another_kind_is_refused_in_our_words(place, folder):
         jd.pretrained.from_diffusers(folder)
 
 
-@pytest.mark.parametrize("place", ["unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    "place", few_names(["unet/config.json", "scheduler/scheduler_config.json"], "scheduler/scheduler_config.json")
+)
 def test_no_value_of_another_type_gets_by(place, folder):
     """Each field in turn: it is refused in our words, or it is one that the model does not depend on."""
     path = folder / place

@@ -67,6 +67,7 @@ def test_importance_weighting_approaches_the_integral():
     assert reports[1].kind == "importance-weighted bound, K = 4"
 
 
+@pytest.mark.slow
 def test_probes_do_not_undo_the_importance_weighted_bound():
     """Against the exact divergence on a correlated Gaussian, within four standard errors of the difference."""
     d, n = 8, 100

@@ -79,6 +79,7 @@ def test_trace_is_the_known_variance_of_the_probes(probes):
     assert parts == pytest.approx(report.standard_error**2, rel=0.3)
 
 
+@pytest.mark.slow
 def test_samples_that_share_their_probes_share_the_error_of_these():
     """The probes of a Gaussian's flow err by the same for every x: K samples are off together, not one by one."""
     d, samples, n, probes = 15, 8, 200, 2

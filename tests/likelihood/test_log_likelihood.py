@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import OF_FEW_PROCESSES, draw_mixture, mixture, within
+from conftest import OF_THREE_PROCESSES, PROCESSES, draw_mixture, few, mixture, within
 from scipy.stats import norm
 
 import jaxdiff as jd
@@ -19,7 +19,7 @@ def model_log_prob(denoiser, x, t_min, tolerance=1e-12):
     return denoiser.log_prob(x, t_min) + prior - denoiser.log_prob(x_1, 1.0)
 
 
-@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
+@pytest.mark.parametrize("process", OF_THREE_PROCESSES)
 def test_exact_divergence_reaches_the_closed_form(process, x64):
     x = jnp.asarray(draw_mixture(0, 6))
     denoiser = mixture(process)
@@ -31,7 +31,7 @@ def test_exact_divergence_reaches_the_closed_form(process, x64):
         assert (got.standard_error == 0).all()
 
 
-@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
+@pytest.mark.parametrize("process", few(PROCESSES, "VE", "Flow"))
 def test_exact_divergence_in_float32(process):
     x = jnp.asarray(draw_mixture(0, 6), jnp.float32)
     denoiser = mixture(process)

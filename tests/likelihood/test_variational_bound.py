@@ -111,6 +111,7 @@ def test_more_levels_tend_to_the_continuous_bound():
     assert many == pytest.approx(np.log((1 + 0.04 * last) / (1 + 0.04 * first)) / 2, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_bound_and_flow_side_by_side():
     """The exact model of the same images: in continuous time the bound is the flow's value, in 32 levels above it."""
     n, levels, key = 200, 2**12, jax.random.key(3)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import OF_FEW_PROCESSES, draw_mixture, mixture, mixture_moments
+from conftest import OF_THREE_PROCESSES, draw_mixture, mixture, mixture_moments
 from scipy.integrate import quad
 
 import jaxdiff as jd
@@ -37,7 +37,7 @@ def check_moments(x, mean, covariance):
 
 
 @pytest.mark.parametrize("sampler", STOCHASTIC, ids=str)
-@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
+@pytest.mark.parametrize("process", OF_THREE_PROCESSES)
 def test_stochastic_samplers_draw_the_mixture(sampler, process):
     """Started from the true x at t_start, so that only the sampler can be wrong."""
     n, t_start = 4000, 0.97 if isinstance(sampler, EulerMaruyama) else 1.0
@@ -102,6 +102,7 @@ def test_euler_maruyama_of_a_gaussian(eta, x64):
     check_moments(x, np.array([mean]), np.array([[variance]]))
 
 
+@pytest.mark.parametrize("process", OF_THREE_PROCESSES)
 def test_ddim_with_full_noise_is_ancestral(process, x64):
     """Two ways to write q(x_s | x_t, x_0): with the predicted noise, and with x_t."""
     for grid in (None, jd.grids.Time()(process, 5, 1.0, 0.0)):
@@ -112,6 +113,7 @@ def test_ddim_with_full_noise_is_ancestral(process, x64):
         np.testing.assert_allclose(*runs, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("process", OF_THREE_PROCESSES)
 def test_first_order_sde_solver_is_ancestral(process, x64):
     runs = [
         jd.sample(jax.random.key(6), mixture(process), (6, 2), sampler, 12, grid=jd.grids.Angle())

@@ -18,7 +18,7 @@ from jaxdiff.training import TrainState, make_mesh, make_step, train
 
 KEY = jax.random.key(0)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-SHAPES = {"data": (8, 1), "model": (1, 8), "both": (2, 4)}
+SHAPES = {"data": (8, 1), "both": (2, 4)}
 
 
 def moved(compiled):
@@ -69,7 +69,7 @@ def collectives():
             state, metrics = compiled(state, placed, *step.parts)
         found[name]["loss"] = float(metrics["loss"])
     found["batch_bytes"] = images(0)["x"].nbytes // 8
-    found["split_bytes"] = 4 * 4 * found["model"]["split"]  # weights, their average, two moments
+    found["split_bytes"] = 4 * 4 * found["both"]["split"]  # weights, their average, two moments
     mesh = make_mesh(devices=jax.devices()[:1])
     state = TrainState.create(KEY, denoiser.params, OPTIMIZER, mesh)
     step = make_step(denoiser, jd.losses.Denoising(), OPTIMIZER, mesh=mesh)

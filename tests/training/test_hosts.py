@@ -91,6 +91,9 @@ def test_sigterm_to_one_of_two_stops_both_after_the_same_step(tmp_path, alone):
     assert distance(newest(tmp_path), alone) < 2e-6
 
 
+slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -98,8 +101,8 @@ def test_sigterm_to_one_of_two_stops_both_after_the_same_step(tmp_path, alone):
             {"seed": [0, 1], "identity": [{"config": "a"}, {"config": "b"}]},
             "started with different settings: config, key; start all with the same command",
         ),
-        ({"comes_not": [None, True]}, "process 1 ended: the data of this host are missing"),
-        ({"throws_at": [None, 7]}, "process 1 ended: the disk of this host is gone"),
+        slow({"comes_not": [None, True]}, "process 1 ended: the data of this host are missing"),
+        slow({"throws_at": [None, 7]}, "process 1 ended: the disk of this host is gone"),
     ],
 )
 def test_a_host_that_is_different_or_throws_is_told_by_all(tmp_path, settings, message):
@@ -139,13 +142,12 @@ def test_folders_that_are_not_shared_are_told_by_all(tmp_path):
 
 LEFT = "left by sys.exit, or by the end of its program, before the others"
 GONE = "ended without a word: killed, or its machine is gone"
-slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        ({"leaves": [None, "3"]}, f"process 1 ended: {LEFT}"),
+        slow({"leaves": [None, "3"]}, f"process 1 ended: {LEFT}"),
         ({"dies_at": [7, None]}, f"process 0 ended: {GONE}"),
         slow({"leaves": ["3", None]}, f"process 0 ended: {LEFT}"),
         slow({"leaves": [None, "0"]}, f"process 1 ended: {LEFT}"),

@@ -34,11 +34,11 @@ def test_a_step_on_eight_devices(tmp_path):
     programs, numbers = found["collectives"], found["numbers"]
     moves_one_sum_of_gradients_and_nothing_else(programs["data"], programs["parameters"])
     assert programs["data"]["parts"] == 1  # one vector
-    for shape, pieces in (("model", 8), ("both", 4)):
-        gathers_each_weight_once_and_sums_each_gradient_once(programs[shape], programs["parameters"])
-        keeps_a_piece_of_the_state(programs[shape]["bytes"], programs["data"]["bytes"], programs["split_bytes"], pieces)
-        assert programs[shape]["parts"] == programs[shape]["arrays"]
-    for shape in ("data", "model", "both"):
+    both = programs["both"]
+    gathers_each_weight_once_and_sums_each_gradient_once(both, programs["parameters"])
+    keeps_a_piece_of_the_state(both["bytes"], programs["data"]["bytes"], programs["split_bytes"], pieces=4)
+    assert both["parts"] == both["arrays"]
+    for shape in ("data", "both"):
         given = programs["batch_bytes"] + programs[shape]["numbers"]  # the batch, and the numbers of model and loss
         assert programs[shape]["bytes"] - programs[shape]["aliased"] == given  # the state is donated
         assert numbers[shape] < 2e-6  # but for the order of sums
