@@ -59,7 +59,9 @@ def _named(room: Any, names: str) -> dict[str, Any]:
 
 _PICTURES = "load_digits load_fashion_mnist load_cifar10 load_imagenet64 ImageFolder"
 _POINTS = "two_moons eight_gaussians checkerboard swiss_roll s_curve pinwheel circles cat"
-_LOSSES = "Denoising Bound Steps AnyOrder Hybrid ScoreMatching SlicedScoreMatching FlowMatching BridgeMatching LeastVariance"
+_LOSSES = (
+    "Denoising Bound Steps AnyOrder Hybrid ScoreMatching SlicedScoreMatching FlowMatching BridgeMatching LeastVariance"
+)
 _STEPS = "DPMSolverPP Ancestral DDIM EulerMaruyama Heun UniPC PredictorCorrector AnnealedLangevin"
 _SOLVERS = "Dopri5 Dopri8 Tsit5 Bosh3 Heun Midpoint Ralston Kvaerno3 Kvaerno4 Kvaerno5 HalfSolver Euler SRA1 ShARK SEA"
 WORDS = Vocabulary(
