@@ -52,7 +52,9 @@ COVARIANCES = np.array([[[0.1, 0.05], [0.05, 0.2]], [[0.3, -0.1], [-0.1, 0.1]]])
 def few(table, *quick):
     """The rows of `table` as parameters, of which `make test` runs the `quick` ones and `make test-slow` all others."""
     assert {*quick} <= {*table}
-    return [pytest.param(row, id=str(name), marks=[] if name in quick else pytest.mark.slow) for name, row in table.items()]
+    return [
+        pytest.param(row, id=str(name), marks=[] if name in quick else pytest.mark.slow) for name, row in table.items()
+    ]
 
 
 def few_names(table, *quick):

@@ -15,7 +15,6 @@ import jaxdiff as jd
 from jaxdiff.denoisers import guidance
 from jaxdiff.likelihood import Exact, Hutchinson, HutchPP, XTrace
 from jaxdiff.losses import (
-    Bound,
     BridgeMatching,
     ConditionDropout,
     Denoising,
@@ -25,7 +24,6 @@ from jaxdiff.losses import (
     Loss,
     ScoreMatching,
     SlicedScoreMatching,
-    Steps,
     couplings,
     times,
     weightings,
@@ -44,7 +42,9 @@ from jaxdiff.samplers import (
     ReverseSDE,
     Sampler,
     Switch,
+    TauLeaping,
     UniPC,
+    Unmask,
 )
 from jaxdiff.vocabulary import Guidance
 
@@ -124,6 +124,11 @@ def given(sampler, shape, cond=None):
 
 
 TRACES = {"Exact": Exact(), "Hutchinson": Hutchinson(2), "HutchPP": HutchPP(), "XTrace": XTrace()}
+TOKEN_SAMPLERS = {  # of masks, and of no numbers
+    "TauLeaping": TauLeaping(1),
+    "Unmask": Unmask("confidence", 2),
+    "Ancestral remasking": Ancestral(remask=0.5),
+}
 KINDS = {name: row.sampler for name, row in kinds(SAMPLERS).items()}
 WEIGHTINGS = {
     "Simple": weightings.Simple(),
@@ -174,8 +179,6 @@ LOSSES = {
     for weighting, law in zip([*WEIGHTINGS, "Simple"], TIMES)
 }
 LOSSES |= {
-    "Bound": Trained(Bound(TIMES["Stratified"])),
-    "Steps": Trained(Steps(3, GRIDS["LogSNR"])),
     "ScoreMatching": Trained(ScoreMatching(TIMES["LogNormal"])),
     "SlicedScoreMatching": Trained(SlicedScoreMatching(TIMES["Uniform"])),
     "SlicedScoreMatching plain": Trained(SlicedScoreMatching(TIMES["Uniform"], False, 2, "gaussian")),

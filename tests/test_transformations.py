@@ -12,7 +12,20 @@ import numpy as np
 import pytest
 from conftest import products_on_a_gpu
 from jax.sharding import AxisType, PartitionSpec
-from tables import COUPLINGS, GRIDS, GUIDANCE, KINDS, LOSSES, PROCESSES, TIMES, TRACES, WEIGHTINGS, given, kinds
+from tables import (
+    COUPLINGS,
+    GRIDS,
+    GUIDANCE,
+    KINDS,
+    LOSSES,
+    PROCESSES,
+    TIMES,
+    TOKEN_SAMPLERS,
+    TRACES,
+    WEIGHTINGS,
+    given,
+    kinds,
+)
 
 import jaxdiff as jd
 
@@ -104,7 +117,6 @@ def traced(trace, keys, x):
     return jax.vmap(one)(keys, x.astype(jnp.float32))
 
 
-OF_TOKENS = L.Sum((L.AnyOrder(), 1.0), (L.Bound(L.times.Importance(0.1)), 0.5), (L.Steps(3), 1.0))
 ROWS = {
     name: (lambda keys, x, s=s: jd.sample(keys, MODEL, x.shape, s, 3, given(s, x.shape), t_start=0.9))
     for name, s in KINDS.items()
@@ -140,11 +152,11 @@ ROWS |= {
     "Absorbing": lambda keys, x: jd.sample(keys, TOKENS, x.shape, S.Ancestral(), 3),
     "Absorbing noised": lambda keys, x: jd.perturb(KEYS[0], TOKENS.process, tokens(x), 0.5)[0],
     "Categorical": lambda keys, x: TOKENS(tokens(x), 0.5).log_probabilities(),
+    **{name: (lambda keys, x, s=s: jd.sample(keys, TOKENS, x.shape, s, 3)) for name, s in TOKEN_SAMPLERS.items()},
     "Table": lambda keys, x: (TABLE(tokens(x), 0.5).logits, TABLE.log_prob(tokens(x))),
     "Markov": lambda keys, x: (CHAIN(tokens(x), 0.5).logits, CHAIN.log_prob(tokens(x))),
     "Empirical of tokens": lambda keys, x: jd.exact.Empirical(TOKENS.process, tokens(X))(tokens(x), 0.5).logits,
     "loss of tokens": lambda keys, x: L.Denoising(L.weightings.Likelihood())(TOKENS, keys[0], tokens(x)),
-    "losses of tokens AnyOrder Bound Steps Sum": lambda keys, x: OF_TOKENS(TOKENS, keys[0], tokens(x), weight=0 * x),
     "Product": lambda keys, x: jd.sample(keys, JOINT, {"x": x.shape, "y": x.shape[:1]}, S.Ancestral(), 3),
     "Each": lambda keys, x: jd.sample(keys, JOINT, {"x": x.shape, "y": x.shape[:1]}, EACH, 3),
     "Given": lambda keys, x: jd.Given(JOINT, "y")(x, 0.5, tokens(x[:, 0])),
@@ -174,8 +186,7 @@ ELSEWHERE = {
     "log_evidence Evidence": "of two log-likelihoods, and a scale that is looked at: test_evidence.py",
     "estimate_noise NoiseEstimate": "test_evidence.py: rounds on the host",
     "class_posterior ClassPosterior bits_per_dim variational_bound continuous_bound dequantize quantize": "host",
-    "chain": "test_chain.py: host",
-    "ErrorBudget BitsPerDim VariationalBound Chain": "results on the host",
+    "ErrorBudget BitsPerDim VariationalBound": "results on the host",
     "Uniform Variational DequantizationLoss": "host",
     "networks data training metrics pretrained runs plotting": "other rooms",
 }
@@ -239,6 +250,7 @@ def test_it_composes(name):
 OBJECTS = {
     **PROCESSES,
     **KINDS,
+    **TOKEN_SAMPLERS,
     **TRACES,
     **GRIDS,
     **{f"loss {name}": row.loss for name, row in kinds(LOSSES).items()},

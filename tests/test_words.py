@@ -468,7 +468,11 @@ def arguments(one):
 ROOMS = {  # where the public names of a kind are, which of them are of it, and its table in the tests
     jd.Process: (jd.processes, of_class(jd.Process), tables.PROCESSES | tables.CATEGORIES),
     Schedule: (jd.schedules, of_class(Schedule), tables.SCHEDULES),
-    Sampler: (jd.samplers, of_class(Sampler), {name: row.sampler for name, row in tables.SAMPLERS.items()}),
+    Sampler: (
+        jd.samplers,
+        of_class(Sampler),
+        {name: row.sampler for name, row in tables.SAMPLERS.items()} | tables.TOKEN_SAMPLERS,
+    ),
     Trace: (jd.likelihood, of_class(Trace), tables.TRACES),
     jd.grids.Grid: (jd.grids, of_class(jd.grids.Grid), tables.GRIDS),
     Loss: (jd.losses, dataclasses.is_dataclass, {name: row.loss for name, row in tables.LOSSES.items()}),
@@ -486,8 +490,6 @@ NO_ROW = {
     "Each": "tests/samplers/test_each.py: its data are a tree",
     "Classification": "tests/losses/test_classification.py: it trains classifiers",
     "Subsets": "tests/networks/test_joint.py: its times are a tree",
-    "AnyOrder": "tests/losses/test_bound.py: its data are masks",
-    "Sum": "tests/losses/test_bound.py: its terms are rows",
 }
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_output, expand_time, pytree
+from jaxdiff.processes import ends
 from jaxdiff.processes.discrete import Mixing, split, uniform
 from jaxdiff.processes.predictions import Categorical, Certain, Seen
 from jaxdiff.processes.process import check_process
@@ -62,6 +63,10 @@ class Absorbing(Mixing):
     def unknown(self, shape) -> jax.Array:
         return jnp.full(shape, self.mask, jnp.int32)
 
+    def known(self, x) -> jax.Array:
+        """What is seen."""
+        return x != self.mask
+
     def evidence(self, x, t) -> Seen:
         """What is seen is certain, a mask says nothing."""
         seen = x != self.mask
@@ -89,11 +94,20 @@ class Absorbing(Mixing):
         """x with each mask shown with probability `chance`, as a draw of the prediction."""
         which, what = split(keys)
         shown = (x == self.mask) & (uniform(which, x) < chance)
-        return jnp.where(shown, prediction.draw(what), x)
+        return jnp.where(shown, prediction.draw(what, shown), x)
 
     def reverse(self, keys, prediction: Categorical, x, t, s) -> jax.Array:
         """x with some of the masks shown, each as a draw of the prediction."""
         return self._some_shown(keys, prediction, x, self._shown(x, t, s))
+
+    def remasked(self, keys, prediction: Categorical, x, t, s, share) -> jax.Array:
+        """The same, but what is seen is masked with `share` of the largest probability that keeps the marginals."""
+        show, hide = split(keys)
+        alpha_t, sigma_t = self.marginal(t)
+        again = share * expand_time(jnp.minimum(1.0, ends.ratio(self.sigma(s), alpha_t)), x)
+        chance = self._shown(x, t, s) + again * expand_time(ends.ratio(alpha_t, sigma_t), x)
+        shown = self._some_shown(show, prediction, x, chance)
+        return jnp.where(self.known(x) & (uniform(hide, x) < again), self.mask, shown)
 
     def leap(self, keys, prediction: Categorical, x, t, s) -> jax.Array:
         """The same with probability 1 - exp(-rate (t - s)): of masks the rate is that of the bound."""

@@ -185,6 +185,10 @@ class Discrete(Curves):
     def reconstruction(self, prediction: Categorical, data, x0, t, levels) -> jax.Array:
         return -prediction.log_prob(x0)
 
+    def known(self, x) -> jax.Array:
+        """Which values of x are data whatever t is, [n, *event], so that a run keeps them: none, but for masks."""
+        return jnp.zeros(x.shape, bool)
+
     @abc.abstractmethod
     def evidence(self, x, t) -> Any:
         """log q(x_t = x | x_0 = v) up to a constant in v, as `Categorical` takes it."""

@@ -125,7 +125,7 @@ class Categorical:
         )
         return jnp.where(jnp.asarray(x0) < 0, jnp.nan, found[..., 0])
 
-    def draw(self, keys) -> jax.Array:
+    def draw(self, keys, where=None) -> jax.Array:
         """Categories [batch, *event] from the distribution, one key an example."""
         one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
         return jax.vmap(one)(keys, self._logits).astype(jnp.int32)
@@ -161,7 +161,7 @@ class Certain:
         """0 where x0 is the truth, -inf elsewhere."""
         return jnp.where(self.data == x0, 0.0, -jnp.inf)
 
-    def draw(self, keys) -> jax.Array:
+    def draw(self, keys, where=None) -> jax.Array:
         """The truth."""
         return self.data
 

@@ -19,7 +19,9 @@ from jaxdiff.samplers.reverse_sde import ReverseSDE
 from jaxdiff.samplers.sample import sample
 from jaxdiff.samplers.sampler import Sampler
 from jaxdiff.samplers.switch import Switch
+from jaxdiff.samplers.tau_leaping import TauLeaping
 from jaxdiff.samplers.unipc import UniPC
+from jaxdiff.samplers.unmask import Unmask
 
 __all__ = [
     "DAPS",
@@ -41,7 +43,9 @@ __all__ = [
     "Sampler",
     "Solution",
     "Switch",
+    "TauLeaping",
     "UniPC",
+    "Unmask",
     "check_cond",
     "cross",
     "decode",

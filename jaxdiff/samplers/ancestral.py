@@ -9,16 +9,34 @@ marginals of numbers for any share η of that noise:
     x_s = α_s x_0 + √(σ_s² - η² std²) ε + η std z.
 
 η = 0 is the deterministic DDIM, η = 1 is ancestral sampling with the small variance.
+
+Wang et al. 2025 ("Remasking discrete diffusion models with inference-time scaling", eq. 6) keep the marginals of masks
+where what is seen becomes a mask again with a probability ρ: at s a share α_t (1 - ρ) is seen of what was seen at t, so
+that each mask is shown with
+
+    (α_s - (1 - ρ) α_t)/(1 - α_t) <= 1,     that is,     ρ <= min(1, (1 - α_s)/α_t).
+
+ρ = `remask` times that bound is their rescaled schedule (section 4.1). What was set early, in a poor context, is drawn
+again in a better one, for which the run needs more steps.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_field, normal
-from jaxdiff.processes import check_process, check_variance, ends, is_concrete, posterior, pytree, with_variance
+from jaxdiff.processes import (
+    check_absorbing,
+    check_process,
+    check_variance,
+    ends,
+    is_concrete,
+    posterior,
+    pytree,
+    with_variance,
+)
 from jaxdiff.samplers.sampler import Sampler
 
 
@@ -29,20 +47,37 @@ class Ancestral(Sampler):
 
     `variance` of numbers is "small" (the posterior's), "large" (β_t) or "learned" (Nichol and Dhariwal 2021), of a
     denoiser trained by `jaxdiff.losses.Hybrid`; categories have none beside "small".
+
+    `remask` of masks, a number in [0, 1], masks again what is seen, with that share of the largest probability that
+    keeps the marginals (Wang et al. 2025); what is seen at the start of a run stays. None, the default, and 0 mask
+    nothing again. Raises TypeError, when it is run, for a `remask` of a process without masks.
     """
 
     variance: Literal["small", "large", "learned"] = dataclasses.field(default="small", metadata={"static": True})
+    remask: float | None = None
 
     def __post_init__(self):
         check_variance(self.variance)
+        if self.remask is not None:
+            check_field(self, "remask", least=0, most=1, noun="a share")
 
     def check_process(self, process) -> None:
-        """Every process can step back."""
+        """Every process can step back; TypeError where `remask` is of one without masks."""
         check_process(process)
+        if self.remask is not None:
+            check_absorbing(process, "remask", "leave it out")
+
+    def init(self, denoiser, x, steps):
+        """Which values of x are data, and stay, where values are masked again."""
+        process: Any = denoiser.process
+        return () if self.remask is None else process.known(x)
 
     def move(self, keys, process, prediction, x, t, s, state):
         """One draw of x_s given x_t and what the denoiser says of x_0."""
-        return process.reverse(keys, with_variance(prediction, self.variance), x, t, s), state
+        prediction = with_variance(prediction, self.variance)
+        if self.remask is None:
+            return process.reverse(keys, prediction, x, t, s), state
+        return process.remasked(keys, prediction, x, t, s, jnp.where(state, 0.0, self.remask)), state
 
 
 @pytree

@@ -75,9 +75,7 @@ def test_rows_of_another_table_come_in_its_own_order_and_by_known_words(path):
     columns = MixedTable(path, ("job", "code")).columns
     rows = {name: RAW[name][:3] for name in ("job", "income", "age", "code")}
     np.testing.assert_array_equal(columns.read(rows), MixedTable(path, ("job", "code")).values[:3])
-    with pytest.raises(
-        ValueError, match="column 'job', row 1 is 'pilot', unknown to the model; expected one of"
-    ):
+    with pytest.raises(ValueError, match="column 'job', row 1 is 'pilot', unknown to the model; expected one of"):
         columns.read(rows | {"job": np.array(["é", "pilot", "é"])})
     with pytest.raises(ValueError, match="the rows lack 'age'; expected the columns 'age', 'job'"):
         columns.read({name: column for name, column in rows.items() if name != "age"})

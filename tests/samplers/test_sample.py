@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import OF_FEW_PROCESSES, draw_mixture, mixture, within
-from tables import KINDS, SAMPLERS, given
+from tables import KINDS, SAMPLERS, TOKEN_SAMPLERS, given, kinds
 
 import jaxdiff as jd
 from jaxdiff.samplers import DDIM, Ancestral, DPMSolverPP, EulerMaruyama, Heun, ProbabilityFlow, Sampler
@@ -28,7 +28,7 @@ class Counter:
 def test_every_public_sampler_stands_in_the_table_as_it_is():
     public = {name: getattr(jd.samplers, name) for name in jd.samplers.__all__ if name[0].isupper()}
     others = {name for name, kind in public.items() if isinstance(kind, type) and not issubclass(kind, Sampler)}
-    assert {*KINDS} == {*public} - others - {"Sampler", "Each"}
+    assert {*KINDS, *kinds(TOKEN_SAMPLERS)} == {*public} - others - {"Sampler", "Each"}
     for row in SAMPLERS.values():
         assert row.sampler.reversible == row.reversible
 

@@ -1,0 +1,108 @@
+r"""Unmasking: a step shows a number of masks that the grid sets; an order says which.
+
+1.  Of the n masks in which a run starts, at level σ_1, exactly
+
+        round(n σ_s/σ_1)
+
+    are left at s (σ_1 = 1 at t = 1). `Ancestral` shows each mask by a draw of its own, so that this is their mean
+    number; here any number a step is the grid's choice, one a step among them.
+2.  What is shown is drawn from p(x_0 | x_t). One mask a step is the chain rule, and so exact for an exact denoiser,
+    whatever the order, as long as it looks at what is seen and not at the values that are about to be drawn. Several
+    at once are drawn independently of each other, all at once from the product of the marginals.
+3.  The orders by what the denoiser is sure of are those by max p, by the entropy and by the margin between the two most
+    probable values (Kim et al. 2025, "Train for the worst, plan for the best", section 4). Ranking by the probability
+    of the value that was drawn, as Chang et al. 2022 (MaskGIT) and Nie et al. 2025 (LLaDA) do, shows probable values
+    first and is not exact even at one mask a step (tests/samplers/test_unmask.py has the divergences).
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import check_choice, check_whole, pytree
+from jaxdiff.processes import check_absorbing
+from jaxdiff.samplers.sampler import Sampler
+
+
+def _confidence(log_p) -> jax.Array:
+    return log_p.max(-1)
+
+
+def _certainty(log_p) -> jax.Array:
+    return -jax.scipy.special.entr(jnp.exp(log_p)).sum(-1)
+
+
+def _margin(log_p) -> jax.Array:
+    first, second = jnp.unstack(jnp.exp(jax.lax.top_k(log_p, 2)[0]), axis=-1)
+    return first - second
+
+
+_ASKED = {"confidence": _confidence, "entropy": _certainty, "margin": _margin}
+_ORDERS = ("random", "left to right", *_ASKED)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Unmask(Sampler):
+    """Show masks in an order, exactly as many at each step as the grid says: one a step for as many steps as masks.
+
+        jd.sample(key, denoiser, (16, 128), jd.samplers.Unmask("confidence"), steps=32)
+
+    `order`: "random" is uniform over all orders, "left to right" row by row; "confidence", "entropy" and "margin" show
+    first where the denoiser's p(x_0 | x_t) has the largest maximum, the smallest entropy, or the largest gap between
+    its two most probable values. Equal ones go left to right.
+
+    `block`: so many positions in a row are shown before the next ones, in the order within each (semi-autoregressive);
+    1 is left to right, None is one block. A step may end a block and begin the next.
+
+    `x_start` may hold masks; what it holds beside them stays. How sharp the values are drawn is a matter of the
+    denoiser: wrap it in `guidance.Temperature`, `TopK` or `Nucleus`. "random" and "left to right" ask the denoiser for
+    the values that are shown alone, the other orders for those of all positions.
+
+    Raises ValueError for another order or a block below 1; when it is run, TypeError for a process without masks.
+    """
+
+    order: Literal["random", "left to right", "confidence", "entropy", "margin"] = dataclasses.field(
+        default="random", metadata={"static": True}
+    )
+    block: int | None = None
+
+    def __post_init__(self):
+        check_choice("order", self.order, _ORDERS)
+        if self.block is not None:
+            object.__setattr__(self, "block", check_whole("block", self.block))
+
+    def check_process(self, process) -> None:
+        """Raise TypeError for a process without masks."""
+        check_absorbing(process, "Unmask", "take Ancestral()")
+
+    def init(self, denoiser, x, steps):
+        """The number of masks of each sample in which the run starts, and σ there: 0 before the first step."""
+        return jnp.zeros(x.shape[0], int), jnp.zeros(())
+
+    def move(self, keys, process, prediction, x, t, s, state):
+        """x with the first of its masks shown, each as a draw of the prediction."""
+        which, what = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+        masked = x == process.mask
+        left, (masks, sigma) = masked.reshape(x.shape[0], -1).sum(1), state
+        masks, sigma = jnp.where(sigma == 0, left, masks), jnp.where(sigma == 0, process.sigma(t), sigma)
+        share = process.sigma(s) / jnp.where(sigma > 0, sigma, 1.0)
+        stay = jnp.round(masks.astype(share.dtype) * share).astype(int)
+        shown = self._first(which, prediction, masked, left - stay)
+        return jnp.where(shown, prediction.draw(what, shown), x), (masks, sigma)
+
+    def _first(self, keys, prediction, masked, count) -> jax.Array:
+        """Which are the first `count` [n] of the masks, [n, *event]."""
+        if self.order == "random":
+            rank = jax.vmap(lambda key: jax.random.uniform(key, masked.shape[1:]))(keys)
+        elif self.order == "left to right":
+            rank = jnp.zeros(masked.shape)
+        else:
+            rank = -prediction.ask(_ASKED[self.order])
+        flat = masked.reshape(masked.shape[0], -1)
+        block = jnp.arange(flat.shape[1]) // (flat.shape[1] if self.block is None else self.block)
+        order = jnp.lexsort((rank.reshape(flat.shape), jnp.broadcast_to(block, flat.shape), ~flat))
+        place = jnp.argsort(order, axis=-1)
+        return (place < count[:, None]).reshape(masked.shape) & masked
