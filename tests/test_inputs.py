@@ -134,6 +134,8 @@ for name in ("Absorbing", "Multinomial"):
 row("jd.schedules.CosineHoogeboom", jd.schedules.CosineHoogeboom, s=NOT_NEGATIVE)
 row("jd.schedules.Polynomial", jd.schedules.Polynomial, power=POSITIVE)
 row("jd.schedules.Geometric", jd.schedules.Geometric, sigma_min=[100.0, *POSITIVE], sigma_max=[1e-5, 1e-4, *POSITIVE])
+row("jd.Head", jd.Head, {"features": X, "table": np.zeros((5, 2))}, features=[np.zeros(2), *says("features", X[:, :1])],
+    table=[np.zeros(2), np.zeros((5, 3))], bias=[np.zeros(2)])
 row("jd.Product", jd.Product, parts=[{}, (), *says("part", T({"a": 3}), T([None]), T("ab"), T([jd.VP]))])
 row("jd.perturb of tokens", jd.perturb, {"key": KEY, "process": MASKS, "x0": TOKENS, "t": 0.5}, x0=NO_TOKENS, t=TIME)
 JOINT_PROCESS = jd.Product({"x": VP, "y": MASKS})
@@ -835,7 +837,7 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 WITHOUT = {
     "constants": "DEPTHS Computed",
     "results": "Evidence NoiseEstimate "
-    "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical TwoEnded "
+    "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical Seen TwoEnded "
     "Solution Images ImageSource Texts Maps "
     "Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",
@@ -847,7 +849,7 @@ WITHOUT = {
     "eight_gaussians_mixture process_shard every_device Point RowSums",
     "called by those that have rows": "example_keys innermost with_params with_key takes_key_of "
     "weights assign assignment_cost draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
-    "recorded_identity learned read read_summary Rows Mixed",
+    "recorded_identity learned read read_summary Rows Mixed of_examples",
 }
 
 

@@ -73,6 +73,11 @@ def joint(params, x, c_noise, cond):
     return {"x": network(params, x["x"], c_noise["x"], None), "y": logits(params, x["y"], None, None)}
 
 
+def headed(x):
+    """Logits as a head, the last layer of a network."""
+    return jd.Categorical(jd.Head(x[..., None], jnp.asarray(X[:, :1]), jnp.asarray(X[:, 1])))
+
+
 TELLS = jd.NoisyClassifier(lambda w, x, c_noise: jnp.matmul(jnp.tanh(x), w, precision=OWN), jnp.ones((D, 3)), VP)
 TOKENS = jd.Denoiser(logits, PARAMS, jd.Absorbing(2))
 TABLE = jd.exact.Table(jd.Absorbing(2), [[0.4, 0.1], [0.3, 0.2]])
@@ -153,6 +158,9 @@ ROWS |= {
     "Absorbing noised": lambda keys, x: jd.perturb(KEYS[0], TOKENS.process, tokens(x), 0.5)[0],
     "Categorical": lambda keys, x: TOKENS(tokens(x), 0.5).log_probabilities(),
     **{name: (lambda keys, x, s=s: jd.sample(keys, TOKENS, x.shape, s, 3)) for name, s in TOKEN_SAMPLERS.items()},
+    "Head": jax.default_matmul_precision(OWN)(
+        lambda keys, x: (headed(x).log_prob(tokens(x)), headed(x).draw(keys, x > 0))
+    ),
     "Table": lambda keys, x: (TABLE(tokens(x), 0.5).logits, TABLE.log_prob(tokens(x))),
     "Markov": lambda keys, x: (CHAIN(tokens(x), 0.5).logits, CHAIN.log_prob(tokens(x))),
     "Empirical of tokens": lambda keys, x: jd.exact.Empirical(TOKENS.process, tokens(X))(tokens(x), 0.5).logits,
@@ -170,11 +178,11 @@ ELSEWHERE = {
     "Independent": "the default of FlowMatching",
     "sample samplers guidance exact grids losses denoisers likelihood": "rooms, and the samplers' rows",
     "Prediction Likelihood Sampler Trace pytree Process Grid DenoiserLike BridgeLike TwoEnded": "parts of the others",
-    "Discrete Certain Wrapper Loss Weighting Times Coupling": "parts of the others",
+    "Discrete Certain Seen Wrapper Loss Weighting Times Coupling": "parts of the others",
     "as_pytree ends is_concrete expand_time no_label_of warn_uncovered innermost with_params": "for other rooms",
     "takes_key_of with_key": "test_dropout.py: keys of networks in training",
     "Isotropic Moment Point Prior Proximal RowSums Spread": "in the rows of Observed, and in test_observed.py",
-    "extrapolated with_variance": "in the rows of guidance and of samplers",
+    "extrapolated of_examples with_variance": "in the rows of guidance and of samplers",
     "arithmetic uncast": "test_precision.py: on the host",
     "ROWS row Gradient InnerProduct": "what denoisers and energies are made of",
     "weights": "what the losses are made of",

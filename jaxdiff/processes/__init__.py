@@ -7,20 +7,13 @@ from jaxdiff.processes import schedules as schedules
 from jaxdiff.processes.absorbing import Absorbing, check_absorbing
 from jaxdiff.processes.discrete import Discrete
 from jaxdiff.processes.gaussian import Gaussian, check_gaussian, forward_sde, perturb, posterior, transition
+from jaxdiff.processes.heads import Head, Seen, of_examples
 from jaxdiff.processes.learned import LearnedVP
 from jaxdiff.processes.multinomial import Multinomial
 from jaxdiff.processes.named import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
 from jaxdiff.processes.parameterization import ROWS, row
 from jaxdiff.processes.plausible import check_curves
-from jaxdiff.processes.predictions import (
-    Categorical,
-    Certain,
-    Prediction,
-    Seen,
-    check_variance,
-    extrapolated,
-    with_variance,
-)
+from jaxdiff.processes.predictions import Categorical, Certain, Prediction, check_variance, extrapolated, with_variance
 from jaxdiff.processes.process import Process, check_process
 from jaxdiff.processes.product import Product
 
@@ -39,6 +32,7 @@ __all__ = [
     "Discrete",
     "Flow",
     "Gaussian",
+    "Head",
     "LearnedVP",
     "Multinomial",
     "Prediction",
@@ -61,6 +55,7 @@ __all__ = [
     "from_betas",
     "grids",
     "is_concrete",
+    "of_examples",
     "perturb",
     "posterior",
     "pytree",

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_output, expand_time, pytree
 from jaxdiff.processes import ends
 from jaxdiff.processes.discrete import Mixing, split, uniform
-from jaxdiff.processes.predictions import Categorical, Certain, Seen
+from jaxdiff.processes.heads import Seen
+from jaxdiff.processes.predictions import Categorical, Certain
 from jaxdiff.processes.process import check_process
 
 

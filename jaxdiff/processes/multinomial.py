@@ -25,7 +25,8 @@ from jax.scipy.special import xlog1py
 
 from jaxdiff.arrays import check_output, expand_time, is_concrete, pytree
 from jaxdiff.processes.discrete import Mixing, split, uniform
-from jaxdiff.processes.predictions import Categorical, Certain, Seen
+from jaxdiff.processes.heads import Seen
+from jaxdiff.processes.predictions import Categorical, Certain
 
 _MOST = 40.0  # log(1 + g) of a σ that no draw in floating point meets
 _CERTAIN = 1e4  # a log-ratio beside which nothing is left
@@ -115,7 +116,7 @@ class Multinomial(Mixing):
         away = rate * expand_time(self.sigma(t), x) * unseen / alpha
         jumps = uniform(which, x) < -jnp.expm1(-(towards + away) * expand_time(t - s, x))
         clean = uniform(where, x) * (towards + away) < towards
-        drawn = dataclasses.replace(prediction, evidence=Seen(x, jnp.full(x.shape, -jnp.inf))).draw(what)
+        drawn = dataclasses.replace(prediction, evidence=Seen(x, jnp.full(x.shape, -jnp.inf))).draw(what, jumps & clean)
         shift = jax.vmap(lambda key: jax.random.randint(key, x.shape[1:], 1, self.categories, jnp.int32))(noise)
         return jnp.where(jumps, jnp.where(clean, drawn, (x + shift) % self.categories), x)
 

@@ -7,13 +7,15 @@ Every class answers `with_variance(variance)`, which says how far a step back is
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_choice, pytree
+from jaxdiff.arrays.dtypes import working
+from jaxdiff.processes.heads import Head, Seen, in_chunks, mixed_heads, token_keys, where_needed
 
 VARIANCES = ("small", "large", "learned")
 
@@ -81,54 +83,62 @@ def _weights(scales: Sequence) -> list:
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """Evidence that adds `gain` to the one column `at`, each [batch, *event]; infinite: it is certain."""
-
-    at: jax.Array
-    gain: jax.Array
-
-
-@pytree
-@dataclasses.dataclass(frozen=True)
 class Categorical:
     """p(x_0 | x_t) of each value, independent of the others: log p = logits + evidence + const.
 
-    `logits` [batch, *event, categories] are what the other values say of this one, and `evidence`, of the same shape,
-    what x_t says of it itself: log q(x_t | x_0), -inf where that cannot be; None is none. Guidance acts on the logits
-    alone, so that no -inf meets a negative weight.
+    `logits` are what the other values say of this one: an array [n, *event, K], or a `Head` where K is large.
+    `evidence` is what x_t says of the value itself, log q(x_t | x_0), -inf where that cannot be: an array
+    [n, *event, K], a `Seen` where it is of one category alone, or None. Guidance acts on the logits alone, so that no
+    -inf meets a negative weight. Everything is computed in float32 at least.
     """
 
-    logits: jax.Array
-    evidence: jax.Array | None = None
+    logits: jax.Array | Head
+    evidence: jax.Array | Seen | None = None
 
-    @property
-    def _logits(self) -> jax.Array:
-        logits = self.logits.astype(jnp.promote_types(self.logits.dtype, jnp.float32))
-        if isinstance(self.evidence, Seen):
-            at, gain = self.evidence.at[..., None], self.evidence.gain[..., None]
-            own = jnp.arange(logits.shape[-1]) == at
-            added = jnp.where(own, jnp.where(gain == jnp.inf, 0.0, gain), jnp.where(gain == jnp.inf, -jnp.inf, 0.0))
-            return logits + added
-        return logits if self.evidence is None else logits + self.evidence
+    def ask(self, question: Callable, *values) -> Any:
+        """`question(log_p, *values)` of log p(x_0 | x_t) [..., K] and of `values`, arrays [n, *event], or more axes.
 
-    def ask(self, question, *values):
-        return question(self.log_probabilities(), *values)
+        It answers with one array, or a tree of them, [...] or of more axes, which comes back as [n, *event]. Of a
+        `Head` it is asked in chunks of tokens, so that only what it returns is held for all of them.
+
+        entropy = prediction.ask(lambda log_p: -jnp.sum(jnp.exp(log_p) * log_p, -1))
+        """
+        told = (self.evidence, *map(jnp.asarray, values))
+        if isinstance(self.logits, Head):
+            return in_chunks(lambda head, told: question(_log_p(head.logits(), told[0]), *told[1:]), self.logits, told)
+        return question(_log_p(self.logits, self.evidence), *told[1:])
 
     def log_probabilities(self) -> jax.Array:
-        """log p(x_0 | x_t) of every category, [batch, *event, categories]."""
-        return jax.nn.log_softmax(self._logits, -1)
+        """log p(x_0 | x_t) of every category, [n, *event, K]."""
+        return self.ask(lambda log_p: log_p)
+
+    def probabilities(self) -> jax.Array:
+        """p(x_0 | x_t) of every category, [n, *event, K]."""
+        return jnp.exp(self.log_probabilities())
 
     def log_prob(self, x0) -> jax.Array:
-        """log p(x_0 | x_t) of the categories x0 [batch, *event]; NaN for one that does not exist."""
-        found = jnp.take_along_axis(
-            self.log_probabilities(), jnp.asarray(x0)[..., None], -1, mode="fill", fill_value=jnp.nan
-        )
-        return jnp.where(jnp.asarray(x0) < 0, jnp.nan, found[..., 0])
+        """log p(x_0 | x_t) of the categories x0 [n, *event]; NaN for one that does not exist."""
+
+        def chosen(log_p, x0):
+            there = x0[..., None] == jnp.arange(log_p.shape[-1])
+            exists = (x0 >= 0) & (x0 < log_p.shape[-1])
+            return jnp.where(exists, jnp.sum(jnp.where(there, log_p, 0.0), -1), jnp.nan)
+
+        return self.ask(chosen, x0)
 
     def draw(self, keys, where=None) -> jax.Array:
-        """Categories [batch, *event] from the distribution, one key an example."""
-        one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
-        return jax.vmap(one)(keys, self._logits).astype(jnp.int32)
+        """Categories [n, *event] from the distribution, one key an example; each token by its own.
+
+        where: bool [n, *event], the tokens that are needed; all unless given. The others come back as anything, and
+        of a `Head` cost nothing.
+        """
+        shape = self.logits.shape[:-1]
+        keys = token_keys(keys, shape)
+        if isinstance(self.logits, Head):
+            needed = jnp.broadcast_to(True if where is None else where, shape)
+            one = lambda head, told: _drawn(told[0], _log_p(head.logits(), told[1]))
+            return where_needed(one, self.logits, (keys, self.evidence), needed)
+        return _drawn(keys, _log_p(self.logits, self.evidence))
 
     def with_variance(self, variance: str) -> "Categorical":
         """Itself: a step back draws what it does not know. Raises ValueError for another variance than "small"."""
@@ -140,14 +150,34 @@ class Categorical:
     def extrapolated(self, others: Sequence["Categorical"], scales: Sequence) -> "Categorical":
         """The logits self + Σ_k scale_k (other_k - other_{k-1}), other_0 = self, under the evidence of the last.
 
-        They are -inf where all are.
+        They are -inf where all are. Of heads the features are mixed.
         """
         models = [self.logits, *(other.logits for other in others)]
         weights = _weights([along_batch(scale, self.logits, "scale") for scale in scales])
+        heads = [logits for logits in models if isinstance(logits, Head)]
+        if len(heads) == len(models):
+            return dataclasses.replace(others[-1], logits=mixed_heads(weights, heads))
+        models = [logits.logits() if isinstance(logits, Head) else logits for logits in models]
         part = lambda weight, logits: jnp.where(weight == 0, 0.0, weight * logits)
         mixed = functools.reduce(operator.add, map(part, weights, models))
         alike = functools.reduce(operator.and_, [logits == models[-1] for logits in models[:-1]])
         return dataclasses.replace(others[-1], logits=jnp.where(alike, models[-1], mixed))
+
+
+def _log_p(logits: jax.Array, evidence) -> jax.Array:
+    wide = working(logits)
+    if isinstance(evidence, Seen):
+        wide = evidence.added(wide)
+    elif evidence is not None:
+        wide = wide + evidence
+    return jax.nn.log_softmax(wide, -1)
+
+
+def _drawn(keys, log_p: jax.Array) -> jax.Array:
+    """A category of each token by its key; `mode`, for 23 bits of a uniform number hold no event rarer than 1e-7."""
+    rows = log_p.reshape(-1, log_p.shape[-1])
+    one = lambda key, log_p: jax.random.categorical(key, log_p, mode="high")
+    return jax.vmap(one)(keys.ravel(), rows).reshape(keys.shape).astype(jnp.int32)
 
 
 @pytree

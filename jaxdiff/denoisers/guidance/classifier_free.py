@@ -26,7 +26,7 @@ from jaxdiff.denoisers.denoiser import (
 )
 from jaxdiff.denoisers.guidance.saturation import rescaled
 from jaxdiff.denoisers.guidance.scale import Interval, Parts, Scaled, as_parts, scale_at
-from jaxdiff.processes import Gaussian, Prediction, extrapolated, pytree
+from jaxdiff.processes import Gaussian, Prediction, extrapolated, of_examples, pytree
 
 
 class _TowardsCond(Scaled):
@@ -148,7 +148,7 @@ def _together(denoiser: DenoiserLike, x, t, rows: list) -> list:
     cond = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]), *rows)
     answers = denoiser(x, t, cond)
     of_row = lambda leaf, i: leaf.reshape(-1, k, *leaf.shape[1:])[:, i] if jnp.ndim(leaf) else leaf
-    return [jax.tree.map(lambda leaf, i=i: of_row(leaf, i), answers) for i in range(k)]
+    return [of_examples(lambda leaf, i=i: of_row(leaf, i), answers) for i in range(k)]
 
 
 @pytree
