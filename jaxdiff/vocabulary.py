@@ -59,7 +59,9 @@ def _named(room: Any, names: str) -> dict[str, Any]:
 
 _PICTURES = "load_digits load_fashion_mnist load_cifar10 load_imagenet64 ImageFolder"
 _POINTS = "two_moons eight_gaussians checkerboard swiss_roll s_curve pinwheel circles cat"
-_LOSSES = "Denoising Hybrid ScoreMatching SlicedScoreMatching FlowMatching BridgeMatching LeastVariance"
+_LOSSES = (
+    "Denoising Bound Steps AnyOrder Hybrid ScoreMatching SlicedScoreMatching FlowMatching BridgeMatching LeastVariance"
+)
 _STEPS = "DPMSolverPP Ancestral DDIM EulerMaruyama Heun UniPC PredictorCorrector AnnealedLangevin TauLeaping Unmask"
 _SOLVERS = "Dopri5 Dopri8 Tsit5 Bosh3 Heun Midpoint Ralston Kvaerno3 Kvaerno4 Kvaerno5 HalfSolver Euler SRA1 ShARK SEA"
 WORDS = Vocabulary(
@@ -104,6 +106,7 @@ UNREACHABLE = {
     "RePaint": "it needs arrays of known values, which no setting holds",
     "Each": "its samplers are a tree, one a part of the data",
     "Classification": "it trains a classifier, which a run has not",
+    "Sum": "its terms are any number of pairs",
     "ConditionDropout": "a run drops its condition by the setting `dropout`",
     "Auto": "it guides by another model, which is no setting",
     "Classifier": "it guides by a classifier, or is the network of one, which is no setting",

@@ -15,6 +15,7 @@ import jaxdiff as jd
 from jaxdiff.denoisers import guidance
 from jaxdiff.likelihood import Exact, Hutchinson, HutchPP, XTrace
 from jaxdiff.losses import (
+    Bound,
     BridgeMatching,
     ConditionDropout,
     Denoising,
@@ -24,6 +25,7 @@ from jaxdiff.losses import (
     Loss,
     ScoreMatching,
     SlicedScoreMatching,
+    Steps,
     couplings,
     times,
     weightings,
@@ -179,6 +181,8 @@ LOSSES = {
     for weighting, law in zip([*WEIGHTINGS, "Simple"], TIMES)
 }
 LOSSES |= {
+    "Bound": Trained(Bound(TIMES["Stratified"])),
+    "Steps": Trained(Steps(3, GRIDS["LogSNR"])),
     "ScoreMatching": Trained(ScoreMatching(TIMES["LogNormal"])),
     "SlicedScoreMatching": Trained(SlicedScoreMatching(TIMES["Uniform"])),
     "SlicedScoreMatching plain": Trained(SlicedScoreMatching(TIMES["Uniform"], False, 2, "gaussian")),

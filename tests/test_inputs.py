@@ -136,6 +136,7 @@ row("jd.schedules.Polynomial", jd.schedules.Polynomial, power=POSITIVE)
 row("jd.schedules.Geometric", jd.schedules.Geometric, sigma_min=[100.0, *POSITIVE], sigma_max=[1e-5, 1e-4, *POSITIVE])
 row("jd.Head", jd.Head, {"features": X, "table": np.zeros((5, 2))}, features=[np.zeros(2), *says("features", X[:, :1])],
     table=[np.zeros(2), np.zeros((5, 3))], bias=[np.zeros(2)])
+OF_TOKENS = jd.Denoiser(lambda params, x, c_noise, cond: jnp.zeros((*x.shape, 4)), None, MASKS)
 row("jd.Product", jd.Product, parts=[{}, (), *says("part", T({"a": 3}), T([None]), T("ab"), T([jd.VP]))])
 row("jd.perturb of tokens", jd.perturb, {"key": KEY, "process": MASKS, "x0": TOKENS, "t": 0.5}, x0=NO_TOKENS, t=TIME)
 JOINT_PROCESS = jd.Product({"x": VP, "y": MASKS})
@@ -400,6 +401,18 @@ row("jd.losses.Denoising times", lambda times: jd.losses.Denoising(times=lambda 
     times=[(jnp.zeros(2), jnp.ones(3)), (0.5, 1.0)])
 row("jd.losses.Denoising weighting", lambda weighting: jd.losses.Denoising(lambda *_: weighting)(DENOISER, KEY, X),
     weighting=[jnp.ones(2), jnp.ones((3, 1)), T(1.0)])
+WEIGHT = [X[:, 0], np.full((3, 2), 0.5), np.full((3, 2), NAN), np.zeros((3, 2)) - 1, T("a"), T(np.full((3, 2), "a"))]
+row("jd.losses.Denoising weight", jd.losses.Denoising(), LOSS | {"denoiser": DENOISER}, weight=WEIGHT)
+row("jd.losses.Bound", jd.losses.Bound, times=FUNCTION)
+row("jd.losses.Steps", jd.losses.Steps, steps=COUNT, grid=[*GRID, T(None)])
+row("jd.losses.Steps called", jd.losses.Steps(3), LOSS | {"denoiser": DENOISER}, denoiser=A_DENOISER,
+    **BATCH_OF_LOSS | {"weight": WEIGHT})
+row("jd.losses.Sum", lambda term: jd.losses.Sum((jd.losses.Bound(), 1.0), term), term=[T(jd.losses.Bound()), T(None),
+    T(()), T((jd.losses.Bound(),)), T(("bound", 1.0)), T((jd.losses.Bound(), "one")), T((jd.losses.Bound(), None)),
+    (jd.losses.Bound(), NAN), *says("drops conditions", (jd.losses.ConditionDropout(jd.losses.Bound()), 1.0)),
+    *says("the terms train", (jd.losses.BridgeMatching(), 1.0))])
+row("jd.losses.AnyOrder called", jd.losses.AnyOrder(), {"key": KEY, "denoiser": OF_TOKENS, "x0": TOKENS}, denoiser=[
+    *A_DENOISER, *says("takes masks", T(DENOISER))], key=ONE_KEY, x0=NO_TOKENS, cond=COND, weight=WEIGHT)
 row("jd.losses.ConditionDropout", jd.losses.ConditionDropout, {"loss": jd.losses.Denoising()}, loss=[*FUNCTION, *says(
     "drops conditions itself", jd.losses.ConditionDropout(jd.losses.Denoising()))], rate=[1.5, -0.1, {}, {"label": 1.1},
     {"token_mask": 0.1}, *NUMBER, *ONE], null=[NAN, {"tokens": HOLES}, T("none"), T({"label": "none"})])
@@ -590,7 +603,10 @@ row("jd.variational_bound", jd.variational_bound, BOUND, key=KEYS, denoiser=A_DE
     mesh=MESH, precision=PRECISION)
 row("jd.continuous_bound", jd.continuous_bound, BOUND, key=KEYS, denoiser=A_DENOISER, data=says("images", *NO_IMAGES),
     draws=COUNT, levels=[1, *SOME], t_min=[0.0, *(v for v in ONE_TIME if not (isinstance(v, T) and v.value is None))],
-    batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH, precision=PRECISION)
+    batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH, precision=PRECISION, weight=WEIGHT)
+row("jd.likelihood.chain", jd.likelihood.chain, {"key": KEY, "denoiser": OF_TOKENS, "data": TOKENS}, key=KEYS,
+    denoiser=[*A_DENOISER, *says("takes masks", T(EXACT))], data=NO_TOKENS, order=CHOICE, orders=[2, *COUNT],
+    batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH, precision=PRECISION, weight=[TOKENS, *WEIGHT])
 row("jd.likelihood.Variational", jd.likelihood.Variational, {"network": NETWORK, "params": None}, network=FUNCTION,
     params=[T({"w": "a"})])
 row("jd.likelihood.DequantizationLoss", jd.likelihood.DequantizationLoss, {"denoiser": EXACT}, denoiser=A_DENOISER,
@@ -837,7 +853,7 @@ row("jd.plotting.Picture", plotting.Picture, {"width": 4, "height": 3}, width=PO
 WITHOUT = {
     "constants": "DEPTHS Computed",
     "results": "Evidence NoiseEstimate "
-    "BitsPerDim ClassPosterior Likelihood VariationalBound ErrorBudget Prediction Categorical Seen TwoEnded "
+    "BitsPerDim ClassPosterior Likelihood VariationalBound Chain ErrorBudget Prediction Categorical Seen TwoEnded "
     "Solution Images ImageSource Texts Maps "
     "Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",

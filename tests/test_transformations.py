@@ -122,6 +122,7 @@ def traced(trace, keys, x):
     return jax.vmap(one)(keys, x.astype(jnp.float32))
 
 
+OF_TOKENS = L.Sum((L.AnyOrder(), 1.0), (L.Bound(L.times.Importance(0.1)), 0.5), (L.Steps(3), 1.0))
 ROWS = {
     name: (lambda keys, x, s=s: jd.sample(keys, MODEL, x.shape, s, 3, given(s, x.shape), t_start=0.9))
     for name, s in KINDS.items()
@@ -165,6 +166,7 @@ ROWS |= {
     "Markov": lambda keys, x: (CHAIN(tokens(x), 0.5).logits, CHAIN.log_prob(tokens(x))),
     "Empirical of tokens": lambda keys, x: jd.exact.Empirical(TOKENS.process, tokens(X))(tokens(x), 0.5).logits,
     "loss of tokens": lambda keys, x: L.Denoising(L.weightings.Likelihood())(TOKENS, keys[0], tokens(x)),
+    "losses of tokens AnyOrder Bound Steps Sum": lambda keys, x: OF_TOKENS(TOKENS, keys[0], tokens(x), weight=0 * x),
     "Product": lambda keys, x: jd.sample(keys, JOINT, {"x": x.shape, "y": x.shape[:1]}, S.Ancestral(), 3),
     "Each": lambda keys, x: jd.sample(keys, JOINT, {"x": x.shape, "y": x.shape[:1]}, EACH, 3),
     "Given": lambda keys, x: jd.Given(JOINT, "y")(x, 0.5, tokens(x[:, 0])),
@@ -194,7 +196,8 @@ ELSEWHERE = {
     "log_evidence Evidence": "of two log-likelihoods, and a scale that is looked at: test_evidence.py",
     "estimate_noise NoiseEstimate": "test_evidence.py: rounds on the host",
     "class_posterior ClassPosterior bits_per_dim variational_bound continuous_bound dequantize quantize": "host",
-    "ErrorBudget BitsPerDim VariationalBound": "results on the host",
+    "chain": "test_chain.py: host",
+    "ErrorBudget BitsPerDim VariationalBound Chain": "results on the host",
     "Uniform Variational DequantizationLoss": "host",
     "networks data training metrics pretrained runs plotting": "other rooms",
 }

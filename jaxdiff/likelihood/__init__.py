@@ -2,6 +2,7 @@
 
 from jaxdiff.likelihood.bits_per_dim import BitsPerDim, bits_per_dim
 from jaxdiff.likelihood.budget import ErrorBudget
+from jaxdiff.likelihood.chain import Chain, chain
 from jaxdiff.likelihood.class_posterior import ClassPosterior, class_posterior
 from jaxdiff.likelihood.dequantization import DequantizationLoss, Uniform, Variational, dequantize, quantize
 from jaxdiff.likelihood.evidence import Evidence, log_evidence
@@ -11,6 +12,7 @@ from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bo
 
 __all__ = [
     "BitsPerDim",
+    "Chain",
     "ClassPosterior",
     "DequantizationLoss",
     "ErrorBudget",
@@ -25,6 +27,7 @@ __all__ = [
     "VariationalBound",
     "XTrace",
     "bits_per_dim",
+    "chain",
     "class_posterior",
     "continuous_bound",
     "dequantize",

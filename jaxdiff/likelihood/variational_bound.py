@@ -28,34 +28,18 @@ unbiased for any K. Below t_min the data are read in one step.
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.sharding import Mesh
 
-from jaxdiff.arrays import (
-    Precision,
-    at_precision,
-    check_flag,
-    check_precision,
-    check_shared,
-    check_whole,
-    count,
-    example_keys,
-    expand_time,
-    folded,
-)
-from jaxdiff.arrays.batches import in_batches, joined
-from jaxdiff.arrays.mesh import check_mesh, copied, spread
-from jaxdiff.denoisers import DenoiserLike, check_cond, check_denoiser, check_start
-from jaxdiff.denoisers.checks import check_answer
-from jaxdiff.likelihood.estimate import condition_of
+from jaxdiff.arrays import Precision, check_whole, expand_time, folded
+from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.likelihood.mean import mean_of
-from jaxdiff.losses.counted import check_counted, check_weight, counts, noised, paid
+from jaxdiff.likelihood.values import Batches, OfValues, checked, nats_of
+from jaxdiff.losses.counted import noised, paid
 from jaxdiff.losses.times import Importance
 from jaxdiff.processes import Process, check_variance, with_variance
 from jaxdiff.processes.grids import Grid, check_grid, check_one_time
@@ -64,12 +48,12 @@ _EARLY = 1e-3  # where the integral ends for a process whose bound goes on to th
 
 
 @dataclasses.dataclass(frozen=True)
-class VariationalBound:
+class VariationalBound(OfValues):
     """The variational bound of a data set, term by term, in bits per dimension.
 
     prior, reconstruction: [n]. transitions: [n, T - 1], from noise to data, one column a step back; in continuous time
     one column a draw, that part's share of the integral. kind: what the number is. counted: [n], how many values of
-    each example are paid for, which its bits are divided by; None where it is all.
+    each example count, by which its bits are divided; None where all do.
     """
 
     kind: str
@@ -82,16 +66,6 @@ class VariationalBound:
     def per_example(self) -> np.ndarray:
         """The bound of each example, bits a value of it that counts, [n]."""
         return self.prior + self.transitions.sum(1, dtype=np.float64) + self.reconstruction
-
-    @property
-    def bits_per_dim(self) -> float:
-        """The mean over all values that count: over examples, where as many count in each."""
-        return mean_of(self.per_example, self.counted).mean
-
-    @property
-    def standard_error(self) -> float:
-        """Of `bits_per_dim`, over examples: the spread of the images and of the noise together; NaN for one."""
-        return mean_of(self.per_example, self.counted).standard_error
 
     def __str__(self):
         terms = (self.prior, self.transitions.sum(1, dtype=np.float64), self.reconstruction)
@@ -155,45 +129,16 @@ def _continuous(keys, denoiser, data, cond, weight, levels, draws, t_min):
     return _terms(keys, denoiser, data, cond, weight, levels, 1.0, (t, factor), cost)
 
 
-def _report(
-    compute, key, denoiser, data, levels, cond, weight, batch_size, progress, kind, mesh, precision
-) -> VariationalBound:
-    process, n = denoiser.process, count(data)
-    weight = jax.tree.map(np.asarray, check_weight(process, weight, data))
-    counted = None if weight is None else check_counted(np.asarray(counts(process, weight, data), np.float64))
-    keys, cond = example_keys(key, n), check_cond(denoiser, cond, n)
-    check_answer(denoiser, process.joined([part.shape for part in process.split(data)]), cond)
-    denoiser = copied(denoiser, mesh)
-    values = sum(math.prod(part.shape[1:]) for part in process.split(data))
-    if counted is not None:
-        kind += f", {counted.sum():.0f} of {n * values} values, given the others"
-
-    def of(index):
-        picked = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), (data, cond, weight))
-        batch_keys, parts = spread((keys[index], picked), mesh)
-        with at_precision(precision):
-            return compute(batch_keys, denoiser, *parts, levels)
-
-    size = min(batch_size, n)
-    nats = joined(in_batches(of, np.arange(n), size, progress, "bound", mesh))
-    paid_for = values if counted is None else counted
-    prior, transitions, reconstruction = (term / (paid_for * math.log(2)) for term in nats)
-    return VariationalBound(kind + condition_of(denoiser, cond), prior, transitions.T, reconstruction, counted)
+def _report(compute, key, denoiser, data, levels, cond, weight, kind, batches: Batches) -> VariationalBound:
+    of = lambda *given: compute(*given, levels)
+    nats, counted, note = nats_of(of, key, denoiser, data, cond, weight, "bound", batches)
+    prior, transitions, reconstruction = nats
+    return VariationalBound(kind + note, prior, transitions.T, reconstruction, counted)
 
 
-def _checked(denoiser, data, levels, batch_size, progress, mesh, precision) -> tuple[Any, tuple]:
-    """`data` as NumPy arrays, and the levels of each part; raises for arguments that neither bound takes."""
-    check_denoiser(denoiser)
-    check_shared("denoiser", denoiser)
-    check_flag("progress", progress)
-    check_mesh(mesh)
-    check_precision(precision)
-    check_whole("batch_size", batch_size)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(data)):
-        raise TypeError("data are traced; this function works through a data set in batches: call it outside of jit")
-    process = denoiser.process
-    parts = [None] * len(process.processes) if levels is None else process.split(levels, "levels")
-    return process.check_data(data, levels), tuple(parts)
+def _levels(process: Process, levels) -> tuple:
+    """The levels of each part."""
+    return tuple([None] * len(process.processes) if levels is None else process.split(levels, "levels"))
 
 
 def _end(process: Process, levels, t_min) -> jax.Array | None:
@@ -239,7 +184,8 @@ def variational_bound(
     levels or one example a batch, an example of which nothing counts, times that do not decrease or end where there is
     no noise, an unknown variance or one that is not there, and a denoiser without an answer at the first time.
     """
-    data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh, precision)
+    batches = Batches(batch_size, progress, mesh, precision)
+    data, parts = checked(denoiser, data, levels, batches), _levels(denoiser.process, levels)
     check_variance(variance)
     process = denoiser.process
     grid = check_grid(process.bound_grid if grid is None else grid)
@@ -255,7 +201,7 @@ def variational_bound(
     check_start(denoiser, times[0])
     compute = functools.partial(_discrete, times=times, variance=variance)
     kind = f"variational bound, {len(times)} steps, {variance} variance"
-    return _report(compute, key, denoiser, data, parts, cond, weight, batch_size, progress, kind, mesh, precision)
+    return _report(compute, key, denoiser, data, parts, cond, weight, kind, batches)
 
 
 def continuous_bound(
@@ -278,10 +224,11 @@ def continuous_bound(
     not the spread of the examples. It costs `draws` + 1 evaluations an example. `t_min` of categories is 0.001 unless
     given. Arguments and errors are as for `variational_bound`; ValueError also for fewer than one draw.
     """
-    data, parts = _checked(denoiser, data, levels, batch_size, progress, mesh, precision)
+    batches = Batches(batch_size, progress, mesh, precision)
+    data, parts = checked(denoiser, data, levels, batches), _levels(denoiser.process, levels)
     draws = check_whole("draws", draws)
     check_start(denoiser, 1.0)
     end = _end(denoiser.process, levels, t_min)
     compute = functools.partial(_continuous, draws=draws, t_min=jnp.asarray(_EARLY) if end is None else end)
     kind = f"variational bound, continuous time, {draws} draws"
-    return _report(compute, key, denoiser, data, parts, cond, weight, batch_size, progress, kind, mesh, precision)
+    return _report(compute, key, denoiser, data, parts, cond, weight, kind, batches)

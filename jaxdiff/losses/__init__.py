@@ -3,6 +3,8 @@
 from jaxdiff.losses import couplings as couplings
 from jaxdiff.losses import times as times
 from jaxdiff.losses import weightings as weightings
+from jaxdiff.losses.any_order import AnyOrder
+from jaxdiff.losses.bound import Bound, Steps
 from jaxdiff.losses.bridge_matching import BridgeMatching
 from jaxdiff.losses.classification import Classification
 from jaxdiff.losses.condition_dropout import ConditionDropout
@@ -12,8 +14,11 @@ from jaxdiff.losses.hybrid import Hybrid
 from jaxdiff.losses.least_variance import LeastVariance
 from jaxdiff.losses.loss import Loss
 from jaxdiff.losses.score_matching import ScoreMatching, SlicedScoreMatching
+from jaxdiff.losses.sum import Sum
 
 __all__ = [
+    "AnyOrder",
+    "Bound",
     "BridgeMatching",
     "Classification",
     "ConditionDropout",
@@ -24,6 +29,8 @@ __all__ = [
     "Loss",
     "ScoreMatching",
     "SlicedScoreMatching",
+    "Steps",
+    "Sum",
     "couplings",
     "times",
     "weightings",

@@ -37,7 +37,8 @@ def check_weight(process: Process, weight, x0) -> Any:
 
 def _checked(weight, x0) -> jax.Array:
     array = as_array(weight)
-    if array is None or array.dtype.kind not in "biuf":
+    kinds = jnp.bool_, jnp.integer, jnp.floating
+    if array is None or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         raise TypeError(f"{with_dtype('weight', weight)}; expected 0 for a value that is given, 1 for one that counts")
     if array.shape != np.shape(x0):
         raise ValueError(f"weight has shape {array.shape}; expected that of x0, {np.shape(x0)}, one number a value")

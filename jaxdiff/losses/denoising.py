@@ -1,6 +1,7 @@
 """Denoising score matching (Vincent 2011; Ho et al. 2020): guess the data that x_t was made of."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,13 +37,19 @@ class Denoising:
         check_times_law(self.times)
 
     def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
-        denoiser, x0, cond = prepared(denoiser, key, x0, cond)
-        process, n = denoiser.process, count(x0)
-        weight = check_weight(process, weight, x0)
-        time_key, noise_key = jax.random.split(key)
-        t, factor = draw_times(self.times, time_key, process, n)
-        x_t, truth = noised(process, example_keys(noise_key, n), x0, t, weight)
-        prediction = denoiser(x_t, t, cond)
-        process.check_prediction(prediction, x_t)
-        error = paid(process, weight, process.denoising_error(prediction, truth, x_t, t))
-        return weighted_mean(denoiser, self.weighting, t, factor, error)
+        error = lambda process: process.denoising_error
+        return mean_error(error, self.weighting, self.times, denoiser, key, x0, cond, weight)
+
+
+def mean_error(error: Callable, weighting, times, denoiser, key, x0, cond, weight) -> jax.Array:
+    """The weighted `error(process)`, a method of it, at times that are drawn, [n]: the mean over the values."""
+    denoiser, x0, cond = prepared(denoiser, key, x0, cond)
+    process, n = denoiser.process, count(x0)
+    weight = check_weight(process, weight, x0)
+    time_key, noise_key = jax.random.split(key)
+    t, factor = draw_times(times, time_key, process, n)
+    x_t, truth = noised(process, example_keys(noise_key, n), x0, t, weight)
+    prediction = denoiser(x_t, t, cond)
+    process.check_prediction(prediction, x_t)
+    found = paid(process, weight, error(process)(prediction, truth, x_t, t))
+    return weighted_mean(denoiser, weighting, t, factor, found)

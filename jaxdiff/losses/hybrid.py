@@ -26,7 +26,7 @@ from jaxdiff.processes.grids import Grid, Time, check_grid, check_times
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Hybrid:
-    """`loss(denoiser, key, x0, cond, weight) -> [batch]` of a denoiser with `learned_variance`: L_simple + weight L_vlb.
+    """`loss(denoiser, key, x0, cond, weight) -> [batch]` of a denoiser of `learned_variance`: L_simple + weight L_vlb.
 
     `steps` and `grid` are the noise levels of the sampling it is for, as in `jaxdiff.sample`: a grid, or an array of
     decreasing times. `weighting` is L_simple's. Raises as `Denoising`, and ValueError for fewer than two levels, levels

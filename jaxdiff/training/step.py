@@ -58,8 +58,8 @@ def prepare_as_given(key, batch: dict):
     if unread := sorted(batch.keys() - {"x", "cond", "weight", *parts}):
         raise ValueError(
             f'batch has {sorted(batch)}, of which {unread} would not be read; name what the model is given "cond", or '
-            f'its parts {", ".join(PARTS)}, what counts of x "weight", leave the others out, or give train a `prepare` that '
-            "reads them"
+            f'its parts {", ".join(PARTS)}, what counts of x "weight", leave the others out, or give train '
+            "a `prepare` that reads them"
         )
     cond = parts["label"] if [*parts] == ["label"] else parts or batch.get("cond")
     return (batch["x"], cond, batch["weight"]) if "weight" in batch else (batch["x"], cond)

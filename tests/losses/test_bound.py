@@ -1,0 +1,192 @@
+"""The bound as a loss, by steps, by numbers of masks and in sums, against enumeration of a small joint."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.losses import (
+    AnyOrder,
+    Bound,
+    BridgeMatching,
+    ConditionDropout,
+    Denoising,
+    Hybrid,
+    LeastVariance,
+    Steps,
+    Sum,
+    times,
+    weightings,
+)
+
+KEY = jax.random.key(0)
+K, N = 2, 3
+LOGITS = 2 * np.random.default_rng(0).standard_normal((*[K + 1] * N, N, K)).astype(np.float32)  # of any x_t, at any t
+X = np.array([[0, 1, 1], [1, 1, 0]])
+COUNTED = np.array([[1, 1, 1], [0, 1, 1]])  # of the second example the first value is given
+
+
+def looked_up(table, x, c_noise, cond):
+    """A network that knows nothing, and is not told t."""
+    return jnp.asarray(table)[x[:, 0], x[:, 1], x[:, 2]]
+
+
+DENOISER = jd.Denoiser(looked_up, LOGITS, jd.Absorbing(K))
+
+
+def costs(x0, hidden):
+    """-log p of each value of x0 where those `hidden` are masked, [N]."""
+    logits = LOGITS[tuple(np.where(hidden, K, x0))].astype(np.float64)
+    return np.log(np.exp(logits).sum(-1)) - logits[np.arange(N), x0]
+
+
+def by_the_chain_rule(x0, order):
+    """-log p of the values of `order`, one after another; all others are seen."""
+    return sum(costs(x0, np.isin(range(N), order[j:]))[i] for j, i in enumerate(order))
+
+
+def orders_of(counted):
+    return list(itertools.permutations(np.flatnonzero(counted)))
+
+
+def in_steps(x0, counted, steps):
+    """The bound in `steps` by all patterns of masks: a right Riemann sum, whose last step shows all."""
+    total, places = 0.0, np.flatnonzero(counted)
+    for sigma in np.arange(1, steps + 1) / steps:
+        for pattern in itertools.product([False, True], repeat=len(places)):
+            hidden = np.isin(range(N), places[list(pattern)])
+            chance = sigma ** sum(pattern) * (1 - sigma) ** (len(places) - sum(pattern))
+            total += chance / (steps * sigma) * costs(x0, hidden)[hidden].sum()
+    return total
+
+
+BOTH = list(zip(X, COUNTED))
+ORDERS = [np.array([by_the_chain_rule(x, order) for order in orders_of(counted)]) for x, counted in BOTH]
+EXPECTED = [values.mean() for values in ORDERS]  # nats an example
+FOUR_STEPS = [in_steps(*both, 4) for both in BOTH]
+LOSSES = {
+    "AnyOrder": (AnyOrder(), EXPECTED),
+    "Bound": (Bound(times.Importance(1e-3)), EXPECTED),
+    "Bound, uniform times": (Bound(times.Stratified(1e-3)), EXPECTED),
+    "Steps": (Steps(4), FOUR_STEPS),
+    "Sum": (Sum((AnyOrder(), 0.5), (Steps(4), 2.0)), [0.5 * a + 2 * b for a, b in zip(EXPECTED, FOUR_STEPS)]),
+}
+
+
+def test_the_bound_in_steps_tends_to_the_mean_of_the_chain_rule_over_orders():
+    """By enumeration alone, so that what the losses are held to is one number."""
+    for both, expected in zip(BOTH, EXPECTED):
+        error = [in_steps(*both, steps) - expected for steps in (64, 128)]
+        assert error[1] == pytest.approx(error[0] / 2, rel=0.05)
+    assert np.std(ORDERS[0]) > 0.3  # the order matters
+
+
+def test_losses_of_the_bound_have_the_expectation_of_enumeration():
+    """For a network that is wrong. Below t_min = 0.001 neither law of times pays, 0.001 of a mask's cost at most."""
+    n = 4000
+    x, weight = np.tile(X, (n, 1)), np.tile(COUNTED, (n, 1))
+    found = jax.jit(lambda x: {name: loss(DENOISER, KEY, x, weight=weight) for name, (loss, _) in LOSSES.items()})(x)
+    for name, (_, expected) in LOSSES.items():
+        values = N * np.asarray(found[name], np.float64).reshape(n, 2).T
+        for value, truth in zip(values, expected):
+            below = 2e-3 * truth if name.startswith("Bound") else 0.0
+            assert abs(value.mean() - truth) < 4 * value.std() / math.sqrt(n) + below, name
+
+
+def test_the_variance_of_the_number_of_masks_is_finite_and_that_of_the_noise_level_grows():
+    """E of the square of one t's estimate is Σ_k (cost of k masks)² times a share: even for k, ∝ log 1/t_min for t."""
+    n = 20_000
+    x = np.tile(X[:1], (n, 1))
+    spread = lambda loss: np.var(N * np.asarray(loss(DENOISER, KEY, x), np.float64))
+    one = np.mean([costs(X[0], np.arange(N) == i)[i] ** 2 for i in range(N)])
+    grown = spread(Bound(times.Uniform(1e-3))) - spread(Bound(times.Uniform(0.1)))
+    assert grown == pytest.approx(N * one * math.log(100), rel=0.3)  # N masks, each by itself, with weight 1/t
+    assert spread(AnyOrder()) < spread(Bound(times.Uniform(0.1)))
+
+
+def at_its_noise_level(params, x, c_noise, cond):
+    """Logits that are NaN unless t is that at which so many are masked of the two that count."""
+    k = jnp.sum(x == K, 1)
+    right = jnp.where(k == 2, c_noise == 3, (k == 1) & (jnp.abs(c_noise) < 1e-6))  # log(σ/α)/4 within 3
+    return jnp.where(right[:, None, None], LOGITS[0, 0, 0], jnp.nan)
+
+
+def test_a_network_that_is_told_t_is_told_that_of_the_share_that_is_masked():
+    x, weight = np.repeat(X[1:], 32, 0), np.repeat(COUNTED[1:], 32, 0)
+    told = jd.Denoiser(at_its_noise_level, None, jd.Absorbing(K))
+    assert np.isfinite(AnyOrder()(told, KEY, x, weight=weight)).all()
+    assert np.isfinite(jd.likelihood.chain(KEY, told, x, weight=weight).per_example).all()
+
+
+def test_an_example_of_which_nothing_counts_costs_nothing():
+    found = [loss(DENOISER, KEY, X, weight=0 * COUNTED) for loss in (AnyOrder(), Bound(), Steps(3))]
+    np.testing.assert_array_equal(found, 0.0)
+
+
+def network(params, x, c_noise, cond):
+    return params * jnp.tanh(x)
+
+
+NUMBERS = np.random.default_rng(1).standard_normal((4, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("law", [times.Stratified(), times.Importance(0.1)], ids=["Stratified", "Importance"])
+def test_of_numbers_it_is_denoising_under_the_likelihoods_weight(law):
+    model = jd.Denoiser(network, 0.7, jd.VP())
+    expected = Denoising(weightings.Likelihood(), law)(model, KEY, NUMBERS)
+    np.testing.assert_array_equal(Bound(law)(model, KEY, NUMBERS), expected)
+
+
+def test_steps_of_numbers_have_the_expectation_of_their_divergences():
+    """On four levels of VP, whose last is left out: Σ of the KL of two Gaussians with the same variance."""
+    process, levels = jd.VP(), np.array([0.9, 0.6, 0.3, 0.1], np.float32)
+    model = jd.Denoiser(lambda params, x, c_noise, cond: 0.0 * x, None, process, "data")  # it guesses 0
+    x0 = np.full((40_000, 1), 0.5, np.float32)
+    found = np.asarray(Steps(grid=levels)(model, KEY, x0), np.float64)
+    expected = 0.0
+    for t, s in itertools.pairwise(levels):
+        _, c_data, std = jd.posterior(process, s, t)
+        expected += float((c_data * 0.5 / std) ** 2 / 2)
+    assert abs(found.mean() - expected) < 4 * found.std() / 200
+    assert (found == 0).mean() == pytest.approx(0.25, abs=0.01)
+    assert np.isfinite(Steps(5)(model, KEY, x0[:4])).all()
+
+
+def test_a_sum_asks_the_network_once():
+    model = jd.Denoiser(network, 0.7, jd.Flow())
+    compiled = lambda loss: jax.jit(lambda x: loss(model, KEY, x)).lower(NUMBERS).compile().as_text()
+    both = Sum((Bound(), 1.0), (Denoising(), 0.01))
+    assert compiled(both).count(" tanh(") == compiled(Denoising()).count(" tanh(") == 1
+    expected = Bound()(model, KEY, NUMBERS) + 0.01 * Denoising()(model, KEY, NUMBERS)
+    np.testing.assert_allclose(both(model, KEY, NUMBERS), expected, rtol=1e-6)
+
+
+def test_a_sum_trains_what_its_terms_do():
+    process = LeastVariance(Denoising(weightings.Likelihood(), times.Stratified(0.0)))
+    for terms, learns in (
+        ([Denoising()], "denoiser"),
+        ([Denoising(), Hybrid(steps=3)], "variance"),
+        ([process, Denoising()], "process"),
+        ([BridgeMatching(), BridgeMatching()], "bridge"),
+    ):
+        assert Sum(*((loss, 1.0) for loss in terms)).learns == learns
+        assert ConditionDropout(Sum(*((loss, 1.0) for loss in terms))).learns == learns
+    for terms, kinds in (
+        ([Hybrid(steps=3), process], "process and variance"),
+        ([Denoising(), BridgeMatching()], "bridge and denoiser"),
+    ):
+        with pytest.raises(ValueError, match=f"the terms train {kinds}; expected losses of one kind of model"):
+            Sum(*((loss, 1.0) for loss in terms))
+    with pytest.raises(ValueError, match="drops conditions; put it around Sum, not inside"):
+        Sum((ConditionDropout(Denoising()), 1.0))
+
+
+def test_masks_alone_have_a_number_of_masks():
+    with pytest.raises(
+        TypeError, match=r"AnyOrder takes masks, Absorbing.*, and VP is none; take jaxdiff.losses"
+    ):
+        AnyOrder()(jd.Denoiser(network, 0.7, jd.VP()), KEY, NUMBERS)
