@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate
 
 import jaxdiff as jd
 from jaxdiff.losses import (
@@ -97,15 +98,22 @@ def test_losses_of_the_bound_have_the_expectation_of_enumeration():
             assert abs(value.mean() - truth) < 4 * value.std() / math.sqrt(n) + below, name
 
 
-def test_the_variance_of_the_number_of_masks_is_finite_and_that_of_the_noise_level_grows():
-    """E of the square of one t's estimate is Σ_k (cost of k masks)² times a share: even for k, ∝ log 1/t_min for t."""
-    n = 20_000
-    x = np.tile(X[:1], (n, 1))
-    spread = lambda loss: np.var(N * np.asarray(loss(DENOISER, KEY, x), np.float64))
-    one = np.mean([costs(X[0], np.arange(N) == i)[i] ** 2 for i in range(N)])
-    grown = spread(Bound(times.Uniform(1e-3))) - spread(Bound(times.Uniform(0.1)))
-    assert grown == pytest.approx(N * one * math.log(100), rel=0.3)  # N masks, each by itself, with weight 1/t
-    assert spread(AnyOrder()) < spread(Bound(times.Uniform(0.1)))
+PATTERNS = np.array(list(itertools.product([False, True], repeat=N)))  # which of the values are masked
+SQUARES = np.array([costs(X[0], hidden)[hidden].sum() for hidden in PATTERNS]) ** 2
+
+
+def test_the_variance_at_a_noise_level_grows_without_bound_and_by_the_number_of_masks_it_is_finite():
+    """With weight 1/t as t -> 0 one mask at most: E of the square grows by Σ cost² log 1/t_min. By number, k even."""
+    k = PATTERNS.sum(1)
+    at = lambda t: (t**k * (1 - t) ** (N - k) * SQUARES).sum() / t**2
+    of_times = lambda low: integrate.quad(at, low, 1)[0] / (1 - low)
+    alone = SQUARES[k == 1].sum()
+    assert of_times(1e-5) - of_times(1e-3) == pytest.approx(alone * math.log(100), rel=0.02)
+    of_number = sum((N / i) ** 2 * SQUARES[k == i].mean() / N for i in range(1, N + 1))
+    x = np.tile(X[:1], (4000, 1))
+    for loss, truth in ((AnyOrder(), of_number), (Bound(times.Uniform(0.1)), of_times(0.1))):
+        found = (N * np.asarray(loss(DENOISER, KEY, x), np.float64)) ** 2
+        assert abs(found.mean() - truth) < 4 * found.std() / math.sqrt(len(x)), type(loss)
 
 
 def at_its_noise_level(params, x, c_noise, cond):
@@ -186,7 +194,5 @@ def test_a_sum_trains_what_its_terms_do():
 
 
 def test_masks_alone_have_a_number_of_masks():
-    with pytest.raises(
-        TypeError, match=r"AnyOrder takes masks, Absorbing.*, and VP is none; take jaxdiff.losses"
-    ):
+    with pytest.raises(TypeError, match=r"AnyOrder takes masks, Absorbing.*, and VP is none; take jaxdiff.losses"):
         AnyOrder()(jd.Denoiser(network, 0.7, jd.VP()), KEY, NUMBERS)

@@ -169,7 +169,8 @@ class Split:
     def __call__(self, x, t, cond=None):
         x, t = self.process.at(x, t)
         found = tokens()(jnp.stack([x["a"], x["b"]], -1), t["a"])
-        return {name: jd.Categorical(found.logits[:, i], found.evidence[:, i]) for i, name in enumerate("ab")}
+        of = lambda i, name: jd.Categorical(found.logits[:, i], self.process.parts[name].evidence(x[name], t[name]))
+        return {name: of(i, name) for i, name in enumerate("ab")}
 
 
 def test_a_product_counts_part_by_part():
