@@ -68,7 +68,10 @@ WORDS = Vocabulary(
     {
         jd.Process: Table(
             "a process",
-            _named(jd, "VP SubVP OU VE BrownianVE EDM Cosine Flow LearnedVP Brownian Absorbing Multinomial"),
+            _named(
+                jd,
+                "VP SubVP OU VE BrownianVE EDM Cosine Flow LearnedVP Brownian Absorbing Multinomial DiscretizedGaussian",
+            ),
         ),
         Schedule: Table("a schedule", _named(jd.schedules, "Linear Cosine CosineHoogeboom Polynomial Geometric")),
         Loss: Table("a loss", _named(losses, _LOSSES)),
@@ -101,6 +104,7 @@ parse, write, describe, has = WORDS.parse, WORDS.write, WORDS.describe, WORDS.ha
 # Public names of these kinds that no word makes, and why.
 UNREACHABLE = {
     "from_betas": "a table of a thousand numbers is read from a file",
+    "from_transitions": "a table of matrices is read from a file",
     "Product": "its processes are a tree, one a part of the data",
     "DAPS": "its operator is a function",
     "RePaint": "it needs arrays of known values, which no setting holds",

@@ -70,6 +70,8 @@ SCHEDULES = {
 CATEGORIES = {
     "Absorbing": jd.Absorbing(2, SCHEDULES["Polynomial"]),
     "Multinomial": jd.Multinomial(2, SCHEDULES["CosineHoogeboom"]),
+    "DiscretizedGaussian": jd.DiscretizedGaussian(2, SCHEDULES["Geometric"]),
+    "from_transitions": jd.from_transitions(np.full((4, 2, 2), 0.5)),
 }
 GRIDS = {
     "Time": jd.grids.Time(),

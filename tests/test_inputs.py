@@ -128,10 +128,15 @@ MASKS = jd.Absorbing(4)
 TOKENS = np.zeros((3, 2), int)
 NO_TOKENS = [TOKENS - 1, TOKENS + 4, np.zeros((0, 2), int), T(X), T("a"), T(None), T(TOKENS > 0), T(["a"])]
 SCHEDULE = [T("linear"), T(None), T(jd.schedules.Linear), T(0.5), T(VP)]
-for name in ("Absorbing", "Multinomial"):
+for name in ("Absorbing", "Multinomial", "DiscretizedGaussian"):
     row(f"jd.{name}", getattr(jd, name), {"categories": 3}, categories=[1, 0, -1, T(2.5), T("2"), T(None), T(True)],
         schedule=SCHEDULE)
 row("jd.schedules.CosineHoogeboom", jd.schedules.CosineHoogeboom, s=NOT_NEGATIVE)
+MATRICES = np.full((2, 3, 3), 1 / 3)
+row("jd.from_transitions", jd.from_transitions, matrices=[MATRICES[0], MATRICES[:0], MATRICES[..., :2], MATRICES * 1.01,
+    MATRICES - np.eye(3), MATRICES * NAN, np.ones((1, 1, 1)), np.full((1, 257, 257), 1 / 257), T("gaussian"), T(None)])
+row("jd.processes.gaussian_transitions", jd.processes.gaussian_transitions, {"betas": [0.1], "categories": 3},
+    betas=[0.0, -1.0, NAN, INF, T("linear"), T(None)], categories=[1, T(2.5)])
 row("jd.schedules.Polynomial", jd.schedules.Polynomial, power=POSITIVE)
 row("jd.schedules.Geometric", jd.schedules.Geometric, sigma_min=[100.0, *POSITIVE], sigma_max=[1e-5, 1e-4, *POSITIVE])
 row("jd.Head", jd.Head, {"features": X, "table": np.zeros((5, 2))}, features=[np.zeros(2), *says("features", X[:, :1])],

@@ -33,6 +33,7 @@ W, Interval, Solver = jd.losses.weightings, jd.guidance.Interval, diffrax.Abstra
 GIVEN = {  # what words need beside the field that is tried: as text, and as it is
     jd.Absorbing: ("3", {"categories": 3}),
     jd.Multinomial: ("3", {"categories": 3}),
+    jd.DiscretizedGaussian: ("3", {"categories": 3}),
     jd.schedules.Polynomial: ("2", {"power": 2.0}),
     jd.losses.times.Fixed: ("0.3", {"t": 0.3}),
     jd.losses.LeastVariance: ("denoising", {"loss": jd.losses.Denoising()}),

@@ -8,6 +8,7 @@ from jaxdiff.processes.absorbing import Absorbing, check_absorbing
 from jaxdiff.processes.discrete import Discrete
 from jaxdiff.processes.gaussian import Gaussian, check_gaussian, forward_sde, perturb, posterior, transition
 from jaxdiff.processes.heads import Head, Seen, of_examples
+from jaxdiff.processes.heat import DiscretizedGaussian
 from jaxdiff.processes.learned import LearnedVP
 from jaxdiff.processes.multinomial import Multinomial
 from jaxdiff.processes.named import EDM, OU, VE, VP, Brownian, BrownianVE, Cosine, Flow, SubVP, from_betas
@@ -16,6 +17,7 @@ from jaxdiff.processes.plausible import check_curves
 from jaxdiff.processes.predictions import Categorical, Certain, Prediction, check_variance, extrapolated, with_variance
 from jaxdiff.processes.process import Process, check_process
 from jaxdiff.processes.product import Product
+from jaxdiff.processes.transitions import from_transitions, gaussian_transitions
 
 __all__ = [
     "EDM",
@@ -30,6 +32,7 @@ __all__ = [
     "Certain",
     "Cosine",
     "Discrete",
+    "DiscretizedGaussian",
     "Flow",
     "Gaussian",
     "Head",
@@ -53,6 +56,8 @@ __all__ = [
     "extrapolated",
     "forward_sde",
     "from_betas",
+    "from_transitions",
+    "gaussian_transitions",
     "grids",
     "is_concrete",
     "of_examples",

@@ -1,0 +1,168 @@
+r"""Categories in an order, noised to their neighbours: heat on a path of K nodes (Austin et al. 2021, section 3.1, in
+continuous time).
+
+1.  A value jumps to each neighbour at the rate τ'; at the two ends of the path there is one. The eigenvectors of the
+    generator L are cosines, with eigenvalues λ_k = 2 - 2 cos(πk/K), so that q(x_t | x_0) = e^{-τ L} is symmetric and
+    its slowest mode is exp(-τ λ_1): the clock is τ = -log(α)/λ_1, and α the share of that mode.
+2.  The cosine series is of no use in floating point where little heat has flowed: at K = 256, τ = 1 half of its entries
+    come out below 0. Up to τ λ_1 = 1/2 the path is therefore folded out into a line, on which heat is a series of
+    positive terms, with mirror images of the start,
+
+        q(j | v) = G(j - v) + G(j + v + 1),      G(d) = Σ_m w(d + 2K m),      w(n) = e^{-2τ} I_n(2τ)
+        w(n) = e^{-2τ} τ^n/n! Σ_m τ^{2m} n!/(m! (m + n)!)
+
+    and beyond 20 of R = √(n² + 4τ²) the uniform expansion of the Bessel function (DLMF 10.41.3), in logs:
+
+        log w = R - 2τ - n asinh(n/2τ) - log(2πR)/2 + log Σ_k u_k(n/R)/n^k.
+
+    From there on a dozen cosines are left, whose sum is far from 0.
+3.  Jumps go to two neighbours, over which the score entropy (`jaxdiff.processes.discrete`, 3.) sums, with τ', the rate
+    times σ/(α λ_1), in place of β π.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+
+from jaxdiff.arrays import expand_time, pytree
+from jaxdiff.processes.discrete import Scheduled, split, uniform
+from jaxdiff.processes.predictions import Certain
+from jaxdiff.processes.rows import ByRows
+
+_TURN = 0.5  # of τ λ_1, above which cosines are summed
+_COSINES = 12
+_FAR, _TERMS = 20.0, 40
+_LEAST = 1e-30  # of τ, where nothing has moved
+
+
+def _expansion(count: int) -> list[np.ndarray]:
+    """The polynomials in h = (n/R)² of u_k(n/R)/n^k = poly_k(h)/R^k, lowest power first (DLMF 10.41.10)."""
+    u, found = np.polynomial.Polynomial([1.0]), []
+    p = np.polynomial.Polynomial([0.0, 1.0])
+    for k in range(count):
+        found.append(u.coef[k::2])
+        u = p**2 * (1 - p**2) * u.deriv() / 2 + ((1 - 5 * p**2) * u).integ() / 8
+    return found
+
+
+_POLYNOMIALS = _expansion(7)
+
+
+def log_walk(n, tau) -> jax.Array:
+    """log of the probability that a walk that jumps to each side at the rate 1 is n >= 0 to one side at time τ > 0."""
+    r = jnp.hypot(n, 2 * tau)
+    near = jnp.minimum(tau, _FAR / 2)
+    series = jnp.ones_like(r)
+    for m in range(_TERMS, 0, -1):
+        series = 1 + series * near**2 / (m * (m + n))
+    series = n * jnp.log(near) - 2 * near - gammaln(n + 1) + jnp.log(series)
+    far = jnp.maximum(r, _FAR)
+    h = (n / far) ** 2
+    ratio = sum(np.polynomial.polynomial.polyval(h, poly) / far**k for k, poly in enumerate(_POLYNOMIALS))
+    expansion = n**2 / (far + 2 * tau) - n * jnp.arcsinh(n / (2 * tau)) - jnp.log(2 * jnp.pi * far) / 2
+    return jnp.where(r < _FAR, series, expansion + jnp.log(jnp.maximum(ratio, 0.5)))
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class DiscretizedGaussian(ByRows, Scheduled):
+    """Heat on a path: each value moves to its neighbours, reflected at 0 and `categories` - 1; for categories in order.
+
+    `schedule` is of the slowest mode, α(t) = exp(-λ_1 τ). `jaxdiff.Denoiser` reads a network's output [n, *event,
+    categories] by the row "leave_one_out" unless told "data"; ratios ("score") do not tell p(x_0 | x_t) in floating
+    point, for heat cannot be run back.
+
+    Raises TypeError for categories that are no whole number or for no schedule, ValueError for fewer than two.
+    """
+
+    @property
+    def _slowest(self) -> float:
+        return 4 * math.sin(math.pi / (2 * self.categories)) ** 2
+
+    def _spent(self, t) -> jax.Array:
+        """τ λ_1 = -log α, of the shape of `t`."""
+        return jax.nn.softplus(-self.log_snr(t) / 2)
+
+    @jax.jit
+    def _heat(self, x, spent) -> jax.Array:
+        """log K q of every category after `spent` = τ λ_1 from x, [*x.shape, categories]."""
+        k = self.categories
+        spent = jnp.broadcast_to(expand_time(spent, x).ravel(), x.shape[:1])
+        v, event = np.arange(k), (1,) * (x.ndim - 1)
+        tau = jnp.maximum(jnp.minimum(spent, _TURN) / self._slowest, _LEAST)[:, None, None]
+        d = np.arange(k + 1)
+        images = jnp.asarray(np.stack([d, 2 * k - d, 2 * k + d]), tau.dtype)
+        line = jax.nn.logsumexp(log_walk(images, tau), 1) + math.log(k)
+        apart, folded = jnp.abs(x[..., None] - v), x[..., None] + v + 1
+        of = jax.vmap(lambda line, d: line[d])
+        mirrored = jnp.logaddexp(of(line, apart), of(line, jnp.minimum(folded, 2 * k - folded)))
+        modes = np.arange(1, min(k, _COSINES + 1))
+        cosines = np.cos(np.pi / k * np.outer(v + 0.5, modes))
+        decay = jnp.exp(-jnp.maximum(spent, _TURN)[:, None] * np.sin(np.pi * modes / (2 * k)) ** 2 * 4 / self._slowest)
+        left = 2 * decay.reshape(len(x), *event, -1) * jnp.asarray(cosines, decay.dtype)[x]
+        waves = jnp.matmul(left, jnp.asarray(cosines.T, decay.dtype), precision="highest")
+        early = (spent < _TURN).reshape(len(x), *event, 1)
+        return jnp.where(early, mirrored, jnp.log1p(jnp.maximum(waves, -0.999)))
+
+    def evidence(self, x, t) -> jax.Array:
+        return self._heat(x, self._spent(t))
+
+    def _after(self, x0, t) -> jax.Array:
+        return self._heat(x0, self._spent(t))
+
+    def _before(self, x, s, t) -> jax.Array:
+        return self._heat(x, _gone(self._spent(s), self._spent(t)))
+
+    def _onward(self, x, s, t) -> jax.Array:
+        return self._before(x, s, t)
+
+    def _log_prior(self) -> jax.Array:
+        return jnp.full(self.categories, -math.log(self.categories))
+
+    def prior_kl(self, x0, t) -> jax.Array:
+        """KL(q(x_t | x_0) || uniform), nats: the mean over categories of f(K q), f(e^L) = e^L L - e^L + 1."""
+        log_share = self._after(x0, t)
+        return jnp.mean(jnp.exp(log_share) * log_share - jnp.expm1(log_share), -1)
+
+    def _ratios(self, prediction, x, t) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of both neighbours of x: log r̂ [2, *x.shape], log r given each x_0 [2, ..., K], and which exist."""
+        spent = jnp.maximum(self._spent(t), 1e-12 * self._slowest)
+        beside = jnp.stack([x - 1, x + 1])
+        exist = (beside >= 0) & (beside < self.categories)
+        here = self._heat(x, spent)
+        ratios = jnp.stack([self._heat(jnp.clip(y, 0, self.categories - 1), spent) - here for y in beside])
+        return jax.nn.logsumexp(self._log_p(prediction) + ratios, -1), ratios, exist
+
+    def _pace(self, t) -> jax.Array:
+        """σ/(α λ_1): dτ/dt by the rate; 0 where α is 0."""
+        alpha = self.alpha(t)
+        return jnp.where(alpha > 0, self.sigma(t) / jnp.where(alpha > 0, alpha, 1.0), 0.0) / self._slowest
+
+    def error(self, prediction, truth: Certain, x, t) -> jax.Array:
+        """The score entropy: the divergence of the reverse rates, by the rate."""
+        ours, ratios, exist = self._ratios(prediction, x, t)
+        at = jnp.broadcast_to(jnp.clip(truth.data, 0, self.categories - 1)[..., None], (*ours.shape, 1))
+        right = jnp.take_along_axis(ratios, at, -1)[..., 0]
+        d = ours - right
+        paid = jnp.where(exist, jnp.exp(right) * (jnp.expm1(d) - d), 0.0)
+        return self._there(truth, expand_time(self._pace(t), x) * paid.sum(0))
+
+    def leap(self, keys, prediction, x, t, s) -> jax.Array:
+        """x with each value moved to a neighbour with probability 1 - exp(-rate (t - s)), in proportion to its rate."""
+        which, where = split(keys)
+        ours, _, exist = self._ratios(prediction, x, t)
+        below, above = jnp.where(exist, jnp.exp(ours), 0.0)
+        pace = expand_time(self.rate(t) * self._pace(t) * (t - s), x)
+        jumps = uniform(which, x) < -jnp.expm1(-pace * (below + above))
+        step = jnp.where(uniform(where, x) * (below + above) < below, -1, 1)
+        return jnp.where(jumps, x + step, x)
+
+
+def _gone(spent_s, spent_t) -> jax.Array:
+    """The difference, 0 where both are infinite."""
+    both = jnp.isinf(spent_s)
+    return jnp.where(both, 0.0, spent_t - jnp.where(both, 0.0, spent_s))

@@ -1,0 +1,123 @@
+r"""Noise that a draw of x_0 leaves no three cases of: the posterior of a value is a vector over the K categories.
+
+With rows of logs, each [*x.shape, K] and up to a constant,
+
+    q(x_s = j | x_t, x_0) ∝ q(x_t | j) q(j | x_0),        p(x_s = j | x_t) ∝ q(x_t | j) Σ_v c_v q(j | v)
+
+c the leave-one-out law. The sum is the one product of [values, K] by [K, K] there is. It runs over v one at a time, so
+that no example holds a matrix.
+"""
+
+import abc
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.arrays import check_output
+from jaxdiff.processes.discrete import Discrete, split
+from jaxdiff.processes.predictions import Categorical, Certain
+
+
+class ByRows(Discrete):
+    """Categories whose kernel is asked for rows: a subclass writes the four below, each [*x.shape, categories]."""
+
+    rows = "leave_one_out", "data"
+
+    @abc.abstractmethod
+    def evidence(self, x, t) -> jax.Array:
+        """log q(x_t = x | x_0 = v) for every v, up to a constant."""
+
+    @abc.abstractmethod
+    def _after(self, x0, t) -> jax.Array:
+        """log q(x_t = j | x_0 = x0) for every j, up to a constant."""
+
+    @abc.abstractmethod
+    def _before(self, x, s, t) -> jax.Array:
+        """log q(x_t = x | x_s = j) for every j, up to a constant; 0 at x alone where s is t."""
+
+    @abc.abstractmethod
+    def _onward(self, x, s, t) -> jax.Array:
+        """log q(x_t = j | x_s = x) for every j, up to a constant."""
+
+    @abc.abstractmethod
+    def _log_prior(self) -> jax.Array:
+        """log of the noise, [categories]."""
+
+    def prior(self, keys, shape, t) -> jax.Array:
+        return drawn(keys, jnp.broadcast_to(self._log_prior(), (*shape, self.categories)))
+
+    def unknown(self, shape):
+        """There is none: x at t = 1 is a draw."""
+        raise ValueError(
+            f"{type(self).__name__}: a part of this noise has no value that says nothing; give it as cond, draw "
+            "jointly and drop it, or take jaxdiff.Absorbing"
+        )
+
+    def perturb(self, keys, x0, t) -> tuple[jax.Array, Certain]:
+        return drawn(keys, self._after(x0, t)), Certain(x0)
+
+    def forward(self, keys, x, s, t) -> jax.Array:
+        return drawn(keys, self._onward(x, s, t))
+
+    def reverse(self, keys, prediction, x, t, s) -> jax.Array:
+        """A draw of x_0, and of x_s given it."""
+        what, which = split(keys)
+        return drawn(which, self._before(x, s, t) + self._after(prediction.draw(what), s))
+
+    def read(self, parameterization, out, x, t, data_std) -> Categorical:
+        """The logits by their row, with what x says of itself as evidence."""
+        check_output("the network", out, x, (*x.shape, self.categories), " (one logit for each category)")
+        return Categorical(out, None if parameterization == "data" else self.evidence(x, t))
+
+    def log_kernel(self, t) -> jax.Array:
+        self.check_table()
+        t = jnp.asarray(t, float)
+        every = jnp.arange(self.categories)
+        one = lambda t: jax.nn.log_softmax(self._after(every, jnp.broadcast_to(t, every.shape)), -1).T
+        return jax.vmap(one)(t.ravel()).reshape(*t.shape, self.categories, self.categories)
+
+    def _log_p(self, prediction) -> jax.Array:
+        if isinstance(prediction, Certain):
+            return jnp.log(jnp.arange(self.categories) == prediction.data[..., None])
+        return prediction.log_probabilities()
+
+    def _there(self, truth: Certain, cost) -> jax.Array:
+        """`cost`, NaN where x_0 is a category that does not exist."""
+        return jnp.where((truth.data >= 0) & (truth.data < self.categories), cost, jnp.nan)
+
+    def kl(self, prediction, truth: Certain, x, t, s) -> jax.Array:
+        evidence, before = self.evidence(x, t), self._before(x, s, t)
+        possible = evidence > -jnp.inf
+        log_c = jnp.where(possible, self._log_p(prediction) - jnp.where(possible, evidence, 0.0), -jnp.inf)
+        c = jnp.exp(log_c - jnp.max(log_c, -1, keepdims=True))
+        row = lambda v: jnp.exp(self._after(jnp.full(len(x), v), s))
+        mixed = jnp.log(jnp.maximum(contracted(c, row), jnp.finfo(c.dtype).tiny))
+        ours = jax.nn.log_softmax(before + mixed, -1)
+        right = jax.nn.log_softmax(before + self._after(truth.data, s), -1)
+        p, q = jnp.exp(ours), jnp.exp(right)
+        terms = p - q + jnp.where(q > 0, q * (jnp.where(q > 0, right, 0.0) - jnp.where(q > 0, ours, 0.0)), 0.0)
+        return self._there(truth, jnp.sum(terms, -1))
+
+    def prior_kl(self, x0, t) -> jax.Array:
+        log_q, prior = jax.nn.log_softmax(self._after(x0, t), -1), self._log_prior()
+        q = jnp.exp(log_q)
+        return jnp.sum(jnp.where(q > 0, q * (jnp.where(q > 0, log_q, 0.0) - prior), 0.0), -1)
+
+
+def drawn(keys, logits) -> jax.Array:
+    """A category of each row of logits [n, *event, K], one key an example."""
+    one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
+    return jax.vmap(one)(keys, logits).astype(jnp.int32)
+
+
+def contracted(weights, row: Callable) -> jax.Array:
+    """Σ_v weights[..., v] row(v) for weights [n, *event, K] and rows [n, K] of an example, one v at a time."""
+
+    def add(total, part):
+        v, weight = part
+        rows = row(v)
+        return total + weight[..., None] * rows.reshape(len(rows), *[1] * (weight.ndim - 1), -1), None
+
+    parts = jnp.arange(weights.shape[-1]), jnp.moveaxis(weights, -1, 0)
+    return jax.lax.scan(jax.checkpoint(add), jnp.zeros_like(weights), parts)[0]

@@ -1,0 +1,265 @@
+"""Every kernel of categories against enumeration: what is written here is NumPy, by the definition of each."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.linalg import expm
+from tokens import TABLE, K, N, data, entropy
+
+import jaxdiff as jd
+from jaxdiff.arrays import example_keys
+
+KEY = jax.random.key(0)
+LAPLACIAN = np.diag([1.0, 2, 1]) - np.eye(K, k=1) - np.eye(K, k=-1)
+STEPS = np.random.default_rng(3).dirichlet(np.full(K, 0.3), (4, K)) * 0.6 + 0.4 * np.eye(K)
+STEPS[1] = [[1, 0, 0], [0.2, 0.8, 0], [0, 0.1, 0.9]]  # impossible moves among them
+
+
+def cosine(t):
+    return 1 - math.cos(math.pi / 2 * (1 - t))
+
+
+def masks(kept):
+    return np.block([[kept * np.eye(K), np.full((K, 1), 1 - kept)], [np.zeros((1, K)), np.ones((1, 1))]])
+
+
+def stepped(s, t):
+    return np.linalg.multi_dot([np.eye(K), np.eye(K), *STEPS[round(4 * s) : round(4 * t)]])
+
+
+def ratio(s, t, alpha):
+    return alpha(t) / alpha(s) if alpha(s) else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """`between(s, t)`: q(x_t | x_s) over all states, from t = 0 on; `rates(t)`: the generator there, None without."""
+
+    process: jd.Discrete
+    between: object
+    rates: object = None
+
+    def of_data(self, t):
+        """q(x_t | x_0), [K, states]."""
+        return self.between(0.0, t)[:K]
+
+
+def slope(t):
+    """-α'/α of the cosine."""
+    return math.pi / 2 * math.sin(math.pi / 2 * (1 - t)) / cosine(t)
+
+
+HEAT = 2 - 2 * math.cos(math.pi / K)
+COSINE = jd.schedules.Cosine()
+KERNELS = {
+    "absorbing": Kernel(
+        jd.Absorbing(K, COSINE),
+        lambda s, t: masks(ratio(s, t, cosine)),
+        lambda t: slope(t) * (masks(0.0) - np.eye(K + 1)),
+    ),
+    "multinomial": Kernel(
+        jd.Multinomial(K, COSINE),
+        lambda s, t: ratio(s, t, cosine) * np.eye(K) + (1 - ratio(s, t, cosine)) / K,
+        lambda t: slope(t) * (np.full((K, K), 1 / K) - np.eye(K)),
+    ),
+    "gaussian": Kernel(
+        jd.DiscretizedGaussian(K, COSINE),
+        lambda s, t: expm(math.log(max(ratio(s, t, cosine), 1e-30)) / HEAT * LAPLACIAN),
+        lambda t: -slope(t) / HEAT * LAPLACIAN,
+    ),
+    "table": Kernel(jd.from_transitions(STEPS), stepped),
+}
+kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+continuous = pytest.mark.parametrize("kernel", [k for k in KERNELS.values() if k.rates], ids=list(KERNELS)[:3])
+VALUES = np.array(list(itertools.product(range(K), repeat=N)))
+
+
+def pairs(kernel, t):
+    """Every (x, x_0) that can be, and a leave-one-out law of each, [.., K]."""
+    every = [(x, x0) for x in range(kernel.process.states) for x0 in range(K) if kernel.of_data(t)[x0, x] > 1e-12]
+    x, x0 = np.array(every).T
+    return x, x0, np.random.default_rng(1).dirichlet(np.ones(K), len(x))
+
+
+def posterior(kernel, c, x, t):
+    """p(x_0 | x_t) of leave-one-out laws."""
+    p = c * kernel.of_data(t)[:, x].T
+    return p / p.sum(1, keepdims=True)
+
+
+def back(kernel, x, s, t):
+    """q(x_s | x_t, x_0 = v) by Bayes' rule, [n, K, states]; 0 where x cannot come of v."""
+    joint = kernel.of_data(s) * kernel.between(s, t)[:, x].T[:, None]
+    total = joint.sum(-1, keepdims=True)
+    return np.divide(joint, total, out=np.zeros_like(joint), where=total > 1e-14)
+
+
+def read(kernel, c, x, t):
+    with np.errstate(divide="ignore"):
+        logits = jnp.asarray(np.log(c), jnp.float32)
+    return kernel.process.read("leave_one_out", logits, jnp.asarray(x), jnp.full(len(x), t), None)
+
+
+def divergence(right, ours):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(right > 1e-15, right * np.log(right / ours), 0.0).sum(-1)
+
+
+@kernels
+def test_the_noised_law_and_what_it_says_of_the_data_are_the_definitions(kernel):
+    for t in (0.25, 0.75, 1.0):
+        q = kernel.of_data(t)
+        np.testing.assert_allclose(np.exp(kernel.process.log_kernel(t)), q.T, rtol=2e-5, atol=1e-7)
+        x, _, c = pairs(kernel, t)
+        found = np.exp(read(kernel, c, x, t).log_probabilities())
+        np.testing.assert_allclose(found, posterior(kernel, c, x, t), rtol=1e-4, atol=1e-6)
+        truth = jnp.arange(K)
+        if kernel is not KERNELS["absorbing"]:
+            noise = kernel.between(0.0, 1.0).mean(0)
+            np.testing.assert_allclose(kernel.process.prior_kl(truth, t), divergence(q, noise), rtol=1e-4, atol=2e-7)
+
+
+@kernels
+def test_a_steps_cost_is_the_divergence_of_two_laws(kernel):
+    for t, s in ((0.75, 0.5), (0.75, 0.0), (1.0, 0.25), (0.5, 0.5)):
+        x, x0, c = pairs(kernel, t)
+        by_data = back(kernel, x, s, t)
+        ours = np.einsum("nv,nvj->nj", posterior(kernel, c, x, t), by_data)
+        expected = divergence(by_data[np.arange(len(x)), x0], ours)
+        truth = jd.processes.Certain(jnp.asarray(x0))
+        found = kernel.process.kl(read(kernel, c, x, t), truth, jnp.asarray(x), t, s)
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
+        np.testing.assert_allclose(kernel.process.kl(truth, truth, jnp.asarray(x), t, s), 0.0, atol=1e-6)
+
+
+def reverse_rates(kernel, weights, x, t):
+    """Σ_v weights_v rates(y -> x) q(y | v)/q(x | v) of every y != x, [n, states]."""
+    q, rates = kernel.of_data(t), kernel.rates(t)
+    result = np.zeros((len(x), kernel.process.states))
+    for i, at in enumerate(x):
+        for v in range(K):
+            if weights[i, v] > 0 and q[v, at] > 0:
+                result[i] += weights[i, v] * rates[:, at] * q[v] / q[v, at]
+        result[i, at] = 0
+    return result
+
+
+@continuous
+def test_the_rate_of_the_bound_is_the_divergence_of_the_reverse_rates(kernel):
+    """Σ_y [R̂ - R + R log R/R̂] (Lou et al. 2024, eq. 10), by the rates and laws of every pair."""
+    for t in (0.05, 0.5, 0.9):
+        x, x0, c = pairs(kernel, t)
+        right = reverse_rates(kernel, np.eye(K)[x0], x, t)
+        ours = reverse_rates(kernel, posterior(kernel, c, x, t), x, t)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            expected = np.where(right > 0, right * np.log(right / ours), 0.0).sum(1) + (ours - right).sum(1)
+        truth = jd.processes.Certain(jnp.asarray(x0))
+        found = kernel.process.rate(t) * kernel.process.error(read(kernel, c, x, t), truth, jnp.asarray(x), t)
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
+        np.testing.assert_array_equal(kernel.process.error(truth, truth, jnp.asarray(x), t), 0.0)
+
+
+def assert_frequencies(draws, law):
+    """Every frequency of draws [n, m] within 4 standard errors of its probability, law [n, states]."""
+    draws = np.asarray(draws)
+    found = (draws[..., None] == np.arange(law.shape[1])).mean(1)
+    np.testing.assert_array_less(np.abs(found - law), 4 * np.sqrt(law * (1 - law) / draws.shape[1]) + 1e-6)
+
+
+@kernels
+def test_draws_follow_the_laws_of_their_definitions(kernel):
+    """Forward, a step back by a denoiser, and one of the reverse rates, each of every x."""
+    t, s, m = 0.75, 0.5, 5000
+    x, _, c = pairs(kernel, t)
+    p = posterior(kernel, c, x, t)
+    process, keys = kernel.process, example_keys(KEY, len(x))
+    events = jnp.broadcast_to(jnp.asarray(x)[:, None], (len(x), m))
+    prediction = read(kernel, np.broadcast_to(c[:, None], (len(x), m, K)), events, t)
+    law = np.einsum("nv,nvj->nj", p, back(kernel, x, s, t))
+    assert_frequencies(jax.jit(process.reverse)(keys, prediction, events, t, s), law)
+    assert_frequencies(jax.jit(process.forward)(keys, events, t, 1.0), kernel.between(t, 1.0)[x])
+    if kernel.rates:
+        rates = reverse_rates(kernel, p, x, t)
+        total = rates.sum(1, keepdims=True)
+        jumps = 1 - np.exp(-total * (t - s))
+        law = jumps * rates / np.where(total > 0, total, 1.0)
+        law[np.arange(len(x)), x] = 1 - jumps[:, 0]
+        assert_frequencies(jax.jit(process.leap)(keys, prediction, events, t, s), law)
+
+
+def of_joint(kernel, t):
+    """(law of x_t over all states, p(x_0^i | x_t) [.., N, K])."""
+    q, size = kernel.of_data(t), kernel.process.states
+    states = np.array(list(itertools.product(range(size), repeat=N)))
+    each = [q[VALUES[:, i]][:, states[:, i]] for i in range(N)]  # [values, states]
+    joint = TABLE.reshape(-1, 1) * np.prod(each, 0)
+    p = np.stack([np.stack([joint[VALUES[:, i] == v].sum(0) for v in range(K)], -1) for i in range(N)], 1)
+    law = joint.sum(0)
+    return states, law, joint, np.divide(p, law[:, None, None], out=np.zeros_like(p), where=law[:, None, None] > 0)
+
+
+def transition(kernel, s, t):
+    """p(x_s | x_t) of the exact denoiser over all states, each token on its own."""
+    states, _, _, p = of_joint(kernel, t)
+    each = [np.einsum("nv,nvj->nj", p[:, i], back(kernel, states[:, i], s, t)) for i in range(N)]
+    return np.prod([each[i][:, states[:, i]] for i in range(N)], 0)
+
+
+@kernels
+def test_ancestral_samples_and_the_bound_in_steps_are_enumerated(kernel):
+    """Over 4 steps: the law by dynamic programming, the bound as the sum of its divergences."""
+    n, grid = 20_000, np.array([1.0, 0.75, 0.5, 0.25])
+    denoiser = jd.exact.Table(kernel.process, TABLE)
+    size = kernel.process.states
+    noise = np.eye(size)[-1] if size > K else kernel.between(0.0, 1.0).mean(0)
+    law = np.outer(noise, noise).ravel()
+    for t in grid:
+        law = law @ transition(kernel, t - 0.25, t)
+    states = of_joint(kernel, 1.0)[0]
+    law = law[(states < K).all(1)]
+    assert law.sum() == pytest.approx(1)
+    x = jd.sample(KEY, denoiser, (n, N), jd.samplers.Ancestral(), 4, grid=jd.grids.Time())
+    found = np.bincount(np.ravel_multi_index(np.asarray(x).T, (K,) * N), minlength=K**N) / n
+    np.testing.assert_array_less(np.abs(found - law), 4 * np.sqrt(law * (1 - law) / n))
+    expected = 0.0 if size > K else divergence(kernel.of_data(1.0), noise) @ (TABLE.sum(0) + TABLE.sum(1))
+    for t in grid:
+        states, _, joint, p = of_joint(kernel, t)
+        for i in range(N):
+            by_data = back(kernel, states[:, i], t - 0.25, t)
+            cost = divergence(by_data, np.einsum("nv,nvj->nj", p[:, i], by_data)[:, None])  # [states, K]
+            expected += np.sum(np.where(joint > 0, joint * np.minimum(cost, 1e9)[:, VALUES[:, i]].T, 0.0))
+    bound = jd.variational_bound(KEY, denoiser, data(n), 4, batch_size=n)
+    scale = N * math.log(2)
+    assert scale * bound.bits_per_dim == pytest.approx(expected, abs=4 * scale * bound.standard_error)
+    assert expected > entropy(TABLE, range(N), []) + 0.02
+
+
+@pytest.mark.parametrize("kernel", [KERNELS["multinomial"], KERNELS["gaussian"]], ids=["multinomial", "gaussian"])
+def test_the_bound_in_continuous_time_is_the_entropy_of_uniform_and_ordered_noise(kernel):
+    n = 4000
+    found = jd.continuous_bound(KEY, jd.exact.Table(kernel.process, TABLE), data(n), 32, batch_size=n)
+    scale, expected = N * math.log(2), entropy(TABLE, range(N), [])
+    assert scale * found.bits_per_dim == pytest.approx(expected, abs=4 * scale * found.standard_error)
+    assert scale * found.standard_error < 0.03
+
+
+@kernels
+def test_every_row_of_the_exact_law_reads_as_the_same_prediction(kernel):
+    for t in (0.25, 0.75):
+        x, _, c = pairs(kernel, t)
+        p, q = posterior(kernel, c, x, t), kernel.of_data(t)
+        with np.errstate(divide="ignore"):
+            rows = {"data": np.log(np.maximum(p, 1e-30))}
+            if kernel is KERNELS["multinomial"]:
+                rows["score"] = np.log(c @ q) - np.log((c @ q)[np.arange(len(x)), x])[:, None]
+            if kernel is KERNELS["absorbing"]:
+                rows["score"] = np.log(np.maximum(cosine(t) / (1 - cosine(t)) * p, 1e-30))
+        assert {*rows, "leave_one_out"} == {*kernel.process.rows}
+        for row, out in rows.items():
+            read_as = kernel.process.read(row, jnp.asarray(out, jnp.float32), jnp.asarray(x), jnp.full(len(x), t), None)
+            np.testing.assert_allclose(np.exp(read_as.log_probabilities()), p, rtol=5e-4, atol=1e-6, err_msg=row)
