@@ -70,7 +70,8 @@ WORDS = Vocabulary(
             "a process",
             _named(
                 jd,
-                "VP SubVP OU VE BrownianVE EDM Cosine Flow LearnedVP Brownian Absorbing Multinomial DiscretizedGaussian",
+                "VP SubVP OU VE BrownianVE EDM Cosine Flow LearnedVP Brownian "
+                "Absorbing Multinomial DiscretizedGaussian",
             ),
         ),
         Schedule: Table("a schedule", _named(jd.schedules, "Linear Cosine CosineHoogeboom Polynomial Geometric")),

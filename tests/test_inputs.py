@@ -862,8 +862,8 @@ WITHOUT = {
     "Solution Images ImageSource Texts Maps "
     "Config Run SentenceEncoder InceptionFeatures Distance PrecisionRecall DensityCoverage "
     "Retrieval",
-    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Schedule Wrapper "
-    "Known Spread PosteriorDraw End",
+    "for subclasses": "Sampler Trace Grid BridgeLike DenoiserLike Layer Source Process Gaussian Discrete Schedule "
+    "Wrapper Known Spread PosteriorDraw End",
     "protocols": "Loss Weighting Times Coupling Waves",
     "errors, and what hears a signal": "Diverged Preempted Preemption",
     "nothing is given": "Cosine Paired Simple EDM Likelihood Time Angle LogSNR Kept Linear Uniform Exact "
