@@ -230,6 +230,19 @@ def test_digits_conditional(experiment, tmp_path, monkeypatch):
     assert (tmp_path / "guidance.png").is_file()
 
 
+@pytest.mark.slow
+def test_joint_digits(experiment, tmp_path, monkeypatch):
+    """A bound of an untrained model is far above what it knows of a label, log2 10 bits."""
+    module = experiment("joint_digits")
+    tiny = module.Setting(16, 1, steps=2, batch_size=8, samples=20, sampler_steps=2, draws=2, scored=10)
+    monkeypatch.setitem(module.SETTINGS, "cpu", tiny)
+    found = module.main("cpu", tmp_path)
+    assert found["bits of a label given its image"][0] == pytest.approx(np.log2(10), abs=0.1)
+    assert all(np.isfinite(value) for value, _ in found.values())
+    assert found["bits, together"][0] > 64
+    assert (tmp_path / "label.png").is_file()
+
+
 def test_sound_says_where_espeak_is_missing(experiment, monkeypatch):
     sound = experiment("sound")
     monkeypatch.setattr(sound.shutil, "which", lambda name: None)
