@@ -1,6 +1,7 @@
 """A number and its label, known whole: the components of a mixture of Gaussians, as one joint denoiser."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ def mixture():
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """E[number | x_t, label], label p(label | x_t): each part at its own time, the label masked or seen."""
+    """E[number | x_t] and p(label | x_t), each part at its own time, the label under any process of categories."""
 
     mixture: Any
     process: jd.Product = PROCESS
@@ -30,18 +31,17 @@ class Pair:
     def __call__(self, x, t, cond=None):
         x, t = self.process.at(x, t)
         number, label = x["number"], x["label"]
-        hidden = label == 3
-        free = self.mixture(number, t["number"])
-        given = self.mixture(number, t["number"], jnp.where(hidden, 0, label))
-        pick = lambda a, b: jnp.where(hidden[:, None], a, b)
         logits = self.mixture.log_responsibilities(number, t["number"])
-        evidence = jnp.where(hidden[:, None] | (jnp.arange(3) == label[:, None]), 0.0, -jnp.inf)
-        data = jd.Prediction(pick(free.data, given.data), pick(free.noise, given.noise))
-        return {"number": data, "label": jd.Categorical(logits, evidence)}
+        answer = jd.Categorical(logits, self.process.parts["label"].evidence(label, t["label"]))
+        p = jnp.exp(answer.log_probabilities())
+        each = [self.mixture(number, t["number"], jnp.full(len(p), k)) for k in range(3)]
+        mean = lambda of: sum(p[:, k, None] * getattr(part, of) for k, part in enumerate(each))
+        return {"number": jd.Prediction(mean("data"), mean("noise")), "label": answer}
 
 
-def joint():
-    return Pair(mixture())
+def joint(label=None):
+    """The pair, its label under another process of three categories than the masks."""
+    return Pair(mixture(), PROCESS if label is None else jd.Product(PROCESS.parts | {"label": label}))
 
 
 def data(n):
@@ -50,6 +50,14 @@ def data(n):
     label = rng.choice(3, n, p=WEIGHTS)
     number = MEANS[label] + STD[label] * rng.standard_normal((n, 2))
     return {"number": number.astype(np.float32), "label": label}
+
+
+def nats(x, levels):
+    """-log of w p(number | label) times the width of the cells."""
+    number, label = 2 * (x["number"] + 0.5) / levels - 1, x["label"]
+    z = (number - MEANS[label]) / STD[label]
+    log_density = (-(z**2) / 2 - np.log(STD[label]) - math.log(2 * math.pi) / 2 + math.log(2 / levels)).sum(1)
+    return -np.log(WEIGHTS[label]) - log_density
 
 
 def assert_moments(x):

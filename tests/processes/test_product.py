@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pairs import MEANS, PROCESS, STD, WEIGHTS, assert_moments, data, joint, mixture
+from pairs import MEANS, PROCESS, STD, assert_moments, data, joint, mixture, nats
 from tables import GRIDS
 
 import jaxdiff as jd
@@ -50,6 +50,7 @@ def test_a_grid_takes_equal_steps_in_the_mean_of_its_parts(grid):
         "LogSNR": log_snr,
         "Karras": np.exp(-log_snr / 2 / GRIDS["Karras"].rho),
         "Time": t,
+        "Kept": 1 / (1 + np.exp(-log_snr / 2)),
     }[type(grid).__name__]
     steps = np.diff(coordinate)
     np.testing.assert_allclose(steps, steps.mean(), rtol=1e-3)
@@ -111,14 +112,6 @@ def test_a_start_holds_what_is_known():
     x = jd.sample(KEY, joint(), shape, jd.samplers.Ancestral(), 30, x_start=start)
     np.testing.assert_array_equal(x["label"], 1)
     np.testing.assert_array_less(np.abs(np.mean(x["number"], 0) - MEANS[1]), 4 * STD[1] / math.sqrt(n))
-
-
-def nats(x, levels):
-    """-log of w p(number | label) times the width of the cells."""
-    number, label = 2 * (x["number"] + 0.5) / levels - 1, x["label"]
-    z = (number - MEANS[label]) / STD[label]
-    log_density = (-(z**2) / 2 - np.log(STD[label]) - math.log(2 * math.pi) / 2 + math.log(2 / levels)).sum(1)
-    return -np.log(WEIGHTS[label]) - log_density
 
 
 def test_the_joint_bound_is_above_minus_log_p_and_near_it():
