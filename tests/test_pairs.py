@@ -33,6 +33,7 @@ def test_a_label_given_is_its_component_and_a_number_given_the_classifier(label)
     np.testing.assert_allclose(found, posterior(X), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @each_label
 def test_a_label_is_drawn_and_bounded_given_its_number(label):
     """By twelve steps, which for one value are as exact as one; the bound of one label is its cross-entropy."""
