@@ -5,10 +5,10 @@ r"""Digits and their labels as one joint model: each given the other, and three 
 
 A transformer (`networks.Joint`) of the 16 patches of a digit and its label, trained at `times.Subsets`, is asked for
 
-    p(label | image)   Given(joint, "image") at t = 1: how many of 447 test digits it is right on, and -log2 p of a label
+    p(label | image)   Given(joint, "image") at t = 1: the share of 447 test digits that it is right on, -log2 p
     p(image | label)   Given(joint, "label") of DPM-Solver++: the share of samples that an SVM of the training digits,
                        right on .942 of the test digits, takes for their label; and a picture, label.png
-    both, drawn        Each({"image": DPMSolverPP(), "label": Ancestral()}): the share whose label the SVM takes; joint.png
+    both, drawn        Each({"image": DPMSolverPP(), "label": Ancestral()}): the same share; joint.png
 
 and for the bits of an image and its label, 64 values of 17 levels and one of ten, on one clock and as two factors:
 
