@@ -60,8 +60,9 @@ class Network:
 class Cast:
     """`network` computed in `dtype`, such as jnp.bfloat16, over weights that stay as they are.
 
-    Weights and x are cast on the way in, what comes out is cast to the dtype of x. The noise level is not: bfloat16 has
-    eight bits, too few for it.
+    Weights and the numbers in x, an array or a tree of them, are cast on the way in, and what comes out is cast to the
+    dtype that these had; of tokens alone it stays as it is. The noise level is not cast: bfloat16 has eight bits, too
+    few for it.
     """
 
     network: Callable[..., jax.Array]
@@ -93,11 +94,14 @@ class Cast:
         """Whether the network takes the keys of its dropout."""
         return takes_key_of(self.network, params)
 
-    def __call__(self, params, x: jax.Array, *inputs) -> jax.Array:
+    def __call__(self, params, x: Any, *inputs) -> Any:
         """`network(params, x, *inputs)`, in the dtype of x."""
-        cast = lambda leaf: leaf.astype(self.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
+        to = lambda dtype, tree: jax.tree.map(lambda leaf: leaf.astype(dtype) if floating(leaf) else leaf, tree)
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves(x) if floating(leaf)}
         with jax.numpy_dtype_promotion("standard"):  # its layers meet both types
-            return self.network(jax.tree.map(cast, params), x.astype(self.dtype), *inputs).astype(x.dtype)
+            out = self.network(to(self.dtype, params), to(self.dtype, x), *inputs)
+        return to(max(dtypes, key=lambda dtype: dtype.itemsize), out) if dtypes else out
 
 
 def computed_twice(block: nnx.Module) -> Callable[..., Any]:

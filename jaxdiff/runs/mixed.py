@@ -244,7 +244,7 @@ class Mixed(Known):
         write_columns(path := folder / f"samples{self.suffix}", x)
         return path
 
-    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
+    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Any:
         """The columns by pairs beside those of the data, words by their places, spread so that points show."""
         sets = {} if source is None else {"data": self.columns.read(source.raw)}
         places = [self.columns.names.index(name) for name in self.columns.categories]
@@ -253,6 +253,7 @@ class Mixed(Known):
             sets[name] = values = values.copy()
             values[:, places] += rng.uniform(-0.3, 0.3, (len(values), len(places)))
         jd.plotting.pairs(sets, self.columns.names, path, title)
+        return path
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
         """None beside the samples."""

@@ -13,7 +13,7 @@ from pairs import MEANS, PROCESS, STD, WEIGHTS, data, joint
 
 import jaxdiff as jd
 from jaxdiff.losses import Denoising, times
-from jaxdiff.networks import Categories, Joint, Network, Numbers, Patches, initialize
+from jaxdiff.networks import Cast, Categories, Joint, Network, Numbers, Patches, initialize
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -112,6 +112,17 @@ def test_it_is_the_network_of_a_denoiser_of_a_product_with_parts_given():
     assert jax.tree.map(jnp.shape, jax.eval_shape(draw, params, cond)) == shape
     with pytest.raises(ValueError, match="cond was given to a network without"):
         network.check_cond(params, cond)
+
+
+@pytest.mark.parametrize("names", [tuple(ENDS), ("text", "label")], ids=["numbers", "tokens alone"])
+def test_in_bfloat16_what_comes_out_has_the_dtype_of_the_numbers_in_x(names):
+    parts = lambda tree: {name: tree[name] for name in names}
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: small(nnx.Rngs(0), parts(ENDS))))
+    network, params, seen = Network(graphdef), nnx.to_pure_dict(state), []
+    watched = lambda params, x, *inputs: seen.extend([*jax.tree.leaves((params, x))]) or network(params, x, *inputs)
+    out = jax.eval_shape(Cast(watched, jnp.bfloat16), params, parts(X), parts(LEVELS), None)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(out)} == {"float32" if "row" in names else "bfloat16"}
+    assert {leaf.dtype.name for leaf in seen} == {"bfloat16", "int32"}
 
 
 REFUSED = {
