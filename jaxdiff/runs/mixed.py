@@ -32,6 +32,9 @@ from jaxdiff.runs.laws import Asked, in_words, law_of
 from jaxdiff.runs.rows import LIMIT, PAIRED, error_of
 from jaxdiff.vocabulary import WORDS, Network
 
+LAWS = "numbers", "numbers_given_categories", "categories_bound", "row_bound"  # that a likelihood may be of
+FIGURES = [f"{law}{part}" for law in LAWS for part in ("", "_standard_error", "_baseline")]
+
 
 @dataclasses.dataclass(frozen=True)
 class Mixed(Known):
@@ -175,7 +178,9 @@ class Mixed(Known):
     def draw(self, key, denoiser, n: int, sampler, batch_size: int, cond=None, **settings) -> dict[str, np.ndarray]:
         """All columns: those of `cond`, and of the others numbers by `sampler` and categories by Ancestral."""
         if not isinstance(denoiser, Denoiser):
-            raise ValueError(f"guidance by {said(denoiser)}: a run of mixed columns is not guided; leave it out")
+            raise ValueError(
+                f"guidance by {type(denoiser).__name__}: a run of mixed columns is not guided; leave it out"
+            )
         held = {} if cond is None else cond
         left = [name for name in self.columns.names if name not in held]
         samplers = {name: sampler if name in self.columns.of_numbers else jd.samplers.Ancestral() for name in left}
@@ -286,7 +291,7 @@ class Mixed(Known):
                 f"of {len(values)} rows the flow of none converged; look whether they are far from those of the "
                 "training, or give --flow other tolerances"
             )
-        figures: dict[str, Any] = {}
+        figures = dict.fromkeys(FIGURES)  # None in place of those of another likelihood in the summary
         for name, (_, nats, baseline) in laws.items():
             figures |= {name: float(nats[converged].mean()), f"{name}_standard_error": error_of(nats[converged])}
             if baseline is not None:
