@@ -63,6 +63,7 @@ _LOSSES = (
     "Denoising Bound Steps AnyOrder Hybrid ScoreMatching SlicedScoreMatching FlowMatching BridgeMatching LeastVariance"
 )
 _STEPS = "DPMSolverPP Ancestral DDIM EulerMaruyama Heun UniPC PredictorCorrector AnnealedLangevin TauLeaping Unmask"
+_SHARPER = "Temperature TopK Nucleus"
 _SOLVERS = "Dopri5 Dopri8 Tsit5 Bosh3 Heun Midpoint Ralston Kvaerno3 Kvaerno4 Kvaerno5 HalfSolver Euler SRA1 ShARK SEA"
 WORDS = Vocabulary(
     {
@@ -93,7 +94,7 @@ WORDS = Vocabulary(
             "an adjoint", _named(diffrax, "RecursiveCheckpointAdjoint DirectAdjoint ForwardMode")
         ),
         guidance.Interval: Table("an interval", _named(guidance, "Interval")),
-        Guidance: Table("a guidance", _named(guidance, "ClassifierFree ClassifierFreePP DynamicThreshold")),
+        Guidance: Table("a guidance", _named(guidance, f"ClassifierFree ClassifierFreePP DynamicThreshold {_SHARPER}")),
         Network: Table("a network", _named(networks, "UNet MLP DiT Joint")),
         Waves: Table("a set of waves", _named(networks, "Sinusoidal Fourier")),
         Data: Table("a data set", _named(data, f"{_PICTURES} Table MixedTable text maps {_POINTS}")),

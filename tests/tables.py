@@ -248,3 +248,8 @@ GUIDANCE: dict[str, Callable[..., guidance.Wrapper]] = {  # of `denoiser=`
     "Observed": observed(guidance.Moment(3), scale=guidance.Interval(0.7, 0.1, 9.0)),
     "DynamicThreshold": Guidance(guidance.DynamicThreshold, {"quantile": 0.6, "bound": 0.5}),
 }
+TOKEN_GUIDANCE = {  # of categories
+    "Temperature": Guidance(guidance.Temperature, {"tau": 0.7}),
+    "TopK": Guidance(guidance.TopK, {"k": 2}),
+    "Nucleus": Guidance(guidance.Nucleus, {"p": 0.8}),
+}

@@ -316,6 +316,12 @@ row("jd.guidance.Classifier cond", guidance.Classifier(EXACT, OF_THREE).check_co
     T(0.5)])
 row("jd.guidance.Classifier called", guidance.Classifier(EXACT, LIKELIHOOD), {"x": X, "t": 0.5}, x=NO_BATCH,
     t=TIME_OF_X)
+OF_TOKENS = {"denoiser": EXACT_TABLE}
+row("jd.guidance.Temperature", guidance.Temperature, OF_TOKENS, denoiser=[T(EXACT), *A_DENOISER], tau=POSITIVE)
+row("jd.guidance.TopK", guidance.TopK, OF_TOKENS, denoiser=[T(EXACT), *A_DENOISER], k=[0, -1, 2.5, *NUMBER])
+row("jd.guidance.Nucleus", guidance.Nucleus, OF_TOKENS, denoiser=[T(EXACT), *A_DENOISER], p=[1.5, *POSITIVE])
+row("jd.guidance.Temperature called", guidance.Temperature(EXACT_TABLE), {"x": TOKENS, "t": 0.5}, x=[TOKENS - 1, T(X),
+    T(None)], t=TIME_OF_X)
 row("jd.guidance.DynamicThreshold", guidance.DynamicThreshold, {"denoiser": EXACT}, denoiser=A_DENOISER, quantile=[1.5,
     99.5, -0.1, *NUMBER], bound=POSITIVE)
 row("jd.guidance.DynamicThreshold called", guidance.DynamicThreshold(EXACT), {"x": X, "t": 0.5}, x=NO_BATCH,

@@ -20,6 +20,7 @@ from tables import (
     LOSSES,
     PROCESSES,
     TIMES,
+    TOKEN_GUIDANCE,
     TOKEN_SAMPLERS,
     TRACES,
     WEIGHTINGS,
@@ -162,6 +163,10 @@ ROWS |= {
     "Head": jax.default_matmul_precision(OWN)(
         lambda keys, x: (headed(x).log_prob(tokens(x)), headed(x).draw(keys, x > 0))
     ),
+    **{
+        name: (lambda keys, x, guide=guide: guide(denoiser=TOKENS)(tokens(x), 0.5).log_probabilities())
+        for name, guide in TOKEN_GUIDANCE.items()
+    },
     "Table": lambda keys, x: (TABLE(tokens(x), 0.5).logits, TABLE.log_prob(tokens(x))),
     "Markov": lambda keys, x: (CHAIN(tokens(x), 0.5).logits, CHAIN.log_prob(tokens(x))),
     "Empirical of tokens": lambda keys, x: jd.exact.Empirical(TOKENS.process, tokens(X))(tokens(x), 0.5).logits,

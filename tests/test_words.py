@@ -480,7 +480,7 @@ ROOMS = {  # where the public names of a kind are, which of them are of it, and 
     Weighting: (W, dataclasses.is_dataclass, tables.WEIGHTINGS),
     Times: (jd.losses.times, dataclasses.is_dataclass, tables.TIMES),
     Coupling: (jd.losses.couplings, dataclasses.is_dataclass, tables.COUPLINGS),
-    Guidance: (jd.guidance, of_class(jd.denoisers.Wrapper), tables.GUIDANCE),
+    Guidance: (jd.guidance, of_class(jd.denoisers.Wrapper), tables.GUIDANCE | tables.TOKEN_GUIDANCE),
     Waves: (jd.networks.embeddings, lambda one: dataclasses.is_dataclass(one) and "waves" in arguments(one), None),
     Network: (jd.networks, lambda one: {"event", "channels_in", "ends"} & arguments(one), None),
     Data: (jd.data, lambda one: {"split"} & arguments(one) or {"key", "n"} <= arguments(one), None),

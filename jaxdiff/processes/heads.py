@@ -71,6 +71,11 @@ class Head:
         return product if self.bias is None else product + jnp.asarray(self.bias, self.dtype)
 
 
+def is_category(x, categories: int) -> jax.Array:
+    """Which of the categories x is, [*x.shape, categories]."""
+    return x[..., None] == jnp.arange(categories).reshape(*[1] * x.ndim, categories)
+
+
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -85,7 +90,7 @@ class Seen:
 
     def added(self, logits: jax.Array) -> jax.Array:
         """The logits [..., K] with the evidence."""
-        gain, there = self.gain[..., None], self.at[..., None] == jnp.arange(logits.shape[-1])
+        gain, there = self.gain[..., None], is_category(self.at, logits.shape[-1])
         certain = gain == jnp.inf
         return jnp.where(there, logits + jnp.where(certain, 0.0, gain), jnp.where(certain, -jnp.inf, logits))
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_choice, pytree
 from jaxdiff.arrays.dtypes import working
-from jaxdiff.processes.heads import Head, Seen, in_chunks, mixed_heads, token_keys, where_needed
+from jaxdiff.processes.heads import Head, Seen, in_chunks, is_category, mixed_heads, token_keys, where_needed
 
 VARIANCES = ("small", "large", "learned")
 
@@ -89,11 +89,21 @@ class Categorical:
     `logits` are what the other values say of this one: an array [n, *event, K], or a `Head` where K is large.
     `evidence` is what x_t says of the value itself, log q(x_t | x_0), -inf where that cannot be: an array
     [n, *event, K], a `Seen` where it is of one category alone, or None. Guidance acts on the logits alone, so that no
-    -inf meets a negative weight. Everything is computed in float32 at least.
+    -inf meets a negative weight. `sharpenings` are what `sharpened` adds. Everything is computed in float32 at least.
     """
 
     logits: jax.Array | Head
     evidence: jax.Array | Seen | None = None
+    sharpenings: tuple[Callable, ...] = ()
+
+    def sharpened(self, function: Callable, number) -> "Categorical":
+        """The same under another law: log p becomes `function(log_p [..., K], number [...])`, normalised.
+
+        `number` has one entry a token, [n, *event]. It applies to all that is asked, after the evidence and after what
+        was added before; in guidance the law of the last model goes through its own.
+        """
+        added = jax.tree_util.Partial(function, number=number)
+        return dataclasses.replace(self, sharpenings=(*self.sharpenings, added))
 
     def ask(self, question: Callable, *values) -> Any:
         """`question(log_p, *values)` of log p(x_0 | x_t) [..., K] and of `values`, arrays [n, *event], or more axes.
@@ -103,10 +113,15 @@ class Categorical:
 
         entropy = prediction.ask(lambda log_p: -jnp.sum(jnp.exp(log_p) * log_p, -1))
         """
-        told = (self.evidence, *map(jnp.asarray, values))
+        told = (self._told, *map(jnp.asarray, values))
         if isinstance(self.logits, Head):
-            return in_chunks(lambda head, told: question(_log_p(head.logits(), told[0]), *told[1:]), self.logits, told)
-        return question(_log_p(self.logits, self.evidence), *told[1:])
+            return in_chunks(lambda head, told: question(_log_p(head.logits(), *told[0]), *told[1:]), self.logits, told)
+        return question(_log_p(self.logits, *self._told), *told[1:])
+
+    @property
+    def _told(self) -> tuple:
+        """What makes log p(x_0 | x_t) of the logits."""
+        return self.evidence, self.sharpenings
 
     def log_probabilities(self) -> jax.Array:
         """log p(x_0 | x_t) of every category, [n, *event, K]."""
@@ -120,7 +135,7 @@ class Categorical:
         """log p(x_0 | x_t) of the categories x0 [n, *event]; NaN for one that does not exist."""
 
         def chosen(log_p, x0):
-            there = x0[..., None] == jnp.arange(log_p.shape[-1])
+            there = is_category(x0, log_p.shape[-1])
             exists = (x0 >= 0) & (x0 < log_p.shape[-1])
             return jnp.where(exists, jnp.sum(jnp.where(there, log_p, 0.0), -1), jnp.nan)
 
@@ -130,15 +145,17 @@ class Categorical:
         """Categories [n, *event] from the distribution, one key an example; each token by its own.
 
         where: bool [n, *event], the tokens that are needed; all unless given. The others come back as anything, and
-        of a `Head` cost nothing.
+        of a `Head` cost nothing, nor does what is certain.
         """
         shape = self.logits.shape[:-1]
         keys = token_keys(keys, shape)
-        if isinstance(self.logits, Head):
-            needed = jnp.broadcast_to(True if where is None else where, shape)
-            one = lambda head, told: _drawn(told[0], _log_p(head.logits(), told[1]))
-            return where_needed(one, self.logits, (keys, self.evidence), needed)
-        return _drawn(keys, _log_p(self.logits, self.evidence))
+        if not isinstance(self.logits, Head):
+            return _drawn(keys, _log_p(self.logits, *self._told))
+        needed = jnp.broadcast_to(True if where is None else where, shape)
+        certain = self.evidence.gain == jnp.inf if isinstance(self.evidence, Seen) else jnp.zeros(shape, bool)
+        one = lambda head, told: _drawn(told[0], _log_p(head.logits(), *told[1]))
+        drawn = where_needed(one, self.logits, (keys, self._told), needed & ~certain)
+        return jnp.where(certain, self.evidence.at, drawn) if isinstance(self.evidence, Seen) else drawn
 
     def with_variance(self, variance: str) -> "Categorical":
         """Itself: a step back draws what it does not know. Raises ValueError for another variance than "small"."""
@@ -164,13 +181,16 @@ class Categorical:
         return dataclasses.replace(others[-1], logits=jnp.where(alike, models[-1], mixed))
 
 
-def _log_p(logits: jax.Array, evidence) -> jax.Array:
+def _log_p(logits: jax.Array, evidence, sharpenings) -> jax.Array:
     wide = working(logits)
     if isinstance(evidence, Seen):
         wide = evidence.added(wide)
     elif evidence is not None:
         wide = wide + evidence
-    return jax.nn.log_softmax(wide, -1)
+    log_p = jax.nn.log_softmax(wide, -1)
+    for sharpen in sharpenings:
+        log_p = jax.nn.log_softmax(sharpen(log_p), -1)
+    return log_p
 
 
 def _drawn(keys, log_p: jax.Array) -> jax.Array:

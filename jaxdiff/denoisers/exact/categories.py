@@ -203,7 +203,11 @@ class Markov(OfCategories):
         def one(key):
             first, *_ = keys = jax.random.split(key, length)
             draw = lambda key, logits: jax.random.categorical(key, logits, mode="high")
-            step = lambda before, key: (draw(key, log_transition[before]),) * 2
+
+            def step(before, key):
+                after = draw(key, log_transition[before])
+                return after, after
+
             start = draw(first, log_initial)
             return jnp.concatenate([start[None], jax.lax.scan(step, start, keys[1:])[1]])
 

@@ -104,5 +104,4 @@ def Empirical(process: Process, data) -> _OfNumbers | _OfTokens:
     """
     if isinstance(process, Discrete):
         return _OfTokens(process, process.check(data, "data"))
-    check_gaussian(process, "a data set of numbers")
-    return _OfNumbers(process, check_event(data, "data"))
+    return _OfNumbers(check_gaussian(process, "a data set of numbers"), check_event(data, "data"))

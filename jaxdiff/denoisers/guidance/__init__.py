@@ -26,6 +26,8 @@ r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelih
     one for all, or one an example, [batch], of the x that is guided. What takes examples one by one or in several
     batches refuses the latter (`ProbabilityFlow`, `ReverseSDE`, likelihoods, `samplers.draw`). A number out of range
     raises ValueError; one that is traced gives NaN.
+5.  Of categories `ClassifierFree` and `Auto` mix the logits, before the evidence; a temperature, the k best and a
+    nucleus (`sharpening.py`) act on p(x_0 | x_t), after it.
 """
 
 from jaxdiff.denoisers.denoiser import Wrapper as Wrapper
@@ -36,6 +38,7 @@ from jaxdiff.denoisers.guidance.classifier_free import ClassifierFree, Classifie
 from jaxdiff.denoisers.guidance.observed import Observed
 from jaxdiff.denoisers.guidance.saturation import DynamicThreshold
 from jaxdiff.denoisers.guidance.scale import Interval
+from jaxdiff.denoisers.guidance.sharpening import Nucleus, Temperature, TopK
 from jaxdiff.denoisers.guidance.spreads import Isotropic, Moment, Point, Prior, Proximal, RowSums, Spread
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "Interval",
     "Isotropic",
     "Moment",
+    "Nucleus",
     "Observed",
     "Point",
     "Prior",
@@ -54,6 +58,8 @@ __all__ = [
     "RowSums",
     "Spread",
     "StepClassifier",
+    "Temperature",
+    "TopK",
     "TweedieClassifier",
     "operators",
 ]
