@@ -10,6 +10,7 @@ import abc
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,9 @@ class Curves(Process):
     def formulas(self) -> tuple[Callable, Callable]:
         """The formulas of α and σ as they were written."""
         return _formula(self, "alpha"), _formula(self, "sigma")
+
+    def check_times(self, times: Callable) -> None:
+        """Curves have x at every t: `times` are not asked for."""
 
     def check_curves(self) -> None:
         """Raise ValueError where own curves are not finite, contradict each other, or lose their digits."""
@@ -176,7 +180,7 @@ def _formula(process: Curves, name: str) -> Callable:
     return functools.partial(getattr(type(process), name).formula, process)
 
 
-def inverse(function: Callable, process: Process, value) -> jax.Array:
+def inverse(function: Callable, process: Any, value) -> jax.Array:
     """The t in [0, 1] where `function(process, t)`, which falls, is `value`: bisection, then one step of Newton's.
 
     The bisection is held fixed and the step differentiated, which gives the derivatives of the inverse function.

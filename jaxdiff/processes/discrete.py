@@ -54,7 +54,7 @@ from jaxdiff.processes.predictions import Categorical, Certain
 from jaxdiff.processes.schedules import Linear, Schedule, check_schedule
 
 ROWS = "leave_one_out", "data", "score"
-_LARGEST_TABLE = 256
+LARGEST_TABLE = 256
 
 
 class Discrete(Curves):
@@ -207,11 +207,11 @@ class Discrete(Curves):
 
     def check_table(self) -> None:
         """Raise ValueError where a table of the kernel is too large."""
-        if self.categories > _LARGEST_TABLE:
+        if self.categories > LARGEST_TABLE:
             size = 4 * self.states * self.categories
             raise ValueError(
                 f"categories = {self.categories}: a table of q(x_t | x_0) takes {size:,} bytes for each t; expected at "
-                f"most {_LARGEST_TABLE} categories. Ask `evidence(x, t)` for the rows of x"
+                f"most {LARGEST_TABLE} categories. Ask `evidence(x, t)` for the rows of x"
             )
 
 
@@ -272,7 +272,7 @@ class Mixing(Scheduled):
         return jnp.where(uniform(which, x) < expand_time(kept, x), x, self.prior(what, x.shape, 1.0))
 
 
-def split(keys, count: int = 2) -> list:
+def split(keys, count: int = 2) -> tuple[jax.Array, ...]:
     """`count` keys for each of `keys`."""
     return jnp.unstack(jax.vmap(lambda key: jax.random.split(key, count))(keys), axis=1)
 

@@ -302,6 +302,7 @@ def perturb(key, process: Process, x0, t) -> tuple[Any, Any]:
     Raises TypeError or ValueError for x0 that is no data of the process, t outside [0, 1] or of another shape.
     """
     check_process(process)
+    process.check_times(lambda: check_time(t))
     x0, t = process.at(process.check(x0, "x0"), t)
     return process.perturb(example_keys(key, count(x0)), x0, t)
 

@@ -125,7 +125,9 @@ class Grid(abc.ABC):
         fraction = jnp.where(to_end, index / steps, index / max(steps - 1, 1))
         first, last = self._coordinate(process, t_start), self._coordinate(process, last_time)
         times = jnp.clip(self._between(process, first, last, fraction), t_end, t_start).at[0].set(t_start)
-        return times.at[-1].set(t_end) if ended else times
+        times = times.at[-1].set(t_end) if ended else times
+        process.check_times(lambda: times)
+        return times
 
 
 @pytree

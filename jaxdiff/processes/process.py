@@ -24,6 +24,7 @@ r"""A process is two curves and a space.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -109,6 +110,10 @@ class Process(abc.ABC):
     @abc.abstractmethod
     def warn_uncovered(self, data_std) -> None:
         """Warn where x at t = 1 is far from the prior, for data of that standard deviation."""
+
+    @abc.abstractmethod
+    def check_times(self, times: Callable) -> None:
+        """Raise ValueError where `times()`, as far as they are known, hold one at which the process has no x."""
 
     @abc.abstractmethod
     def check(self, x, name: str = "x", noised: bool = False) -> Any:

@@ -147,6 +147,9 @@ class Product(Process):
     def check_curves(self) -> None:
         self._map("check_curves")
 
+    def check_times(self, times) -> None:
+        self._map("check_times", [times] * len(self.processes))
+
     def warn_uncovered(self, data_std) -> None:
         self._map("warn_uncovered", self.split(data_std, "data_std"))
 

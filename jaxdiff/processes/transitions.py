@@ -22,7 +22,6 @@ import numpy as np
 from jaxdiff.arrays import (
     check_array,
     check_number,
-    check_time,
     check_whole,
     expand_time,
     is_concrete,
@@ -30,18 +29,19 @@ from jaxdiff.arrays import (
     pytree,
 )
 from jaxdiff.processes import ends
+from jaxdiff.processes.discrete import LARGEST_TABLE
 from jaxdiff.processes.grids import Time
 from jaxdiff.processes.rows import ByRows, contracted
 
 _NO_RATE = (
     "a table of steps has no continuous time; take jaxdiff.variational_bound, jaxdiff.losses.Steps or Denoising()"
 )
-_LARGEST = 256
+_CLOSE = 1e-2  # of a step, by which a time in floating point may miss it
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class _Table(ByRows):
+class Transitions(ByRows):
     """log Q̄_k [T + 1, K, K], log Q_k [T, K, K] and α_k [T + 1]; `from_transitions` makes one."""
 
     log_cumulative: Any
@@ -60,16 +60,18 @@ class _Table(ByRows):
         return self.log_steps.shape[0]
 
     def _index(self, t) -> jax.Array:
-        """The step that each t is, where it is one."""
-        return jnp.round(t * self._steps).astype(int)
+        """The step that each t is, or falls in: of drawn times the steps 1 to T are equally likely."""
+        return jnp.ceil(t * self._steps - _CLOSE).astype(int)
 
     def check_times(self, times) -> None:
-        """Raise ValueError where a concrete time is no k/T, with the nearest."""
-        if not is_concrete(times):
+        """Raise ValueError where a known time is no k/T, with the nearest."""
+        with jax.ensure_compile_time_eval():
+            found = times()
+        if not is_concrete(found):
             return
-        values = np.asarray(times, np.float64).ravel()
+        values = np.asarray(found, np.float64).ravel()
         nearest = np.round(values * self._steps)
-        wrong = np.abs(values * self._steps - nearest) > 1e-2
+        wrong = np.abs(values * self._steps - nearest) > _CLOSE
         if wrong.any():
             t, k = values[wrong][0], int(nearest[wrong][0])
             raise ValueError(
@@ -80,13 +82,8 @@ class _Table(ByRows):
     def check_curves(self) -> None:
         """The table was checked when it was made."""
 
-    def at(self, x, t) -> tuple[jax.Array, jax.Array]:
-        self.check_times(check_time(t))
-        return super().at(x, t)
-
     def alpha(self, t) -> jax.Array:
-        on_step = jnp.abs(t * self._steps - jnp.round(t * self._steps)) <= 1e-2
-        return nan_unless(on_step, jnp.asarray(self.kept)[self._index(t)].astype(t.dtype))
+        return nan_unless(t >= 0, jnp.asarray(self.kept)[self._index(t)].astype(t.dtype))
 
     def time_at_log_snr(self, log_snr) -> jax.Array:
         known = 2 * (ends.log(self.kept) - ends.log(1 - self.kept))
@@ -149,13 +146,14 @@ class _Table(ByRows):
         return jnp.log(jnp.mean(jnp.exp(self.log_cumulative[-1]), 0))
 
 
-def from_transitions(matrices) -> _Table:
+def from_transitions(matrices) -> Transitions:
     """The process of a table of T steps, `matrices` [T, K, K] with rows q(x_k | x_{k-1}): step k is t = k/T.
 
         jd.from_transitions(jd.processes.gaussian_transitions(betas, categories=256))
 
-    Samplers and bounds take numbers of steps that divide T, and continuous time is refused. Masks are a category of it
-    like the others, which data do not hold. Raises ValueError for another shape, one category or more than 256, a
+    Samplers and bounds take numbers of steps that divide T, and continuous time is refused. A time that a loss draws
+    counts as the step it falls in, so that each is as likely (`losses.Denoising` and `Steps(T)`). Masks are a category
+    of it like the others, which data do not hold. Raises ValueError for another shape, one category or more than 256, a
     probability below 0, or a row that does not sum to 1 within 1e-6.
     """
     matrices = check_array("matrices", matrices)
@@ -165,10 +163,10 @@ def from_transitions(matrices) -> _Table:
     if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or matrices.shape[1] < 2 or not len(matrices):
         raise ValueError(f"matrices has shape {matrices.shape}; expected [T, K, K], T >= 1 steps of K >= 2 categories")
     steps, categories = matrices.shape[:2]
-    if categories > _LARGEST:
+    if categories > LARGEST_TABLE:
         size = (2 * steps + 1) * categories**2 * 4
         raise ValueError(
-            f"matrices of {categories} categories take {size:,} bytes; expected at most {_LARGEST} categories"
+            f"matrices of {categories} categories take {size:,} bytes; expected at most {LARGEST_TABLE} categories"
         )
     if (matrices < 0).any():
         at = [int(i) for i in np.argwhere(matrices < 0)[0]]
@@ -186,8 +184,9 @@ def from_transitions(matrices) -> _Table:
     noise = cumulative[-1].mean(0)
     apart = np.abs(cumulative - noise).sum((1, 2))
     with np.errstate(divide="ignore"):
-        logs = [np.log(table).astype(jnp.result_type(float)) for table in (cumulative, matrices)]
-    return _Table(*logs, (apart / apart[0]).astype(jnp.result_type(float)))
+        tables = np.log(cumulative), np.log(matrices), apart / apart[0]
+    log_cumulative, log_steps, kept = (table.astype(jnp.result_type(float)) for table in tables)
+    return Transitions(log_cumulative, log_steps, kept)
 
 
 def gaussian_transitions(betas, categories: int) -> np.ndarray:

@@ -106,6 +106,8 @@ def sample(
             raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
         start, end = check_beside("t_start", t_start, 1.0, grid[0], "begin"), grid[-1]
     check_start(denoiser, start)
+    if not sampler.adaptive:
+        process.check_times(lambda: grid(process, steps, start, end) if isinstance(grid, Grid) else grid)
     cond = sampler.check_cond(denoiser, cond, shape)
     if all(map(is_concrete, [start, *jax.tree.leaves(process)])):
         with jax.ensure_compile_time_eval():

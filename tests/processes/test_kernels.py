@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -263,3 +264,149 @@ def test_every_row_of_the_exact_law_reads_as_the_same_prediction(kernel):
         for row, out in rows.items():
             read_as = kernel.process.read(row, jnp.asarray(out, jnp.float32), jnp.asarray(x), jnp.full(len(x), t), None)
             np.testing.assert_allclose(np.exp(read_as.log_probabilities()), p, rtol=5e-4, atol=1e-6, err_msg=row)
+
+
+def walked(categories, tau):
+    """e^{-τ L} on a path, in float64 without a difference: the powers of a walk of small steps, squared."""
+    walk = np.diag(np.full(categories - 1, 0.5), 1)
+    walk = walk + walk.T
+    walk[[0, -1], [0, -1]] = 0.5
+    halvings = max(0, math.ceil(math.log2(4 * tau)))
+    mean, term, total = 2 * tau / 2**halvings, np.eye(categories), np.zeros_like(walk)
+    for m in range(1, 40):
+        total = total + math.exp(-mean) * term
+        term = term @ walk * (mean / m)
+    return np.linalg.matrix_power(total, 2**halvings)
+
+
+@pytest.mark.parametrize("categories", [2, 17, 256])
+def test_heat_on_a_path_is_positive_and_exact_in_float32(categories):
+    """At K = 256, τ = 1 the sum of cosines has half of its entries below 0; here all logs are right, far ones too."""
+    process, slowest = jd.DiscretizedGaussian(categories), 4 * math.sin(math.pi / 2 / categories) ** 2
+    for tau in (1e-3, 1.0, 0.499 / slowest, 0.501 / slowest, 3 / slowest):
+        expected = walked(categories, tau)
+        kept = math.exp(-slowest * tau)
+        t = np.float32(1 - kept)
+        slack = 1e-4 if 1 - kept > 1e-3 else 2e-7 / (1 - kept)  # the rounding of t is one of τ
+        found = np.asarray(process.log_kernel(t), np.float64)
+        assert np.isfinite(found).all()
+        seen = expected > 1e-30
+        np.testing.assert_allclose(found[seen], np.log(expected[seen]), rtol=slack, atol=slack)
+
+
+def test_a_table_of_uniform_noise_is_multinomial():
+    betas = np.array([0.1, 0.3, 0.5, 1.0])
+    table = jd.from_transitions((1 - betas)[:, None, None] * np.eye(K) + betas[:, None, None] / K)
+    kept = np.cumprod(1 - betas)
+    np.testing.assert_allclose(table.alpha(np.arange(1, 5) / 4), kept, atol=1e-7)
+    for k in range(1, 5):
+        np.testing.assert_allclose(
+            np.exp(table.log_kernel(k / 4)), kept[k - 1] * np.eye(K) + (1 - kept[k - 1]) / K, 1e-5
+        )
+
+
+def test_d3pms_gaussian_matrices_keep_the_uniform_law_and_reach_it():
+    """Austin et al. 2021, eq. 8: exp(-4 d²/((K - 1)² β)) over the sum of it over d = -(K - 1) to K - 1."""
+    matrices = jd.processes.gaussian_transitions(np.array([0.05, 0.4]), 5)
+    np.testing.assert_allclose(matrices.sum(1), 1)
+    np.testing.assert_allclose(matrices.sum(2), 1)
+    weights = {d: math.exp(-4 * d * d / (16 * 0.4)) for d in range(-4, 5)}
+    assert matrices[1, 3, 1] == pytest.approx(weights[2] / sum(weights.values()))
+    assert (matrices >= 0).all()
+
+
+DRAW = jd.exact.Table(KERNELS["table"].process, TABLE)
+OF_STEPS = {
+    "sample": lambda: jd.sample(KEY, DRAW, (3, N), jd.samplers.Ancestral(), 3),
+    "array": lambda: jd.sample(KEY, DRAW, (3, N), jd.samplers.Ancestral(), grid=np.array([1.0, 0.6])),
+    "bound": lambda: jd.variational_bound(KEY, DRAW, data(3), 3),
+    "perturb": lambda: jd.perturb(KEY, DRAW.process, data(3), 0.6),
+    "Steps": lambda: jd.losses.Steps(3)(DRAW, KEY, data(3)),
+}
+
+
+@pytest.mark.parametrize("call", OF_STEPS.values(), ids=OF_STEPS)
+def test_a_time_that_is_no_step_of_a_table_is_refused_with_the_nearest(call):
+    with pytest.raises(ValueError, match=r"t = 0.6\d* is no step of a table of 4; .* nearest is [23]/4 = 0.\d*: take"):
+        call()
+
+
+TIMELESS = {
+    "bound": lambda: jd.continuous_bound(KEY, DRAW, data(3)),
+    "loss": lambda: jd.losses.Bound()(DRAW, KEY, data(3)),
+    "score": lambda: jd.Denoiser(print, None, DRAW.process, "score"),
+    "start": lambda: jd.sample(
+        KEY, jd.Denoiser(score, None, KERNELS["multinomial"].process, "score"), (3, N), jd.samplers.Ancestral()
+    ),
+    "unknown": lambda: KERNELS["multinomial"].process.unknown((3, N)),
+}
+
+
+def score(params, x, c_noise, cond):
+    return jnp.zeros((*x.shape, K))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    zip(
+        TIMELESS.values(),
+        [
+            "no continuous time; take jaxdiff.variational_bound",
+            "no continuous time",
+            'expected "leave_one_out" or "data"',
+            r'alpha\(1.0\) = 0 for Multinomial: .*"score" says nothing',
+            "no value that says nothing",
+        ],
+    ),
+    ids=TIMELESS,
+)
+def test_what_a_kernel_has_not_is_refused(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
+
+
+@kernels
+def test_gradients_are_finite_at_both_ends(kernel):
+    """With NaNs looked for where they arise: of the cost of a step and of the bound's rate, at t near 0 and at 1."""
+    process, truth = kernel.process, jd.processes.Certain(jnp.array([[0, 2, 1]]))
+
+    @jax.jit
+    def cost(logits, x, t):
+        prediction = process.read("leave_one_out", logits, x, jnp.full(1, t), None)
+        paid = process.kl(prediction, truth, x, t, 0.0) + process.denoising_error(prediction, truth, x, t)
+        return jnp.sum(paid + process.error(prediction, truth, x, t) if kernel.rates else paid)
+
+    noised = jnp.array([[0, 1, 1]])
+    places = ((1e-6, truth.data), (0.5, noised), (1.0, noised)) if kernel.rates else ((0.25, truth.data), (1.0, noised))
+    with jax.debug_nans(True):
+        for t, x in places:
+            x = jnp.full_like(x, K) if (t == 1.0 and process.states > K) else x
+            if process.states == K or t != 0.5:
+                assert np.isfinite(jax.grad(cost)(jnp.zeros((1, 3, K)), x, t)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERNELS)
+def test_no_program_holds_a_matrix_of_categories_an_example(name):
+    """K = 67: of what is compiled for loss, step and draw, no array has two axes K and one more."""
+    k, n, steps = 67, 3, 2
+    process = {
+        "absorbing": jd.Absorbing(k),
+        "multinomial": jd.Multinomial(k),
+        "gaussian": jd.DiscretizedGaussian(k),
+        "table": jd.from_transitions(np.full((steps, k, k), 1 / k)),
+    }[name]
+    x, keys, t, s = jnp.zeros((n, 5), jnp.int32), example_keys(KEY, n), jnp.full(n, 1.0), jnp.full(n, 0.5)
+
+    def program(logits, x, t, s):
+        prediction, truth = process.read("leave_one_out", logits, x, t, None), jd.processes.Certain(x)
+        cost = process.kl(prediction, truth, x, t, s).sum() + process.denoising_error(prediction, truth, x, t).sum()
+        return (cost if name == "table" else cost + process.error(prediction, truth, x, t).sum()), process.reverse(
+            keys, prediction, x, t, s
+        )
+
+    compiled = jax.jit(jax.value_and_grad(program, has_aux=True)).lower(jnp.zeros((n, 5, k)), x, t, s).compile()
+    shapes = {tuple(map(int, shape.split(","))) for shape in re.findall(r"\[(\d+(?:,\d+)*)\]", compiled.as_text())}
+    assert (n, 5, k) in shapes
+    allowed = {(k, k), (steps, k, k), (steps + 1, k, k)} if name == "table" else {(k, k)}
+    assert not {shape for shape in shapes if sum(size >= k for size in shape) > 1} - allowed
