@@ -62,9 +62,9 @@ def sample(
     - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two; a corrector: its own more).
     - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
     - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++, UniPC and
-      annealed Langevin dynamics; for the others that of the process, equal steps in log-SNR for a product and in the
-      angle otherwise), or an array of decreasing t, which is taken as it stands: it sets `t_start`, `t_end` and the
-      number of steps.
+      annealed Langevin dynamics; for the others that of the process, equal steps in log-SNR for a product, in α for
+      categories, and in the angle otherwise), or an array of decreasing t, which is taken as it stands: it sets
+      `t_start`, `t_end` and the number of steps.
     - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
     - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n. `RePaint` takes a
       dictionary in which this is the part "cond", `DAPS` a measurement.
