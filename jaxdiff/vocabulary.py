@@ -30,7 +30,10 @@ SHORT = {"dpm_solver_pp": "dpm_solver", "uni_pc": "unipc", "sh_ark": "shark", "i
 class Network(Recipe):
     """A network but for its data: `network(channels_in=3, classes=10, rngs=rngs)`."""
 
-    supplied = "event", "channels_in", "classes", "vector", "image", "level", "tokens", "outputs", "ends", "rngs"
+    supplied = (
+        *("event", "channels_in", "classes", "vector", "image", "level", "tokens", "outputs", "ends"),
+        *("categories", "length", "rngs"),
+    )
 
 
 class Guidance(Recipe):
@@ -95,7 +98,7 @@ WORDS = Vocabulary(
         ),
         guidance.Interval: Table("an interval", _named(guidance, "Interval")),
         Guidance: Table("a guidance", _named(guidance, f"ClassifierFree ClassifierFreePP DynamicThreshold {_SHARPER}")),
-        Network: Table("a network", _named(networks, "UNet MLP DiT Joint")),
+        Network: Table("a network", _named(networks, "UNet MLP DiT Joint Transformer")),
         Waves: Table("a set of waves", _named(networks, "Sinusoidal Fourier")),
         Data: Table("a data set", _named(data, f"{_PICTURES} Table MixedTable text maps {_POINTS}")),
     },

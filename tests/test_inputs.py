@@ -665,6 +665,16 @@ row("jd.networks.TextEncoder called", networks.TextEncoder(**TEXT), {"ids": np.z
     mask=[T(np.ones((2, 3))), T(np.ones((2, 2), bool)), T("all")])
 row("jd.networks.Encoded", networks.Encoded, {"encoder": networks.TextEncoder(**TEXT), "network": networks.DiT(**DIT)},
     encoder=[T(None), T("text"), T(networks.TextEncoder)], network=[T(None), T(NETWORK), T(networks.DiT)])
+OF_TOKENS = {"categories": 3, "length": 4, "width": 8, "depth": 1, "heads": 2, "rngs": RNGS}
+row("jd.networks.Transformer", networks.Transformer, OF_TOKENS, categories=[1, *says("GiB", 10**12), *WIDTHS],
+    length=WIDTHS, width=[7, *says("GiB", 10**6), *WIDTHS], depth=WIDTHS, heads=[3, 8, *WIDTHS], noise=FLAG,
+    classes=TAKES, tied=FLAG, qk_norm=FLAG, waves=FUNCTION, remat=FLAG, rngs=[T(None), T(KEY), T(0)])
+row("jd.networks.Transformer called", networks.Transformer(**OF_TOKENS), {"x": jnp.zeros((3, 4), int),
+    "c_noise": jnp.zeros(3)}, x=[jnp.zeros((3, 5), int), jnp.zeros(3, int), T(X)], c_noise=[np.zeros((3, 1)),
+    np.zeros(2)])
+WITH_TOKENS = {"network": networks.MLP((2, 4), rngs=RNGS), "categories": 3, "features": 4, "rngs": RNGS}
+row("jd.networks.Tokens", networks.Tokens, WITH_TOKENS, network=[T(None), T(NETWORK), T(networks.MLP)], categories=[1,
+    *WIDTHS], features=[*says("GiB", 10**12), *WIDTHS], head=CHOICE, rngs=[T(None), T(KEY), T(0)])
 row("jd.networks.Classifier", networks.Classifier, {"channels_in": 1, "classes": 3, "channels": (8,), "rngs": RNGS},
     channels_in=WIDTHS, classes=[1, *WIDTHS], channels=[(), (0,), (8, -1), *says("GiB", (10**7, 10**7)), T(8),
     T((8.5,)), T("8"), T(None)], blocks=WIDTHS, attention=[(1,), (-1,), T(1), T((0.5,)), T(None)], heads=[3, *WIDTHS],
@@ -876,7 +886,7 @@ WITHOUT = {
     "eight_gaussians_mixture process_shard every_device Point RowSums",
     "called by those that have rows": "example_keys innermost with_params with_key takes_key_of "
     "weights assign assignment_cost draw arithmetic uncast prepare_as_given warn_uncovered no_label_of connect wandb "
-    "recorded_identity learned read read_summary Rows Mixed of_examples",
+    "recorded_identity learned read read_summary Rows Mixed",
 }
 
 

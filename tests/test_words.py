@@ -304,7 +304,7 @@ WRONG = [  # text, kind, what the message has: the nearest, or what the word is
     ("denoising(heun)", Loss, "weighting = heun: heun is a sampler and a solver; expected a weighting (simple, "),
     ("denoising(simple, vp)", Loss, "times = vp: vp is a process; expected a law of times (stratified, "),
     ("heun", Loss, "heun is a sampler and a solver; expected a loss (denoising, "),
-    ("digits", Network, "digits is a data set; expected a network (unet, mlp, dit, joint)"),
+    ("digits", Network, "digits is a data set; expected a network (unet, mlp, dit, joint, transformer)"),
     ("edm(sigma_max=log_snr)", jd.Process, "sigma_max = log_snr: log_snr is a grid; expected a number; edm("),
 ]  # fmt: skip
 

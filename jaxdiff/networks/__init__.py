@@ -11,6 +11,7 @@ from jaxdiff.networks.functional import Cast, Network, initialize
 from jaxdiff.networks.joint import Categories, End, Joint, Numbers, Patches
 from jaxdiff.networks.mlp import MLP
 from jaxdiff.networks.text import Encoded, TextEncoder
+from jaxdiff.networks.tokens import Tokens, Transformer
 from jaxdiff.networks.unet import UNet
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "Patches",
     "Sinusoidal",
     "TextEncoder",
+    "Tokens",
+    "Transformer",
     "UNet",
     "VectorEmbedding",
     "Waves",

@@ -16,6 +16,9 @@ With skips a block of the second half also reads what its opposite in the first 
 linear(x, opposite).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -34,13 +37,15 @@ _zeros = nnx.initializers.zeros
 class Stream(nnx.Module):
     """adaLN-Zero around attention and an MLP, but for the attention itself."""
 
+    modulate: Callable[[Any], jax.Array]
+
     def __init__(self, width: int, heads: int, qk_norm: bool, *, rngs: nnx.Rngs):
         self.modulate = nnx.Linear(width, 6 * width, kernel_init=_zeros, rngs=rngs)
         self.heads = Heads(width, width, heads, "qkv", qk_norm, rngs=rngs)
         self.out = nnx.Linear(width, width, rngs=rngs)
         self.mlp = FeedForward(width, rngs=rngs)
 
-    def asks(self, x: jax.Array, embedding: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+    def asks(self, x: jax.Array, embedding: Any) -> tuple[list[jax.Array], list[jax.Array]]:
         """Queries, keys and values of scale · norm(x) + shift, and what is left of the embedding's numbers."""
         shift, scale, *rest = jnp.split(self.modulate(embedding)[:, None], 6, axis=-1)
         return self.heads(layer_norm(x, 1 + scale, shift)), rest
