@@ -620,6 +620,8 @@ row("jd.likelihood.chain", jd.likelihood.chain, {"key": KEY, "denoiser": OF_TOKE
     batch_size=COUNT, cond=COND, progress=FLAG, mesh=MESH, precision=PRECISION, weight=[TOKENS, *WEIGHT])
 row("jd.likelihood.Variational", jd.likelihood.Variational, {"network": NETWORK, "params": None}, network=FUNCTION,
     params=[T({"w": "a"})])
+row("jd.likelihood.Argmax", jd.likelihood.Argmax, {"network": NETWORK, "params": None}, network=[
+    v for v in FUNCTION if v.value is not None], params=[T({"w": "a"})])
 row("jd.likelihood.DequantizationLoss", jd.likelihood.DequantizationLoss, {"denoiser": EXACT}, denoiser=A_DENOISER,
     levels=[1, *COUNT])
 

@@ -203,7 +203,7 @@ ELSEWHERE = {
     "class_posterior ClassPosterior bits_per_dim variational_bound continuous_bound dequantize quantize": "host",
     "chain": "test_chain.py: host",
     "ErrorBudget BitsPerDim VariationalBound Chain": "results on the host",
-    "Uniform Variational DequantizationLoss": "host",
+    "Uniform Variational Argmax DequantizationLoss": "host",
     "networks data training metrics pretrained runs plotting": "other rooms",
 }
 ROOMS = jd, jd.processes, jd.denoisers, jd.likelihood, L, S, jd.grids, jd.exact, G, L.times, L.weightings, L.couplings

@@ -1,5 +1,6 @@
 """How probable an example is, and how sure we are."""
 
+from jaxdiff.likelihood.argmax import Argmax
 from jaxdiff.likelihood.bits_per_dim import BitsPerDim, bits_per_dim
 from jaxdiff.likelihood.budget import ErrorBudget
 from jaxdiff.likelihood.chain import Chain, chain
@@ -11,6 +12,7 @@ from jaxdiff.likelihood.trace import Exact, Hutchinson, HutchPP, Trace, XTrace
 from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound, variational_bound
 
 __all__ = [
+    "Argmax",
     "BitsPerDim",
     "Chain",
     "ClassPosterior",

@@ -20,12 +20,13 @@ from jaxdiff.arrays import (
     check_whole,
     example_keys,
     fingerprint,
+    said,
 )
 from jaxdiff.arrays.batches import in_batches
 from jaxdiff.arrays.mesh import check_mesh, copied, fetched
 from jaxdiff.denoisers import DenoiserLike, check_cond, check_numbers
 from jaxdiff.likelihood.budget import ErrorBudget, measure
-from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images
+from jaxdiff.likelihood.dequantization import Dequantizer, Uniform, check_images, place
 from jaxdiff.likelihood.estimate import Estimator, condition_of
 from jaxdiff.likelihood.mean import finite, mean_of
 from jaxdiff.likelihood.record import Record, named
@@ -136,8 +137,8 @@ def bits_per_dim(
             five times as much as the likelihood of these, and once in full precision where they were not.
         record: an .npz file for the estimates of every image, written after each batch; the same call on a file that
             is there goes on from it, on any number of devices.
-        dequantizer: where in its cell an image goes; `jaxdiff.likelihood.dequantization` has `Uniform` and
-            `Variational`.
+        dequantizer: where in its cell an image goes; `jaxdiff.likelihood` has `Uniform` and `Variational`,
+            and `Argmax` for categories read as numbers of K values each.
         mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several
             processes call alike; the first reads and writes the record, all get the report.
 
@@ -156,16 +157,22 @@ def bits_per_dim(
     check_function("dequantizer", dequantizer, "one of jaxdiff.likelihood, such as Uniform()")
     check_shared("denoiser", denoiser)
     check_mesh(mesh)
+    if budget and hasattr(dequantizer, "place"):
+        raise ValueError(
+            f"budget = {budget} with dequantizer = {said(dequantizer)}: the budget's bound and levels are those of "
+            "cells, in which it does not put images; give budget=0"
+        )
     if budget and source is not None:
         raise ValueError(
             f"budget = {budget} with a source: its bound and prior are those of the process's own prior; give budget=0"
         )
     check_flow(flow)
-    check_trace(trace, (batch_size, *images.shape[1:]), np.float32)
-    likelihood = {"flow": flow, "trace": trace, "t_min": t_min, "source": source}
     cond, keys = check_cond(denoiser, cond, n), example_keys(key, n)
-    model, place = copied((denoiser, dequantizer), mesh)
-    estimator = Estimator(keys, model, images, cond, place, dequantization_samples, levels, likelihood, mesh, precision)
+    placed = jax.eval_shape(lambda *given: place(dequantizer, *given, levels)[0], keys, images)
+    check_trace(trace, (batch_size, *placed.shape[1:]), np.float32)
+    likelihood = {"flow": flow, "trace": trace, "t_min": t_min, "source": source}
+    model, put = copied((denoiser, dequantizer), mesh)
+    estimator = Estimator(keys, model, images, cond, put, dequantization_samples, levels, likelihood, mesh, precision)
     size = min(batch_size, n)
 
     kept = Record(
@@ -211,7 +218,7 @@ def bits_per_dim(
     per_example, repeats = _per_example(rows, n)
     values = finite(per_example)
     mean, error = mean_of(values)
-    kind = "uniform dequantisation" if isinstance(dequantizer, Uniform) else "variational dequantisation"
+    kind = getattr(dequantizer, "kind", "variational dequantisation")
     if dequantization_samples > 1:
         probed = ", estimated by probes" if trace.random else ""
         of = "" if isinstance(dequantizer, Uniform) else f" of {kind}"

@@ -15,7 +15,7 @@ KL(q(x | k) || p(x | k)): a learned q that knows where in its cell the model exp
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.core
@@ -37,9 +37,8 @@ from jaxdiff.arrays import (
     said,
 )
 from jaxdiff.denoisers.denoiser import check_denoiser, check_params
-from jaxdiff.losses import Denoising
+from jaxdiff.losses import Bound
 from jaxdiff.losses.times import Importance
-from jaxdiff.losses.weightings import Likelihood
 from jaxdiff.processes import check_event, is_concrete, pytree
 
 
@@ -57,7 +56,11 @@ def check_images(images, levels: int, batch_size: int) -> np.ndarray:
 
 
 class Dequantizer(Protocol):
-    """Where in its cell an image goes: `(keys [n], images [n, *event], levels) -> (u [n, *event], log q(u) [n])`."""
+    """Where in its cell an image goes: `(keys [n], images [n, *event], levels) -> (u [n, *event], log q(u) [n])`.
+
+    One whose x is no place in a cell has a method `place(keys, images, levels) -> (x [n, ...], log q(x | image) [n])`,
+    which is asked in its place; x may have another shape (`Argmax`). A class attribute `kind` names it in reports.
+    """
 
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
         """Draw u in [0, 1), one key an image, and its log-density, nats."""
@@ -68,6 +71,8 @@ class Dequantizer(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Uniform:
     """u uniform over the middles of equal parts of [0, 1), as many as its dtype resolves beside `levels`."""
+
+    kind: ClassVar = "uniform dequantisation"
 
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
         """Draw u, and log q = 0."""
@@ -101,13 +106,13 @@ class Variational:
         """Draw u and its log-density."""
         x = 2 * (jnp.asarray(images, noise_dtype(levels)) + 0.5) / levels - 1
         noise = normal(keys, x)
-        y, log_det = _pair("network", self.network(self.params, noise, x), x)
+        y, log_det = check_pair("network", self.network(self.params, noise, x), x)
         log_slope = jax.nn.log_sigmoid(y) + jax.nn.log_sigmoid(-y)  # of the logistic function
         over_event = lambda a: a.sum(range(1, a.ndim))
         return jax.nn.sigmoid(y), over_event(jax.scipy.stats.norm.logpdf(noise) - log_slope) - log_det
 
 
-def _pair(name: str, returned, images) -> tuple[jax.Array, jax.Array]:
+def check_pair(name: str, returned, images) -> tuple[jax.Array, jax.Array]:
     """What a dequantizer or its network `returned`, checked to be two arrays, of the shape of images and [n]."""
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise TypeError(f"{name} returned {said(returned)}; expected two arrays, {images.shape} and {images.shape[:1]}")
@@ -117,8 +122,10 @@ def _pair(name: str, returned, images) -> tuple[jax.Array, jax.Array]:
 
 
 def place(dequantizer: Dequantizer, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
-    """x [n, *event] in [-1, 1) drawn from the cells of images [n, *event], and log q(x | image) [n], nats."""
-    u, log_q = _pair("dequantizer", dequantizer(keys, images, levels), images)
+    """x drawn from what stands for images [n, *event], their cells [n, *event] in [-1, 1), and log q(x | image) [n]."""
+    if hasattr(dequantizer, "place"):
+        return dequantizer.place(keys, images, levels)
+    u, log_q = check_pair("dequantizer", dequantizer(keys, images, levels), images)
     u = jnp.minimum(u, 1 - _spacing(levels))  # k + u must not round to k + 1
     x = 2 * (jnp.asarray(images, noise_dtype(levels)) + u) / levels - 1
     return x, log_q + math.prod(x.shape[1:]) * math.log(levels / 2)
@@ -153,7 +160,7 @@ class DequantizationLoss:
         images = self.check(dequantizer, images, cond)
         draw_key, loss_key = jax.random.split(check_key(key))
         x, log_q = place(dequantizer, example_keys(draw_key, images.shape[0]), images, self.levels)
-        bound = Denoising(Likelihood(), Importance())(self.denoiser, loss_key, x, cond)
+        bound = Bound(Importance())(self.denoiser, loss_key, x, cond)
         return bound + log_q / math.prod(x.shape[1:])
 
 

@@ -66,7 +66,7 @@ class Simple:
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
     """-dλ/dt SNR/2 |x_0 error|² = cot φ dφ/dt |v error|² (Kingma et al. 2021, eq. 17): for t uniform the loss is the
-    variational bound's diffusion term, nats a dimension, of numbers and of masks. `jaxdiff.losses.Bound` is it of all."""
+    variational bound's diffusion term, nats a dimension; of numbers and of masks, `jaxdiff.losses.Bound` of all."""
 
     def __call__(self, denoiser, t) -> jax.Array:
         check_denoiser(denoiser)
