@@ -71,9 +71,10 @@ class Product(Process):
     def split(self, tree: Any, name: str = "x") -> list:
         try:
             return self.structure.flatten_up_to(tree)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError):
             form = self.joined([type(process).__name__ for process in self.processes])
-            raise ValueError(f"{name} has another form than the product of {form}: {error}") from None
+            _check_form(name, form, tree)
+            raise
 
     def joined(self, parts) -> Any:
         return self.structure.unflatten(parts)
@@ -246,6 +247,19 @@ class Product(Process):
     def reconstruction(self, prediction, data, x0, t, levels) -> Any:
         parts = *map(self.split, (prediction, data, x0)), self.clocks(t), self._given(levels, "levels")
         return self._tree("reconstruction", *parts)
+
+
+def _check_form(name: str, form: Any, tree: Any) -> None:
+    """Raise ValueError, by its path, for the first part of `tree` that has another form than `form`."""
+    parts, structure = jax.tree_util.tree_flatten_with_path(form, is_leaf=lambda part: part is not form)
+    if jax.tree_util.treedef_is_leaf(structure):
+        return
+    try:
+        found = structure.flatten_up_to(tree)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} has another form than the product of {form}: {error}") from None
+    for (key, part), there in zip(parts, found):
+        _check_form(name + jax.tree_util.keystr(key), part, there)
 
 
 def _check_alike(given: str, counts: list[int]) -> None:

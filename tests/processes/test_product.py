@@ -267,6 +267,13 @@ WORDS = {
         ValueError,
         "x0 has another form than the product of {'label': 'Absorbing', 'number': 'VP'}",
     ),
+    "a part of a part": (
+        lambda: jd.Product({"a": {"b": jd.VP(), "c": jd.Flow()}, "d": jd.VP()}).check(
+            {"a": {"b": PAIRS["number"]}, "d": 0}, "x0"
+        ),
+        ValueError,
+        r"x0\['a'\] has another form than the product of {'b': 'VP', 'c': 'Flow'}: .*\['b'\]",
+    ),
     "an array": (lambda: Denoising()(joint(), KEY, PAIRS["number"]), ValueError, "x0 has another form than"),
     "floats as labels": (
         lambda: Denoising()(joint(), KEY, {**PAIRS, "label": np.zeros(4)}),
