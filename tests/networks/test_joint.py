@@ -183,7 +183,7 @@ def test_trained_on_a_known_pair_it_gives_either_part_of_the_other():
     ends = {"number": Numbers(2), "label": Categories(3, noise=False)}
     network, params = initialize(KEY, lambda rngs: Joint(ends, width=32, depth=2, heads=2, rngs=rngs))
     loss, examples = Denoising(times=times.Subsets()), data(20_000)
-    steps, size = 3000, 256
+    steps, size = 2000, 128
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
 
     @jax.jit
@@ -206,7 +206,7 @@ def test_trained_on_a_known_pair_it_gives_either_part_of_the_other():
     z = (number[:, None] - MEANS) / STD
     density = WEIGHTS * np.prod(np.exp(-(z**2) / 2) / STD, -1)
     assert np.abs(p(ours) - density / density.sum(1, keepdims=True)).mean() < 0.03
-    for t in (0.2, 0.5, 0.9):
+    for t in (0.05, 0.2):  # later what is guessed hardly differs from its mean
         x = np.asarray(jd.perturb(KEY, jd.VP(), number, t)[0])
         for cond in (label, None):
             found, expected = (jd.Given(model, "label")(x, t, cond).data for model in (ours, right))
