@@ -10,7 +10,8 @@ from pairs import MEANS, STD, WEIGHTS, assert_moments, data, joint, mixture, nat
 import jaxdiff as jd
 
 KEY = jax.random.key(0)
-LABELS = {"Absorbing": jd.Absorbing(3), "Multinomial": jd.Multinomial(3)}
+KERNELS = jd.Absorbing(3), jd.Multinomial(3), jd.DiscretizedGaussian(3)
+LABELS = {type(label).__name__: label for label in KERNELS}
 X = np.random.default_rng(0).normal(0, 0.6, (6, 2)).astype(np.float32)
 Y = np.array([0, 1, 2, 0, 1, 2])
 each_label = pytest.mark.parametrize("label", LABELS.values(), ids=LABELS.keys())
