@@ -119,10 +119,6 @@ class Absorbing(Mixing):
         there = (truth.data >= 0) & (truth.data < self.categories)
         return jnp.where((x == truth.data) & there, 0.0, -prediction.log_prob(truth.data))
 
-    def denoising_error(self, prediction: Categorical, truth: Certain, x, t) -> jax.Array:
-        """The same: what is seen costs nothing."""
-        return self.error(prediction, truth, x, t)
-
     def kl(self, prediction: Categorical, truth: Certain, x, t, s) -> jax.Array:
         """The error times the probability with which a mask is shown."""
         return self._shown(x, t, s) * self.error(prediction, truth, x, t)

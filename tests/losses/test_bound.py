@@ -1,5 +1,6 @@
 """The bound as a loss, by steps, by numbers of masks and in sums, against enumeration of a small joint."""
 
+import dataclasses
 import itertools
 import math
 
@@ -7,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names
 from scipy import integrate
+from tokens import TABLE, data, entropy
 
 import jaxdiff as jd
 from jaxdiff.losses import (
@@ -196,3 +199,52 @@ def test_a_sum_trains_what_its_terms_do():
 def test_masks_alone_have_a_number_of_masks():
     with pytest.raises(TypeError, match=r"AnyOrder takes masks, Absorbing.*, and VP is none; take jaxdiff.losses"):
         AnyOrder()(jd.Denoiser(network, 0.7, jd.VP()), KEY, NUMBERS)
+
+
+STEPS = np.random.default_rng(3).dirichlet(np.ones(3), (4, 3)) * 0.6 + 0.4 * np.eye(3)
+OTHERS = {"multinomial": jd.Multinomial(3), "gaussian": jd.DiscretizedGaussian(3), "table": jd.from_transitions(STEPS)}
+
+
+@pytest.mark.parametrize("name", few_names(OTHERS, "multinomial"))
+def test_the_bounds_of_other_noise_are_those_of_the_reports_and_of_the_entropy(name):
+    """By the exact denoiser: in continuous time the entropy itself; in steps what the report finds, less its prior."""
+    n, model = 4000, jd.exact.Table(OTHERS[name], TABLE)
+    x = data(n)
+    in_steps = 2 * np.asarray(jax.jit(lambda x: Steps(4)(model, KEY, x))(x), np.float64)
+    report = jd.variational_bound(jax.random.key(1), model, x, 4, batch_size=n)
+    truth = 2 * math.log(2) * (report.bits_per_dim - report.prior.mean())
+    error = math.hypot(in_steps.std() / math.sqrt(n), 2 * math.log(2) * report.standard_error)
+    assert abs(in_steps.mean() - truth) < 4 * error
+    if name != "table":
+        whole = 2 * np.asarray(jax.jit(lambda x: Bound(times.Importance(1e-3))(model, KEY, x))(x), np.float64)
+        left = 5e-3  # what is below t_min, and the prior
+        assert abs(whole.mean() - entropy(TABLE, [0, 1], [])) < 4 * whole.std() / math.sqrt(n) + left
+
+
+def test_a_table_of_steps_has_no_bound_in_continuous_time():
+    model = jd.exact.Table(OTHERS["table"], TABLE)
+    for call in (lambda: Bound()(model, KEY, data(4)), lambda: jd.continuous_bound(KEY, model, data(4))):
+        with pytest.raises(ValueError, match="a table of steps has no continuous time; take jaxdiff.variational_bound"):
+            call()
+
+
+@jd.pytree
+@dataclasses.dataclass(frozen=True)
+class Unsure:
+    """It says the same of every value, of one that is seen as well."""
+
+    process: jd.Absorbing = jd.Absorbing(K)
+
+    def __call__(self, x, t, cond=None):
+        return jd.Categorical(jnp.zeros((*x.shape, K)))
+
+
+def test_denoising_counts_every_value_and_the_bound_those_that_are_masked():
+    """D3PM's auxiliary loss, log K a value here; by the evidence of `Denoiser` what is seen costs nothing of it."""
+    at = times.Fixed(0.5)  # where the rate is 2
+    every = Denoising(weightings.Likelihood(), at)(Unsure(), KEY, X)
+    np.testing.assert_allclose(every, 2 * math.log(K), rtol=1e-6)
+    np.testing.assert_array_less(Bound(at)(Unsure(), KEY, np.tile(X, (9, 1))).mean(), 1.6 * math.log(K))
+    known = Denoising(times=at)(DENOISER, KEY, X)
+    np.testing.assert_allclose(Denoising(weightings.Likelihood(), at)(DENOISER, KEY, X), 2 * known, rtol=1e-6)
+    np.testing.assert_array_equal(Bound(at)(DENOISER, KEY, X), 2 * known)
