@@ -16,10 +16,10 @@ import tyro
 from jaxdiff import pretrained, runs, training
 from jaxdiff.arrays import check_path, check_whole, own_folder, remove_folder
 from jaxdiff.config import Config, check_seed
-from jaxdiff.likelihood import Hutchinson, Trace
+from jaxdiff.likelihood import Trace
 from jaxdiff.processes.grids import Grid
 from jaxdiff.runs.programs import keep_compiled
-from jaxdiff.samplers import DPMSolverPP, ProbabilityFlow, Sampler
+from jaxdiff.samplers import ProbabilityFlow, Sampler
 from jaxdiff.training.hosts import INTERRUPTED, agree, first
 from jaxdiff.vocabulary import Data, Guidance, listing, primitive
 
@@ -46,7 +46,8 @@ class Drawing:
     """How samples are drawn.
 
     Args:
-        sampler: How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ...
+        sampler: How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ...; by default dpm_solver, of texts
+            and maps ancestral.
         steps: Denoising steps (probability_flow chooses its own).
         grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
         condition: What to draw, of a run trained with --condition: labels by number or name (3 cat 7, or 3,cat,7),
@@ -60,7 +61,7 @@ class Drawing:
             precision; by default as it was trained.
     """
 
-    sampler: Sampler = DPMSolverPP()
+    sampler: Sampler | None = None
     steps: int = 50
     grid: Grid | None = None
     condition: tuple[str, ...] = ()
@@ -97,7 +98,7 @@ def _together(hosts: Hosts, folder: Path, asked: tuple, at_once: str, agreed: bo
 
 def train(
     folder: Folder,
-    config: Annotated[Config, tyro.conf.arg(name="")] = Config(),
+    config: Annotated[Config, tyro.conf.arg(name="")],
     model_devices: int = 1,
     accumulate: int = 1,
     allow: tuple[str, ...] = (),
@@ -155,18 +156,20 @@ def train(
 def sample(
     folder: Folder,
     n: int = 64,
+    infill: str | None = None,
     how: Annotated[Drawing, tyro.conf.arg(name="")] = Drawing(),
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
     """Draw samples from the run in FOLDER, in the format of its data: pixels into samples.npy, rows of a .csv into
-    samples.csv; and samples.png.
+    samples.csv, and samples.png; texts into samples.txt.
 
     The same command again goes on where it was interrupted.
 
     Args:
         folder: A run's folder.
         n: How many samples. Sample i is the same whatever their number and the batch size.
+        infill: Of texts, a text of which each "_" is drawn and all else stays: "in the beginning ___ created the".
         how: How they are drawn.
         hosts: Several processes.
         json_: Print the result as one line of JSON.
@@ -175,7 +178,7 @@ def sample(
     for name, count in (("n", n), ("steps", how.steps), ("batch_size", how.batch_size)):
         check_whole(name, count)
     check_seed(how.seed)
-    with _together(hosts, folder, (n, how), KEPT):
+    with _together(hosts, folder, (n, infill, how), KEPT):
         run = runs.load(folder)
         cond = run.known.condition(run.config, how.condition, n)
         if how.guidance is not None:
@@ -183,13 +186,13 @@ def sample(
         keep = own_folder(folder, "samples.partial") if first() else folder / "samples.partial"
         lasting = {"mesh": runs.every_device(), "keep": keep, "progress": not json_ and first()}
         settings = how.sampler, how.steps, how.seed, cond, how.batch_size, how.precision
-        x = runs.draw(run, n, *settings, grid=how.grid, **lasting)
-        written = None
+        x = runs.draw(run, n, *settings, grid=how.grid, x_start=run.known.start(infill, n), **lasting)
+        written, picture = None, None
         if first():
             written = run.known.write(run.restore(x), folder)
-            run.known.picture(x, None, folder / "samples.png", cond=cond)
+            picture = run.known.picture(x, None, folder / "samples.png", cond=cond)
             remove_folder(keep)
-    return {"samples": str(written), "picture": str(folder / "samples.png"), "n": n}
+    return {"samples": str(written), "picture": picture and str(picture), "n": n} | run.known.figures(x)
 
 
 def likelihood(
@@ -202,14 +205,17 @@ def likelihood(
     dequantization_samples: int | None = None,
     target_error: float | None = None,
     budget: int | None = None,
-    flow: ProbabilityFlow = ProbabilityFlow(rtol=1e-4, atol=1e-4),
-    trace: Trace = Hutchinson(),
+    draws: int | None = None,
+    chain: int | None = None,
+    flow: ProbabilityFlow | None = None,
+    trace: Trace | None = None,
     precision: runs.Computed | None = None,
     seed: int = 0,
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
-    """Likelihood of data under the run in FOLDER, and how wrong it may be: bits/dim of pictures, nats of rows.
+    """Likelihood of data under the run in FOLDER, and how wrong it may be: bits/dim of pictures, nats of rows, bits a
+    character of texts.
 
     Of a run with --condition it is that of p(x | condition). The same command again goes on where it was interrupted.
 
@@ -217,15 +223,18 @@ def likelihood(
         folder: A run's folder, or one that `jaxdiff export` wrote.
         data: What to score: folder('mine', size=32), table('mine.csv'), ...; by default what the run learned from.
         split: Which part of the data; by default the test split of the run's own data, and all of others.
-        limit: Use the first examples only; of rows the first 2,000 unless given.
+        limit: Use the first examples only; unless given, of rows the first 2,000, of texts and maps the first 500.
         unconditional: Of a run with --condition: p(x), as if nothing were given.
         condition: Of a run of mixed columns: which of them are given (age,job).
         dequantization_samples: 1 is uniform dequantisation; more give the tighter importance-weighted bound.
         target_error: Add pictures in random order, then repeats of them, until the standard error is this small.
         budget: Pictures to measure the error budget on, 64 unless given; 0 leaves it out.
-        flow: The flow's solver and its tolerances.
-        trace: The trace of the flow's Jacobian: estimated by random probes, hutchinson(2) with a standard error of its
-            own, or exact.
+        draws: Of texts and maps: random times an example that the bound is computed by, 16 unless given.
+        chain: Of texts and maps under masks, by a network that is not told t: how many examples are scored by the chain
+            rule, too, 16 unless given.
+        flow: The flow's solver and its tolerances; probability_flow(rtol=1e-4, atol=1e-4) unless given.
+        trace: The trace of the flow's Jacobian: estimated by random probes, hutchinson (unless given), hutchinson(2)
+            with a standard error of its own, or exact.
         precision: What the network is computed in: bfloat16, or float32 with products of default, high or highest
             precision; by default float32 and default, whatever it was trained in.
         seed: Seed of dequantisation and probes.
@@ -237,11 +246,13 @@ def likelihood(
         check_whole("limit", limit)
     check_seed(seed)
     given = {"dequantization_samples": dequantization_samples, "target_error": target_error, "budget": budget}
-    settings = {name: value for name, value in given.items() if value is not None} | {"flow": flow, "trace": trace}
+    given |= {"draws": draws, "chain": chain, "flow": flow, "trace": trace}
+    settings = {name: value for name, value in given.items() if value is not None}
     asked = data, split, limit, seed, unconditional, precision, condition
     with _together(hosts, folder, (asked, settings), KEPT):
         progress = not json_ and first()
-        run, settings = runs.load(folder), settings | {"progress": progress, "precision": precision}
+        run = runs.load(folder)
+        settings = run.known.LIKELIHOOD | settings | {"progress": progress, "precision": precision}
         settings |= {"condition": condition}
         return runs.likelihood(run, folder, data, split, limit, seed, unconditional, **settings)
 

@@ -9,10 +9,11 @@ import os
 from typing import Any, Literal, get_type_hints
 
 import jaxdiff as jd
-from jaxdiff.arrays import check_path, check_scalar, check_whole, read_json
+from jaxdiff.arrays import check_path, check_scalar, check_whole, read_json, said
 from jaxdiff.losses import Loss
-from jaxdiff.vocabulary import WORDS, Data, Network
+from jaxdiff.vocabulary import WORDS, Data, Network, Noise
 
+OF_TOKENS = jd.data.text, jd.data.maps  # data of categories
 LARGEST_SEED = 2**32 - 1  # JAX takes 32 bits, so that 2^32 would be 0 again
 
 
@@ -29,7 +30,7 @@ class Config:
     """
 
     data: Data | None = WORDS.parse("digits", Data)
-    """What to learn from: digits, folder('pictures', size=64), table('mine.csv'), two_moons, ..."""
+    """What to learn from: digits, folder('pictures', size=64), table('mine.csv'), text('mine.txt', length=128), ..."""
     condition: tuple[str, ...] = ()
     """What the model is given: the label of pictures, or columns of a table by their names (y,z)."""
     dropout: float | None = _setting(None, least=0, below=1)
@@ -37,15 +38,18 @@ class Config:
     flip: bool = False
     """Mirror half of the pictures, drawn anew each step; not where sides matter, as they do for digits."""
     network: Network | None = None
-    """By default unet(channels=(16, 32), blocks=1, attention=(1,)) of pictures, and mlp of rows."""
+    """By default unet(channels=(16, 32), blocks=1, attention=(1,)) of pictures and maps, mlp of rows, transformer of
+    texts."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network is computed in, in training and samples; its weights are float32, and so are likelihoods."""
-    process: jd.Process = jd.VP()
-    """How data becomes noise: vp, edm(sigma_max=160), flow, ..."""
-    parameterization: Literal["data", "noise", "score", "v", "velocity", "edm"] = "v"
-    """What the network's output means."""
-    loss: Loss = jd.losses.Denoising()
-    """How the model is trained: denoising(min_snr(5), log_normal), flow_matching(optimal_transport), ..."""
+    process: Noise | jd.Process | None = None
+    """How data becomes noise: vp (unless given), edm(sigma_max=160), flow, ...; of texts and maps absorbing (unless
+    given), whose number of categories is that of the data."""
+    parameterization: Literal["data", "noise", "score", "v", "velocity", "edm", "leave_one_out"] | None = None
+    """What the network's output means; v unless given, and leave_one_out of texts and maps."""
+    loss: Loss | None = None
+    """How the model is trained: denoising(min_snr(5), log_normal), flow_matching(optimal_transport), ...; denoising
+    unless given, and of texts and maps their bound."""
     steps: int = _setting(4000, least=1, most=2**31 - 1)
     """Training steps."""
     batch_size: int = _setting(64, least=1)
@@ -59,11 +63,20 @@ class Config:
 
     def __post_init__(self):
         kinds = get_type_hints(Config)
+        if isinstance(self.process, jd.Discrete):
+            raise ValueError(
+                f"process = {said(self.process)}: its categories are those of the data; give it as a word, such as "
+                "'absorbing'"
+            )
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), kinds[field.name]
             if field.metadata and value is not None:
                 (check_whole if kind is int else check_scalar)(field.name, value, **field.metadata)
             object.__setattr__(self, field.name, fitting(value, kind, field.name))
+        tokens = isinstance(self.process, Noise) or (self.data is not None and self.data.make in OF_TOKENS)
+        for name, value in (_TOKENS if tokens else _NUMBERS).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         names = tuple(name.strip() for text in self.condition for name in text.split(","))
         object.__setattr__(self, "condition", names)
         if self.dropout is not None and not self.condition:
@@ -73,6 +86,14 @@ class Config:
         """The settings as JSON."""
         kinds = get_type_hints(Config)
         return {field.name: plain(getattr(self, field.name), kinds[field.name]) for field in dataclasses.fields(self)}
+
+
+_NUMBERS = {"process": jd.VP(), "parameterization": "v", "loss": jd.losses.Denoising()}
+_TOKENS = {
+    "process": WORDS.parse("absorbing", Noise),
+    "parameterization": "leave_one_out",
+    "loss": jd.losses.Bound(),
+}
 
 
 def fitting(value, kind, name: str) -> Any:

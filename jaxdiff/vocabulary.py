@@ -36,6 +36,12 @@ class Network(Recipe):
     )
 
 
+class Noise(Recipe):
+    """A process of categories but for their number: `noise(categories=27)`."""
+
+    supplied = ("categories",)
+
+
 class Guidance(Recipe):
     """A wrapper but for the denoiser that it wraps: `guidance(denoiser=denoiser)`."""
 
@@ -78,6 +84,7 @@ WORDS = Vocabulary(
                 "Absorbing Multinomial DiscretizedGaussian",
             ),
         ),
+        Noise: Table("a noise", _named(jd, "Absorbing Multinomial")),
         Schedule: Table("a schedule", _named(jd.schedules, "Linear Cosine CosineHoogeboom Polynomial Geometric")),
         Loss: Table("a loss", _named(losses, _LOSSES)),
         Weighting: Table("a weighting", _named(losses.weightings, "Simple Likelihood MinSNR EDM Sigmoid")),

@@ -821,11 +821,15 @@ RUN = runs.Run(runs.Config(), KNOWN, DENOISER)
 NO_RUN = [T(None), T("run"), T(DENOISER), T(runs.Run)]
 row("jd.runs.Config", runs.Config, steps=COUNT, batch_size=COUNT, learning_rate=[*POSITIVE, *ONE],
     seed=[-1, 2**32, T(0.5)], ema_decay=RATIO, flip=[T(1), T("yes")], process=["edn", "vp(", T(3), T(jd.VP)],
-    condition=[T("y"), T([3])], network=["vp", T(4)], loss=["denoising(heun)", T(None)], data=["nothing", T(3)],
+    condition=[T("y"), T([3])], network=["vp", T(4)], loss=["denoising(heun)"], data=["nothing", T(3)],
     dropout=[0.1, T("a")])
 row("jd.runs.Pictures", runs.Pictures, {"event": (4, 4, 1), "data_std": 0.5, "levels": 256, "classes": 3},
     event=[(4, 4), (4, 4, 0), T(4), T("abc")], data_std=POSITIVE, levels=[*COUNT, 1], classes=COUNT,
     names=[("a",), T("abc"), T((1, 2, 3))])
+row("jd.runs.Texts", runs.Texts, {"event": (8,), "data_std": 1.0, "symbols": jd.data.Symbols(), "repeated": (0, 0, 0)},
+    event=[(4, 4), (0,), T(4)], repeated=[(0, 0), T("abc")], symbols=[T(3), T("abc")])
+row("jd.runs.Maps", runs.Maps, {"event": (4, 4), "data_std": 1.0, "palette": ((0, 0, 0), (9, 9, 9)), "classes": 3},
+    event=[(4,), (4, 0), T(4)], palette=[((0, 0, 0),), ((0, 0), (1, 1)), T("abc")], classes=COUNT)
 row("jd.runs.build", runs.build, {"known": KNOWN}, config=CONFIG)
 row("jd.runs.draw", runs.draw, {"n": 3}, run=NO_RUN)
 row("jd.runs.draw in a precision", runs.draw, {"run": RUN, "n": 3}, precision=PRECISION)

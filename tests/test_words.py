@@ -25,7 +25,7 @@ from jaxdiff.losses.weightings import Weighting
 from jaxdiff.networks import MLP, Fourier, UNet, Waves
 from jaxdiff.processes.schedules import Schedule
 from jaxdiff.samplers import DDIM, DPMSolverPP, Heun, Sampler
-from jaxdiff.vocabulary import UNREACHABLE, WORDS, Data, Guidance, Network, describe, parse, write
+from jaxdiff.vocabulary import UNREACHABLE, WORDS, Data, Guidance, Network, Noise, describe, parse, write
 from jaxdiff.words import Recipe
 from jaxdiff.words.annotations import members
 
@@ -52,6 +52,8 @@ EVERY = [(kind, word) for kind, table in WORDS.tables.items() for word in table.
 
 def needed(kind, word):
     """(text, arguments) that it needs."""
+    if kind is Noise:  # whose categories the run supplies
+        return "", {}
     return GIVEN.get(WORDS.tables[kind].makers[word], ("", {}))
 
 

@@ -14,8 +14,8 @@ from jaxdiff.data.images import (
 )
 from jaxdiff.data.mixed import MixedColumns, MixedTable
 from jaxdiff.data.reading import process_shard
-from jaxdiff.data.symbols import Symbols
 from jaxdiff.data.rows import read_columns, read_rows, write_columns, write_rows
+from jaxdiff.data.symbols import Symbols
 from jaxdiff.data.table import Columns, Table
 from jaxdiff.data.texts import Texts, text
 from jaxdiff.data.toys import (

@@ -152,7 +152,7 @@ class Symbols:
                 row[len(ids) :] = self.size + 1
         return tokens[0] if isinstance(texts, str) else tokens
 
-    def decode(self, tokens) -> str | list[str]:
+    def decode(self, tokens) -> Any:
         """The text of categories [length], or a list of those of [n, length]; a mask is written as `blank`.
 
         A text stops at its first end; padding before it is left out. Raises ValueError for a category that is none.

@@ -12,7 +12,7 @@ too: it draws the end and the padding after it, which costs next to nothing once
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Texts:
         """Texts as tokens [n, length], or [length] of one string, as `Symbols.encode` has it."""
         return self.symbols.encode(texts, self.length)
 
-    def decode(self, tokens) -> str | list[str]:
+    def decode(self, tokens) -> Any:
         """The texts of tokens [n, length], or the one of [length], as `Symbols.decode` has it."""
         return self.symbols.decode(tokens)
 

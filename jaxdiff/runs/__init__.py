@@ -13,11 +13,13 @@ from jaxdiff.runs.evaluate import evaluate
 from jaxdiff.runs.export import export
 from jaxdiff.runs.known import Known, learned
 from jaxdiff.runs.likelihood import likelihood
+from jaxdiff.runs.maps import Maps
 from jaxdiff.runs.mixed import Mixed
 from jaxdiff.runs.pictures import Pictures
 from jaxdiff.runs.rows import Rows
 from jaxdiff.runs.run import WEIGHTS, Computed, Run, build, draw, every_device, load
 from jaxdiff.runs.summary import read_summary
+from jaxdiff.runs.texts import Texts
 from jaxdiff.runs.train import PICTURES, train
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     "Computed",
     "Config",
     "Known",
+    "Maps",
     "Mixed",
     "Pictures",
     "Rows",
     "Run",
+    "Texts",
     "build",
     "draw",
     "evaluate",

@@ -29,7 +29,7 @@ from jaxdiff.processes.grids import Grid
 from jaxdiff.runs.data import SPLITS
 from jaxdiff.runs.run import Computed, Run, draw, every_device, examples
 from jaxdiff.runs.summary import write_json
-from jaxdiff.samplers import DPMSolverPP, Sampler
+from jaxdiff.samplers import Sampler
 from jaxdiff.training.hosts import several
 from jaxdiff.vocabulary import WORDS, Data, Guidance
 
@@ -48,7 +48,7 @@ def evaluate(
     features: Features | Callable[[np.ndarray], np.ndarray] | None = None,
     data: Data | None = None,
     split: Split = "test",
-    sampler: Sampler = DPMSolverPP(),
+    sampler: Sampler | None = None,
     steps: int = 50,
     grid: Grid | None = None,
     condition: Sequence[str] = (),
@@ -101,6 +101,7 @@ def evaluate(
     if several():
         raise ValueError("samples are evaluated by one process; run `jaxdiff evaluate` without --coordinator")
     began, known = time.perf_counter(), run.known
+    sampler = sampler or known.SAMPLER
     if guidance is not None:
         check_instance("guidance", guidance, Guidance, 'a guidance, such as parse("classifier_free(2)", Guidance)')
         run = dataclasses.replace(run, denoiser=guidance(denoiser=run.denoiser))

@@ -15,10 +15,11 @@ import numpy as np
 
 from jaxdiff.arrays import check_choice, check_instance, check_number, check_whole, read_json, said
 from jaxdiff.config import Config
+from jaxdiff.likelihood import Hutchinson
 from jaxdiff.losses import ConditionDropout, Loss
 from jaxdiff.metrics import Distance
 from jaxdiff.runs.summary import write_json
-from jaxdiff.samplers import draw
+from jaxdiff.samplers import DPMSolverPP, ProbabilityFlow, Sampler, draw
 from jaxdiff.vocabulary import Network
 
 SEEN = 10_000  # pictures that data_std is measured on
@@ -36,6 +37,11 @@ class Known(abc.ABC):
     SOURCES: ClassVar[tuple[type, ...]]  # what examples of this kind come as
     NETWORK: ClassVar[Network]  # where the config names none
     SHOWN: ClassVar[int]  # samples in a picture
+    SAMPLER: ClassVar[Sampler] = DPMSolverPP()  # how samples are drawn unless told
+    LIKELIHOOD: ClassVar[dict[str, Any]] = {  # settings of a likelihood unless told, by the command line
+        "flow": ProbabilityFlow(rtol=1e-4, atol=1e-4),
+        "trace": Hutchinson(),
+    }
 
     event: tuple[int, ...]
     data_std: float
@@ -75,10 +81,28 @@ class Known(abc.ABC):
         """What the denoiser is beside its network: process, parameterization and data_std."""
         return {"process": config.process, "parameterization": config.parameterization, "data_std": self.data_std}
 
+    def default_network(self, config: Config) -> Network:
+        """The network where the config names none."""
+        return self.NETWORK
+
+    def network(self, recipe: Network, asked: dict[str, Any], rngs) -> Any:
+        """The module that a recipe makes of what the data decide."""
+        return recipe(**asked, rngs=rngs)
+
+    def start(self, text: str | None, n: int) -> Any:
+        """x at t = 1 of n samples, of which a part is known; None for a text of None."""
+        if text is not None:
+            raise ValueError(f"infill = {said(text)} is for texts; leave it out")
+
+    def figures(self, x) -> dict[str, float]:
+        """Numbers of samples, as the model sees them, that stand beside where they are written."""
+        return {}
+
     def loss(self, config: Config) -> Loss:
         """What the model is trained by: the loss of the config, with the condition dropped as it says."""
         rate = self.dropout(config)
-        return ConditionDropout(config.loss, rate=rate) if rate else config.loss
+        loss: Any = config.loss
+        return ConditionDropout(loss, rate=rate) if rate else loss
 
     def draw(self, key, denoiser, n: int, sampler, batch_size: int, cond=None, **settings) -> Any:
         """n samples, as the model sees them; `settings` are those of `jaxdiff.samplers.draw`."""
@@ -143,10 +167,11 @@ class Known(abc.ABC):
         """Write restored samples into the folder, in the format of the data. Returns the file."""
 
     @abc.abstractmethod
-    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
+    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Path | None:
         """Draw samples, as the model sees them, beside the data where `source` has them and it says something.
 
-        `cond` is what they were given, where that says how to arrange them.
+        `cond` is what they were given, where that says how to arrange them. Returns `path`; None where there is no
+        picture of such samples.
         """
 
     @abc.abstractmethod

@@ -1,7 +1,7 @@
 """Runs of pictures."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,15 +15,14 @@ from jaxdiff.config import Config
 from jaxdiff.metrics import Distance
 from jaxdiff.runs.features import centres, of_classifier
 from jaxdiff.runs.known import SEEN, Known
+from jaxdiff.runs.labels import Labelled, check_label
 from jaxdiff.vocabulary import WORDS, Network
 
-LABEL = ("label",)
-SHOWN = 256  # pictures in a grid, at most
 AT_ONCE = 1000  # pictures read at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures(Known):
+class Pictures(Labelled, Known):
     """Of pictures: event is (height, width, channels), data_std that of their values in [-1, 1].
 
     levels: how many values a pixel has. classes: how many labels there are, 0 to classes - 1. names: those of the
@@ -50,10 +49,7 @@ class Pictures(Known):
     @classmethod
     def learned(cls, config: Config, source, seen: int = SEEN) -> "Pictures":
         """Those of a set of `jaxdiff.data`."""
-        if config.condition not in ((), LABEL):
-            raise ValueError(f"condition = {' '.join(config.condition)}; pictures have one to give: label")
-        if config.condition and source.classes < 2:
-            raise ValueError("condition = label, but all pictures are of one class; put each class into a sub-folder")
+        check_label(config, "pictures", source.classes, "; put each class into a sub-folder")
         event = _first(source, 1)[0].shape[1:]
         std = 2 / source.levels * jd.data.pixel_moments(source, seen)[1]
         names = tuple(getattr(source, "names", ()))
@@ -68,10 +64,6 @@ class Pictures(Known):
         """Their shape and levels, and the classes of a model that is given them."""
         classes = {"classes": self.classes, "names": self.names} if config.condition else {}
         return super().lasting(config) | {"levels": self.levels} | classes
-
-    def dropout(self, config: Config) -> float | None:
-        """A tenth of the labels, unless told."""
-        return (0.1 if config.dropout is None else config.dropout) if config.condition else None
 
     def examples(self, source) -> Any:
         """The pictures with their labels: arrays where they are in memory."""
@@ -91,35 +83,6 @@ class Pictures(Known):
 
         return prepare
 
-    def condition(self, config: Config, given: Sequence[str], n: int) -> np.ndarray | None:
-        """Labels in turn, from their numbers or their classes' names: "3" and "cat", "3,cat" or "label=3"."""
-        if not given:
-            return None
-        if not config.condition:
-            raise ValueError(f"condition = {' '.join(given)}, but the run was trained without one; leave it out")
-        return np.resize(np.array([label for text in given for label in self._labels(text)], np.int32), n)
-
-    def _labels(self, text: str) -> list[int]:
-        """The labels in a text; a name of a class may have commas and "label=" in it."""
-        if text in self.names:
-            return [self.names.index(text)]
-        name, equals, value = text.partition("=")
-        text = value if equals and name.strip() == "label" else text
-        parts = [part.strip() for part in ([text] if text.strip() in self.names else text.split(","))]
-        return [self._label(part) for part in parts]
-
-    def _label(self, text: str) -> int:
-        if text in self.names:
-            return self.names.index(text)
-        if text.isdecimal() and len(text) < 20 and int(text) < self.classes:
-            return int(text)
-        names = f"one of {', '.join(self.names)}, or " if self.names else ""
-        raise ValueError(f"label = {text:.80}; expected {names}0 to {self.classes - 1}")
-
-    def in_turn(self, source, n: int) -> np.ndarray:
-        """The classes one after another."""
-        return np.arange(n, dtype=np.int32) % self.classes
-
     def real(self, source, config, condition, most) -> tuple[np.ndarray, np.ndarray]:
         """Pixels and labels."""
         wanted = [label for text in condition for label in self._labels(text)]
@@ -135,12 +98,6 @@ class Pictures(Known):
                 break
         self._check_alike(source, images[0])
         return np.concatenate(images)[:most], np.concatenate(labels)[:most]
-
-    def as_given(self, config, given, n) -> np.ndarray | None:
-        """Labels in the proportions of `given`."""
-        if not config.condition:
-            return None
-        return np.sort(given)[np.arange(n) * len(given) // n].astype(np.int32)
 
     def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
         """Those of a classifier of the pictures, their pixels, or those of the user's function."""
@@ -177,18 +134,9 @@ class Pictures(Known):
             np.save(file, x)
         return folder / "samples.npy"
 
-    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
+    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Path:
         """In a grid, the first 256; of several labels a row each, of as many as all have, at most 16."""
-        given = [] if cond is None else np.asarray(cond).tolist()
-        labels = list(dict.fromkeys(given))
-        if len(labels) < 2:
-            jd.plotting.sample_grid(x[:SHOWN], path, title=title)
-            return
-        columns = min(16, *map(given.count, labels))
-        shown = labels[: SHOWN // columns]
-        rows = [x[np.flatnonzero(np.equal(given, label))[:columns]] for label in shown]
-        names = [self.names[label] if self.names else str(label) for label in shown]
-        jd.plotting.sample_grid(np.concatenate(rows), path, columns, title, names)
+        return self.in_rows(x, path, title, cond)
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
         """A picture of the data on its way to noise, and a sample on its way back."""
@@ -207,6 +155,8 @@ class Pictures(Known):
         images, labels = _first(source, limit)
         self._check_alike(source, images)
         cond = self._own_labels(source, labels) if conditional else None
+        if wrong := sorted(settings.keys() & {"draws", "chain"}):
+            raise ValueError(f"{wrong[0]} = {settings[wrong[0]]} is for texts and maps; leave it out")
         report = jd.bits_per_dim(key, denoiser, images, levels=self.levels, cond=cond, **lasting, **settings)
         return _figures(report) | {"per_example": str(lasting["record"])}, str(report)
 

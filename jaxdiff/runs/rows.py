@@ -164,11 +164,12 @@ class Rows(Known):
         write_rows(path := folder / f"samples{self.suffix}", self.columns.modelled, x)
         return path
 
-    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
+    def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Path:
         """The columns by pairs, in the user's units, beside those of the data."""
         names = self.columns.modelled
         beside = {} if source is None else {"data": self.columns.restored(self.examples(source)["x"])}
         jd.plotting.pairs(beside | {"samples": self.restore(x)}, names, path, title)
+        return path
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
         """The density of two columns."""

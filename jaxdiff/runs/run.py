@@ -50,7 +50,7 @@ def build(config: Config, known: Known) -> Any:
     from jaxdiff.networks import Cast, initialize
 
     check_instance("config", config, Config, "a Config, such as jaxdiff.runs.load(folder).config")
-    recipe = known.NETWORK if config.network is None else config.network
+    recipe = config.network or known.default_network(config)
     learns = getattr(config.loss, "learns", "denoiser")
     if learns == "bridge":
         raise ValueError(
@@ -70,7 +70,7 @@ def build(config: Config, known: Known) -> Any:
         what = {"classes": "labels", "vector": "columns as its condition"}[lost[0]]
         raise ValueError(f"network = {written} takes no {what}; give one that does")
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    network, params = initialize(key, lambda rngs: recipe(**asked, rngs=rngs))
+    network, params = initialize(key, lambda rngs: known.network(recipe, asked, rngs))
     if config.dtype != "float32":
         network = Cast(network, jnp.dtype(config.dtype))
     denoiser = jd.Denoiser(
@@ -159,7 +159,7 @@ def computed(denoiser, precision: Computed | None) -> tuple[Any, Precision | Non
 def draw(
     run: Run,
     n: int,
-    sampler: jd.samplers.Sampler = jd.samplers.DPMSolverPP(),
+    sampler: jd.samplers.Sampler | None = None,
     steps: int = 50,
     seed: int = 0,
     cond: Any = None,
@@ -169,7 +169,8 @@ def draw(
 ) -> Any:
     """n samples, as the model sees them; `run.restore` gives them in the user's units.
 
-    `cond` is a label for all samples, or has one entry a sample. `precision` None computes the network as the run was
+    `sampler` None is DPM-Solver++, of texts and maps Ancestral. `cond` is a label for all samples, or has one entry a
+    sample. `precision` None computes the network as the run was
     trained, "bfloat16" in that, and "default", "high" or "highest" in float32 with products of that precision. Further
     arguments go to `jaxdiff.samplers.draw`.
     """
@@ -178,7 +179,7 @@ def draw(
     key = jax.random.key(check_seed(seed))
     denoiser, products = (run.denoiser, None) if precision is None else computed(run.denoiser, precision)
     settings = {"steps": steps, "precision": products, **more}
-    return run.known.draw(key, denoiser, n, sampler, batch_size, cond, **settings)
+    return run.known.draw(key, denoiser, n, sampler or run.known.SAMPLER, batch_size, cond, **settings)
 
 
 def every_device() -> jax.sharding.Mesh | None:

@@ -138,7 +138,7 @@ def train(
         raise ValueError(f"config.data = {config.data} and data = {data!r:.80}; expected one of them, the other None")
     source = read(config.data, "train", config.condition, progress) if data is None else data
     known = learned(config, source)
-    config = dataclasses.replace(config, network=config.network or known.NETWORK)
+    config = dataclasses.replace(config, network=config.network or known.default_network(config))
     if first():
         _check_folder(config, folder, allow)
     if training.saved_steps(folder) and (folder / "data.json").exists():
@@ -159,9 +159,8 @@ def train(
         cond = known.in_turn(source, n) if innermost(denoiser).condition_dropout == 0 else None
         return draw(Run(config, known, denoiser), n, *settings, cond=cond, mesh=alone, **more)
 
-    def picture(denoiser, title: str | None = None) -> Path:
-        known.picture(drawn(denoiser, known.SHOWN), source, folder / "samples.png", title)
-        return folder / "samples.png"
+    def picture(denoiser, title: str | None = None) -> Path | None:
+        return known.picture(drawn(denoiser, known.SHOWN), source, folder / "samples.png", title)
 
     def on_log(denoiser, metrics):
         path = None

@@ -1,0 +1,139 @@
+"""What runs of categories have in common, of texts and of maps: `Tokens`.
+
+Their process is that of the config with the number of categories of the data, their likelihood the bound in bits a
+value, and beside it the chain rule where the network is not told t: there the mean over orders is the bound.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff.arrays import said
+from jaxdiff.config import Config
+from jaxdiff.denoisers import arithmetic
+from jaxdiff.runs.known import Known
+from jaxdiff.samplers import Ancestral
+from jaxdiff.vocabulary import WORDS, Noise
+
+FEATURES = 16  # numbers that a value becomes before a U-Net or an MLP
+LIMIT = 500  # examples that a likelihood looks at unless told
+DRAWS = 16  # of the bound an example, unless told
+CHAINS = 16  # examples of the chain rule, unless told
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens(Known):
+    """Of examples of categories; data_std is 1 and says nothing."""
+
+    SOURCES: ClassVar = ()
+    SAMPLER: ClassVar = Ancestral()
+    LIKELIHOOD: ClassVar = {}
+
+    @property
+    def categories(self) -> int:
+        """How many values there are, the mask not counted."""
+        raise NotImplementedError
+
+    @property
+    def noun(self) -> str:
+        """What one value is called."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Raise ValueError for a config that is not of categories."""
+        if config.flip:
+            raise ValueError(f"flip = True is for pictures; {cls.KIND} are not mirrored: leave it out")
+        if not isinstance(config.process, Noise):
+            written = WORDS.write(config.process, jd.Process)
+            raise ValueError(f"process = {written} is for numbers, and {cls.KIND} are categories; give absorbing")
+
+    def offered(self, config: Config) -> dict[str, Any]:
+        """What a transformer is built from; of a U-Net or an MLP, the numbers that values become."""
+        event = {"channels_in": FEATURES, "event": (*self.event, FEATURES)}
+        return {"categories": self.categories, "length": math.prod(self.event)} | event
+
+    def network(self, recipe, asked: dict[str, Any], rngs) -> Any:
+        """The network, between ends of tokens where it is one of numbers."""
+        network = recipe(**asked, rngs=rngs)
+        if "categories" in recipe.asks:
+            return network
+        return jd.networks.Tokens(network, self.categories, FEATURES, rngs=rngs)
+
+    def reading(self, config: Config) -> dict[str, Any]:
+        """The process with the number of categories, and how the logits are read."""
+        noise: Any = config.process
+        return {"process": noise(categories=self.categories), "parameterization": config.parameterization}
+
+    def lasting(self, config: Config) -> dict[str, Any]:
+        """Their shape, and the number of categories."""
+        return super().lasting(config) | {"categories": self.categories}
+
+    def bits(
+        self, key, denoiser, x, weight, paid, cond, lasting: dict, draws: int = DRAWS, chain: int = CHAINS, **unknown
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """The bound of examples x under `weight`, and the chain rule of the first ones: figures, and bits an example.
+
+        `paid` [n] is how many values of each are counted, for the bits a value. Raises ValueError for a setting that
+        has no meaning here.
+        """
+        if unknown:
+            name, value = next(iter(unknown.items()))
+            raise ValueError(
+                f"{name} = {said(value)} is for numbers, whose likelihood is the flow's; {self.KIND} are categories "
+                "and have a bound: leave it out"
+            )
+        settings = {name: lasting[name] for name in ("progress", "mesh", "precision")}
+        found = jd.continuous_bound(key, denoiser, x, draws=draws, cond=cond, weight=weight, **settings)
+        bits, name = _whole(found, x), f"bits_per_{self.noun}"
+        figures: dict[str, Any] = {"kind": found.kind, "examples": len(x), f"{self.noun}s": int(paid.sum())}
+        figures[name], figures["standard_error"] = ratio(bits, paid)
+        if chain and not told_time(denoiser, x, cond):
+            first = lambda tree: jax.tree.map(lambda leaf: leaf[:chain], tree)
+            given = {"cond": first(cond), "weight": first(weight), **settings}
+            other = jd.likelihood.chain(jax.random.fold_in(key, 1), denoiser, first(x), "random", **given)
+            figures[f"chain_{name}"], figures["chain_standard_error"] = ratio(_whole(other, first(x)), first(paid))
+            figures["bound_of_the_same"] = ratio(first(bits), first(paid))[0]
+        figures["precision"] = arithmetic(denoiser, np.float32, lasting["precision"])
+        return figures, bits
+
+    def in_words(self, figures: dict[str, Any]) -> str:
+        """The figures of `bits` in words."""
+        noun, name = self.noun, f"bits_per_{self.noun}"
+        words = (
+            f"{figures[name]:.4f} +- {figures['standard_error']:.4f} bits a {noun} ({figures['kind']}; "
+            f"{figures['examples']} examples, {figures[f'{noun}s']} {noun}s; {figures['precision']})"
+        )
+        if f"chain_{name}" in figures:
+            words += (
+                f"; of the first {CHAINS} by the chain rule in random orders {figures[f'chain_{name}']:.4f} +- "
+                f"{figures['chain_standard_error']:.4f}, by the bound {figures['bound_of_the_same']:.4f}"
+            )
+        return words
+
+
+def told_time(denoiser, x, cond) -> bool:
+    """Whether what a denoiser of masks says depends on t, or its process is not of masks, so that no chain rule is."""
+    process = denoiser.process
+    if not isinstance(process, jd.Absorbing):
+        return True
+    one = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], cond)
+    masks = process.unknown((1, *x.shape[1:]))
+    early, late = (np.asarray(denoiser(masks, t, one).log_prob(x[:1])) for t in (0.3, 0.9))
+    return not np.array_equal(early, late)
+
+
+def ratio(total: np.ndarray, counted: np.ndarray) -> tuple[float, float]:
+    """The ratio of two sums over examples [n], and its standard error to first order."""
+    value, n = float(total.sum() / counted.sum()), len(total)
+    error = (total - value * counted).std(ddof=1) / (counted.mean() * math.sqrt(n)) if n > 1 else math.nan
+    return value, float(error)
+
+
+def _whole(found, x) -> np.ndarray:
+    """Bits of each example: those a value that counts times how many do."""
+    return found.per_example * (math.prod(x.shape[1:]) if found.counted is None else found.counted)

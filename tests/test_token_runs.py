@@ -1,0 +1,178 @@
+"""Runs of texts and of maps: from a command to samples, bits and words; what is given stays."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from test_cli import jaxdiff
+
+import jaxdiff as jd
+from jaxdiff import runs
+from jaxdiff.data import Images, category_maps
+from jaxdiff.runs.texts import GRAMS, repetition
+
+RNG = np.random.default_rng(0)
+LETTERS = "abc "
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A run of characters drawn at random, and its folder."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "x.txt").write_text("".join(RNG.choice(list(LETTERS), 21 * 4096)))
+    data = f"text({str(folder / 'x.txt')!r}, length=8, alphabet={LETTERS!r})"
+    config = runs.Config(data=data, network="mlp((8,))", steps=2, batch_size=8)
+    return runs.train(config, folder / "run", progress=False, pictures=1.0), folder / "run"
+
+
+def test_a_text_alone_picks_process_parameterization_and_loss(text):
+    run, folder = text
+    assert (run.denoiser.process, run.denoiser.parameterization) == (jd.Absorbing(4), "leave_one_out")
+    assert run.config.loss == jd.losses.Bound()
+    lines = (folder / "denoising.txt").read_text().splitlines()[2:]
+    assert lines[0] == "_" * 8
+    assert "_" not in lines[-1]
+    masks = [line.count("_") for line in lines]
+    assert masks == sorted(masks, reverse=True)
+    assert all(set(line) <= {*LETTERS, "_"} and len(line) == 8 for line in lines)
+
+
+def test_samples_are_lines_and_what_is_given_of_one_stays(text, monkeypatch, capsys):
+    run, folder = text
+    code, out, err = jaxdiff(
+        monkeypatch, capsys, "sample", folder, "--n", 3, "--steps", 2, "--json", "--infill", "ab_ _"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    samples = (folder / "samples.txt").read_text().splitlines()
+    assert len(samples) == 3
+    for sample in samples:
+        assert (sample[:2], sample[3], len(sample)) == ("ab", " ", 8)
+        assert set(sample) <= {*LETTERS}
+    assert found["picture"] is None
+    assert 0 <= found["repeated_2_grams"] <= 1
+    again = runs.draw(run, 3, steps=2, x_start=run.known.start("ab_ _", 3))
+    assert run.restore(again) == samples
+    for given, words in (("abc", "has no '_', which stands for what is drawn"), ("abd_", "has 'd' in line 1, place 3")):
+        code, _, err = jaxdiff(monkeypatch, capsys, "sample", folder, "--n", 1, "--infill", given)
+        assert code == 1
+        assert words in err
+
+
+def test_bits_and_perplexity_of_random_characters_are_those_of_their_entropy(text):
+    """With the exact denoiser in the network's place: log2 of the letters a character, that times characters a word."""
+    run, _ = text
+    uniform = np.full((4, 4), 0.25)
+    exact = jd.exact.Markov(run.denoiser.process, uniform[0], uniform)
+    source = runs.read(run.config.data, "test")
+    lasting = {"record": None, "progress": False, "mesh": None, "precision": None}
+    found, words = run.known.score(jax.random.key(0), exact, source, 40, False, lasting, chain=3)
+    assert found["chain_bits_per_character"] == pytest.approx(2.0, abs=1e-5)
+    assert abs(found["bits_per_character"] - 2.0) < 4 * found["standard_error"]
+    assert found["characters"] == 40 * 8
+    chosen = np.sort(np.random.default_rng(0).permutation(len(source))[:40])
+    a_word = 8 * 40 / source.words[chosen].sum()
+    expected = 2 ** (found["bits_per_character"] * a_word)
+    assert found["perplexity_per_word"] == pytest.approx(expected, rel=1e-6)
+    assert "bits a character" in words
+    assert "by the chain rule in random orders 2.0000" in words
+
+
+def test_repetition_is_the_share_of_n_grams_that_stood_before():
+    rows = RNG.integers(0, 3, (5, 20))
+    rows[0, 12:] = 9  # padding
+    for n, share in zip(GRAMS, repetition(rows, 9)):
+        of = []
+        for row in rows:
+            row, seen, again = [v for v in row.tolist() if v != 9], [], 0
+            for i in range(len(row) - n + 1):
+                again += row[i : i + n] in seen
+                seen.append(row[i : i + n])
+            of.append(again / len(seen))
+        assert share == pytest.approx(np.mean(of))
+
+
+def test_an_exported_text_needs_neither_its_file_nor_its_checkpoints(text, tmp_path):
+    run, _ = text
+    runs.export(run, tmp_path / "model")
+    loaded = runs.load(tmp_path / "model")
+    assert loaded.known == run.known
+    assert loaded.known.symbols.decode(loaded.known.symbols.encode("cab", 3)) == "cab"
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory):
+    """A run of maps with their labels."""
+    with pytest.MonkeyPatch.context() as patch:
+        clothes = Images(RNG.integers(0, 99, (40, 4, 4, 1), np.uint8), np.arange(40, dtype=np.int32) % 10, 256, 10)
+        patch.setattr(category_maps, "load_fashion_mnist", lambda *given: clothes)
+        config = runs.Config(
+            data="maps(fashion)",
+            condition=("label",),
+            process="multinomial",
+            network="mlp((8,))",
+            steps=2,
+            batch_size=8,
+        )
+        folder = tmp_path_factory.mktemp("maps")
+        run = runs.train(config, folder, progress=False, pictures=0)
+        lasting = {"progress": False, "limit": 12, "draws": 1}
+        yield run, folder, runs.likelihood(run, folder, **lasting)
+
+
+def test_maps_are_drawn_by_label_as_categories_and_in_colours(maps, monkeypatch, capsys):
+    run, folder, scored = maps
+    assert run.denoiser.process == jd.Multinomial(11)
+    code, out, err = jaxdiff(
+        monkeypatch, capsys, "sample", folder, "--n", 4, "--steps", 2, "--condition", "3,7", "--json"
+    )
+    assert code == 0, err
+    samples = np.load(json.loads(out)["samples"])
+    assert (samples.shape, samples.dtype) == ((4, 4, 4), np.uint8)
+    assert samples.max() < 11
+    assert (folder / "samples.png").exists()
+    colours = (run.known.coloured(samples) + 1) * 127.5
+    np.testing.assert_allclose(colours, np.array(run.known.palette)[samples], atol=1e-3)
+    assert scored["pixels"] == 12 * 16
+    assert math.isfinite(scored["bits_per_pixel"])
+    assert scored["condition"] == "label"
+    assert not any(name.startswith("chain") for name in scored)
+
+
+def test_what_cannot_be_asked_of_categories_is_refused_first(text, maps, tmp_path, monkeypatch):
+    run, folder = text
+    data = run.config.data
+    config = lambda **given: runs.Config(data=data, network="mlp((8,))", steps=2, batch_size=8, **given)
+    for given, words in (
+        ({"process": "vp"}, r"process = vp.* is for numbers, and texts are categories; give absorbing"),
+        ({"condition": ("label",)}, "texts have no label; leave it out. A part of a text is given when it is drawn"),
+        ({"flip": True}, "flip = True is for pictures"),
+        ({"parameterization": "v"}, "parameterization"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            runs.train(config(**given), tmp_path / "no", progress=False, pictures=0)
+        assert not (tmp_path / "no" / "checkpoints").exists()
+    with pytest.raises(ValueError, match="its categories are those of the data; give it as a word"):
+        config(process=jd.Absorbing(4))
+    with pytest.raises((ValueError, TypeError), match="Ancestral"):
+        runs.draw(run, 2, jd.samplers.DDIM(), steps=2)
+    with pytest.raises(ValueError, match="flow = .* is for numbers, .* texts are categories and have a bound"):
+        runs.likelihood(run, folder, limit=2, progress=False, flow=jd.samplers.ProbabilityFlow())
+    pictures = dataclasses.replace(run, known=runs.Pictures((4, 4, 1), 0.5, 256, 3))
+    with pytest.raises(ValueError, match="infill = 'a_' is for texts"):
+        pictures.known.start("a_", 1)
+    with pytest.raises(ValueError, match="the texts have 4 characters of 4; expected 8 of 4"):
+        runs.likelihood(run, folder, runs.Config(data=str(data_of(data, length=4))).data, progress=False)
+    clothes = Images(np.zeros((9, 4, 4, 1), np.uint8), np.zeros(9, np.int32), 256, 10)
+    monkeypatch.setattr(category_maps, "load_fashion_mnist", lambda *given: clothes)
+    with pytest.raises(ValueError, match="are maps; expected texts, as the run's own"):
+        runs.likelihood(run, folder, runs.Config(data="maps(fashion)").data, progress=False)
+
+
+def data_of(data, **changed):
+    """The words of a data set with other arguments."""
+    values = dict(data.arguments) | changed
+    return f"text({values['path']!r}, {values['length']}, alphabet={values['alphabet']!r})"
