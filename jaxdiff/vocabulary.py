@@ -84,7 +84,7 @@ WORDS = Vocabulary(
                 "Absorbing Multinomial DiscretizedGaussian",
             ),
         ),
-        Noise: Table("a noise", _named(jd, "Absorbing Multinomial")),
+        Noise: Table("a noise", _named(jd, "Absorbing Multinomial DiscretizedGaussian")),
         Schedule: Table("a schedule", _named(jd.schedules, "Linear Cosine CosineHoogeboom Polynomial Geometric")),
         Loss: Table("a loss", _named(losses, _LOSSES)),
         Weighting: Table("a weighting", _named(losses.weightings, "Simple Likelihood MinSNR EDM Sigmoid")),

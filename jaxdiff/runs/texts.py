@@ -33,7 +33,7 @@ class Texts(Tokens):
     """
 
     SOURCES: ClassVar = (jd.data.Texts,)
-    NETWORK: ClassVar = WORDS.parse("unet(channels=(32, 64), blocks=1, attention=(1,), space=1)", Network)
+    NETWORK: ClassVar = WORDS.parse("transformer(width=128, depth=4, heads=4)", Network)
     SHOWN: ClassVar = 16
 
     symbols: Symbols
