@@ -60,7 +60,9 @@ def counted(train: np.ndarray, test: np.ndarray, categories: int) -> float:
     categories were seen after h; p_{-1} is uniform.
     """
     digits = categories + 1
-    both = [(maps.ravel().astype(np.int64), [n.ravel() for n in neighbours(maps, categories)]) for maps in (train, test)]
+    both = [
+        (maps.ravel().astype(np.int64), [n.ravel() for n in neighbours(maps, categories)]) for maps in (train, test)
+    ]
     contexts = [np.zeros(len(pixels), np.int64) for pixels, _ in both]
     probability = np.full(len(both[1][0]), 1 / categories)
     for k in range(len(NEIGHBOURS) + 1):
@@ -100,7 +102,9 @@ def main(
         place = folder / f"{maps}_{name.partition('(')[0]}_{setting}"
         run = runs.train(config, place, pictures=0.01)
         found = runs.likelihood(run, place, limit=200 if setting == "cpu" else 10_000, draws=16)
-        print(f"    {found['bits_per_pixel']:.4f} +- {found['standard_error']:.4f}  by {name}, at most; pictures in {place}")
+        print(
+            f"    {found['bits_per_pixel']:.4f} +- {found['standard_error']:.4f}  by {name}, at most; pictures in {place}"
+        )
         jd.plotting.sample_grid(run.known.coloured(test.tokens[:64]), place / "real.png")
 
 

@@ -172,7 +172,9 @@ def main(
     run = runs.train(config, place, pictures=0.01)
     found = runs.likelihood(run, place, limit=500 if setting == "cpu" else 2000, draws=16, chain=16)
     print(f"    {found['bits_per_character']:.3f} +- {found['standard_error']:.3f}  by this model, at most")
-    print(f"    {found['chain_bits_per_character']:.3f} +- {found['chain_standard_error']:.3f}  by the chain rule of 16")
+    print(
+        f"    {found['chain_bits_per_character']:.3f} +- {found['chain_standard_error']:.3f}  by the chain rule of 16"
+    )
     drawn = runs.draw(run, 3, steps=length)
     print("samples", *run.restore(drawn), sep="\n    ")
     figures = run.known.figures(runs.draw(run, 32, steps=length, seed=1))

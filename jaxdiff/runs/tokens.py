@@ -97,6 +97,7 @@ class Tokens(Known):
             given = {"cond": first(cond), "weight": first(weight), **settings}
             other = jd.likelihood.chain(jax.random.fold_in(key, 1), denoiser, first(x), "random", **given)
             figures[f"chain_{name}"], figures["chain_standard_error"] = ratio(_whole(other, first(x)), first(paid))
+            figures["chain_examples"] = len(first(x))
             figures["bound_of_the_same"] = ratio(first(bits), first(paid))[0]
         figures["precision"] = arithmetic(denoiser, np.float32, lasting["precision"])
         return figures, bits
@@ -110,7 +111,7 @@ class Tokens(Known):
         )
         if f"chain_{name}" in figures:
             words += (
-                f"; of the first {CHAINS} by the chain rule in random orders {figures[f'chain_{name}']:.4f} +- "
+                f"; of {figures['chain_examples']} by the chain rule in random orders {figures[f'chain_{name}']:.4f} +- "
                 f"{figures['chain_standard_error']:.4f}, by the bound {figures['bound_of_the_same']:.4f}"
             )
         return words
