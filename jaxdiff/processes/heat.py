@@ -56,9 +56,8 @@ def log_walk(n, tau) -> jax.Array:
     """log of the probability that a walk that jumps to each side at the rate 1 is n >= 0 to one side at time τ > 0."""
     r = jnp.hypot(n, 2 * tau)
     near = jnp.minimum(tau, _FAR / 2)
-    series = jnp.ones_like(r)
-    for m in range(_TERMS, 0, -1):
-        series = 1 + series * near**2 / (m * (m + n))
+    horner = lambda i, inner: 1 + inner * near**2 / ((_TERMS - i) * (_TERMS - i + n))
+    series = jax.lax.fori_loop(0, _TERMS, horner, jnp.ones_like(r))
     series = n * jnp.log(near) - 2 * near - gammaln(n + 1) + jnp.log(series)
     far = jnp.maximum(r, _FAR)
     h = (n / far) ** 2
@@ -95,7 +94,7 @@ class DiscretizedGaussian(ByRows, Scheduled):
         v, event = np.arange(k), (1,) * (x.ndim - 1)
         tau = jnp.maximum(jnp.minimum(spent, _TURN) / self._slowest, _LEAST)[:, None, None]
         d = np.arange(k + 1)
-        images = jnp.asarray(np.stack([d, 2 * k - d, 2 * k + d]), tau.dtype)
+        images = jnp.asarray(np.stack([d, 2 * k - d, 2 * k + d, 4 * k - d, 4 * k + d]), tau.dtype)
         line = jax.nn.logsumexp(log_walk(images, tau), 1) + math.log(k)
         apart, folded = jnp.abs(x[..., None] - v), x[..., None] + v + 1
         of = jax.vmap(lambda line, d: line[d])
@@ -133,8 +132,10 @@ class DiscretizedGaussian(ByRows, Scheduled):
         spent = jnp.maximum(self._spent(t), 1e-12 * self._slowest)
         beside = jnp.stack([x - 1, x + 1])
         exist = (beside >= 0) & (beside < self.categories)
-        here = self._heat(x, spent)
-        ratios = jnp.stack([self._heat(jnp.clip(y, 0, self.categories - 1), spent) - here for y in beside])
+        here, *there = jnp.unstack(
+            self._heat(jnp.stack([x, *jnp.clip(beside, 0, self.categories - 1)], 1), spent), axis=1
+        )
+        ratios = jnp.stack(there) - here
         return jax.nn.logsumexp(self._log_p(prediction) + ratios, -1), ratios, exist
 
     def _pace(self, t) -> jax.Array:

@@ -76,6 +76,13 @@ KERNELS = {
     "table": Kernel(jd.from_transitions(STEPS), stepped),
 }
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+other_than_masks = pytest.mark.parametrize(  # of masks tests/processes/test_absorbing.py enumerates the same
+    "kernel",
+    [
+        pytest.param(kernel, id=name, marks=[pytest.mark.slow] if name == "absorbing" else [])
+        for name, kernel in KERNELS.items()
+    ],
+)
 continuous = pytest.mark.parametrize("kernel", [k for k in KERNELS.values() if k.rates], ids=list(KERNELS)[:3])
 VALUES = np.array(list(itertools.product(range(K), repeat=N)))
 
@@ -172,7 +179,7 @@ def assert_frequencies(draws, law):
     np.testing.assert_array_less(np.abs(found - law), 4 * np.sqrt(law * (1 - law) / draws.shape[1]) + 1e-6)
 
 
-@kernels
+@other_than_masks
 def test_draws_follow_the_laws_of_their_definitions(kernel):
     """Forward, a step back by a denoiser, and one of the reverse rates, each of every x."""
     t, s, m = 0.75, 0.5, 5000
@@ -211,7 +218,7 @@ def transition(kernel, s, t):
     return np.prod([each[i][:, states[:, i]] for i in range(N)], 0)
 
 
-@kernels
+@other_than_masks
 def test_ancestral_samples_and_the_bound_in_steps_are_enumerated(kernel):
     """Over 4 steps: the law by dynamic programming, the bound as the sum of its divergences."""
     n, grid = 20_000, np.array([1.0, 0.75, 0.5, 0.25])
@@ -240,7 +247,13 @@ def test_ancestral_samples_and_the_bound_in_steps_are_enumerated(kernel):
     assert expected > entropy(TABLE, range(N), []) + 0.02
 
 
-@pytest.mark.parametrize("kernel", [KERNELS["multinomial"], KERNELS["gaussian"]], ids=["multinomial", "gaussian"])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(KERNELS["multinomial"], id="multinomial"),
+        pytest.param(KERNELS["gaussian"], id="gaussian", marks=pytest.mark.slow),
+    ],
+)
 def test_the_bound_in_continuous_time_is_the_entropy_of_uniform_and_ordered_noise(kernel):
     n = 4000
     found = jd.continuous_bound(KEY, jd.exact.Table(kernel.process, TABLE), data(n), 32, batch_size=n)
@@ -279,7 +292,7 @@ def walked(categories, tau):
     return np.linalg.matrix_power(total, 2**halvings)
 
 
-@pytest.mark.parametrize("categories", [2, 17, 256])
+@pytest.mark.parametrize("categories", [pytest.param(2, marks=pytest.mark.slow), 256])
 def test_heat_on_a_path_is_positive_and_exact_in_float32(categories):
     """At K = 256, τ = 1 the sum of cosines has half of its entries below 0; here all logs are right, far ones too."""
     process, slowest = jd.DiscretizedGaussian(categories), 4 * math.sin(math.pi / 2 / categories) ** 2
