@@ -381,3 +381,17 @@ def test_inverse_problems_scores_every_method(experiment, tmp_path, monkeypatch,
         [value for half in ("exact", "trained") for row in found[half].values() for value in row.values()]
     ).all()
     assert {path.suffix for path in tmp_path.iterdir()} == {".png", ""}
+
+
+@pytest.mark.slow
+def test_samplers_of_categories_are_near_their_laws(experiment, tmp_path, monkeypatch):
+    """One mask a step is as near as the law's own draws; all at once is not."""
+    module = experiment("discrete_samplers")
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(module, "MASKS", {"Unmask": module.MASKS["Unmask, random"]})
+    monkeypatch.setattr(module, "UNIFORM", {"Ancestral": module.UNIFORM["Ancestral"]})
+    module.main((1, 5), (1, 32))
+    assert (tmp_path / "samplers.png").stat().st_size > 1000
+    law = module.of_table(jd.Absorbing(module.K))
+    once, each = module.curves(module.MASKS, (1, module.TOKENS), *law)["Unmask"][1]
+    assert each < 1.5 * module.floor(*law) < once
