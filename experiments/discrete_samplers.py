@@ -2,8 +2,8 @@ r"""Which sampler of categories, and how many steps: every one of them beside a 
 
     python experiments/discrete_samplers.py        the tables, and runs/discrete_samplers/samplers.png
 
-Most of its time goes into 117 programs to compile, 3 to 7 seconds of CPU time each on two busy cores: some 8 minutes. As
-a whole it has not been timed.
+Most of its time goes into 117 programs, 3 to 7 seconds of CPU time each on two busy cores: some 8 minutes. As a whole
+it has not been timed.
 
 The denoisers are exact, so that what is left is what a sampler makes of them: values that are drawn in one step are
 drawn independently of each other.
