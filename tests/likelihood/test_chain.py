@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -83,12 +84,13 @@ def test_what_has_no_chain_is_refused():
     numbers = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2))
     with pytest.raises(TypeError, match="chain takes masks, Absorbing.* and VP is none; take jaxdiff.continuous_bound"):
         chain(KEY, numbers, np.zeros((2, 2), int))
-    for settings, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"order": "right to left"}, 'order = \'right to left\'; expected "left to right" or "random"'),
         ({"orders": 2}, 'orders = 2, but left to right is one order; leave it out, or give order="random"'),
         ({"orders": 0, "order": "random"}, "orders = 0; expected at least one"),
         ({"batch_size": 0}, "batch_size = 0"),
-    ):
+    ]
+    for settings, message in refused:
         with pytest.raises(ValueError, match=message):
             chain(KEY, DENOISER, X, **settings)
     with pytest.raises(ValueError, match=r"data\[0, 1\] = 2 is out of range"):

@@ -169,7 +169,7 @@ def test_steps_of_numbers_have_the_expectation_of_their_divergences():
 
 def test_a_sum_asks_the_network_once():
     model = jd.Denoiser(network, 0.7, jd.Flow())
-    compiled = lambda loss: jax.jit(lambda x: loss(model, KEY, x)).lower(NUMBERS).compile().as_text()
+    compiled = lambda loss: jax.jit(lambda x: loss(model, KEY, x)).lower(NUMBERS).compile().as_text() or ""
     both = Sum((Bound(), 1.0), (Denoising(), 0.01))
     assert compiled(both).count(" tanh(") == compiled(Denoising()).count(" tanh(") == 1
     expected = Bound()(model, KEY, NUMBERS) + 0.01 * Denoising()(model, KEY, NUMBERS)
