@@ -183,6 +183,8 @@ ROWS |= {
 ELSEWHERE = {
     "transition posterior forward_sde perturb Time Angle LogSNR Karras": "curves, in every process's row",
     "Independent": "the default of FlowMatching",
+    "Multinomial DiscretizedGaussian from_transitions gaussian_transitions schedules Kept": "test_kernels.py",
+    "SideBySide Subsets": "test_joint.py",
     "sample samplers guidance exact grids losses denoisers likelihood": "rooms, and the samplers' rows",
     "Prediction Likelihood Sampler Trace pytree Process Grid DenoiserLike BridgeLike TwoEnded": "parts of the others",
     "Discrete Certain Seen Wrapper Loss Weighting Times Coupling": "parts of the others",
