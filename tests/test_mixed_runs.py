@@ -179,6 +179,12 @@ def test_a_config_that_is_not_of_mixed_columns_is_refused(table, settings, messa
         runs.learned(Config(data=None, **settings), MixedTable(table, ("label",), "train"))
 
 
+def test_one_column_alone_is_no_joint_model(tmp_path):
+    write_columns(tmp_path / "one.csv", {"a": np.array(["x", "y"])})
+    with pytest.raises(ValueError, match="the data have one column, 'a'; expected two or more"):
+        runs.learned(Config(data=None), MixedTable(tmp_path / "one.csv", ("a",)))
+
+
 def test_a_network_or_loss_that_is_not_of_mixed_columns_is_refused(table):
     found = runs.learned(Config(data=None), MixedTable(table, ("label",), "train"))
     with pytest.raises(ValueError, match=r"network = mlp is for rows of numbers, .* mixed; give joint"):

@@ -76,8 +76,9 @@ class Mixed(Known):
             )
         if not isinstance(config.process, jd.Gaussian):
             raise ValueError(f"process = {said(config.process)} is for numbers here: categories are masked; give vp")
-        columns = source.columns
-        values = source.values
+        columns, values = source.columns, source.values
+        if len(columns.names) < 2:
+            raise ValueError(f"the data have one column, {columns.names[0]!r}; expected two or more for a joint model")
         counts = [np.bincount(values[:, columns.names.index(name)].astype(int)) for name in columns.categories]
         frequencies: Any = [_share(count, len(words)).tolist() for count, words in zip(counts, columns.words)]
         mean: Any = ()
