@@ -1,6 +1,6 @@
 r"""Digits and their labels as one joint model: each given the other, and three bounds of both together.
 
-    python experiments/joint_digits.py                      10 minutes on two CPU cores (not measured yet)
+    python experiments/joint_digits.py                      8 minutes of CPU time
     python experiments/joint_digits.py --setting gpu        not measured yet
 
 A transformer (`networks.Joint`) of the 16 patches of a digit and its label, trained at `times.Subsets`, is asked for
@@ -17,7 +17,15 @@ and for the bits of an image and its label, 64 values of 17 levels and one of te
     -log2 p(image) - log2 p(label | image)              a bound, and a probability
 
 which are one number for an exact model. What is printed beside each is a standard error over the digits; beside a
-difference from the joint bound, that of the differences.
+difference from the joint bound, that of the differences. Expect
+
+    right of test labels .913 ± .013, .573 ± .102 bits a label
+    right of images given a label .950 ± .010, of pairs .838 ± .016
+    bits of an image and its label        151.1 ± 0.8 together
+                                          149.9 ± 0.8 image given label, 1.2 ± 0.4 below
+                                          156.3 ± 0.7 label given image, 5.2 ± 0.5 above
+
+The third has p(image), of which the label is hidden at every t: the law that training asks for least.
 """
 
 import dataclasses

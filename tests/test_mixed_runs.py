@@ -161,7 +161,7 @@ def test_a_condition_that_is_none_is_refused(given, message):
 
 CONFIGS = {
     "condition": ({"condition": ("u",)}, "given any of them when it is asked"),
-    "process": ({"process": jd.Absorbing(3)}, "is for numbers here: categories are masked"),
+    "process": ({"process": "absorbing"}, "is for numbers here: categories are masked"),
     "flip": ({"flip": True}, "is for pictures"),
 }
 
