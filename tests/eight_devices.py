@@ -7,14 +7,18 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from pairs import data, joint
 from tokens import tokens
 
 import jaxdiff as jd
-from jaxdiff.arrays.mesh import copied
+from jaxdiff.arrays.mesh import batch_sharding, copied
+from jaxdiff.networks import Transformer, initialize
+from jaxdiff.processes import heads
 from jaxdiff.samplers.probability_flow import _MAX_STEPS
+from jaxdiff.training import TrainState, make_mesh, make_step
 
 D, N, LEVELS = 3, 16, 17
 MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -234,6 +238,33 @@ def test_categories_and_what_is_given_are_those_of_one_device(name):
     split, alone = OF_CATEGORIES[name](*on_mesh(*inputs)), OF_CATEGORIES[name](*inputs)
     assert_split(split)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), split, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [1, 4])
+def test_a_transformer_of_many_categories_is_trained_and_drawn_from_as_on_one_device(monkeypatch, model):
+    """Its logits are a head, of which each device asks its own tokens; the table lies in pieces as other weights do."""
+    monkeypatch.setattr(heads, "_ASKED", 1)  # chunks of 64 of the 256 tokens
+    make = lambda rngs: Transformer(1100, 16, width=8, depth=1, heads=2, noise=False, rngs=rngs)
+    network, params = initialize(KEY, make)
+    params = jax.tree.map(lambda p: p + 0.1 * np.random.default_rng(3).normal(size=p.shape).astype(np.float32), params)
+    model_of, texts = jd.Denoiser(network, params, jd.Absorbing(1100)), np.arange(256).reshape(16, 16) * 4
+    optimizer, found = optax.sgd(0.1), []
+    for mesh in (make_mesh(devices=jax.devices()[:1]), make_mesh(model)):
+        state = TrainState.create(KEY, params, optimizer, mesh)
+        step = make_step(model_of, jd.losses.Denoising(), optimizer, mesh=mesh)
+        for _ in range(3):
+            state, metrics = step(state, jax.device_put({"x": texts}, batch_sharding(mesh)))
+        found.append((metrics["loss"], state.params))
+    split = found[1][1]["read"]["rows"]["embedding"].sharding.is_fully_replicated
+    assert split == (model == 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), *found)
+    assert np.abs(np.asarray(found[0][1]["bias"]) - params["bias"]).max() > 1e-3
+    draw = lambda keys: jd.sample(keys, model_of, (N, 16), jd.samplers.Ancestral(), 3)
+    (keys,) = on_mesh(KEYS)
+    drawn = draw(keys)
+    assert_split(drawn)
+    np.testing.assert_array_equal(drawn, draw(KEYS))
 
 
 def test_a_drawing_is_one_sample_in_batches(tmp_path):

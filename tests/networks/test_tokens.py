@@ -54,7 +54,9 @@ def test_a_text_knows_the_order_of_its_tokens_and_no_other_text():
 
 def test_the_noise_level_and_a_label_are_read_where_they_are_told():
     of = lambda options, c_noise, label: built(**options)[0](built(**options)[1], X, c_noise, label)
-    differs = lambda options, *inputs: np.abs(of(options, C_NOISE, LABELS) - of(options, *inputs)).max(axis=(1, 2)) > 1e-4
+    differs = lambda options, *inputs: (
+        np.abs(of(options, C_NOISE, LABELS) - of(options, *inputs)).max(axis=(1, 2)) > 1e-4
+    )
     told, untold = {"classes": 3}, {"classes": 3, "noise": False}
     assert differs(told, -C_NOISE, LABELS).all()
     assert not differs(untold, -C_NOISE, LABELS).any()

@@ -1,6 +1,9 @@
 """Logits that are never whole, against whole ones by NumPy, and the float32 traps of many categories."""
 
 import dataclasses
+import math
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +161,33 @@ def test_a_thousandth_of_a_step_neither_cools_a_vocabulary_nor_shows_too_few():
     expected = n / 1024
     assert len(shown) == pytest.approx(expected, abs=4 * np.sqrt(expected))
     assert np.mean(-np.log(p[shown])) == pytest.approx(entropy, abs=4 * spread / np.sqrt(len(shown)))
+
+
+@pytest.mark.parametrize("process", [jd.Absorbing(1500), jd.Multinomial(1500)], ids=["masks", "uniform"])
+def test_no_program_holds_all_tokens_times_all_categories_nor_categories_twice(small, process):
+    """Of a gradient of errors and divergences, and of a step back and an answer: no buffer so large in the program."""
+    n, length, k = 4, 150, process.categories
+    numbers = jax.ShapeDtypeStruct
+    features, table = numbers((n, length, 2), jnp.float32), numbers((k, 2), jnp.float32)
+    tokens = numbers((n, length), jnp.int32)
+
+    def programs(features, table, x, x0):
+        t, s = jnp.full(n, 0.7), jnp.full(n, 0.3)
+
+        def cost(features, table):
+            prediction = jd.Categorical(jd.Head(features, table), process.evidence(x, t))
+            truth = process.perturb(KEYS, x0, t)[1]
+            return jnp.sum(process.error(prediction, truth, x, t) + process.kl(prediction, truth, x, t, s)), prediction
+
+        grads, prediction = jax.grad(cost, (0, 1), has_aux=True)(features, table)
+        return grads, process.reverse(KEYS, prediction, x, t, s), process.answer(KEYS, prediction)
+
+    program: Any = jax.jit(programs).lower(features, table, tokens, tokens).compile()
+    shapes = [[int(side) for side in sides.split(",")] for sides in re.findall(r"\w\d+\[([\d,]+)\]", program.as_text())]
+    assert k * 64 in map(math.prod, shapes), "a chunk"
+    assert max(map(math.prod, shapes)) < n * length * k / 4
+    assert not [sides for sides in shapes if sides.count(k) > 1]
+    assert program.memory_analysis().temp_size_in_bytes < 4 * n * length * k
 
 
 @pytest.mark.slow
