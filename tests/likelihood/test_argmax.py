@@ -79,6 +79,7 @@ def test_its_bound_is_above_the_probability_and_converges_to_it(learned):
         assert abs(weight.mean() - P[x]) < 4 * weight.std() / np.sqrt(n)
 
 
+@pytest.mark.slow
 def test_bits_per_dim_takes_it_in_front_of_a_flow():
     """The likelihood by the flow is that of the density, and importance-weighted it falls towards the entropy."""
     denoiser = jd.exact.Gaussian(jd.Flow(), MEAN, np.diag(STD**2))
@@ -96,6 +97,7 @@ def test_bits_per_dim_takes_it_in_front_of_a_flow():
     assert (many.per_example - truth).mean() < gap / 2
 
 
+@pytest.mark.slow
 def test_it_learns_from_the_bound_of_its_flow():
     """A step along the gradient of `DequantizationLoss` lowers it; and the weights are its own."""
     denoiser = jd.exact.Gaussian(jd.Flow(), MEAN, np.diag(STD**2))

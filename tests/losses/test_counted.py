@@ -173,6 +173,7 @@ class Split:
         return {name: of(i, name) for i, name in enumerate("ab")}
 
 
+@pytest.mark.slow
 def test_a_product_counts_part_by_part():
     """None counts all of a part; of the other the first half is given, so that half pays H(b | a) and half H(a, b)."""
     x, half = data(2000), np.arange(2000) >= 1000
