@@ -9,7 +9,8 @@ of counts goes through a map row by row: a pixel given its neighbours W, N, NW, 
 category of its own, counted in at most 20,000 training maps and mixed as Witten and Bell (1991) do, one neighbour
 after another. Expect of it, bits a pixel of the test maps
 
-    COUNTS
+    0.193  fashion
+    0.552  emoji (counted in 85 % of them: other splits and colours give other numbers)
 
 The models are U-Nets with categories at both ends, of which the bound is printed with its standard error; the aim is to
 be below the counts. Pictures: samples.png and denoising.png in each run's folder, and real.png.
@@ -102,9 +103,7 @@ def main(
         place = folder / f"{maps}_{name.partition('(')[0]}_{setting}"
         run = runs.train(config, place, pictures=0.01)
         found = runs.likelihood(run, place, limit=200 if setting == "cpu" else 10_000, draws=16)
-        print(
-            f"    {found['bits_per_pixel']:.4f} +- {found['standard_error']:.4f}  by {name}, at most; pictures in {place}"
-        )
+        print(f"    {found['bits_per_pixel']:.4f} +- {found['standard_error']:.4f}  by {name}, at most: {place}")
         jd.plotting.sample_grid(run.known.coloured(test.tokens[:64]), place / "real.png")
 
 

@@ -395,3 +395,59 @@ def test_samplers_of_categories_are_near_their_laws(experiment, tmp_path, monkey
     law = module.of_table(jd.Absorbing(module.K))
     once, each = module.curves(module.MASKS, (1, module.TOKENS), *law)["Unmask"][1]
     assert each < 1.5 * module.floor(*law) < once
+
+
+def test_counts_of_n_grams_and_of_neighbours_are_those_of_their_definition(experiment):
+    """Of a few characters and of a small map, by dictionaries."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 3, 60)
+    train, test = np.arange(60) < 45, np.arange(60) >= 45
+    found = experiment("text").n_grams(codes, train, test, range(1, 4), symbols=3)
+
+    def witten_bell(history, symbol, seen):
+        if history is None:
+            return 1 / 3
+        follows = [c for h, c in seen if h[len(h) - len(history) :] == history]
+        shorter = witten_bell(history[1:] if history else None, symbol, seen)
+        kinds = len(set(follows))
+        return (follows.count(symbol) + kinds * shorter) / (len(follows) + kinds) if follows else shorter
+
+    sequence = tuple(codes.tolist())
+    seen = [(sequence[i - 2 : i], sequence[i]) for i in range(2, 45)]
+    for order, bits in zip(range(1, 4), found):
+        of = [-np.log2(witten_bell(sequence[i - order + 1 : i], sequence[i], seen)) for i in range(45, 60)]
+        np.testing.assert_allclose(bits, np.mean(of), rtol=1e-12)
+    maps = experiment("maps")
+    around = dict(zip(maps.NEIGHBOURS, maps.neighbours(np.arange(12).reshape(1, 3, 4), 99)))
+    assert [int(around[name][0, 1, 1]) for name in maps.NEIGHBOURS] == [4, 1, 0, 2, 99, 99]
+    assert [int(around[name][0, 2, 3]) for name in maps.NEIGHBOURS] == [10, 7, 6, 99, 9, 3]
+    alike = rng.integers(0, 2, (50, 4, 4))
+    assert 0.9 < maps.counted(alike, rng.integers(0, 2, (200, 4, 4)), 2) < 1.3
+    assert maps.counted(np.zeros((9, 4, 4), int), np.zeros((2, 4, 4), int), 2) < 0.02
+
+
+@pytest.mark.slow
+def test_text(experiment, tmp_path, monkeypatch, capsys):
+    """On characters drawn at random."""
+    text = experiment("text")
+    (tmp_path / "kjv.txt").write_text("".join(np.random.default_rng(0).choice(list("abcdefgh "), 20 * 4096)))
+    tiny = {"length": 64, "network": "transformer(8, 1, 2, noise=False)", "steps": 2, "batch_size": 8}
+    monkeypatch.setattr(text, "SETTINGS", {"cpu": tiny})
+    monkeypatch.setattr(text, "INFILL", {"kjv": "ab__"})
+    text.main(folder=tmp_path)
+    printed = capsys.readouterr().out
+    assert "by the chain rule" in printed
+    assert "\n    ab__\n    ab" in printed
+
+
+@pytest.mark.slow
+def test_maps(experiment, tmp_path, monkeypatch, capsys):
+    """On clothes of noise."""
+    maps = experiment("maps")
+    rng = np.random.default_rng(0)
+    clothes = jd.data.Images(rng.integers(0, 99, (40, 8, 8, 1), np.uint8), np.arange(40, dtype=np.int32) % 10, 256, 10)
+    monkeypatch.setattr("jaxdiff.data.category_maps.load_fashion_mnist", lambda *given: clothes)
+    monkeypatch.setattr(maps, "SETTINGS", {"cpu": {"network": "mlp((8,))", "steps": 2, "batch_size": 8}})
+    maps.main(folder=tmp_path)
+    assert "by multinomial, at most" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "fashion_absorbing_cpu").glob("*.png")} >= {"samples.png", "real.png"}

@@ -111,8 +111,9 @@ class Tokens(Known):
         )
         if f"chain_{name}" in figures:
             words += (
-                f"; of {figures['chain_examples']} by the chain rule in random orders {figures[f'chain_{name}']:.4f} +- "
-                f"{figures['chain_standard_error']:.4f}, by the bound {figures['bound_of_the_same']:.4f}"
+                f"; of {figures['chain_examples']} by the chain rule in random orders "
+                f"{figures[f'chain_{name}']:.4f} +- {figures['chain_standard_error']:.4f}, by the bound "
+                f"{figures['bound_of_the_same']:.4f}"
             )
         return words
 
