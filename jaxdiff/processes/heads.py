@@ -19,6 +19,7 @@ from jax.sharding import AxisType
 
 from jaxdiff.arrays import pytree
 from jaxdiff.arrays.dtypes import same_dtype, working
+from jaxdiff.arrays.varying import vary
 
 _ASKED = 2**25
 """How many logits a question holds at once: 128 MiB of them."""
@@ -68,7 +69,7 @@ class Head:
     def logits(self) -> jax.Array:
         """The logits, whole."""
         product = jnp.einsum("...d,kd->...k", self.features, self.table, preferred_element_type=self.dtype)
-        return product if self.bias is None else product + jnp.asarray(self.bias, self.dtype)
+        return product if self.bias is None else product + _last(jnp.asarray(self.bias, self.dtype), product)
 
 
 def is_category(x, categories: int) -> jax.Array:
@@ -93,6 +94,11 @@ class Seen:
         gain, there = self.gain[..., None], is_category(self.at, logits.shape[-1])
         certain = gain == jnp.inf
         return jnp.where(there, logits + jnp.where(certain, 0.0, gain), jnp.where(certain, -jnp.inf, logits))
+
+
+def _last(row: jax.Array, like: jax.Array) -> jax.Array:
+    """`row` along the last axis of `like`."""
+    return jax.lax.expand_dims(row, range(like.ndim - 1))
 
 
 def mixed_heads(weights: Sequence, heads: Sequence[Head]) -> Head:
@@ -165,7 +171,7 @@ def where_needed(draw: Callable, head: Head, tokens: Any, where) -> jax.Array:
         values = draw(Head(these[0], head.table, head.bias), these[1])
         return jax.vmap(lambda row, at, value: row.at[at].set(value))(drawn, at, values)
 
-    drawn = jax.lax.fori_loop(0, chunks, step, jnp.zeros(needed.shape, jnp.int32))
+    drawn = jax.lax.fori_loop(0, chunks, step, vary(jnp.zeros(needed.shape, jnp.int32), (head, tokens, where)))
     return drawn.reshape(where.shape)
 
 

@@ -1,4 +1,4 @@
-"""Networks with categories at both ends: the transformer by its parts, and laws of ordered values by their definition."""
+"""Networks with categories at both ends: the transformer by its parts, laws of ordered values by definition."""
 
 import functools
 
