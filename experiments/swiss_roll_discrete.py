@@ -13,6 +13,7 @@ away; masks lie on the last row and column. Its last line is the paper's own Gau
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -23,15 +24,21 @@ from scipy.stats import norm
 
 import jaxdiff as jd
 from jaxdiff import plotting
+from jaxdiff.losses import Bound, Steps
 from jaxdiff.networks import MLP, initialize
+from jaxdiff.processes import gaussian_transitions
 from jaxdiff.training import train
 
 FOLDER = Path("runs/swiss_roll_discrete")
 CELLS, EXTENT, NOISE = 32, 2.3, 0.05
-PROCESSES = {
-    "masks": jd.Absorbing(CELLS),
-    "uniform": jd.Multinomial(CELLS),
-    "neighbours": jd.DiscretizedGaussian(CELLS),
+STEPS = 100
+TABLE = gaussian_transitions(np.geomspace(1e-3, 1.0, STEPS), CELLS)
+SLOW = jd.schedules.Polynomial(3.0)  # α is what is left of the slowest wave; fine detail is gone long before it
+KERNELS = {  # the process, its bound as a loss, and the bound
+    "masks": (jd.Absorbing(CELLS), Bound(), functools.partial(jd.continuous_bound, draws=16)),
+    "uniform": (jd.Multinomial(CELLS), Bound(), functools.partial(jd.continuous_bound, draws=16)),
+    "neighbours": (jd.DiscretizedGaussian(CELLS, SLOW), Bound(), functools.partial(jd.continuous_bound, draws=16)),
+    "D3PM's table": (jd.from_transitions(TABLE), Steps(STEPS), functools.partial(jd.variational_bound, steps=STEPS)),
 }
 TIMES = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
 
@@ -74,11 +81,11 @@ def noised(cells: np.ndarray, process: jd.processes.Discrete, t: float) -> np.nd
     return kernel @ cells @ kernel.T
 
 
-def picture(laws: np.ndarray) -> np.ndarray:
+def picture(law: np.ndarray, darkest: float) -> np.ndarray:
     """A law of cells as a picture, darker where it is likelier; one with masks and one without are of one size."""
     shade = np.zeros((CELLS + 1, CELLS + 1))
-    shade[: laws.shape[0], : laws.shape[1]] = laws
-    return (1 - 2 * np.clip(np.sqrt(shade / np.quantile(shade[shade > 0], 0.9)), 0, 1))[..., None].astype(np.float32)
+    shade[: law.shape[0], : law.shape[1]] = law
+    return (1 - 2 * np.clip(np.sqrt(shade / darkest), 0, 1))[..., None].astype(np.float32)
 
 
 def seen(points: np.ndarray) -> np.ndarray:
@@ -86,7 +93,7 @@ def seen(points: np.ndarray) -> np.ndarray:
     return np.histogramdd(points, [np.arange(CELLS + 2) - 0.5] * 2)[0] / len(points)
 
 
-def backward(denoiser: jd.Denoiser, n: int, steps: int = 100) -> np.ndarray:
+def backward(denoiser: jd.Denoiser, n: int, steps: int = STEPS) -> np.ndarray:
     """n samples on their way, [times, n, 2], where t is one of `TIMES`, from noise to data."""
     grid = np.linspace(1, 0, steps + 1)
     sampler = jd.samplers.Ancestral()
@@ -108,26 +115,26 @@ def main(steps: int = 6_000, width: int = 256, points: int = 20_000, folder: Pat
     test = draw(np.random.default_rng(0), cells, points)
     print(f"entropy of the cells: {entropy:.4f} nats; uniform cells: {2 * np.log(CELLS):.4f}")
     found, rows = {}, []
-    for name, process in PROCESSES.items():
+    for name, (process, loss, bound_of) in KERNELS.items():
         denoiser = train(
             jax.random.key(1),
-            folder / name,
+            folder / name.replace("'", ""),
             model(process, width),
-            jd.losses.Bound(),
+            loss,
             Batches(cells, 512),
             steps=steps,
             optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, steps)),
             ema_decay=0.999,
         )
-        bound = jd.continuous_bound(jax.random.key(2), denoiser, test, draws=16, batch_size=4_000)
+        bound = bound_of(jax.random.key(2), denoiser, test, batch_size=4_000)
         nats = bound.per_example * 2 * np.log(2)
         above = nats + np.log(cells[*test.T])
         found[name] = above.mean(), above.std() / np.sqrt(points)
-        print(f"{name:>10}: {nats.mean():.4f} nats, {found[name][0]:.4f} ± {found[name][1]:.4f} above -log p", flush=True)
-        forward = [picture(noised(cells, process, t)) for t in TIMES]
-        rows.append(np.stack(forward + [picture(seen(x)) for x in backward(denoiser, points)]))
+        print(f"{name:>12}: {nats.mean():.4f} nats, {found[name][0]:.4f} ± {found[name][1]:.4f} above -log p", flush=True)
+        laws = [noised(cells, process, t) for t in TIMES] + [seen(x) for x in backward(denoiser, points)]
+        rows.append(np.stack([picture(law, cells.max()) for law in laws]))
     plotting.strip(
-        np.stack(rows), folder / "kernels.png", np.concatenate([TIMES, TIMES[::-1]]), list(PROCESSES), "cells"
+        np.stack(rows), folder / "kernels.png", np.concatenate([TIMES, TIMES[::-1]]), list(KERNELS), "cells"
     )
     return found
 
