@@ -123,8 +123,9 @@ def check_pair(name: str, returned, images) -> tuple[jax.Array, jax.Array]:
 
 def place(dequantizer: Dequantizer, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
     """x drawn from what stands for images [n, *event], their cells [n, *event] in [-1, 1), and log q(x | image) [n]."""
-    if hasattr(dequantizer, "place"):
-        return dequantizer.place(keys, images, levels)
+    placed = getattr(dequantizer, "place", None)
+    if placed is not None:
+        return placed(keys, images, levels)
     u, log_q = check_pair("dequantizer", dequantizer(keys, images, levels), images)
     u = jnp.minimum(u, 1 - _spacing(levels))  # k + u must not round to k + 1
     x = 2 * (jnp.asarray(images, noise_dtype(levels)) + u) / levels - 1

@@ -25,7 +25,7 @@ from jax.scipy.special import xlog1py
 
 from jaxdiff.arrays import check_output, expand_time, is_concrete, pytree
 from jaxdiff.processes.discrete import Mixing, split, uniform
-from jaxdiff.processes.heads import Seen
+from jaxdiff.processes.heads import Head, Seen
 from jaxdiff.processes.predictions import Categorical, Certain
 
 _MOST = 40.0  # log(1 + g) of a σ that no draw in floating point meets
@@ -84,6 +84,11 @@ class Multinomial(Mixing):
         if parameterization == "data":
             return Categorical(out)
         if parameterization == "score":
+            if isinstance(out, Head):
+                raise TypeError(
+                    'the network returned a jaxdiff.Head, but parameterization = "score" reads all ratios of a value '
+                    'at once; expected an array of them, or "leave_one_out"'
+                )
             share = jax.nn.softmax(jnp.where(self._own(x), 0.0, out.astype(jnp.promote_types(out.dtype, jnp.float32))))
             noise = expand_time(self.sigma(t), x)[..., None] / self.categories
             out = jnp.log(jnp.maximum(share - noise, jnp.finfo(share.dtype).eps * share))  # log c, by c Q̄ = α c + σ/K

@@ -352,6 +352,9 @@ TIMELESS = {
         KEY, jd.Denoiser(score, None, KERNELS["multinomial"].process, "score"), (3, N), jd.samplers.Ancestral()
     ),
     "unknown": lambda: KERNELS["multinomial"].process.unknown((3, N)),
+    "head": lambda: KERNELS["multinomial"].process.read(
+        "score", jd.Head(jnp.zeros((1, N, 2)), jnp.zeros((K, 2))), jnp.zeros((1, N), int), jnp.full(1, 0.5), None
+    ),
 }
 
 
@@ -369,6 +372,7 @@ def score(params, x, c_noise, cond):
             'expected "leave_one_out" or "data"',
             r'alpha\(1.0\) = 0 for Multinomial: .*"score" says nothing',
             "no value that says nothing",
+            'returned a jaxdiff.Head, but parameterization = "score"',
         ],
     ),
     ids=TIMELESS,
