@@ -62,7 +62,7 @@ def main(
     """
     run = folder / f"{kernel}_{head}"
     train_set, test = (load_digits(split).image[..., 0] for split in ("train", "test"))
-    # The cross-entropy of all pixels beside the bound (Austin et al. 2021, eq. 5), of which masks are the bound already.
+    # Of masks the cross-entropy is the bound; of others it stands beside it (Austin et al. 2021, eq. 5).
     loss = Bound() if kernel == "masks" else Sum((Bound(), 1.0), (Denoising(), 0.01))
     denoiser = train(
         jax.random.key(1),

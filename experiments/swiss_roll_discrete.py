@@ -6,10 +6,11 @@
 Expect bounds within 0.03 nats of the entropy of the cells, which is computed, for all three. What is printed beside is
 how far the bound of the test points lies above -log p of the same points, whose error is smaller.
 
-A point is two categories, its row and its column (Austin et al. 2021, "Structured denoising diffusion models in discrete
-state-spaces", figure 1). The probability of each cell is an integral along the roll, so data are drawn from the cells
-themselves, and the entropy is exact. The picture shows the exact law of x_t as noise grows, then samples as it is taken
-away; masks lie on the last row and column. Its last line is the paper's own Gaussian kernel, a table of 100 steps.
+A point is two categories, its row and its column (Austin et al. 2021, "Structured denoising diffusion models in
+discrete state-spaces", figure 1). The probability of each cell is an integral along the roll, so data are drawn from
+the cells themselves, and the entropy is exact. The picture shows the exact law of x_t as noise grows, then samples as
+it is taken away; masks lie on the last row and column. Its last line is the paper's own Gaussian kernel, a table of 100
+steps.
 """
 
 import dataclasses
@@ -130,12 +131,12 @@ def main(steps: int = 6_000, width: int = 256, points: int = 20_000, folder: Pat
         nats = bound.per_example * 2 * np.log(2)
         above = nats + np.log(cells[*test.T])
         found[name] = above.mean(), above.std() / np.sqrt(points)
-        print(f"{name:>12}: {nats.mean():.4f} nats, {found[name][0]:.4f} ± {found[name][1]:.4f} above -log p", flush=True)
+        print(
+            f"{name:>12}: {nats.mean():.4f} nats, {found[name][0]:.4f} ± {found[name][1]:.4f} above -log p", flush=True
+        )
         laws = [noised(cells, process, t) for t in TIMES] + [seen(x) for x in backward(denoiser, points)]
         rows.append(np.stack([picture(law, cells.max()) for law in laws]))
-    plotting.strip(
-        np.stack(rows), folder / "kernels.png", np.concatenate([TIMES, TIMES[::-1]]), list(KERNELS), "cells"
-    )
+    plotting.strip(np.stack(rows), folder / "kernels.png", np.concatenate([TIMES, TIMES[::-1]]), list(KERNELS), "cells")
     return found
 
 

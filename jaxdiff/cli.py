@@ -52,8 +52,7 @@ class Drawing:
         grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
         condition: What to draw, of a run trained with --condition: labels by number or name (3 cat 7, or 3,cat,7),
             which are drawn in turn, or the given columns (y=1.5,z=2); of a mixed table any columns (age=41,job=cook).
-            By default sample draws all classes, and evaluate takes labels or columns as the training examples have
-            them.
+            By default sample draws all classes, and evaluate what the training examples have.
         guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
         seed: Seed of the noise.
         batch_size: Samples drawn at once.
@@ -156,21 +155,20 @@ def train(
 def sample(
     folder: Folder,
     n: int = 64,
-    infill: str | None = None,
     how: Annotated[Drawing, tyro.conf.arg(name="")] = Drawing(),
+    infill: str | None = None,
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
-    """Draw samples from the run in FOLDER, in the format of its data: pixels into samples.npy, rows of a .csv into
-    samples.csv, and samples.png; texts into samples.txt.
+    """Draw samples from the run in FOLDER into samples.npy, samples.csv or samples.txt, as its data are, and a picture.
 
     The same command again goes on where it was interrupted.
 
     Args:
         folder: A run's folder.
         n: How many samples. Sample i is the same whatever their number and the batch size.
-        infill: Of texts, a text of which each "_" is drawn and all else stays: "in the beginning ___ created the".
         how: How they are drawn.
+        infill: Of texts, a text of which each "_" is drawn and all else stays: "in the beginning ___ created the".
         hosts: Several processes.
         json_: Print the result as one line of JSON.
     """
@@ -214,8 +212,7 @@ def likelihood(
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
     json_: Json = False,
 ) -> dict:
-    """Likelihood of data under the run in FOLDER, and how wrong it may be: bits/dim of pictures, nats of rows, bits a
-    character of texts.
+    """Likelihood of data under the run in FOLDER, and its error: bits/dim of pictures, nats of rows, bits a character.
 
     Of a run with --condition it is that of p(x | condition). The same command again goes on where it was interrupted.
 
@@ -230,13 +227,11 @@ def likelihood(
         target_error: Add pictures in random order, then repeats of them, until the standard error is this small.
         budget: Pictures to measure the error budget on, 64 unless given; 0 leaves it out.
         draws: Of texts and maps: random times an example that the bound is computed by, 16 unless given.
-        chain: Of texts and maps under masks, by a network that is not told t: how many examples are scored by the chain
-            rule, too, 16 unless given.
+        chain: Of texts and maps under masks: how many examples are scored by the chain rule too, 16 unless given.
         flow: The flow's solver and its tolerances; probability_flow(rtol=1e-4, atol=1e-4) unless given.
-        trace: The trace of the flow's Jacobian: estimated by random probes, hutchinson (unless given), hutchinson(2)
-            with a standard error of its own, or exact.
-        precision: What the network is computed in: bfloat16, or float32 with products of default, high or highest
-            precision; by default float32 and default, whatever it was trained in.
+        trace: Of the flow's Jacobian: hutchinson (unless given), hutchinson(2) with a standard error, or exact.
+        precision: What the network is computed in: bfloat16, or float32 with products of default (unless given), high
+            or highest precision.
         seed: Seed of dequantisation and probes.
         hosts: Several processes.
         json_: Print the result as one line of JSON.
@@ -248,13 +243,11 @@ def likelihood(
     given = {"dequantization_samples": dequantization_samples, "target_error": target_error, "budget": budget}
     given |= {"draws": draws, "chain": chain, "flow": flow, "trace": trace}
     settings = {name: value for name, value in given.items() if value is not None}
-    asked = data, split, limit, seed, unconditional, precision, condition
-    with _together(hosts, folder, (asked, settings), KEPT):
+    with _together(hosts, folder, (data, split, limit, seed, unconditional, precision, condition, settings), KEPT):
         progress = not json_ and first()
         run = runs.load(folder)
-        settings = run.known.LIKELIHOOD | settings | {"progress": progress, "precision": precision}
-        settings |= {"condition": condition}
-        return runs.likelihood(run, folder, data, split, limit, seed, unconditional, **settings)
+        settings = run.known.LIKELIHOOD | settings | {"progress": progress, "condition": condition}
+        return runs.likelihood(run, folder, data, split, limit, seed, unconditional, precision=precision, **settings)
 
 
 def evaluate(

@@ -277,6 +277,7 @@ def test_a_drawing_is_one_sample_in_batches(tmp_path):
     np.testing.assert_array_equal(more[:13], split)
 
 
+@pytest.mark.slow
 def test_pmap_of_the_pure_functions():
     share = (MESH.size, N // MESH.size)
     np.testing.assert_allclose(jax.pmap(draw)(KEYS.reshape(share)).reshape(N, D), draw(KEYS), rtol=1e-5, atol=1e-5)
@@ -295,11 +296,9 @@ def sampled(sampler):
     return lambda x: jd.sample(KEY, denoiser(), X.shape, sampler, 3, x_start=x)
 
 
-EXPLICIT = {
-    "UniPC": sampled(jd.samplers.UniPC(3)),
-    "ReverseSDE": sampled(jd.samplers.ReverseSDE()),
-}
+EXPLICIT = {"UniPC": sampled(jd.samplers.UniPC(3))}
 MORE = {
+    "ReverseSDE": sampled(jd.samplers.ReverseSDE()),
     "likelihood": lambda x: jd.log_likelihood(KEY, denoiser(), x, flow=LOOSE).log_prob,
     "DDIM": sampled(jd.samplers.DDIM()),
     "DPMSolverPP": sampled(jd.samplers.DPMSolverPP()),

@@ -98,6 +98,7 @@ def test_two_checkouts_take_turns_and_a_slow_moment_of_the_machine_counts_for_bo
     assert speed.against.overhead(*turns.T) == (-50.0, (-50.0, 25.0))  # of -50, 100 and -50 %
 
 
+@pytest.mark.slow
 def test_a_checkout_whose_ddim_step_evaluates_twice_costs_twice_there_and_the_same_elsewhere(speed, tmp_path):
     shutil.copytree(speed.against.HERE / "jaxdiff", tmp_path / "jaxdiff")
     with (tmp_path / "jaxdiff" / "__init__.py").open("a") as file:

@@ -310,6 +310,7 @@ def test_a_config_of_another_kind_is_refused_in_our_words(place, folder):
         jd.pretrained.from_diffusers(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place", few_names(["unet/config.json", "scheduler/scheduler_config.json"], "scheduler/scheduler_config.json")
 )

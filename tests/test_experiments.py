@@ -72,6 +72,7 @@ def stripes(n, seed):
     return jd.data.Images(image.astype(np.uint8), label, 256, 10)
 
 
+@pytest.mark.slow
 def test_the_classifier_learns_and_is_trained_once(experiment, tmp_path, monkeypatch):
     small, load = experiment("classifier"), experiment("fashion_mnist_classifier").load
     monkeypatch.setattr(jd.data, "load_fashion_mnist", lambda split: stripes(320, 0))
@@ -281,6 +282,7 @@ def test_sound(experiment, tmp_path, monkeypatch, capsys):
         assert file.getnframes() == 10 * (sound.FRAMES - 1) * sound.HOP
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_the_transformer_costs_what_the_unet_costs(experiment, setting):
     """A forward pass, as XLA counts the program before it is optimised."""

@@ -316,10 +316,10 @@ row("jd.guidance.Classifier cond", guidance.Classifier(EXACT, OF_THREE).check_co
     T(0.5)])
 row("jd.guidance.Classifier called", guidance.Classifier(EXACT, LIKELIHOOD), {"x": X, "t": 0.5}, x=NO_BATCH,
     t=TIME_OF_X)
-OF_TOKENS = {"denoiser": EXACT_TABLE}
-row("jd.guidance.Temperature", guidance.Temperature, OF_TOKENS, denoiser=[T(EXACT), *A_DENOISER], tau=POSITIVE)
-row("jd.guidance.TopK", guidance.TopK, OF_TOKENS, denoiser=[T(EXACT), *A_DENOISER], k=[0, -1, 2.5, *NUMBER])
-row("jd.guidance.Nucleus", guidance.Nucleus, OF_TOKENS, denoiser=[T(EXACT), *A_DENOISER], p=[1.5, *POSITIVE])
+OF_TABLE = {"denoiser": EXACT_TABLE}
+row("jd.guidance.Temperature", guidance.Temperature, OF_TABLE, denoiser=[T(EXACT), *A_DENOISER], tau=POSITIVE)
+row("jd.guidance.TopK", guidance.TopK, OF_TABLE, denoiser=[T(EXACT), *A_DENOISER], k=[0, -1, 2.5, *NUMBER])
+row("jd.guidance.Nucleus", guidance.Nucleus, OF_TABLE, denoiser=[T(EXACT), *A_DENOISER], p=[1.5, *POSITIVE])
 row("jd.guidance.Temperature called", guidance.Temperature(EXACT_TABLE), {"x": TOKENS, "t": 0.5}, x=[TOKENS - 1, T(X),
     T(None)], t=TIME_OF_X)
 row("jd.guidance.DynamicThreshold", guidance.DynamicThreshold, {"denoiser": EXACT}, denoiser=A_DENOISER, quantile=[1.5,
@@ -667,11 +667,11 @@ row("jd.networks.TextEncoder called", networks.TextEncoder(**TEXT), {"ids": np.z
     mask=[T(np.ones((2, 3))), T(np.ones((2, 2), bool)), T("all")])
 row("jd.networks.Encoded", networks.Encoded, {"encoder": networks.TextEncoder(**TEXT), "network": networks.DiT(**DIT)},
     encoder=[T(None), T("text"), T(networks.TextEncoder)], network=[T(None), T(NETWORK), T(networks.DiT)])
-OF_TOKENS = {"categories": 3, "length": 4, "width": 8, "depth": 1, "heads": 2, "rngs": RNGS}
-row("jd.networks.Transformer", networks.Transformer, OF_TOKENS, categories=[1, *says("GiB", 10**12), *WIDTHS],
+TRANSFORMER = {"categories": 3, "length": 4, "width": 8, "depth": 1, "heads": 2, "rngs": RNGS}
+row("jd.networks.Transformer", networks.Transformer, TRANSFORMER, categories=[1, *says("GiB", 10**12), *WIDTHS],
     length=WIDTHS, width=[7, *says("GiB", 10**6), *WIDTHS], depth=WIDTHS, heads=[3, 8, *WIDTHS], noise=FLAG,
     classes=TAKES, tied=FLAG, qk_norm=FLAG, waves=FUNCTION, remat=FLAG, rngs=[T(None), T(KEY), T(0)])
-row("jd.networks.Transformer called", networks.Transformer(**OF_TOKENS), {"x": jnp.zeros((3, 4), int),
+row("jd.networks.Transformer called", networks.Transformer(**TRANSFORMER), {"x": jnp.zeros((3, 4), int),
     "c_noise": jnp.zeros(3)}, x=[jnp.zeros((3, 5), int), jnp.zeros(3, int), T(X)], c_noise=[np.zeros((3, 1)),
     np.zeros(2)])
 WITH_TOKENS = {"network": networks.MLP((2, 4), rngs=RNGS), "categories": 3, "features": 4, "rngs": RNGS}

@@ -81,6 +81,7 @@ def test_what_falls_short_of_float32_is_named():
     assert arithmetic(whole, jnp.float64, None, gpu) == "float64"
 
 
+@pytest.mark.slow
 def test_the_budget_says_what_full_precision_changes():
     """v = a x makes x_1 = x exp(a Δφ) under VP with data_std 1; bfloat16 rounds a, and x by a share of 2^-9 at most."""
     seen = set()

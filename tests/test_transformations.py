@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import products_on_a_gpu
+from conftest import few_names, products_on_a_gpu
 from jax.sharding import AxisType, PartitionSpec
 from tables import (
     COUPLINGS,
@@ -233,7 +233,10 @@ def shapes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-@pytest.mark.parametrize("name", ROWS)
+LONG = {"encode", "ProbabilityFlow", "BrownianVE", "LearnedVP", "Switch", "from_betas"}  # of which others have the like
+
+
+@pytest.mark.parametrize("name", few_names(ROWS, *(ROWS.keys() - LONG)))
 def test_it_composes(name):
     """Under jit and strict promotion; vmap; scan; shard_map with its default check; in bfloat16; by keys of rbg.
 
@@ -308,6 +311,7 @@ def test_a_denoiser_is_a_function_that_jit_takes():
     np.testing.assert_allclose(jax.jit(MODEL)(X, 0.5).data, MODEL(X, 0.5).data, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_processes_and_denoisers_make_ensembles():
     """A LearnedVP stacked, a gradient one a member, its zeros, and axes as a tree."""
     logits = np.stack([np.zeros(3), [0.3, -0.2, 0.1]])

@@ -168,8 +168,10 @@ def bits_per_dim(
         )
     check_flow(flow)
     cond, keys = check_cond(denoiser, cond, n), example_keys(key, n)
-    placed = jax.eval_shape(lambda keys, images: place(dequantizer, keys, images, levels)[0], keys, images)
-    check_trace(trace, (batch_size, *placed.shape[1:]), np.float32)
+    event = images.shape[1:]
+    if hasattr(dequantizer, "place"):
+        event = jax.eval_shape(lambda keys, images: place(dequantizer, keys, images, levels)[0], keys, images).shape[1:]
+    check_trace(trace, (batch_size, *event), np.float32)
     likelihood = {"flow": flow, "trace": trace, "t_min": t_min, "source": source}
     model, put = copied((denoiser, dequantizer), mesh)
     estimator = Estimator(keys, model, images, cond, put, dequantization_samples, levels, likelihood, mesh, precision)

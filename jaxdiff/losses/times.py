@@ -181,8 +181,10 @@ class Subsets(_Times):
             jax.random.uniform(key, shape) for key, shape in zip(keys, [(n,), (parts, n), (parts, n)], strict=True)
         )
         given = given < u
-        t = jnp.where(given, 0.0, jnp.where(hidden < along_batch(self.hidden, u, "hidden"), 1.0, t))
-        return process.joined(list(t)), process.joined(list(jnp.where(given, 0.0, factor)))
+        probability = along_batch(self.hidden, u, "hidden")
+        t = jnp.where(given, 0.0, jnp.where(hidden < probability, 1.0, t))
+        factor = jnp.where(given, 0.0, factor + 0 * probability)  # NaN where the probability is
+        return process.joined(list(t)), process.joined(list(factor))
 
 
 def _check_noise(process: Process, t_min) -> None:

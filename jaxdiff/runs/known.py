@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 import jax
 import numpy as np
 
+from jaxdiff import samplers
 from jaxdiff.arrays import check_choice, check_instance, check_number, check_whole, read_json, said
 from jaxdiff.config import Config
 from jaxdiff.likelihood import Hutchinson
 from jaxdiff.losses import ConditionDropout, Loss
 from jaxdiff.metrics import Distance
 from jaxdiff.runs.summary import write_json
-from jaxdiff.samplers import DPMSolverPP, ProbabilityFlow, Sampler, draw
+from jaxdiff.samplers import DPMSolverPP, ProbabilityFlow, Sampler
 from jaxdiff.vocabulary import Network
 
 SEEN = 10_000  # pictures that data_std is measured on
@@ -106,7 +107,7 @@ class Known(abc.ABC):
 
     def draw(self, key, denoiser, n: int, sampler, batch_size: int, cond=None, **settings) -> Any:
         """n samples, as the model sees them; `settings` are those of `jaxdiff.samplers.draw`."""
-        return draw(key, denoiser, (n, *self.event), batch_size, cond, sampler=sampler, **settings)
+        return samplers.draw(key, denoiser, (n, *self.event), batch_size, cond, sampler=sampler, **settings)
 
     def given(self, names: Sequence[str]) -> tuple[str, ...]:
         """The columns that a likelihood is given by `names`; ValueError where it is given what the model was."""

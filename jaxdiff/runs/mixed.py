@@ -256,7 +256,7 @@ class Mixed(Known):
         places = [self.columns.names.index(name) for name in self.columns.categories]
         rng = np.random.default_rng(0)
         for name, values in (sets | {"samples": self.columns.values(x)}).items():
-            sets[name] = values = values.copy()
+            sets[name] = values = np.array(values)
             values[:, places] += rng.uniform(-0.3, 0.3, (len(values), len(places)))
         jd.plotting.pairs(sets, self.columns.names, path, title)
         return path

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names
 from flax import nnx
 
 import jaxdiff as jd
@@ -54,10 +55,11 @@ ROWS = {
 
 def test_the_table_has_every_loss():
     others = {"Loss", "ConditionDropout", "Classification"}  # a protocol, a wrapper of these, and no loss of denoisers
+    others |= {"Bound", "Steps", "AnyOrder", "Sum"}  # of any process, and tried on its own: test_bound.py
     assert {*ROWS} == {name for name in jd.losses.__all__ if name[0].isupper()} - others
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", few_names(ROWS, "Denoising", "ScoreMatching", "BridgeMatching"))
 def test_dropout_adds_its_variance_to_every_loss(name):
     """The error of slope m x, E m = 1, is that of slope x and slope² Var m |x|²; the network's x has unit variance."""
     loss, denoiser = ROWS[name]

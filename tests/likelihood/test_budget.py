@@ -112,6 +112,7 @@ def test_samples_that_share_their_probes_share_the_error_of_these():
     assert report.budget.dequantisation**2 * n == pytest.approx(left, abs=5 * np.sqrt(3 / n) * total)
 
 
+@pytest.mark.slow
 def test_shifts_are_what_refining_changes():
     d, n = 3, 40
     denoiser = correlated(d, 1)

@@ -112,6 +112,7 @@ def test_only_the_variance_learns_from_the_bound():
     assert abs(with_bound["u"][-1]) < 1e-5  # the last level has no step of its own
 
 
+@pytest.mark.slow
 def test_training_finds_the_best_variance():
     """On one draw of n examples and noises its minimum is log of the mean of n/T squares, each 1 ± √2."""
     n = 48_000

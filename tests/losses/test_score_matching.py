@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 import tables
-from conftest import draw_mixture, mixture
+from conftest import draw_mixture, few, mixture
 
 import jaxdiff as jd
 from jaxdiff.losses import Denoising, ScoreMatching, SlicedScoreMatching, times, weightings
@@ -93,7 +93,7 @@ def test_its_minimum_is_the_maximum_likelihood(process, x64):
     np.testing.assert_allclose(best, np.column_stack([matrix, -matrix @ x.mean(0)]), rtol=1e-9, atol=1e-9)
 
 
-@each_process
+@pytest.mark.parametrize("process", few(PROCESSES, "VP"))
 def test_it_is_denoising_in_expectation(process):
     """For any denoiser, over all t and from the same draws, the mean of the difference is zero."""
     network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, (16,), rngs=rngs))

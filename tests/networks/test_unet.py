@@ -130,6 +130,7 @@ def test_outputs_are_blocks_of_channels():
     assert out.shape == (2, 4, 4, 6)
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_less_and_changes_no_gradient(capsys):
     x, c_noise = jax.random.normal(jax.random.key(0), (4, 4, 4, 1)), jnp.linspace(-2, 2, 4)
 

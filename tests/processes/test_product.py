@@ -142,6 +142,7 @@ class Cosine(jd.Absorbing):
         return jnp.cos(jnp.pi / 2 * t)
 
 
+@pytest.mark.slow
 def test_the_joint_bound_is_finite_and_right_where_masks_start_late():
     """In continuous time it does not depend on the schedule: -log p but for the end of the bound (.002 bits)."""
     n, levels = 600, {"number": 256, "label": None}

@@ -77,7 +77,7 @@ def test_flow_has_its_order_and_the_marginals(x64):
         np.testing.assert_allclose(x, at(t), atol=1e-8)
 
 
-@pytest.mark.parametrize("to", ["data", "source"])
+@pytest.mark.parametrize("to", ["data", pytest.param("source", marks=pytest.mark.slow)])
 def test_the_sde_has_the_bridges_marginals(to):
     n, steps, sigma = 20_000, 100, 1.0
     start = jax.random.normal(jax.random.key(0), (n, 2)) + (0.1 if to == "data" else -0.1)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import OF_THREE_PROCESSES, draw_mixture, mixture, mixture_moments
+from conftest import OF_THREE_PROCESSES, OF_TWO_PROCESSES, draw_mixture, mixture, mixture_moments
 from scipy.integrate import quad
 
 import jaxdiff as jd
@@ -37,7 +37,7 @@ def check_moments(x, mean, covariance):
 
 
 @pytest.mark.parametrize("sampler", STOCHASTIC, ids=str)
-@pytest.mark.parametrize("process", OF_THREE_PROCESSES)
+@pytest.mark.parametrize("process", OF_TWO_PROCESSES)
 def test_stochastic_samplers_draw_the_mixture(sampler, process):
     """Started from the true x at t_start, so that only the sampler can be wrong."""
     n, t_start = 4000, 0.97 if isinstance(sampler, EulerMaruyama) else 1.0

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 import run
+from conftest import few
 
 from jaxdiff.arrays import atomic_write
 from jaxdiff.training import Checkpoints, TrainState, load_params, make_step, read_metrics, train
@@ -105,7 +106,10 @@ def add(path, rng):
     path.with_name("d" * 32).write_bytes(b"mine")
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, remove, link, add])
+DAMAGES = {damage.__name__: damage for damage in (flip, truncate, remove, link, add)}
+
+
+@pytest.mark.parametrize("damage", few(DAMAGES, "flip", "link"))
 def test_damage_is_found_and_the_step_before_taken(saved, tmp_path, damage):
     """At ten random places for each kind."""
     digests, _ = reference(10)
@@ -467,6 +471,7 @@ def soak(folder, kills, seed):
     return newest
 
 
+@pytest.mark.slow
 def test_kill_soak(tmp_path):
     assert soak(tmp_path, 3, seed=0) > 1
 

@@ -67,6 +67,7 @@ def alone(tmp_path_factory):
     return newest(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_hand_over_to_four_and_to_one(tmp_path, alone):
     codes, errors = ends(together([tmp_path] * 2, 2, steps=20, model=2))
     assert codes == [0, 0], errors
@@ -115,7 +116,7 @@ def test_a_host_that_is_different_or_throws_is_told_by_all(tmp_path, settings, m
 @pytest.mark.parametrize(
     ("settings", "code", "cause"),
     [
-        ({"exits_at": [None, 7]}, 3, "process 1 ended: left by sys.exit(3) before the others"),
+        slow({"exits_at": [None, 7]}, 3, "process 1 ended: left by sys.exit(3) before the others"),
         ({"interrupted_at": [7, None]}, 130, "process 0 ended: interrupted (Ctrl-C)"),
     ],
 )
@@ -125,6 +126,7 @@ def test_whatever_ends_one_host_ends_all_and_each_log_says_so(tmp_path, settings
     assert all(cause in err for err in errors), errors
 
 
+@pytest.mark.slow
 def test_ctrl_c_to_one_of_two_saves_and_stops_both_after_the_same_step(tmp_path):
     processes = together([tmp_path] * 2, steps=10**6, log_every=5, checkpoint_every=10, pressed=[None, [20, 0.0]])
     codes, errors = ends(processes)

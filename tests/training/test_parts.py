@@ -219,6 +219,7 @@ def test_what_is_recorded_of_labels_is_that_of_the_denoiser_inside():
     assert both.denoiser.condition_dropout is None
 
 
+@pytest.mark.slow
 def test_the_network_follows_the_loss_and_the_process_its_square():
     model, key, x0 = jd.denoisers.WithProcess(normal_data()), jax.random.key(1), Normal()[0]["x"]
 

@@ -95,6 +95,7 @@ def test_ctrl_c_at_any_moment_around_a_checkpoint_saves_and_ends(tmp_path):
         saves_and_ends(tmp_path / str(number), seconds)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit_and_a_second_ctrl_c_ends_at_once(tmp_path):
     code, err, took = pressed(tmp_path, 0.0, 0.03, delay=0.1)  # two signals at once would be one
     assert (code, took < 2) == (130, True), err

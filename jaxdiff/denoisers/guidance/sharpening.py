@@ -27,13 +27,13 @@ def _tempered(log_p, number) -> jax.Array:
 
 
 def _k_best(log_p, number) -> jax.Array:
-    return _best(log_p, lambda inside: inside.sum(-1) >= number)
+    return _best(log_p, lambda inside: inside.sum(-1) >= number) + 0 * number[..., None]  # NaN where the number is
 
 
 def _nucleus(log_p, number) -> jax.Array:
     share = jax.lax.stop_gradient(jnp.exp(log_p))
     mass = lambda inside: jnp.where(inside, share, 0.0).sum(-1)
-    return _best(log_p, lambda inside: (mass(inside) >= number) & (number < 1))
+    return _best(log_p, lambda inside: (mass(inside) >= number) & (number < 1)) + 0 * number[..., None]
 
 
 def _best(log_p, enough) -> jax.Array:
