@@ -371,7 +371,11 @@ def test_what_a_notebook_gives_is_loaded_by_the_command_line(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("process", "loss"), [("vp", "hybrid(steps=10)"), ("learned_vp", "least_variance(denoising(likelihood))")]
+    ("process", "loss"),
+    [
+        pytest.param("vp", "hybrid(steps=10)", marks=pytest.mark.slow),
+        ("learned_vp", "least_variance(denoising(likelihood))"),
+    ],
 )
 def test_a_loss_trains_the_model_that_it_is_of(tmp_path, process, loss):
     config = runs.Config(data="circles", network="mlp((8,))", process=process, loss=loss, steps=2, batch_size=8)

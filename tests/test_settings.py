@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few_names
+from conftest import few, few_names
 from tables import GUIDANCE, KINDS, LOSSES, given
 
 import jaxdiff as jd
@@ -60,7 +60,7 @@ def models(factor):
 ALL, EACH = models(FACTORS), [models(factor) for factor in FACTORS]
 
 
-@pytest.mark.parametrize("x", [POINTS, IMAGES], ids=["points", "images"])
+@pytest.mark.parametrize("x", few({"points": POINTS, "images": IMAGES}, "images"))
 @pytest.mark.parametrize("name", ALL)
 def test_a_denoiser_of_settings_one_an_example_is_a_loop_over_them(name, x):
     t = np.array([0.2, 0.4, 0.7])

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few_names
 
 import jaxdiff as jd
 from jaxdiff.arrays import check_number
@@ -209,7 +208,8 @@ SOLVES = {
 }
 
 
-@pytest.mark.parametrize("name", few_names(SOLVES, "ProbabilityFlow"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOLVES)
 def test_tolerances_and_times_of_a_solve_under_vmap_are_a_loop_over_them_and_nan_outside_their_range(name):
     good = [(1e-2, 1e-3, 0.1), (1e-4, 1e-4, 0.01), (0.0, 1e-2, 0.2)]
     outside = [(-1e-2, 1e-2, 0.1), (1e-2, -1e-2, 0.1), (INF, 1e-2, 0.1), (1e-2, INF, 0.1), (math.nan, 1e-2, 0.1)]

@@ -233,7 +233,19 @@ def shapes(tree):
     return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
-LONG = {"encode", "ProbabilityFlow", "BrownianVE", "LearnedVP", "Switch", "from_betas"}  # of which others have the like
+LONG = {
+    "encode",
+    "ProbabilityFlow",
+    "ReverseSDE",
+    "BrownianVE",
+    "LearnedVP",
+    "Switch",
+    "from_betas",
+    "SubVP",
+    "VE",
+    "OU",
+}
+LONG |= {"EDM", "Brownian"}  # of which others have the like
 
 
 @pytest.mark.parametrize("name", few_names(ROWS, *(ROWS.keys() - LONG)))

@@ -77,6 +77,7 @@ def test_entropic_permutations_have_their_law():
     assert (np.abs(seen - weights) < 4 * np.sqrt(weights * (1 - weights) / n)).all()
 
 
+@pytest.mark.slow
 def test_entropic_is_the_gaussian_schrodinger_plan():
     """1 - E|x_0 - x_1|²/2 is Cov(x_0, x_1) of N(0, I) and N(0, I), and varies least; a finite batch adds O(1/n)."""
     n, batches = 1024, 12

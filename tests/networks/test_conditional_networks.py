@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names
 from flax import nnx
 
 from jaxdiff.networks import Classifier, DiT, UNet, initialize
@@ -48,7 +49,7 @@ def built(name):
     return jax.jit(network), randomised(params)
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=few_names(NETWORKS, "UNet", "DiT joint"))
 def case(request):
     return *built(request.param), floats(2, 4, 4, 1), conditions(4, 4)
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
+from conftest import few_names
 from flax import nnx
 
 from jaxdiff.networks import MLP, Cast, DiT, Fourier, Network, UNet, initialize
@@ -44,7 +45,7 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=few_names(CASES, "mlp", "unet", "dit"))
 def case(request):
     make, event = CASES[request.param]
     network, params = built(make)

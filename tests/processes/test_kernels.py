@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few
 from scipy.linalg import expm
 from tokens import TABLE, K, N, data, entropy
 
@@ -218,7 +219,7 @@ def transition(kernel, s, t):
     return np.prod([each[i][:, states[:, i]] for i in range(N)], 0)
 
 
-@other_than_masks
+@pytest.mark.parametrize("kernel", few(KERNELS, "multinomial"))
 def test_ancestral_samples_and_the_bound_in_steps_are_enumerated(kernel):
     """Over 4 steps: the law by dynamic programming, the bound as the sum of its divergences."""
     n, grid = 20_000, np.array([1.0, 0.75, 0.5, 0.25])

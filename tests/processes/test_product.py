@@ -202,6 +202,7 @@ def test_a_loss_is_the_mean_over_all_values(weighting, clocks, expected):
     np.testing.assert_allclose(loss, np.full(6, expected), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_draw_of_times_gives_one_mean():
     """Of the bound's weighting, with one clock: by importance on the sum of rates or evenly."""
     n = 10_000

@@ -117,7 +117,7 @@ def test_a_host_that_is_different_or_throws_is_told_by_all(tmp_path, settings, m
     ("settings", "code", "cause"),
     [
         slow({"exits_at": [None, 7]}, 3, "process 1 ended: left by sys.exit(3) before the others"),
-        ({"interrupted_at": [7, None]}, 130, "process 0 ended: interrupted (Ctrl-C)"),
+        slow({"interrupted_at": [7, None]}, 130, "process 0 ended: interrupted (Ctrl-C)"),
     ],
 )
 def test_whatever_ends_one_host_ends_all_and_each_log_says_so(tmp_path, settings, code, cause):
