@@ -22,7 +22,7 @@ NAMES = sorted({path.stem for path in FOLDER.iterdir() if path.suffix in (".py",
 MACHINE_PATH = re.compile(r"(?<![\w:/.])/(work|tmp|root|home|Users|usr|opt|var|private|content)\b")
 
 
-LONG = ("conditioning", "flows_and_bridges", "inverse_problems", "lectures", "likelihood", "samplers")
+LONG = ("conditioning", "discrete", "flows_and_bridges", "inverse_problems", "lectures", "likelihood", "samplers")
 CUT = {"steps=2000": "steps=100", "side, extent = 64, 2.0": "side, extent = 16, 2.0"}
 
 
