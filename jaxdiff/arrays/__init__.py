@@ -43,7 +43,7 @@ from jaxdiff.arrays.files import (
 )
 from jaxdiff.arrays.fingerprint import digest, fingerprint, sha256
 from jaxdiff.arrays.integers import check_integers, noise_dtype
-from jaxdiff.arrays.keys import check_key, example_keys, folded, normal
+from jaxdiff.arrays.keys import check_key, example_keys, folded, normal, split_keys, uniform
 from jaxdiff.arrays.precision import (
     Precision,
     as_called,

@@ -56,6 +56,16 @@ def folded(keys, number) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
 
 
+def split_keys(keys, count: int = 2) -> tuple:
+    """`count` keys for each of `keys`."""
+    return jnp.unstack(jax.vmap(lambda key: jax.random.split(key, count))(keys), axis=1)
+
+
+def uniform(keys, x) -> jax.Array:
+    """A uniform number in [0, 1) for each value of x [n, *event], one key an example."""
+    return jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)
+
+
 def normal(keys, x) -> jax.Array:
     """Standard normal noise of the shape and dtype of x [n, *event], one key an example."""
     return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

@@ -19,11 +19,20 @@ def mean_of(values: np.ndarray, counted: np.ndarray | None = None) -> Mean:
     With `counted` [n] each is itself a mean over so many values: the mean over all of these is a ratio of sums, and its
     standard error that of the ratio, to first order.
     """
+    if counted is not None:
+        return ratio_of(values * counted, counted)
     n = len(values)
-    share = 1.0 if counted is None else counted / counted.mean()
-    mean = float((share * values).mean()) if n else math.nan
-    away = values if counted is None else share * (values - mean)
-    return Mean(mean, float(away.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan)
+    return Mean(
+        float(values.mean()) if n else math.nan, float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    )
+
+
+def ratio_of(totals: np.ndarray, counted: np.ndarray) -> Mean:
+    """Σ totals / Σ counted over examples [n], of some of which nothing may count; its error to first order."""
+    n = len(totals)
+    ratio = float(totals.sum() / counted.sum()) if n else math.nan
+    error = (totals - ratio * counted).std(ddof=1) / (counted.mean() * math.sqrt(n)) if n > 1 else math.nan
+    return Mean(ratio, float(error))
 
 
 def finite(values: np.ndarray) -> np.ndarray:

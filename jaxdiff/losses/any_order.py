@@ -15,7 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import example_keys, pytree
+from jaxdiff.arrays import example_keys, pytree, uniform
 from jaxdiff.denoisers import check_denoiser
 from jaxdiff.losses import times as times_
 from jaxdiff.losses.counted import check_weight, counts
@@ -52,7 +52,7 @@ class AnyOrder:
 
 def places(keys, x0, weight) -> jax.Array:
     """A random place in line for each value of x0 that counts, 0 first, those that are given last; of its shape."""
-    drawn = jax.vmap(lambda key: jax.random.uniform(key, x0.shape[1:]))(keys)
+    drawn = uniform(keys, x0)
     return in_line(drawn if weight is None else jnp.where(weight == 0, jnp.inf, drawn))
 
 

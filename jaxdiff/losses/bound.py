@@ -24,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import check_whole, count, example_keys, pytree
-from jaxdiff.denoisers import check_denoiser
 from jaxdiff.losses import times as times_
 from jaxdiff.losses.counted import check_weight, noised, paid
 from jaxdiff.losses.denoising import mean_error
@@ -76,7 +75,6 @@ class Steps:
         check_grid(self.grid)
 
     def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
-        check_denoiser(denoiser)
         denoiser, x0, cond = prepared(denoiser, key, x0, cond)
         process, n = denoiser.process, count(x0)
         weight = check_weight(process, weight, x0)

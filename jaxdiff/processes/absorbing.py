@@ -19,12 +19,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_output, expand_time, pytree
+from jaxdiff.arrays import check_output, expand_time, pytree, split_keys, uniform
 from jaxdiff.processes import ends
-from jaxdiff.processes.discrete import Mixing, split, uniform
+from jaxdiff.processes.discrete import Mixing
 from jaxdiff.processes.heads import Seen
 from jaxdiff.processes.predictions import Categorical, Certain
-from jaxdiff.processes.process import check_process
+from jaxdiff.processes.process import check_kind
 
 
 @pytree
@@ -93,7 +93,7 @@ class Absorbing(Mixing):
 
     def _some_shown(self, keys, prediction: Categorical, x, chance) -> jax.Array:
         """x with each mask shown with probability `chance`, as a draw of the prediction."""
-        which, what = split(keys)
+        which, what = split_keys(keys)
         shown = (x == self.mask) & (uniform(which, x) < chance)
         return jnp.where(shown, prediction.draw(what, shown), x)
 
@@ -103,7 +103,7 @@ class Absorbing(Mixing):
 
     def remasked(self, keys, prediction: Categorical, x, t, s, share) -> jax.Array:
         """The same, but what is seen is masked with `share` of the largest probability that keeps the marginals."""
-        show, hide = split(keys)
+        show, hide = split_keys(keys)
         alpha_t, sigma_t = self.marginal(t)
         again = share * expand_time(jnp.minimum(1.0, ends.ratio(self.sigma(s), alpha_t)), x)
         chance = self._shown(x, t, s) + again * expand_time(ends.ratio(alpha_t, sigma_t), x)
@@ -130,8 +130,4 @@ class Absorbing(Mixing):
 
 def check_absorbing(process, what: str, instead: str = "") -> Absorbing:
     """`process`, one of masks; TypeError where `what` is asked of another. `instead` says what to take."""
-    check_process(process)
-    if not isinstance(process, Absorbing):
-        fix = f"; {instead}" if instead else ""
-        raise TypeError(f"{what} takes masks, Absorbing(categories), and {type(process).__name__} is none{fix}")
-    return process
+    return check_kind(process, Absorbing, "masks, Absorbing(categories)", what, instead)

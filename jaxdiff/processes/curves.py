@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_array, check_time
+from jaxdiff.arrays import check_array, check_time, is_concrete
 from jaxdiff.arrays.checks import floating
 from jaxdiff.processes import ends
 from jaxdiff.processes.grids import Angle
@@ -88,6 +88,19 @@ class Curves(Process):
 
     def check_times(self, times: Callable) -> None:
         """Curves have x at every t: `times` are not asked for."""
+
+    def _check_data_left(self, parameterization: str, t, instead: str) -> None:
+        """Raise ValueError where α = 0 at a concrete `t`, of which a network of that row says nothing."""
+        if not all(map(is_concrete, [t, *jax.tree.leaves(self)])):
+            return
+        with jax.ensure_compile_time_eval():
+            nothing = bool(self.alpha(t) == 0)
+        if nothing:
+            raise ValueError(
+                f"alpha({float(t)}) = 0 for {type(self).__name__}: a network trained on "
+                f'"{parameterization}" says nothing of the data there. Start below, for example '
+                f't_start=0.999, or train with "{instead}"'
+            )
 
     def check_curves(self) -> None:
         """Raise ValueError where own curves are not finite, contradict each other, or lose their digits."""

@@ -45,6 +45,8 @@ from jaxdiff.arrays import (
     expand_time,
     is_concrete,
     said,
+    split_keys,
+    uniform,
     with_dtype,
 )
 from jaxdiff.processes import ends
@@ -268,15 +270,5 @@ class Mixing(Scheduled):
         return self._mixed(keys, x, ends.ratio(self.alpha(t), self.alpha(s)))
 
     def _mixed(self, keys, x, kept) -> jax.Array:
-        which, what = split(keys)
+        which, what = split_keys(keys)
         return jnp.where(uniform(which, x) < expand_time(kept, x), x, self.prior(what, x.shape, 1.0))
-
-
-def split(keys, count: int = 2) -> tuple[jax.Array, ...]:
-    """`count` keys for each of `keys`."""
-    return jnp.unstack(jax.vmap(lambda key: jax.random.split(key, count))(keys), axis=1)
-
-
-def uniform(keys, x) -> jax.Array:
-    """One uniform number for each value of x, one key an example."""
-    return jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)

@@ -66,7 +66,7 @@ from jaxdiff.processes.curves import Curves
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.processes.parameterization import ROWS, check_parameterization
 from jaxdiff.processes.predictions import Prediction
-from jaxdiff.processes.process import Process, check_process
+from jaxdiff.processes.process import Process, check_kind, check_process
 
 _LEVELS = 256
 _COVERED = 0.25
@@ -125,17 +125,8 @@ class Gaussian(Curves):
 
     def check_start(self, parameterization, t) -> None:
         """Raise ValueError where α = 0 at a concrete `t`, of which "noise" and "score" say nothing."""
-        known = all(map(is_concrete, [t, *jax.tree.leaves(self)]))
-        if not known or parameterization not in ("noise", "score"):
-            return
-        with jax.ensure_compile_time_eval():
-            nothing = bool(self.alpha(t) == 0)
-        if nothing:
-            raise ValueError(
-                f"alpha({float(t)}) = 0 for {type(self).__name__}: a network trained on "
-                f'"{parameterization}" says nothing of the data there. Start below, for example '
-                't_start=0.999, or train with "v"'
-            )
+        if parameterization in ("noise", "score"):
+            self._check_data_left(parameterization, t, "v")
 
     def check_prediction(self, prediction, x) -> None:
         """Raise where what a denoiser returned for x is no `Prediction` of data and noise of the shape of x."""
@@ -287,11 +278,7 @@ def log_cell(integers, mean, std, levels: int) -> jax.Array:
 
 def check_gaussian(process, what: str, instead: str = "") -> Gaussian:
     """`process`, one of numbers; TypeError where `what` is asked of another. `instead` says what to take."""
-    check_process(process)
-    if not isinstance(process, Gaussian):
-        fix = f"; {instead}" if instead else ""
-        raise TypeError(f"{what} takes processes of numbers, such as VP(), and {type(process).__name__} is none{fix}")
-    return process
+    return check_kind(process, Gaussian, "processes of numbers, such as VP()", what, instead)
 
 
 def perturb(key, process: Process, x0, t) -> tuple[Any, Any]:

@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
-from jaxdiff.arrays import expand_time, pytree
-from jaxdiff.processes.discrete import Scheduled, split, uniform
+from jaxdiff.arrays import expand_time, pytree, split_keys, uniform
+from jaxdiff.processes.discrete import Scheduled
 from jaxdiff.processes.predictions import Certain
 from jaxdiff.processes.rows import ByRows
 
@@ -154,7 +154,7 @@ class DiscretizedGaussian(ByRows, Scheduled):
 
     def leap(self, keys, prediction, x, t, s) -> jax.Array:
         """x with each value moved to a neighbour with probability 1 - exp(-rate (t - s)), in proportion to its rate."""
-        which, where = split(keys)
+        which, where = split_keys(keys)
         ours, _, exist = self._ratios(prediction, x, t)
         below, above = jnp.where(exist, jnp.exp(ours), 0.0)
         pace = expand_time(self.rate(t) * self._pace(t) * (t - s), x)

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import xlog1py
 
-from jaxdiff.arrays import check_output, expand_time, is_concrete, pytree
-from jaxdiff.processes.discrete import Mixing, split, uniform
+from jaxdiff.arrays import check_output, expand_time, pytree, split_keys, uniform
+from jaxdiff.processes.discrete import Mixing
 from jaxdiff.processes.heads import Head, Seen
 from jaxdiff.processes.predictions import Categorical, Certain
 
@@ -45,15 +45,8 @@ class Multinomial(Mixing):
 
     def check_start(self, parameterization, t) -> None:
         """Raise ValueError where α = 0 at a concrete `t`, of which "score" says nothing."""
-        if parameterization != "score" or not all(map(is_concrete, [t, *jax.tree.leaves(self)])):
-            return
-        with jax.ensure_compile_time_eval():
-            nothing = bool(self.alpha(t) == 0)
-        if nothing:
-            raise ValueError(
-                f'alpha({float(t)}) = 0 for {type(self).__name__}: a network trained on "score" says nothing of the '
-                'data there. Start below, for example t_start=0.999, or train with "leave_one_out"'
-            )
+        if parameterization == "score":
+            self._check_data_left(parameterization, t, "leave_one_out")
 
     def prior(self, keys, shape, t) -> jax.Array:
         one = lambda key: jax.random.randint(key, shape[1:], 0, self.categories, jnp.int32)
@@ -100,7 +93,7 @@ class Multinomial(Mixing):
 
     def reverse(self, keys, prediction, x, t, s) -> jax.Array:
         """A draw of x_0, and of x_s given it: x_0, any category, or still x."""
-        what, which, noise = split(keys, 3)
+        what, which, noise = split_keys(keys, 3)
         x0 = prediction.draw(what)
         (alpha_s, sigma_s), alpha_t = self.marginal(s), self.alpha(t)
         lost = self._lost(s, t)
@@ -112,7 +105,7 @@ class Multinomial(Mixing):
 
     def leap(self, keys, prediction, x, t, s) -> jax.Array:
         """x with each value moved to another with probability 1 - exp(-rate (t - s)), in proportion to its rate."""
-        which, where, what, noise = split(keys, 4)
+        which, where, what, noise = split_keys(keys, 4)
         log_p = prediction.log_prob(x)
         others = -jnp.expm1(log_p)
         rate, alpha, gain = (expand_time(value, x) for value in (self.rate(t), self.alpha(t), self._gain(t)))

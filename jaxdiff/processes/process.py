@@ -204,6 +204,15 @@ class Process(abc.ABC):
         """-log P(data | x_t), nats, of the shape of x0: the bound's last step."""
 
 
+def check_kind(process, kind: type, described: str, what: str, instead: str) -> Any:
+    """`process`, one of `kind`; TypeError where `what` is asked of another. `instead`, if any, says what to take."""
+    check_process(process)
+    if not isinstance(process, kind):
+        fix = f"; {instead}" if instead else ""
+        raise TypeError(f"{what} takes {described}, and {type(process).__name__} is none{fix}")
+    return process
+
+
 def check_process(process, name: str = "process") -> None:
     """Raise TypeError for what is no process."""
     check_instance(name, process, Process, "a process such as jaxdiff.VP()")

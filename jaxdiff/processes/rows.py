@@ -14,8 +14,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_output
-from jaxdiff.processes.discrete import Discrete, split
+from jaxdiff.arrays import check_output, split_keys
+from jaxdiff.processes.discrete import Discrete
 from jaxdiff.processes.predictions import Categorical, Certain
 
 
@@ -62,7 +62,7 @@ class ByRows(Discrete):
 
     def reverse(self, keys, prediction, x, t, s) -> jax.Array:
         """A draw of x_0, and of x_s given it."""
-        what, which = split(keys)
+        what, which = split_keys(keys)
         return drawn(which, self._before(x, s, t) + self._after(prediction.draw(what), s))
 
     def read(self, parameterization, out, x, t, data_std) -> Categorical:

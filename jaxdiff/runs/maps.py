@@ -92,10 +92,6 @@ class Maps(Labelled, Tokens):
         name = f"shares of {self.categories} categories in {CELLS} x {CELLS} parts"
         return lambda tokens: shares(tokens, self.categories), {"name": name}
 
-    def whole(self, x, cond) -> np.ndarray:
-        """The categories."""
-        return np.asarray(x)
-
     def distances(self, key, real, x) -> dict[str, Distance]:
         """None, since maps are compared by features."""
         return {}

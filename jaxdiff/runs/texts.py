@@ -13,8 +13,9 @@ import jaxdiff as jd
 from jaxdiff.arrays import atomic_write, said
 from jaxdiff.config import Config
 from jaxdiff.data import Symbols
+from jaxdiff.likelihood.mean import ratio_of
 from jaxdiff.metrics import Distance
-from jaxdiff.runs.tokens import LIMIT, Tokens, ratio
+from jaxdiff.runs.tokens import LIMIT, Tokens
 from jaxdiff.vocabulary import WORDS, Network
 
 GRAMS = 2, 4, 8  # tokens that are looked for again
@@ -131,10 +132,6 @@ class Texts(Tokens):
         name = f"frequencies of {self.noun}s and of pairs of them in {BUCKETS} buckets"
         return lambda tokens: frequencies(tokens, self.categories), {"name": name}
 
-    def whole(self, x, cond) -> np.ndarray:
-        """The tokens."""
-        return np.asarray(x)
-
     def distances(self, key, real, x) -> dict[str, Distance]:
         """How often n-grams come again, each beside the floor's: by how much more than in the training's texts."""
         found = zip(GRAMS, repetition(x, self.symbols.padding, errors=True), self.repeated)
@@ -192,7 +189,7 @@ class Texts(Tokens):
         figures, bits = self.bits(key, denoiser, jnp.asarray(x), weight, paid, None, lasting, **settings)
         text = self.in_words(figures)
         if words.sum():
-            of_word, error = ratio(bits, words)
+            of_word, error = ratio_of(bits, words)
             figures["perplexity_per_word"] = 2.0**of_word
             figures["perplexity_standard_error"] = 2.0**of_word * np.log(2) * error
             text += f"; perplexity a word at most {figures['perplexity_per_word']:.1f}"

@@ -15,6 +15,7 @@ import jaxdiff as jd
 from jaxdiff.arrays import said
 from jaxdiff.config import Config
 from jaxdiff.denoisers import arithmetic
+from jaxdiff.likelihood.mean import ratio_of
 from jaxdiff.runs.known import Known
 from jaxdiff.samplers import Ancestral
 from jaxdiff.vocabulary import WORDS, Noise
@@ -73,6 +74,10 @@ class Tokens(Known):
         """Their shape, and the number of categories."""
         return super().lasting(config) | {"categories": self.categories}
 
+    def whole(self, x, cond) -> np.ndarray:
+        """The categories."""
+        return np.asarray(x)
+
     def bits(
         self, key, denoiser, x, weight, paid, cond, lasting: dict, draws: int = DRAWS, chain: int = CHAINS, **unknown
     ) -> tuple[dict[str, Any], np.ndarray]:
@@ -91,14 +96,14 @@ class Tokens(Known):
         found = jd.continuous_bound(key, denoiser, x, draws=draws, cond=cond, weight=weight, **settings)
         bits, name = _whole(found, x), f"bits_per_{self.noun}"
         figures: dict[str, Any] = {"kind": found.kind, "examples": len(x), f"{self.noun}s": int(paid.sum())}
-        figures[name], figures["standard_error"] = ratio(bits, paid)
+        figures[name], figures["standard_error"] = ratio_of(bits, paid)
         if chain and not told_time(denoiser, x, cond):
             first = lambda tree: jax.tree.map(lambda leaf: leaf[:chain], tree)
             given = {"cond": first(cond), "weight": first(weight), **settings}
             other = jd.likelihood.chain(jax.random.fold_in(key, 1), denoiser, first(x), "random", **given)
-            figures[f"chain_{name}"], figures["chain_standard_error"] = ratio(_whole(other, first(x)), first(paid))
+            figures[f"chain_{name}"], figures["chain_standard_error"] = ratio_of(_whole(other, first(x)), first(paid))
             figures["chain_examples"] = len(first(x))
-            figures["bound_of_the_same"] = ratio(first(bits), first(paid))[0]
+            figures["bound_of_the_same"] = ratio_of(first(bits), first(paid))[0]
         figures["precision"] = arithmetic(denoiser, np.float32, lasting["precision"])
         return figures, bits
 
@@ -127,13 +132,6 @@ def told_time(denoiser, x, cond) -> bool:
     masks = process.unknown((1, *x.shape[1:]))
     early, late = (np.asarray(denoiser(masks, t, one).log_prob(x[:1])) for t in (0.3, 0.9))
     return not np.array_equal(early, late)
-
-
-def ratio(total: np.ndarray, counted: np.ndarray) -> tuple[float, float]:
-    """The ratio of two sums over examples [n], and its standard error to first order."""
-    value, n = float(total.sum() / counted.sum()), len(total)
-    error = (total - value * counted).std(ddof=1) / (counted.mean() * math.sqrt(n)) if n > 1 else math.nan
-    return value, float(error)
 
 
 def _whole(found, x) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.arrays import check_choice, check_whole, pytree
+from jaxdiff.arrays import check_choice, check_whole, pytree, split_keys, uniform
 from jaxdiff.processes import check_absorbing
 from jaxdiff.samplers.sampler import Sampler
 
@@ -84,7 +84,7 @@ class Unmask(Sampler):
 
     def move(self, keys, process, prediction, x, t, s, state):
         """x with the first of its masks shown, each as a draw of the prediction."""
-        which, what = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+        which, what = split_keys(keys)
         masked = x == process.mask
         left, (masks, sigma) = masked.reshape(x.shape[0], -1).sum(1), state
         masks, sigma = jnp.where(sigma == 0, left, masks), jnp.where(sigma == 0, process.sigma(t), sigma)
@@ -96,7 +96,7 @@ class Unmask(Sampler):
     def _first(self, keys, prediction, masked, count) -> jax.Array:
         """Which are the first `count` [n] of the masks, [n, *event]."""
         if self.order == "random":
-            rank = jax.vmap(lambda key: jax.random.uniform(key, masked.shape[1:]))(keys)
+            rank = uniform(keys, masked)
         elif self.order == "left to right":
             rank = jnp.zeros(masked.shape)
         else:

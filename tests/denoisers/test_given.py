@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names
 from pairs import MEANS, PROCESS, STD, WEIGHTS, joint, mixture
 from tables import SAMPLERS, given
 from tokens import MASK, conditionals, tokens
@@ -36,11 +37,7 @@ def test_guidance_is_that_of_the_mixture():
         jd.sample(KEY, ClassifierFree(GIVEN, 2.5), (6, 2), steps=2)
 
 
-QUICK = {"Ancestral", "DPMSolverPP", "EulerMaruyama"}
-EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SAMPLERS]
-
-
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", few_names(SAMPLERS, "Ancestral", "DPMSolverPP", "EulerMaruyama"))
 def test_every_sampler_draws_what_it_draws_of_the_mixture(name):
     row = SAMPLERS[name]
     start = 0.9 if row.below else 1.0

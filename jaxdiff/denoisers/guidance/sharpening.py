@@ -27,19 +27,19 @@ def _tempered(log_p, number) -> jax.Array:
 
 
 def _k_best(log_p, number) -> jax.Array:
-    return _best(log_p, lambda inside: inside.sum(-1) >= number) + 0 * number[..., None]  # NaN where the number is
+    return _best(log_p, number, lambda inside: inside.sum(-1) >= number)
 
 
 def _nucleus(log_p, number) -> jax.Array:
     share = jax.lax.stop_gradient(jnp.exp(log_p))
     mass = lambda inside: jnp.where(inside, share, 0.0).sum(-1)
-    return _best(log_p, lambda inside: (mass(inside) >= number) & (number < 1)) + 0 * number[..., None]
+    return _best(log_p, number, lambda inside: (mass(inside) >= number) & (number < 1))
 
 
-def _best(log_p, enough) -> jax.Array:
+def _best(log_p, number, enough) -> jax.Array:
     """log_p [..., K] of the fewest most probable categories that are `enough`, -inf elsewhere; equal ones go together.
 
-    `enough(inside)` says of sets [..., K], which grow, whether each is.
+    `enough(inside)` says of sets [..., K], which grow, whether each is. NaN where the `number` of it is.
     """
     kind = np.dtype(f"int{8 * log_p.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(jnp.abs(log_p), kind)
@@ -51,7 +51,7 @@ def _best(log_p, enough) -> jax.Array:
         return jnp.where(found, least, least + bit)
 
     threshold = jax.lax.fori_loop(0, last + 1, halve, jnp.zeros_like(bits[..., 0]))
-    return jnp.where(bits <= threshold[..., None], log_p, -jnp.inf)
+    return jnp.where(bits <= threshold[..., None], log_p, -jnp.inf) + 0 * number[..., None]
 
 
 class _Sharpened(Wrapper):
