@@ -1,0 +1,58 @@
+"""Every public name has an example, and the examples run."""
+
+import doctest
+import importlib
+import inspect
+
+import pytest
+
+PACKAGES = [  # that have names of their own
+    "jaxdiff",
+    "jaxdiff.data",
+    "jaxdiff.denoisers",
+    "jaxdiff.denoisers.exact",
+    "jaxdiff.denoisers.guidance",
+    "jaxdiff.likelihood",
+    "jaxdiff.losses",
+    "jaxdiff.metrics",
+    "jaxdiff.networks",
+    "jaxdiff.plotting",
+    "jaxdiff.pretrained",
+    "jaxdiff.processes",
+    "jaxdiff.runs",
+    "jaxdiff.samplers",
+    "jaxdiff.training",
+    "jaxdiff.words",
+]
+DONE = ()  # the rooms in which every name has its example
+
+
+def public():
+    """{full name: object} of the public classes and functions, under the modules that define them."""
+    found = {}
+    for package in map(importlib.import_module, PACKAGES):
+        for name in package.__all__:
+            value = getattr(package, name)
+            if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("jaxdiff."):
+                found[f"{value.__module__}.{value.__qualname__}"] = value
+    return {name: value for name, value in sorted(found.items()) if name.split(".")[1] in DONE}
+
+
+PUBLIC = public()
+
+
+def examples(name):
+    """The docstring's example as one test, with nothing but builtins at its start."""
+    return doctest.DocTestParser().get_doctest(inspect.getdoc(PUBLIC[name]) or "", {}, name, None, 0)
+
+
+def test_every_public_name_has_an_example():
+    assert not [name for name in PUBLIC if not examples(name).examples]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_example_of_a_public_name_runs(name):
+    said = []
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    doctest.DocTestRunner(optionflags=flags).run(examples(name), out=said.append)
+    assert not said, "".join(said)
