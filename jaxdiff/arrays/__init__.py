@@ -56,3 +56,4 @@ from jaxdiff.arrays.precision import (
 )
 from jaxdiff.arrays.pytree import as_argument, as_pytree, pytree, rebuilt, replaced
 from jaxdiff.arrays.room import check_room
+from jaxdiff.arrays.shown import in_full, readable

@@ -16,6 +16,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays.shown import in_one_line
+
 
 def is_concrete(x) -> bool:
     """Whether the values of x can be read: not under `jit` and the like, and not where other processes hold some."""
@@ -28,7 +30,7 @@ def said(value) -> str:
     """`value` as a message shows it: an array by its type and shape, all else in at most 120 characters."""
     if isinstance(value, np.ndarray | jax.Array) and value.size != 1:
         return f"array of {value.dtype} {value.shape}"
-    text = " ".join(repr(value).split())
+    text = in_one_line(value)
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 

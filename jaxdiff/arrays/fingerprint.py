@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.arrays.shown import in_full
+
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, tuple, np.ndarray, np.generic, jax.Array)
 _FUNCTIONS = (types.FunctionType, functools.partial, type)
 
@@ -29,6 +31,7 @@ def fingerprint(*parts) -> str:
     return sha256(*parts)[:16]
 
 
+@in_full()
 def sha256(*parts) -> str:
     """A hexadecimal SHA-256 of `parts`. Arrays must be whole on this process."""
     digest = hashlib.sha256()

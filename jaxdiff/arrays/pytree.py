@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays.checks import said
+from jaxdiff.arrays.shown import readable
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def pytree(cls: type[T]) -> type[T]:
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     cls.__eq__ = _equal
     cls.__hash__ = _hash
-    return cls
+    return readable(cls)
 
 
 def _equal(self, other) -> bool:

@@ -14,12 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import wadler_lindig
 from flax import nnx
 
-from jaxdiff.arrays import check_function, check_instance, check_key, check_room, said
+from jaxdiff.arrays import check_function, check_instance, check_key, check_room, readable, said
 from jaxdiff.denoisers import check_cond_of, no_label_of, takes_key_of
 
 
+@readable
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A module without its parameters; equal to any other of its structure."""
@@ -28,6 +30,11 @@ class Network:
 
     def __post_init__(self):
         check_instance("graphdef", self.graphdef, nnx.GraphDef, "the structure of a module; `initialize` makes both")
+
+    def __pdoc__(self, **kwargs) -> wadler_lindig.AbstractDoc:
+        """Network(UNet): what is shown on a screen in place of the whole structure."""
+        module: Any = self.graphdef.nodes[0]
+        return wadler_lindig.TextDoc(f"Network({module.type.__name__})")
 
     def check_cond(self, params: dict, cond) -> None:
         """Raise for a `cond` that the module does not take, by its own `check_cond(cond)`."""

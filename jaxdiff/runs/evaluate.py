@@ -18,6 +18,7 @@ from jaxdiff.arrays import (
     check_instance,
     check_path,
     check_whole,
+    in_full,
     own_folder,
     remove_folder,
     said,
@@ -215,4 +216,5 @@ def _written(value: Any, kind: Any) -> str | None:
     try:
         return None if value is None else WORDS.write(value, kind)
     except TypeError:
-        return repr(value)
+        with in_full():
+            return repr(value)

@@ -153,7 +153,7 @@ def test_numbers_lie_along_the_batch():
 
 def test_messages_are_short_whatever_the_value():
     assert said(np.zeros((1000, 1000))) == "array of float64 (1000, 1000)"
-    assert said(jd.exact.Empirical(jd.VP(), np.zeros((1000, 3)))).endswith("...")
+    assert len(said(jd.exact.Empirical(jd.VP(), np.zeros((1000, 3))))) < 120
     assert len(said(list(range(10**4)))) == 120
 
 
