@@ -3,10 +3,10 @@
 process -> denoiser -> loss, sampler, likelihood: see docs/design.md.
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
 from jaxdiff import denoisers, likelihood, losses, samplers
+from jaxdiff.arrays.lazy import LazyModule
 from jaxdiff.denoisers import Bridge, Denoiser, Given, NoisyClassifier, OnProcess, energy, exact, guidance, score
 from jaxdiff.likelihood import (
     BitsPerDim,
@@ -55,11 +55,16 @@ from jaxdiff.samplers import cross, decode, encode, invert, sample
 
 if TYPE_CHECKING:
     from jaxdiff import data, metrics, networks, plotting, pretrained, runs, training
+else:  # they import flax, orbax, TFDS or matplotlib
+    data = LazyModule("jaxdiff.data")
+    metrics = LazyModule("jaxdiff.metrics")
+    networks = LazyModule("jaxdiff.networks")
+    plotting = LazyModule("jaxdiff.plotting")
+    pretrained = LazyModule("jaxdiff.pretrained")
+    runs = LazyModule("jaxdiff.runs")
+    training = LazyModule("jaxdiff.training")
 
 __version__ = "0.1.0"
-
-# flax, orbax, TFDS and matplotlib load when they are used
-_LAZY = ("data", "metrics", "networks", "plotting", "pretrained", "runs", "training")
 
 __all__ = [
     "EDM",
@@ -129,7 +134,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-    if name in _LAZY:
-        return importlib.import_module(f"jaxdiff.{name}")
-    raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
+def __dir__():
+    return __all__

@@ -22,7 +22,7 @@ LAYERS = [
     "data",
     "metrics",
 ]
-LAYERS += ["training", "plotting", "pretrained", "words", "vocabulary", "config", "runs", "cli"]
+LAYERS += ["training", "plotting", "pretrained", "words", "vocabulary", "config", "runs", "cli", "__main__"]
 ROOMS = {
     "flax": {"networks", "training"},
     "diffrax": {"samplers", "likelihood", "vocabulary"},
@@ -122,10 +122,11 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_library_works_without_the_command_lines_packages():
+def test_the_core_works_without_the_packages_of_the_extras():
     code = """
 import sys
-for name in ("tyro", "matplotlib", "tensorflow_datasets", "grain", "sklearn", "orbax", "tqdm"):
+for name in ("tyro", "matplotlib", "tensorflow_datasets", "grain", "sklearn", "orbax", "tqdm", "optax", "PIL", "flax",
+             "safetensors", "importlib_resources"):
     sys.modules[name] = None
 import jax, jax.numpy as jnp, numpy as np, jaxdiff as jd
 denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2))
@@ -134,6 +135,9 @@ jd.losses.Denoising()(jd.Denoiser(lambda p, x, c, y: x, None, jd.VP()), jax.rand
 assert jd.log_likelihood(jax.random.key(2), denoiser, x, trace=jd.likelihood.Exact()).converged.all()
 images = np.zeros((2, 2), np.uint8)
 assert jd.bits_per_dim(jax.random.key(3), denoiser, images, batch_size=2, budget=0).not_converged == 0
+del sys.modules["flax"]
+for name in ("orbax", "optax", "tqdm", "importlib_resources", "PIL"):
+    sys.modules.pop(name)  # flax imports some of them
 from jaxdiff.networks import MLP, initialize
 network, params = initialize(jax.random.key(4), lambda rngs: MLP(2, rngs=rngs))
 assert network(params, x, 0.0).shape == x.shape

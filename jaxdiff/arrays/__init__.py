@@ -31,6 +31,7 @@ from jaxdiff.arrays.checks import (
     said,
     with_dtype,
 )
+from jaxdiff.arrays.extras import require
 from jaxdiff.arrays.files import (
     atomic_write,
     check_file,

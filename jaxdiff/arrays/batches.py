@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxdiff.arrays.extras import require
 from jaxdiff.arrays.mesh import fetched, filled
 
 
@@ -26,6 +27,7 @@ def in_batches(
     batch_size = filled(batch_size, mesh)
     starts = range(0, len(index), batch_size)
     if progress and len(index):
+        require("tqdm")
         from tqdm.auto import tqdm
 
         starts = tqdm(starts, desc=label, unit="batch", leave=False)

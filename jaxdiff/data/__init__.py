@@ -66,3 +66,7 @@ __all__ = [
     "write_columns",
     "write_rows",
 ]
+
+
+def __dir__():
+    return __all__

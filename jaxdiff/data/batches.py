@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from jaxdiff.arrays import check_whole, said, sha256
+from jaxdiff.arrays import check_whole, require, said, sha256
 
 if TYPE_CHECKING:
     import grain
@@ -64,6 +64,7 @@ def batches(
             f"batch_size = {batch_size}, that of all processes together, does not divide among {count}; "
             f"set it to a multiple of {count}, such as {-(-batch_size // count) * count}"
         )
+    require("grain")
     import grain
 
     return grain.MapDataset.source(Batches(examples, batch_size, seed, index, count))

@@ -19,9 +19,12 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import requests
-import tensorflow_datasets as tfds
 
-from jaxdiff.arrays import digest
+from jaxdiff.arrays import digest, require
+
+require("tensorflow_datasets", "sklearn")
+
+import tensorflow_datasets as tfds
 
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 FASHION_MNIST_SHA256 = {  # of the content: what gzip adds, a name and a time, differs from one distributor to the next

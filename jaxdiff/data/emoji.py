@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdiff.arrays import check_file
+from jaxdiff.arrays import check_file, require
 
 FONT = "NotoColorEmoji.ttf"
 DEBIAN = Path("/usr/share/fonts/truetype/noto")
@@ -66,6 +66,7 @@ def _pngs(font: bytes) -> Iterator[bytes]:
 
 
 def _square(png: bytes) -> np.ndarray:
+    require("PIL")
     from PIL import Image
 
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:

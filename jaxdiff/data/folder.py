@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxdiff.arrays import check_path, check_room, check_whole, fingerprint
+from jaxdiff.arrays import check_path, check_room, check_whole, fingerprint, require
 from jaxdiff.data.images import Images
 from jaxdiff.data.splits import Split, check_split, split_of
 
@@ -70,6 +70,7 @@ class ImageFolder:
         on_corrupt: Literal["raise", "skip"] = "raise",
         progress: bool = False,
     ):
+        require("PIL", "tqdm")
         if (size := check_whole("size", size, least=None)) < 1:
             raise ValueError(f"size = {size}; expected at least 1")
         if check_whole("channels", channels) not in (1, 3):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.arrays import native
+from jaxdiff.arrays import native, require
 from jaxdiff.data.batches import Batches
 
 AHEAD = 8  # batches
@@ -16,6 +16,7 @@ AHEAD = 8  # batches
 
 def process_shard():
     """The rows of a batch that this process of a `jax.distributed` run reads: what `batches` takes as `shard`."""
+    require("grain")
     import grain
 
     return grain.sharding.ShardByJaxProcess()

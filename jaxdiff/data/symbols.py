@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.arrays import check_flag, check_whole, said
+from jaxdiff.arrays import check_flag, check_whole, require, said
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz "  # of text8 and of the papers that report on it
 BLANKS = "_□�"  # what a mask is written as: the first that is no character of the text
@@ -51,10 +51,9 @@ class Symbols:
     @functools.cached_property
     def _pieces(self) -> Any:
         """The tokenizer, which cuts nothing off and fills nothing up."""
-        try:
-            import tokenizers
-        except ImportError as error:
-            raise ImportError("a tokenizer is read by the package tokenizers: pip install 'jaxdiff[text]'") from error
+        require("tokenizers")
+        import tokenizers
+
         try:
             found = tokenizers.Tokenizer.from_str(self.tokenizer)
         except Exception as error:  # the one class that the package raises

@@ -63,3 +63,7 @@ __all__ = [
     "with_key",
     "with_params",
 ]
+
+
+def __dir__():
+    return __all__

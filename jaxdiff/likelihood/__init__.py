@@ -38,3 +38,7 @@ __all__ = [
     "quantize",
     "variational_bound",
 ]
+
+
+def __dir__():
+    return __all__

@@ -35,3 +35,7 @@ __all__ = [
     "times",
     "weightings",
 ]
+
+
+def __dir__():
+    return __all__

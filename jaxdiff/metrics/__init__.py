@@ -22,3 +22,7 @@ __all__ = [
     "sliced_wasserstein",
     "wasserstein",
 ]
+
+
+def __dir__():
+    return __all__

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxdiff.arrays import check_function, check_room
+from jaxdiff.arrays import check_function, check_room, require
 from jaxdiff.losses.couplings import assign, assignment_cost
 from jaxdiff.metrics.distance import points
 
@@ -38,18 +38,17 @@ def wasserstein(x, y, solver: Callable = assign) -> float:
 def network_simplex(x, y) -> np.ndarray:
     """The permutation π [n] that minimises Σ |x_i - y_π(i)|², for points [n, *event], by POT's network simplex.
 
-    Needs `pip install jaxdiff[transport]`.
+    Needs `pip install 'jaxdiff[transport]'`.
 
         jd.metrics.wasserstein(x, y, solver=jd.metrics.network_simplex)
 
-    Raises ModuleNotFoundError without POT, RuntimeError where it ends before the optimum, and ValueError as
+    Raises ImportError without POT, RuntimeError where it ends before the optimum, and ValueError as
     `wasserstein` does.
     """
     x, y = _pair(x, y, 5)  # arrays of n² numbers: POT keeps a graph of all pairs
-    try:
-        import ot
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("network_simplex needs POT: pip install 'jaxdiff[transport]'") from error
+    require("ot")
+    import ot
+
     ones = np.ones(len(x))  # with whole masses the plan is 0 or 1 to the bit
     plan, log = ot.emd(ones, ones, assignment_cost(x, y), numItermax=2**62, log=True)
     if log["warning"] is not None:

@@ -1,5 +1,9 @@
 """Neural networks in Flax NNX, as pure functions of parameters, x, noise level and condition."""
 
+from jaxdiff.arrays import require
+
+require("flax")
+
 from jaxdiff.denoisers import Gradient, InnerProduct
 from jaxdiff.networks.attention import dot_product_attention
 from jaxdiff.networks.classifier import Classifier
@@ -43,3 +47,7 @@ __all__ = [
     "dot_product_attention",
     "initialize",
 ]
+
+
+def __dir__():
+    return __all__

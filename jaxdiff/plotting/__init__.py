@@ -6,6 +6,10 @@ None needs a display or touches pyplot's state. A picture of the plane is panels
     panels({"data": Points(x), "model": [Density(log_prob), Field(score)]}, path="model.png")
 """
 
+from jaxdiff.arrays import require
+
+require("matplotlib")
+
 from jaxdiff.plotting.curves import estimates, lines, training_curve
 from jaxdiff.plotting.images import sample_grid, strip
 from jaxdiff.plotting.pairs import pairs
@@ -34,3 +38,7 @@ __all__ = [
     "strip",
     "training_curve",
 ]
+
+
+def __dir__():
+    return __all__

@@ -22,3 +22,7 @@ __all__ = [
     "read_params",
     "write_params",
 ]
+
+
+def __dir__():
+    return __all__

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_instance, check_path, check_whole, read_json, said
+from jaxdiff.arrays import check_instance, check_path, check_whole, read_json, require, said
 from jaxdiff.networks.bert import Bert
 from jaxdiff.pretrained.weights import check_shapes, read_weights
 
@@ -87,7 +87,7 @@ def from_sentence_transformers(folder: str | os.PathLike) -> SentenceEncoder:
     """The encoder of a folder that sentence-transformers saved: a `BertModel` whose sentences are means of tokens.
 
     Weights are read from model.safetensors and kept in float32, words from tokenizer.json, by the library tokenizers
-    (`pip install jaxdiff[text]`).
+    (`pip install 'jaxdiff[text]'`).
 
     Raises ValueError for a folder that is none, another kind of model, activation, positions or pooling, weights that
     are missing, damaged, of other shapes or not finite; ImportError without tokenizers.
@@ -137,10 +137,9 @@ def _check_pooling(folder: Path) -> None:
 
 
 def _tokenizer(path: Path) -> Any:
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise ImportError("text is read by the library tokenizers: pip install jaxdiff[text]") from error
+    require("tokenizers")
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library's own, of no narrower class

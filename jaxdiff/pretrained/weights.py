@@ -10,7 +10,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import as_array, atomic_write, check_file, check_path, digest, read_json, said
+from jaxdiff.arrays import as_array, atomic_write, check_file, check_path, digest, read_json, require, said
 
 _NAME = "diffusion_pytorch_model"
 _WHOLE = re.compile(rf"{_NAME}(?:\.(?P<variant>[\w-]+?))?\.safetensors")
@@ -33,6 +33,7 @@ def _check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file: whole, finite, and, where the file has their sha256, bit for bit."""
+    require("safetensors")
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -84,6 +85,7 @@ def write_params(path: str | os.PathLike, params) -> None:
     ValueError for a value that is not finite and for two leaves of one name, and OSError for a disk that does not keep
     what it is given.
     """
+    require("safetensors")
     from safetensors.numpy import save
 
     path = check_path("path", path)

@@ -69,3 +69,7 @@ __all__ = [
     "transition",
     "with_variance",
 ]
+
+
+def __dir__():
+    return __all__

@@ -7,6 +7,10 @@ summary.json    the final figures                         evaluation.json, class
 An exported run has its averaged weights in weights.safetensors in place of checkpoints.
 """
 
+from jaxdiff.arrays import require
+
+require("flax", "optax", "orbax", "tqdm")
+
 from jaxdiff.config import Config, read_config
 from jaxdiff.runs.data import read
 from jaxdiff.runs.evaluate import evaluate
@@ -47,3 +51,7 @@ __all__ = [
     "read_summary",
     "train",
 ]
+
+
+def __dir__():
+    return __all__

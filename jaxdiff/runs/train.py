@@ -13,7 +13,16 @@ import jax
 
 import jaxdiff as jd
 from jaxdiff import training
-from jaxdiff.arrays import atomic_write, check_instance, check_number, check_path, check_whole, is_leftover, own_folder
+from jaxdiff.arrays import (
+    atomic_write,
+    check_instance,
+    check_number,
+    check_path,
+    check_whole,
+    is_leftover,
+    own_folder,
+    require,
+)
 from jaxdiff.config import Config, read_config
 from jaxdiff.denoisers import innermost
 from jaxdiff.runs.budget import Budget
@@ -129,6 +138,7 @@ def train(
     Raises ValueError where the folder holds something else or a run with another config, and for a config that is not
     for its data.
     """
+    require("matplotlib")
     check_instance("config", config, Config, "a Config")
     folder = check_path("folder", folder)
     check_whole("model", model)

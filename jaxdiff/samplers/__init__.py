@@ -58,3 +58,7 @@ __all__ = [
     "langevin",
     "sample",
 ]
+
+
+def __dir__():
+    return __all__

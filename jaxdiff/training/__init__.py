@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from jaxdiff.arrays import require
 from jaxdiff.arrays.mesh import batch_sharding, make_mesh
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ __all__ = [
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require("optax", "orbax", "tqdm")
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxdiff.arrays import atomic_write, check_file, check_path, fingerprint, own_folder
+from jaxdiff.arrays import atomic_write, check_file, check_path, fingerprint, own_folder, require
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
@@ -72,12 +72,10 @@ class MetricsLog:
 @contextlib.contextmanager
 def tensorboard(folder: str | os.PathLike) -> Iterator[Callable[[dict, Path | None], None]]:
     """A writer for TensorBoard into `folder`/tensorboard. Raises ImportError with what to install."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ImportError("tensorboardX is not installed; pip install 'jaxdiff[tensorboard]'") from error
+    require("tensorboardX")
     import numpy as np
     from PIL import Image
+    from tensorboardX import SummaryWriter
 
     events, opened = own_folder(check_path("folder", folder), "tensorboard"), []
 
@@ -102,10 +100,9 @@ def tensorboard(folder: str | os.PathLike) -> Iterator[Callable[[dict, Path | No
 @contextlib.contextmanager
 def wandb(folder: str | os.PathLike, project: str, config: dict) -> Iterator[Callable[[dict, Path | None], None]]:
     """A writer for Weights & Biases, one run for each folder. Raises ImportError with what to install."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise ImportError("wandb is not installed; pip install 'jaxdiff[wandb]'") from error
+    require("wandb")
+    import wandb
+
     folder = check_path("folder", folder).absolute()
     own_folder(folder, "wandb")
     name = fingerprint(os.fspath(folder))[:8]

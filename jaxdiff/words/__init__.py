@@ -16,3 +16,7 @@ from jaxdiff.words.recipe import REQUIRED, Recipe
 from jaxdiff.words.tables import Parameter, Table, Vocabulary
 
 __all__ = ["REQUIRED", "Parameter", "Recipe", "Table", "Vocabulary"]
+
+
+def __dir__():
+    return __all__

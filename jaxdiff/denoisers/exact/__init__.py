@@ -5,3 +5,7 @@ from jaxdiff.denoisers.exact.empirical import Empirical
 from jaxdiff.denoisers.exact.mixture import Gaussian, Mixture, check_covariances
 
 __all__ = ["Empirical", "Gaussian", "Markov", "Mixture", "Table", "check_covariances"]
+
+
+def __dir__():
+    return __all__

@@ -63,3 +63,7 @@ __all__ = [
     "TweedieClassifier",
     "operators",
 ]
+
+
+def __dir__():
+    return __all__
