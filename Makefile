@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install peers demo test test-slow benchmark lint clean
+.PHONY: help install peers demo test test-slow benchmark lint site clean
 
 help:
 	@echo "make demo       train on real digits, draw samples, report the likelihood (4 minutes on two cores)"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-slow  run the longer proofs as well"
 	@echo "make benchmark  measure training, sampling and likelihood on this machine"
 	@echo "make lint       ruff and pyright"
+	@echo "make site       build the documentation into site/"
 	@echo "make install    only make .venv (the others call it)"
 	@echo "make peers      add PyTorch and diffusers to it: tests and benchmarks then run beside them"
 
@@ -47,5 +48,12 @@ benchmark: install
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
+site: .venv/docs
+	$(BIN)/zensical build --clean --strict
+
+.venv/docs: pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .cache site

@@ -1,6 +1,6 @@
 r"""Which sampler, and how many evaluations: every sampler on mixtures whose flow and whose density are known.
 
-    python experiments/solvers.py        3 minutes on two cores; the table, and runs/solvers/solvers.png
+    python experiments/solvers.py        3 minutes on two cores; the table, and runs/solvers/solvers.{png,json}
 
 Two closed-form mixtures under VP, each sampler on its own grid from pure noise to clean data: eight Gaussians in the
 plane, and eight Gaussians in 64 dimensions whose covariances have spectra like those of 8 x 8 images.
@@ -27,14 +27,17 @@ Expect, in 64 dimensions after about 12, 25, 50 and 100 evaluations,
 0.0076 is what the last step costs, the denoiser's answer at t = 0.001 in place of the flow's end.
 """
 
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 import jaxdiff as jd
-from jaxdiff.plotting import lines
+from jaxdiff.plotting import FAINT, GREY, INK, Picture
 from jaxdiff.samplers import (
     DDIM,
     Ancestral,
@@ -142,16 +145,68 @@ def print_table(title, curves, floor=None):
         print(f"    {name:30s}" + "        -" * missing + "".join(f"{error:9.2g}" for error in errors))
 
 
+STYLES = ["#1f6fb2 o", "#e07b1f s", "#2f9e62 ^", "#8453b8 D", "#c8324f v", "#222b33 P", "#12a5b5 X", "#9a7a12 *"]
+
+
+def draw(found, path):
+    """One row a mixture {title: (flow, law, floor)}, each curve {name: (evaluations, error)}.
+
+    Deterministic and stochastic samplers have panels of their own, so that no panel has more than eight curves.
+    """
+    style = {name: STYLES[i].split() for group in (DETERMINISTIC, STOCHASTIC) for i, name in enumerate(group)}
+    legends = 1.2 / (height := 4.1 * len(found) + 1.2)
+    picture = Picture(13.5, height)
+    picture.set_layout_engine("constrained", rect=(0, legends, 1, 1 - legends), w_pad=0.15, h_pad=0.12)
+    for row, (title, (flow, law, floor)) in zip(picture.subplots(len(found), 3, squeeze=False), found.items()):
+        kinds = [{name: law[name] for name in group if name in law} for group in (DETERMINISTIC, STOCHASTIC)]
+        panels = [
+            (flow, "distance to the exact flow's end", "RMS distance / standard deviation of the data"),
+            (kinds[0], "samples against the truth, deterministic", "kernel distance (MMD)"),
+            (kinds[1], "samples against the truth, stochastic", "kernel distance (MMD)"),
+        ]
+        for i, (axes, (curves, heading, y)) in enumerate(zip(row, panels)):
+            for name, (evaluations, errors) in curves.items():
+                color, mark = style[name]
+                axes.plot(evaluations, errors, color=color, marker=mark, markersize=5, linewidth=1.5, alpha=0.9)
+            if i:
+                axes.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+                axes.annotate(f"{N:,} true samples", (1, floor), (-2, -4), color=GREY, size=8, ha="right", va="top",
+                              xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+            axes.set(xscale="log", yscale="log")
+            axes.set_title(f"{title}: {heading}", loc="left", color=INK, size=10)
+            axes.set_xlabel("evaluations of the denoiser", color=GREY, size=9)
+            axes.set_ylabel(y, color=GREY, size=9)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_locator(NullLocator())
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.spines[["left", "bottom"]].set_color(FAINT)
+            axes.tick_params(which="both", colors=GREY, labelsize=8, length=0)
+            axes.grid(color=FAINT, linewidth=0.8)
+        for low, high in [(axes.get_ylim() for axes in row[1:])]:
+            for axes in row[1:]:
+                axes.set_ylim(min(low[0], high[0]), max(low[1], high[1]))  # one scale for both
+    drawn = {name for flow, law, _ in found.values() for name in {**flow, **law}}
+    for title, group, at in (("deterministic", DETERMINISTIC, 0.28), ("stochastic", STOCHASTIC, 0.83)):
+        names = [name for name in group if name in drawn]
+        entries = [Line2D([], [], color=style[n][0], marker=style[n][1], markersize=5, linewidth=1.5) for n in names]
+        columns = 3 if title == "deterministic" else 2
+        legend = picture.legend(entries, names, title=title, ncols=columns, loc="upper center", frameon=False,
+                                bbox_to_anchor=(at, legends), fontsize=9)  # fmt: skip
+        legend.get_title().set(color=GREY, size=9)
+    picture.saved(path)
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    panels, floors = {}, {}
+    found = {}
     for title, (mixture, width) in {"2 dimensions": plane(), "64 dimensions": image_like()}.items():
-        flow, law, floor = curves(mixture, width)
+        flow, law, floor = found[title] = curves(mixture, width)
         print_table(f"{title}: distance to the exact flow's end", flow)
         print_table(f"{title}: kernel distance to the mixture", law, floor)
-        panels |= {f"{title}: flow": flow, f"{title}: law": law}
-        floors[f"{title}: law"] = floor
-    lines(panels, FOLDER / "solvers.png", x="evaluations", y="error", floors=floors, columns=2)
+    (FOLDER / "solvers.json").write_text(json.dumps(found, default=np.ndarray.tolist, indent=1))
+    draw(found, FOLDER / "solvers.png")
     print(f"\npicture in {FOLDER}/solvers.png")
 
 
