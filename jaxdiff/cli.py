@@ -18,6 +18,7 @@ from jaxdiff.arrays import check_path, check_whole, own_folder, remove_folder
 from jaxdiff.config import Config, check_seed
 from jaxdiff.likelihood import Trace
 from jaxdiff.processes.grids import Grid
+from jaxdiff.runs.console import log_to_stderr
 from jaxdiff.runs.programs import keep_compiled
 from jaxdiff.samplers import ProbabilityFlow, Sampler
 from jaxdiff.training.hosts import INTERRUPTED, agree, first
@@ -364,6 +365,7 @@ def main() -> None:
     """Entry point of `jaxdiff`: errors are one line and exit code 1."""
     for name in ("absl", "asyncio"):  # Orbax tells of an error in hundreds of lines, and then raises it
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    log_to_stderr()
     warnings.formatwarning = lambda message, *_: f"jaxdiff: {message}\n"
     app = tyro.extras.SubcommandApp()
     for command in (demo, train, sample, likelihood, evaluate, export, words):

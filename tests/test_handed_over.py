@@ -163,7 +163,7 @@ def test_settings_are_accepted_by_their_names_in_the_config(toy, tmp_path, monke
     code, _, err = jaxdiff(monkeypatch, capsys, *command, *other, *allowed)
     assert code == 0, err
     code, _, err = jaxdiff(monkeypatch, capsys, *command, *other, "--allow", "learning_rates")
-    assert (code, "allow has learning_rates, which no part of this run is called" in err) == (1, True), err
+    assert (code, "allow has learning_rates, which is not a part of this run" in err) == (1, True), err
 
 
 def test_what_an_aborted_start_leaves_does_not_lock_the_folder(tmp_path, monkeypatch, capsys):

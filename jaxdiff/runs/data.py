@@ -1,7 +1,7 @@
 """Reading the data that a config names."""
 
 import inspect
-import sys
+import logging
 from typing import Any, get_args
 
 import jax
@@ -14,6 +14,7 @@ from jaxdiff.vocabulary import Data
 
 POINTS_IN_A_SET = 20_000
 SPLITS = get_args(Split)
+_log = logging.getLogger(__name__)
 
 
 def read(data: Data | None, split: Split | None, condition: tuple[str, ...] = (), progress: bool = True) -> Any:
@@ -39,5 +40,5 @@ def read(data: Data | None, split: Split | None, condition: tuple[str, ...] = ()
         return source
     held = source.held(progress)
     for path, reason in source.skipped:
-        print(f"left out {path}: {reason}", file=sys.stderr)
+        _log.warning("left out %s: %s", path, reason)
     return held

@@ -1,9 +1,9 @@
 """Evaluates the samples of a run: metrics of samples, each beside its floor."""
 
 import dataclasses
+import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -40,6 +40,7 @@ AT_ONCE = 250  # examples
 LEAST = 10  # examples in a set: the blocks of the Fréchet distance's jackknife
 Features = Literal["classifier", "pixels"]
 """The features of pictures that a run provides itself."""
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -151,7 +152,7 @@ def evaluate(
     }
     write_json(folder / "evaluation.json", report)
     remove_folder(keep)
-    print(in_words(report), file=sys.stderr)
+    _log.info("%s", in_words(report))
     return report
 
 

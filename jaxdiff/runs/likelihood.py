@@ -1,7 +1,7 @@
 """The likelihood of data under a run."""
 
+import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
 
@@ -16,6 +16,8 @@ from jaxdiff.runs.data import SPLITS
 from jaxdiff.runs.run import Computed, Run, computed, every_device, examples
 from jaxdiff.runs.summary import read_summary, update_summary
 from jaxdiff.vocabulary import WORDS, Data
+
+_log = logging.getLogger(__name__)
 
 
 def likelihood(
@@ -76,7 +78,7 @@ def likelihood(
     record = folder / f"likelihood_{split or 'all'}_{made[:8]}.npz"
     lasting = {"record": record, "progress": progress, "mesh": mesh, "precision": products}
     figures, words = run.known.score(key, denoiser, source, limit, conditional, lasting, **settings)
-    print(words, file=sys.stderr)
+    _log.info("%s", words)
     given = ", ".join(names or run.config.condition * conditional) or None
     scored = {
         "data": name,

@@ -1,4 +1,4 @@
-"""How a denoiser is trained: a state, a step, checkpoints, and the loop around them. Loaded when used."""
+"""Training: a state, a compiled step, checkpoints, and the loop around them. Modules are imported when first used."""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -1,12 +1,12 @@
-"""Which arrays an optimiser treats alike, read off its program.
+"""Which arrays an optimiser treats alike, found by tracing it.
 
-Adam does the same to every number of every array, each by itself but for global norms: on one vector of all arrays it
-gives what it gives on the arrays. Adam whose decay is masked does so on two vectors. LARS, which takes a norm of each
-array, and Adafactor, which takes means over axes, do so on none. Nothing in their types tells them apart. So `update`
-is traced, and every result is named by how it is computed: by which operations on the numbers at its own place, and
-with which sums over all numbers of which arrays. Arrays whose results have the same names form a group. Then `update`
-is traced again on the vectors of the groups; if a name differs, each array stays by itself. So a mask, a threshold on
-a shape or a function of the path either makes groups of its own or leaves everything as it was.
+Adam applies one formula to every number of every array; only global norms mix them. On one vector that holds all arrays
+it computes what it computes on the arrays. Adam with a masked decay does so on two vectors. LARS, which takes a norm of
+each array, and Adafactor, which takes means over axes, do so on none. The types of optimisers do not tell them apart.
+So `update` is traced, and every result is named by how it is computed: by which operations on the numbers at its own
+index, and with which sums over all numbers of which arrays. Arrays whose results have the same names form a group. Then
+`update` is traced again on the vectors of the groups; if a name differs, every array stays separate. A mask, a
+threshold on a shape or a function of the path therefore either forms groups of its own or changes nothing.
 """
 
 import functools
@@ -20,19 +20,19 @@ from jax.extend.core import Literal
 
 from jaxdiff.training.flat import Form, flat, form_of_params, form_of_state, owners_of
 
-_EACH = {  # primitives that compute each number from those at its own place
+_EACH = {  # elementwise primitives
     *("add", "sub", "mul", "div", "rem", "neg", "sign", "abs", "max", "min", "clamp", "pow", "integer_pow", "square"),
     *("sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "erf"),
     *("floor", "ceil", "round", "select_n", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor"),
     *("is_finite", "copy", "convert_element_type", "reduce_precision"),
 }
-_CALLS = {"jit", "pjit", "custom_jvp_call"}  # primitives that stand for a program
+_CALLS = {"jit", "pjit", "custom_jvp_call"}  # primitives that call a program
 _SHAPES = {"shape", "broadcast_dimensions", "dimensions", "axes", "sharding", "out_sharding"}
 _Value = tuple[int, frozenset | int | None]
 
 
 def updated(optimizer, grads, opt_state, params) -> tuple:
-    """(updates, state) of an optimiser; optax has numbers of several types in one formula."""
+    """(updates, state) of an optimiser, under standard type promotion: optax mixes types in one formula."""
     with jax.numpy_dtype_promotion("standard"):
         return optimizer.update(grads, opt_state, params)
 
@@ -40,17 +40,17 @@ def updated(optimizer, grads, opt_state, params) -> tuple:
 def alike(optimizer, params) -> tuple[int, ...]:
     """The group of each array of `params` (abstract), as a number.
 
-    On one vector for each group `optimizer` gives what it gives on the arrays, but for the order of sums.
+    On one vector per group `optimizer` computes what it computes on the arrays, up to the order of sums.
     """
     leaves, structure = jax.tree.flatten(params)
     given = optimizer, structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     try:
         return _alike(*given)
-    except TypeError:  # of an optimiser that has no hash
+    except TypeError:  # an optimiser without a hash cannot be cached
         return _alike.__wrapped__(*given)
 
 
-@functools.lru_cache(maxsize=8)  # a run asks for its state and for its step
+@functools.lru_cache(maxsize=8)  # a run calls this for its state and again for its step
 def _alike(optimizer, structure, leaves: tuple) -> tuple[int, ...]:
     params = structure.unflatten(leaves)
     alone = tuple(range(len(leaves)))
@@ -61,15 +61,15 @@ def _alike(optimizer, structure, leaves: tuple) -> tuple[int, ...]:
     try:
         with np.errstate(all="ignore"):
             return groups if names.of_results(optimizer, params, groups) == known else alone
-    except Exception:  # whatever an optimiser raises of the vectors' shapes, which are none of its own
+    except Exception:  # an optimiser may raise anything when it meets the vectors' shapes
         return alone
 
 
 class _Names:
     """Names, as whole numbers, of how values are computed.
 
-    A value is (name, arrays): the parameters of which it holds a number for each number; None for a single number,
-    which may be repeated to any shape.
+    A value is a pair (name, arrays). `arrays` are the parameters for whose every number it holds a number; None for a
+    single number, which may be broadcast to any shape.
     """
 
     def __init__(self):
@@ -77,7 +77,7 @@ class _Names:
         self._sums: dict[int, frozenset] = {}
 
     def of_results(self, optimizer, params, groups: tuple[int, ...]) -> list[frozenset]:
-        """For each parameter the names of all results that belong to it, and of those that belong to none."""
+        """For each parameter, the names of the results that belong to it and of those that belong to none."""
         state = jax.eval_shape(optimizer.init, params)
         each = lambda name: [(name, i) for i in range(len(groups))]
         kept = owners_of(state, params)
@@ -86,7 +86,7 @@ class _Names:
         thin = jax.eval_shape(lambda *trees: tuple(flat(*both).thin() for both in zip(trees, forms)), *trees)
         program, results = jax.make_jaxpr(functools.partial(updated, optimizer), return_shape=True)(*thin)
         if jax.tree.map(jnp.shape, results) != jax.tree.map(jnp.shape, thin[:2]):
-            raise ValueError("the shapes of updates and state are others than those of gradient and state")
+            raise ValueError("optimizer.update returns other shapes than those of the gradient and the state")
         owners = [*each("gradient"), *kept, *each("weight")]
         holds = [*_held(each(""), form), *_held(kept, state_form), *_held(each(""), form)]
         given = [self._given(*one) for one in zip(owners, holds, jax.tree.leaves(thin))]
@@ -105,11 +105,11 @@ class _Names:
         return self._names.setdefault(how, len(self._names))
 
     def _new(self) -> int:
-        """A name that no other value has."""
+        """A new name, of one value only."""
         return self._name(object())
 
     def _given(self, owner, held: frozenset | int, leaf) -> _Value:
-        """An argument: of what belongs to a parameter a number for each of its numbers, otherwise one number."""
+        """The value of an argument: one number per number of its parameter, or a single number if it has none."""
         if owner is not None:
             return self._name(owner[0], leaf.dtype), held
         return (self._new() if leaf.shape else self._name("given", held, leaf.dtype)), None
@@ -121,7 +121,7 @@ class _Names:
         return (self._sum([]) if number == 0 else self._name("constant", jnp.result_type(value), number)), None
 
     def _sum(self, terms) -> int:
-        """The name of a sum of sums: terms of one name, over different arrays, are one term over all of them."""
+        """The name of a sum of sums. Terms of one name over different arrays are merged into one term over all."""
         over: dict[int, frozenset] = {}
         for name, arrays in terms:
             if over.get(name, frozenset()) & arrays:
@@ -133,7 +133,7 @@ class _Names:
         return found
 
     def _walk(self, jaxpr, consts: Sequence, given: Sequence[_Value]) -> list[_Value]:
-        """The values that a program gives."""
+        """The values that a program returns."""
         known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*map(self._constant, consts), *given], strict=True))
         read = lambda atom: self._constant(atom.val) if isinstance(atom, Literal) else known[atom]
         for equation in jaxpr.eqns:
@@ -146,7 +146,7 @@ class _Names:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _result(self, equation, result, operands: list[_Value]) -> _Value:
-        """The value that an operation gives; one of its results, by its shape and type."""
+        """The value of one result, of the given shape and type, of an operation."""
         kind, names = equation.primitive.name, [name for name, _ in operands]
         shapes = {atom.aval.shape for atom in equation.invars}
         over = {arrays for _, arrays in operands if arrays is not None}
@@ -165,9 +165,10 @@ class _Names:
         return self._new(), None
 
     def _terms(self, how: tuple, operands: list[_Value]) -> list | None:
-        """The terms of a sum of sums, and of a sum in another type, which is taken for the sum of terms of that type.
+        """The terms of a sum of sums; None for anything else.
 
-        An array of one number is a sum as well. None where this is no such sum.
+        A sum that is converted to another type counts as the sum of its converted terms. An array of one number is a
+        sum as well.
         """
         terms = []
         for name, over in operands:
@@ -182,14 +183,14 @@ class _Names:
 
 
 def _held(owners: Sequence, form: Form) -> list[Any]:
-    """For each array of a thin tree the parameters whose numbers it holds; its index where it belongs to none.
+    """For each array of a thin tree, the parameters whose numbers it holds, or its own index if it holds none.
 
-    Raises ValueError where a part holds parameters in another order than their own.
+    Raises ValueError if a part holds parameters in another order than their own.
     """
     held: list[Any] = [frozenset()] * len(owners)
     for members in form.members:
         inside = [owners[i][1] for i in members if owners[i] is not None]
         held[members[0]] = frozenset(inside) if inside else members[0]
         if inside != sorted(inside):
-            raise ValueError("an optimiser's state has its arrays in another order than the parameters")
+            raise ValueError("the optimiser's state has its arrays in another order than the parameters")
     return held

@@ -1,15 +1,16 @@
-"""Checkpoints of a run: one sealed folder a step.
+"""Checkpoints of a run: one sealed folder per step.
 
-    checkpoints/40/arrays/        Orbax: `ema`, the averaged weights and all that sampling needs; `state`, the rest
-    checkpoints/40/manifest.json  what the run is and where it stands, and the SHA-256 of every file; its own as well
+    checkpoints/40/arrays/        Orbax: `ema`, the averaged weights, which are all that sampling needs; `state`, the
+    rest checkpoints/40/manifest.json  the identity and the position of the run, and the SHA-256 of every file and of
+    itself
 
-A step is written as 40.draft in the background, by Orbax and then the manifest, and takes its name by one rename: a
-folder with a step's name is whole. An old one loses its name before it is deleted. So a kill at any moment leaves the
-sealed steps and things that have no step's name, which the next start removes.
+A step is written in the background as 40.draft, first by Orbax and then the manifest, and renamed atomically: a folder
+named after a step is complete. An old step is renamed before it is deleted. A kill at any moment therefore leaves the
+complete steps and some drafts, which the next start removes.
 
-Orbax reads a flipped bit as another weight. Before a step is read, its files are held against the manifest; where one
-differs, is missing, is not known or is a link, it is named in a warning and the step before is taken. Where no step is
-left, reading raises: a run never begins anew in a folder that holds one.
+Orbax reads a flipped bit as a different weight. Before a step is read, its files are validated against the manifest. If
+one differs, is missing, is unknown or is a link, a warning names it and the step before is used. If no step is left,
+reading raises: a run never starts from scratch in a folder that already holds one.
 """
 
 import concurrent.futures
@@ -44,11 +45,11 @@ def _seal_of(content: dict) -> str:
 
 
 def _files(step: Path) -> list[Path]:
-    """The files of a step. Raises ValueError, without opening it, for anything that is neither a file nor a folder."""
+    """The files of a step. Raises ValueError for a link, pipe, socket or device, without opening it."""
     found, folders = [], [step]
     for folder in folders:
         if not stat.S_ISDIR(folder.lstat().st_mode):
-            raise ValueError(f"{folder} is {_kind(folder)}; expected the folder of a checkpoint")
+            raise ValueError(f"{folder} is {_kind(folder)}; expected a checkpoint folder")
         for path in folder.iterdir():
             mode = path.lstat().st_mode
             if stat.S_ISDIR(mode):
@@ -73,7 +74,7 @@ def _seal(step: Path, content: dict) -> None:
 
 
 def read_manifest(step: Path) -> dict:
-    """The manifest of a step, with every file checked against it. Raises ValueError for the first that differs."""
+    """The manifest of a step, with every file validated against it. Raises ValueError for the first that differs."""
     held = _files(step)
     try:
         manifest = read_json(step / MANIFEST)
@@ -85,14 +86,14 @@ def read_manifest(step: Path) -> dict:
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{step / MANIFEST} is damaged ({error!r})") from None
     if found != sealed:
-        raise ValueError(f"{step / MANIFEST} is damaged (its SHA-256 is another)")
+        raise ValueError(f"{step / MANIFEST} is damaged (its SHA-256 differs)")
     if str(number) != step.name:
-        raise ValueError(f"{step} is step {number} under another name; give it its own back")
+        raise ValueError(f"{step} holds step {number}; rename it to {number}")
     for name in sorted({str(path) for path in held} ^ {*files, str(step / MANIFEST)}):
-        raise ValueError(f"{name} is {'missing' if name in files else 'not of this checkpoint'}")
+        raise ValueError(f"{name} is {'missing' if name in files else 'not part of this checkpoint'}")
     for name, known in files.items():
         if digest([Path(name)]) != known:
-            raise ValueError(f"{name} is damaged (its SHA-256 is another)")
+            raise ValueError(f"{name} is damaged (its SHA-256 differs)")
     return content
 
 
@@ -101,7 +102,7 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _newest(folder: Path) -> tuple[int, dict] | None:
-    """The newest undamaged step and its manifest. Process 0 looks, and every process gets what it found."""
+    """The newest undamaged step and its manifest. Process 0 reads, and every process gets its result."""
     chosen = -1
     steps = _steps(folder)
     if first():
@@ -109,7 +110,7 @@ def _newest(folder: Path) -> tuple[int, dict] | None:
             try:
                 read_manifest(folder / str(step))
             except ValueError as error:
-                warnings.warn(f"{error}: leaving step {step} of {folder}", stacklevel=4)
+                warnings.warn(f"{error}: skipping step {step} of {folder}", stacklevel=4)
                 continue
             chosen = step
             break
@@ -118,8 +119,8 @@ def _newest(folder: Path) -> tuple[int, dict] | None:
         return chosen, read_json(folder / str(chosen) / MANIFEST)["content"]
     if steps:
         raise ValueError(
-            f"{folder} has no checkpoint that is whole (of {', '.join(map(str, steps))}); put back a copy of it, or "
-            "start in another folder"
+            f"{folder} has no undamaged checkpoint (of steps {', '.join(map(str, steps))}); restore a copy, or start "
+            "in another folder"
         )
     return None
 
@@ -136,7 +137,7 @@ def _shapes(tree) -> dict[str, tuple]:
 
 
 def _items(state: TrainState, tree: Callable[[Flat], Any]) -> dict[str, Any]:
-    """The items of a checkpoint, each a tree of arrays: a file does not say how they lay in vectors."""
+    """The items of a checkpoint, each a tree of arrays: files do not depend on how arrays are grouped in vectors."""
     parts = {"params": tree(state.weights), "opt_state": tree(state.moments), "ema": None}
     alone = {"step": state.step, "key": state.key, "finite": state.finite}
     return {"ema": tree(state.mean), "state": parts | alone}
@@ -148,7 +149,7 @@ def _handler() -> ocp.CompositeCheckpointHandler:
 
 @uninterrupted()
 def _restore(folder: Path, step: int, **targets) -> Any:
-    """The items named in `targets`, each as the pytree of arrays (abstract or not) given for it."""
+    """The items named in `targets`, each with the structure of its target, a pytree of arrays or abstract arrays."""
     arrays = folder / str(step) / "arrays"
     with ocp.Checkpointer(_handler()) as checkpointer:
         items = checkpointer.metadata(arrays).item_metadata
@@ -158,22 +159,43 @@ def _restore(folder: Path, step: int, **targets) -> Any:
                 if saved.get(name) != wanted.get(name):
                     raise ValueError(
                         f"{folder / str(step)} does not fit this model and optimiser: {item}/{name} has shape "
-                        f"{saved.get(name, 'none')} in the checkpoint and {wanted.get(name, 'none')} here; use "
-                        "the settings the run was made with, or another folder"
+                        f"{saved.get(name, 'none')} in the checkpoint and {wanted.get(name, 'none')} here; use the "
+                        "settings of the run, or another folder"
                     )
         args = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
         return checkpointer.restore(arrays, args=ocp.args.Composite(**args))
 
 
 class Checkpoints:
-    """The checkpoints in `folder` (made if missing), the newest `keep` of them kept; a context manager.
+    """The checkpoints of a run, as a context manager.
 
-    Saving goes on in the background; a failure is raised by the next `check` or `save`, or on leaving the context. The
-    start removes what an interrupted run left behind; of several processes all must make one.
+    Saving continues in the background; a failure is raised by the next `check` or `save`, or on leaving the context.
+    The constructor removes what an interrupted run left behind. It is a collective: with several processes every one
+    must call it, and likewise `save` and `restore`.
+
+    Args:
+        folder: the folder of the checkpoints; made if missing.
+        keep: how many of the newest steps are kept.
 
     Attributes:
-        latest: the newest step saved or found whole, or None.
-        manifest: what it says.
+        latest: the newest step that was saved or found undamaged, or None.
+        manifest: the content of its manifest, a dict.
+
+    Raises:
+        ValueError: if every checkpoint in `folder` is damaged, or if checkpoints that were there have disappeared.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxdiff.training import Checkpoints, TrainState
+        >>> state = TrainState.create(jax.random.key(0), {"w": jnp.ones(2)}, optax.sgd(0.1))
+        >>> with tempfile.TemporaryDirectory() as run, Checkpoints(f"{run}/checkpoints") as checkpoints:
+        ...     checkpoints.save(state, note="the start")
+        ...     restored = checkpoints.restore(like=state)
+        >>> checkpoints.latest, checkpoints.manifest
+        (0, {'step': 0, 'note': 'the start'})
+        >>> restored.params["w"]
+        Array([1., 1.], dtype=float32)
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2):
@@ -192,7 +214,7 @@ class Checkpoints:
                     pass
             else:
                 self._unsaved.unlink(missing_ok=True)
-            for step in _steps(self._folder):  # damaged, since newer than the newest that is whole
+            for step in _steps(self._folder):  # a step above `latest` is damaged
                 if self.latest is not None and step > self.latest:
                     _rename(self._folder / str(step), self._folder / f"{step}.damaged")
         self._checkpointer = ocp.AsyncCheckpointer(_handler())
@@ -201,20 +223,20 @@ class Checkpoints:
 
     @property
     def _unsaved(self) -> Path:
-        """The file that marks a run as having no checkpoint yet. With neither it nor a checkpoint, they were lost."""
+        """A file that marks a run without a checkpoint so far. If it and all checkpoints are missing, they are lost."""
         return self._folder.with_name(f".{self._folder.name}.unsaved")
 
     def _check_none_lost(self) -> None:
-        """Raise ValueError where checkpoints have disappeared, and name what shows that there were some."""
+        """Raise ValueError if checkpoints have disappeared, naming the files that show that there were some."""
         traces = sorted(self._folder.glob("*.damaged"))
         log = self._folder.with_name("metrics.jsonl")
         if log.exists() and not self._unsaved.exists() and (records := read_metrics(log)):
             traces.append(log)
         if traces:
-            of = f", whose last line is of step {records[-1]['step']}" if log in traces else ""
+            of = f", whose last line is step {records[-1]['step']}" if log in traces else ""
             raise ValueError(
-                f"{self._folder} has no checkpoint any more, though there is {traces[-1]}{of}: put the checkpoints "
-                f"back, or start in another folder. To begin anew in this one, remove {', '.join(map(str, traces))}"
+                f"the checkpoints in {self._folder} are gone, but there is {traces[-1]}{of}: restore the checkpoints, "
+                f"or start in another folder. To start from scratch here, remove {', '.join(map(str, traces))}"
             )
 
     def _sweep(self) -> None:
@@ -224,24 +246,30 @@ class Checkpoints:
 
     @uninterrupted()
     def save(self, state: TrainState, **content) -> None:
-        """Start saving `state` under its step, which must be above every step saved so far, and finite.
+        """Start saving `state` under its step.
 
-        `content` is JSON for the manifest.
+        Args:
+            state: a finite state whose step is above every step saved so far.
+            content: JSON for the manifest.
+
+        Raises:
+            ValueError: if the state is not finite, or its step is not above those saved so far.
+            OSError: if the checkpoint, or the one before, could not be written.
         """
         step = int(state.step)
         if not state.finite:
-            raise ValueError(f"the run stopped being finite at step {step}; its checkpoints are left as they are")
+            raise ValueError(f"the state is not finite at step {step}; the checkpoints before it are unchanged")
         if self.latest is not None and step <= self.latest:
             raise ValueError(
-                f"step {step} is not above step {self.latest}, the newest in {self._folder}: "
-                "restore that first, or save to another folder"
+                f"step {step} is not above step {self.latest}, the newest in {self._folder}: restore that step, or "
+                "save to another folder"
             )
         self.check(wait=True)
         draft = self._folder / f"{step}.draft"
         needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._folder).free
         if first() and needed > free:
-            raise _not_written(draft, OSError(f"it needs {needed:,} bytes, and {free:,} are free"))
+            raise _not_written(draft, OSError(f"it needs {needed:,} bytes, but {free:,} are free"))
         trees = {name: ocp.args.StandardSave(tree) for name, tree in _items(state, Flat.tree).items()}
         items = ocp.args.Composite(**trees)
         try:
@@ -271,7 +299,7 @@ class Checkpoints:
                 remove_folder(unnamed)
 
     def check(self, wait: bool = False) -> None:
-        """Raise the error of a save in the background; `wait` says to wait first for one that is under way."""
+        """Raise the error of a save in the background, if one failed. With `wait`, first wait until the save ends."""
         if self._saving is not None and (wait or self._saving.done()):
             saving, self._saving = self._saving, None
             try:
@@ -281,9 +309,14 @@ class Checkpoints:
                 raise
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state, with the structure, shapes and placement of `like` (arrays or abstract).
+        """Read the newest state.
 
-        Raises FileNotFoundError where there is none, ValueError where it has other parameters than `like`.
+        Args:
+            like: a state with the structure, shapes and shardings to restore to, of arrays or abstract arrays.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint.
+            ValueError: if the parameters or the optimiser's state have other names or shapes than those of `like`.
         """
         self.check(wait=True)
         if self.latest is None:
@@ -316,11 +349,11 @@ def _not_written(draft: Path, error: Exception) -> OSError:
         shutil.rmtree(draft, ignore_errors=True)
         if not draft.exists():
             break
-        time.sleep(0.1)  # what else was being written into it still is
+        time.sleep(0.1)  # other threads may still be writing into it
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return OSError(
-        f"the checkpoint of step {draft.stem} could not be written: {reason[0]}. Those before are in place: make room "
-        f"in {draft.parent}, and the same command goes on from the newest"
+        f"the checkpoint of step {draft.stem} could not be written: {reason[0]}. Earlier checkpoints are unchanged: "
+        f"make room in {draft.parent}, then run the same command to continue from the newest"
     )
 
 
@@ -331,29 +364,84 @@ def _rename(path: Path, to: Path) -> None:
 
 
 def saved_steps(folder: str | os.PathLike) -> list[int]:
-    """The steps of the checkpoints of the run in `folder`, newest first, damaged ones among them."""
+    """List the steps of the checkpoints of a run.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The steps, newest first, including those of damaged checkpoints; empty if there are none.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxdiff.training import Checkpoints, TrainState, saved_steps
+        >>> state = TrainState.create(jax.random.key(0), {"w": jnp.ones(2)}, optax.sgd(0.1))
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     with Checkpoints(f"{run}/checkpoints") as checkpoints:
+        ...         checkpoints.save(state)
+        ...     saved_steps(run)
+        [0]
+    """
     checkpoints = check_path("folder", folder) / "checkpoints"
     return _steps(checkpoints) if checkpoints.is_dir() else []
 
 
 def load_params(folder: str | os.PathLike, like):
-    """The newest averaged weights of the run in `folder`; `like` is a pytree of arrays, abstract or not.
+    """Read the newest averaged (EMA) weights of a run.
 
-    Raises FileNotFoundError where `folder` is not a run or has no complete checkpoint, ValueError where its
-    parameters are others than `like`, or none of its checkpoints is whole.
+    Args:
+        folder: the run's folder.
+        like: a pytree of arrays or of `jax.ShapeDtypeStruct` with the structure and shapes of the weights.
+
+    Returns:
+        The averaged weights, a pytree like `like`.
+
+    Raises:
+        FileNotFoundError: if `folder` is not a run or has no complete checkpoint.
+        ValueError: if the weights have other names or shapes than those of `like`, or every checkpoint is damaged.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxdiff.training import Checkpoints, TrainState, load_params
+        >>> params = {"w": jnp.ones(2)}
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     with Checkpoints(f"{run}/checkpoints") as checkpoints:
+        ...         checkpoints.save(TrainState.create(jax.random.key(0), params, optax.sgd(0.1)))
+        ...     load_params(run, like=params)
+        {'w': Array([1., 1.], dtype=float32)}
     """
     folder = check_path("folder", folder)
     checkpoints = (folder / "checkpoints").absolute()
     if not checkpoints.is_dir():
-        raise FileNotFoundError(f"{folder} is not a run: it has no folder checkpoints/. Give the folder train wrote to")
+        raise FileNotFoundError(f"{folder} is not a run: it has no checkpoints/. Give the folder that train wrote to")
     found = _newest(checkpoints)
     if found is None:
-        raise FileNotFoundError(f"{checkpoints} has no complete checkpoint yet; train until the first is saved")
+        raise FileNotFoundError(f"{checkpoints} has no complete checkpoint yet; train until one is saved")
     return _restore(checkpoints, found[0], ema=like)["ema"]
 
 
 def recorded_identity(folder: str | os.PathLike) -> dict[str, Any]:
-    """What the run in `folder` is made of, as its newest whole checkpoint says; {} where there is no checkpoint."""
+    """Read the identity of a run: the settings, data and versions that decide its numbers.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The identity in its newest undamaged checkpoint, JSON by name; {} if there is no checkpoint.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxdiff.training import Checkpoints, TrainState, recorded_identity
+        >>> state = TrainState.create(jax.random.key(0), {"w": jnp.ones(2)}, optax.sgd(0.1))
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     with Checkpoints(f"{run}/checkpoints") as checkpoints:
+        ...         checkpoints.save(state, identity={"data": "two moons"})
+        ...     recorded_identity(run)
+        {'data': 'two moons'}
+    """
     checkpoints = (check_path("folder", folder) / "checkpoints").absolute()
     found = _newest(checkpoints) if checkpoints.is_dir() else None
     return {} if found is None else found[1].get("identity", {})

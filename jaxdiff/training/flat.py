@@ -1,9 +1,9 @@
-"""The arrays of a tree in few vectors, so that one kernel does to all of them what would take one kernel for each.
+"""The arrays of a tree in a few vectors, so that one kernel replaces one kernel per array.
 
-A `Flat` holds a tree in parts: several arrays end to end, or one array as it is. `tree()` gives the arrays back. What
-works on each number by itself, such as Adam, is given `thin()`: a tree of the same structure in which the first array
-of a part is the whole part and the others are empty. Paths and numbers of axes, by which masks choose, are those of the
-tree, and sums over all arrays are sums over all numbers.
+A `Flat` holds a tree in parts: several arrays end to end, or one array as it is. `tree()` returns the arrays. An
+elementwise optimiser, such as Adam, takes `thin()`: a tree of the same structure in which the first array of a part is
+the whole part and the others are empty. It keeps the paths and the numbers of axes of the tree, by which masks select
+arrays, and a sum over its arrays is the sum over all numbers.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from jaxdiff.arrays.mesh import place
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """Where the arrays of a tree lie: its structure, and of each array its shape and the index of its part."""
+    """The layout of a tree: its structure, and the shape and the index of the part of each array."""
 
     structure: Any
     shapes: tuple[tuple[int, ...], ...]
@@ -31,7 +31,7 @@ class Form:
 
     @functools.cached_property
     def members(self) -> list[list[int]]:
-        """Of each part the arrays that lie in it."""
+        """For each part, the indices of the arrays in it."""
         members = [[] for _ in set(self.places)]
         for i, part in enumerate(self.places):
             members[part].append(i)
@@ -47,16 +47,16 @@ class Flat:
     form: Form = dataclasses.field(metadata={"static": True})
 
     def tree(self) -> Any:
-        """The tree with all of its arrays, which are copies of those that lie in vectors."""
+        """The tree with all of its arrays. Arrays that share a part are copied."""
         return self._tree(lambda part, shapes: [part] if len(shapes) == 1 else _slices(part, shapes))
 
     def abstract(self) -> Any:
-        """The shapes and types of `tree()`, as `jax.ShapeDtypeStruct`; each array lies where its part does."""
+        """The shapes and types of `tree()`, as `jax.ShapeDtypeStruct`; each array has the sharding of its part."""
         shape = lambda part, shape: jax.ShapeDtypeStruct(shape, part.dtype, sharding=getattr(part, "sharding", None))
         return self._tree(lambda part, shapes: [shape(part, each) for each in shapes])
 
     def thin(self) -> Any:
-        """The tree in which the first array of a part is the whole part, along the first axis, and the others empty."""
+        """The tree in which the first array of a part is the whole part, along axis 0, and the others are empty."""
 
         def thin(part, shapes):
             if len(shapes) == 1:
@@ -75,7 +75,7 @@ class Flat:
         return self.form.structure.unflatten(arrays)
 
     def of_thin(self, tree) -> "Flat":
-        """A tree such as `thin()` gives, in parts that lie as these do."""
+        """A `Flat` of this layout from a tree such as `thin()` returns."""
         arrays = self.form.structure.flatten_up_to(tree)
         firsts = [arrays[members[0]] for members in self.form.members]
         shapes = [part.shape for part in self.parts]
@@ -83,7 +83,7 @@ class Flat:
 
 
 def flat(tree, form: Form) -> Flat:
-    """`tree` in the parts that `form` says."""
+    """`tree` in the parts of `form`."""
     arrays = form.structure.flatten_up_to(tree)
     together = [[arrays[i] for i in members] for members in form.members]
     return Flat(tuple(part[0] if len(part) == 1 else _end_to_end(part) for part in together), form)
@@ -96,7 +96,7 @@ def _end_to_end(arrays):
 
 
 def _slices(vector, shapes) -> list:
-    """The arrays of a vector; of one in the host's memory without a program, which takes seconds to compile."""
+    """The arrays of a vector. A vector on the CPU is sliced by NumPy, since compiling the slices takes seconds."""
     if isinstance(vector, Tracer) or any(device.platform != "cpu" for device in vector.sharding.device_set):
         return _program_of_slices(vector, tuple(shapes))
     return place(_cut(np.asarray(vector), shapes), [vector.sharding] * len(shapes))
@@ -111,13 +111,13 @@ _program_of_slices = jax.jit(_cut, static_argnums=1, inline=True)
 
 
 def form_of_params(params, groups: tuple[int, ...]) -> Form:
-    """The form of `params`, of whose arrays those of one group lie in one part."""
+    """The form of `params` in which the arrays of one group share a part."""
     leaves, structure = jax.tree.flatten(params)
     return Form(structure, tuple(leaf.shape for leaf in leaves), _numbered(groups))
 
 
 def form_of_state(state, params, groups: tuple[int, ...]) -> Form:
-    """The form of an optimiser's state: what it keeps of arrays of one group, by one name, lies in one part."""
+    """The form of an optimiser's state in which arrays of one name and one group of parameters share a part."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(state)
     owners = owners_of(state, params)
     places = [(i,) if owner is None else (owner[0], groups[owner[1]]) for i, owner in enumerate(owners)]
@@ -125,9 +125,10 @@ def form_of_state(state, params, groups: tuple[int, ...]) -> Form:
 
 
 def owners_of(state, params) -> list[tuple[tuple, int] | None]:
-    """Of each array of an optimiser's state, (its name, the index of the parameter) where it belongs to one.
+    """For each array of an optimiser's state, (its name, the index of its parameter), or None if it has none.
 
-    It does where its path ends in the parameter's and it has its shape; what is before that is its name.
+    An array belongs to a parameter if its path ends in the parameter's path and their shapes agree. The rest of the
+    path is its name.
     """
     weights = {path: (i, leaf.shape) for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params))}
 
@@ -142,6 +143,6 @@ def owners_of(state, params) -> list[tuple[tuple, int] | None]:
 
 
 def _numbered(labels) -> tuple[int, ...]:
-    """Whole numbers in place of labels, in the order in which labels first occur."""
+    """Labels replaced by whole numbers, in the order in which they first occur."""
     numbers: dict = {}
     return tuple(numbers.setdefault(label, len(numbers)) for label in labels)

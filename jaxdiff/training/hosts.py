@@ -1,18 +1,19 @@
 """Several processes as one run: connect them, compare their settings, and end all of them when one fails.
 
 `jax.distributed` connects the processes, reports a preemption and notices a host that is gone; Orbax and
-`multihost_utils` synchronise them. This module adds two things: a run whose processes were started with different
-settings is refused, and the cause of the first failure is in the log of every host.
+`multihost_utils` synchronise them. This module adds two things: it rejects a run whose processes were started with
+different settings, and it logs the cause of the first failure on every host.
 
-After `connect`, a process that fails or is interrupted by Ctrl-C sends the cause to all others over a socket and exits
-at once, and so do they; JAX would wait five minutes for it. A process that leaves by sys.exit, or at the end of its
-program, sends how many regions of `failing_together` it has entered. A process that enters a later region would wait
-for it forever, and ends all instead.
+After `connect`, a process that fails or is interrupted by Ctrl-C sends the cause to all others over a socket, and all
+of them exit at once; JAX would wait five minutes for it. A process that exits by sys.exit, or at the end of its
+program, sends how many `failing_together` contexts it has entered. A process that enters a later context would wait for
+it forever, and ends all processes instead.
 """
 
 import atexit
 import contextlib
 import json
+import logging
 import os
 import secrets
 import sys
@@ -31,12 +32,13 @@ from jaxdiff.training.line import Line
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT
-HEARTBEAT = 20  # seconds without a sign of life after which a process counts as gone
+HEARTBEAT = 20  # seconds without a heartbeat after which a process counts as dead
 START = 60  # seconds within which all processes must connect
+_log = logging.getLogger(__name__)
 _line: Line | None = None  # the connection to the other processes
-_together: Path | None = None  # where a failure is written, while inside `failing_together`
-_regions = 0  # how many regions of `failing_together` this process has entered
-_left: dict[int, int] = {}  # how many regions each process that has left had entered
+_together: Path | None = None  # the file for a failure, while inside `failing_together`
+_regions = 0  # how many `failing_together` contexts this process has entered
+_left: dict[int, int] = {}  # how many of them each process that has exited had entered
 _ending = threading.Lock()  # held by the thread that ends this process
 
 
@@ -46,25 +48,38 @@ def several() -> bool:
 
 
 def first() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this is process 0, which writes the files of a run."""
     return jax.process_index() == 0
 
 
 def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join the processes of a run. Call it before any other use of JAX.
+    """Connect the processes of a run. Call it before any other use of JAX.
 
-    With None for all three JAX finds them out from the cluster (SLURM, TPU pods, ...). If not all processes connect
-    within a minute, those that have end with a message. Raises ConnectionError for an address that cannot be used,
-    RuntimeError where JAX is initialised already.
+    With None for all three arguments JAX reads them from the cluster (SLURM, TPU pods, ...). If some processes do not
+    connect within a minute, the others log an error and end.
+
+    Args:
+        coordinator: the address of process 0, "HOST:PORT".
+        processes: how many processes the run has.
+        process: the index of this one, from 0.
+
+    Raises:
+        ConnectionError: if the address cannot be used.
+        RuntimeError: if JAX is initialised already.
+
+    Examples:
+        >>> from jaxdiff.training import connect
+        >>> connect("host-0:1234", processes=2, process=0)  # doctest: +SKIP
+        >>> connect(None, None, None)  # doctest: +SKIP
     """
     fix = (
-        "start all of them, each with the same --coordinator HOST:PORT and --processes, and with a --process-id of its "
-        "own, from 0 on"
+        "start all of them, each with the same --coordinator HOST:PORT and --processes, and its own --process-id, "
+        "counted from 0"
     )
-    late = f"jaxdiff: the processes have not found each other within {START} s; {fix}"
-    told = threading.Timer(START - 1, lambda: print(late, file=sys.stderr, flush=True))
-    told.daemon = True
-    told.start()  # before JAX ends the process itself, without returning to Python
+    late = f"the processes have not found each other within {START} s; {fix}"
+    timer = threading.Timer(START - 1, _log.error, [late])
+    timer.daemon = True
+    timer.start()  # JAX would end the process itself, without returning to Python
     try:
         jax.distributed.initialize(
             coordinator, processes, process, initialization_timeout=START, heartbeat_timeout_seconds=HEARTBEAT
@@ -74,17 +89,17 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
             raise
         raise ConnectionError(f"the processes cannot connect ({str(error).strip().splitlines()[0]}); {fix}") from error
     finally:
-        told.cancel()
+        timer.cancel()
     _listen()
 
 
 def _listen() -> None:
-    """Connect to the other processes, and arrange that this one tells them how it ends."""
+    """Connect to the other processes, and register that this one sends them the cause of its end."""
     global _line
     try:
         _line = Line(_hear)
     except OSError as error:
-        print(f"jaxdiff: no line to process 0 ({error}); how another process ends only JAX will say", file=sys.stderr)
+        _log.warning("no connection to process 0 (%s); if another process ends, only JAX will report it", error)
         return
     atexit.register(lambda: _line and _line.say(left=_regions))
     hook = sys.excepthook
@@ -109,7 +124,7 @@ def _hear(message: dict) -> None:
 
 
 def _check_none_left() -> None:
-    """End all processes where one has left that this process would wait for."""
+    """End all processes if one has exited that this process would wait for."""
     for process, regions in _left.items():
         if regions < _regions:
             end("left by sys.exit, or by the end of its program, before the others", FAILED, process)
@@ -122,12 +137,12 @@ def barrier(name: str) -> None:
 
 
 def from_first(number: int) -> int:
-    """`number` as process 0 has it. A collective: every process must call it."""
+    """`number` of process 0. A collective: every process must call it."""
     return int(multihost_utils.broadcast_one_to_all(np.int64(number))) if several() else number
 
 
 def agree(folder: Path, settings: dict) -> None:
-    """Raise ValueError where a process has other `settings`, or another folder, than process 0. A collective."""
+    """Raise ValueError if a process has other `settings`, or another folder, than process 0. A collective."""
     if not several():
         return
     names = sorted(settings)
@@ -149,7 +164,7 @@ def agree(folder: Path, settings: dict) -> None:
         blind = np.flatnonzero(everyone[:, -1] == 0)
         raise ValueError(
             f"process {', '.join(map(str, blind))} does not see what process 0 writes into {folder}: give all of them "
-            "one folder on a file system that they share"
+            "one folder on a shared file system"
         )
     differ = (everyone[:, :-1] != everyone[:1, :-1]).reshape(len(everyone), len(names), 2).any((0, 2))
     if differ.any():
@@ -159,10 +174,21 @@ def agree(folder: Path, settings: dict) -> None:
 
 @contextlib.contextmanager
 def failing_together(folder: str | os.PathLike) -> Iterator[None]:
-    """Inside this context, whatever ends one process ends all: an error, sys.exit or Ctrl-C. Every log has the cause.
+    """End all processes of a run when one of them ends inside this context, by an error, sys.exit or Ctrl-C.
 
-    The failure is kept in `folder` as failure.json until the next run starts there. Every process must enter equally
-    many of these contexts; they may be nested.
+    Every process logs the cause, and `folder`/failure.json keeps it until the next run starts there. Every process must
+    enter the same number of these contexts; they may be nested. With one process the context does nothing.
+
+    Args:
+        folder: the run's folder, on a file system that all processes share.
+
+    Examples:
+        >>> import tempfile
+        >>> from jaxdiff.training import failing_together
+        >>> with tempfile.TemporaryDirectory() as run, failing_together(run):
+        ...     steps = sum(1 for _ in range(3))  # train here
+        >>> steps
+        3
     """
     global _together, _regions
     folder = check_path("folder", folder)
@@ -194,12 +220,12 @@ def failing_together(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def _saved(error: BaseException) -> bool:
-    """Whether `error` ends every process alike, after all have saved the same step."""
+    """Whether `error` ends every process, after all have saved the same step."""
     return isinstance(error, SystemExit | KeyboardInterrupt) and hasattr(error, "step")
 
 
 def _cause(error: BaseException) -> tuple[str, int]:
-    """The message and the exit code for an exception that ends this process; never 0, as the others are not done."""
+    """The message and the exit code for an exception that ends this process; the code is never 0."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted (Ctrl-C)", INTERRUPTED
     if isinstance(error, SystemExit):
@@ -209,10 +235,10 @@ def _cause(error: BaseException) -> tuple[str, int]:
 
 
 def end(cause: str, code: int, process: int | None = None) -> NoReturn:
-    """End all processes at once with the exit code `code`. `cause` is what ended `process`, by default this one."""
+    """End all processes at once with the exit code `code`; `cause` is why `process` ended, by default this one."""
     if _line is None:
         _end(cause, code, time.time())
-    time.sleep(0.0 if process is not None else 0.3)  # so that another's failure, which caused this one, arrives first
+    time.sleep(0.0 if process is not None else 0.3)  # if another's failure caused this one, it arrives first
     with _ending:
         failure = {"process": _line.process if process is None else process, "cause": cause, "code": code}
         failure["time"] = time.time()
@@ -229,11 +255,11 @@ def _end(cause: str, code: int, since: float) -> NoReturn:
 
 
 def _leave(cause: str, code: int, since: float) -> NoReturn:
-    """Print the cause, wait until every process can have printed it, and exit, whatever other threads are doing."""
-    print(f"\njaxdiff: {cause}", file=sys.stderr, flush=True)
+    """Log the cause, wait until every process has had time to log it, and exit, whatever other threads are doing."""
     with contextlib.suppress(Exception):
+        _log.error("%s", cause)
         sys.stdout.flush()
     if _line is not None:
-        last = 0.5 if _line.process == 0 else 0.0  # the coordinator last: without it the others are aborted
+        last = 0.5 if _line.process == 0 else 0.0  # the coordinator exits last: without it JAX aborts the others
         time.sleep(min(max(since + 1.0 + last - time.time(), 0.0), 2.0))
     os._exit(code)

@@ -1,9 +1,9 @@
-"""What a run is made of, as JSON: every part that decides its numbers, by a name.
+"""The identity of a run as JSON: every part that decides its numbers, by name.
 
-A part is a number or a word where it is one, and otherwise what can be read of it followed by the hash of all of it
-(`jaxdiff.arrays.fingerprint`): "VP(beta_min=0.1, beta_max=20.0) #6f3a...". The devices are no part: a run may go on on
-others. The initial weights are kept as four figures that hardly depend on rounding, since the same key draws weights
-that differ in their last digits on another kind of device.
+A part that is a number or a string is recorded as it is. Any other part is recorded as a readable description followed
+by the hash of all of it (`jaxdiff.arrays.fingerprint`): "VP(beta_min=0.1, beta_max=20.0) #6f3a...". Devices are not
+part of the identity: a run may continue on others. The initial weights are recorded as four figures that hardly depend
+on rounding, since on another kind of device the same key draws weights that differ in their last digits.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from jaxdiff.training import hosts
 from jaxdiff.training.labels import recorded
 from jaxdiff.training.step import hollow
 
-LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # whose versions may change the numbers
-LATER = ("batch", "first_batch", "condition_dropout", "schedule")  # parts that are known once there are data
-DRAWS = "one key an example"  # how a step draws its noise; other draws are another run
-LENGTH = 300  # characters of what can be read of a part
+LIBRARIES = ("jaxdiff", "jax", "jaxlib", "flax", "optax")  # their versions may change the numbers
+LATER = ("batch", "first_batch", "condition_dropout", "schedule")  # parts that are known only once data are read
+DRAWS = "one key an example"  # how a step draws its noise; a run cannot continue with other noise
+LENGTH = 300  # the most characters of a description
 
 
 def versions() -> dict[str, str]:
-    """The versions of the libraries, of those that are installed."""
+    """The versions of the libraries, "not installed" for those that are missing."""
 
     def version(name: str) -> str:
         try:
@@ -46,8 +46,8 @@ def versions() -> dict[str, str]:
 def of_settings(key, denoiser, given: Mapping[str, Any] | None, **settings) -> dict[str, Any]:
     """The parts of a run that are known before its data: the denoiser's fields, `settings`, versions, and `given`.
 
-    Raises ValueError where `given`, the caller's own parts, has the name of one of these, TypeError where it is no
-    JSON.
+    `given` are the caller's own parts. Raises ValueError if one of them has a name that is recorded here, TypeError if
+    they are not JSON.
     """
     own = {
         "key": jax.random.key_data(key).tolist(),
@@ -72,7 +72,7 @@ def of_settings(key, denoiser, given: Mapping[str, Any] | None, **settings) -> d
 
 
 def of_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts that a first batch tells of."""
+    """The parts that come from the first batch: shapes, types and the hash of its values."""
     if hosts.several():
         batch = multihost_utils.process_allgather(batch, tiled=True)
     shapes = {name: [str(array.dtype), *array.shape] for name, array in sorted(batch.items())}
@@ -80,7 +80,7 @@ def of_batch(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_names(allow) -> None:
-    """Raise TypeError where `allow` is no sequence of names."""
+    """Raise TypeError if `allow` is not a sequence of names."""
     if isinstance(allow, str):
         raise TypeError(f'allow = "{allow}"; expected names in a tuple: allow=("{allow}",)')
     if not isinstance(allow, Collection) or not all(isinstance(name, str) for name in allow):
@@ -88,18 +88,18 @@ def check_names(allow) -> None:
 
 
 def check_known(allow: Sequence[str], known: Collection[str]) -> None:
-    """Raise ValueError for a name in `allow` that no part of the run has."""
+    """Raise ValueError for a name in `allow` that is not a part of the run."""
     if unknown := sorted(set(allow) - set(known)):
         raise ValueError(
-            f"allow has {', '.join(unknown)}, which no part of this run is called; its parts are "
-            f"{', '.join(sorted(known))}"
+            f"allow has {', '.join(unknown)}, which is not a part of this run; its parts are {', '.join(sorted(known))}"
         )
 
 
 def as_recorded_now(before: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a run by the names of today: `condition_dropout` was `label_dropout` once, and dropped elsewhere.
+    """The parts of a run under their current names.
 
-    Where that was above 0 it is kept as it is, for `check_draws`.
+    `condition_dropout` was once `label_dropout`, and labels were dropped by other draws. A `label_dropout` above 0 is
+    kept, so that `check_draws` rejects it.
     """
     before = dict(before)
     if "label_dropout" in before and not before["label_dropout"]:
@@ -108,44 +108,43 @@ def as_recorded_now(before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_draws(before: Mapping[str, Any], folder: Path) -> None:
-    """Raise ValueError for a run whose steps drew their noise otherwise: from there on it would be another run."""
+    """Raise ValueError for a run that drew its noise in another way, and so cannot continue with the same noise."""
     if "label_dropout" in before:
         raise ValueError(
-            f"{folder} holds a run that began before losses.ConditionDropout dropped conditions, by draws of another "
-            f"kind (label_dropout = {before['label_dropout']}): gone on with, it would drop others than it began with. "
-            "Finish it with the version of jaxdiff that began it, or train its weights (jaxdiff.training.load_params) "
-            "in another folder"
+            f"{folder} holds a run that began before losses.ConditionDropout dropped conditions (label_dropout = "
+            f"{before['label_dropout']}), so that this version would drop others. Finish it with the version of "
+            "jaxdiff that began it, or train its weights (jaxdiff.training.load_params) in another folder"
         )
     if before.get("draws") != DRAWS:
         raise ValueError(
-            f"{folder} holds a run that began before noise was drawn by {DRAWS}: gone on with, it would "
-            "have other noise than it began with. Finish it with the version of jaxdiff that began it, or train its "
-            "weights (jaxdiff.training.load_params) in another folder"
+            f"{folder} holds a run that began before noise was drawn by {DRAWS}, so that this version would draw other "
+            "noise. Finish it with the version of jaxdiff that began it, or train its weights "
+            "(jaxdiff.training.load_params) in another folder"
         )
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], allow: Sequence[str], folder: Path) -> None:
-    """Raise ValueError where the run in `folder` was made of other parts than `now`, those in `allow` aside."""
+    """Raise ValueError if parts of the run in `folder` differ from `now`, except those in `allow`."""
     names = sorted(before.keys() | now.keys())
     changed = [name for name in names if not _same(name, before.get(name), now.get(name)) and name not in allow]
     if changed:
         what = "; ".join(f"{name}: {before.get(name)}, now {now.get(name)}" for name in changed)
         raise ValueError(
-            f"{folder} holds a run with another {what}. Go on as it was, give another folder, or accept the difference "
-            f"by name: allow {' '.join(changed)} (in Python allow={tuple(changed)})"
+            f"{folder} holds a run with another {what}. Continue with its own settings, give another folder, or accept "
+            f"the difference by name: allow {' '.join(changed)} (in Python allow={tuple(changed)})"
         )
 
 
 def _same(name: str, before, now) -> bool:
     if name == "initial_weights" and now is not None:
         return same_weights(before, now)
-    if isinstance(before, float) and isinstance(now, float):  # measured on data, perhaps, on another machine
+    if isinstance(before, float) and isinstance(now, float):  # may have been measured on data on another machine
         return math.isclose(before, now, rel_tol=1e-5)
     return before == now
 
 
 def figures(params) -> list[float]:
-    """Four numbers that other weights do not have: log of their root mean square, and three sums in units of it."""
+    """Four numbers that identify weights up to rounding: the log of their norm, and three sums in units of it."""
     leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(params)]
     size = math.sqrt(sum(float(leaf @ leaf) for leaf in leaves)) or 1.0
     sums = np.zeros(3)
@@ -157,7 +156,7 @@ def figures(params) -> list[float]:
 
 
 def same_weights(one: list[float] | None, other: list[float]) -> bool:
-    """Whether figures are those of the same weights, but for rounding."""
+    """Whether two lists of figures are of the same weights, up to rounding."""
     return one is not None and bool(np.allclose(one, other, rtol=0, atol=1e-3))
 
 
@@ -192,7 +191,7 @@ def _words(value, depth: int = 0) -> str:
 
 
 def _numbers(value) -> Iterator[str]:
-    """The numbers that a function, or functions in a tuple, close over: "learning_rate=0.001"."""
+    """The numbers in the closure of a function, or of functions in a tuple: "learning_rate=0.001"."""
     named: list[tuple[str, Any]] = []
     if isinstance(value, types.FunctionType):
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):

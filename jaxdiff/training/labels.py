@@ -1,7 +1,8 @@
-"""Labels in training: which ones may enter, and the share of examples without a condition, which guidance asks for.
+"""Labels in training: their validation, and the share of examples without a condition, which guidance needs.
 
-A network of classes 0 to K - 1 has one label more, K, for none (Ho and Salimans 2022). It is `network.no_label(params)`
-of a network that has one. `jaxdiff.losses.ConditionDropout` drops labels; so may a user's own `prepare`.
+A network of classes 0 to K - 1 has one more label, K, for "no label" (Ho and Salimans 2022), which
+`network.no_label(params)` returns. `jaxdiff.losses.ConditionDropout` drops labels, and a user's own `prepare` may do
+so.
 """
 
 import functools
@@ -18,12 +19,12 @@ from jaxdiff.denoisers import check_cond_of, no_label_of
 from jaxdiff.denoisers.condition import label_of, parts_of
 from jaxdiff.training.step import prepare_as_given
 
-GLANCES = 2  # keys under which each batch is looked at
-LOOKS = 32  # keys under which labels are looked at: a label that prepare drops is not dropped under all of them
+GLANCES = 2  # keys under which the labels of each batch are checked
+LOOKS = 32  # keys under which suspicious labels are checked: a label that prepare drops at random survives one of them
 
 
 def recorded(denoiser, share: float | None) -> Any:
-    """`denoiser` with `share` as its `condition_dropout`, or as that of the denoiser that it wraps."""
+    """`denoiser` with its `condition_dropout`, or that of the denoiser it wraps, set to `share`."""
     if hasattr(denoiser, "condition_dropout"):
         return rebuilt(denoiser, condition_dropout=share)
     inner = getattr(denoiser, "denoiser", None)
@@ -31,11 +32,11 @@ def recorded(denoiser, share: float | None) -> Any:
 
 
 def share_dropped(prepare: Callable, key, batch: dict, cond, loss, none: int | None) -> float | None:
-    """The share of examples that a run leaves without any condition; None where that is not known.
+    """The share of examples that a run trains without any condition; None if it is not known.
 
-    `cond` is that of `batch` under some key. What the loss drops is known, and where it drops nothing that labels are
-    always there, unless `prepare` drops some itself. Raises ValueError where the data themselves have the label that
-    means none, or labels would be dropped twice.
+    `cond` is the condition of `batch` under some key. The share is known from the loss. If the loss drops nothing, it
+    is 0, unless `prepare` drops labels by itself. Raises ValueError if the data contain the label that means "no
+    label", or if labels would be dropped twice.
     """
     rates = loss.rates(cond) if hasattr(loss, "rates") else None
     share = None if rates is None else _share(rates, cond)
@@ -47,36 +48,37 @@ def share_dropped(prepare: Callable, key, batch: dict, cond, loss, none: int | N
         return share or 0.0
     if any("label" in names and rate > 0 for names, rate in (rates or {}).items()):
         raise ValueError(
-            f"loss = {type(loss).__name__} drops labels, and prepare drops some itself; take it out there, or give the "
-            "loss that is inside"
+            f"loss = {type(loss).__name__} drops labels, and so does prepare; drop none in prepare, or give the loss "
+            "without its ConditionDropout"
         )
     return None
 
 
 def _share(rates: dict, cond) -> float:
-    """The share of examples without any part of `cond`, at rates of draws: none where a part is never dropped."""
+    """The share of examples that lose every part of `cond`, at these rates; 0 if some part is never dropped."""
     every = {name for names in rates for name in names} == parts_of(cond).keys()
     return math.prod(map(float, rates.values())) if every else 0.0
 
 
 def _bare_label_of(cond) -> Any:
-    """The labels that a condition is, and not those that it has as a part."""
+    """`cond` if it is itself the labels; None for a dictionary of parts."""
     return None if isinstance(cond, dict) else label_of(cond)
 
 
 @functools.partial(jax.jit, static_argnames="of")
 def _made(prepare, keys, batch: dict, of: Callable) -> jax.Array | None:
-    """The labels [keys, batch] that `prepare` makes of a batch under each of `keys`; None where it makes none."""
+    """The labels [keys, batch] that `prepare` returns for a batch under each of `keys`; None if it returns none."""
     if of(jax.eval_shape(prepare, keys[0], batch)[1]) is None:
         return None
     return jax.lax.map(lambda key: of(prepare(key, batch)[1]), keys)
 
 
 class Watch:
-    """Looks at the labels of every batch: at once where they are used as they come, or else once `check` is called.
+    """Validates the labels of every batch.
 
-    The labels that a user's own `prepare` makes are made beside the step, under two keys, and looked at on the host;
-    where one should not be, that batch is looked at under more.
+    With the default `prepare` labels are validated when the batch comes. With a user's own `prepare` they are computed
+    next to the step, under two keys, and validated on the host once `check` is called; if one is invalid, its batch is
+    checked again under more keys.
     """
 
     def __init__(self, prepare: Callable, key, denoiser, mesh: jax.sharding.Mesh):
@@ -89,7 +91,7 @@ class Watch:
         self._made = jax.jit(made, out_shardings=replicated(mesh))
 
     def __call__(self, step: int, rows: dict, placed: dict) -> None:
-        """Look at a batch. Raises what the denoiser has against its labels."""
+        """Validate a batch, or queue it for `check`. Raises ValueError for labels that the denoiser does not take."""
         if self._own:
             labels = self._look(step, placed, GLANCES)
             self._seen += [] if labels is None else [(step, labels)]
@@ -101,12 +103,12 @@ class Watch:
             _check(np.asarray(label)[None], self._none, step)
 
     def check(self, batches) -> None:
-        """Raise what the denoiser has against the labels of the batches since the last call."""
+        """Raise ValueError if the denoiser does not take the labels of a batch since the last call."""
         seen, self._seen = self._seen, []
         for step, labels in seen:
             try:
                 self._check(np.asarray(labels), step)
-            except ValueError:  # by chance, where prepare drops labels itself
+            except ValueError:  # may be chance, if prepare drops labels
                 self._check(np.asarray(self._look(step, place_batch(self._mesh, batches[step]), LOOKS)), step)
 
     def _look(self, step: int, placed: dict, looks: int) -> jax.Array | None:
@@ -126,7 +128,7 @@ class Watch:
 
 
 def _check(labels, none: int, step: int) -> None:
-    """Raise ValueError for a label, of [looks, batch], that under no key is one of 0 to `none` - 1."""
+    """Raise ValueError for an example whose label, of `[keys, batch]`, is outside 0 to `none` - 1 under every key."""
     outside = ((labels < 0) | (labels >= none)).all(0)
     if outside.any():
         where = f"example {outside.argmax()} of batches[{step}]"
@@ -141,5 +143,5 @@ def _check(labels, none: int, step: int) -> None:
 def _means_none(where: str, none: int) -> str:
     return (
         f"{where} has the label {none}, which means no label to a network of {none} classes; the labels of the data "
-        f"are 0 to {none - 1}. Where they count from 1, subtract 1"
+        f"must be 0 to {none - 1}. If they count from 1, subtract 1"
     )

@@ -1,8 +1,8 @@
-"""A line between the processes of a run, by which each learns at once that another has ended, and why.
+"""Sockets between the processes of a run, by which each learns at once that another has ended, and why.
 
-Process 0 listens, the others call it, and what one says goes to all. A process that is killed says nothing; the system
-closes its end of the line, which says enough. JAX's own heartbeat needs 20 seconds for that, knows no causes, and takes
-a process that waits to leave for one that is at work.
+Process 0 accepts connections from the others and relays every message to all. When a process is killed, the operating
+system closes its socket, which the others notice. JAX's own heartbeat needs 20 seconds for that, carries no cause, and
+does not notice a process that waits at its exit.
 """
 
 import contextlib
@@ -12,25 +12,25 @@ import socket
 import threading
 from collections.abc import Callable
 
-from jax._src.distributed import global_state  # what `jax.distributed` keeps, and its store of words that all can read
+from jax._src.distributed import global_state  # the state of `jax.distributed`, with its key-value store
 
-WAIT = 60  # seconds in which a process must be reached
-LONGEST = 2**16  # bytes of a message
+WAIT = 60  # seconds within which process 0 must be reached
+LONGEST = 2**16  # the most bytes of a message
 
 
 class Line:
-    """The end of the line that this process holds.
+    """This process's end of the connection.
 
-    `heard(message)` is called, in a thread, for each message of another process: a dict with its "process". A line
-    that is closed is a message {"process": ..., "closed": True}.
+    `heard(message)` is called in a thread for each message of another process, a dict with its "process". A closed
+    connection gives the message {"process": ..., "closed": True}.
 
-    Raises OSError where process 0 cannot be reached.
+    Raises OSError if process 0 cannot be reached.
     """
 
     def __init__(self, heard: Callable[[dict], None]):
         self.process = global_state.process_id
         self._heard, self._lock = heard, threading.Lock()
-        self._said: list[dict] = []  # all of it, for a process that calls late
+        self._said: list[dict] = []  # all messages so far, for a process that connects late
         self._others: dict[int, socket.socket] = {}
         client, address = global_state.client, global_state.coordinator_address
         assert client is not None, "jax.distributed is connected"
@@ -39,7 +39,7 @@ class Line:
             both = socket.has_dualstack_ipv6()
             family = socket.AF_INET6 if both else socket.AF_INET
             server = socket.create_server(("", 0), family=family, dualstack_ipv6=both)
-            token = secrets.token_hex(16)  # a stranger that calls does not have it
+            token = secrets.token_hex(16)  # rejects strangers
             client.key_value_set("jaxdiff/line", f"{server.getsockname()[1]} {token}")
             _start(self._answer, server, token)
         else:
@@ -51,7 +51,7 @@ class Line:
             _start(self._listen, 0, first, first.makefile("rb"))
 
     def say(self, **message) -> None:
-        """Tell all others, whether they have called already or will."""
+        """Send a message to all others, also to those that connect later."""
         self._pass_on(message | {"process": message.get("process", self.process)})
 
     def _answer(self, server: socket.socket, token: str) -> None:
@@ -88,7 +88,7 @@ class Line:
 
 
 def _send(other: socket.socket, message: dict) -> None:
-    with contextlib.suppress(OSError):  # it has ended, which is heard
+    with contextlib.suppress(OSError):  # the other has ended; its listener notices
         other.sendall(json.dumps(message).encode() + b"\n")
 
 

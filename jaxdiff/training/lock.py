@@ -1,4 +1,4 @@
-"""A run's folder is held by one process at a time."""
+"""A lock on a run's folder: one process uses it at a time."""
 
 import contextlib
 import fcntl
@@ -13,11 +13,11 @@ from jaxdiff.training.hosts import first
 
 @contextlib.contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run; the system lets go of it when the process ends, however it does.
+    """Lock the folder of a run and remove what killed writers left in it.
 
-    What killed writers left there is removed.
+    The operating system releases the lock when the process ends, however it ends.
 
-    Raises ValueError where another process holds it, and for a `lock` in it that is no file.
+    Raises ValueError if another process holds the lock, or if `lock` is not a plain file.
     """
     if not first():
         yield
@@ -32,7 +32,7 @@ def in_use(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             raise ValueError(f"{folder} is in use by {holder}; stop that run, or give another folder") from None
-        if os.fstat(file.fileno()).st_nlink == 1:  # otherwise it is also a file elsewhere
+        if os.fstat(file.fileno()).st_nlink == 1:  # a hard link to another file is not overwritten
             file.truncate(0)
             file.write(f"process {os.getpid()} of {os.uname().nodename}")
             file.flush()

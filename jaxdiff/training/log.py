@@ -1,7 +1,7 @@
-"""metrics.jsonl: one JSON object a line, its `step` rising; and the same numbers for TensorBoard and Weights & Biases.
+"""metrics.jsonl, with one JSON object per line and rising `step`, and writers for TensorBoard and Weights & Biases.
 
-A writer is called as `writer(metrics, picture)` with a line and the path of a new picture or None. Of a run that goes
-on, both services keep what was told of the steps before.
+A writer is called as `writer(metrics, picture)` with a line of metrics.jsonl and the path of a new picture or None.
+When a run continues, both services keep what they have of earlier steps.
 """
 
 import contextlib
@@ -14,7 +14,26 @@ from jaxdiff.arrays import atomic_write, check_file, check_path, fingerprint, ow
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
-    """The lines of a metrics file, without a last line torn by a kill; ValueError for any other bad line."""
+    """Read a metrics file.
+
+    Args:
+        path: the file, such as `folder/metrics.jsonl` of a run.
+
+    Returns:
+        One dict per line. A last line that a kill cut short is dropped.
+
+    Raises:
+        ValueError: if any other line is not a JSON object of numbers with a "step".
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from jaxdiff.training import read_metrics
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "metrics.jsonl")
+        ...     _ = path.write_text('{"step": 50, "loss": 0.5}')
+        ...     read_metrics(path)
+        [{'step': 50, 'loss': 0.5}]
+    """
     lines = check_file(check_path("path", path)).read_bytes().splitlines()
     records = []
     for number, line in enumerate(lines, 1):
@@ -35,9 +54,23 @@ def _is_record(value) -> bool:
 
 
 class MetricsLog:
-    """A metrics file open for appending, its lines past `step` dropped: a resumed run writes those again.
+    """A metrics file open for appending, as a context manager.
 
-    `last` is the last record kept, or {}. Without a path it writes nothing: of several processes one does.
+    Args:
+        path: the file; None writes nothing, for all processes but one.
+        step: lines above this step are dropped, since a resumed run writes them again.
+
+    Attributes:
+        last: the last record, or {}.
+
+    Examples:
+        >>> import tempfile
+        >>> from jaxdiff.training import MetricsLog, read_metrics
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with MetricsLog(f"{folder}/metrics.jsonl", step=0) as log:
+        ...         log.write({"step": 50, "loss": 0.5})
+        ...     read_metrics(f"{folder}/metrics.jsonl")
+        [{'step': 50, 'loss': 0.5}]
     """
 
     def __init__(self, path: str | os.PathLike | None, step: int):
@@ -71,7 +104,22 @@ class MetricsLog:
 
 @contextlib.contextmanager
 def tensorboard(folder: str | os.PathLike) -> Iterator[Callable[[dict, Path | None], None]]:
-    """A writer for TensorBoard into `folder`/tensorboard. Raises ImportError with what to install."""
+    """Open a writer for TensorBoard, as a context manager.
+
+    Args:
+        folder: the run's folder; the writer writes into `folder`/tensorboard.
+
+    Returns:
+        The context yields `write(metrics, picture)`, with a dict of numbers, "step" among them, and a path or None.
+
+    Raises:
+        ImportError: if tensorboardX is not installed.
+
+    Examples:
+        >>> from jaxdiff.training import tensorboard
+        >>> with tensorboard("runs/digits") as write:  # doctest: +SKIP
+        ...     write({"step": 50, "loss": 0.5}, None)
+    """
     require("tensorboardX")
     import numpy as np
     from PIL import Image
@@ -99,7 +147,24 @@ def tensorboard(folder: str | os.PathLike) -> Iterator[Callable[[dict, Path | No
 
 @contextlib.contextmanager
 def wandb(folder: str | os.PathLike, project: str, config: dict) -> Iterator[Callable[[dict, Path | None], None]]:
-    """A writer for Weights & Biases, one run for each folder. Raises ImportError with what to install."""
+    """Open a writer for Weights & Biases, as a context manager. Each folder is one run there.
+
+    Args:
+        folder: the run's folder.
+        project: the name of the project.
+        config: the settings that are shown with the run.
+
+    Returns:
+        The context yields `write(metrics, picture)`, with a dict of numbers, "step" among them, and a path or None.
+
+    Raises:
+        ImportError: if wandb is not installed.
+
+    Examples:
+        >>> from jaxdiff.training import wandb
+        >>> with wandb("runs/digits", project="digits", config={"steps": 4000}) as write:  # doctest: +SKIP
+        ...     write({"step": 50, "loss": 0.5}, None)
+    """
     require("wandb")
     import wandb
 

@@ -2,11 +2,11 @@
 
     folder/checkpoints/     the newest states, from which the same call continues, bit for bit
     folder/metrics.jsonl    {"step", "loss", "grad_norm", "seconds", ...} every `log_every` steps
-    folder/lock             held while the run goes on
+    folder/lock             locked while the run is active
 
-The device is asked for numbers only at the end of an interval of `log_every` steps, and a state is saved only there,
-after its numbers were found finite; a preemption ends the interval early, and what it had so far is kept in the
-checkpoint for the restart to go on with. At most two steps are on their way at a time.
+Numbers are fetched from the device only at the end of an interval of `log_every` steps, and a state is saved only
+there, once its numbers are known to be finite. A preemption ends the interval early, and the checkpoint keeps the
+interval's metrics so far for the restart. At most two steps are in flight at a time.
 """
 
 import contextlib
@@ -59,10 +59,10 @@ from jaxdiff.training.step import (
     prepared_by,
 )
 
-MOST = 2**31 - 1  # steps, an int32
-TOO_LARGE = 20.0  # times data_std: 0..255 where [-1, 1] is due is 250 times
-FAR = 3.0  # a mean beyond so many standard deviations
-ENOUGH = 8  # values from which a standard deviation is measured
+MOST = 2**31 - 1  # the most steps, an int32
+TOO_LARGE = 20.0  # root mean square over data_std that is an error; 0..255 in place of [-1, 1] gives about 250
+FAR = 3.0  # mean over standard deviation that is warned of
+ENOUGH = 8  # the fewest values from which a standard deviation is measured
 
 
 def _counts(**counts) -> Iterator[int]:
@@ -77,7 +77,7 @@ def _counts(**counts) -> Iterator[int]:
 
 
 def _check_batch(denoiser, loss, key, x0, cond, weight) -> None:
-    """Raise where the loss does not take this batch. What holds values here is checked by them, labels among it."""
+    """Raise if the loss does not take this batch. Concrete values are validated too, labels among them."""
     check_examples(loss, denoiser, x0, cond, "x0 (batches[0], prepared)")
     losses = lambda params, x0: called(loss, with_params(denoiser, params), key, x0, cond, weight)
     jax.eval_shape(losses, denoiser.params, x0)
@@ -103,13 +103,13 @@ def _check_batch(denoiser, loss, key, x0, cond, weight) -> None:
 
 
 def _warn_far(x0: np.ndarray) -> None:
-    """Warn where the mean is far from 0 beside the standard deviation, each taken over the values of the last axis."""
+    """Warn if the mean is large compared with the standard deviation, each measured per value of the last axis."""
     columns = x0.reshape(-1, x0.shape[-1])
     mean, std = (float(np.sqrt(np.mean(part))) for part in (columns.mean(0) ** 2, columns.var(0)))
     if len(columns) >= ENOUGH and mean > FAR * std:
         warnings.warn(
-            f"x0 (batches[0], prepared) has a mean of size {mean:.3g} and a standard deviation of {std:.3g}: a network "
-            "spends itself on the mean, and the model is worse for it. Subtract the mean of the data, and add it to "
+            f"x0 (batches[0], prepared) has a mean of size {mean:.3g} and a standard deviation of {std:.3g}: the "
+            "network spends capacity on the mean, and the model is worse. Subtract the mean of the data, and add it to "
             "samples",
             UserWarning,
             stacklevel=4,
@@ -142,62 +142,88 @@ def train(
     extra: Callable[[], Mapping[str, float]] = dict,
     progress: bool = True,
 ):
-    """Train `denoiser.params` to `steps` updates and return the denoiser with the averaged (EMA) weights.
+    """Train a denoiser, or continue a run, and keep everything about the run in one folder.
 
-    The same call on the same folder continues the run: 200 steps are bitwise 100, a kill and 100 more. It may go on on
-    other devices and with other processes; the numbers are then the same but for the order of sums (with "rbg" keys
-    also for the noise, which another kind of device draws otherwise). A run of other parts than those it began
-    with is refused, finished or not, unless `allow` names them.
+    The same call on the same folder continues the run: 200 steps are bitwise equal to 100 steps, a kill and 100 more. A
+    run may continue on other devices and with another number of processes; the numbers are then the same up to the
+    order of sums (with "rbg" keys the noise differs too, since it depends on the kind of device). A run is rejected,
+    finished or not, if parts of it differ from those it began with, unless `allow` names them.
 
-    More steps may be asked of a run, finished or not. Where `optimizer` is an optimiser the run goes on under it: with
-    a constant rate 200 steps are bitwise 100 and 100 more. Where it is a function of the steps, as by default, the
-    steps asked for first keep their schedule, at whose end the rate is 0, and those added get one of their own: the
-    rate rises and falls once more, which a warning says. Fewer steps end such a run early, on the schedule it has.
+    `steps` may be raised, also for a finished run. If `optimizer` is an optimiser, the run continues with it: with a
+    constant learning rate, 200 steps are bitwise equal to 100 and then 100 more. If it is a function of the steps, as
+    by default, the first steps keep their schedule, which ends at a rate of 0, and the added steps get a schedule of
+    their own: the rate rises and falls once more (a warm restart), with a warning. If `steps` is lowered, such a run
+    ends early on the schedule it has.
 
     Args:
+        key: one typed key; step k uses fold_in(key, k).
+        folder: the run's folder; made if missing.
         denoiser: a pytree with `params`: a `jaxdiff.Denoiser`, a bridge, a `jaxdiff.likelihood.Variational`, or one of
-            your own. Where the params are no field of that name it has `with_params(params)`, which puts others in
-            their place, whatever their leaves, as `jaxdiff.denoisers.WithProcess`.
-        loss: `loss(denoiser, key, x0, cond) -> [batch]`, a function or a pytree; its mean is minimised. Where there is
-            a weight it is called with `weight=`, and one that takes none is refused. Its method
-            `check(denoiser, x0, cond)`, where it has one, in place of the process's `check`, raises for what is no
-            batch of its data. Under `jaxdiff.losses.ConditionDropout(loss)` the denoiser can be guided afterwards
-            (`jaxdiff.guidance.ClassifierFree`), and has the share of examples without condition as `condition_dropout`.
-        batches: `batches[step]` is a dict of arrays [batch, ...] that depends on the step (>= 0) alone, all of the same
-            shapes: `jaxdiff.data.batches`, a `grain.MapDataset`, a list. A Grain data set of one epoch is repeated,
-            each epoch in an order of its own. Of several processes, each gives its rows of the batch. None will do for
-            a finished run, whose data are then not compared.
-        optimizer: of optax, or a function that makes one of the steps at which its schedules end: (100,), or (100, 200)
-            for a run of 100 steps of which 200 are asked. By default `clipped_adam`.
-        prepare: `prepare(key, batch) -> (x0, cond)` in the step; by default batch["x"] and "label", other named parts
-            of a condition or "cond", where the batch has them (`prepare_as_given`). x0 is what the process takes: an
-            array, or a tree of them for a product. `(x0, cond, weight)`, as where the batch has a "weight" of the shape
-            of "x", learns what is 1 in it, given what is 0 (`jaxdiff.losses.counted`). One that holds weights, such as
-            an encoder's, is a pytree: `jax.tree_util.Partial(encode, weights)`.
-        mesh: by default `make_mesh()`, data parallel over all devices.
-        accumulate: the parts a batch is computed in, one after another, before one update. A coupling pairs the
-            examples of each part.
-        identity: what else the run is made of (JSON): it goes on only with the same. All arguments that decide the
-            numbers, all data of `jaxdiff.data.batches`, the first batch of others and the versions of the libraries
-            count without being named.
-        allow: names of what may differ from the run that is continued.
-        checkpoint_every: a checkpoint is saved at the first log at or after each multiple, and at the end.
-        on_log: `on_log(denoiser, metrics)` after each log: the denoiser with EMA weights, valid during the
-            call only, and the line just written, whose `seconds` is the time spent in steps so far, and `waiting` the
-            share of the time since the last line in which the devices waited for batches.
-        extra: `extra()` gives numbers that each line has beside the loop's own.
+            your own. If `params` is not a field, the denoiser must have a method `with_params(params)` that returns a
+            copy with other weights, as `jaxdiff.denoisers.WithProcess` has.
+        loss: `loss(denoiser, key, x0, cond) -> [batch]`, a function or a pytree; its mean is minimised. It is called
+            with `weight=` if `prepare` returns a weight. If it has a method `check(denoiser, x0, cond)`, this validates
+            batches in place of the process's `check`. After training with `jaxdiff.losses.ConditionDropout(loss)` the
+            denoiser can be guided (`jaxdiff.guidance.ClassifierFree`).
+        batches: `batches[step]` is a dict of arrays `[batch, ...]` of constant shapes that depends on the step (from 0)
+            alone: `jaxdiff.data.batches`, a `grain.MapDataset` or a list. A Grain data set of one epoch is repeated,
+            each epoch in its own order. With several processes, each gives its rows of the batch. None is enough for a
+            finished run, whose data are then not compared.
+        steps: how many updates the run has in the end.
+        optimizer: an optax optimiser, or a function that takes the steps at which schedules end and returns one:
+            (100,), or (100, 200) for a run of 100 steps that was raised to 200. None means `clipped_adam`.
+        ema_decay: the decay of the moving average of the weights, in [0, 1).
+        prepare: `prepare(key, batch) -> (x0, cond)` or `(x0, cond, weight)`, compiled into the step; by default
+            `prepare_as_given`. x0 is what the process takes: an array, or a tree of arrays for a product. A weight, of
+            the shape of x0, is 1 for values to learn and 0 for values that are given (`jaxdiff.losses.counted`). A
+            `prepare` that holds weights, such as an encoder's, is a pytree: `jax.tree_util.Partial(encode, weights)`.
+        mesh: the devices; None means `make_mesh()`, data parallel over all of them.
+        accumulate: into how many parts a batch is split; their gradients are computed one after another and averaged.
+            A coupling pairs the examples within each part.
+        identity: more parts of the run's identity (JSON). These are recorded always: the arguments that decide the
+            numbers, a hash of the data of `jaxdiff.data.batches` or of the first batch of other data, and the versions
+            of the libraries.
+        allow: names of parts that may differ from the run that is continued.
+        log_every: the number of steps between two lines of metrics.jsonl.
+        checkpoint_every: a checkpoint is saved at the first log at or after each multiple of it, and at the end.
+        on_log: `on_log(denoiser, metrics)`, called after each log with the denoiser with EMA weights, which is valid
+            during the call only, and the line just written. In it `seconds` is the time spent in steps so far, and
+            `waiting` the share of the time since the last line in which the devices waited for batches.
+        extra: `extra()` returns more numbers for each line.
+        progress: whether to show a progress bar.
 
-    Warns (UserWarning) of data whose mean is far from 0 beside their standard deviation, or whose spread the process's
-    noise does not cover; once, where the devices wait for batches for more than half of the time.
+    Returns:
+        `denoiser` with the averaged (EMA) weights, and with the share of examples that were trained without a condition
+        as `condition_dropout`.
 
     Raises:
-        Diverged: a loss, gradient or update was not finite: at which step, where, and what to do. The
-            checkpoints and metrics of the finite steps before stay in place.
-        Preempted, KeyboardInterrupt: SIGTERM or Ctrl-C came; the run is saved. A second Ctrl-C ends the process.
-        OSError: a checkpoint could not be written; those before are in place.
-        TypeError, ValueError: before the first step, for settings or a first batch that cannot work, and for
-            a checkpoint that belongs to another run, is damaged, or whose folder is in use; at a step, for a batch
-            unlike the first.
+        Diverged: if a loss, gradient or update is not finite. The checkpoints and metrics of the steps before are kept.
+        Preempted: after a SIGTERM, once the run is saved.
+        KeyboardInterrupt: after Ctrl-C, once the run is saved. A second Ctrl-C ends the process.
+        OSError: if a checkpoint cannot be written. Earlier checkpoints are kept.
+        TypeError: before the first step, for arguments of the wrong type.
+        ValueError: before the first step, for arguments or a first batch that cannot work, for a checkpoint that is
+            damaged or belongs to another run, and for a folder in use; at a step, for a batch unlike the first.
+
+    Warns:
+        UserWarning: if the mean of the data is large compared with their standard deviation; if the noise of the
+            process does not cover their spread; once, if the devices wait for batches more than half of the time.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax, jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params["scale"] * x
+        >>> denoiser = jd.Denoiser(network, {"scale": jnp.zeros(2)}, jd.VP())
+        >>> batches = jd.data.batches({"x": jax.random.normal(jax.random.key(1), (64, 2))}, 16, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trained = jd.training.train(
+        ...         jax.random.key(0), folder, denoiser, jd.losses.Denoising(), batches, steps=2, progress=False
+        ...     )
+        ...     jd.training.saved_steps(folder)
+        [2]
+        >>> trained.params["scale"].shape
+        (2,)
     """
     steps, log_every, checkpoint_every, accumulate = _counts(
         steps=steps, log_every=log_every, checkpoint_every=checkpoint_every, accumulate=accumulate
@@ -255,7 +281,7 @@ def train(
             if not same_weights(kept := before.get("initial_weights"), now["initial_weights"]) and same_weights(
                 figures(_local(state.averaged)), now["initial_weights"]
             ):
-                now["initial_weights"] = kept  # a run that is given what it returned goes on
+                now["initial_weights"] = kept  # a run may continue from the denoiser that it returned
             check(before, now, allow, folder)
         if done > steps:
             raise ValueError(f"steps = {steps}, but the run in {folder} has {done} already; ask for at least as many")
@@ -267,15 +293,15 @@ def train(
         if longer != ends:
             now["schedule"] = longer
             warnings.warn(
-                f"the schedule of the run in {folder} ends at {ends[-1]} steps; those from there to {steps} get one of "
-                "their own (a warm restart), which is not the schedule of a run of so many steps from the start",
+                f"the schedule of the run in {folder} ends at {ends[-1]} steps; the steps from there to {steps} get a "
+                "schedule of their own (a warm restart), unlike a run that has that many steps from the start",
                 UserWarning,
                 stacklevel=2,
             )
 
         _check_batch(denoiser, loss, key, x0, cond, weight)
         check_length(batches, steps)
-        history = checkpoints.manifest.get("interval", [])  # of an interval that a preemption cut short
+        history = checkpoints.manifest.get("interval", [])  # metrics of an interval that a preemption ended early
         log = held.enter_context(MetricsLog(folder / "metrics.jsonl" if hosts.first() else None, done - len(history)))
         update = make_step(denoiser, loss, chosen, ema_decay, prepare, mesh, accumulate)
         placed = place_batch(mesh, batch)
@@ -342,7 +368,6 @@ def _diverged(state: TrainState, where: str, checkpoint: int | None) -> Diverged
     kept = "no checkpoint was saved yet" if checkpoint is None else f"the checkpoint at step {checkpoint} is kept"
     return Diverged(
         f"step {int(state.step)} is not finite, first in {where}. Nothing was updated from there on, and "
-        f"{kept}. Look at the data and the loss of that step; if they are sound, lower the "
-        "learning rate or clip harder",
+        f"{kept}. Check the data and the loss of that step; if they are sound, lower the learning rate or the clip",
         int(state.step),
     )

@@ -1,19 +1,20 @@
-"""SIGTERM, which a cluster sends before it reclaims a machine, and Ctrl-C: how a run is stopped without loss.
+"""Stops a run without loss on SIGTERM, which a cluster sends before it reclaims a machine, and on Ctrl-C.
 
-While steps run, the loop polls `Preemption.requested` after each of them, saves and leaves. Neither signal is raised as
-an exception there: inside of a save it could leave threads that wait for each other for ever. A second Ctrl-C ends the
-process at once. At other times (while JAX compiles, or pictures are drawn) there is nothing to save: SIGTERM then ends
-the process at once, with the exit code that means "start me again", and Ctrl-C raises KeyboardInterrupt, as ever.
+While steps run, the loop polls `Preemption.requested` after each of them, saves and exits. Neither signal raises an
+exception there: inside a save it could leave threads that wait for each other forever. A second Ctrl-C ends the process
+at once. At other times (while JAX compiles, or pictures are drawn) there is nothing to save: SIGTERM ends the process
+at once, with the exit code that means "start me again", and Ctrl-C raises KeyboardInterrupt as usual.
 
-Python runs its handlers only between two of its own instructions, and compiling is one instruction that may take
-minutes; so a thread reads the pipe into which a signal is written the moment it comes.
+Python runs signal handlers only between two bytecode instructions, and compiling is one instruction that may take
+minutes. A thread therefore reads the pipe into which a signal is written as soon as it arrives.
 
-Of several processes one may be told and all must stop after the same step: there JAX's own service listens for SIGTERM
-and agrees on the step, and Ctrl-C is passed on to it. Where it does not listen (in sampling, in a likelihood), one that
-is told ends all.
+With several processes, one may get the signal and all must stop after the same step: JAX's preemption service listens
+for SIGTERM and agrees on the step, and Ctrl-C is forwarded to it. Where the service does not run (in sampling, in a
+likelihood), the process that gets the signal ends all.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -27,12 +28,24 @@ from jax.experimental import multihost_utils
 from jaxdiff.training.hosts import INTERRUPTED, end, several
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+_log = logging.getLogger(__name__)
 
 
 class Preempted(SystemExit):
-    """A SIGTERM came; the run is saved after `step` updates, and the same call goes on from there.
+    """Raised by training after a SIGTERM. The run is saved, and the same call continues it.
 
-    Left alone it ends the program with an exit code of its own, 75.
+    It is a SystemExit: unless it is caught, the program ends with exit code 75.
+
+    Args:
+        step: how many updates are saved.
+
+    Examples:
+        >>> from jaxdiff.training import Preempted
+        >>> try:
+        ...     raise Preempted(step=40)  # as `train` does
+        ... except Preempted as stop:
+        ...     stop.step, stop.code
+        (40, 75)
     """
 
     def __init__(self, step: int):
@@ -44,17 +57,13 @@ def _saved(step: int) -> str:
     return f"saved at step {step}; the same command goes on from there"
 
 
-def _say(what: str) -> None:
-    print(f"\njaxdiff: {what}", file=sys.stderr, flush=True)
-
-
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """While inside, KeyboardInterrupt is put off until the end; a second Ctrl-C ends the process at once."""
+    """Delays KeyboardInterrupt to the end of the context. A second Ctrl-C ends the process at once."""
     if not _in_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
@@ -75,20 +84,33 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _interactive() -> bool:
-    """Whether this is a session (a notebook, a prompt), which no Ctrl-C may end."""
+    """Whether this is an interactive session (a notebook, a prompt), which Ctrl-C must not end."""
     return hasattr(sys, "ps1") or ("IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None)
 
 
 class Preemption:
-    """Listens for SIGTERM and Ctrl-C; a context manager, and a second one inside the first takes its place meanwhile.
+    """Listens for SIGTERM and Ctrl-C, as a context manager.
 
-    Only the main thread of a process can listen; elsewhere it installs nothing.
+    Contexts may be nested; the innermost one listens. Only the main thread of a process can listen; in another thread
+    the context does nothing.
+
+    Args:
+        at_once: the end of the message that is logged if SIGTERM ends the process at once.
+
+    Examples:
+        >>> from jaxdiff.training import Preemption
+        >>> with Preemption() as preemption, preemption.held():
+        ...     for step in range(1, 4):
+        ...         if preemption.requested(step):  # after a SIGTERM or Ctrl-C
+        ...             preemption.leave(step)  # once the state is saved
+        >>> step
+        3
     """
 
-    _saving = _ours = False  # while steps run; while Ctrl-C is ours
+    _saving = _ours = False  # while steps run; while our handler for Ctrl-C is installed
 
     def __init__(self, at_once: str = "nothing is lost; the same command starts again"):
-        self._told = self._interrupted = False
+        self._terminated = self._interrupted = False
         self._at_once = at_once
 
     def __enter__(self) -> "Preemption":
@@ -98,7 +120,7 @@ class Preemption:
             self._out, self._in = os.pipe()
             os.set_blocking(self._in, False)
             self._pipe = signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
-            if not self._agreed:  # otherwise SIGTERM is that of JAX's service
+            if not self._agreed:  # otherwise JAX's service handles SIGTERM
                 self._handler = signal.signal(signal.SIGTERM, lambda *_: None)
             threading.Thread(target=self._listen, daemon=True).start()
         return self
@@ -114,7 +136,7 @@ class Preemption:
         pressed = 0
         while signals := os.read(self._out, 64):
             if signal.SIGTERM in signals and not self._agreed:
-                self._told = True
+                self._terminated = True
                 if not self._saving:
                     end(f"stopped by SIGTERM; {self._at_once}", EXIT_CODE)
             pressed = pressed + signals.count(signal.SIGINT) if self._saving and self._ours else 0
@@ -124,8 +146,8 @@ class Preemption:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """While inside, neither signal ends the process: ask `requested` after every step."""
-        if several() and not self._agreed:  # one alone cannot save
+        """Inside this context neither signal ends the process: call `requested` after every step."""
+        if several() and not self._agreed:  # one process alone cannot save
             yield
             return
         self._ours = self._listening and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -138,29 +160,29 @@ class Preemption:
             self._saving = False
             if self._ours:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self._interrupted:  # after the last step
+        if self._interrupted:  # Ctrl-C came after the last step
             raise KeyboardInterrupt
 
     def _interrupt(self, *_) -> None:
         if not self._interrupted:
             again = "" if _interactive() else " (Ctrl-C again ends at once)"
-            _say(f"interrupted; saving after this step{again}")
+            _log.warning("interrupted; saving after this step%s", again)
         self._interrupted = True
         if self._agreed:
             signal.raise_signal(signal.SIGTERM)
 
     def requested(self, step: int) -> bool:
-        """Whether to save and leave now, after `step` updates: the same answer in every process of a run."""
+        """Whether to save and leave now, after `step` updates. Every process of a run gets the same answer."""
         if self._agreed:
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._told or self._interrupted
+        return self._terminated or self._interrupted
 
     def leave(self, step: int) -> NoReturn:
-        """Raise KeyboardInterrupt, or Preempted: the run was saved after `step` updates, which both have as `step`."""
+        """Raise KeyboardInterrupt or Preempted, with the attribute `step`. Call it once `step` updates are saved."""
         if self._interrupted:
             self._interrupted = False
             stop = KeyboardInterrupt(f"interrupted; {_saved(step)}")  # no subclass: Python would exit by another code
             stop.step = step  # pyright: ignore[reportAttributeAccessIssue]
             raise stop
-        _say(f"stopped by SIGTERM; {_saved(step)}")
+        _log.warning("stopped by SIGTERM; %s", _saved(step))
         raise Preempted(step)

@@ -1,7 +1,7 @@
-"""How fast a step is, what share of the devices' arithmetic it uses, and how long they wait for batches.
+"""The speed of a step, the share of the devices' peak FLOPs that it uses, and how long they wait for batches.
 
-The FLOPs are XLA's count of the compiled step, so those that rematerialisation repeats are among them: with it the
-utilisation is that of the hardware, without it that of the model.
+The FLOPs are XLA's count for the compiled step, which includes those that rematerialisation repeats: with it the share
+is the hardware utilisation (HFU), without it the model utilisation (MFU).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import jax
 
-PEAK_FLOPS = {  # a second and chip, dense bfloat16, as the makers state it
+PEAK_FLOPS = {  # per second and chip, dense bfloat16, as the makers state them
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
@@ -24,31 +24,31 @@ PEAK_FLOPS = {  # a second and chip, dense bfloat16, as the makers state it
     "TPU v6e": 918e12,
 }
 
-MUCH = 0.5  # of an interval, above which training waits for its data more than it computes
-LONG = 1.0  # seconds of waiting from which that is worth a warning
+MUCH = 0.5  # share of an interval spent waiting above which a warning is given
+LONG = 1.0  # seconds of waiting in total before it is given
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """The most FLOPs a second of one such device in bfloat16; None where it is not known."""
+    """Peak FLOPs per second of one such device in bfloat16; None if unknown."""
     return next((peak for name, peak in PEAK_FLOPS.items() if device_kind.startswith(name)), None)
 
 
 def flops(compiled) -> float | None:
-    """FLOPs of one call of a compiled function on each device, by XLA's count; None where it does not say."""
+    """FLOPs of one call of a compiled function on each device, by XLA's count; None if it gives none."""
     cost = compiled.cost_analysis()
     return None if not cost or cost.get("flops", 0) <= 0 else cost["flops"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Speeds of a compiled step on batches of `examples`."""
+    """Speeds of a compiled step on batches of `examples` examples."""
 
     compiled: jax.stages.Compiled
     mesh: jax.sharding.Mesh
     examples: int
 
     def __call__(self, steps: int, seconds: float) -> dict[str, float]:
-        """{"steps_per_second", "examples_per_second"} of so many steps, and "flop_utilization" where it is known."""
+        """{"steps_per_second", "examples_per_second"}, and "flop_utilization" if it is known."""
         rate = steps / seconds
         found = {"steps_per_second": rate, "examples_per_second": rate * self.examples}
         peak, count = peak_flops(self.mesh.devices.flat[0].device_kind), flops(self.compiled)
@@ -56,10 +56,10 @@ class Speed:
 
 
 class Waiting:
-    """How long the devices wait for batches with nothing to compute.
+    """Measures how long the devices wait for batches with nothing to compute.
 
     Batches are read while the devices compute, so a wait counts only from the end of the step before it. The duration
-    of a step is measured once an interval, and only after a batch came late: the loop then blocks on the step.
+    of a step is measured once per interval, and only after a batch came late: the loop then blocks on the step.
     """
 
     def __init__(self):
@@ -68,7 +68,7 @@ class Waiting:
         self._unknown = self._warned = False
 
     def next(self, batches: Iterator[dict], last) -> dict:
-        """The next batch; `last` is a result of the step before it, an array, or None where nothing is under way."""
+        """The next batch; `last` is a result of the step before it, an array, or None if no step is in flight."""
         idle = lambda: last is None or last.is_ready()
         idle_before, began = idle(), time.perf_counter()
         batch = next(batches)
@@ -82,23 +82,23 @@ class Waiting:
         return batch
 
     def measure(self, result: jax.Array) -> None:
-        """Block on `result`, of the step that was just begun, where the duration of a step is needed."""
+        """Block on `result`, of the step that was just started, if the duration of a step is needed."""
         if self._unknown:
             began = time.perf_counter()
             result.block_until_ready()
             self._step, self._unknown = time.perf_counter() - began, False
 
     def __call__(self, seconds: float) -> dict[str, float]:
-        """{"waiting"}: the share of an interval of so many seconds. Warns once (UserWarning) where it is most of it."""
+        """{"waiting"}: the share of an interval of `seconds`. Warns once (UserWarning) if it is more than half."""
         share = self._seconds / seconds
         self._total += self._seconds
         self._seconds, self._step = 0.0, None
         if share > MUCH and self._total > LONG and not self._warned:
             self._warned = True
             warnings.warn(
-                f"training waits for its data: {share:.0%} of the last {seconds:.3g} s. Make reading faster (pictures "
-                "of the size that is trained on, more cores, a faster disk), or hold the data in memory, as arrays for "
-                "jaxdiff.data.batches",
+                f"training waits for its data: {share:.0%} of the last {seconds:.3g} s. Make reading faster (store "
+                "pictures at the size of training, use more cores or a faster disk), or hold the data in memory, as "
+                "arrays for jaxdiff.data.batches",
                 UserWarning,
                 stacklevel=3,
             )

@@ -1,9 +1,9 @@
-"""Everything a training run is, in one pytree: save it, and the run continues from there bit for bit.
+"""The whole state of a training run in one pytree: a run continues from a saved state bit for bit.
 
-The step is the data position and, folded into the key, the randomness, so nothing else has to be remembered.
+The step is the position in the data and, folded into the key, determines the randomness; nothing else is needed.
 
-Weights, moments and average lie in vectors (`flat`): the arrays that the optimiser treats alike, end to end. Where the
-mesh shares the weights out ("model" above 1) each array lies by itself.
+Weights, moments and average are held as vectors (`flat`), which concatenate the arrays that the optimiser treats alike.
+If the mesh shards the weights ("model" above 1), each array stays separate.
 """
 
 import dataclasses
@@ -23,18 +23,32 @@ from jaxdiff.training.flat import Flat, flat, form_of_params, form_of_state
 @pytree
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """A run after `step` updates.
+    """The state of a run after `step` updates. Make one with `TrainState.create`.
 
-    `finite` turns false at the first step whose loss, gradient or update was not finite; from then on nothing
-    changes, so `step` is the index of that step and the rest is the last finite state.
+    Attributes:
+        step: int32; the number of updates done, which is the index of the next batch.
+        weights: the trained weights as vectors; `params` is the tree.
+        moments: the optimiser's state as vectors; `opt_state` is the tree.
+        mean: the exponential moving average (EMA) of the weights as vectors; `ema` is the tree. Its type is at least
+            float32: in half precision it would not move.
+        key: one typed key, constant; step k uses fold_in(key, k).
+        finite: bool; false from the first step whose loss, gradient or update is not finite. From then on nothing
+            changes: `step` is the index of that step, and the rest is the last finite state.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxdiff.training import TrainState
+        >>> state = TrainState.create(jax.random.key(0), {"w": jnp.ones((3, 2))}, optax.adam(1e-3))
+        >>> int(state.step), state.params["w"].shape, bool(state.finite)
+        (0, (3, 2), True)
     """
 
-    step: jax.Array  # int32: updates done, and the index of the next batch
+    step: jax.Array
     weights: Flat
-    moments: Flat  # the optimiser's state
-    mean: Flat  # the exponential moving average of weights; that of half precision in float32, or it would stand still
-    key: jax.Array  # typed; constant: step k uses fold_in(key, k)
-    finite: jax.Array  # bool
+    moments: Flat
+    mean: Flat
+    key: jax.Array
+    finite: jax.Array
 
     @property
     def params(self) -> Any:
@@ -48,17 +62,23 @@ class TrainState:
 
     @property
     def ema(self) -> Any:
-        """The exponential moving average of `params`, in float32 where they have less."""
+        """The exponential moving average of `params`, at least in float32."""
         return self.mean.tree()
 
     @classmethod
     def create(
         cls, key: jax.Array, params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh | None = None
     ) -> "TrainState":
-        """The state before the first update, on `mesh` (by default all devices, data parallel).
+        """The state before the first update.
 
-        It owns copies, for a step donates its state. Raises TypeError for a key that is not typed and for parameters
-        that are not floating.
+        Args:
+            key: one typed key.
+            params: the weights, a pytree of floating arrays. They are copied, because a step donates its state.
+            optimizer: an optax optimiser.
+            mesh: the devices; None means `make_mesh()`, data parallel over all of them.
+
+        Raises:
+            TypeError: if the key is not typed, or a parameter is not floating.
         """
         check_trainable(key, params)
         check_optimizer(optimizer)
@@ -70,7 +90,7 @@ class TrainState:
     def like(
         cls, params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh | None = None
     ) -> "TrainState":
-        """The shapes and types of such a state, as `jax.ShapeDtypeStruct`."""
+        """The shapes and types of the state that `create` makes, as `jax.ShapeDtypeStruct`."""
         mesh = training_mesh(mesh)
         return jax.eval_shape(lambda: cls._new(jax.random.key(0), params, optimizer, mesh))
 
@@ -97,13 +117,13 @@ class TrainState:
 
 
 def check_optimizer(optimizer) -> None:
-    """Raise TypeError for what is no transformation of optax."""
+    """Raise TypeError if `optimizer` is not an optax gradient transformation."""
     if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         raise TypeError(f"optimizer = {said(optimizer)}; expected one of optax, such as optax.adam(1e-3)")
 
 
 def check_trainable(key, params) -> None:
-    """Raise for a key that is not one typed key, and for parameters that are not floating or none at all."""
+    """Raise if `key` is not one typed key, or if there are no parameters or some are not floating."""
     if check_key(key).ndim:
         raise ValueError(f"key has shape {key.shape}; expected one key")
     leaves = jax.tree_util.tree_leaves_with_path(params)

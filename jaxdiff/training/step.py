@@ -1,18 +1,18 @@
 """One update, compiled once.
 
-Step k draws its randomness from fold_in(key, k). The moving average warms up, so that early on it does not
-hang on to the initial weights:
+Step k draws its randomness from fold_in(key, k). The decay of the moving average warms up, so that the initial weights
+are forgotten early:
 
     ema <- d ema + (1 - d) params,      d = min(ema_decay, (1 + k) / (10 + k)).
 
 A loss, gradient or update that is not finite changes nothing: the state keeps what it held before that step.
 
-With `accumulate` = k the batch goes through in k parts, one after another, each with noise of its own, and the update
-is made of the mean of their gradients: the memory of a k-th of the batch. Part i takes every k-th example from the i-th
+With `accumulate` = k the batch is processed in k parts, one after another, each with its own noise, and the update uses
+the mean of their gradients. This needs the memory of a k-th of the batch. Part i takes every k-th example from the i-th
 on, so that each device works on its own examples throughout.
 
-The model, the loss and `prepare` are arguments of the compiled function like the state, so that what they hold, such as
-a teacher's weights, is no part of the program and new numbers in them compile nothing.
+The model, the loss and `prepare` are arguments of the compiled function like the state. The arrays they hold, such as
+a teacher's weights, are therefore not constants of the program, and new values do not recompile it.
 """
 
 import dataclasses
@@ -38,7 +38,28 @@ from jaxdiff.training.state import TrainState, check_optimizer
 
 
 class Diverged(FloatingPointError):
-    """Training met a loss, gradient or update that is not finite. `step` is its index, counted from 0."""
+    """Raised by training when a loss, gradient or update is not finite.
+
+    The message says where the first non-finite number appeared: in the data, parameters, losses, gradients or updates.
+
+    Args:
+        message: what is not finite, and what to do.
+        step: the index of the step, from 0.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax, jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.Denoiser(lambda params, x, c_noise, cond: params["w"] * x, {"w": jnp.ones(1)}, jd.VP())
+        >>> loss = lambda denoiser, key, x0, cond: jnp.log(-jnp.square(denoiser.params["w"] * x0[:, 0]))
+        >>> batches = [{"x": jnp.linspace(-1, 1, 8)[:, None]}] * 2
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     try:
+        ...         jd.training.train(jax.random.key(0), folder, denoiser, loss, batches, steps=2, progress=False)
+        ...     except jd.training.Diverged as error:
+        ...         error.step
+        0
+    """
 
     def __init__(self, message: str, step: int):
         super().__init__(message)
@@ -46,11 +67,28 @@ class Diverged(FloatingPointError):
 
 
 def prepare_as_given(key, batch: dict):
-    """(x0, cond) of data that is ready as it comes: "x", and the parts of a condition by their names, or "cond".
+    """Return (x0, cond) of a batch that needs no preparation: the default `prepare` of `train`.
 
-    A label alone is cond as it is, other parts ("vector", "image", "level", "tokens", "token_mask") a dictionary of
-    them. With a "weight", 1 for each value of x0 that counts and 0 for one that is given, (x0, cond, weight). Raises
-    KeyError for a batch without "x", ValueError for one with anything else, which nothing would read.
+    Args:
+        key: not used.
+        batch: a dict with "x", the data; the condition, either as "cond" or as its parts "label", "vector", "image",
+            "level", "tokens" and "token_mask"; and "weight", of the shape of "x", 1 for values to learn and 0 for
+            values that are given. All but "x" may be missing.
+
+    Returns:
+        (x0, cond), or (x0, cond, weight) if the batch has a "weight". A label alone is `cond` itself; other parts are a
+        dictionary.
+
+    Raises:
+        KeyError: if the batch has no "x".
+        ValueError: if it has anything else, which would not be read.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.training import prepare_as_given
+        >>> x0, cond = prepare_as_given(jax.random.key(0), {"x": jnp.zeros((4, 2)), "label": jnp.arange(4)})
+        >>> x0.shape, cond.shape
+        ((4, 2), (4,))
     """
     if "x" not in batch:
         raise KeyError(f'batch has {sorted(batch)} and no "x"; name the data "x", or give train a `prepare`')
@@ -68,11 +106,26 @@ def prepare_as_given(key, batch: dict):
 def clipped_adam(
     steps: int | Sequence[int], learning_rate: float = 1e-3, warmup: float = 0.05, clip: float = 1.0
 ) -> optax.GradientTransformation:
-    """Adam behind a clip of the gradient's global norm at `clip`.
+    """Adam with a clipped gradient norm, a linear warmup and a cosine decay to 0: the default optimiser of `train`.
 
-    The learning rate rises linearly over the fraction `warmup` of `steps`, then falls by a cosine to 0. `steps` may be
-    several rising numbers, (100, 200): from each to the next the rate rises and falls once more (a warm restart;
-    Loshchilov and Hutter 2017).
+    Args:
+        steps: the number of steps, or several rising numbers, such as (100, 200): from each to the next the learning
+            rate rises and falls once more (a warm restart).
+        learning_rate: the peak of the learning rate.
+        warmup: the fraction of the steps over which the learning rate rises, in [0, 1).
+        clip: the largest global norm of the gradient.
+
+    Source:
+        Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts".
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxdiff.training import clipped_adam
+        >>> optimizer = clipped_adam(steps=100, learning_rate=0.01, warmup=0.0)
+        >>> params = {"w": jnp.zeros(1)}
+        >>> updates, state = jax.jit(optimizer.update)({"w": jnp.ones(1)}, optimizer.init(params))
+        >>> round(float(updates["w"][0]), 3)  # Adam's first update is the learning rate against the gradient's sign
+        -0.01
     """
     ends = [check_whole("steps", end) for end in (steps if isinstance(steps, tuple | list) else [steps])]
     lengths = np.diff([0, *ends])
@@ -91,7 +144,7 @@ def clipped_adam(
 
 
 def hollow(denoiser) -> Any:
-    """`denoiser` without its weights: those of a step are the state's."""
+    """`denoiser` without its weights, which a step takes from its state."""
     return with_params(denoiser, jax.tree.map(lambda leaf: None, denoiser.params))
 
 
@@ -112,13 +165,13 @@ def _parts(key, examples: tuple, accumulate: int) -> tuple:
 
 
 def _towards(rate, new, mean):
-    """The average `mean`, of its own type, moved by `rate` towards `new`."""
+    """`mean` moved by `rate` towards `new`, in the type of `mean`."""
     rate = rate.astype(mean.dtype)
     return rate * new.astype(mean.dtype) + (1 - rate) * mean
 
 
 def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
-    """Raise TypeError or ValueError for what no step can be made of."""
+    """Raise TypeError or ValueError for arguments that do not make a step."""
     if not dataclasses.is_dataclass(denoiser) or isinstance(denoiser, type) or not hasattr(denoiser, "params"):
         raise TypeError(
             f"denoiser = {said(denoiser)}; expected one with `params` to train, such as "
@@ -136,21 +189,21 @@ def check_parts(denoiser, loss, ema_decay, prepare, accumulate) -> None:
 
 
 def prepared_by(prepare: Callable, key, batch: dict) -> tuple[Any, Any, Any]:
-    """(x0, cond, weight) of `prepare`, weight None where it gives none; TypeError for what is no such tuple."""
+    """(x0, cond, weight) of `prepare`, weight None if it returns none; TypeError for anything but such a tuple."""
     made = prepare(key, batch)
     if not isinstance(made, tuple | list) or len(made) not in (2, 3):
         raise TypeError(
-            f"prepare returned {said(made)}; expected (x0, cond), cond None where there is none, or (x0, cond, weight)"
+            f"prepare returned {said(made)}; expected (x0, cond), cond None if there is none, or (x0, cond, weight)"
         )
     return made[0], made[1], made[2] if len(made) == 3 else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """The compiled update of a model, `(state, batch) -> (state, {"loss", "grad_norm"})`; it donates its state.
+    """A compiled update, `(state, batch) -> (state, {"loss", "grad_norm"})`. It donates its state.
 
-    `update(state, batch, denoiser, loss, prepare)` is the jitted function. A step of another loss or model of the same
-    form, `dataclasses.replace(step, loss=...)`, compiles nothing.
+    `update(state, batch, denoiser, loss, prepare)` is the jitted function. `dataclasses.replace(step, loss=...)` with a
+    loss or a model of the same pytree structure does not recompile it.
     """
 
     update: Callable
@@ -160,7 +213,7 @@ class Step:
 
     @property
     def parts(self) -> tuple:
-        """What `update` is called with beside the state and the batch."""
+        """The arguments of `update` after the state and the batch."""
         return self.denoiser, self.loss, self.prepare
 
     def __call__(self, state: TrainState, batch: dict) -> tuple[TrainState, dict]:
@@ -168,11 +221,11 @@ class Step:
         return self.update(state, batch, *self.parts)
 
     def lower(self, state: TrainState, batch: dict) -> jax.stages.Lowered:
-        """The program of `update`, for a state and a batch."""
+        """`update` lowered for a state and a batch."""
         return self.update.lower(state, batch, *self.parts)  # pyright: ignore[reportFunctionMemberAccess]
 
     def _cache_size(self) -> int:
-        """How many programs were compiled."""
+        """The number of compiled programs."""
         return self.update._cache_size()  # pyright: ignore[reportFunctionMemberAccess]
 
 
@@ -185,15 +238,35 @@ def make_step(
     mesh: jax.sharding.Mesh | None = None,
     accumulate: int = 1,
 ) -> Step:
-    """The jitted update `(state, batch) -> (state, {"loss", "grad_norm"})`; it consumes (donates) its state.
+    """Compile one update, for a training loop of your own.
 
-    `denoiser` gives all but the weights, which are the state's. `prepare(key, batch) -> (x0, cond)`, or
-    (x0, cond, weight), and `loss(denoiser, key, x0, cond) -> [batch]`, with `weight=` where there is one, run inside.
-    grad_norm is the gradient's global norm, unclipped. The state and the batch lie on `mesh` (by default `make_mesh()`:
-    data parallel over all devices), and what denoiser, loss and `prepare` hold beside the weights lies there as a state
-    does.
+    Args:
+        denoiser: the model; its weights are taken from the state.
+        loss: `loss(denoiser, key, x0, cond) -> [batch]`, called with `weight=` if `prepare` returns a weight.
+        optimizer: an optax optimiser.
+        ema_decay: the decay of the moving average of the weights, in [0, 1).
+        prepare: `prepare(key, batch) -> (x0, cond)` or `(x0, cond, weight)`.
+        mesh: the devices on which state and batch lie; None means `make_mesh()`, data parallel over all of them.
+        accumulate: into how many parts a batch is split, whose gradients are averaged.
 
-    Raises TypeError for a denoiser, a loss or a `prepare` that is neither a pytree of numbers nor a plain function.
+    Returns:
+        `step(state, batch) -> (state, {"loss", "grad_norm"})`, jitted. It donates its state: the old one cannot be used
+        afterwards. grad_norm is the global norm of the gradient before any clipping.
+
+    Raises:
+        TypeError: if `denoiser`, `loss` or `prepare` is neither a pytree of numbers nor a plain function.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> import jaxdiff as jd
+        >>> from jaxdiff.training import TrainState, make_step
+        >>> denoiser = jd.Denoiser(lambda params, x, c_noise, cond: params["w"] * x, {"w": jnp.ones(2)}, jd.VP())
+        >>> optimizer = optax.sgd(0.1)
+        >>> step = make_step(denoiser, jd.losses.Denoising(), optimizer)
+        >>> state = TrainState.create(jax.random.key(0), denoiser.params, optimizer)
+        >>> state, metrics = step(state, {"x": jnp.ones((8, 2))})
+        >>> int(state.step), sorted(metrics)
+        (1, ['grad_norm', 'loss'])
     """
     check_parts(denoiser, loss, ema_decay, prepare, accumulate)
     mesh = training_mesh(mesh)
@@ -263,9 +336,9 @@ def make_step(
 
 
 def explain(step: Step, optimizer, mesh, accumulate: int, state, batch) -> str:
-    """What is not finite first in the step after `state`: data, parameters, losses, gradients or updates.
+    """What is first not finite in the step after `state`: data, parameters, losses, gradients or updates.
 
-    Every process of a run calls it, and every one gets the same answer.
+    A collective: every process of a run must call it, and all get the same answer.
     """
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))

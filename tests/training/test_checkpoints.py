@@ -121,9 +121,9 @@ def test_damage_is_found_and_the_step_before_taken(saved, tmp_path, damage):
         path = rng.choice(sorted(p for p in newest.rglob("*") if p.is_file() and p.stat().st_size))
         damage(path, rng)
         named = {add: "d" * 32, link: ""}.get(damage, path.name)
-        with pytest.warns(UserWarning, match=f"{named}.*leaving step 20"):
+        with pytest.warns(UserWarning, match=f"{named}.*skipping step 20"):
             params = load_params(folder, run.denoiser().params)
-        with pytest.warns(UserWarning, match="leaving step 20"), Checkpoints(folder / "checkpoints") as checkpoints:
+        with pytest.warns(UserWarning, match="skipping step 20"), Checkpoints(folder / "checkpoints") as checkpoints:
             state = checkpoints.restore(fresh())
         assert digest(state) == digests[10]
         assert digest(params) == digest(state.ema)
@@ -136,7 +136,7 @@ def test_a_run_never_begins_anew_over_damaged_checkpoints(saved, tmp_path):
         (tmp_path / "checkpoints" / step / "manifest.json").unlink()
     before = (tmp_path / "metrics.jsonl").read_bytes()
     for use in (lambda: run.main(tmp_path, steps=30), lambda: load_params(tmp_path, run.denoiser().params)):
-        refused = pytest.raises(ValueError, match=r"no checkpoint that is whole \(of 20, 10\)")
+        refused = pytest.raises(ValueError, match=r"no undamaged checkpoint \(of steps 20, 10\)")
         with pytest.warns(UserWarning, match="manifest.json is missing"), refused:
             use()
     assert steps_in(tmp_path) == [10, 20]
@@ -167,22 +167,25 @@ def other_kinds_of_damage():
     yield instead(Path.mkdir), "manifest.json is a folder; expected a file"
     yield instead(os.mkfifo), "manifest.json is a pipe, a socket or a device; a checkpoint holds plain files only"
     yield instead(os.mkfifo, "_METADATA"), "_METADATA is a pipe"
-    yield file, "20 is a file; expected the folder of a checkpoint"
-    yield away, "20 is a symbolic link; expected the folder of a checkpoint"
+    yield file, "20 is a file; expected a checkpoint folder"
+    yield away, "20 is a symbolic link; expected a checkpoint folder"
     yield manifest(b""), "manifest.json is damaged"
     yield manifest(b"[" * 100_000), "manifest.json is damaged"
     yield manifest(b'{"content":' * 100_000), "manifest.json is damaged"
     yield manifest(b"[]"), "manifest.json holds a list"
     yield manifest(b'{"content": {"step": 20, "files": []}, "sha256": "a"}'), "manifest.json is damaged"
     yield manifest(b'{"content": {"files": {}}, "sha256": "a"}'), "manifest.json is damaged"
-    yield manifest(b'{"content": {"step": 20, "files": {}}, "sha256": "a"}'), "its SHA-256 is another"
+    yield manifest(b'{"content": {"step": 20, "files": {}}, "sha256": "a"}'), "its SHA-256 differs"
 
 
 @pytest.mark.parametrize(("damage", "message"), other_kinds_of_damage())
 def test_damage_of_another_kind_is_found_and_nothing_is_waited_for(saved, tmp_path, damage, message):
     shutil.copytree(saved / "checkpoints", tmp_path / "checkpoints")
     damage(tmp_path / "checkpoints" / "20")
-    with pytest.warns(UserWarning, match=f"{message}.*leaving step 20"), Checkpoints(tmp_path / "checkpoints") as found:
+    with (
+        pytest.warns(UserWarning, match=f"{message}.*skipping step 20"),
+        Checkpoints(tmp_path / "checkpoints") as found,
+    ):
         assert found.latest == 10
 
 
@@ -191,7 +194,7 @@ def test_a_step_under_the_name_of_another_is_named_and_left(saved, tmp_path):
     digests, _ = reference(30)
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     shutil.copytree(tmp_path / "checkpoints" / "10", tmp_path / "checkpoints" / "30")
-    with pytest.warns(UserWarning, match="30 is step 10 under another name.*leaving step 30"):
+    with pytest.warns(UserWarning, match="30 holds step 10; rename it to 10.*skipping step 30"):
         run.main(tmp_path, steps=30)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["20", "30", "30.damaged"]
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -230,8 +233,8 @@ def only_damaged(folder):
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_without_a_word(saved, tmp_path, lose):
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     lose(tmp_path)
-    trace = "20.damaged" if lose is only_damaged else "metrics.jsonl, whose last line is of step 20"
-    with pytest.raises(ValueError, match=f"has no checkpoint any more, though there is .*{trace}: put the checkpoints"):
+    trace = "20.damaged" if lose is only_damaged else "metrics.jsonl, whose last line is step 20"
+    with pytest.raises(ValueError, match=f"are gone, but there is .*{trace}.*: restore the checkpoints"):
         run.main(tmp_path, steps=30)
     assert steps_in(tmp_path) == []
     for path in (tmp_path / "metrics.jsonl", *(tmp_path / "checkpoints").glob("*.damaged")):
@@ -429,7 +432,7 @@ def test_room_is_looked_for_before_anything_is_written(tmp_path, monkeypatch):
     run.main(tmp_path, steps=10)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=50_000))
-    with pytest.raises(OSError, match=r"step 20 could not be .* needs 66,\d+ bytes, and 50,000 are free"):
+    with pytest.raises(OSError, match=r"step 20 could not be .* needs 66,\d+ bytes, but 50,000 are free"):
         run.main(tmp_path, steps=20)
     assert steps_in(tmp_path) == [10]
 

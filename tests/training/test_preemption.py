@@ -99,7 +99,7 @@ def test_ctrl_c_at_any_moment_around_a_checkpoint_saves_and_ends(tmp_path):
 def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit_and_a_second_ctrl_c_ends_at_once(tmp_path):
     code, err, took = pressed(tmp_path, 0.0, 0.03, delay=0.1)  # two signals at once would be one
     assert (code, took < 2) == (130, True), err
-    assert "jaxdiff: interrupted twice; ended at once" in err
+    assert "interrupted twice; ended at once" in err
     code, _, err = finish(start(tmp_path, steps=40))
     assert code == 0, err
     digests, _ = reference(40)

@@ -1,0 +1,30 @@
+"""Log messages on stderr, for the command line: those of a library user go where their own handlers write."""
+
+import logging
+import sys
+
+from tqdm import tqdm
+
+
+class _Console(logging.Handler):
+    """Writes reports as they are, and warnings and errors as "jaxdiff: ...", below a progress bar if one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.WARNING:
+            below = "\n" if len(getattr(tqdm, "_instances", ())) else ""
+            text = f"{below}jaxdiff: {text}"
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+_CONSOLE = _Console()
+
+
+def log_to_stderr() -> None:
+    """Write the log messages of jaxdiff to stderr. Calling it again changes nothing."""
+    logger = logging.getLogger("jaxdiff")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_CONSOLE)
