@@ -277,7 +277,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         ),
         (("train", tmp_path / "c", "--data", "circles", "--flip"), "flip = True is for pictures"),
         (("train", tmp_path / "c", "--data", "circles", "--network", "unet"), "unet"),
-        (("train", tmp_path / "c", "--condition", "colour"), "pictures have one to give: label"),
+        (("train", tmp_path / "c", "--condition", "colour"), "pictures have only one condition: label"),
         (("train", tmp_path / "c", "--dropout", 0.1), "needs a condition to drop"),
         (("sample", digits_run, "--n", 0), "n = 0"),
         (("sample", digits_run, "--steps", 0), "steps = 0"),

@@ -90,7 +90,7 @@ def test_points_are_compared_by_their_columns_and_in_their_units(tmp_path, monke
     found = metrics["sliced_wasserstein"]
     assert (found["value"], found["standard_error"]) == pytest.approx(tuple(sliced), rel=1e-5)
     assert abs(metrics["kernel_distance"]["floor"]) < 4 * metrics["kernel_distance"]["floor_standard_error"]
-    with pytest.raises(ValueError, match="features = 'pixels' are of pictures; rows are compared by their columns"):
+    with pytest.raises(ValueError, match="features = 'pixels' are for pictures; rows are compared by their columns"):
         runs.evaluate(run, tmp_path / "run", 40, "pixels", **CHEAP)
 
 
@@ -152,9 +152,9 @@ def test_what_cannot_be_compared_is_refused_before_samples_are_drawn(digits, mon
         with pytest.raises(ValueError, match=message):
             runs.evaluate(run, digits, 20, **given, **CHEAP)
     gone = dataclasses.replace(run, config=dataclasses.replace(run.config, data="folder('gone', size=8)"))
-    with pytest.raises(ValueError, match="the data that the run learned from cannot be read .*; name others by --data"):
+    with pytest.raises(ValueError, match="the data of the run cannot be read .*; name others by --data"):
         runs.evaluate(gone, digits, 20, **CHEAP)
     scripted = dataclasses.replace(run, config=dataclasses.replace(run.config, data=None))
-    with pytest.raises(ValueError, match="data = None: they were given by a script; name them"):
+    with pytest.raises(ValueError, match="data = None: the data were given by a script; name a data set"):
         runs.evaluate(scripted, digits, 20, **CHEAP)
     assert not (digits / "evaluation.json").exists()

@@ -146,7 +146,7 @@ def test_any_columns_are_read_as_a_condition_by_numbers_and_words():
 CONDITIONS = {
     "unknown": (["w=3"], "condition names 'w'; expected some of the columns 'u', 'label', 'v'"),
     "twice": (["u=3", "u=4"], "expected each column once"),
-    "all": (["u=3,label=a,v=1"], "one left to the model"),
+    "all": (["u=3,label=a,v=1"], "and not all columns"),
     "a word": (["label=d"], "'d', unknown to the model; expected one of 'a', 'b', 'c'"),
     "no number": (["u=tall"], "condition u = 'tall'; expected a number"),
     "infinite": (["u=inf"], "expected a finite number"),
@@ -161,7 +161,7 @@ def test_a_condition_that_is_none_is_refused(given, message):
 
 CONFIGS = {
     "condition": ({"condition": ("u",)}, "given any of them when it is asked"),
-    "process": ({"process": "absorbing"}, "is for numbers here: categories are masked"),
+    "process": ({"process": "absorbing"}, "is not for numbers .categories are masked"),
     "flip": ({"flip": True}, "is for pictures"),
 }
 
@@ -191,7 +191,7 @@ def test_a_network_or_loss_that_is_not_of_mixed_columns_is_refused(table):
         runs.build(Config(data=None, network="mlp"), found)
     with pytest.raises(ValueError, match="loss = flow_matching: a model of mixed columns is trained by denoising"):
         found.loss(Config(data=None, loss="flow_matching"))
-    with pytest.raises(ValueError, match="condition = y: no model of all columns"):
+    with pytest.raises(ValueError, match="condition = y: only a joint model of mixed columns"):
         runs.Rows((1,), 1.0, Columns(("y",), (0.0,), (1.0,)), (0.0,), ((1.0,),)).given(["y"])
 
 
@@ -228,4 +228,4 @@ def test_the_command_line_trains_samples_scores_evaluates_and_exports(table, tmp
     assert set(found["metrics"]) >= {"wasserstein", "frechet_distance"}
     with pytest.raises(SystemExit):
         call("sample", "run", "--guidance", "classifier_free(2)", "--n", "2")
-    assert "is not guided" in capsys.readouterr().err
+    assert "cannot be guided" in capsys.readouterr().err

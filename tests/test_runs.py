@@ -132,7 +132,7 @@ def test_a_damaged_data_json_is_named(moons, tmp_path, damage):
 def test_a_data_json_of_parts_that_do_not_fit_is_named(moons, tmp_path, damage):
     broken = shutil.copytree(moons, tmp_path / "broken")
     (broken / "data.json").write_text(json.dumps(json.loads((moons / "data.json").read_text()) | damage))
-    with pytest.raises(ValueError, match=f"data.json is not what a run keeps .*{next(iter(damage))}"):
+    with pytest.raises(ValueError, match=f"data.json is not the data.json of a run: .*{next(iter(damage))}"):
         runs.load(broken)
 
 
@@ -185,9 +185,7 @@ def test_a_run_is_loaded_and_exported_without_its_data_elsewhere(kind, tmp_path,
     runs.export(runs.load("copy"), "model")
     same(runs.load("model"), run)
     if kind != "points":
-        with pytest.raises(
-            ValueError, match="the data that the run learned from cannot be read .*name others by --data"
-        ):
+        with pytest.raises(ValueError, match="the data of the run cannot be read .*name others by --data"):
             runs.likelihood(run, "model")
 
 
@@ -365,7 +363,7 @@ def test_what_a_notebook_gives_is_loaded_by_the_command_line(tmp_path, monkeypat
     assert code == 0, err
     code, _, err = jaxdiff(monkeypatch, capsys, "likelihood", tmp_path / "run", "--json")
     assert code == 1
-    assert "data = None: they were given by a script; name them" in err
+    assert "data = None: the data were given by a script; name a data set" in err
     with pytest.raises(ValueError, match="expected one of them"):
         runs.train(config, tmp_path / "none")
 
@@ -454,7 +452,7 @@ def test_what_is_no_row_of_the_model_is_told_in_a_line(tmp_path, monkeypatch, ca
         *(run.known.condition(run.config, [g], 2) for g in ("mass = 1, force=2", "mass=1,force=2"))
     )
     write_rows("far.csv", ("mass", "time", "force"), np.array([[0.002, 1e33, 3.0]]))
-    with pytest.raises(ValueError, match="of 1 rows the flow of none converged"):
+    with pytest.raises(ValueError, match="the flow converged for none of 1 rows"):
         runs.likelihood(run, "run", jd.vocabulary.parse("table('far.csv')", jd.vocabulary.Data))
 
 

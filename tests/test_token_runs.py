@@ -56,7 +56,10 @@ def test_samples_are_lines_and_what_is_given_of_one_stays(text, monkeypatch, cap
     assert 0 <= found["repeated_2_grams"] <= 1
     again = runs.draw(run, 3, steps=2, x_start=run.known.start("ab_ _", 3))
     assert run.restore(again) == samples
-    for given, words in (("abc", "has no '_', which stands for what is drawn"), ("abd_", "has 'd' in line 1, place 3")):
+    for given, words in (
+        ("abc", "has no '_', which marks what is to be drawn"),
+        ("abd_", "has 'd' in line 1, place 3"),
+    ):
         code, _, err = jaxdiff(monkeypatch, capsys, "sample", folder, "--n", 1, "--infill", given)
         assert code == 1
         assert words in err
@@ -148,7 +151,7 @@ def test_what_cannot_be_asked_of_categories_is_refused_first(text, maps, tmp_pat
     config = lambda **given: runs.Config(data=data, network="mlp((8,))", steps=2, batch_size=8, **given)
     for given, words in (
         ({"process": "vp"}, r"process = vp.* is for numbers, and texts are categories; give absorbing"),
-        ({"condition": ("label",)}, "texts have no label; leave it out. A part of a text is given when it is drawn"),
+        ({"condition": ("label",)}, "texts have no label; leave it out. To give part of a text"),
         ({"flip": True}, "flip = True is for pictures"),
         ({"parameterization": "v"}, "parameterization"),
     ):

@@ -1,10 +1,14 @@
-"""A run is a folder with all that is needed to use it: only `train`, `likelihood` and `evaluate` read data.
+"""Runs: a folder with everything that is needed to use a trained model. The command line works on these folders.
 
-config.json     what it was made from: `Config`            checkpoints/, metrics.jsonl    see `training`
-data.json       what it keeps of its data: `Known`         *.png                          pictures of it
-summary.json    the final figures                         evaluation.json, classifier_*    how good its samples are
+    config.json                       data, model and training: `Config`
+    data.json                         what the run keeps of its data: `Known`
+    checkpoints/, metrics.jsonl       see `jaxdiff.training`
+    summary.json                      figures of training, and likelihoods
+    evaluation.json, classifier_*     the quality of its samples
+    *.png                             pictures of samples, of denoising and of the training
 
-An exported run has its averaged weights in weights.safetensors in place of checkpoints.
+Only `train`, `likelihood` and `evaluate` read data. An exported run has weights.safetensors, its averaged weights, in
+place of checkpoints.
 """
 
 from jaxdiff.arrays import require

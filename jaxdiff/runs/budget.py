@@ -1,4 +1,4 @@
-"""How much of a run's time its pictures may take."""
+"""The share of a run's time that its pictures may take."""
 
 import contextlib
 import dataclasses
@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 @dataclasses.dataclass
 class Budget:
-    """When a picture may be drawn: never more than `share` of the time goes into pictures.
+    """Decides when a picture may be drawn, so that pictures take at most `share` of the time.
 
-    What the next one takes is what the last one took. The first compiles, as training had done by its first line, and
-    evaluates the network `evaluations` times, where training evaluates it about three times an example.
+    The next picture is expected to take as long as the last one. The first is expected to compile as long as training
+    did before its first line, and to evaluate the network `evaluations` times; training evaluates it about three times
+    per example.
     """
 
     share: float
@@ -22,7 +23,7 @@ class Budget:
     last: float | None = None
 
     def allows(self, metrics: dict) -> bool:
-        """Whether one may be drawn after a line of metrics."""
+        """Whether a picture may be drawn after a line of metrics."""
         if self.compiling is None:
             self.compiling = time.perf_counter() - self.began
         coming = self.last or self.compiling + self.evaluations / (3 * metrics["examples_per_second"])
@@ -30,7 +31,7 @@ class Budget:
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """Count the time inside."""
+        """Add the time inside this context to the time spent."""
         began = time.perf_counter()
         yield
         self.last = time.perf_counter() - began

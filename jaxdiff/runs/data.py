@@ -18,12 +18,30 @@ _log = logging.getLogger(__name__)
 
 
 def read(data: Data | None, split: Split | None, condition: tuple[str, ...] = (), progress: bool = True) -> Any:
-    """The examples of a split; of None all, where a set has all in one, and otherwise those for testing.
+    """Read the data set of a config.
 
-    Files of a folder that are left out are printed.
+    Args:
+        data: the data set, such as `Config.data`.
+        split: "train", "validation" or "test". None means all examples, or those for testing if the data set is
+            published in splits.
+        condition: the columns that are given, for a table.
+        progress: whether to show a progress bar.
+
+    Returns:
+        A data set of `jaxdiff.data`; for a toy distribution a table of 20,000 points. Files of a folder of pictures
+        that are left out are logged as warnings.
+
+    Raises:
+        ValueError: if `data` is None, as in the config of a run whose data were given by a script.
+
+    Examples:
+        >>> from jaxdiff import runs
+        >>> config = runs.Config(data="two_moons")
+        >>> runs.read(config.data, "train").values.shape
+        (20000, 2)
     """
     if data is None:
-        raise ValueError("data = None: they were given by a script; name them")
+        raise ValueError("data = None: the data were given by a script; name a data set")
     supplied: dict[str, Any] = {}
     if "key" in data.asks:
         split = split or "test"

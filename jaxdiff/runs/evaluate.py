@@ -1,4 +1,4 @@
-"""Evaluates the samples of a run: metrics of samples, each beside its floor."""
+"""Evaluates the samples of a run by metrics, each with its floor: the same metric of held-out real examples."""
 
 import dataclasses
 import logging
@@ -34,12 +34,12 @@ from jaxdiff.samplers import Sampler
 from jaxdiff.training.hosts import several
 from jaxdiff.vocabulary import WORDS, Data, Guidance
 
-SAMPLES = 2000  # by default, at most
-REFERENCE = 10_000  # training examples at most
-AT_ONCE = 250  # examples
-LEAST = 10  # examples in a set: the blocks of the Fréchet distance's jackknife
+SAMPLES = 2000  # the most samples by default
+REFERENCE = 10_000  # the most training examples
+AT_ONCE = 250  # examples per batch of features
+LEAST = 10  # the fewest examples in a set: the blocks of the Fréchet distance's jackknife
 Features = Literal["classifier", "pixels"]
-"""The features of pictures that a run provides itself."""
+"""The features of pictures that a run computes itself."""
 _log = logging.getLogger(__name__)
 
 
@@ -60,34 +60,52 @@ def evaluate(
     precision: Computed | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Measure how far samples of a run are from its training examples. Writes evaluation.json and returns its content.
-
-        run = jd.runs.load("runs/mine")
-        found = jd.runs.evaluate(run, "runs/mine", samples=1000)["metrics"]["frechet_distance"]
-        found["value"], found["standard_error"], found["floor"]
+    """Measure how far samples of a run are from its training examples. Writes evaluation.json.
 
     Samples are compared with at most 10,000 training examples, drawn at random from a fixed seed. The floor of each
-    metric compares as many real examples of `split`, which the model has not seen, with the same training examples.
+    metric compares as many real examples of `split`, which the model has not seen, with the same training examples. The
+    report is logged at level INFO.
 
-    Pictures are compared by features: those of a classifier of the training pictures (`jaxdiff.runs.features`), or
-    pixels where pictures have no labels. Results are comparable where the name and hash of their features agree. Rows
-    are compared by their standardised columns, and by Wasserstein distances in the data's units.
+    Pictures are compared by features: those of a classifier that is trained on the training pictures
+    (`jaxdiff.runs.features`), or pixels if pictures have no labels. Results are comparable if the names and hashes of
+    their features agree. Rows are compared by their standardised columns, and by Wasserstein distances in the data's
+    units. Texts are compared by frequencies of tokens, maps by shares of categories.
 
     Samples of a conditional run are drawn for labels in their proportions among the training examples, or for the given
-    columns of training rows; rows are compared with their given columns.
+    columns of training rows; rows are compared together with their given columns.
 
     Args:
-        samples: how many; by default as many as the split has examples, at most 2,000.
-        features: "classifier" or "pixels", or a function of pictures, uint8 [n, height, width, channels], that gives
-            floats [n, d], such as `jaxdiff.pretrained.inception(folder)`.
-        data: what to compare with, and to train the classifier on; by default what the run was trained on.
+        run: the run, such as `jaxdiff.runs.load(folder)`.
+        folder: the run's folder.
+        samples: the number of samples; None means as many as the split has examples, at most 2,000.
+        features: "classifier" or "pixels", or a function of pictures, uint8 `[n, height, width, channels]`, that
+            returns floats `[n, d]`, such as `jaxdiff.pretrained.inception(folder)`.
+        data: the data set to compare with, and to train the classifier on; None means the run's own.
         split: "validation" or "test".
+        sampler: as in `jaxdiff.runs.draw`.
+        steps: the number of steps.
+        grid: the times of the steps; None means the sampler's default.
         condition: labels, by number or name, to which samples and real examples are restricted.
-        sampler, steps, grid, guidance, seed, batch_size, precision: as of `jaxdiff.runs.draw`.
+        guidance: a wrapper of the denoiser, such as `jaxdiff.vocabulary.parse("classifier_free(2)", Guidance)`.
+        seed: the seed of the noise, 0 to 2^32 - 1.
+        batch_size: how many samples are drawn at a time.
+        precision: how the network is computed, as in `jaxdiff.runs.draw`.
+        progress: whether to show a progress bar.
 
-    Raises ValueError for data that cannot be read or are of another kind or shape, fewer than 10 examples in a split,
-    more samples than the split has examples, features that do not fit the data, samples that are not finite, and a run
-    of several processes.
+    Returns:
+        The content of evaluation.json; its "metrics" have a "value", a "standard_error", a "floor" and a
+        "floor_standard_error" each.
+
+    Raises:
+        ValueError: if the data cannot be read or are of another kind or shape, a split has fewer than 10 examples or
+            fewer than `samples`, the features do not fit the data, samples are not finite, or the run has several
+            processes.
+
+    Examples:
+        >>> from jaxdiff import runs
+        >>> run = runs.load("runs/digits")  # doctest: +SKIP
+        >>> report = runs.evaluate(run, "runs/digits", samples=400)  # doctest: +SKIP
+        >>> report["metrics"]["frechet_distance"]["value"]  # doctest: +SKIP
     """
     check_instance("run", run, Run, "a run, such as jaxdiff.runs.load(folder)")
     folder = check_path("folder", folder)
@@ -127,7 +145,7 @@ def evaluate(
     x = draw(run, n, sampler, steps, seed, cond, batch_size, precision, **lasting)
     finite = [np.isfinite(part.reshape(n, -1)).all(1) for part in jax.tree.leaves(x)]
     if bad := int((~np.all(finite, axis=0)).sum()):
-        raise ValueError(f"{bad} of {n} samples are not finite; look at training.png of the run, or take more steps")
+        raise ValueError(f"{bad} of {n} samples are not finite; check training.png of the run, or take more steps")
     drawn = known.whole(x, cond)
     key = jax.random.key(seed)
     figures = [
@@ -147,7 +165,7 @@ def evaluate(
         "guidance": _written(guidance, Guidance),
         "precision": precision,
         "seed": seed,
-        "metrics": _beside(*figures),
+        "metrics": _with_floors(*figures),
         "evaluation_seconds": time.perf_counter() - began,
     }
     write_json(folder / "evaluation.json", report)
@@ -157,7 +175,7 @@ def evaluate(
 
 
 def distances(real: np.ndarray, fake: np.ndarray, progress: bool = False) -> dict[str, Distance]:
-    """Every metric between features fake [n, d] and real [m, d], by its name, with its standard error."""
+    """Every metric between features fake [n, d] and real [m, d] by name, with its standard error."""
     pairs = lambda found: {name: Distance(*found[2 * i : 2 * i + 2]) for i, name in enumerate(found._fields[::2])}
     metrics = {
         "Fréchet distance": lambda: {"frechet_distance": frechet_distance(fake, real)},
@@ -173,18 +191,18 @@ def distances(real: np.ndarray, fake: np.ndarray, progress: bool = False) -> dic
 
 
 def in_words(report: dict[str, Any]) -> str:
-    """A report as a table, with a line for each metric: samples, then floor."""
+    """A report as a table with one line per metric: its value for samples, then its floor."""
     about = report["features"]
     named = f"{about['number']} features: {about['name']}"
     if "accuracy" in about:
-        named += f", right about {about['accuracy']:.3f} ± {about['accuracy_standard_error']:.3f} of the floor's labels"
+        named += f", accuracy {about['accuracy']:.3f} ± {about['accuracy_standard_error']:.3f} on the floor"
     number = lambda value, error: f"{value:.4g}" + ("" if error is None else f" ± {error:.2g}")
     lines = [
         f"{name:<20}{number(m['value'], m['standard_error']):<24}{number(m['floor'], m['floor_standard_error'])}"
         for name, m in report["metrics"].items()
     ]
     head = f"{'':<20}{report['samples']} samples".ljust(44) + f"floor: {report['floor']}"
-    return "\n".join([f"beside {report['reference']} of {report['data']}, by {named}", head, *lines])
+    return "\n".join([f"compared with {report['reference']} of {report['data']}, by {named}", head, *lines])
 
 
 def _features(compare: Callable[[Any], np.ndarray], examples: np.ndarray, progress: bool) -> np.ndarray:
@@ -199,7 +217,7 @@ def _features(compare: Callable[[Any], np.ndarray], examples: np.ndarray, progre
     return np.concatenate(found)
 
 
-def _beside(samples: dict[str, Distance], floor: dict[str, Distance]) -> dict[str, dict[str, float | None]]:
+def _with_floors(samples: dict[str, Distance], floor: dict[str, Distance]) -> dict[str, dict[str, float | None]]:
     error = lambda found: None if math.isnan(found.standard_error) else found.standard_error
     return {
         name: {
@@ -213,7 +231,7 @@ def _beside(samples: dict[str, Distance], floor: dict[str, Distance]) -> dict[st
 
 
 def _written(value: Any, kind: Any) -> str | None:
-    """A setting as a word, or its repr where there is no word for it."""
+    """A setting as a word, or its repr if there is no word for it."""
     try:
         return None if value is None else WORDS.write(value, kind)
     except TypeError:

@@ -1,10 +1,9 @@
-"""Features of pictures for metrics, by a small classifier that is trained once a run.
+"""Features of pictures for metrics, from a small classifier that is trained once per run.
 
     x ─ half a U-Net ─ attention pooling ─ 64 features ─ logits            `jaxdiff.networks.Classifier`, without noise
 
-The classifier is determined by the data: the seeds of its weights and batches are fixed. Runs of the same data
-therefore have the same features, to the bit on the same kind of device; the hash of the weights says whether they
-agree.
+The data determine the classifier, since the seeds of its weights and batches are fixed. Runs of the same data therefore
+have the same features, bitwise on the same kind of device; equal hashes of the weights show it.
 """
 
 import dataclasses
@@ -21,18 +20,19 @@ from jaxdiff.arrays.batches import in_batches
 from jaxdiff.data.reading import fingerprint_of, first_batch
 
 FEATURES = 64
-BATCH, EPOCHS, STEPS = 128, 30, 600  # `STEPS` at most
-LEAST_SIDE = 4  # pixels, below which sides are not halved
-AT_ONCE = 250  # pictures a batch
+BATCH, EPOCHS, STEPS = 128, 30, 600  # at most `STEPS` steps
+LEAST_SIDE = 4  # pixels; sides are not halved below it
+AT_ONCE = 250  # pictures per batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassifierFeatures:
-    """`features(images)`: the input of a classifier's last layer for pictures [n, height, width, channels], integers.
+    """`features(images)`: the input of a classifier's last layer, for pictures [n, height, width, channels], integers.
 
-    name: "classifier" and the first digits of the SHA-256 of its weights. scale: the number that features are divided
-    by, such that their mean square over a training batch is 1. The scale of a network's features is arbitrary, and the
-    kernel distance depends on it.
+    Attributes:
+        name: "classifier" and the first digits of the SHA-256 of its weights.
+        scale: features are divided by it, so that their mean square over a training batch is 1. The scale of a
+            network's features is arbitrary, and the kernel distance depends on it.
     """
 
     classifier: jd.NoisyClassifier
@@ -72,11 +72,11 @@ def centres(images, levels: int):
 
 
 def of_classifier(folder: Path, source, examples, event: tuple[int, ...], progress: bool) -> ClassifierFeatures:
-    """Features of the classifier of a run's training pictures, which is trained first unless `folder` has its file.
+    """Features from the classifier of a run's training pictures, which is trained first unless `folder` has its file.
 
     `source` has the levels and classes; `examples` are pictures with labels, as `jaxdiff.data.batches` takes them.
-    Interrupted training resumes. The weights are in classifier_*.safetensors, which can be copied into the folder of
-    another run of the same data.
+    Interrupted training resumes. The weights are written to classifier_*.safetensors, which can be copied to the folder
+    of another run of the same data.
     """
     from jaxdiff.networks import Classifier, initialize
 
@@ -115,7 +115,7 @@ def of_classifier(folder: Path, source, examples, event: tuple[int, ...], progre
 
 
 def _channels(event: tuple[int, ...]) -> tuple[int, ...]:
-    """Channels by level: one level more for each halving of all sides down to `LEAST_SIDE`, the last has `FEATURES`."""
+    """Channels by level: one more level for each halving of all sides down to `LEAST_SIDE`; the last has `FEATURES`."""
     halvings = 0
     while all(side % 2 ** (halvings + 1) == 0 and side // 2 ** (halvings + 1) >= LEAST_SIDE for side in event[:-1]):
         halvings += 1

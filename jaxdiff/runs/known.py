@@ -1,7 +1,7 @@
-"""What a run keeps of its data, so that it needs them no more: `Known`, one subclass for each kind of data.
+"""What a run keeps of its data, so that it can be used without them: `Known`, with one subclass per kind of data.
 
-data.json in the run's folder holds it. Everything that depends on the kind of the data is a method here; what follows
-from the config alone is not.
+It is stored as data.json in the run's folder. Everything that depends on the kind of data is a method here; what
+follows from the config alone is not.
 """
 
 import abc
@@ -23,23 +23,37 @@ from jaxdiff.runs.summary import write_json
 from jaxdiff.samplers import DPMSolverPP, ProbabilityFlow, Sampler
 from jaxdiff.vocabulary import Network
 
-SEEN = 10_000  # pictures that data_std is measured on
+SEEN = 10_000  # the most pictures that data_std is measured on
 
 
 @dataclasses.dataclass(frozen=True)
 class Known(abc.ABC):
-    """What a run learned from its training data, and what is done with data of that kind.
+    """What a run keeps of its training data, and the methods for data of that kind: a base class.
 
-    event: the shape of an example as the model sees it. data_std: its standard deviation there.
+    A subclass sets SOURCES, NETWORK and SHOWN and gives the abstract methods; it is registered under its name in lower
+    case. `learned` makes one from data, and the folder of a run keeps it as data.json.
+
+    Attributes:
+        event: the shape of one example as the model sees it.
+        data_std: the standard deviation of its values.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data, runs
+        >>> pixels = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4, 1) % 17
+        >>> images = data.Images(pixels, np.zeros(8, np.int32), levels=17, classes=1)
+        >>> known = runs.learned(runs.Config(), images)
+        >>> isinstance(known, runs.Known), known.KIND, known.event
+        (True, 'pictures', (4, 4, 1))
     """
 
     KINDS: ClassVar[dict[str, type["Known"]]] = {}
-    KIND: ClassVar[str]  # its name there, and in data.json
-    SOURCES: ClassVar[tuple[type, ...]]  # what examples of this kind come as
-    NETWORK: ClassVar[Network]  # where the config names none
-    SHOWN: ClassVar[int]  # samples in a picture
-    SAMPLER: ClassVar[Sampler] = DPMSolverPP()  # how samples are drawn unless told
-    LIKELIHOOD: ClassVar[dict[str, Any]] = {  # settings of a likelihood unless told, by the command line
+    KIND: ClassVar[str]  # the name in KINDS and in data.json
+    SOURCES: ClassVar[tuple[type, ...]]  # the types of data sets of this kind
+    NETWORK: ClassVar[Network]  # the default network
+    SHOWN: ClassVar[int]  # how many samples a picture shows
+    SAMPLER: ClassVar[Sampler] = DPMSolverPP()  # the default sampler
+    LIKELIHOOD: ClassVar[dict[str, Any]] = {  # the command line's default settings of a likelihood
         "flow": ProbabilityFlow(rtol=1e-4, atol=1e-4),
         "trace": Hutchinson(),
     }
@@ -61,57 +75,60 @@ class Known(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def learned(cls, config: Config, source, seen: int) -> Self:
-        """What is to be known of the training examples in `source`, of pictures by `seen` of them, drawn from a seed.
+        """Measure what a run keeps of the training examples in `source`; for pictures, of `seen` random ones.
 
-        Raises ValueError where `config` cannot be of them.
+        Raises ValueError if `config` does not fit them.
         """
 
     @abc.abstractmethod
     def offered(self, config: Config) -> dict[str, Any]:
-        """What a network is built from: the arguments that the data decide."""
+        """The arguments of a network that the data determine."""
 
     def lasting(self, config: Config) -> dict[str, Any]:
-        """What other data have to have in common with these for training to go on with them."""
+        """What other data must have in common with these, so that training may continue with them."""
         return {"kind": self.KIND, "event": self.event}
 
     def dropout(self, config: Config) -> float | None:
-        """The share of examples whose condition is dropped in training; None of a model without one."""
+        """The share of examples whose condition is dropped in training; None if the model has no condition."""
         return 0.0 if config.condition else None
 
     def reading(self, config: Config) -> dict[str, Any]:
-        """What the denoiser is beside its network: process, parameterization and data_std."""
+        """The fields of the denoiser besides its network: process, parameterization and data_std."""
         return {"process": config.process, "parameterization": config.parameterization, "data_std": self.data_std}
 
     def default_network(self, config: Config) -> Network:
-        """The network where the config names none."""
+        """The network if the config names none."""
         return self.NETWORK
 
     def network(self, recipe: Network, asked: dict[str, Any], rngs) -> Any:
-        """The module that a recipe makes of what the data decide."""
+        """The module that a recipe makes with the arguments that the data determine."""
         return recipe(**asked, rngs=rngs)
 
     def start(self, text: str | None, n: int) -> Any:
-        """x at t = 1 of n samples, of which a part is known; None for a text of None."""
+        """x at t = 1 of n samples that continue `text`; None if `text` is None."""
         if text is not None:
             raise ValueError(f"infill = {said(text)} is for texts; leave it out")
 
     def figures(self, x) -> dict[str, float]:
-        """Numbers of samples, as the model sees them, that stand beside where they are written."""
+        """Figures of samples x, as the model sees them, to report with them."""
         return {}
 
     def loss(self, config: Config) -> Loss:
-        """What the model is trained by: the loss of the config, with the condition dropped as it says."""
+        """The loss of the config, with its rate of dropped conditions."""
         rate = self.dropout(config)
         loss: Any = config.loss
         return ConditionDropout(loss, rate=rate) if rate else loss
 
     def draw(self, key, denoiser, n: int, sampler, batch_size: int, cond=None, **settings) -> Any:
-        """n samples, as the model sees them; `settings` are those of `jaxdiff.samplers.draw`."""
+        """Draw n samples, as the model sees them; `settings` are those of `jaxdiff.samplers.draw`."""
         return samplers.draw(key, denoiser, (n, *self.event), batch_size, cond, sampler=sampler, **settings)
 
     def given(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The columns that a likelihood is given by `names`; ValueError where it is given what the model was."""
-        raise ValueError(f"condition = {' '.join(names)}: no model of all columns, which are given any; leave it out")
+        """The columns to condition a likelihood on; ValueError if the model is not a joint one of all columns."""
+        raise ValueError(
+            f"condition = {' '.join(names)}: only a joint model of mixed columns can be conditioned on any of them; "
+            "leave it out"
+        )
 
     @abc.abstractmethod
     def examples(self, source) -> Any:
@@ -119,27 +136,27 @@ class Known(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, config: Config) -> Callable:
-        """What makes (x_0, cond) of a key and a batch of examples, inside the training step."""
+        """The `prepare(key, batch) -> (x_0, cond)` of the training step."""
 
     @abc.abstractmethod
     def condition(self, config: Config, given: Sequence[str], n: int) -> Any:
-        """The `cond` of n samples from what a user wrote, such as ["3", "cat"], ["label=cat"] or ["y=1.5", "z=2"]."""
+        """The `cond` of n samples from a user's text, such as ["3", "cat"], ["label=cat"] or ["y=1.5", "z=2"]."""
 
     @abc.abstractmethod
     def in_turn(self, source, n: int) -> Any:
-        """The `cond` of n samples to picture of a model that knows nothing without one."""
+        """The `cond` of n samples in a picture, for a model that cannot sample without one."""
 
     @abc.abstractmethod
     def real(self, source, config: Config, condition: Sequence[str], most: int) -> tuple[np.ndarray, Any]:
         """At most `most` random examples of `source` in the user's form, and their labels or given columns.
 
-        Where `condition` names labels, only examples with one of them. The seed is fixed. Raises ValueError for
+        If `condition` names labels, only examples with one of them are taken. The seed is fixed. Raises ValueError for
         examples whose shape differs from that of the training examples.
         """
 
     @abc.abstractmethod
     def as_given(self, config: Config, given: Any, n: int) -> np.ndarray | None:
-        """The `cond` of n samples, distributed as `given` of the real examples; None where the model has none."""
+        """The `cond` of n samples, distributed as `given`, that of real examples; None if the model has none."""
 
     @abc.abstractmethod
     def features(
@@ -153,15 +170,15 @@ class Known(abc.ABC):
 
     @abc.abstractmethod
     def whole(self, x, cond) -> np.ndarray:
-        """Samples in the form of `real`, from the model's samples x for `cond`."""
+        """Samples in the form of `real`, from the model's samples x given `cond`."""
 
     @abc.abstractmethod
     def distances(self, key: jax.Array, real: np.ndarray, x: np.ndarray) -> dict[str, Distance]:
-        """Distances of samples x in the data's units, by their names."""
+        """Distances between samples x and real examples in the data's units, by name."""
 
     @abc.abstractmethod
     def restore(self, x) -> Any:
-        """Samples as the user gave the data, from what the model sees."""
+        """Samples in the form of the user's data, from samples as the model sees them."""
 
     @abc.abstractmethod
     def write(self, x, folder: Path) -> Path:
@@ -169,29 +186,29 @@ class Known(abc.ABC):
 
     @abc.abstractmethod
     def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Path | None:
-        """Draw samples, as the model sees them, beside the data where `source` has them and it says something.
+        """Draw samples, as the model sees them, next to the data in `source` if that helps.
 
-        `cond` is what they were given, where that says how to arrange them. Returns `path`; None where there is no
-        picture of such samples.
+        `cond` is their condition, by which they may be arranged. Returns `path`, or None if such samples have no
+        picture.
         """
 
     @abc.abstractmethod
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
-        """Draw what a trained model shows beside its samples; `draw(n, sampler, steps, **more)` draws."""
+        """Draw further pictures of a trained model; `draw(n, sampler, steps, **more)` draws samples."""
 
     @abc.abstractmethod
     def score(
         self, key: jax.Array, denoiser, source, limit: int | None, conditional: bool, lasting: dict, **settings
     ) -> tuple[dict, str]:
-        """The likelihood of the examples in `source`: figures for a summary, and words to print.
+        """The likelihood of the examples in `source`: figures for the summary, and a report in words.
 
-        `lasting` is what long work is given: its record, progress and mesh, and the precision of products. Raises
-        ValueError for examples that are unlike those of the training, and for settings that have no meaning here.
+        `lasting` has the record, the progress bar, the mesh and the precision of products. Raises ValueError for
+        examples unlike those of the training, and for settings that do not apply.
         """
 
 
 def kind_of(source) -> type[Known]:
-    """The kind of the data in `source`; TypeError where there is none."""
+    """The subclass of `Known` for the data set `source`; TypeError if there is none."""
     for kind in Known.KINDS.values():
         if isinstance(source, kind.SOURCES):
             return kind
@@ -200,7 +217,28 @@ def kind_of(source) -> type[Known]:
 
 
 def learned(config: Config, source, seen: int = SEEN) -> Known:
-    """What is to be known of the training examples in `source`, by their kind; of pictures by `seen` of them."""
+    """Measure what a run keeps of its training data.
+
+    Args:
+        config: the config of the run.
+        source: the training data: images, a table, texts or maps of `jaxdiff.data`.
+        seen: how many pictures are measured at most, drawn at random from a fixed seed.
+
+    Returns:
+        The `Known` of that kind of data: `Pictures`, `Rows`, `Mixed`, `Texts` or `Maps`.
+
+    Raises:
+        TypeError: if `source` is not a data set of these kinds.
+        ValueError: if `config` does not fit the data.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data, runs
+        >>> pixels = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4, 1) % 17
+        >>> images = data.Images(pixels, np.zeros(8, np.int32), levels=17, classes=1)
+        >>> runs.learned(runs.Config(), images).event
+        (4, 4, 1)
+    """
     return kind_of(source).learned(config, source, seen)
 
 
@@ -210,17 +248,17 @@ def write_known(folder: Path, known: Known) -> None:
 
 
 def read_known(folder: Path) -> Known:
-    """What data.json says; ValueError for one that is damaged, FileNotFoundError where there is none."""
+    """Read data.json. Raises ValueError if it is damaged, FileNotFoundError if it is missing."""
     values = read_json(path := folder / "data.json")
     try:
         check_choice("kind", name := values.pop("kind", None), Known.KINDS)
         return Known.KINDS[name](**values)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not what a run keeps of its data: {error}") from None
+        raise ValueError(f"{path} is not the data.json of a run: {error}") from None
 
 
 def _of_kind(name: str, value: Any, kind: Any) -> Any:
-    """A field as its annotation says, from JSON too. Raises TypeError or ValueError for another value."""
+    """`value` in the type of its annotation, also from JSON. Raises TypeError or ValueError if it does not fit."""
     if get_origin(kind) is tuple:
         check_instance(name, value, (list, tuple), "a list")
         return tuple(_of_kind(f"{name}[{i}]", part, get_args(kind)[0]) for i, part in enumerate(value))

@@ -1,4 +1,4 @@
-"""What runs of examples with one label each have in common: the label as the condition."""
+"""What runs of labelled examples have in common: the label as the condition."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,29 +9,32 @@ import jaxdiff as jd
 from jaxdiff.config import Config
 
 LABEL = ("label",)
-SHOWN = 256  # pictures in a grid, at most
+SHOWN = 256  # the most pictures in a grid
 
 
 def check_label(config: Config, noun: str, classes: int, fix: str = "") -> None:
-    """Raise ValueError where a config gives examples, called `noun`, what they have not: a label of two or more."""
+    """Raise ValueError if a config names a condition other than the label, or a label of fewer than two classes.
+
+    `noun` is what the examples are called in the message.
+    """
     if config.condition not in ((), LABEL):
-        raise ValueError(f"condition = {' '.join(config.condition)}; {noun} have one to give: label")
+        raise ValueError(f"condition = {' '.join(config.condition)}; {noun} have only one condition: label")
     if config.condition and classes < 2:
         raise ValueError(f"condition = label, but all {noun} are of one class{fix}")
 
 
 class Labelled:
-    """Labels 0 to `classes` - 1; `names` are those of the classes, none where they have none."""
+    """Labels 0 to `classes` - 1; `names` are the names of the classes, or empty."""
 
     classes: int
     names: tuple[str, ...]
 
     def dropout(self, config: Config) -> float | None:
-        """A tenth of the labels, unless told."""
+        """The config's rate, by default 0.1; None without a condition."""
         return (0.1 if config.dropout is None else config.dropout) if config.condition else None
 
     def condition(self, config: Config, given: Sequence[str], n: int) -> np.ndarray | None:
-        """Labels in turn, from their numbers or their classes' names: "3" and "cat", "3,cat" or "label=3"."""
+        """Labels in turn, from numbers or names of classes: "3" and "cat", "3,cat" or "label=3"."""
         if not given:
             return None
         if not config.condition:
@@ -39,7 +42,7 @@ class Labelled:
         return np.resize(np.array([label for text in given for label in self._labels(text)], np.int32), n)
 
     def _labels(self, text: str) -> list[int]:
-        """The labels in a text; a name of a class may have commas and "label=" in it."""
+        """The labels in a text. The name of a class may contain commas and "label="."""
         if text in self.names:
             return [self.names.index(text)]
         name, equals, value = text.partition("=")
@@ -56,7 +59,7 @@ class Labelled:
         raise ValueError(f"label = {text:.80}; expected {names}0 to {self.classes - 1}")
 
     def in_turn(self, source, n: int) -> np.ndarray:
-        """The classes one after another."""
+        """The labels 0, 1, ... in turn."""
         return np.arange(n, dtype=np.int32) % self.classes
 
     def as_given(self, config, given, n) -> np.ndarray | None:
@@ -66,7 +69,7 @@ class Labelled:
         return np.sort(given)[np.arange(n) * len(given) // n].astype(np.int32)
 
     def in_rows(self, x, path: Path, title: str | None, cond) -> Path:
-        """Draw samples in a grid, the first 256; of several labels a row each, of as many as all have, at most 16."""
+        """Draw the first 256 samples in a grid. With several labels each has a row, of at most 16 samples."""
         given = [] if cond is None else np.asarray(cond).tolist()
         labels = list(dict.fromkeys(given))
         if len(labels) < 2:

@@ -1,4 +1,4 @@
-"""The laws of some columns given others, as a joint model of all columns knows them, and how a report words them."""
+"""Likelihoods of some columns given others under a joint model of all columns, and their report in words."""
 
 import dataclasses
 import math
@@ -11,12 +11,12 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff.denoisers import SideBySide
 
-DRAWS = 64  # times that the bound of the categories is measured at, a row
+DRAWS = 64  # draws of the bound of the categories per row
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a likelihood asks of rows: `given` are the columns that the user gives, `held` further ones."""
+    """The likelihood of rows. `given` are the columns that the user conditions on, `held` further ones."""
 
     known: Any
     key: jax.Array
@@ -30,7 +30,7 @@ class Asked:
         return {name: self.parts[name] for name in held} or None
 
     def density(self, numbers: Sequence[str], held: Sequence[str] = (), hidden: Sequence[str] = ()) -> np.ndarray:
-        """log p(numbers | given, held), nats [n] in the user's units, NaN where the flow did not converge."""
+        """log p(numbers | given, held), nats [n] in the user's units; NaN if the flow did not converge."""
         held = (*self.given, *held)
         model = self.known.given_of(self.known.given_of(self.denoiser, hidden), held)
         model = SideBySide(model, dict.fromkeys(numbers, 1)) if len(numbers) > 1 else model
@@ -42,7 +42,7 @@ class Asked:
         return nats - self.known.log_scale(self.given)
 
     def bound(self, categories: Sequence[str], held: Sequence[str]) -> np.ndarray:
-        """The lower bound of log p(categories | given, held), nats [n]."""
+        """A lower bound of log p(categories | given, held), nats [n]."""
         held = (*self.given, *held)
         model = self.known.given_of(self.denoiser, held)
         data = {name: self.parts[name] for name in categories}
@@ -53,12 +53,12 @@ class Asked:
 
 
 def law_of(names: Sequence[str], given: Sequence[str]) -> str:
-    """A law in words."""
+    """The name of a law: "log p(x, y | z)"."""
     return f"log p({', '.join(names)}{' | ' if given else ''}{', '.join(given)})"
 
 
 def in_words(laws: dict[str, str], figures: dict, categories: int) -> str:
-    """A line for each law."""
+    """The report: one line per law."""
     lines = []
     for name, of in laws.items():
         value, error = figures[name], figures[f"{name}_standard_error"]

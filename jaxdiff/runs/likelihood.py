@@ -33,23 +33,36 @@ def likelihood(
     condition: Sequence[str] = (),
     **settings,
 ) -> dict:
-    """Likelihood of data under a run, into the summary of its folder: bits/dim of pictures, nats of rows.
+    """Measure the likelihood of data under a run: bits/dim of pictures, nats of rows, bits of texts and maps.
 
-    The number of a conditional run is that of p(x | condition), as its words say. Estimates of single pictures go into
-    likelihood_*.npz, one file for each set of settings: a call that was interrupted goes on.
+    A conditional run gives the likelihood of p(x | condition). The report is logged at level INFO. Estimates of single
+    pictures are recorded in likelihood_*.npz, one file per set of settings, so that an interrupted call can continue.
 
     Args:
-        data: what to score; by default the data that the run was trained on, in another split.
-        split: "train", "validation" or "test"; by default "test" of the run's own data, and all of others.
-        limit: the first examples alone.
-        unconditional: of a conditional run p(x), which it learned where it dropped its condition.
-        precision: what the network is computed in: float32, also where the run was trained in another dtype, with
-            products as JAX is set (None) or of "default", "high" or "highest" precision; or "bfloat16".
-        condition: columns that are given, by name, of a run of mixed columns, which models all of them.
-        settings: of `jaxdiff.bits_per_dim`, or of rows those of `jaxdiff.log_likelihood`.
+        run: the run, such as `jaxdiff.runs.load(folder)`.
+        folder: the run's folder, whose summary.json is updated.
+        data: the data to score; None means the run's own data.
+        split: "train", "validation" or "test"; None means "test" of the run's own data, and all examples of other data.
+        limit: how many of the first examples are scored; None means all pictures, 2,000 rows, 500 texts or maps.
+        seed: the seed of noise, 0 to 2^32 - 1.
+        unconditional: for a conditional run, score p(x), which it learned from examples with a dropped condition.
+        progress: whether to show a progress bar.
+        precision: how the network is computed: in float32 with products of "default", "high" or "highest" precision, or
+            as JAX is set (None), or in "bfloat16".
+        condition: for a joint model of mixed columns, the names of columns that are given.
+        settings: those of `jaxdiff.bits_per_dim` for pictures, of `jaxdiff.log_likelihood` for rows.
 
-    Raises ValueError for data of another kind or shape, for settings that have no meaning for them, for `unconditional`
-    of a run that knows no p(x), and for a `condition` of a run that does not model it.
+    Returns:
+        The content of summary.json, with the new figures.
+
+    Raises:
+        ValueError: if the data are of another kind or shape, a setting does not apply to them, or the run has not
+            learned what `unconditional` or `condition` asks for.
+
+    Examples:
+        >>> from jaxdiff import runs
+        >>> run = runs.load("runs/digits")  # doctest: +SKIP
+        >>> runs.likelihood(run, "runs/digits", limit=100)["bits_per_dim"]  # doctest: +SKIP
     """
     check_instance("run", run, Run, "a run, such as jaxdiff.runs.load(folder)")
     folder = check_path("folder", folder)
@@ -65,7 +78,7 @@ def likelihood(
     denoiser, products = computed(run.denoiser, precision)
     dropout = run.known.dropout(run.config)
     if unconditional and not dropout:
-        why = "was trained without a condition" if dropout is None else "never dropped it: its p(x) was not learned"
+        why = "was trained without a condition" if dropout is None else "never dropped it, so it has not learned p(x)"
         raise ValueError(f"unconditional = True, but the run in {folder} {why}; leave it out")
     read_summary(folder)
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Runs of maps: pictures whose pixels are categories."""
+"""Runs of maps, which are pictures whose pixels are categories."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,16 +16,29 @@ from jaxdiff.runs.labels import Labelled, check_label
 from jaxdiff.runs.tokens import LIMIT, Tokens
 from jaxdiff.vocabulary import WORDS, Network
 
-MASKED = (150, 150, 150)  # the colour of what is masked
-CELLS = 4  # along a side: features are of these
-FRAMES = 12
+MASKED = (150, 150, 150)  # the colour of masks
+CELLS = 4  # parts along a side, for features
+FRAMES = 12  # steps shown in denoising.png
 
 
 @dataclasses.dataclass(frozen=True)
 class Maps(Labelled, Tokens):
-    """Of maps: event is (height, width).
+    """What a run of maps keeps of its data.
 
-    palette: the colour of each category. classes: how many labels there are, 0 to classes - 1.
+    Attributes:
+        event: (height, width).
+        data_std: 1; not used.
+        palette: the colour of each category, (red, green, blue) of 0..255.
+        classes: the number of labels, 0 to classes - 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import runs
+        >>> known = runs.Maps(event=(4, 4), data_std=1.0, palette=((0, 0, 0), (255, 255, 255)), classes=1)
+        >>> known.categories
+        2
+        >>> known.restore(np.ones((3, 4, 4), int)).dtype
+        dtype('uint8')
     """
 
     SOURCES: ClassVar = (jd.data.Maps,)
@@ -46,27 +59,27 @@ class Maps(Labelled, Tokens):
 
     @classmethod
     def learned(cls, config: Config, source, seen: int = 0) -> "Maps":
-        """Those of `jaxdiff.data.maps`."""
+        """From the maps of `jaxdiff.data.maps`."""
         cls.check(config)
         check_label(config, "maps", source.classes)
         return cls(source.tokens.shape[1:], 1.0, source.palette, source.classes)
 
     @property
     def noun(self) -> str:
-        """What one value is."""
+        """What one value is called."""
         return "pixel"
 
     @property
     def categories(self) -> int:
-        """How many values a pixel has."""
+        """The number of values of a pixel, the mask not counted."""
         return len(self.palette)
 
     def offered(self, config: Config) -> dict[str, Any]:
-        """As of all tokens, and the classes."""
+        """The arguments for all tokens, and the classes."""
         return super().offered(config) | ({"classes": self.classes} if config.condition else {})
 
     def lasting(self, config: Config) -> dict[str, Any]:
-        """Their shape and categories, and the classes of a model that is given them."""
+        """The shape and the categories, and for a conditional model the classes."""
         return super().lasting(config) | ({"classes": self.classes} if config.condition else {})
 
     def examples(self, source) -> Any:
@@ -74,7 +87,7 @@ class Maps(Labelled, Tokens):
         return source.examples
 
     def prepare(self, config: Config) -> Callable:
-        """The maps as they are."""
+        """The maps unchanged, and their labels if they are the condition."""
         return lambda key, batch: (batch["x"], batch["label"] if config.condition else None)
 
     def real(self, source, config, condition, most) -> tuple[np.ndarray, np.ndarray]:
@@ -88,12 +101,12 @@ class Maps(Labelled, Tokens):
     def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
         """The share of each category in each of 4 x 4 parts of a map."""
         if features is not None:
-            raise ValueError(f"features = {said(features)} are of pictures; maps are compared by shares: leave it out")
+            raise ValueError(f"features = {said(features)} are for pictures; maps are compared by shares: leave it out")
         name = f"shares of {self.categories} categories in {CELLS} x {CELLS} parts"
         return lambda tokens: shares(tokens, self.categories), {"name": name}
 
     def distances(self, key, real, x) -> dict[str, Distance]:
-        """None, since maps are compared by features."""
+        """Empty: maps are compared by features."""
         return {}
 
     def restore(self, x) -> np.ndarray:
@@ -101,26 +114,26 @@ class Maps(Labelled, Tokens):
         return np.asarray(x).astype(np.uint8 if self.categories <= 256 else np.int32)
 
     def write(self, x, folder: Path) -> Path:
-        """As samples.npy."""
+        """Write samples.npy."""
         with atomic_write(folder / "samples.npy") as file:
             np.save(file, x)
         return folder / "samples.npy"
 
     def coloured(self, x) -> np.ndarray:
-        """Maps in the colours of the palette, masks grey, as `jaxdiff.plotting` takes pictures: [..., 3] in [-1, 1]."""
+        """Maps as pictures [..., 3] in [-1, 1], in the colours of the palette with masks in grey."""
         return np.array([*self.palette, MASKED], np.float32)[np.asarray(x)] / 127.5 - 1
 
     def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Path:
-        """In a grid, as pictures are."""
+        """Draw samples in a grid."""
         return self.in_rows(self.coloured(x), path, title, cond)
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
-        """A map on its way from noise."""
+        """Draw denoising.png: a sample at several times from noise to data."""
         path = np.asarray(draw(1, None, FRAMES, seed=1, trajectory=True))[:, 0]
         jd.plotting.strip(self.coloured(path), folder / "denoising.png", names=["noise to data"])
 
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
-        """Bits a pixel by the bound."""
+        """The bound in bits per pixel."""
         self._check_alike(source)
         x, label = source.tokens[: limit or LIMIT], source.label[: limit or LIMIT]
         paid = np.full(len(x), x[0].size)
@@ -137,7 +150,7 @@ class Maps(Labelled, Tokens):
 
 
 def shares(tokens, categories: int) -> np.ndarray:
-    """How much of each of 4 x 4 parts of a map [n, height, width] each category has: float64 [n, 16 `categories`]."""
+    """The share of each category in each of 4 x 4 parts of maps [n, height, width]: float64 [n, 16 `categories`]."""
     parts = [cell for row in np.array_split(np.asarray(tokens), CELLS, 1) for cell in np.array_split(row, CELLS, 2)]
     of = lambda cell: np.stack([(cell == i).mean((1, 2)) for i in range(categories)], 1)
     return np.concatenate([of(cell) for cell in parts], axis=1)

@@ -1,12 +1,12 @@
-"""Runs of tables of mixed columns: one joint model of all of them, of which any may be given.
+"""Runs of tables of mixed columns: one joint model of all columns, which can be conditioned on any of them.
 
-Each column is a part with a noise level of its own, numbers under the process of the config and categories masked. One
-model then has every conditional law. Of its likelihoods two are of different kinds, a density of the numbers, which the
-flow computes, and a probability of the categories, of which there is a bound; the row's is their sum,
+Each column is a part with its own noise level; numbers follow the process of the config, and categories are masked. One
+model thus has every conditional law. The likelihood of a row is the sum of a density of the numbers, which the flow
+computes, and a probability of the categories, which is bounded from below,
 
     log p(numbers, categories) = log p(numbers) + log p(categories | numbers),
 
-in nats, the model that draws the numbers first.
+in nats: the likelihood of the model that draws the numbers first.
 """
 
 import dataclasses
@@ -32,16 +32,33 @@ from jaxdiff.runs.laws import Asked, in_words, law_of
 from jaxdiff.runs.rows import LIMIT, PAIRED, error_of
 from jaxdiff.vocabulary import WORDS, Network
 
-LAWS = "numbers", "numbers_given_categories", "categories_bound", "row_bound"  # that a likelihood may be of
+LAWS = "numbers", "numbers_given_categories", "categories_bound", "row_bound"  # the likelihoods in a report
 FIGURES = [f"{law}{part}" for law in LAWS for part in ("", "_standard_error", "_baseline")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixed(Known):
-    """Of rows of numbers and categories: event is (columns,), data_std that of a standardised number, 1.
+    """What a run of a table with columns of numbers and of categories keeps of its data.
 
-    mean, covariance: of the numbers, standardised. frequencies: of the words of each column of categories. suffix: of
-    the file they came in.
+    Attributes:
+        event: (columns,).
+        data_std: 1, the standard deviation of a standardised number.
+        columns: names, means, scales and words.
+        mean: the mean of the standardised numbers.
+        covariance: their covariance.
+        frequencies: for each column of categories, the frequency of each word.
+        suffix: the suffix of the file of the data.
+
+    Examples:
+        >>> import numpy as np, tempfile
+        >>> from jaxdiff import data, runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     columns = {"age": np.array([20.0, 30.0, 40.0]), "job": np.array(["cook", "nurse", "cook"])}
+        ...     data.write_columns(f"{folder}/people.csv", columns)
+        ...     table = data.MixedTable(f"{folder}/people.csv", categories=("job",))
+        ...     known = runs.learned(runs.Config(data=None), table)
+        >>> known.KIND, known.columns.categories, known.columns.words
+        ('mixed', ('job',), (('cook', 'nurse'),))
     """
 
     SOURCES: ClassVar = (MixedTable,)
@@ -65,7 +82,7 @@ class Mixed(Known):
 
     @classmethod
     def learned(cls, config: Config, source, seen: int = 0) -> "Mixed":
-        """Those of a `jaxdiff.data.MixedTable`."""
+        """From a `jaxdiff.data.MixedTable`."""
         for name, value in (("flip", config.flip), ("dropout", config.dropout)):
             if value:
                 raise ValueError(f"{name} = {value} is for pictures and their labels; leave it out")
@@ -75,7 +92,7 @@ class Mixed(Known):
                 "asked (jaxdiff sample --condition); leave it out of training"
             )
         if not isinstance(config.process, jd.Gaussian):
-            raise ValueError(f"process = {said(config.process)} is for numbers here: categories are masked; give vp")
+            raise ValueError(f"process = {said(config.process)} is not for numbers (categories are masked); give vp")
         columns, values = source.columns, source.values
         if len(columns.names) < 2:
             raise ValueError(f"the data have one column, {columns.names[0]!r}; expected two or more for a joint model")
@@ -94,10 +111,10 @@ class Mixed(Known):
         return super().lasting(config) | names
 
     def dropout(self, config: Config) -> None:
-        """Nothing is dropped: what is not given is a part of the model."""
+        """None: columns that are not given are parts of the model."""
 
     def offered(self, config: Config) -> dict[str, Any]:
-        """An end for each column; that of a masked one shows its noise level itself."""
+        """One end of the network per column. A masked column shows its noise level by its masks."""
         from jaxdiff.networks import Categories, Numbers
 
         words = zip(self.columns.categories, self.columns.words)
@@ -105,7 +122,7 @@ class Mixed(Known):
         return {"ends": ends | {name: Numbers() for name in self.columns.of_numbers}}
 
     def reading(self, config: Config) -> dict[str, Any]:
-        """A process for each column."""
+        """One process per column."""
         words = zip(self.columns.categories, self.columns.words)
         masked = {name: jd.Absorbing(len(known)) for name, known in words}
         numbers = self.columns.of_numbers
@@ -117,7 +134,7 @@ class Mixed(Known):
         }
 
     def loss(self, config: Config) -> Loss:
-        """Denoising, with columns given and hidden."""
+        """Denoising, with random subsets of columns given and hidden."""
         loss = config.loss
         if not isinstance(loss, Denoising):
             raise ValueError(f"loss = {WORDS.write(loss, Loss)}: a model of mixed columns is trained by denoising")
@@ -125,22 +142,22 @@ class Mixed(Known):
         return loss if isinstance(law, Subsets) else dataclasses.replace(loss, times=Subsets(law))
 
     def examples(self, source) -> dict[str, np.ndarray]:
-        """What the model sees of the rows, each column under its name."""
+        """The rows as the model sees them, each column under its name."""
         return {f"x.{name}": part for name, part in self._parts(source).items()}
 
     def _parts(self, source, limit: int | None = None) -> dict[str, np.ndarray]:
         return self.columns.parts(self.columns.read(source.raw)[:limit])
 
     def prepare(self, config: Config) -> Callable:
-        """The columns as they are."""
+        """The columns unchanged."""
         return lambda key, batch: ({name: batch[f"x.{name}"] for name in self.columns.names}, None)
 
     def given(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Columns that are given, by their names."""
+        """The columns to condition on; ValueError for unknown or repeated names, or all columns."""
         if unknown := [name for name in names if name not in self.columns.names]:
             raise ValueError(f"condition names {listed(unknown)}; expected some of the columns {self._listed()}")
         if len(set(names)) < len(names) or len(names) == len(self.columns.names):
-            raise ValueError(f"condition = {' '.join(names)}; expected each column once, and one left to the model")
+            raise ValueError(f"condition = {' '.join(names)}; expected each column once, and not all columns")
         return tuple(names)
 
     def _listed(self) -> str:
@@ -174,13 +191,13 @@ class Mixed(Known):
         return value
 
     def in_turn(self, source, n: int) -> None:
-        """Nothing: the model draws all columns."""
+        """None: the model draws all columns."""
 
     def draw(self, key, denoiser, n: int, sampler, batch_size: int, cond=None, **settings) -> dict[str, np.ndarray]:
-        """All columns: those of `cond`, and of the others numbers by `sampler` and categories by Ancestral."""
+        """Draw the columns that `cond` does not give, numbers by `sampler` and categories by Ancestral; return all."""
         if not isinstance(denoiser, Denoiser):
             raise ValueError(
-                f"guidance by {type(denoiser).__name__}: a run of mixed columns is not guided; leave it out"
+                f"guidance by {type(denoiser).__name__}: a run of mixed columns cannot be guided; leave it out"
             )
         held = {} if cond is None else cond
         left = [name for name in self.columns.names if name not in held]
@@ -198,13 +215,13 @@ class Mixed(Known):
         return (1,) if name in self.columns.of_numbers else ()
 
     def given_of(self, denoiser, names: Sequence[str]) -> Any:
-        """The denoiser with these columns given."""
+        """The denoiser conditioned on these columns."""
         if not names:
             return denoiser
         return jd.Given(denoiser, tuple(names), event={name: self._event(name) for name in names})
 
     def real(self, source, config, condition, most) -> tuple[np.ndarray, None]:
-        """Rows with all columns, words by their places."""
+        """Rows with all columns, words as indices."""
         if condition:
             raise ValueError(
                 f"condition = {' '.join(condition)}, but no rows of the data have just these values to compare with; "
@@ -214,13 +231,13 @@ class Mixed(Known):
         return values[np.random.default_rng(0).permutation(len(values))[:most]], None
 
     def as_given(self, config, given, n) -> None:
-        """Nothing is given."""
+        """None: no column is given."""
 
     def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
         """The columns, numbers standardised and categories as one-hot vectors."""
         if features is not None:
             raise ValueError(
-                f"features = {said(features)} are of pictures; rows are compared by their columns: leave it out"
+                f"features = {said(features)} are for pictures; rows are compared by their columns: leave it out"
             )
         return self._together, {"name": "the standardised columns, categories as one-hot vectors"}
 
@@ -230,11 +247,11 @@ class Mixed(Known):
         return np.concatenate([*(parts[name] for name in self.columns.of_numbers), *hot], axis=1)
 
     def whole(self, x, cond) -> np.ndarray:
-        """Rows with all columns, words by their places."""
+        """Rows with all columns, words as indices."""
         return self.columns.values(x)
 
     def distances(self, key, real, x) -> dict[str, Distance]:
-        """The Wasserstein distances of `features`: exact of at most 2,000 rows of each set, sliced of all."""
+        """Wasserstein distances of `features`: the exact one of at most 2,000 rows per set, the sliced one of all."""
         n, (x, real) = min(len(real), len(x), PAIRED), map(self._together, (x, real))
         return {
             "wasserstein": Distance(wasserstein(x[:n], real[:n]), math.nan),
@@ -246,12 +263,12 @@ class Mixed(Known):
         return self.columns.restored(self.columns.values(x))
 
     def write(self, x, folder: Path) -> Path:
-        """As samples.csv, .npy or .npz: what the data came in."""
+        """Write samples.csv, .npy or .npz, in the format of the data."""
         write_columns(path := folder / f"samples{self.suffix}", x)
         return path
 
     def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Any:
-        """The columns by pairs beside those of the data, words by their places, spread so that points show."""
+        """Draw pairs of columns next to those of the data. Words are indices, jittered so that points are visible."""
         sets = {} if source is None else {"data": self.columns.read(source.raw)}
         places = [self.columns.names.index(name) for name in self.columns.categories]
         rng = np.random.default_rng(0)
@@ -262,18 +279,18 @@ class Mixed(Known):
         return path
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
-        """None beside the samples."""
+        """No further pictures."""
 
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
-        """Nats of a row: of the numbers by the flow, of the categories by their bound, and of both together."""
+        """Nats per row: of the numbers by the flow, of the categories by their bound, and of both together."""
         given = settings.pop("condition", ())
         if wrong := sorted(settings.keys() - {"flow", "trace"}):
-            raise ValueError(f"{wrong[0]} = {settings[wrong[0]]}: for pictures; these are rows: leave it out")
+            raise ValueError(f"{wrong[0]} = {settings[wrong[0]]} is for pictures; these are rows: leave it out")
         values = self.columns.read(source.raw)[: limit or LIMIT]
         asked = Asked(self, key, denoiser, self.columns.parts(values), given, lasting, settings)
         own = lambda names: tuple(name for name in names if name not in given)
         numbers, categories = own(self.columns.of_numbers), own(self.columns.categories)
-        laws: dict[str, tuple[str, np.ndarray, np.ndarray | None]] = {}  # (what it is of, nats a row, a baseline)
+        laws: dict[str, tuple[str, np.ndarray, np.ndarray | None]] = {}  # name: (law in words, nats [n], a baseline)
         if numbers:
             gaussian = self._gaussian(values, given)
             laws["numbers"] = (law_of(numbers, given), asked.density(numbers, hidden=categories), gaussian)
@@ -289,10 +306,10 @@ class Mixed(Known):
         converged = np.all([np.isfinite(nats) for _, nats, _ in laws.values()], axis=0)
         if not converged.any():
             raise ValueError(
-                f"of {len(values)} rows the flow of none converged; look whether they are far from those of the "
+                f"the flow converged for none of {len(values)} rows; check whether they are far from those of the "
                 "training, or give --flow other tolerances"
             )
-        figures = dict.fromkeys(FIGURES)  # None in place of those of another likelihood in the summary
+        figures = dict.fromkeys(FIGURES)  # None overwrites the figures of an earlier likelihood in the summary
         for name, (_, nats, baseline) in laws.items():
             figures |= {name: float(nats[converged].mean()), f"{name}_standard_error": error_of(nats[converged])}
             if baseline is not None:
@@ -302,23 +319,23 @@ class Mixed(Known):
         return figures, in_words({name: of for name, (of, *_) in laws.items()}, figures, len(categories))
 
     def _gaussian(self, values, given: Sequence[str]) -> np.ndarray:
-        """log p of the numbers that are not given under one Gaussian of the rows of the training, nats [n]."""
+        """log p of the numbers that are not given, under one Gaussian fitted to the training rows, nats [n]."""
         columns = self._numbers(given)
         rows = values[:, [self.columns.names.index(name) for name in columns.names]]
         return columns.gaussian_log_prob(self.mean, self.covariance, rows)
 
     def _numbers(self, given: Sequence[str]) -> Columns:
-        """The columns of numbers, those in `given` as their condition."""
+        """The columns of numbers, with those in `given` as the condition."""
         columns = self.columns.numbers
         assert columns is not None
         return dataclasses.replace(columns, condition=tuple(name for name in columns.names if name in given))
 
     def log_scale(self, given: Sequence[str]) -> float:
-        """What a log-density of the standardised numbers is less by in the user's units."""
+        """Subtract this from a log-density of standardised numbers to have it in the user's units."""
         return self._numbers(given).log_scale
 
     def _counted(self, values, categories: Sequence[str]) -> np.ndarray:
-        """log p of categories by how often each word is among the rows of the training, nats [n]."""
+        """log p of categories by the frequencies of words in the training rows, nats [n]."""
         total = np.zeros(len(values))
         for name in categories:
             shares = np.array(self.frequencies[self.columns.categories.index(name)])
@@ -327,7 +344,7 @@ class Mixed(Known):
 
 
 def _share(counts: np.ndarray, words: int) -> np.ndarray:
-    """How often each of `words` words is there, of which one that is not counts as half a time."""
+    """The frequencies of words by their counts; a word that does not occur counts as half an occurrence."""
     counts = np.pad(counts, (0, words - len(counts))).astype(float)
     counts = np.where(counts > 0, counts, 0.5)
     return counts / counts.sum()

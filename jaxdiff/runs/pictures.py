@@ -23,10 +23,22 @@ AT_ONCE = 1000  # pictures read at a time
 
 @dataclasses.dataclass(frozen=True)
 class Pictures(Labelled, Known):
-    """Of pictures: event is (height, width, channels), data_std that of their values in [-1, 1].
+    """What a run of pictures keeps of its data.
 
-    levels: how many values a pixel has. classes: how many labels there are, 0 to classes - 1. names: those of the
-    classes, none where they have none.
+    Attributes:
+        event: (height, width, channels).
+        data_std: the standard deviation of pixel values on [-1, 1].
+        levels: the number of values of a pixel.
+        classes: the number of labels, 0 to classes - 1.
+        names: the names of the classes, or empty.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import runs
+        >>> known = runs.Pictures(event=(8, 8, 1), data_std=0.7, levels=17, classes=10)
+        >>> pixels = known.restore(np.full((2, 8, 8, 1), 0.99, np.float32))
+        >>> pixels.dtype, int(pixels.max())
+        (dtype('uint8'), 16)
     """
 
     SOURCES: ClassVar = (jd.data.Images, jd.data.ImageFolder, jd.data.ImageSource)
@@ -48,7 +60,7 @@ class Pictures(Labelled, Known):
 
     @classmethod
     def learned(cls, config: Config, source, seen: int = SEEN) -> "Pictures":
-        """Those of a set of `jaxdiff.data`."""
+        """From images of `jaxdiff.data`."""
         check_label(config, "pictures", source.classes, "; put each class into a sub-folder")
         event = _first(source, 1)[0].shape[1:]
         std = 2 / source.levels * jd.data.pixel_moments(source, seen)[1]
@@ -56,21 +68,21 @@ class Pictures(Labelled, Known):
         return cls(event, std, source.levels, source.classes, names)
 
     def offered(self, config: Config) -> dict[str, Any]:
-        """The channels of a U-Net, the event of an MLP, and the classes."""
+        """The channels for a U-Net, the event for an MLP, and the classes."""
         classes = {"classes": self.classes} if config.condition else {}
         return {"channels_in": self.event[-1], "event": self.event} | classes
 
     def lasting(self, config: Config) -> dict[str, Any]:
-        """Their shape and levels, and the classes of a model that is given them."""
+        """The shape and the levels, and for a conditional model the classes."""
         classes = {"classes": self.classes, "names": self.names} if config.condition else {}
         return super().lasting(config) | {"levels": self.levels} | classes
 
     def examples(self, source) -> Any:
-        """The pictures with their labels: arrays where they are in memory."""
+        """The pictures with their labels, as arrays if they are in memory."""
         return {"image": source.image, "label": source.label} if isinstance(source, jd.data.Images) else source
 
     def prepare(self, config: Config) -> Callable:
-        """Dequantise, and mirror half of them where the config says so."""
+        """Dequantise, and mirror half of the pictures if the config says so."""
         levels, flip, conditional = self.levels, config.flip, bool(config.condition)
 
         def prepare(key, batch):
@@ -100,7 +112,7 @@ class Pictures(Labelled, Known):
         return np.concatenate(images)[:most], np.concatenate(labels)[:most]
 
     def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
-        """Those of a classifier of the pictures, their pixels, or those of the user's function."""
+        """The features of a classifier of the pictures, their pixels, or the features of the user's function."""
         if callable(features):
             if self.levels != 256:
                 raise ValueError(f"the pictures have {self.levels} levels; features of a function expect 256, 8 bits")
@@ -119,7 +131,7 @@ class Pictures(Labelled, Known):
         return self.restore(x)
 
     def distances(self, key, real, x) -> dict[str, Distance]:
-        """None, since pictures are compared by features."""
+        """Empty: pictures are compared by features."""
         return {}
 
     def restore(self, x) -> np.ndarray:
@@ -129,17 +141,17 @@ class Pictures(Labelled, Known):
         )
 
     def write(self, x, folder: Path) -> Path:
-        """As samples.npy."""
+        """Write samples.npy."""
         with atomic_write(folder / "samples.npy") as file:
             np.save(file, x)
         return folder / "samples.npy"
 
     def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Path:
-        """In a grid, the first 256; of several labels a row each, of as many as all have, at most 16."""
+        """Draw the first 256 samples in a grid. With several labels each has a row, of at most 16 samples."""
         return self.in_rows(x, path, title, cond)
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
-        """A picture of the data on its way to noise, and a sample on its way back."""
+        """Draw denoising.png: a picture of the data at several times to noise, and a sample at these times back."""
         count = 44
         times = np.append(jd.grids.Angle()(denoiser.process, count)[::4], 0.0)
         alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
@@ -168,7 +180,7 @@ class Pictures(Labelled, Known):
             )
 
     def _own_labels(self, source, labels: np.ndarray) -> np.ndarray:
-        """The run's labels of pictures of `source`, by the names of its classes where the run knows names."""
+        """The run's labels for pictures of `source`, matched by the names of classes if the run has names."""
         names = getattr(source, "names", ())
         if self.names:
             if unknown := sorted({*names} - {*self.names}) if names else ["none"]:
@@ -198,7 +210,7 @@ def _at(source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _figures(report: jd.BitsPerDim) -> dict:
-    """The numbers of a report, its budget's among them, for a summary."""
+    """The figures of a report and its budget, for a summary."""
     numbers = lambda value: {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.repr}
     figures = numbers(report)
     if (budget := report.budget) is not None:

@@ -13,16 +13,16 @@ CACHE_BYTES = 2**31
 
 
 def _cache_folder() -> Path:
-    """The folder of compiled programs, by XDG_CACHE_HOME or in the system's usual place."""
+    """The folder of compiled programs, in XDG_CACHE_HOME or the system's default cache folder."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     home = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     return (Path(named) if os.path.isabs(named) else Path(home).expanduser()) / "jaxdiff"
 
 
 def keep_compiled() -> None:
-    """Have JAX keep compiled programs for the next start, unless JAX's settings name a folder or turn its cache off.
+    """Make JAX keep compiled programs for the next start, unless its settings name a folder or turn its cache off.
 
-    The oldest are removed where all take more than `CACHE_BYTES`. Warns where the folder cannot be written.
+    The oldest are removed once all take more than `CACHE_BYTES`. Warns if the folder cannot be written.
     """
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:

@@ -1,4 +1,4 @@
-"""Runs of rows of numbers: tables of the user's, and toy sets, which are tables of two columns, x and y."""
+"""Runs of rows of numbers: the user's tables, and toy distributions, which are tables of two columns, x and y."""
 
 import dataclasses
 import math
@@ -20,13 +20,13 @@ from jaxdiff.metrics import Distance, sliced_wasserstein, wasserstein
 from jaxdiff.runs.known import Known
 from jaxdiff.vocabulary import WORDS, Network
 
-LIMIT = 2000  # rows that a likelihood looks at unless told
-PAIRED = 2000  # rows at most of the exact Wasserstein distance
+LIMIT = 2000  # rows of a likelihood by default
+PAIRED = 2000  # the most rows of the exact Wasserstein distance
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Points:
-    """Points of the plane as a table of the columns x and y, which stay as they are."""
+    """Points of the plane as a table of the columns x and y, which are not standardised."""
 
     points: np.ndarray
 
@@ -41,16 +41,32 @@ class Points:
 
     @property
     def examples(self) -> dict[str, np.ndarray]:
-        """What a model sees of the points."""
+        """The points as a model sees them."""
         return {"x": self.points}
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows(Known):
-    """Of rows: event is (columns,), those that the model is of, standardised.
+    """What a run of rows of numbers keeps of its data.
 
-    columns: their names, means and scales, and which are given to the model. mean, covariance: of
-    all of them, standardised. suffix: of the file they came in.
+    Attributes:
+        event: (columns,), those that the model draws.
+        data_std: their standard deviation, standardised.
+        columns: names, means and scales of all columns, and which of them are the condition.
+        mean: the mean of all columns, standardised.
+        covariance: their covariance, standardised.
+        suffix: the suffix of the file of the data.
+
+    Examples:
+        >>> import numpy as np, tempfile
+        >>> from jaxdiff import data, runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data.write_rows(f"{folder}/mine.csv", ("x", "y"), [[1, 10], [2, 30], [3, 20]])
+        ...     known = runs.learned(runs.Config(data=None), data.Table(f"{folder}/mine.csv"))
+        >>> known.KIND, known.event, known.columns.mean
+        ('rows', (2,), (2.0, 20.0))
+        >>> known.restore(np.zeros((1, 2)))
+        array([[ 2., 20.]])
     """
 
     SOURCES: ClassVar = (jd.data.Table, Points)
@@ -73,33 +89,33 @@ class Rows(Known):
 
     @classmethod
     def learned(cls, config: Config, source, seen: int = 0) -> "Rows":
-        """Those of a `jaxdiff.data.Table`."""
+        """From a `jaxdiff.data.Table`."""
         if config.flip:
-            raise ValueError("flip = True is for pictures; rows have no sides: leave it out")
+            raise ValueError("flip = True is for pictures; rows cannot be mirrored: leave it out")
         if config.dropout:
-            raise ValueError(f"dropout = {config.dropout} is for labels; columns have no value for none: leave it out")
+            raise ValueError(f"dropout = {config.dropout} is for labels; columns are always given: leave it out")
         if source.columns.condition != config.condition:
             given = ", ".join(source.columns.condition) or "none"
             raise ValueError(
-                f"condition = {', '.join(config.condition) or 'none'}, but of the columns that the data give it is "
-                f"{given}; make them agree, as Table(path, condition=(...)) does"
+                f"condition = {', '.join(config.condition) or 'none'}, but the table has the condition {given}; make "
+                "them agree: Table(path, condition=(...))"
             )
         x = source.examples["x"]
         mean, covariance = (array.tolist() for array in source.columns.moments(source.values))
         return cls(x.shape[1:], float(np.std(x)), source.columns, mean, covariance, source.suffix)
 
     def offered(self, config: Config) -> dict[str, Any]:
-        """The event, and how many columns are given."""
+        """The event, and the number of columns that are given."""
         given = {"vector": len(self.columns.condition)} if self.columns.condition else {}
         return {"event": self.event} | given
 
     def examples(self, source) -> Any:
-        """What the model sees of the rows, by the means and scales that it began with."""
+        """The rows as the model sees them, by the means and scales with which the run began."""
         x, cond = self.columns.standardised(self.columns.rows(source.names, source.values))
         return {"x": x} if cond is None else {"x": x, "cond": cond}
 
     def prepare(self, config: Config) -> Callable:
-        """The columns as they are."""
+        """The columns unchanged."""
         return lambda key, batch: (batch["x"], batch.get("cond"))
 
     def condition(self, config: Config, given: Sequence[str], n: int) -> np.ndarray | None:
@@ -116,7 +132,7 @@ class Rows(Known):
         return np.tile(self.columns.conditions(values), (n, 1))
 
     def in_turn(self, source, n: int) -> np.ndarray:
-        """What is given of the rows, one after another."""
+        """The given columns of the rows in turn."""
         return np.resize(self.examples(source)["cond"], (n, len(self.columns.condition)))
 
     def real(self, source, config, condition, most) -> tuple[np.ndarray, np.ndarray | None]:
@@ -131,14 +147,14 @@ class Rows(Known):
         return rows, self.columns.standardised(rows)[1]
 
     def as_given(self, config, given, n) -> np.ndarray | None:
-        """The given columns of the first n rows, repeated where there are fewer."""
+        """The given columns of the first n rows, repeated if there are fewer."""
         return None if given is None else np.resize(given, (n, given.shape[1]))
 
     def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
         """The columns, standardised."""
         if features is not None:
             raise ValueError(
-                f"features = {said(features)} are of pictures; rows are compared by their columns: leave it out"
+                f"features = {said(features)} are for pictures; rows are compared by their columns: leave it out"
             )
         together = lambda rows: np.concatenate([z for z in self.columns.standardised(rows) if z is not None], axis=1)
         return together, {"name": "the standardised columns"}
@@ -148,7 +164,7 @@ class Rows(Known):
         return self.columns.whole(x, cond)
 
     def distances(self, key, real, x) -> dict[str, Distance]:
-        """The exact Wasserstein distance of at most 2,000 rows of each set, and the sliced one of all."""
+        """Wasserstein distances: the exact one of at most 2,000 rows per set, the sliced one of all."""
         n = min(len(real), len(x), PAIRED)
         return {
             "wasserstein": Distance(wasserstein(x[:n], real[:n]), math.nan),
@@ -160,19 +176,19 @@ class Rows(Known):
         return self.columns.restored(x)
 
     def write(self, x, folder: Path) -> Path:
-        """As samples.csv, .npy or .npz: what the data came in."""
+        """Write samples.csv, .npy or .npz, in the format of the data."""
         write_rows(path := folder / f"samples{self.suffix}", self.columns.modelled, x)
         return path
 
     def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Path:
-        """The columns by pairs, in the user's units, beside those of the data."""
+        """Draw pairs of columns in the user's units, next to those of the data."""
         names = self.columns.modelled
         beside = {} if source is None else {"data": self.columns.restored(self.examples(source)["x"])}
         jd.plotting.pairs(beside | {"samples": self.restore(x)}, names, path, title)
         return path
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
-        """The density of two columns."""
+        """Draw density.png, the density of a model of two columns without a condition."""
         if self.event != (2,) or self.columns.condition:
             return
         plane = jnp.asarray(jd.plotting.plane(2.5, 80), jnp.float32)
@@ -183,10 +199,10 @@ class Rows(Known):
         jd.plotting.panels({title: jd.plotting.Density(np.asarray(log_prob))}, folder / "density.png")
 
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
-        """Nats of a row in the user's units, beside those under one Gaussian of the rows of the training."""
+        """Nats per row in the user's units, and those of one Gaussian fitted to the training rows as a baseline."""
         if wrong := sorted(settings.keys() - {"flow", "trace"}):
             raise ValueError(
-                f"{wrong[0]} = {settings[wrong[0]]}: for pictures; these are rows of numbers: leave it out"
+                f"{wrong[0]} = {settings[wrong[0]]} is for pictures; these are rows of numbers: leave it out"
             )
         rows = self.columns.rows(source.names, source.values)[: limit or LIMIT]
         x, cond = self.columns.standardised(rows)
@@ -195,7 +211,7 @@ class Rows(Known):
         converged = np.asarray(found.converged)
         if not converged.any():
             raise ValueError(
-                f"of {len(rows)} rows the flow of none converged; look whether they are far from those of the "
+                f"the flow converged for none of {len(rows)} rows; check whether they are far from those of the "
                 "training, or give --flow other tolerances"
             )
         nats = np.asarray(found.log_prob, np.float64)[converged] - self.columns.log_scale

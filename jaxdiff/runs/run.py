@@ -23,14 +23,26 @@ from jaxdiff.vocabulary import WORDS, Data, Network
 
 WEIGHTS = "weights.safetensors"
 Computed = Literal["bfloat16", "default", "high", "highest"]
-"""What a run's network is computed in: bfloat16, or float32 with products of that precision."""
+"""How a run's network is computed: in bfloat16, or in float32 with products of that precision."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A model with what is needed to use it.
+    """A trained model with everything that is needed to use it. `train` and `load` return one.
 
-    config: what it was made from. known: what it keeps of its data. denoiser: with its averaged weights.
+    Attributes:
+        config: its data, model and training.
+        known: what it keeps of its data.
+        denoiser: the model with its averaged weights.
+
+    Examples:
+        >>> from jaxdiff import runs
+        >>> config = runs.Config(data=None, network="mlp(hidden=(8,))")
+        >>> known = runs.Pictures(event=(4, 4, 1), data_std=0.5, levels=17, classes=10)
+        >>> run = runs.Run(config, known, runs.build(config, known))
+        >>> pixels = run.restore(runs.draw(run, 2, steps=2))
+        >>> pixels.shape, pixels.dtype
+        ((2, 4, 4, 1), dtype('uint8'))
     """
 
     config: Config
@@ -38,14 +50,31 @@ class Run:
     denoiser: Any
 
     def restore(self, x) -> Any:
-        """Samples as the user gave the data, from what the denoiser sees: pixels, or rows in the user's units."""
+        """Samples in the form of the user's data, from samples as the denoiser sees them: pixels, rows or texts."""
         return self.known.restore(x)
 
 
 def build(config: Config, known: Known) -> Any:
-    """The denoiser of a config, with its initial weights, as its loss trains it.
+    """Make the untrained denoiser of a config.
 
-    Raises ValueError for a network that is not for its data, and for a loss that trains no denoiser.
+    Args:
+        config: the config.
+        known: what the run keeps of its data, such as `learned(config, source)`.
+
+    Returns:
+        A `jaxdiff.Denoiser` with initial weights, which depend on `config.seed`; around it what the loss needs, such as
+        `jaxdiff.denoisers.WithProcess` for a loss that trains the process.
+
+    Raises:
+        ValueError: if the network does not fit the data, or the loss does not train a denoiser.
+
+    Examples:
+        >>> from jaxdiff import runs
+        >>> config = runs.Config(data=None, network="mlp(hidden=(8,))", process="edm")
+        >>> known = runs.Pictures(event=(4, 4, 1), data_std=0.5, levels=17, classes=10)
+        >>> denoiser = runs.build(config, known)
+        >>> denoiser.process, denoiser.data_std
+        (EDM(sigma_min=0.002, sigma_max=80.0, rho=7.0), 0.5)
     """
     from jaxdiff.networks import Cast, initialize
 
@@ -84,10 +113,24 @@ def build(config: Config, known: Known) -> Any:
 
 
 def load(folder: str | os.PathLike) -> Run:
-    """The run of a folder, with its averaged weights, or one that `jaxdiff export` wrote. Its data are not read.
+    """Load a run from its folder, with its averaged weights. Its data are not read.
 
-    Raises ValueError for what is no folder of a run, and for one that was written before runs kept what they learned of
-    their data where these are gone.
+    Args:
+        folder: a run's folder, or one that `export` wrote.
+
+    Raises:
+        ValueError: if `folder` is not a run's folder, or is one from before data.json whose data are gone.
+
+    Examples:
+        >>> import tempfile
+        >>> from jaxdiff import runs
+        >>> config = runs.Config(data=None, network="mlp(hidden=(8,))")
+        >>> known = runs.Pictures(event=(4, 4, 1), data_std=0.5, levels=17, classes=10)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = runs.export(runs.Run(config, known, runs.build(config, known)), folder)
+        ...     run = runs.load(folder)
+        >>> run.known == known, run.config == config
+        (True, True)
     """
     folder = check_path("folder", folder)
     config = read_config(folder)
@@ -101,18 +144,18 @@ def load(folder: str | os.PathLike) -> Run:
 
 
 def _learn_again(config: Config, folder: Path) -> Known:
-    """What a run from before data.json learned of its data, read from them once and written.
+    """Write the data.json of a run from before there was one, by reading its data once.
 
-    Its checkpoints recorded the standard deviation that the weights go with; an export of that time did not, and it is
-    measured as it was then, on every picture in memory.
+    The checkpoints of such a run recorded the standard deviation that its weights were trained with. Its exports did
+    not; there it is measured as it was then, on every picture in memory.
     """
     try:
         source = read(config.data, "train", config.condition)
         known = learned(config, source, len(source) if isinstance(source, jd.data.Images) else SEEN)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{folder} has no data.json: it was written before runs kept what they learn of their data, and these "
-            f"cannot be read ({error}). Put them back for one call"
+            f"{folder} has no data.json: it was written before runs kept it, and its data cannot be read ({error}). "
+            "Put the data back for one call"
         ) from None
     recorded = training.recorded_identity(folder).get("data_std", known.data_std)
     known = dataclasses.replace(known, data_std=recorded)
@@ -122,28 +165,26 @@ def _learn_again(config: Config, folder: Path) -> Known:
 
 
 def examples(run: Run, data: Data | None, split: Split | None, progress: bool) -> Any:
-    """The examples of a split of `data`, or of the run's training data for None.
+    """The examples of a split of `data`, or of the run's own data for None.
 
-    Raises ValueError for training data that cannot be read, and for data of another kind.
+    Raises ValueError if the run's data cannot be read, or if `data` are of another kind.
     """
     try:
         source = read(data or run.config.data, split, run.config.condition, progress)
     except OSError as error:
         if data is not None:
             raise
-        raise ValueError(
-            f"the data that the run learned from cannot be read ({error}); name others by --data"
-        ) from None
+        raise ValueError(f"the data of the run cannot be read ({error}); name others by --data") from None
     if (kind := kind_of(source)) is not type(run.known):
         named = WORDS.write(data or run.config.data, Data)
-        raise ValueError(f"data = {named} are {kind.KIND}; expected {run.known.KIND}, as the run's own")
+        raise ValueError(f"data = {named} are {kind.KIND}; expected {run.known.KIND}, as the run's own are")
     return source
 
 
 def computed(denoiser, precision: Computed | None) -> tuple[Any, Precision | None]:
-    """`denoiser` of a run, its network computed as `precision` says, and the precision of products in float32.
+    """The denoiser with its network computed as `precision` says, and the precision of products in float32.
 
-    None is float32, with products as JAX is set.
+    None is float32 with products as JAX is set.
     """
     from jaxdiff.networks import Cast
 
@@ -167,12 +208,30 @@ def draw(
     precision: Computed | None = None,
     **more,
 ) -> Any:
-    """n samples, as the model sees them; `run.restore` gives them in the user's units.
+    """Draw samples of a run.
 
-    `sampler` None is DPM-Solver++, of texts and maps Ancestral. `cond` is a label for all samples, or has one entry a
-    sample. `precision` None computes the network as the run was
-    trained, "bfloat16" in that, and "default", "high" or "highest" in float32 with products of that precision. Further
-    arguments go to `jaxdiff.samplers.draw`.
+    Args:
+        run: the run, such as `jaxdiff.runs.load(folder)`.
+        n: the number of samples.
+        sampler: None means DPM-Solver++, and Ancestral for texts and maps.
+        steps: the number of steps.
+        seed: the seed of the noise, 0 to 2^32 - 1.
+        cond: a label for all samples, or an array with one entry per sample, such as `run.known.condition` returns.
+        batch_size: how many samples are drawn at a time.
+        precision: how the network is computed: as in training (None), in "bfloat16", or in float32 with products of
+            "default", "high" or "highest" precision.
+        more: further arguments of `jaxdiff.samplers.draw`.
+
+    Returns:
+        Samples `[n, *event]` as the model sees them; `run.restore` converts them to the form of the data.
+
+    Examples:
+        >>> from jaxdiff import runs
+        >>> config = runs.Config(data=None, network="mlp(hidden=(8,))")
+        >>> known = runs.Pictures(event=(4, 4, 1), data_std=0.5, levels=17, classes=10)
+        >>> run = runs.Run(config, known, runs.build(config, known))  # runs.load("runs/digits")
+        >>> runs.draw(run, 2, steps=2).shape
+        (2, 4, 4, 1)
     """
     check_instance("run", run, Run, "a run, such as jaxdiff.runs.load(folder)")
     check_whole("n", n)
@@ -183,5 +242,13 @@ def draw(
 
 
 def every_device() -> jax.sharding.Mesh | None:
-    """The mesh that samples and likelihoods are split over; None where there is one device."""
+    """Return a mesh of all devices, over which samples and likelihoods are split; None if there is one device.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import runs
+        >>> mesh = runs.every_device()
+        >>> (1 if mesh is None else mesh.size) == jax.device_count()
+        True
+    """
     return None if jax.device_count() == 1 else training.make_mesh()

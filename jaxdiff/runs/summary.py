@@ -1,4 +1,4 @@
-"""The figures of a run: summary.json, and the last line of its metrics."""
+"""The figures of a run: summary.json and the last line of metrics.jsonl."""
 
 import json
 from pathlib import Path
@@ -18,20 +18,38 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def _finite(value) -> Any:
-    """`value` with None for every float in it that is not finite, which JSON has no word for."""
+    """`value` with None in place of floats that are not finite, which JSON cannot hold."""
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json says, {} where there is none; ValueError for one that is damaged."""
+    """Read summary.json of a run.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        Its figures by name; {} if there is no summary.json.
+
+    Raises:
+        ValueError: if the file is damaged.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = pathlib.Path(folder, "summary.json").write_text('{"steps": 4000}')
+        ...     runs.read_summary(pathlib.Path(folder))
+        {'steps': 4000}
+    """
     path = folder / "summary.json"
     return read_json(path) if path.exists() else {}
 
 
 def update_summary(folder: Path, **figures) -> dict[str, Any]:
-    """The summary with `figures`, which the first process writes."""
+    """Add `figures` to summary.json, which process 0 writes, and return its content."""
     summary = read_summary(folder) | _finite(figures)
     if first():
         write_json(folder / "summary.json", summary)
@@ -39,7 +57,7 @@ def update_summary(folder: Path, **figures) -> dict[str, Any]:
 
 
 def last_line(folder: Path) -> dict:
-    """The last line of a run's metrics, {} where there is none."""
+    """The last line of a run's metrics; {} if there is none."""
     path = folder / "metrics.jsonl"
     lines = training.read_metrics(path) if path.exists() else []
     return lines[-1] if lines else {}

@@ -18,19 +18,30 @@ from jaxdiff.metrics import Distance
 from jaxdiff.runs.tokens import LIMIT, Tokens
 from jaxdiff.vocabulary import WORDS, Network
 
-GRAMS = 2, 4, 8  # tokens that are looked for again
-ASKED = 1000  # texts at most in which they are
-BUCKETS = 256  # of features: frequencies of tokens and of pairs of them
-FRAMES = 16  # of a text on its way from noise
-RULE = "-" * 40  # between texts that have lines
+GRAMS = 2, 4, 8  # lengths of n-grams whose repetition is measured
+ASKED = 1000  # the most texts it is measured on
+BUCKETS = 256  # of tokens and of pairs of tokens, whose frequencies are the features
+FRAMES = 16  # steps shown in denoising.txt
+RULE = "-" * 40  # between texts with line breaks
 
 
 @dataclasses.dataclass(frozen=True)
 class Texts(Tokens):
-    """Of texts: event is (length,).
+    """What a run of texts keeps of its data.
 
-    symbols: what tokens stand for. repeated: in texts of the training, the share of n-grams (`GRAMS`) that the same
-    text had before.
+    Attributes:
+        event: (length,), in tokens.
+        data_std: 1; not used.
+        symbols: what the tokens stand for.
+        repeated: for n-grams of 2, 4 and 8 tokens, the share in training texts that occurred earlier in the same text.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data, runs
+        >>> symbols = data.Symbols("abc")
+        >>> known = runs.Texts(event=(4,), data_std=1.0, symbols=symbols, repeated=(0.0, 0.0, 0.0))
+        >>> known.categories, known.restore(np.array([[0, 1, 2, 0]]))
+        (3, ['abca'])
     """
 
     SOURCES: ClassVar = (jd.data.Texts,)
@@ -49,27 +60,27 @@ class Texts(Tokens):
 
     @classmethod
     def learned(cls, config: Config, source, seen: int = 0) -> "Texts":
-        """Those of `jaxdiff.data.text`."""
+        """From the texts of `jaxdiff.data.text`."""
         cls.check(config)
         if config.condition:
             raise ValueError(
-                f"condition = {' '.join(config.condition)}, but texts have no label; leave it out. A part of a text is "
-                "given when it is drawn: jaxdiff sample --infill"
+                f"condition = {' '.join(config.condition)}, but texts have no label; leave it out. To give part of a "
+                "text, sample with --infill"
             )
         return cls((source.length,), 1.0, source.symbols, repetition(source.tokens[:ASKED], source.symbols.padding))
 
     @property
     def categories(self) -> int:
-        """How many values a token has."""
+        """The number of values of a token, the mask not counted."""
         return self.symbols.categories
 
     @property
     def noun(self) -> str:
-        """What one token is."""
+        """What one token is called."""
         return self.symbols.noun
 
     def default_network(self, config: Config) -> Network:
-        """A transformer, which is not told t where masks say it."""
+        """A transformer; with masks it takes no t, which the number of masks shows."""
         arguments = dict(self.NETWORK.arguments)
         process: Any = config.process
         if process.make is jd.Absorbing and "noise" in self.NETWORK.values:
@@ -77,68 +88,68 @@ class Texts(Tokens):
         return Network(self.NETWORK.make, arguments)
 
     def lasting(self, config: Config) -> dict[str, Any]:
-        """Length and symbols."""
+        """The length and the symbols."""
         alphabet = self.symbols.alphabet or f"those of a tokenizer of {self.symbols.size}"
         return super().lasting(config) | {"symbols": alphabet, "ended": self.symbols.ended}
 
     def examples(self, source) -> Any:
-        """The tokens, with what of them is given."""
+        """The tokens, and their weight if some of them are given."""
         return source.examples
 
     def prepare(self, config: Config) -> Callable:
-        """The tokens as they are."""
+        """The tokens unchanged."""
         return lambda key, batch: (batch["x"], None, batch.get("weight"))
 
     def condition(self, config: Config, given: Sequence[str], n: int) -> None:
-        """Nothing: texts have no label."""
+        """None: texts have no label."""
         if given:
             raise ValueError(
-                f"condition = {' '.join(given)}, but the run was trained without one; leave it out. A part of a text "
-                "is given by --infill"
+                f"condition = {' '.join(given)}, but the run was trained without one; leave it out. Give part of a "
+                "text by --infill"
             )
 
     def start(self, text: str | None, n: int) -> np.ndarray | None:
-        """The text for all n, its blanks masked; None for None."""
+        """The text, repeated n times, with masks for its blanks; None for None."""
         if text is None:
             return None
         if self.symbols.blank not in text:
-            raise ValueError(f"infill = {said(text)} has no {self.symbols.blank!r}, which stands for what is drawn")
+            raise ValueError(f"infill = {said(text)} has no {self.symbols.blank!r}, which marks what is to be drawn")
         return np.tile(self.symbols.encode(text, self.event[0]), (n, 1))
 
     def draw(self, key, denoiser, n: int, sampler, batch_size: int, cond=None, x_start=None, **settings) -> np.ndarray:
-        """n samples; with `x_start`, which holds masks, of what is masked there."""
+        """Draw n samples; with `x_start` only its masks are drawn."""
         if x_start is not None and not isinstance(denoiser.process, jd.Absorbing):
-            raise ValueError(f"infill is by masks, and the process is {said(denoiser.process)}; train with absorbing")
+            raise ValueError(f"infill needs masks, but the process is {said(denoiser.process)}; train with absorbing")
         return super().draw(key, denoiser, n, sampler, batch_size, cond, x_start=x_start, **settings)
 
     def in_turn(self, source, n: int) -> None:
-        """Nothing is given."""
+        """None: texts have no label."""
 
     def real(self, source, config, condition, most) -> tuple[np.ndarray, None]:
-        """Tokens."""
+        """Tokens, and None for labels."""
         self.condition(config, condition, 1)
         self._check_alike(source)
         return source.tokens[np.random.default_rng(0).permutation(len(source))[:most]], None
 
     def as_given(self, config, given, n) -> None:
-        """Nothing is given."""
+        """None: texts have no label."""
 
     def features(self, features, folder, source, held_out, progress) -> tuple[Callable, dict[str, Any]]:
-        """The frequencies of tokens and of pairs of neighbours, those of many in buckets."""
+        """The frequencies of tokens and of pairs of neighbours, hashed into buckets."""
         if features is not None:
             raise ValueError(
-                f"features = {said(features)} are of pictures; texts are compared by n-grams: leave it out"
+                f"features = {said(features)} are for pictures; texts are compared by n-grams: leave it out"
             )
         name = f"frequencies of {self.noun}s and of pairs of them in {BUCKETS} buckets"
         return lambda tokens: frequencies(tokens, self.categories), {"name": name}
 
     def distances(self, key, real, x) -> dict[str, Distance]:
-        """How often n-grams come again, each beside the floor's: by how much more than in the training's texts."""
+        """The share of repeated n-grams, minus the share in training texts."""
         found = zip(GRAMS, repetition(x, self.symbols.padding, errors=True), self.repeated)
         return {f"repeated_{n}_grams": Distance(share - known, error) for n, (share, error), known in found}
 
     def figures(self, x) -> dict[str, float]:
-        """How often n-grams come again within a sample, beside the same of the training's texts."""
+        """The share of repeated n-grams within a sample, and the share in training texts."""
         shares = repetition(x, self.symbols.padding)
         found = {f"repeated_{n}_grams": share for n, share in zip(GRAMS, shares)}
         return found | {f"repeated_{n}_grams_of_data": share for n, share in zip(GRAMS, self.repeated)}
@@ -148,23 +159,23 @@ class Texts(Tokens):
         return self.symbols.decode(np.asarray(x))
 
     def write(self, x, folder: Path) -> Path:
-        """As samples.txt, a line each; with a rule between them where texts have lines themselves."""
+        """Write samples.txt, one text per line; texts with line breaks are separated by a rule."""
         return _written(folder / "samples.txt", x)
 
     def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
-        """No picture: while it trains samples.txt, with the title above and how often n-grams come again below."""
+        """Write samples.txt during training, with the title and the shares of repeated n-grams. There is no picture."""
         if source is not None:
             figures = [f"{name}: {value:.3f}" for name, value in self.figures(x).items()]
             _written(path.with_suffix(".txt"), [*([title, ""] if title else []), *self.restore(x), "", *figures])
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
-        """denoising.txt: a sample on its way from noise, masks as blanks."""
+        """Write denoising.txt: a sample at several times from noise to data, with blanks for masks."""
         path = np.asarray(draw(1, None, FRAMES, seed=1, trajectory=True))[:, 0]
         texts = [self._shown(tokens) for tokens in path]
         _written(folder / "denoising.txt", ["from noise to data", "", *texts])
 
     def _shown(self, tokens: np.ndarray) -> str:
-        """A noised text, on one line: whatever comes after an end is shown too."""
+        """A noised text on one line, including what follows its end."""
         open_ended = dataclasses.replace(self.symbols, ended=False)
         if self.symbols.ended:
             mask = tokens == self.categories
@@ -177,10 +188,10 @@ class Texts(Tokens):
         return open_ended.decode(tokens).replace("\n", "⏎")
 
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
-        """Bits a character or token by the bound, and perplexity a word where there are words."""
+        """The bound in bits per character or token, and the perplexity per word if there are words."""
         self._check_alike(source)
         n = limit or LIMIT
-        if len(source) > n:  # from all over the text, and the same for any settings
+        if len(source) > n:  # from all parts of the text, the same for any settings
             chosen = np.sort(np.random.default_rng(0).permutation(len(source))[:n])
         else:
             chosen = np.arange(len(source))
@@ -211,9 +222,10 @@ def _written(path: Path, texts: Sequence[str]) -> Path:
 
 
 def repetition(tokens, padding: int | None, errors: bool = False) -> tuple:
-    """The share of n-grams of each of `GRAMS` tokens that stand before in the same text, mean over texts [n, length].
+    """For each n in `GRAMS`, the share of n-grams that occurred earlier in the same text: the mean over texts [n,
+    length].
 
-    With `errors` each share with its standard error. Padding is no token.
+    With `errors` each share has its standard error. Padding is not counted.
     """
     rows = [row if padding is None else row[row != padding] for row in np.asarray(tokens)]
     found = []
@@ -230,7 +242,7 @@ def _grams(row: np.ndarray, n: int) -> np.ndarray:
 
 
 def frequencies(tokens, categories: int) -> np.ndarray:
-    """How often tokens and pairs of neighbours are in each text: float64 [n, 2 `BUCKETS`], each half summing to 1."""
+    """Frequencies of tokens and of pairs of neighbours per text: float64 [n, 2 `BUCKETS`], each half summing to 1."""
     tokens = np.asarray(tokens, np.int64)
     pairs = tokens[:, :-1] * categories + tokens[:, 1:]
     mixed = pairs * 2654435761 % 2**32 >> 24  # Knuth's multiplicative hash, by its upper 8 bits

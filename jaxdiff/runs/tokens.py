@@ -1,7 +1,7 @@
-"""What runs of categories have in common, of texts and of maps: `Tokens`.
+"""What runs of categories, texts and maps, have in common: `Tokens`.
 
-Their process is that of the config with the number of categories of the data, their likelihood the bound in bits a
-value, and beside it the chain rule where the network is not told t: there the mean over orders is the bound.
+Their process is that of the config with the data's number of categories. Their likelihood is the bound in bits per
+value. If the network does not depend on t, the chain rule is reported too; its mean over orders equals the bound.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from jaxdiff.runs.known import Known
 from jaxdiff.samplers import Ancestral
 from jaxdiff.vocabulary import WORDS, Noise
 
-FEATURES = 16  # numbers that a value becomes before a U-Net or an MLP
-LIMIT = 500  # examples that a likelihood looks at unless told
-DRAWS = 16  # of the bound an example, unless told
-CHAINS = 16  # examples of the chain rule, unless told
+FEATURES = 16  # channels in which a U-Net or an MLP takes a category
+LIMIT = 500  # examples of a likelihood by default
+DRAWS = 16  # draws of the bound per example by default
+CHAINS = 16  # examples of the chain rule by default
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens(Known):
-    """Of examples of categories; data_std is 1 and says nothing."""
+    """What a run of categories keeps of its data; data_std is 1 and not used."""
 
     SOURCES: ClassVar = ()
     SAMPLER: ClassVar = Ancestral()
@@ -36,7 +36,7 @@ class Tokens(Known):
 
     @property
     def categories(self) -> int:
-        """How many values there are, the mask not counted."""
+        """The number of values, the mask not counted."""
         raise NotImplementedError
 
     @property
@@ -46,7 +46,7 @@ class Tokens(Known):
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Raise ValueError for a config that is not of categories."""
+        """Raise ValueError for a config that is not for categories."""
         if config.flip:
             raise ValueError(f"flip = True is for pictures; {cls.KIND} are not mirrored: leave it out")
         if not isinstance(config.process, Noise):
@@ -54,24 +54,24 @@ class Tokens(Known):
             raise ValueError(f"process = {written} is for numbers, and {cls.KIND} are categories; give absorbing")
 
     def offered(self, config: Config) -> dict[str, Any]:
-        """What a transformer is built from; of a U-Net or an MLP, the numbers that values become."""
+        """The arguments of a transformer, and for a U-Net or an MLP its channels."""
         event = {"channels_in": FEATURES, "event": (*self.event, FEATURES)}
         return {"categories": self.categories, "length": math.prod(self.event)} | event
 
     def network(self, recipe, asked: dict[str, Any], rngs) -> Any:
-        """The network, between ends of tokens where it is one of numbers."""
+        """The network; a U-Net or an MLP is wrapped in `jaxdiff.networks.Tokens`."""
         network = recipe(**asked, rngs=rngs)
         if "categories" in recipe.asks:
             return network
         return jd.networks.Tokens(network, self.categories, FEATURES, rngs=rngs)
 
     def reading(self, config: Config) -> dict[str, Any]:
-        """The process with the number of categories, and how the logits are read."""
+        """The process with the number of categories, and the parameterization of the logits."""
         noise: Any = config.process
         return {"process": noise(categories=self.categories), "parameterization": config.parameterization}
 
     def lasting(self, config: Config) -> dict[str, Any]:
-        """Their shape, and the number of categories."""
+        """The shape and the number of categories."""
         return super().lasting(config) | {"categories": self.categories}
 
     def whole(self, x, cond) -> np.ndarray:
@@ -81,10 +81,10 @@ class Tokens(Known):
     def bits(
         self, key, denoiser, x, weight, paid, cond, lasting: dict, draws: int = DRAWS, chain: int = CHAINS, **unknown
     ) -> tuple[dict[str, Any], np.ndarray]:
-        """The bound of examples x under `weight`, and the chain rule of the first ones: figures, and bits an example.
+        """The bound of examples x under `weight`, and the chain rule of the first ones: figures, and bits [n].
 
-        `paid` [n] is how many values of each are counted, for the bits a value. Raises ValueError for a setting that
-        has no meaning here.
+        `paid` [n] is the number of counted values of each example, for bits per value. Raises ValueError for a setting
+        that does not apply to categories.
         """
         if unknown:
             name, value = next(iter(unknown.items()))
@@ -124,7 +124,7 @@ class Tokens(Known):
 
 
 def told_time(denoiser, x, cond) -> bool:
-    """Whether what a denoiser of masks says depends on t, or its process is not of masks, so that no chain rule is."""
+    """Whether a denoiser depends on t, or its process has no masks: the chain rule then does not apply."""
     process = denoiser.process
     if not isinstance(process, jd.Absorbing):
         return True
@@ -135,5 +135,5 @@ def told_time(denoiser, x, cond) -> bool:
 
 
 def _whole(found, x) -> np.ndarray:
-    """Bits of each example: those a value that counts times how many do."""
+    """Bits of each example: bits per counted value, times their number."""
     return found.per_example * (math.prod(x.shape[1:]) if found.counted is None else found.counted)

@@ -1,4 +1,4 @@
-"""Training by a config."""
+"""Trains a run by a config."""
 
 import contextlib
 import dataclasses
@@ -32,10 +32,10 @@ from jaxdiff.runs.run import WEIGHTS, Run, build, draw, every_device
 from jaxdiff.runs.summary import last_line, read_summary, update_summary, write_json
 from jaxdiff.training.hosts import first, several
 
-STARTED = ("lock", "failure.json", ".checkpoints.unsaved", "config.tmp")  # what an aborted start can leave in a folder
+STARTED = ("lock", "failure.json", ".checkpoints.unsaved", "config.tmp")  # files that an aborted start can leave behind
 DATA = ("data", "data_std", "batch", "first_batch")
 DROPOUT = ("loss", "condition_dropout")
-PARTS = {  # what `training.train` calls what a setting decides, where that is not its name
+PARTS = {  # the parts of a run's identity in `training.train` that a setting decides, if they have other names
     "data": (*DATA, "prepare", "weights", "initial_weights"),
     "condition": ("network", "weights", "initial_weights", "prepare", *DROPOUT, *DATA),
     "dropout": DROPOUT,
@@ -46,13 +46,13 @@ PARTS = {  # what `training.train` calls what a setting decides, where that is n
     "learning_rate": ("optimizer",),
     "seed": ("key", "initial_weights", "first_batch", "data"),
 }
-PICTURES = 0.02  # the share of a training's time that pictures of samples may take
+PICTURES = 0.02  # the default share of the training time that pictures of samples may take
 
 
 def _check_folder(config: Config, folder: Path, allow: Sequence[str]) -> None:
-    """Raise ValueError where the folder holds something else, or checkpoints of another config."""
+    """Raise ValueError if the folder holds something else, or checkpoints of another config."""
     if (folder / WEIGHTS).exists():
-        raise ValueError(f"{folder} is an exported model, from which training cannot go on; give another folder")
+        raise ValueError(f"{folder} is an exported model, which cannot be trained further; give another folder")
     if (folder / "config.json").exists():
         before, now = read_config(folder).written(), config.written()
         changed = [name for name, value in now.items() if before[name] != value and name not in ("steps", *allow)]
@@ -72,21 +72,21 @@ def _check_folder(config: Config, folder: Path, allow: Sequence[str]) -> None:
 
 
 def _began(config: Config, folder: Path, now: Known) -> Known:
-    """What the run in the folder knows of the data that it began with; ValueError where it cannot go on with others."""
+    """What the run in the folder keeps of its first data; ValueError if it cannot continue with the data of `now`."""
     began = read_known(folder)
     other = now.lasting(config)
     for name, value in began.lasting(config).items():
         if value != other[name]:
             raise ValueError(
-                f"{folder} holds a run whose data have {name} = {value}, now {other[name]}; it goes on with data that "
-                "have the same alone: give another folder"
+                f"{folder} holds a run whose data have {name} = {value}, now {other[name]}; it can only continue with "
+                "data that have the same: give another folder"
             )
     return began
 
 
 @contextlib.contextmanager
 def _written(folder: Path, config: Config, known: Known) -> Iterator[None]:
-    """Write config.json and data.json; where training then fails and adds no checkpoint, those before are put back."""
+    """Write config.json and data.json; restore the old ones if training then fails without a new checkpoint."""
     if not first():
         yield
         return
@@ -123,20 +123,39 @@ def train(
     log_every: int = 50,
     pictures: float = PICTURES,
 ) -> Run:
-    """Train into `folder`, or go on where it stopped.
+    """Train a model by a config, or continue the run in `folder`.
 
     Args:
-        data: the training examples, where `config.data` is None: images of `jaxdiff.data`, or a `Table`.
-        model: devices that share one copy of the weights; the others multiply the batch.
-        accumulate: parts a batch is computed in, one after another: less memory.
-        writers: what else gets each logged line, as `writer(metrics, picture)`: context managers that give it, made
-            once the folder is there; picture is a path where there is a new one.
-        pictures: the largest share of the time that pictures of samples may take while it trains, 0 for none at all.
-            What they took is `picture_seconds` in metrics.jsonl and in the summary; the pictures of the trained model
-            are `last_pictures_seconds` there.
+        config: data, model and training.
+        folder: the run's folder; new, empty or that of the same run.
+        data: the training examples if `config.data` is None: a data set of `jaxdiff.data`.
+        progress: whether to show a progress bar.
+        model: how many devices share one copy of the weights; the batch is split over all devices.
+        accumulate: into how many parts a batch is split, computed one after another to save memory.
+        writers: `writers(folder)` returns context managers, each of which yields a `writer(metrics, picture)` that is
+            called with each logged line and the path of a new picture or None, such as `jaxdiff.training.tensorboard`.
+        allow: names of settings that may differ from the run that is continued.
+        checkpoint_every: a checkpoint is saved at the first log at or after each multiple of it, and at the end.
+        log_every: the number of steps between two lines of metrics.jsonl.
+        pictures: the largest share of the training time that pictures of samples may take; 0 draws none. The time they
+            took is `picture_seconds` in metrics.jsonl and summary.json, and `last_pictures_seconds` for those of the
+            trained model.
 
-    Raises ValueError where the folder holds something else or a run with another config, and for a config that is not
-    for its data.
+    Returns:
+        The run with its averaged weights.
+
+    Raises:
+        ValueError: if the folder holds something else or a run with another config, or the config does not fit the
+            data.
+
+    Examples:
+        >>> import tempfile
+        >>> from jaxdiff import runs
+        >>> config = runs.Config(data="two_moons", network="mlp(hidden=(8,))", steps=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = runs.train(config, folder, progress=False, pictures=0)
+        ...     runs.load(folder).config == run.config
+        True
     """
     require("matplotlib")
     check_instance("config", config, Config, "a Config")
@@ -177,12 +196,12 @@ def train(
         if first() and budget.allows(metrics):
             with budget.drawing():
                 path = picture(denoiser, f"samples after {metrics['step']} steps")
-        for write in told:
+        for write in opened:
             write(metrics, path)
 
     with contextlib.ExitStack() as held:
         held.enter_context(_written(folder, config, known))
-        told = [held.enter_context(writer) for writer in (writers(folder) if first() else ())]
+        opened = [held.enter_context(writer) for writer in (writers(folder) if first() else ())]
         denoiser = training.train(
             jax.random.fold_in(jax.random.key(config.seed), 1),
             folder,
@@ -210,7 +229,7 @@ def train(
         picture(denoiser)
         known.last_pictures(denoiser, source, functools.partial(drawn, denoiser), folder)
     if read_summary(folder).get("steps") != last["step"]:
-        for name in ("summary.json", "evaluation.json"):  # of another model
+        for name in ("summary.json", "evaluation.json"):  # figures of an earlier model
             (folder / name).unlink(missing_ok=True)
     update_summary(
         folder,
