@@ -24,7 +24,7 @@ PACKAGES = [  # that have names of their own
     "jaxdiff.training",
     "jaxdiff.words",
 ]
-DONE = ("runs", "training")  # the rooms in which every name has its example
+DONE = ("arrays", "processes", "runs", "training")  # the packages in which every public name has its example
 
 
 def public():

@@ -20,7 +20,21 @@ from jaxdiff.arrays.shown import in_one_line
 
 
 def is_concrete(x) -> bool:
-    """Whether the values of x can be read: not under `jit` and the like, and not where other processes hold some."""
+    """Whether the values of `x` can be read now.
+
+    They cannot while `x` is traced (`jit`, `vmap`, `grad`), or if other processes hold a part of them.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> jd.processes.is_concrete(jnp.ones(3))
+        True
+        >>> seen = []
+        >>> _ = jax.jit(lambda x: seen.append(jd.processes.is_concrete(x)))(jnp.ones(3))
+        >>> seen
+        [False]
+    """
     if isinstance(x, jax.core.Tracer):
         return False
     return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
@@ -291,10 +305,27 @@ def floating(t) -> jax.Array:
 
 
 def check_time(t, name: str = "t") -> jax.Array:
-    """`t` as a floating array of times.
+    """Check that `t` holds times in [0, 1].
 
-    Raises TypeError for what is no number, ValueError where it is concrete and leaves [0, 1]; a traced t that does so
-    is NaN.
+    Args:
+        t: a number or an array of any shape; 0 is the data and 1 the noise.
+        name: what the message calls it.
+
+    Returns:
+        `t` as a floating array.
+
+    Raises:
+        TypeError: if `t` is not a real number or an array of them.
+        ValueError: if a concrete `t` is outside [0, 1]; a traced one gives NaN.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> jd.processes.check_time([0.0, 0.5]).shape
+        (2,)
+        >>> jd.processes.check_time(250)
+        Traceback (most recent call last):
+        ValueError: t = 250 is outside [0, 1]: t is 0 at the data and 1 at the noise; divide the step of a table of T
+        steps by T
     """
     times = t if isinstance(t, jax.Array) else as_array(t)
     if _kind(times) is None:
@@ -348,7 +379,28 @@ def check_batch(x, name: str = "x") -> jax.Array:
 
 
 def check_event(x, name: str = "x") -> jax.Array:
-    """`check_batch`, and a ValueError where a concrete x holds a NaN or an infinity."""
+    """Check that `x` is a batch of finite floating-point events.
+
+    Args:
+        x: an array `[batch, *event]` with at least one event axis.
+        name: what the message calls it.
+
+    Returns:
+        `x` as a JAX array.
+
+    Raises:
+        TypeError: if `x` is not an array of floating values.
+        ValueError: if it has another shape or is empty, or if a concrete `x` holds a NaN or an infinity.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> jd.processes.check_event(jnp.zeros((4, 2))).shape
+        (4, 2)
+        >>> jd.processes.check_event(jnp.array([[0.0], [jnp.nan]]))
+        Traceback (most recent call last):
+        ValueError: x[1] holds a NaN or an infinity; remove or repair that example
+    """
     x = check_batch(x, name)
     if is_concrete(x):
         bad = ~np.isfinite(np.asarray(x)).all(axis=tuple(range(1, x.ndim)))
@@ -384,7 +436,24 @@ def along_batch(value, x, name: str) -> jax.Array:
 
 
 def expand_time(t, x) -> jax.Array:
-    """`t`, a scalar or [batch], with trailing axes so that it broadcasts against `x`: [batch, *event]."""
+    """Add trailing axes to `t` so that it broadcasts against the examples of `x`.
+
+    Args:
+        t: a scalar, or one number per example, `[batch]`.
+        x: an array `[batch, *event]`.
+
+    Returns:
+        `t` as it is if it is a scalar, otherwise of shape `[batch, 1, ..., 1]`.
+
+    Raises:
+        ValueError: if `t` has another shape.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> jd.processes.expand_time(jnp.zeros(4), jnp.zeros((4, 8, 8, 3))).shape
+        (4, 1, 1, 1)
+    """
     return along_batch(t, x, "t")
 
 

@@ -1,7 +1,7 @@
-"""Random keys, one an example: what an example draws depends on its key and its index alone.
+"""Random keys, one per example: the random numbers of an example depend on the key and the example's index alone.
 
-Under `vmap` the generators "rbg" and "unsafe_rbg" draw other numbers for another batch, as JAX documents. A key of
-theirs is therefore hashed to a threefry key, from which all that is drawn an example comes.
+Under `vmap` the generators "rbg" and "unsafe_rbg" draw numbers that depend on the batch, as JAX documents. Their keys
+are therefore hashed to threefry keys, from which all random numbers of examples are drawn.
 """
 
 import functools
@@ -13,7 +13,7 @@ from jaxdiff.arrays.checks import said
 
 
 def check_key(key, name: str = "key") -> jax.Array:
-    """`key`, one typed key; TypeError for anything else, ValueError for several."""
+    """`key` if it is a single typed key; TypeError for anything else, ValueError for several keys."""
     if _typed(key, name).ndim:
         raise ValueError(f"{name} has shape {key.shape}; expected one key")
     return key
@@ -21,12 +21,30 @@ def check_key(key, name: str = "key") -> jax.Array:
 
 def _typed(key, name: str) -> jax.Array:
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"{name} = {said(key)} is not a typed key; make one by jax.random.key(seed)")
+        raise TypeError(f"{name} = {said(key)} is not a typed key; make one with jax.random.key(seed)")
     return key
 
 
 def example_keys(key, n: int) -> jax.Array:
-    """The keys of examples 0..n-1: those of `key` folded with their index, or `key` itself where it holds n keys."""
+    """Make one key per example, so that what an example draws does not depend on the rest of its batch.
+
+    Args:
+        key: one typed key, or n of them. Keys of the generators "rbg" and "unsafe_rbg" are hashed to threefry keys.
+        n: the number of examples.
+
+    Returns:
+        Keys `[n]`: `key` folded with the index of each example, or `key` itself if it holds n keys.
+
+    Raises:
+        TypeError: if `key` is not a typed key.
+        ValueError: if it holds another number of keys.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> jd.samplers.example_keys(jax.random.key(0), 4).shape
+        (4,)
+    """
     _typed(key, "key")
     if key.ndim and key.shape != (n,):
         raise ValueError(f"key has shape {key.shape}; expected one key, or {n} keys for {n} examples")
@@ -57,15 +75,15 @@ def folded(keys, number) -> jax.Array:
 
 
 def split_keys(keys, count: int = 2) -> tuple:
-    """`count` keys for each of `keys`."""
+    """Split each of `keys` into `count` keys: a tuple of `count` arrays like `keys`."""
     return jnp.unstack(jax.vmap(lambda key: jax.random.split(key, count))(keys), axis=1)
 
 
 def uniform(keys, x) -> jax.Array:
-    """A uniform number in [0, 1) for each value of x [n, *event], one key an example."""
+    """A uniform number in [0, 1) for each value of x [n, *event], one key per example."""
     return jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)
 
 
 def normal(keys, x) -> jax.Array:
-    """Standard normal noise of the shape and dtype of x [n, *event], one key an example."""
+    """Standard normal noise of the shape and dtype of x [n, *event], one key per example."""
     return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

@@ -35,9 +35,25 @@ SMALL = 1024  # values: below, the message costs more than the memory
 
 
 def make_mesh(model: int = 1, devices: list | None = None) -> Mesh:
-    """A mesh (data, model) of all devices, or of `devices`; `model` of them share one copy of the weights.
+    """Make a mesh of devices with the axes "data" and "model", which training shards over.
 
-    Raises ValueError where `model` does not divide their number.
+    Args:
+        model: the number of devices that share one copy of the training state; 1 keeps a whole copy on each device.
+        devices: the devices; None is all of them.
+
+    Returns:
+        A mesh of shape (number of devices / model, model).
+
+    Raises:
+        TypeError: if `devices` are not distinct JAX devices.
+        ValueError: if `model` does not divide their number.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> mesh = jd.training.make_mesh(devices=jax.devices()[:1])
+        >>> mesh.axis_names, mesh.size
+        (('data', 'model'), 1)
     """
     if devices is not None:
         check_instance(
@@ -79,7 +95,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over all devices."""
+    """The sharding of a batch: its first axis split over all devices of a mesh.
+
+    Args:
+        mesh: a mesh, such as `make_mesh()`.
+
+    Returns:
+        A `jax.sharding.NamedSharding` for `jax.device_put`.
+
+    Raises:
+        TypeError: if `mesh` is not a mesh.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> mesh = jd.training.make_mesh(devices=jax.devices()[:1])
+        >>> x = jax.device_put(jnp.zeros((8, 2)), jd.training.batch_sharding(mesh))
+        >>> x.sharding.mesh == mesh
+        True
+    """
     check_instance("mesh", mesh, Mesh, "a mesh, such as jaxdiff.training.make_mesh()")
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 

@@ -1,15 +1,15 @@
-"""Frozen dataclasses as pytrees that know their class.
+"""Frozen dataclasses as pytrees whose structure includes their class.
 
-Why not `jax.tree_util.register_dataclass`: as of jax 0.10.2 the tree structures of two dataclasses registered by it are
-equal whenever they have as many leaves and equal static fields, whatever their classes: that of VP(0.1, 20) equals that
-of SubVP(0.1, 20) and of VE(0.1, 20). Only their hashes differ, and a table that is asked for an equal key with another
-hash still answers now and then. `jit` keeps its programs in such tables, and one first call in tens to hundreds was
-run by the program of another class. Structures of nodes registered as here differ.
+`jax.tree_util.register_dataclass` is not used because, as of jax 0.10.2, the tree structures of two dataclasses that it
+has registered are equal whenever they have the same number of leaves and equal static fields, whatever their classes:
+the structure of VP(0.1, 20) equals those of SubVP(0.1, 20) and VE(0.1, 20). Only their hashes differ, and a hash table
+can still return the entry of an equal key with another hash. `jit` keeps its programs in such tables, and one first
+call in tens to hundreds ran the program of another class. The structures of nodes registered here differ.
 
-Three things more distinguish them. JAX rebuilds a node around leaves that are no numbers (axes, masks, gradients,
-shapes), so that rebuilding sets the fields and runs no constructor: only a user's own call is checked. Two are equal
-where their classes, structures and values are, whatever arrays they hold. Their hash is that of the structure, so that
-`jax.jit` takes a callable one.
+They differ in three more ways. JAX rebuilds nodes around leaves that are not numbers (axes, masks, gradients, shapes),
+so rebuilding sets the fields and runs no constructor: values are checked only where a user constructs an object. Two
+objects are equal if their classes, structures and values are equal, whatever arrays they hold. The hash is that of the
+structure, so that `jax.jit` accepts a callable object.
 """
 
 import dataclasses
@@ -30,11 +30,31 @@ T = TypeVar("T")
 
 
 def pytree(cls: type[T]) -> type[T]:
-    """Register the dataclass `cls` as a pytree; a field with metadata={"static": True} is structure, others are nodes.
+    """Register a frozen dataclass as a JAX pytree.
 
-    @pytree
-    @dataclasses.dataclass(frozen=True)
-    class DDIM: ...
+    Fields are leaves or subtrees, and may be traced; a field with `metadata={"static": True}` is part of the structure.
+    Instances are equal where their class, structure and values are, and hashable.
+
+    Args:
+        cls: the dataclass.
+
+    Returns:
+        `cls` itself, for use as a decorator above `@dataclasses.dataclass(frozen=True)`.
+
+    Raises:
+        TypeError: if `cls` is not a dataclass.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> @jd.pytree
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Scaled:
+        ...     scale: float
+        ...     name: str = dataclasses.field(default="plain", metadata={"static": True})
+        >>> jax.tree.map(lambda leaf: 2 * leaf, Scaled(1.5))
+        Scaled(scale=3.0, name='plain')
     """
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise TypeError(f"cls = {cls!r}; expected a dataclass: put @pytree above @dataclasses.dataclass(frozen=True)")
@@ -63,7 +83,7 @@ def pytree(cls: type[T]) -> type[T]:
 
 
 def _equal(self, other) -> bool:
-    """Whether both are of one class and structure, and every leaf has the same values; a traced one equals itself."""
+    """Whether both have the same class, structure and leaf values; a traced leaf equals only itself."""
     if self is other:
         return True
     if type(self) is not type(other):
@@ -92,9 +112,9 @@ def _hash(self) -> int:
 
 
 def rebuilt(tree: T, **fields) -> T:
-    """The dataclass `tree` with other `fields`, as JAX rebuilds it around its leaves: values are not checked.
+    """The dataclass `tree` with other `fields`, without running its constructor, so that values are not checked.
 
-    Raises TypeError for a name that is no field.
+    Raises TypeError for a name that is not a field.
     """
     values = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}  # pyright: ignore
     if unknown := sorted(fields.keys() - values.keys()):
@@ -106,7 +126,7 @@ def rebuilt(tree: T, **fields) -> T:
 
 
 def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """`tree` with `change(part)` in place of each part where it is not None, down the fields of dataclasses."""
+    """`tree` with each part replaced by `change(part)` where that is not None, through the fields of dataclasses."""
     if (new := change(tree)) is not None:
         return new
     if not dataclasses.is_dataclass(tree) or isinstance(tree, type):
@@ -118,8 +138,23 @@ def replaced(tree: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def as_pytree(function: Callable) -> Callable:
-    """`function` as a pytree: itself where it is one, otherwise a part of the program, its numbers leaves where it is
-    a method of a pytree."""
+    """Wrap a function as a pytree, so that it can be an argument of a compiled function.
+
+    Args:
+        function: a pytree, a method of a pytree, or a plain function.
+
+    Returns:
+        `function` itself if it is a pytree; otherwise a `jax.tree_util.Partial`, whose leaves are those of the pytree
+        that it is a method of. A plain function has no leaves: it is part of the program.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> function = jd.processes.as_pytree(jnp.sin)
+        >>> jax.tree.leaves(function), float(function(0.0))
+        ([], 0.0)
+    """
     if not jax.tree_util.all_leaves([function]):
         return function
     if inspect.ismethod(function) and not jax.tree_util.all_leaves([function.__self__]):
@@ -130,8 +165,8 @@ def as_pytree(function: Callable) -> Callable:
 def as_argument(name: str, value) -> Any:
     """`value` as an argument of a compiled function: a pytree of numbers and arrays, or a plain function.
 
-    A function is a part of the program, and so is all that it closes over. Raises TypeError for an object that is no
-    pytree, whose numbers and weights would be constants of the program, and for a leaf that is no number.
+    A function is part of the program, and so is everything that it closes over. Raises TypeError for an object that is
+    not a pytree, whose numbers and weights would be constants of the program, and for a leaf that is not a number.
     """
     if jax.tree_util.all_leaves([value]):
         if isinstance(value, functools.partial):
@@ -149,7 +184,7 @@ def as_argument(name: str, value) -> Any:
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         if not isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray | jax.Array):
             raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} = {said(leaf)}; expected numbers and arrays. A field that is "
-                'none is dataclasses.field(metadata={"static": True})'
+                f"{name}{jax.tree_util.keystr(path)} = {said(leaf)}; expected numbers and arrays. Declare other fields "
+                'with dataclasses.field(metadata={"static": True})'
             )
     return value

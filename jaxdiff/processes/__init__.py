@@ -1,4 +1,4 @@
-"""How data becomes noise: two curves, and a space."""
+"""Processes: how data becomes noise, given by two curves α(t), σ(t) and a space of data."""
 
 from jaxdiff.arrays import as_pytree, check_event, check_time, expand_time, is_concrete, pytree
 from jaxdiff.processes import ends as ends

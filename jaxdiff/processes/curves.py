@@ -1,9 +1,9 @@
-"""The two curves of a process, and all that follows from them.
+"""The two curves of a process, and what follows from them.
 
 `alpha(t)` and `sigma(t)` are enough. The log-SNR, its inverse and the SDE are derived from them, and may be overridden
-by formulas that float32 keeps exact near both ends. What is written is a formula: it need not check t, and may be
-infinite, or rounded to below 0, at an end. What callers get is the formula with a guard around it: t is checked, a
-share is not negative, derivatives are finite (`jaxdiff.processes.ends`).
+by formulas that are accurate in float32 near both ends. A subclass writes plain formulas: they need not check t, and
+may be infinite, or rounded to below 0, at an end. Each formula is wrapped in a guard, so that for callers t is checked,
+α and σ are not negative, and derivatives are finite (`jaxdiff.processes.ends`).
 """
 
 import abc
@@ -26,12 +26,12 @@ _HALVINGS = 40
 
 
 class Curves(Process):
-    """A process of two curves `alpha(t)` and `sigma(t)`."""
+    """A process given by two curves `alpha(t)` and `sigma(t)`."""
 
     sampling_grid = Angle()
 
     power: int
-    """How its parts add up: 2 as standard deviations do, 1 as probabilities do."""
+    """The power p in q = (α^p + σ^p)^(1/p): 2 for standard deviations, 1 for probabilities."""
 
     def __init_subclass__(cls, **settings):
         super().__init_subclass__(**settings)
@@ -39,11 +39,11 @@ class Curves(Process):
 
     @abc.abstractmethod
     def alpha(self, t) -> jax.Array:
-        """How much of the data is left at t, of the shape of `t`."""
+        """α(t), the weight of the data, of the shape of `t`."""
 
     @abc.abstractmethod
     def sigma(self, t) -> jax.Array:
-        """How much noise there is at t, of the shape of `t`."""
+        """σ(t), the weight of the noise, of the shape of `t`."""
 
     def marginal(self, t) -> tuple[jax.Array, jax.Array]:
         """(α(t), σ(t)), each of the shape of `t`. Raises ValueError for a concrete t outside [0, 1]."""
@@ -64,7 +64,7 @@ class Curves(Process):
         return self.time_at_log_snr(2 * (ends.log(jnp.cos(angle)) - ends.log(jnp.sin(angle))))
 
     def velocity(self, t) -> tuple[jax.Array, jax.Array]:
-        """(α'(t), σ'(t)), the derivatives of the two curves in t."""
+        """(α'(t), σ'(t)), the derivatives of the two curves, each of the shape of `t`."""
         return curve(_velocity, self, check_time(t))
 
     def log_snr_slope(self, t) -> jax.Array:
@@ -72,25 +72,25 @@ class Curves(Process):
         return curve(_log_snr_slope, self, check_time(t))
 
     def rate(self, t) -> jax.Array:
-        """d log(σ/q)/dt = -1/2 dλ/dt sigmoid(p λ/2), of the shape of `t`: the weight of an error in the bound."""
+        """d log(σ/q)/dt = -1/2 dλ/dt sigmoid(p λ/2), the weight of an error in the bound, of the shape of `t`."""
         return -self.log_snr_slope(t) / 2 * jax.nn.sigmoid(self.power / 2 * self.log_snr(t))
 
     def log_share(self, t) -> jax.Array:
-        """log σ/q = -1/p log(1 + exp(p λ/2)), of the shape of `t`, whose slope is the rate."""
+        """log σ/q = -1/p log(1 + exp(p λ/2)), of the shape of `t`; its derivative in t is the rate."""
         return -jax.nn.softplus(self.power / 2 * self.log_snr(t)) / self.power
 
     def time_at_log_share(self, log_share) -> jax.Array:
         return self.time_at_log_snr(2 / self.power * jnp.log(jnp.expm1(-self.power * log_share)))
 
     def formulas(self) -> tuple[Callable, Callable]:
-        """The formulas of α and σ as they were written."""
+        """The formulas of α and σ as written, without their guards."""
         return _formula(self, "alpha"), _formula(self, "sigma")
 
     def check_times(self, times: Callable) -> None:
-        """Curves have x at every t: `times` are not asked for."""
+        """Accepts every time, since curves have x at every t; `times` is not called."""
 
     def _check_data_left(self, parameterization: str, t, instead: str) -> None:
-        """Raise ValueError where α = 0 at a concrete `t`, of which a network of that row says nothing."""
+        """Raise ValueError if α = 0 at a concrete `t`, where a network of that parameterization does not tell x_0."""
         if not all(map(is_concrete, [t, *jax.tree.leaves(self)])):
             return
         with jax.ensure_compile_time_eval():
@@ -98,12 +98,12 @@ class Curves(Process):
         if nothing:
             raise ValueError(
                 f"alpha({float(t)}) = 0 for {type(self).__name__}: a network trained on "
-                f'"{parameterization}" says nothing of the data there. Start below, for example '
+                f'"{parameterization}" does not determine the data there. Start below, for example '
                 f't_start=0.999, or train with "{instead}"'
             )
 
     def check_curves(self) -> None:
-        """Raise ValueError where own curves are not finite, contradict each other, or lose their digits."""
+        """Raise ValueError if user-defined curves are not finite, contradict each other, or lose precision."""
         check_curves(self)
 
     def c_noise(self, t) -> jax.Array:
@@ -121,7 +121,7 @@ def _log_snr_slope(process, t):
 
 
 def curve(function: Callable, process: Curves, t):
-    """`function(process, t)` with finite derivatives (`ends.curve`); a process that is no pytree is a constant."""
+    """`function(process, t)` with finite derivatives (`ends.curve`); a process that is not a pytree is a constant."""
     if jax.tree_util.all_leaves([process]):
         return ends.curve(lambda _, t: function(process, t), (), t)
     return ends.curve(function, process, t)
@@ -133,13 +133,13 @@ def _of_time(formula: Callable, process: Curves, t):
 
 
 def _share(formula: Callable, process: Curves, t) -> jax.Array:
-    """The same of α or σ, with 0 for what rounding put below 0; its derivatives stay."""
+    """The guard of α and σ: `_of_time`, with values that rounding put below 0 set to 0; derivatives are kept."""
     value = _of_time(formula, process, t)
     return value - jax.lax.stop_gradient(jnp.minimum(value, 0.0))
 
 
 def _of_log_snr(formula: Callable, process: Curves, t) -> jax.Array:
-    """The same of the log-SNR: infinite at an end where a curve is rounded to below 0."""
+    """The guard of the log-SNR: `_of_time`, infinite at an end where a curve is rounded to below 0."""
     t = check_time(t)
     value = curve(formula, process, t)
     lost = jnp.isnan(value)
@@ -147,7 +147,7 @@ def _of_log_snr(formula: Callable, process: Curves, t) -> jax.Array:
 
 
 def _held_within(formula: Callable, process: Curves, log_snr) -> jax.Array:
-    """An inverse of the log-SNR: asked within the process alone, the nearest end beyond."""
+    """The guard of the inverse of the log-SNR: evaluated within the range of the process, clipped to an end beyond."""
     log_snr = floating(check_array("log_snr", log_snr, most=math.inf))
     log_snr = log_snr.astype(jnp.promote_types(log_snr.dtype, jnp.float32))
     times = jnp.array([1.0, 0.5, 0.0], log_snr.dtype)
@@ -167,11 +167,11 @@ _GUARDS = {
 
 
 def _guard(cls: type) -> None:
-    """Put a guard around each formula of `cls` that has none."""
+    """Wrap each formula of `cls` that has no guard yet."""
     for name, guard in _GUARDS.items():
         formula = getattr(cls, name, None)
         if formula is not None and not callable(formula):
-            raise TypeError(f"{cls.__name__}.{name} = {formula!r}; {name}(t) is a curve: give the field another name")
+            raise TypeError(f"{cls.__name__}.{name} = {formula!r}; {name}(t) is a curve: rename this field")
         if formula is not None and not hasattr(formula, "formula"):
             setattr(cls, name, _guarded(formula, guard))
 
@@ -189,14 +189,14 @@ _guard(Curves)
 
 
 def _formula(process: Curves, name: str) -> Callable:
-    """The formula of t as it was written, without its guard."""
+    """The formula of t as written, without its guard."""
     return functools.partial(getattr(type(process), name).formula, process)
 
 
 def inverse(function: Callable, process: Any, value) -> jax.Array:
-    """The t in [0, 1] where `function(process, t)`, which falls, is `value`: bisection, then one step of Newton's.
+    """The t in [0, 1] where the decreasing `function(process, t)` is `value`, by bisection and one Newton step.
 
-    The bisection is held fixed and the step differentiated, which gives the derivatives of the inverse function.
+    Only the Newton step is differentiated, which gives the derivatives of the inverse function.
     """
     held, target = jax.lax.stop_gradient((process, value))
 

@@ -1,29 +1,30 @@
 r"""Processes of categories: x_t is x_0 with probability α, and is drawn from the noise with probability σ = 1 - α.
 
-1.  A network's logits say what the other values of x_t say of each value of x_0. What a value says of itself is added
-    as evidence,
+1.  A network's logits hold what the other values of x_t say of each value of x_0. What a value of x_t says of its own
+    x_0 is added as evidence,
 
         log p(x_0 = v | x_t) = out_v + log q(x_t | v) + const,
 
-    which is the row "leave_one_out", and what networks that are trained to guess x_0 learn best (Gourevitch et al.
-    2026). Two more rows are other names for the same law c = softmax(out): with Q̄ the matrix of q(x_t | x_0),
+    which is the parameterization "leave_one_out", and what networks that are trained to guess x_0 learn best
+    (Gourevitch et al. 2026). Two more read the same law c = softmax(out) in another form: with Q̄ the matrix of
+    q(x_t | x_0),
 
         data     out_v = log p(x_0 = v | x_t)
         score    out_y = log p_t(y)/p_t(x_t) = log (c Q̄)_y/(c Q̄)_{x_t}        Lou et al. 2024 ("SEDD"), eq. 3
 
-    y standing in the place of the value in question.
+    where p_t(y) is the probability of x_t with y in place of the value in question.
 2.  With π the law of the noise, q(x_t | x_s) keeps x_s with probability a = α_t/α_s and draws from π otherwise, so that
 
         q(x_s | x_t, x_0) ∝ (a [x_s = x_t] + (1 - a) π(x_t)) (α_s [x_s = x_0] + σ_s π(x_s)).
 
     A step back draws x_0 from p(x_0 | x_t) and then x_s from this: the exact mixture (Austin et al. 2021, eq. 4).
-3.  In continuous time x jumps to y at the rate β π(y), β = -α'/α, and given x_0 back from x to y at β π(x) r_y, where
-    r_y = q(y | x_0)/q(x | x_0). The reverse rates of a denoiser are the same with r̂, the mean of r over p(x_0 | x_t),
-    and the bound pays the divergence of the two (Lou et al. 2024, eq. 10),
+3.  In continuous time x jumps to y at the rate β π(y), β = -α'/α. Given x_0, the reverse process jumps from x to y at
+    the rate β π(x) r_y with r_y = q(y | x_0)/q(x | x_0). The reverse rates of a denoiser are the same with r̂, the mean
+    of r over p(x_0 | x_t), and the bound is the divergence of the two (Lou et al. 2024, eq. 10),
 
         β π(x) Σ_{y ≠ x} [r̂_y - r_y + r_y log(r_y/r̂_y)]          nats a unit of t.
 
-    As a multiple of the rate σ'/σ, by which the bound weighs an error, that is with σ/α in place of β.
+    Divided by the rate σ'/σ, by which the bound weighs an error, this is the same with σ/α in place of β.
 """
 
 import abc
@@ -60,11 +61,20 @@ LARGEST_TABLE = 256
 
 
 class Discrete(Curves):
-    """Categories 0 to `categories` - 1 that are noised independently of each other: σ = 1 - α.
+    """A process of categories 0 to `categories` - 1, which are noised independently of each other: σ = 1 - α.
 
-    Another kind of noise is a subclass of this class with `categories`, `alpha(t)`, and the methods that say how it is
-    drawn, read, stepped back and paid for (those of `Multinomial`). Data are integers [n, *event]; an event may be a
-    single category, [n].
+    The base class of `Absorbing`, `Multinomial` and `DiscretizedGaussian`. To define another kind of noise, write
+    `categories`, `alpha(t)` and the abstract methods, which draw the noise, read a network's output, step back and
+    compute errors; `Multinomial` is a model of it. Data are integers `[n, *event]`; an event may be a single category,
+    `[n]`.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> process = jd.Absorbing(4)
+        >>> isinstance(process, jd.Discrete), process.categories, process.states
+        (True, 4, 5)
+        >>> float(process.alpha(0.25)), float(process.sigma(0.25))
+        (0.75, 0.25)
     """
 
     power = 1
@@ -72,32 +82,32 @@ class Discrete(Curves):
     bound_grid = Time()
     categories: int
     rows: tuple[str, ...] = ROWS
-    """The names by which a network's output can be read."""
+    """The parameterizations by which a network's output can be read."""
 
     def sigma(self, t) -> jax.Array:
-        """The probability of noise at t: 1 - α."""
+        """The probability that a value is noise at t: 1 - α."""
         return 1 - self.alpha(t)
 
     def rate(self, t) -> jax.Array:
-        """σ'/σ, the weight of an error in the bound, of the shape of `t`; 0 where σ is 0 and nothing is noise."""
+        """σ'/σ, the weight of an error in the bound, of the shape of `t`; 0 where σ = 0."""
         slope, sigma = self.velocity(t)[1], self.sigma(t)
         noised = sigma > 0
         return jnp.where(noised, slope / jnp.where(noised, sigma, 1.0), 0.0)
 
     def log_share(self, t) -> jax.Array:
-        """log σ, of the shape of `t`, held at the smallest σ above 0 that 1 - α can be: its slope is the rate."""
+        """log σ, of the shape of `t`, where σ is at least the smallest positive value of 1 - α in floating point."""
         sigma = self.sigma(t)
         return ends.log(jnp.maximum(sigma, float(jnp.finfo(sigma.dtype).epsneg)))
 
     @property
     def states(self) -> int:
-        """How many values x_t can take: the categories, and those of the noise."""
+        """The number of values that x_t can take: the categories, and a mask if there is one."""
         return self.categories
 
     def check(self, x, name: str = "x", noised: bool = False) -> jax.Array:
-        """`x` as int32 [n, *event] of categories, or of the states of noised x.
+        """`x` as int32 [n, *event] of categories, or of states if `noised`.
 
-        Raises TypeError for what holds no integers, ValueError for no batch or, where it is concrete, a value beyond.
+        Raises TypeError unless it holds integers, ValueError for a scalar or, where concrete, a value out of range.
         """
         array, most = as_array(x), self.states if noised else self.categories
         if array is None or not jnp.issubdtype(array.dtype, jnp.integer):
@@ -113,11 +123,11 @@ class Discrete(Curves):
         return jnp.asarray(array).astype(jnp.int32)
 
     def check_shape(self, shape) -> tuple[int, ...]:
-        """`shape` as (n, *event); an event may have no axis."""
+        """`shape` as (n, *event); an event may have no axes."""
         return check_shape("shape", shape, "(n, *event), n samples")
 
     def check_reading(self, parameterization, data_std, learned_variance: bool) -> tuple[str, None]:
-        """(row, None), the row "leave_one_out" unless given; ValueError for one that it has not."""
+        """(parameterization, None), "leave_one_out" by default; ValueError for one that the process does not have."""
         if parameterization is not None:
             check_choice("parameterization", parameterization, self.rows)
         if data_std is not None:
@@ -127,15 +137,15 @@ class Discrete(Curves):
         return parameterization or "leave_one_out", None
 
     def check_start(self, parameterization, t) -> None:
-        """Logits say something of x_0 at every t."""
+        """Accepts every t: logits determine the law of x_0 at all of them."""
 
     def check_prediction(self, prediction, x) -> None:
-        """Raise where what a denoiser returned for x is no `Categorical` with logits [*x.shape, categories]."""
+        """Raise if a denoiser's answer for x is not a `Categorical` with logits [*x.shape, categories]."""
         check_instance("the denoiser's answer", prediction, Categorical, "a jaxdiff.Categorical(logits)")
         check_output("the denoiser (logits)", prediction.logits, x, (*x.shape, self.categories))
 
     def check_curves(self) -> None:
-        """Raise ValueError where an own α is not a probability that falls, or σ not 1 - α."""
+        """Raise ValueError if a user-defined α is not a decreasing probability, or σ is not 1 - α."""
         super().check_curves()
         if not all(map(is_concrete, jax.tree.leaves(self))):
             return
@@ -148,10 +158,10 @@ class Discrete(Curves):
         self._check_ends(alpha[0], alpha[-1])
 
     def _check_ends(self, first: float, last: float) -> None:
-        """Raise ValueError where α at t = 0 and at t = 1 is none of this process."""
+        """Raise ValueError if α(0) or α(1) is not allowed for this process."""
 
     def warn_uncovered(self, data_std) -> None:
-        """There is nothing to warn of: that x at t = 1 is noise is checked."""
+        """Does nothing: `check_curves` checks that x at t = 1 is noise."""
 
     def at(self, x, t) -> tuple[jax.Array, jax.Array]:
         x = self.check(x, noised=True)
@@ -168,11 +178,11 @@ class Discrete(Curves):
         return -prediction.log_prob(truth.data)
 
     def error_scale(self, parameterization, t, data_std) -> jax.Array:
-        """1: the error is that of the network's own output."""
+        """1: `error` is not rescaled for the parameterization."""
         return jnp.ones_like(t)
 
     def check_data(self, data, levels) -> np.ndarray:
-        """Categories. Raises ValueError for `levels`, which they have not."""
+        """`data` as categories; ValueError for `levels`, which categories do not have."""
         if levels is not None:
             raise ValueError(f"levels = {levels}: categories have none; leave it out")
         return np.asarray(self.check(data, "data"))
@@ -193,11 +203,11 @@ class Discrete(Curves):
 
     @abc.abstractmethod
     def evidence(self, x, t) -> Any:
-        """log q(x_t = x | x_0 = v) up to a constant in v, as `Categorical` takes it."""
+        """log q(x_t = x | x_0 = v) up to a constant in v, the evidence of a `Categorical`."""
 
     @abc.abstractmethod
     def forward(self, keys, x, s, t) -> jax.Array:
-        """A draw of q(x_t | x_s = x) for s <= t, one key an example."""
+        """A draw of q(x_t | x_s = x) for s <= t, one key per example."""
 
     @abc.abstractmethod
     def leap(self, keys, prediction, x, t, s) -> jax.Array:
@@ -208,18 +218,18 @@ class Discrete(Curves):
         """log q(x_t = j | x_0 = v), [*t.shape, states, categories]; ValueError for more than 256 categories."""
 
     def check_table(self) -> None:
-        """Raise ValueError where a table of the kernel is too large."""
+        """Raise ValueError if a table of the kernel would be too large."""
         if self.categories > LARGEST_TABLE:
             size = 4 * self.states * self.categories
             raise ValueError(
                 f"categories = {self.categories}: a table of q(x_t | x_0) takes {size:,} bytes for each t; expected at "
-                f"most {LARGEST_TABLE} categories. Ask `evidence(x, t)` for the rows of x"
+                f"most {LARGEST_TABLE} categories. `evidence(x, t)` computes the rows of x alone"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Scheduled(Discrete):
-    """Categories whose α is that of a schedule, or written by a subclass as `alpha(t)`."""
+    """Categories whose α is given by a schedule, or by a subclass that writes `alpha(t)`."""
 
     categories: int = dataclasses.field(metadata={"static": True})
     schedule: Schedule = Linear()
@@ -237,7 +247,7 @@ class Scheduled(Discrete):
         return type(self).alpha is not Scheduled.alpha or type(self).sigma is not Scheduled.sigma
 
     def alpha(self, t) -> jax.Array:
-        """The probability that a value is x_0 at t, without what the noise has in common with it."""
+        """The probability that a value has not been replaced by noise at t (noise may still be equal to x_0)."""
         return self.schedule.alpha(t)
 
     def sigma(self, t) -> jax.Array:
@@ -253,20 +263,20 @@ class Scheduled(Discrete):
         return self.schedule.time_at_log_odds(log_snr / 2)
 
     def _lost(self, s, t) -> jax.Array:
-        """α_s - α_t, by the smaller of α and σ at t, whose difference keeps the digits."""
+        """α_s - α_t, as a difference of α or of σ, whichever is smaller at t and so loses fewer digits."""
         (alpha_s, sigma_s), (alpha_t, sigma_t) = self.marginal(s), self.marginal(t)
         return jnp.where(sigma_t < alpha_t, sigma_t - sigma_s, alpha_s - alpha_t)
 
 
 class Mixing(Scheduled):
-    """Noise that is drawn anew whatever x was: with probability 1 - α_t/α_s x_s becomes a draw of `prior`."""
+    """Noise that does not depend on x: with probability 1 - α_t/α_s, x_s is replaced by a draw of `prior`."""
 
     def perturb(self, keys, x0, t) -> tuple[jax.Array, Certain]:
-        """(x0 with each value noise with probability σ(t), x0 itself)."""
+        """(x_t, truth): x0 with each value replaced by noise with probability σ(t), and x0 itself."""
         return self._mixed(keys, x0, self.alpha(t)), Certain(x0)
 
     def forward(self, keys, x, s, t) -> jax.Array:
-        """x with each value noise with probability 1 - α_t/α_s."""
+        """x with each value replaced by noise with probability 1 - α_t/α_s."""
         return self._mixed(keys, x, ends.ratio(self.alpha(t), self.alpha(s)))
 
     def _mixed(self, keys, x, kept) -> jax.Array:

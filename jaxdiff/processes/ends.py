@@ -1,9 +1,9 @@
 """Derivatives at the ends of a process, where the slope of a curve in t may be infinite.
 
-Under VP at t = 0, σ = √0 and the log-SNR is -log 0 for all parameters, so that their derivatives to the parameters are
-0. The chain rule multiplies that 0 by an infinite slope and gives NaN, and a `where` that discards the value still
-multiplies its slope by 0. A curve is therefore held fixed where its slope in t is infinite, and a square root or a
-logarithm at 0.
+For VP at t = 0, σ = √0 and the log-SNR is -log 0 for all parameters, so that their derivatives in the parameters are 0.
+The chain rule multiplies that 0 by an infinite slope and gives NaN, and a `where` that discards the value still
+multiplies its slope by 0. Therefore a curve has derivative 0 where its slope in t is infinite, and so do a square root
+and a logarithm at 0.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def curve(function, process, t):
-    """`function(process, t)`, one array or several like `t`, held fixed where its slope in t is not finite."""
+    """`function(process, t)`, one or several arrays like `t`, with derivative 0 where its slope in t is not finite."""
     return function(process, t)
 
 

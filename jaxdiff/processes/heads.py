@@ -1,9 +1,9 @@
-"""Logits of many categories that are never whole: features, a table, and questions that go through chunks of tokens.
+"""Logits of many categories that are never stored whole: features, a table, and computation in chunks of tokens.
 
-The logits of 8 texts of 1,024 tokens over 50,257 categories fill 1.6 GB in float32, and a loss and its gradient hold
-several arrays of that size. A `Head` keeps the two factors of their product instead. What is asked of it is computed
-for some hundred tokens at a time, and computed again for the gradient, so that no array of all tokens and all
-categories exists. Examples that are split between devices stay there: each device goes through its own tokens.
+The logits of 8 texts of 1,024 tokens over 50,257 categories take 1.6 GB in float32, and a loss and its gradient need
+several arrays of that size. A `Head` keeps the two factors of the logits instead. A function of the logits is computed
+for a few hundred tokens at a time, and computed again for the gradient, so that no array of all tokens and all
+categories exists. Examples that are sharded over devices stay there: each device processes its own tokens.
 """
 
 import dataclasses
@@ -22,20 +22,35 @@ from jaxdiff.arrays.dtypes import same_dtype, working
 from jaxdiff.arrays.varying import vary
 
 _ASKED = 2**25
-"""How many logits a question holds at once: 128 MiB of them."""
+"""The number of logits in a chunk of `in_chunks`: 128 MiB of them."""
 _DRAWN = 2**22
-"""How many a draw does, which has to take chunks of its few tokens."""
+"""The number of logits in a chunk of `where_needed`, smaller because it draws few tokens."""
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """Logits [n, *event, K] as features [n, *event, d] times the rows of a table [K, d], plus a bias [K].
+    """Logits `[n, *event, K]` in factored form: features times a table, plus a bias.
 
-        Categorical(Head(features, table)).log_prob(x0)
+    A network over many categories returns a `Head` in place of logits, which are then never stored whole
+    (`jaxdiff.processes.heads`). The product is computed in the dtype of its factors and summed in float32 at least.
 
-    The product is computed in the dtype of its factors and summed in float32 at least. Raises ValueError for factors
-    that do not belong together.
+    Args:
+        features: shape `[n, *event, d]`.
+        table: one row per category, shape `[K, d]`.
+        bias: shape `[K]`; None is no bias.
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> head = jd.Head(features=jnp.ones((2, 5, 3)), table=jnp.zeros((100, 3)))
+        >>> head.shape
+        (2, 5, 100)
+        >>> jd.Categorical(head).log_prob(jnp.zeros((2, 5), int)).shape
+        (2, 5)
     """
 
     features: jax.Array
@@ -53,44 +68,53 @@ class Head:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the logits."""
+        """The shape of the logits."""
         return (*self.features.shape[:-1], self.table.shape[0])
 
     @property
     def ndim(self) -> int:
-        """How many axes they have."""
+        """The number of axes of the logits."""
         return len(self.shape)
 
     @property
     def dtype(self) -> Any:
-        """That of the logits."""
+        """The dtype of the logits."""
         return jnp.result_type(jnp.float32, self.features, self.table)
 
     def logits(self) -> jax.Array:
-        """The logits, whole."""
+        """All logits as one array, [n, *event, K]."""
         product = jnp.einsum("...d,kd->...k", self.features, self.table, preferred_element_type=self.dtype)
         return product if self.bias is None else product + _last(jnp.asarray(self.bias, self.dtype), product)
 
 
 def is_category(x, categories: int) -> jax.Array:
-    """Which of the categories x is, [*x.shape, categories]."""
+    """Whether x is each category, [*x.shape, categories]."""
     return x[..., None] == jnp.arange(categories).reshape(*[1] * x.ndim, categories)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """Evidence for one category of each token: `gain` [n, *event] is added to the logit of `at` [n, *event].
+    """Evidence of a `Categorical` for one category per token: a number that is added to the logit of that category.
 
-    A gain of 0 says nothing, one of +inf that the token is `at`. Where it says nothing `at` may be any number, such as
-    that of the mask.
+    Args:
+        at: the category, integers `[n, *event]`; where `gain` is 0 it may be any integer, such as the mask.
+        gain: what is added to its logit, `[n, *event]`: 0 is no evidence, inf makes the token certain.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> evidence = jd.Seen(at=jnp.array([[2, 0]]), gain=jnp.array([[jnp.inf, 0.0]]))
+        >>> prediction = jd.Categorical(jnp.zeros((1, 2, 4)), evidence)
+        >>> prediction.probabilities()[0, 0].tolist()
+        [0.0, 0.0, 1.0, 0.0]
     """
 
     at: jax.Array
     gain: jax.Array
 
     def added(self, logits: jax.Array) -> jax.Array:
-        """The logits [..., K] with the evidence."""
+        """The logits [..., K] with the evidence added."""
         gain, there = self.gain[..., None], is_category(self.at, logits.shape[-1])
         certain = gain == jnp.inf
         return jnp.where(there, logits + jnp.where(certain, 0.0, gain), jnp.where(certain, -jnp.inf, logits))
@@ -102,10 +126,10 @@ def _last(row: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def mixed_heads(weights: Sequence, heads: Sequence[Head]) -> Head:
-    """The head of the logits Σ_k weight_k head_k, the weights of which sum to 1.
+    """The head of the logits Σ_k weight_k head_k; the weights sum to 1.
 
-    Of one table and bias the features are mixed; different ones are set side by side, so that K arrays of features cost
-    as much as K heads.
+    Heads that share table and bias have their features mixed; others are concatenated, which costs as much as all of
+    them.
     """
     first = heads[0]
     if all(head.table is first.table and head.bias is first.bias for head in heads):
@@ -122,7 +146,23 @@ def mixed_heads(weights: Sequence, heads: Sequence[Head]) -> Head:
 
 
 def of_examples(change: Callable, tree: Any) -> Any:
-    """`tree`, an answer of a denoiser, with `change` of each array that has a row an example: not of a head's table."""
+    """Apply a function to the arrays of a denoiser's answer that have a batch axis.
+
+    Args:
+        change: a function of an array `[n, ...]`, such as a reshape or a selection of examples.
+        tree: the answer: a `Prediction`, a `Categorical`, or a tree of them. The table and bias of a `Head`, which
+            have no batch axis, are kept.
+
+    Returns:
+        A tree of the same structure.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> head = jd.Head(features=jnp.ones((4, 5, 3)), table=jnp.zeros((100, 3)))
+        >>> jd.processes.of_examples(lambda array: array[:2], jd.Categorical(head)).logits.shape
+        (2, 5, 100)
+    """
 
     def changed(part):
         return dataclasses.replace(part, features=change(part.features)) if isinstance(part, Head) else change(part)
@@ -131,20 +171,20 @@ def of_examples(change: Callable, tree: Any) -> Any:
 
 
 def token_keys(keys, shape) -> jax.Array:
-    """A key for each token of `shape` = (n, *event): that of the example folded with the token's place in the event."""
-    places = jnp.arange(math.prod(shape[1:]))
-    return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, places).reshape(shape)
+    """A key for each token of `shape` = (n, *event): the example's key folded with the token's index in the event."""
+    index = jnp.arange(math.prod(shape[1:]))
+    return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, index).reshape(shape)
 
 
 def in_chunks(question: Callable, head: Head, tokens: Any) -> Any:
-    """`question(head, tokens)` with some tokens at a time, of a tree of arrays [n, *event, ...]; what it makes of each.
+    """`question(head, tokens)`, computed for a chunk of tokens at a time; `tokens` is a tree of [n, *event, ...].
 
-    A gradient keeps what each chunk is given, and computes the rest again.
+    The gradient stores the inputs of each chunk and recomputes the rest.
     """
     head = jax.tree.map(jnp.asarray, head)
-    factors = working((head.table, head.bias))  # so that the gradient's chunks are summed in float32
+    factors = working((head.table, head.bias))  # so that gradients are summed over chunks in float32
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # inside of a loop there is nothing to share
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # a loop body has no common subexpressions to protect
     def ask(factors, features, tokens):
         table, bias = same_dtype(factors, (head.table, head.bias))
         return question(Head(features, table, bias), tokens)
@@ -155,9 +195,9 @@ def in_chunks(question: Callable, head: Head, tokens: Any) -> Any:
 
 
 def where_needed(draw: Callable, head: Head, tokens: Any, where) -> jax.Array:
-    """`draw(head, tokens)`, integers, of the tokens where `where` holds, in as few chunks as these fill; 0 elsewhere.
+    """`draw(head, tokens)`, integers, for the tokens where `where` is true, in as few chunks as possible; 0 elsewhere.
 
-    Some tokens beside them are drawn too.
+    The last chunk is filled up with other tokens, which are drawn too.
     """
     cut = _Cut(head.shape, _DRAWN)
     head, tokens = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.asarray(leaf)), (head, tokens))
@@ -176,13 +216,13 @@ def where_needed(draw: Callable, head: Head, tokens: Any, where) -> jax.Array:
 
 
 class _Cut:
-    """Arrays [n, *event, ...] as [chunks, devices, size, ...], so that each device has tokens of its own in each."""
+    """Arrays [n, *event, ...] as [chunks, devices, size, ...], so that each chunk holds tokens of every device."""
 
     def __init__(self, shape: tuple[int, ...], most: int):
         *self.lead, categories = shape
         self.devices = _devices(self.lead[0])
         self.total = math.prod(self.lead) // self.devices
-        size = 64 * max(1, most // (64 * categories))  # products are fastest of multiples of 64 rows
+        size = 64 * max(1, most // (64 * categories))  # products are fastest with multiples of 64 rows
         self.size = min(self.total, size)
         self.chunks = -(-self.total // self.size)
 
@@ -191,7 +231,7 @@ class _Cut:
         return array.reshape(self.devices, self.total, *array.shape[len(self.lead) :])
 
     def apart(self, array):
-        """[n, *event, ...] -> [chunks, devices, size, ...], the last chunk filled up with tokens of the first."""
+        """[n, *event, ...] -> [chunks, devices, size, ...]; tokens of the first chunk fill up the last."""
         rows = self.rows(array)
         if missing := self.chunks * self.size - self.total:
             rows = jnp.concatenate([rows, rows[:, :missing]], 1)
@@ -204,6 +244,6 @@ class _Cut:
 
 
 def _devices(n: int) -> int:
-    """Between how many devices of the current mesh XLA splits n examples."""
+    """The number of devices of the current mesh over which XLA shards n examples."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh.size if set(mesh.axis_types) == {AxisType.Auto} and n % mesh.size == 0 else 1

@@ -1,12 +1,12 @@
-r"""Categories in an order, noised to their neighbours: heat on a path of K nodes (Austin et al. 2021, section 3.1, in
+r"""Ordered categories, noised to their neighbours: heat on a path of K nodes (Austin et al. 2021, section 3.1, in
 continuous time).
 
-1.  A value jumps to each neighbour at the rate τ'; at the two ends of the path there is one. The eigenvectors of the
+1.  A value jumps to each neighbour at the rate τ'; the two ends of the path have one neighbour. The eigenvectors of the
     generator L are cosines, with eigenvalues λ_k = 2 - 2 cos(πk/K), so that q(x_t | x_0) = e^{-τ L} is symmetric and
-    its slowest mode is exp(-τ λ_1): the clock is τ = -log(α)/λ_1, and α the share of that mode.
-2.  The cosine series is of no use in floating point where little heat has flowed: at K = 256, τ = 1 half of its entries
-    come out below 0. Up to τ λ_1 = 1/2 the path is therefore folded out into a line, on which heat is a series of
-    positive terms, with mirror images of the start,
+    its slowest mode is exp(-τ λ_1): the clock is τ = -log(α)/λ_1, so that α is the slowest mode.
+2.  In floating point the cosine series is inaccurate where little heat has flowed: at K = 256, τ = 1 half of its
+    entries come out below 0. Up to τ λ_1 = 1/2 the path is therefore unfolded into a line, on which heat is a series
+    of positive terms, with mirror images of the start,
 
         q(j | v) = G(j - v) + G(j + v + 1),      G(d) = Σ_m w(d + 2K m),      w(n) = e^{-2τ} I_n(2τ)
         w(n) = e^{-2τ} τ^n/n! Σ_m τ^{2m} n!/(m! (m + n)!)
@@ -15,9 +15,9 @@ continuous time).
 
         log w = R - 2τ - n asinh(n/2τ) - log(2πR)/2 + log Σ_k u_k(n/R)/n^k.
 
-    From there on a dozen cosines are left, whose sum is far from 0.
-3.  Jumps go to two neighbours, over which the score entropy (`jaxdiff.processes.discrete`, 3.) sums, with τ', the rate
-    times σ/(α λ_1), in place of β π.
+    Beyond τ λ_1 = 1/2 a dozen cosines suffice, whose sum is far from 0.
+3.  Jumps go to two neighbours, so the score entropy (`jaxdiff.processes.discrete`, 3.) is a sum over these two, with
+    τ', which is the rate times σ/(α λ_1), in place of β π.
 """
 
 import dataclasses
@@ -33,14 +33,14 @@ from jaxdiff.processes.discrete import Scheduled
 from jaxdiff.processes.predictions import Certain
 from jaxdiff.processes.rows import ByRows
 
-_TURN = 0.5  # of τ λ_1, above which cosines are summed
+_TURN = 0.5  # the τ λ_1 above which cosines are summed
 _COSINES = 12
 _FAR, _TERMS = 20.0, 40
-_LEAST = 1e-30  # of τ, where nothing has moved
+_LEAST = 1e-30  # lower bound of τ, where nothing has moved
 
 
 def _expansion(count: int) -> list[np.ndarray]:
-    """The polynomials in h = (n/R)² of u_k(n/R)/n^k = poly_k(h)/R^k, lowest power first (DLMF 10.41.10)."""
+    """Coefficients of poly_k(h), h = (n/R)², in u_k(n/R)/n^k = poly_k(h)/R^k, lowest power first (DLMF 10.41.10)."""
     u, found = np.polynomial.Polynomial([1.0]), []
     p = np.polynomial.Polynomial([0.0, 1.0])
     for k in range(count):
@@ -53,7 +53,7 @@ _POLYNOMIALS = _expansion(7)
 
 
 def log_walk(n, tau) -> jax.Array:
-    """log of the probability that a walk that jumps to each side at the rate 1 is n >= 0 to one side at time τ > 0."""
+    """log of the probability of position n >= 0 at time τ > 0, for a walk from 0 that jumps to each side at rate 1."""
     r = jnp.hypot(n, 2 * tau)
     near = jnp.minimum(tau, _FAR / 2)
     horner = lambda i, inner: 1 + inner * near**2 / ((_TERMS - i) * (_TERMS - i + n))
@@ -69,13 +69,30 @@ def log_walk(n, tau) -> jax.Array:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class DiscretizedGaussian(ByRows, Scheduled):
-    """Heat on a path: each value moves to its neighbours, reflected at 0 and `categories` - 1; for categories in order.
+    """Noise of ordered categories: each value jumps to its neighbours, reflected at 0 and `categories` - 1.
 
-    `schedule` is of the slowest mode, α(t) = exp(-λ_1 τ). `jaxdiff.Denoiser` reads a network's output [n, *event,
-    categories] by the row "leave_one_out" unless told "data"; ratios ("score") do not tell p(x_0 | x_t) in floating
-    point, for heat cannot be run back.
+    This is heat on a path, D3PM's discretized Gaussian in continuous time. A network returns logits
+    `[n, *event, categories]`, which a `Denoiser` reads as "leave_one_out" by default, or as "data". There is no
+    "score": the inverse of heat, which it needs, is not computable in floating point.
 
-    Raises TypeError for categories that are no whole number or for no schedule, ValueError for fewer than two.
+    Args:
+        categories: the number of categories, at least 2.
+        schedule: α(t) of the slowest mode, one of `jaxdiff.schedules`.
+
+    Raises:
+        TypeError: if `categories` is not a whole number or `schedule` is not a schedule.
+        ValueError: if `categories` is less than 2.
+
+    Source:
+        Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces", section 3.1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> process = jd.DiscretizedGaussian(4)
+        >>> kernel = jnp.exp(process.log_kernel(0.3))  # [x_t, x_0]
+        >>> bool(kernel[0, 0] > kernel[1, 0] > kernel[2, 0] > kernel[3, 0])  # near values are likelier
+        True
     """
 
     @property
@@ -128,7 +145,7 @@ class DiscretizedGaussian(ByRows, Scheduled):
         return jnp.mean(jnp.exp(log_share) * log_share - jnp.expm1(log_share), -1)
 
     def _ratios(self, prediction, x, t) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Of both neighbours of x: log r̂ [2, *x.shape], log r given each x_0 [2, ..., K], and which exist."""
+        """(log r̂ [2, *x.shape], log r given each x_0 [2, ..., K], whether it exists), for both neighbours of x."""
         spent = jnp.maximum(self._spent(t), 1e-12 * self._slowest)
         beside = jnp.stack([x - 1, x + 1])
         exist = (beside >= 0) & (beside < self.categories)
@@ -139,12 +156,12 @@ class DiscretizedGaussian(ByRows, Scheduled):
         return jax.nn.logsumexp(self._log_p(prediction) + ratios, -1), ratios, exist
 
     def _pace(self, t) -> jax.Array:
-        """σ/(α λ_1): dτ/dt by the rate; 0 where α is 0."""
+        """σ/(α λ_1), which is dτ/dt over the rate; 0 where α = 0."""
         alpha = self.alpha(t)
         return jnp.where(alpha > 0, self.sigma(t) / jnp.where(alpha > 0, alpha, 1.0), 0.0) / self._slowest
 
     def error(self, prediction, truth: Certain, x, t) -> jax.Array:
-        """The score entropy: the divergence of the reverse rates, by the rate."""
+        """The score entropy: the divergence of the reverse rates over the rate."""
         ours, ratios, exist = self._ratios(prediction, x, t)
         at = jnp.broadcast_to(jnp.clip(truth.data, 0, self.categories - 1)[..., None], (*ours.shape, 1))
         right = jnp.take_along_axis(ratios, at, -1)[..., 0]
@@ -164,6 +181,6 @@ class DiscretizedGaussian(ByRows, Scheduled):
 
 
 def _gone(spent_s, spent_t) -> jax.Array:
-    """The difference, 0 where both are infinite."""
+    """spent_t - spent_s, 0 where both are infinite."""
     both = jnp.isinf(spent_s)
     return jnp.where(both, 0.0, spent_t - jnp.where(both, 0.0, spent_s))

@@ -1,16 +1,16 @@
-r"""A schedule that can be learned: variance preserving, its log-SNR monotone between two ends that stay.
+r"""A learned schedule: variance preserving, with a log-SNR that is monotone between two fixed ends.
 
-The variational bound in continuous time sees a process only through the two ends of its log-SNR: the path between them
-moves how the estimate of the loss scatters, not what it is of (Kingma et al. 2021, "Variational diffusion models",
+The variational bound in continuous time depends on a process only through the two ends of its log-SNR: the path between
+them changes the variance of the estimate of the loss, not its mean (Kingma et al. 2021, "Variational diffusion models",
 section 5.1). So the ends are two numbers and the path is
 
     λ(t) = (1 - w(t)) λ_max + w(t) λ_min,        w(0) = 0, w(1) = 1, w' > 0.
 
-There w' is positive and linear between K + 1 equally spaced knots, with values ∝ exp(logits), and w its integral
-divided by its total: monotone for any logits, 0 and 1 at the ends to the bit. A linear w' makes λ' continuous, as f and
-g of the SDE want it, and w a parabola between two knots, so that t(λ) is the root of a quadratic. The paper's monotone
-network (appendix H) says no more of a curve that is smooth on the scale of 1/K, and has no inverse in closed form,
-which grids, adaptive solvers and importance sampling all ask for.
+Here w' is positive and linear between K + 1 equally spaced knots, with values ∝ exp(logits), and w is its integral
+divided by its total: monotone for any logits, and exactly 0 and 1 at the ends. A piecewise linear w' makes λ'
+continuous, as f and g of the SDE require, and w a parabola between two knots, so that t(λ) is the root of a quadratic.
+The paper's monotone network (appendix H) is no more expressive for a curve that is smooth on the scale of 1/K, and has
+no inverse in closed form, which grids, adaptive solvers and importance sampling all need.
 """
 
 import dataclasses
@@ -26,19 +26,29 @@ from jaxdiff.processes.gaussian import Gaussian
 @pytree
 @dataclasses.dataclass(frozen=True)
 class LearnedVP(Gaussian):
-    """Variance preserving with a learned log-SNR from `log_snr_max` at t = 0 to `log_snr_min` at t = 1.
+    """A variance-preserving process whose log-SNR is learned, between fixed values at t = 0 and t = 1.
 
-    `logits` [K + 1] shape the path: -dλ/dt at the knots k/K, up to a factor, is exp(logits); zeros are the straight
-    line. The default ends are those of Kingma et al. 2021. As under VE, x at t = 0 is data with a little noise.
+    Train the logits together with the network by `jaxdiff.losses.LeastVariance` on a `jaxdiff.denoisers.WithProcess`:
+    they learn the path that minimises the variance of the loss. As in `VE`, x at t = 0 has a little noise.
 
-    They learn the path by the gradient of the squared loss, which has the same mean under every path and so moves its
-    variance alone (section 5.1 and appendix I). `params` are what of it learns, the logits; the ends stay:
+    Args:
+        log_snr_max: the log-SNR at t = 0; the defaults of both ends are those of the paper.
+        log_snr_min: the log-SNR at t = 1, below `log_snr_max`.
+        logits: shape `[K + 1]`; -dλ/dt at the knots k/K is proportional to exp(logits), and zeros are a straight line.
 
-        loss = jd.losses.Denoising(jd.losses.weightings.Likelihood(), jd.losses.times.Stratified(t_min=0.0))
-        both = jd.denoisers.WithProcess(denoiser)
-        both = jd.training.train(key, folder, both, jd.losses.LeastVariance(loss), batches, steps=10_000)
+    Raises:
+        ValueError: if the ends do not decrease, or there are fewer than two logits.
 
-    Raises ValueError for ends that do not fall or fewer than two logits.
+    Source:
+        Kingma et al. 2021, "Variational diffusion models", section 5.1 and appendix I.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> process = jd.LearnedVP(log_snr_max=10.0, log_snr_min=-10.0)
+        >>> round(float(process.log_snr(0.75)), 3)  # zero logits: a straight line
+        -5.0
+        >>> process.params.shape
+        (33,)
     """
 
     log_snr_max: float = 13.3
@@ -57,21 +67,21 @@ class LearnedVP(Gaussian):
 
     @property
     def params(self) -> np.ndarray | jax.Array:
-        """What of it learns: the logits."""
+        """The learned parameters: the logits."""
         return self.logits
 
     def with_params(self, params) -> "LearnedVP":
-        """The same ends with other logits."""
+        """The process with other logits and the same ends."""
         return rebuilt(self, logits=params)
 
     def _path(self):
-        """dw/dt at the knots, [K + 1], and w there, from 0 to 1."""
+        """(dw/dt, w) at the knots, each [K + 1]; w goes from 0 to 1."""
         height = jax.nn.softmax(jnp.asarray(self.logits))
         area = jnp.cumsum((height[:-1] + height[1:]) / 2)
         return height * (len(area) / area[-1]), jnp.concatenate([jnp.zeros(1), area / area[-1]])
 
     def _part(self, part):
-        """dw/dt at the two ends of a part of [0, 1], and w at its first; the last knot is a part of its own."""
+        """dw/dt at both ends of the interval number `part`, and w at its first; the last knot is an empty interval."""
         slope, w = self._path()
         return slope[part], slope[jnp.minimum(part + 1, len(w) - 1)], w[part]
 

@@ -1,15 +1,15 @@
 r"""Uniform noise: a value that is noised is any of the K categories (Hoogeboom et al. 2021, "Argmax flows and
 multinomial diffusion", section 4).
 
-1.  Of q(x_t | x_0), α + σ/K at x_0 and σ/K elsewhere, only the ratio counts, 1 + g with g = α K/σ: the evidence adds
-    log(1 + g) to the one logit at x_t. As t -> 0 the answer is x_t, as t -> 1 it is what the other values say.
+1.  q(x_t | x_0) is α + σ/K at x_0 and σ/K elsewhere. Only the ratio matters, 1 + g with g = α K/σ: the evidence adds
+    log(1 + g) to the one logit at x_t. As t -> 0 x_0 is x_t; as t -> 1 the other values alone determine its law.
 2.  With c the leave-one-out law the ratios r̂ of the bound (`jaxdiff.processes.discrete`, 3.) are sums of positive
     terms,
 
         r̂_y = (c Q̄)_y/(c Q̄)_x = (1 + g c_y)/(1 + g c_x),        y ≠ x,
 
     and so is r, by c_y = [y = x_0]: 1/(1 + g) for every y where x = x_0, and elsewhere 1 but for 1 + g at x_0. With d =
-    log r̂_y/r_y each term of the bound is r (e^d - 1 - d), of which nothing is lost where the two agree.
+    log r̂_y/r_y each term of the bound is r (e^d - 1 - d), which loses no digits where the two agree.
 3.  For the same reason a step back of the model is p(x_s = y | x_t) ∝ q(x_t | y) (c Q̄_s)_y, K numbers beside those of
     q(x_s | x_t, x_0): the divergence of a step is a sum over K.
 4.  The reverse rates of a value sum to rate (1 - p_x) towards the data, by c without x, and to β (K - 1)/K m towards
@@ -28,23 +28,41 @@ from jaxdiff.processes.discrete import Mixing
 from jaxdiff.processes.heads import Head, Seen
 from jaxdiff.processes.predictions import Categorical, Certain
 
-_MOST = 40.0  # log(1 + g) of a σ that no draw in floating point meets
-_CERTAIN = 1e4  # a log-ratio beside which nothing is left
+_MOST = 40.0  # upper bound of log(1 + g): σ is then so small that no draw in floating point is noise
+_CERTAIN = 1e4  # a log-ratio against which all else has probability 0
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Multinomial(Mixing):
-    """Uniform noise: each value becomes any of the `categories`, itself too, with probability σ(t) of `schedule`.
+    """Uniform noise: each value is replaced by a uniformly drawn category with probability σ(t) = 1 - α(t).
 
-    `jaxdiff.Denoiser` reads a network's output [n, *event, categories] by the row "leave_one_out" unless told "data" or
-    "score" (`jaxdiff.processes.discrete`). A subclass may write `alpha(t)` in place of a schedule.
+    The drawn category may be the value itself. A network returns logits `[n, *event, categories]`, which a `Denoiser`
+    reads as "leave_one_out" by default, or as "data" or "score" (`jaxdiff.processes.discrete`). A subclass may write
+    `alpha(t)` in place of a schedule.
 
-    Raises TypeError for categories that are no whole number or for no schedule, ValueError for fewer than two.
+    Args:
+        categories: the number of categories, at least 2.
+        schedule: α(t), one of `jaxdiff.schedules`.
+
+    Raises:
+        TypeError: if `categories` is not a whole number or `schedule` is not a schedule.
+        ValueError: if `categories` is less than 2.
+
+    Source:
+        Hoogeboom et al. 2021, "Argmax flows and multinomial diffusion", section 4.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> process = jd.Multinomial(4)
+        >>> kernel = jnp.exp(process.log_kernel(0.5))  # [x_t, x_0]: alpha + sigma/4 where equal, sigma/4 elsewhere
+        >>> [round(p, 3) for p in kernel[:, 0].tolist()]
+        [0.625, 0.125, 0.125, 0.125]
     """
 
     def check_start(self, parameterization, t) -> None:
-        """Raise ValueError where α = 0 at a concrete `t`, of which "score" says nothing."""
+        """Raise ValueError if α = 0 at a concrete `t`, where "score" does not determine the law of x_0."""
         if parameterization == "score":
             self._check_data_left(parameterization, t, "leave_one_out")
 
@@ -53,9 +71,9 @@ class Multinomial(Mixing):
         return jax.vmap(one)(keys)
 
     def unknown(self, shape):
-        """There is none: x at t = 1 is a draw."""
+        """Always raises ValueError: uniform noise is random."""
         raise ValueError(
-            f"{type(self).__name__}: a part of uniform noise has no value that says nothing; give it as cond, draw "
+            f"{type(self).__name__}: a part of uniform noise has no value that means unknown; give it as cond, draw "
             "jointly and drop it, or take jaxdiff.Absorbing"
         )
 
@@ -72,7 +90,7 @@ class Multinomial(Mixing):
         return jnp.log(alpha * jnp.eye(self.categories) + sigma / self.categories)
 
     def read(self, parameterization, out, x, t, data_std) -> Categorical:
-        """The logits by their row, with what x says of itself as evidence."""
+        """The logits by their parameterization, with the evidence of x."""
         check_output("the network", out, x, (*x.shape, self.categories), " (one logit for each category)")
         if parameterization == "data":
             return Categorical(out)
@@ -80,19 +98,19 @@ class Multinomial(Mixing):
             if isinstance(out, Head):
                 raise TypeError(
                     'the network returned a jaxdiff.Head, but parameterization = "score" reads all ratios of a value '
-                    'at once; expected an array of them, or "leave_one_out"'
+                    'at once; expected an array, or parameterization = "leave_one_out"'
                 )
             share = jax.nn.softmax(jnp.where(self._own(x), 0.0, out.astype(jnp.promote_types(out.dtype, jnp.float32))))
             noise = expand_time(self.sigma(t), x)[..., None] / self.categories
-            out = jnp.log(jnp.maximum(share - noise, jnp.finfo(share.dtype).eps * share))  # log c, by c Q̄ = α c + σ/K
+            out = jnp.log(jnp.maximum(share - noise, jnp.finfo(share.dtype).eps * share))  # log c, as c Q̄ = α c + σ/K
         return Categorical(out, self.evidence(x, t))
 
     def _own(self, x) -> jax.Array:
-        """Which of the categories x is, [*x.shape, categories]."""
+        """Whether x is each category, [*x.shape, categories]."""
         return jnp.arange(self.categories) == x[..., None]
 
     def reverse(self, keys, prediction, x, t, s) -> jax.Array:
-        """A draw of x_0, and of x_s given it: x_0, any category, or still x."""
+        """A draw of x_0 and then of x_s given it: x_0, a random category, or still x."""
         what, which, noise = split_keys(keys, 3)
         x0 = prediction.draw(what)
         (alpha_s, sigma_s), alpha_t = self.marginal(s), self.alpha(t)
@@ -119,12 +137,12 @@ class Multinomial(Mixing):
         return jnp.where(jumps, jnp.where(clean, drawn, (x + shift) % self.categories), x)
 
     def _left_out(self, log_p, x, gain) -> tuple[jax.Array, jax.Array]:
-        """(log of the leave-one-out law, which of the categories x is) of log p(x_0 | x_t)."""
+        """(log of the leave-one-out law, whether x is each category), given log p(x_0 | x_t)."""
         own = self._own(x)
         return jax.nn.log_softmax(log_p - jnp.where(own, gain[..., None], 0.0), -1), own
 
     def _asked(self, question, prediction, truth: Certain, x, *values) -> jax.Array:
-        """What the prediction answers, of x, x_0 and numbers a time; NaN for an x_0 that does not exist."""
+        """`prediction.ask(question, x, x_0, *values)`, `values` one per t; NaN where x_0 is not a category."""
         if isinstance(prediction, Certain):
             prediction = Categorical(jnp.log(self._own(prediction.data)))
         values = (jnp.broadcast_to(expand_time(value, x), x.shape) for value in values)
@@ -132,7 +150,7 @@ class Multinomial(Mixing):
         return jnp.where(there, prediction.ask(question, x, truth.data, *values), jnp.nan)
 
     def error(self, prediction, truth: Certain, x, t) -> jax.Array:
-        """The score entropy: the divergence of the reverse rates, by the rate; 0 where nothing is noise."""
+        """The score entropy: the divergence of the reverse rates over the rate; 0 where σ = 0."""
 
         def entropy(log_p, x, x0, gain):
             log_c, own = self._left_out(log_p, x, gain)

@@ -6,8 +6,8 @@ eq. 32-33 and appendix B, C) is
     VP      dx = -β/2 x dt + √β dw                      α = exp(-B/2)   σ = √(1 - exp(-B))    λ = -log(exp(B) - 1)
     SubVP   dx = -β/2 x dt + √(β (1 - exp(-2B))) dw     α = exp(-B/2)   σ = 1 - exp(-B)       λ = -2 log(2 sinh(B/2))
 
-For β linear in t, B = β_min t + (β_max - β_min) t²/2, so the VP mean is exp(-t² (β_max - β_min)/4 - t β_min/2): half
-of what is sometimes copied. SubVP's standard deviation is 1 - exp(-B) itself; the square root of it is VP's.
+For β linear in t, B = β_min t + (β_max - β_min) t²/2, so α of VP is exp(-t² (β_max - β_min)/4 - t β_min/2), with half
+the exponent that is sometimes copied. SubVP's standard deviation is 1 - exp(-B) itself; its square root is VP's.
 
 A table of T DDPM steps is the same process with a piecewise constant β: B(k/T) = -Σ_{j<=k} log(1 - β_j), which gives
 ᾱ_k = α(k/T)² exactly at every step (Ho et al. 2020, eq. 4).
@@ -29,14 +29,14 @@ from jaxdiff.processes.gaussian import Gaussian
 
 
 def _check_rising(low: str, high: str, process: Gaussian) -> None:
-    """Raise where the field `low` is not above 0 or the field `high` not above it."""
+    """Raise unless 0 < `low` < `high`, two fields of `process`."""
     check_field(process, low, above=0)
     check_field(process, high, above=0)
     check_field_above(process, high, low, f"{low} = {{low}} is not below {high} = {{high}}; swap them")
 
 
 class _Decaying(Gaussian):
-    """Drift -β/2 x and α = exp(-B/2), by B(t) = ∫₀ᵗ β, its derivative β(t), and its inverse."""
+    """Drift -β/2 x and α = exp(-B/2), given B(t) = ∫₀ᵗ β, its derivative β(t), and its inverse."""
 
     @abc.abstractmethod
     def _integral(self, t) -> jax.Array: ...
@@ -96,11 +96,40 @@ class _LinearBeta(_Decaying):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class VP(_LinearBeta, _VariancePreserving):
-    """Variance preserving with linear β(t), the continuous DDPM (Song et al. 2021, eq. 32-33)."""
+    """The variance-preserving process with linear β(t), the continuous DDPM: α² + σ² = 1.
+
+    Args:
+        beta_min: β(0), above 0.
+        beta_max: β(1), above 0.
+
+    Source:
+        Song et al. 2021, "Score-based generative modeling through SDEs", eq. 32-33.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> process = jd.VP(beta_min=0.1, beta_max=20.0)
+        >>> alpha, sigma = process.marginal(0.3)
+        >>> round(float(alpha**2 + sigma**2), 3)
+        1.0
+    """
 
 
 def OU(beta: float = 10.0) -> VP:
-    """The Ornstein-Uhlenbeck process dx = -β/2 x dt + √β dw: VP with a constant β."""
+    """The Ornstein-Uhlenbeck process dx = -β/2 x dt + √β dw: `VP` with a constant β.
+
+    Args:
+        beta: the rate β, above 0.
+
+    Returns:
+        `VP(beta, beta)`.
+
+    Examples:
+        >>> import math
+        >>> import jaxdiff as jd
+        >>> process = jd.OU(beta=10.0)
+        >>> round(float(process.alpha(0.5) / math.exp(-2.5)), 3)  # alpha = exp(-beta t/2)
+        1.0
+    """
     beta = check_number("beta", beta, above=0)
     return VP(beta, beta)
 
@@ -108,7 +137,21 @@ def OU(beta: float = 10.0) -> VP:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class SubVP(_LinearBeta):
-    """Sub-VP with linear β(t) (Song et al. 2021, appendix B, eq. 28-29): VP's mean, σ = 1 - exp(-B)."""
+    """The sub-variance-preserving process with linear β(t): α of `VP`, and σ = 1 - α².
+
+    Args:
+        beta_min: β(0), above 0.
+        beta_max: β(1), above 0.
+
+    Source:
+        Song et al. 2021, "Score-based generative modeling through SDEs", appendix B, eq. 28-29.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> alpha, sigma = jd.SubVP().marginal(0.3)
+        >>> round(float(alpha**2 + sigma), 3)
+        1.0
+    """
 
     def sigma(self, t):
         return -jnp.expm1(-self._integral(t))
@@ -128,7 +171,7 @@ class SubVP(_LinearBeta):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class _Table(_VariancePreserving):
-    """VP with a piecewise constant β: `cumulative` [T + 1] holds B(k/T)."""
+    """VP with a piecewise constant β; `cumulative` [T + 1] holds B(k/T)."""
 
     cumulative: np.ndarray | jax.Array
 
@@ -145,7 +188,7 @@ class _Table(_VariancePreserving):
 
     def _rate(self, t):
         steps = self.cumulative.shape[0] - 1
-        step = jnp.clip(jnp.ceil(t * steps - 1e-3), 1, steps).astype(int)  # at k/T the β of step k
+        step = jnp.clip(jnp.ceil(t * steps - 1e-3), 1, steps).astype(int)  # t = k/T takes the β of step k
         return jnp.diff(self.cumulative)[step - 1] * steps
 
     def _inverse(self, integral):
@@ -153,9 +196,26 @@ class _Table(_VariancePreserving):
 
 
 def from_betas(betas) -> Gaussian:
-    """The process of a DDPM table of T values β_1..β_T in (0, 1): step k is t = k / T, exact there.
+    """The process of a DDPM table β_1..β_T: step k of the table is exactly the time t = k/T.
 
-    The table may be traced, and learned. Raises ValueError for an empty table or a β outside (0, 1) (traced, NaN).
+    Args:
+        betas: the table, shape `[T]`, values inside (0, 1). It may be traced, and so learned.
+
+    Returns:
+        A variance-preserving process with piecewise constant β(t).
+
+    Raises:
+        ValueError: if the table is empty or a concrete β is outside (0, 1) (a traced one gives NaN).
+
+    Source:
+        Ho et al. 2020, "Denoising diffusion probabilistic models", eq. 4.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> process = jd.from_betas(jnp.array([0.1, 0.2, 0.5]))
+        >>> round(float(process.alpha(2 / 3) ** 2), 3)  # (1 - 0.1) (1 - 0.2)
+        0.72
     """
     array = check_array("betas", betas)
     known = all(map(is_concrete, jax.tree.leaves(betas)))
@@ -175,7 +235,7 @@ def from_betas(betas) -> Gaussian:
 
 
 class _Undamped(Gaussian):
-    """α = 1: noise is added, and the data stay as they are."""
+    """α = 1: noise is added to data that are not scaled."""
 
     def alpha(self, t):
         return jnp.ones_like(t)
@@ -184,9 +244,22 @@ class _Undamped(Gaussian):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class VE(_Undamped):
-    """Variance exploding, σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30-31).
+    """The variance-exploding process, α = 1 and σ(t) = σ_min (σ_max/σ_min)^t.
 
-    As in the paper σ(0) = σ_min: x at t = 0 is data with that much noise.
+    As in the paper, x at t = 0 is not clean: it has noise of standard deviation σ_min.
+
+    Args:
+        sigma_min: σ(0), above 0.
+        sigma_max: σ(1), above `sigma_min`; also the standard deviation of the prior.
+
+    Source:
+        Song et al. 2021, "Score-based generative modeling through SDEs", eq. 30-31.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> process = jd.VE(sigma_min=0.01, sigma_max=100.0)
+        >>> round(float(process.sigma(0.5)), 3)  # the geometric mean
+        1.0
     """
 
     sigma_min: float = 0.01
@@ -223,7 +296,16 @@ class VE(_Undamped):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Brownian(_Undamped):
-    """Brownian motion dx = std dw, α = 1 and σ(t) = std √t: the reference process of a Schrödinger bridge."""
+    """Brownian motion dx = std dw: α = 1 and σ(t) = std √t, the reference process of a Schrödinger bridge.
+
+    Args:
+        std: σ(1), above 0.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> round(float(jd.Brownian(std=3.0).sigma(0.25)), 3)
+        1.5
+    """
 
     std: float = 1.0
 
@@ -246,7 +328,18 @@ class Brownian(_Undamped):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class BrownianVE(_Undamped):
-    """Brownian motion with g(t) = base^t and α = 1, so that σ(t)² = (base^{2t} - 1) / (2 log base); base > 1."""
+    """Variance exploding from clean data: α = 1 and dx = base^t dw, so that σ(t)² = (base^{2t} - 1) / (2 log base).
+
+    Args:
+        base: g(1) of the SDE, above 1.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> process = jd.BrownianVE(base=25.0)
+        >>> f, g = jd.forward_sde(process, 0.5)
+        >>> round(float(f), 3), round(float(g), 3)
+        (0.0, 5.0)
+    """
 
     base: float = 25.0
 
@@ -273,9 +366,23 @@ class BrownianVE(_Undamped):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class EDM(_Undamped):
-    """α = 1 and σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} - σ_min^{1/ρ}))^ρ (Karras et al. 2022, eq. 5).
+    """The process of Karras et al.: α = 1 and σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} - σ_min^{1/ρ}))^ρ.
 
-    Uniform steps in t are the paper's steps in σ. σ(0) = σ_min: x at t = 0 is data with that much noise.
+    Uniform steps in t are the paper's steps in σ. x at t = 0 is not clean: it has noise of standard deviation σ_min.
+
+    Args:
+        sigma_min: σ(0), above 0.
+        sigma_max: σ(1), above `sigma_min`; also the standard deviation of the prior.
+        rho: ρ, above 0; larger values take smaller steps near the data.
+
+    Source:
+        Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", eq. 5.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> process = jd.EDM(sigma_min=0.002, sigma_max=80.0)
+        >>> round(float(process.sigma(0.0)), 4), round(float(process.sigma(1.0)), 2)
+        (0.002, 80.0)
     """
 
     sigma_min: float = 0.002
@@ -318,7 +425,20 @@ class EDM(_Undamped):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Cosine(Gaussian):
-    """Variance preserving with α = cos(u)/cos(u_0), u = (t + s)/(1 + s) π/2 (Nichol and Dhariwal 2021, eq. 17)."""
+    """The cosine schedule: variance preserving with α = cos(u)/cos(u_0), u = (t + s)/(1 + s) π/2.
+
+    Args:
+        s: the offset, 0 or more, which slows the first steps from the data.
+
+    Source:
+        Nichol and Dhariwal 2021, "Improved denoising diffusion probabilistic models", eq. 17.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> alpha, sigma = jd.Cosine(s=0.0).marginal(1 / 3)  # cos(30°), sin(30°)
+        >>> round(float(alpha**2), 3), round(float(sigma), 3)
+        (0.75, 0.5)
+    """
 
     s: float = 0.008
 
@@ -361,10 +481,23 @@ class Cosine(Gaussian):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Flow(Gaussian):
-    """The straight line α = 1 - t, σ = t + σ_min (1 - t); σ_min = 0 is rectified flow (Liu et al. 2023).
+    """The straight line of flow matching: α = 1 - t and σ = t + σ_min (1 - t).
 
-    With σ_min > 0 it is the Gaussian path of Lipman et al. 2023, eq. 20-22: x at t = 0 is data with that much noise.
-    Flow matching papers run the other way: their time is 1 - t here, and their velocity the negative of ours.
+    σ_min = 0 is rectified flow; σ_min > 0 is the Gaussian path of Lipman et al., where x at t = 0 has that much noise.
+    Flow matching papers count time the other way: their time is 1 - t here, and their velocity the negative of ours.
+
+    Args:
+        sigma_min: σ(0), in [0, 1).
+
+    Source:
+        Liu et al. 2023, "Flow straight and fast"; Lipman et al. 2023, "Flow matching for generative modeling",
+        eq. 20-22.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> alpha, sigma = jd.Flow().marginal(0.25)
+        >>> float(alpha), float(sigma)
+        (0.75, 0.25)
     """
 
     sigma_min: float = 0.0

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import said
 from jaxdiff.processes.process import check_process
 
-_LARGE = 1e30  # in place of infinite entries at σ = 0, where x_0 is x/α
+_LARGE = 1e30  # replaces infinite entries at σ = 0, where x_0 = x/α
 
 
 def _data(process, t, alpha, sigma, data_std):
@@ -59,13 +59,32 @@ ROWS = {"data": _data, "noise": _noise, "score": _score, "v": _v, "velocity": _v
 
 
 def check_parameterization(name: str) -> None:
-    """Raise ValueError for a parameterisation that has no row."""
+    """Raise ValueError for an unknown parameterisation."""
     if not isinstance(name, str) or name not in ROWS:
         raise ValueError(f"parameterization {said(name)} is unknown; expected one of {', '.join(ROWS)}")
 
 
 def row(name: str, process, t, data_std: Any = 0.5) -> tuple[jax.Array, jax.Array]:
-    """The row (a, b) of the parameterisation `name` at times `t`, each of the shape of `t`."""
+    """The row (a, b) of a parameterisation: the network's target is a x_0 + b ε.
+
+    Args:
+        name: one of "data", "noise", "score", "v", "velocity" and "edm".
+        process: a process of numbers.
+        t: times in [0, 1], of any shape.
+        data_std: the standard deviation of the data, which "edm" uses.
+
+    Returns:
+        `(a, b)`, each of the shape of `t`.
+
+    Raises:
+        ValueError: if `name` is unknown.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> a, b = jd.processes.row("velocity", jd.Flow(), 0.3)  # dx/dt = eps - x_0
+        >>> float(a), float(b)
+        (-1.0, 1.0)
+    """
     check_parameterization(name)
     check_process(process)
     alpha, sigma = process.marginal(t)

@@ -1,14 +1,14 @@
 r"""Several processes side by side: a number and its label, an image and its text.
 
-Given x_0 the parts are noised independently of each other, so that everything a space adds to its curves goes part by
-part: data, x_t, predictions, shapes and errors are trees of the same form. The denoiser alone sees all parts at once.
+Given x_0, the parts are noised independently of each other, so that every method works part by part: data, x_t,
+predictions, shapes and errors are trees of the same structure. Only the denoiser sees all parts at once.
 
-There is one clock or several: where a time is asked for, one t stands for all parts, and a tree of them gives each its
-own. On one clock the bound is the sum of the parts' bounds, so the rate is the sum of their rates,
+There is one clock or several: a time argument is one t for all parts, or a tree with a time for each. On one clock the
+bound is the sum of the parts' bounds, so the rate is the sum of their rates,
 
     rate = Σ rate_i = d/dt Σ log σ_i/q_i,
 
-and what a grid takes equal steps in, the angle or the log-SNR, is the mean of the parts'.
+and the coordinate of a grid, the angle or the log-SNR, is the mean over the parts.
 """
 
 import dataclasses
@@ -29,14 +29,27 @@ from jaxdiff.processes.process import Process, check_process
 @pytree
 @dataclasses.dataclass(frozen=True, init=False)
 class Product(Process):
-    """The processes of `parts`, any pytree of them, side by side.
+    """Several processes side by side, for a joint model such as one of an image and its label.
 
-        joint = jd.Product({"image": jd.VP(), "label": jd.Absorbing(10)})
+    x_0, x, predictions and shapes are trees of the structure of `parts`. A time is one number for all parts, or a tree
+    with a time for each. The keys of a part are those of the examples folded with the part's number.
 
-    x_0, x, predictions, shapes and, where each part has its own, times are trees of the same form. A part's keys are
-    those of the example folded with its number, in the order of the tree.
+    Args:
+        parts: a pytree of processes, such as a dictionary.
 
-    Raises TypeError for a part that is no process, ValueError for none.
+    Raises:
+        TypeError: if a part is not a process.
+        ValueError: if there are no parts.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> joint = jd.Product({"image": jd.VP(), "label": jd.Absorbing(10)})
+        >>> x0 = {"image": jnp.zeros((4, 8, 8, 1)), "label": jnp.array([3, 1, 4, 1])}
+        >>> x, truth = jd.perturb(jax.random.key(0), joint, x0, 1.0)
+        >>> x["image"].shape, x["label"].tolist()  # at t = 1 every label is the mask, 10
+        ((4, 8, 8, 1), [10, 10, 10, 10])
     """
 
     members: tuple[Process, ...]
@@ -49,7 +62,7 @@ class Product(Process):
         for process in processes:
             check_process(process, "a part")
         if not processes:
-            raise ValueError(f"parts = {said(parts)} holds no process; expected some, such as a dictionary of them")
+            raise ValueError(f"parts = {said(parts)} holds no process; expected at least one, such as a dictionary")
         object.__setattr__(self, "members", tuple(processes))
         object.__setattr__(self, "structure", structure)
 
@@ -64,7 +77,7 @@ class Product(Process):
 
     @property
     def bound_grid(self) -> Grid:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """That of the parts where all have the same, and equal steps in log-SNR otherwise."""
+        """The grid of the parts if all have the same, otherwise equal steps in log-SNR."""
         first, *others = (process.bound_grid for process in self.processes)
         return first if all(other == first for other in others) else LogSNR()
 
@@ -85,29 +98,29 @@ class Product(Process):
 
     @property
     def params(self) -> list:
-        """What of each part learns, in order; None of one that has nothing to learn."""
+        """The learned parameters of each part, in order; None for a part without any."""
         return [getattr(process, "params", None) for process in self.processes]
 
     def with_params(self, params) -> "Product":
-        """The same product with other numbers in the parts that learn."""
+        """The product with other learned parameters in its parts."""
         parts: list[tuple[Any, Any]] = list(zip(self.processes, params))
         moved = [process.with_params(part) if hasattr(process, "with_params") else process for process, part in parts]
         return rebuilt(self, members=tuple(moved))
 
     def _map(self, method: str, *parts: list) -> list:
-        """What `method` of each process makes of its parts."""
+        """`method` of each process, called with its parts of the arguments."""
         return [getattr(process, method)(*part) for process, *part in zip(self.processes, *parts)]
 
     def _tree(self, method: str, *parts: list) -> Any:
-        """The same as a tree."""
+        """The results of `_map` as a tree."""
         return self.joined(self._map(method, *parts))
 
     def _given(self, tree, name: str) -> list:
-        """The parts of `tree`, each None where it is None."""
+        """The parts of `tree`; None for each if it is None."""
         return [None] * len(self.processes) if tree is None else self.split(tree, name)
 
     def _keys(self, keys) -> list:
-        """The keys of each part: those of the examples folded with its number."""
+        """The keys of each part: those of the examples folded with the part's number."""
         return [folded(keys, number) for number in range(len(self.processes))]
 
     def _mean(self, method: str, t) -> jax.Array:
@@ -155,7 +168,7 @@ class Product(Process):
         self._map("warn_uncovered", self.split(data_std, "data_std"))
 
     def check(self, x, name: str = "x", noised: bool = False) -> Any:
-        """`x` part by part, each named by its path; ValueError where they hold different numbers of examples."""
+        """`x` checked part by part, each named by its path; ValueError for different numbers of examples."""
         numbered = jax.tree_util.tree_leaves_with_path(self.joined(range(len(self.processes))))
         paths = [name + jax.tree_util.keystr(path) for path, _ in numbered]
         parts = zip(self.processes, self.split(x, name), paths)
@@ -164,15 +177,18 @@ class Product(Process):
         return self.joined(checked)
 
     def check_shape(self, shape) -> Any:
-        """A tree of shapes, as many examples in each."""
+        """A tree of shapes, with the same number of examples in each."""
         shapes = self._map("check_shape", self.split(shape, "shape"))
         _check_alike(f"the parts of shape = {shape}", [n for n, *_ in shapes])
         return self.joined(shapes)
 
     def check_reading(self, parameterization, data_std, learned_variance: bool) -> tuple[tuple, Any]:
-        """(parameterisation, data_std): a row of words, which may be given again or as a tree, and a tree."""
+        """(parameterization, data_std): a tuple with a name for each part, and a tree.
+
+        `parameterization` may be one name for all parts, such a tuple, or a tree of names.
+        """
         if learned_variance:
-            raise ValueError("learned_variance = True of a product; expected a denoiser of one part alone")
+            raise ValueError("learned_variance = True for a product; expected a denoiser of a single process")
         count, rows = len(self.processes), parameterization
         if rows is None or isinstance(rows, str):
             rows = (rows,) * count
@@ -228,7 +244,7 @@ class Product(Process):
         return self._tree("kl", *map(self.split, (prediction, truth, x)), self.clocks(t), self.clocks(s))
 
     def check_data(self, data, levels) -> Any:
-        """A tree of data, each part with its own levels, a tree too; None for the default of each."""
+        """A tree of data checked part by part; `levels` is a tree too, or None for the default of each part."""
         checked = self._map("check_data", self.split(data, "data"), self._given(levels, "levels"))
         _check_alike("data", [len(part) for part in checked])
         return self.joined(checked)
@@ -237,7 +253,7 @@ class Product(Process):
         return self._tree("clean", self.split(data, "data"), self._given(levels, "levels"))
 
     def last_time(self, levels) -> jax.Array | None:
-        """The latest of the parts', or None."""
+        """The latest of the parts' times, or None if no part has one."""
         times = [t for t in self._map("last_time", self._given(levels, "levels")) if t is not None]
         return functools.reduce(jnp.maximum, times) if times else None
 
@@ -250,7 +266,7 @@ class Product(Process):
 
 
 def _check_form(name: str, form: Any, tree: Any) -> None:
-    """Raise ValueError, by its path, for the first part of `tree` that has another form than `form`."""
+    """Raise ValueError, with its path, for the first part of `tree` whose structure differs from that of `form`."""
     parts, structure = jax.tree_util.tree_flatten_with_path(form, is_leaf=lambda part: part is not form)
     if jax.tree_util.treedef_is_leaf(structure):
         return
@@ -263,6 +279,6 @@ def _check_form(name: str, form: Any, tree: Any) -> None:
 
 
 def _check_alike(given: str, counts: list[int]) -> None:
-    """Raise ValueError for what is `given` where its parts hold different numbers of examples."""
+    """Raise ValueError if the parts of `given` hold different numbers of examples."""
     if len(set(counts)) > 1:
         raise ValueError(f"{given} hold {counts} examples; expected the same number of examples in each part")

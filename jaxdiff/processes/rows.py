@@ -1,11 +1,11 @@
-r"""Noise that a draw of x_0 leaves no three cases of: the posterior of a value is a vector over the K categories.
+r"""Noise of categories whose posterior q(x_s | x_t, x_0) is a vector over all K categories.
 
 With rows of logs, each [*x.shape, K] and up to a constant,
 
     q(x_s = j | x_t, x_0) ∝ q(x_t | j) q(j | x_0),        p(x_s = j | x_t) ∝ q(x_t | j) Σ_v c_v q(j | v)
 
-c the leave-one-out law. The sum is the one product of [values, K] by [K, K] there is. It runs over v one at a time, so
-that no example holds a matrix.
+with c the leave-one-out law. The sum is the only product of [values, K] by [K, K]. It runs over v one at a time, so
+that no matrix per example is stored.
 """
 
 import abc
@@ -20,37 +20,37 @@ from jaxdiff.processes.predictions import Categorical, Certain
 
 
 class ByRows(Discrete):
-    """Categories whose kernel is asked for rows: a subclass writes the four below, each [*x.shape, categories]."""
+    """Categories whose kernel is computed row by row: a subclass writes the methods below."""
 
     rows = "leave_one_out", "data"
 
     @abc.abstractmethod
     def evidence(self, x, t) -> jax.Array:
-        """log q(x_t = x | x_0 = v) for every v, up to a constant."""
+        """log q(x_t = x | x_0 = v) for every v, up to a constant, [*x.shape, categories]."""
 
     @abc.abstractmethod
     def _after(self, x0, t) -> jax.Array:
-        """log q(x_t = j | x_0 = x0) for every j, up to a constant."""
+        """log q(x_t = j | x_0 = x0) for every j, up to a constant, [*x0.shape, categories]."""
 
     @abc.abstractmethod
     def _before(self, x, s, t) -> jax.Array:
-        """log q(x_t = x | x_s = j) for every j, up to a constant; 0 at x alone where s is t."""
+        """log q(x_t = x | x_s = j) for every j, up to a constant, [*x.shape, categories]; 0 at x alone if s = t."""
 
     @abc.abstractmethod
     def _onward(self, x, s, t) -> jax.Array:
-        """log q(x_t = j | x_s = x) for every j, up to a constant."""
+        """log q(x_t = j | x_s = x) for every j, up to a constant, [*x.shape, categories]."""
 
     @abc.abstractmethod
     def _log_prior(self) -> jax.Array:
-        """log of the noise, [categories]."""
+        """log of the noise's law, [categories]."""
 
     def prior(self, keys, shape, t) -> jax.Array:
         return drawn(keys, jnp.broadcast_to(self._log_prior(), (*shape, self.categories)))
 
     def unknown(self, shape):
-        """There is none: x at t = 1 is a draw."""
+        """Always raises ValueError: this noise is random."""
         raise ValueError(
-            f"{type(self).__name__}: a part of this noise has no value that says nothing; give it as cond, draw "
+            f"{type(self).__name__}: a part of this noise has no value that means unknown; give it as cond, draw "
             "jointly and drop it, or take jaxdiff.Absorbing"
         )
 
@@ -61,12 +61,12 @@ class ByRows(Discrete):
         return drawn(keys, self._onward(x, s, t))
 
     def reverse(self, keys, prediction, x, t, s) -> jax.Array:
-        """A draw of x_0, and of x_s given it."""
+        """A draw of x_0, and then of x_s given x_0."""
         what, which = split_keys(keys)
         return drawn(which, self._before(x, s, t) + self._after(prediction.draw(what), s))
 
     def read(self, parameterization, out, x, t, data_std) -> Categorical:
-        """The logits by their row, with what x says of itself as evidence."""
+        """The logits by their parameterization, with the evidence of x."""
         check_output("the network", out, x, (*x.shape, self.categories), " (one logit for each category)")
         return Categorical(out, None if parameterization == "data" else self.evidence(x, t))
 
@@ -83,7 +83,7 @@ class ByRows(Discrete):
         return prediction.log_probabilities()
 
     def _there(self, truth: Certain, cost) -> jax.Array:
-        """`cost`, NaN where x_0 is a category that does not exist."""
+        """`cost`, NaN where x_0 is not a category."""
         return jnp.where((truth.data >= 0) & (truth.data < self.categories), cost, jnp.nan)
 
     def kl(self, prediction, truth: Certain, x, t, s) -> jax.Array:
@@ -106,13 +106,13 @@ class ByRows(Discrete):
 
 
 def drawn(keys, logits) -> jax.Array:
-    """A category of each row of logits [n, *event, K], one key an example."""
+    """A draw from each row of logits [n, *event, K], one key per example."""
     one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
     return jax.vmap(one)(keys, logits).astype(jnp.int32)
 
 
 def contracted(weights, row: Callable) -> jax.Array:
-    """Σ_v weights[..., v] row(v) for weights [n, *event, K] and rows [n, K] of an example, one v at a time."""
+    """Σ_v weights[..., v] row(v) for weights [n, *event, K] and rows [n, K], one v at a time."""
 
     def add(total, part):
         v, weight = part

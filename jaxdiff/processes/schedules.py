@@ -1,4 +1,4 @@
-r"""Schedules of categories: how likely a token is to be still x_0 at t, the curve α that falls from t = 0 to t = 1.
+r"""Schedules of categories: α(t), the probability that a token is still x_0 at t, which falls from t = 0 to t = 1.
 
     Linear                   α = 1 - t                        Austin et al. 2021, for masks (by mutual information)
     Cosine                   α = 1 - cos(π(1 - t)/2)          Shi et al. 2024
@@ -6,8 +6,8 @@ r"""Schedules of categories: how likely a token is to be still x_0 at t, the cur
     Polynomial(power)        α = 1 - t^power                  Shi et al. 2024
     Geometric(low, high)     α = exp(-low^(1 - t) high^t)     Lou et al. 2024
 
-σ = 1 - α loses the digits of a small σ, and α = 1 - σ those of a small α. So each curve is written in the form that
-keeps them, by half angles and expm1, and with them the log-odds log α/σ and the time at which they have a value.
+σ = 1 - α loses the digits of a small σ, and α = 1 - σ those of a small α. So each curve is written in a form that keeps
+them, by half angles and expm1, and so are the log-odds log α/σ and their inverse.
 """
 
 import abc
@@ -22,26 +22,31 @@ from jaxdiff.processes.curves import inverse
 
 
 class Schedule(abc.ABC):
-    """The curve α(t) of categories, written as a formula: it need not check t, and may have infinite slopes.
+    """The curve α(t) of a process of categories.
 
-    One of your own is a frozen dataclass under `@jaxdiff.pytree` with `alpha(t)`, of the shape of t. The rest follows;
-    override it by formulas that keep their digits near both ends. A process asks it, and checks t.
+    To define a schedule, write `alpha(t)` in a frozen dataclass under `@jaxdiff.pytree`. It is a plain formula that
+    need not check t, and may have infinite slopes. The other methods follow; override them with formulas that keep
+    their digits near both ends.
 
-        @jd.pytree
-        @dataclasses.dataclass(frozen=True)
-        class Late(jd.schedules.Schedule):
-            def alpha(self, t):
-                return 1 - t**2
-
-        process = jd.Absorbing(27, Late())
+    Examples:
+        >>> import dataclasses
+        >>> import jaxdiff as jd
+        >>> @jd.pytree
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Late(jd.schedules.Schedule):
+        ...     def alpha(self, t):
+        ...         return 1 - t**2
+        >>> process = jd.Absorbing(27, Late())
+        >>> float(process.alpha(0.5))
+        0.75
     """
 
     @abc.abstractmethod
     def alpha(self, t) -> jax.Array:
-        """The probability that a token is x_0 at t, without what the noise has in common with it."""
+        """The probability that a token has not been replaced by noise at t, of the shape of `t`."""
 
     def sigma(self, t) -> jax.Array:
-        """1 - α: the probability that a token is drawn from the noise."""
+        """1 - α, the probability that a token has been replaced by noise at t."""
         return 1 - self.alpha(t)
 
     def slope(self, t) -> jax.Array:
@@ -50,21 +55,28 @@ class Schedule(abc.ABC):
         return jax.jvp(self.sigma, (t,), (jnp.ones_like(t),))[1]
 
     def log_odds(self, t) -> jax.Array:
-        """log α/σ, half the log-SNR; infinite where one of them is 0."""
+        """log α/σ, half the log-SNR; infinite where α or σ is 0."""
         return jnp.log(self.alpha(t)) - jnp.log(self.sigma(t))
 
     def time_at_log_odds(self, log_odds) -> jax.Array:
-        """The t in [0, 1] with these log-odds, which the schedule has somewhere."""
+        """The t in [0, 1] at which the log-odds are `log_odds`, a value within their range."""
         return inverse(lambda schedule, t: schedule.log_odds(t), self, log_odds)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Linear(Schedule):
-    """α = 1 - t: as many tokens become noise at every t.
+    """α = 1 - t: tokens become noise at a constant rate.
 
-    Of masks it is the mutual-information schedule of Austin et al. 2021 ("Structured denoising diffusion models in
-    discrete state-spaces").
+    For masks it is the mutual-information schedule of the source.
+
+    Source:
+        Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces".
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> float(jd.schedules.Linear().alpha(0.25))
+        0.75
     """
 
     def alpha(self, t):
@@ -85,11 +97,17 @@ class Linear(Schedule):
 class Cosine(Schedule):
     """α = 1 - cos(π(1 - t)/2): most tokens become noise early, and the last ones slowly.
 
-    (Shi et al. 2024, "Simplified and generalized masked diffusion for discrete data".)
+    Source:
+        Shi et al. 2024, "Simplified and generalized masked diffusion for discrete data".
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> round(float(jd.schedules.Cosine().alpha(1 / 3)), 3)  # 1 - cos(60°)
+        0.5
     """
 
     def _halves(self, t):
-        """σ by t and α by 1 - t, each exact near its end."""
+        """(σ from t, α from 1 - t), each accurate near the end where it is 0."""
         return jnp.sin(math.pi / 2 * t), 2 * jnp.sin(math.pi / 4 * (1 - t)) ** 2
 
     def alpha(self, t):
@@ -110,7 +128,16 @@ class Cosine(Schedule):
 class CosineHoogeboom(Schedule):
     """α = cos(u)/cos(u_0) with u = (t + s)/(1 + s) π/2, the curve of `jaxdiff.Cosine`.
 
-    (Hoogeboom et al. 2021, "Argmax flows and multinomial diffusion"; s of Nichol and Dhariwal 2021.)
+    Args:
+        s: the offset of Nichol and Dhariwal 2021, 0 or more.
+
+    Source:
+        Hoogeboom et al. 2021, "Argmax flows and multinomial diffusion".
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> round(float(jd.schedules.CosineHoogeboom(s=0.0).alpha(2 / 3)), 3)  # cos(60°)
+        0.5
     """
 
     s: float = 0.008
@@ -142,7 +169,19 @@ class CosineHoogeboom(Schedule):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Polynomial(Schedule):
-    """α = 1 - t^power; 1 is `Linear`, above 1 tokens become noise late (Shi et al. 2024)."""
+    """α = 1 - t^power: a power above 1 noises tokens late, 1 is `Linear`.
+
+    Args:
+        power: the exponent, above 0.
+
+    Source:
+        Shi et al. 2024, "Simplified and generalized masked diffusion for discrete data".
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> round(float(jd.schedules.Polynomial(2.0).alpha(0.5)), 3)
+        0.75
+    """
 
     power: float
 
@@ -165,11 +204,23 @@ class Polynomial(Schedule):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Geometric(Schedule):
-    """α = exp(-sigma_min^(1 - t) sigma_max^t), the total noise of Lou et al. 2024.
+    """α = exp(-sigma_min^(1 - t) sigma_max^t), the log-linear total noise of SEDD.
 
-    ("Discrete diffusion modeling by estimating the ratios of the data distribution".)
+    α(0) is below 1 and α(1) above 0, so that x at t = 0 has a little noise: `Absorbing` does not accept this schedule.
 
-    α(0) is below 1 and α(1) above 0: x at t = 0 has a little noise, and `Absorbing` refuses it.
+    Args:
+        sigma_min: the total noise -log α at t = 0, above 0.
+        sigma_max: the total noise -log α at t = 1, above `sigma_min`.
+
+    Source:
+        Lou et al. 2024, "Discrete diffusion modeling by estimating the ratios of the data distribution".
+
+    Examples:
+        >>> import math
+        >>> import jaxdiff as jd
+        >>> schedule = jd.schedules.Geometric(sigma_min=0.01, sigma_max=100.0)
+        >>> round(-math.log(float(schedule.alpha(0.5))), 3)  # the geometric mean
+        1.0
     """
 
     sigma_min: float = 1e-4
@@ -201,5 +252,5 @@ class Geometric(Schedule):
 
 
 def check_schedule(schedule) -> None:
-    """Raise TypeError for what is no schedule."""
+    """Raise TypeError if `schedule` is not a schedule."""
     check_instance("schedule", schedule, Schedule, "one of jaxdiff.schedules, such as Linear()")

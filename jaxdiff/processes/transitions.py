@@ -1,15 +1,15 @@
 r"""A table of T steps of any noise of categories (Austin et al. 2021, section 3): q(x_k = j | x_{k-1} = i) = Q_k[i, j].
 
-1.  t = k/T are all the times there are. The products Q̄_k = Q_1 ... Q_k are multiplied once, in float64, and kept in
-    logs: a row of one is a gather. Steps that skip some of the table multiply their matrices on the way, a vector each
+1.  The only times are t = k/T. The products Q̄_k = Q_1 ... Q_k are computed once, in float64, and stored as logs, so
+    that a row is a gather. Steps that skip part of the table multiply its matrices when they are taken, one vector per
     value.
-2.  How much of x_0 is left at k is the distance of the rows of Q̄_k from the noise π, the mean row of Q̄_T,
+2.  α_k, how much of x_0 is left at step k, is the distance of the rows of Q̄_k from the noise π, the mean row of Q̄_T,
 
         α_k = Σ_v |Q̄_k[v] - π|_1 / Σ_v |Q̄_0[v] - π|_1,
 
-    which for masks and uniform noise is α itself, and falls where π is stationary.
-3.  D3PM's Gaussian kernel (their appendix A.2.3) is `gaussian_transitions`: steps to j != i with the probability that a
-    Gaussian gives their distance, normalised over all 2K - 1 distances, so that rows and columns sum to 1.
+    which for masks and uniform noise is α itself, and decreases where π is stationary.
+3.  D3PM's Gaussian kernel (their appendix A.2.3) is `gaussian_transitions`: the probability of a step to j != i is that
+    of a Gaussian at their distance, normalised over all 2K - 1 distances, so that rows and columns sum to 1.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ from jaxdiff.processes.rows import ByRows, contracted
 _NO_RATE = (
     "a table of steps has no continuous time; take jaxdiff.variational_bound, jaxdiff.losses.Steps or Denoising()"
 )
-_CLOSE = 1e-2  # of a step, by which a time in floating point may miss it
+_CLOSE = 1e-2  # tolerance of a time k/T in floating point, in steps
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Transitions(ByRows):
-    """log Q̄_k [T + 1, K, K], log Q_k [T, K, K] and α_k [T + 1]; `from_transitions` makes one."""
+    """The process that `from_transitions` makes: log Q̄_k [T + 1, K, K], log Q_k [T, K, K] and α_k [T + 1]."""
 
     log_cumulative: Any
     log_steps: Any
@@ -52,7 +52,7 @@ class Transitions(ByRows):
 
     @property
     def categories(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """How many there are."""
+        """The number of categories."""
         return self.log_steps.shape[-1]
 
     @property
@@ -60,11 +60,11 @@ class Transitions(ByRows):
         return self.log_steps.shape[0]
 
     def _index(self, t) -> jax.Array:
-        """The step that each t is, or falls in: of drawn times the steps 1 to T are equally likely."""
+        """The step k of each t = k/T, rounded up otherwise: for uniform times the steps 1 to T are equally likely."""
         return jnp.ceil(t * self._steps - _CLOSE).astype(int)
 
     def check_times(self, times) -> None:
-        """Raise ValueError where a known time is no k/T, with the nearest."""
+        """Raise ValueError if a concrete time is not k/T; the message has the nearest."""
         with jax.ensure_compile_time_eval():
             found = times()
         if not is_concrete(found):
@@ -80,7 +80,7 @@ class Transitions(ByRows):
             )
 
     def check_curves(self) -> None:
-        """The table was checked when it was made."""
+        """Does nothing: `from_transitions` has checked the table."""
 
     def alpha(self, t) -> jax.Array:
         return nan_unless(t >= 0, jnp.asarray(self.kept)[self._index(t)].astype(t.dtype))
@@ -91,19 +91,19 @@ class Transitions(ByRows):
         return jnp.argmin(apart, -1) / self._steps
 
     def rate(self, t):
-        """There is none."""
+        """Always raises ValueError: a table has no continuous time."""
         raise ValueError(_NO_RATE)
 
     def log_share(self, t):
-        """There is none."""
+        """Always raises ValueError: a table has no continuous time."""
         raise ValueError(_NO_RATE)
 
     def error(self, prediction, truth, x, t):
-        """There is none: the bound is of T steps."""
+        """Always raises ValueError: the bound has T steps and no continuous limit."""
         raise ValueError(_NO_RATE)
 
     def leap(self, keys, prediction, x, t, s):
-        """There are no rates."""
+        """Always raises ValueError: a table has no rates."""
         raise ValueError("a table of steps has no rates; take samplers.Ancestral()")
 
     def _each(self, x, t) -> jax.Array:
@@ -116,7 +116,7 @@ class Transitions(ByRows):
         return jnp.asarray(self.log_cumulative)[self._each(x0, t), x0]
 
     def _ends(self, x, s, t) -> list[jax.Array]:
-        """The steps of s and t of each example, [n]."""
+        """The steps k of s and of t, one per example, each [n]."""
         return [jnp.broadcast_to(expand_time(self._index(time), x).ravel(), len(x)) for time in (s, t)]
 
     def _step(self, index) -> jax.Array:
@@ -131,7 +131,7 @@ class Transitions(ByRows):
         return self._product(x, last - first, lambda i, v: steps[self._step(first + i), v])
 
     def _product(self, x, count, row) -> jax.Array:
-        """log of the row of x through `count` [n] matrices, the i-th of which has rows exp `row(i, v)` [n, K]."""
+        """log of row x of a product of `count` [n] matrices; row v of the i-th is exp(row(i, v)), [n, K]."""
 
         def step(carry):
             i, weights = carry
@@ -147,18 +147,37 @@ class Transitions(ByRows):
 
 
 def from_transitions(matrices) -> Transitions:
-    """The process of a table of T steps, `matrices` [T, K, K] with rows q(x_k | x_{k-1}): step k is t = k/T.
+    """The process of a table of T transition matrices (D3PM): step k of the table is the time t = k/T.
 
-        jd.from_transitions(jd.processes.gaussian_transitions(betas, categories=256))
+    Samplers and bounds need a number of steps that divides T; continuous time raises ValueError. Times that a loss
+    draws are rounded up to the next step, so that all steps are equally likely (`losses.Denoising`, `losses.Steps(T)`).
+    A mask is a category like the others, which data do not hold.
 
-    Samplers and bounds take numbers of steps that divide T, and continuous time is refused. A time that a loss draws
-    counts as the step it falls in, so that each is as likely (`losses.Denoising` and `Steps(T)`). Masks are a category
-    of it like the others, which data do not hold. Raises ValueError for another shape, one category or more than 256, a
-    probability below 0, or a row that does not sum to 1 within 1e-6.
+    Args:
+        matrices: shape `[T, K, K]`, K at most 256; entry `[k - 1, i, j]` is q(x_k = j | x_{k-1} = i), and rows sum
+            to 1.
+
+    Returns:
+        A process of K categories, a `Discrete`.
+
+    Raises:
+        TypeError: if `matrices` is traced.
+        ValueError: if the shape is another, an entry is below 0, or a row does not sum to 1 within 1e-6.
+
+    Source:
+        Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces", section 3.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> uniform = 0.9 * np.eye(3) + 0.1 / 3  # noise with probability 0.1
+        >>> process = jd.from_transitions(np.stack([uniform, uniform]))
+        >>> process.categories, round(float(process.alpha(1.0)), 3)
+        (3, 0.81)
     """
     matrices = check_array("matrices", matrices)
     if not is_concrete(matrices):
-        raise TypeError("matrices are traced; expected arrays: their products are made once, in float64")
+        raise TypeError("matrices are traced; expected concrete arrays: their products are computed once, in float64")
     matrices = np.asarray(matrices, np.float64)
     if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or matrices.shape[1] < 2 or not len(matrices):
         raise ValueError(f"matrices has shape {matrices.shape}; expected [T, K, K], T >= 1 steps of K >= 2 categories")
@@ -190,11 +209,32 @@ def from_transitions(matrices) -> Transitions:
 
 
 def gaussian_transitions(betas, categories: int) -> np.ndarray:
-    """D3PM's Gaussian kernel (Austin et al. 2021, appendix A.2.3) as matrices [T, K, K] for `from_transitions`.
+    """The discretized Gaussian transition matrices of D3PM, for `from_transitions`.
 
-    Off the diagonal Q_k[i, j] = exp(-4 (i - j)²/((K - 1)² β_k)) over the sum of that over distances -(K-1) to K-1; what
-    is left stays. `betas` [T], each above 0; the paper's images have 1,000 steps of β linear from 1e-4 to 0.02.
-    Raises ValueError for a β of 0 or less or fewer than two categories.
+    Off the diagonal Q_k[i, j] = exp(-4 (i - j)²/((K - 1)² β_k)), divided by its sum over distances -(K-1) to K-1; the
+    diagonal is such that rows sum to 1.
+
+    Args:
+        betas: shape `[T]`, each above 0. The paper uses 1,000 steps linear from 1e-4 to 0.02 for images.
+        categories: the number K of categories, at least 2.
+
+    Returns:
+        Matrices of shape `[T, K, K]`.
+
+    Raises:
+        ValueError: if a β is not above 0, or `categories` is less than 2.
+
+    Source:
+        Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces", appendix A.2.3.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> matrices = jd.processes.gaussian_transitions(np.linspace(0.01, 0.1, 5), categories=8)
+        >>> matrices.shape
+        (5, 8, 8)
+        >>> bool(np.allclose(matrices.sum(-1), 1.0))
+        True
     """
     betas = np.atleast_1d(np.asarray(check_number("betas", np.asarray(check_array("betas", betas), float), above=0)))
     k = check_whole("categories", categories, least=2)

@@ -160,7 +160,7 @@ WORDS = {
     "number unknown": (
         lambda: jd.sample(KEY, jd.Given(joint(), "number"), (6,), jd.samplers.Ancestral(), 2),
         ValueError,
-        "VP: a part of numbers has no value that says nothing; give it as cond",
+        "VP: a part of numbers has no value that means unknown; give it as cond",
     ),
     "number unguided": (
         lambda: jd.sample(
@@ -181,7 +181,7 @@ WORDS = {
     "tokens by a sampler of numbers": (
         lambda: jd.sample(KEY, jd.Given(joint(), "number"), (6,), steps=2, cond=X),
         TypeError,
-        "DPMSolverPP.*Absorbing is none",
+        "DPMSolverPP.*not Absorbing",
     ),
 }
 
@@ -203,7 +203,5 @@ def test_a_network_of_a_product_with_parts_given_is_a_denoiser_of_the_rest():
     assert jd.Given(of(0.7), "label").data_std == 0.7
     with pytest.warns(UserWarning, match="VP does not cover data of data_std = 100"):
         jd.sample(KEY, jd.Given(of(100.0), "label"), (4, 2), steps=2, cond=1)
-    with pytest.raises(
-        TypeError, match=r"DPMSolverPP takes processes of numbers, .* Product is none; take Ancestral\(\)"
-    ):
+    with pytest.raises(TypeError, match=r"DPMSolverPP takes processes of numbers, .* not Product; take Ancestral\(\)"):
         jd.sample(KEY, of(0.7), {"number": (4, 2), "label": (4,)})

@@ -82,7 +82,7 @@ def test_an_example_depends_on_its_key_and_index_alone(capsys):
 
 def test_what_has_no_chain_is_refused():
     numbers = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2))
-    with pytest.raises(TypeError, match="chain takes masks, Absorbing.* and VP is none; take jaxdiff.continuous_bound"):
+    with pytest.raises(TypeError, match="chain takes masks, Absorbing.* not VP; take jaxdiff.continuous_bound"):
         chain(KEY, numbers, np.zeros((2, 2), int))
     refused: list[tuple[dict[str, Any], str]] = [
         ({"order": "right to left"}, 'order = \'right to left\'; expected "left to right" or "random"'),

@@ -200,7 +200,7 @@ def test_a_sum_trains_what_its_terms_do():
 
 
 def test_masks_alone_have_a_number_of_masks():
-    with pytest.raises(TypeError, match=r"AnyOrder takes masks, Absorbing.*, and VP is none; take jaxdiff.losses"):
+    with pytest.raises(TypeError, match=r"AnyOrder takes masks, Absorbing.*, not VP; take jaxdiff.losses"):
         AnyOrder()(jd.Denoiser(network, 0.7, jd.VP()), KEY, NUMBERS)
 
 

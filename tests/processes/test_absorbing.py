@@ -414,7 +414,7 @@ def test_what_does_not_fit_is_refused_at_once(call, error, message):
     ids=lambda sampler: type(sampler).__name__,
 )
 def test_samplers_of_numbers_say_what_to_take(sampler):
-    with pytest.raises(TypeError, match=r"numbers.*Absorbing is none; take Ancestral\(\)"):
+    with pytest.raises(TypeError, match=r"numbers.*not Absorbing; take Ancestral\(\)"):
         draw(sampler=sampler)
 
 

@@ -170,12 +170,12 @@ def test_a_process_of_no_space_is_refused_in_words():
         def alpha(self, t):
             return 1 - t
 
-    with pytest.raises(TypeError, match=r"Nothing lacks .*; a process of your own is a subclass of jaxdiff.Gaussian"):
+    with pytest.raises(TypeError, match=r"Nothing lacks .*; to define a process, subclass jaxdiff.Gaussian"):
         Nothing()
 
 
 def test_a_field_in_the_place_of_a_curve_is_refused_in_words():
-    with pytest.raises(TypeError, match=r"Shadowed.sigma = 1.0; sigma\(t\) is a curve: give the field another name"):
+    with pytest.raises(TypeError, match=r"Shadowed.sigma = 1.0; sigma\(t\) is a curve: rename this field"):
 
         class Shadowed(Gaussian):
             sigma: float = 1.0

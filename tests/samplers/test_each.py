@@ -63,7 +63,7 @@ WORDS = {
     "part": (
         lambda: draw(Each({"number": Ancestral(), "label": DDIM()})),
         TypeError,
-        "DDIM.*Absorbing is none; take Ancestral",
+        "DDIM.*not Absorbing; take Ancestral",
     ),
     "no product": (
         lambda: jd.sample(KEY, joint().mixture, (4, 2), BOTH, 3),

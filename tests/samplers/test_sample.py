@@ -213,7 +213,7 @@ def test_what_cannot_be_sampled_is_refused_with_the_value_and_the_fix():
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(TypeError, match=r"not a typed key; make one by jax.random.key"):
+    with pytest.raises(TypeError, match=r"not a typed key; make one with jax.random.key"):
         jd.sample(jax.random.PRNGKey(0), denoiser, (2, 2))
     with pytest.raises(TypeError, match=r"expected an instance such as jaxdiff.samplers.DDIM\(\)"):
         jd.sample(key, denoiser, (2, 2), DDIM)
