@@ -1,6 +1,19 @@
-"""jaxdiff: functional diffusion models in JAX. `import jaxdiff as jd`.
+"""Functional diffusion models in JAX, for numbers and for categories. Import it as `import jaxdiff as jd`.
 
-process -> denoiser -> loss, sampler, likelihood: see docs/design.md.
+    process      how data becomes noise            jd.VP(), jd.Flow(), jd.Absorbing(27), jd.processes
+    denoiser     a network that predicts x_0       jd.Denoiser(network, params, process), jd.exact, jd.guidance
+    loss         how the denoiser is trained       jd.losses.Denoising(), jd.training.train
+    sampler      how noise becomes data            jd.sample(key, denoiser, shape), jd.samplers
+    likelihood   the probability of an example     jd.log_likelihood, jd.variational_bound, jd.likelihood
+
+Every sampler and likelihood takes every denoiser of a suitable process:
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxdiff as jd
+    >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+    >>> jd.sample(jax.random.key(0), denoiser, (4, 2), steps=5).shape
+    (4, 2)
 """
 
 from typing import TYPE_CHECKING

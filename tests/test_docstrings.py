@@ -24,7 +24,7 @@ PACKAGES = [  # that have names of their own
     "jaxdiff.training",
     "jaxdiff.words",
 ]
-DONE = ("arrays", "processes", "runs", "training")  # the packages in which every public name has its example
+DONE = ("arrays", "losses", "processes", "runs", "training")  # the packages in which every public name has its example
 
 
 def public():

@@ -1,4 +1,4 @@
-"""The ground floor: what every layer needs of numbers, arrays, keys and files."""
+"""The lowest layer: checks of arguments, and helpers for arrays, random keys, pytrees, meshes and files."""
 
 from jaxdiff.arrays.checks import (
     along_batch,

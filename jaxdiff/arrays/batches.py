@@ -1,4 +1,4 @@
-"""Many examples in batches of one size, the last filled up, so that nothing recompiles."""
+"""Processing of many examples in batches of one size, with the last one filled up, so that nothing recompiles."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,9 +20,10 @@ def in_batches(
     mesh: Mesh | None = None,
     axis: int = -1,
 ) -> Iterator[tuple[np.ndarray, Any]]:
-    """(part, compute(part)) for the parts of `index`, `batch_size` at a time; `axis` of its leaves is that of `part`.
+    """Yield (part, compute(part)) for the parts of `index`, `batch_size` at a time.
 
-    On a `mesh` it is the next multiple of the number of devices. The last batch is filled up, and the filling dropped.
+    `axis` is the axis of examples in the results. On a `mesh` the batch size is rounded up to a multiple of the number
+    of devices. The last batch is filled up, and the results of the filling are dropped.
     """
     batch_size = filled(batch_size, mesh)
     starts = range(0, len(index), batch_size)
@@ -39,5 +40,5 @@ def in_batches(
 
 
 def joined(batches: Iterator[tuple[np.ndarray, Any]]) -> Any:
-    """The results of `in_batches`, their leaves joined to [..., len(index)]."""
+    """The results of `in_batches`, with leaves concatenated to [..., len(index)]."""
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *(result for _, result in batches))

@@ -1,7 +1,7 @@
-"""Checks of what users give, one for each kind of value; a message has the value, what was expected, and the fix.
+"""Checks of users' arguments, one for each kind of value; a message has the value, what was expected, and the fix.
 
-A value is checked where it is concrete. Under a transformation (`jit`, `vmap`, `grad`) its type and shape are checked
-alone, and a number outside its range is NaN from there on: a check returns the number to go on with.
+A concrete value is checked. Under a transformation (`jit`, `vmap`, `grad`) only its type and shape are checked, and a
+number outside its range becomes NaN: a check returns the number to use from there on.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def said(value) -> str:
 
 
 def _kind(value) -> str | None:
-    """ "float", "int" or None: what kind of number or array of numbers `value` is; a bool is none."""
+    """ "float", "int" or None: the kind of number or array of numbers that `value` is; None for a bool."""
     if isinstance(value, bool | complex) or not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
         return None
     dtype = np.dtype(type(value)) if isinstance(value, int | float) else value.dtype
@@ -71,7 +71,7 @@ def _bounds(above, least, below, most, noun: str) -> str:
 
 
 def _inside(values, above, least, below, most):
-    """Whether each of `values` lies within the bounds; None has the largest finite number in place of a bound."""
+    """Whether each of `values` is within the bounds and finite; infinity is allowed only by most=inf."""
     inside = values == values if most == math.inf else abs(values) < math.inf  # false for NaN
     for compare, bound in ((operator.gt, above), (operator.ge, least), (operator.lt, below), (operator.le, most)):
         if bound is not None and bound != math.inf:
@@ -90,17 +90,17 @@ def check_number(
     noun: str = "a number",
     fix: str = "",
 ) -> Any:
-    """`value` as it is, a real number or an array of them, each finite and within the bounds.
+    """`value` itself, a real number or an array of them, if each is finite and within the bounds.
 
     `above` and `below` are open bounds, `least` and `most` closed ones; `most=math.inf` allows infinity. A Python
-    number counts as the float it is computed as. `noun` says what it is, and `fix` ends the message.
-    Raises TypeError for what is no number, ValueError for one outside the bounds; a traced one is NaN there.
+    number is compared as the float it is computed with. `noun` describes the value in the message, `fix` ends it.
+    Raises TypeError unless it is a number, ValueError outside the bounds; a traced number there becomes NaN.
     """
     expected = _bounds(above, least, below, most, noun)
     if _kind(value) is None:
         raise TypeError(f"{name} = {said(value)}; expected {expected}{fix}")
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
-        raise TypeError(f"{name} has dtype {value.dtype.str}, bytes in the other order; expected this machine's own")
+        raise TypeError(f"{name} has dtype {value.dtype.str}, of the other byte order; expected the native byte order")
     if np.size(value) == 0:
         raise ValueError(f"{name} has shape {np.shape(value)}; expected {expected}, and it holds none")
     if is_concrete(value):
@@ -114,7 +114,7 @@ def check_number(
 
 
 def check_field(owner, name: str, **bounds) -> None:
-    """`check_number` of the field `name` of `owner`, a frozen dataclass under construction, which keeps the result."""
+    """`check_number` of the field `name` of `owner`, a frozen dataclass in `__post_init__`, which stores the result."""
     object.__setattr__(owner, name, check_number(name, getattr(owner, name), **bounds))
 
 
@@ -128,7 +128,7 @@ def _as_computed(number: float) -> np.ndarray:
 
 
 def check_above(high, low, message: str, or_equal: bool = False) -> Any:
-    """`high` above `low`, or at it: ValueError where both are known and it is not (`message` has both), else NaN."""
+    """`high` if it is above `low` (or equal): ValueError with `message` for concrete numbers, NaN for traced ones."""
     compare = operator.ge if or_equal else operator.gt
     if not (is_concrete(high) and is_concrete(low)):
         return nan_unless(compare(high, low), high)
@@ -139,7 +139,7 @@ def check_above(high, low, message: str, or_equal: bool = False) -> Any:
 
 
 def check_field_above(owner, name: str, other: str, message: str, or_equal: bool = False) -> None:
-    """`check_above` of the field `name` of `owner` over the field `other`, as `check_field`."""
+    """`check_above` of the field `name` of `owner` and the field `other`; stores the result as `check_field` does."""
     high = check_above(getattr(owner, name), getattr(owner, other), message, or_equal)
     object.__setattr__(owner, name, high)
 
@@ -149,14 +149,14 @@ def check_scalar(name: str, value, *, fix: str = "", **bounds) -> Any:
     value = check_number(name, value, fix=fix, **bounds)
     if np.ndim(value):
         raise ValueError(
-            f"{name} has shape {np.shape(value)}; expected one number for all examples{fix}. For one an example use "
+            f"{name} has shape {np.shape(value)}; expected one number for all examples{fix}. For one per example use "
             "jax.vmap over keys, examples and numbers"
         )
     return value
 
 
 def check_tolerances(rtol, atol) -> tuple[Any, Any]:
-    """(rtol, atol) of an adaptive solver, numbers of 0 or more, one of them above 0; ValueError for others."""
+    """(rtol, atol) of an adaptive solver; ValueError unless both are 0 or more and one is above 0."""
     rtol, atol = check_scalar("rtol", rtol, least=0), check_scalar("atol", atol, least=0)
     if not (is_concrete(rtol) and is_concrete(atol)):
         return nan_unless(rtol + atol > 0, rtol), atol
@@ -166,9 +166,9 @@ def check_tolerances(rtol, atol) -> tuple[Any, Any]:
 
 
 def check_shared(name: str, tree) -> None:
-    """Raise where a field annotated `float`, in the dataclass `tree` or in one inside of it, holds an array.
+    """Raise if a field annotated `float`, in the dataclass `tree` or in one inside it, holds an array.
 
-    A process and a sampler serve a whole batch, and a denoiser serves several of them where a set is taken in batches.
+    A process and a sampler are shared by a whole batch, and a denoiser by several batches of a set.
     """
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         for field in dataclasses.fields(tree):
@@ -183,7 +183,7 @@ _COUNTS = {1: "one", 2: "two"}
 
 
 def check_real(name: str, value) -> np.ndarray | jax.Array:
-    """`value`, lists among others, as an array of real numbers, whatever they are; TypeError for anything else."""
+    """`value`, such as a list, as an array of real numbers of any size; TypeError for anything else."""
     array = as_array(value)
     if array is None or _kind(array) is None:
         raise TypeError(f"{with_dtype(name, value)}; expected real numbers")
@@ -191,16 +191,16 @@ def check_real(name: str, value) -> np.ndarray | jax.Array:
 
 
 def check_array(name: str, value, **bounds) -> np.ndarray | jax.Array:
-    """`value`, lists among others, as an array of numbers that `check_number` accepts."""
+    """`value`, such as a list, as an array of numbers that `check_number` accepts."""
     return check_number(name, check_real(name, value), **bounds)
 
 
 def check_whole(
     name: str, value, *, least: int | None = 1, most: int | None = None, noun: str = "", fix: str = ""
 ) -> int:
-    """`value` as an int, within closed bounds; `noun` says of what.
+    """`value` as an int within closed bounds; `noun` names what is counted.
 
-    Raises TypeError for what is no whole number, ValueError for one outside the bounds.
+    Raises TypeError unless it is a whole number, ValueError outside the bounds.
     """
     if least is not None and most is None:
         expected = f"at least {_COUNTS.get(least, least)}{noun and ' '}{noun}"
@@ -229,27 +229,27 @@ def check_flag(name: str, value) -> bool:
 
 
 def check_choice(name: str, value, choices) -> None:
-    """Raise ValueError where `value` is none of `choices`."""
+    """Raise ValueError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         known = " or ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"{name} = {said(value)}; expected {known}")
 
 
 def check_instance(name: str, value, kind: type | tuple[type, ...], expected: str) -> None:
-    """Raise TypeError where `value` is no instance of `kind`, which a message calls `expected`."""
+    """Raise TypeError unless `value` is an instance of `kind`, which the message calls `expected`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} = {said(value)}; expected {expected}")
 
 
 def check_function(name: str, value, expected: str, takes: int | None = None, fix: str = "") -> None:
-    """Raise TypeError where `value` cannot be called, by `takes` arguments, or is a class in place of an instance."""
+    """Raise TypeError if `value` cannot be called with `takes` arguments, or is a class in place of an instance."""
     if isinstance(value, type) or not callable(value):
         raise TypeError(f"{name} = {said(value)}; expected {expected}")
     if takes is None:
         return
     try:
         signature = inspect.signature(value)
-    except (TypeError, ValueError):  # of a function written in C
+    except (TypeError, ValueError):  # functions written in C have no signature
         return
     try:
         signature.bind(*range(takes))
@@ -259,7 +259,7 @@ def check_function(name: str, value, expected: str, takes: int | None = None, fi
 
 
 def check_shape(name: str, shape, expected: str, least_axes: int = 1) -> tuple[int, ...]:
-    """`shape` as a tuple of ints of 1 or more; TypeError for what is no such tuple, ValueError for too few or a 0."""
+    """`shape` as a tuple of ints; TypeError unless it is one, ValueError for too few axes or a size below 1."""
     try:
         if isinstance(shape, str | bytes) or np.ndim(shape) != 1:
             raise TypeError
@@ -272,9 +272,9 @@ def check_shape(name: str, shape, expected: str, least_axes: int = 1) -> tuple[i
 
 
 def check_labels(cond, classes: int, none: bool = False, name: str = "cond") -> jax.Array:
-    """`cond` as integer labels 0 to `classes` - 1, or, where `none` says so, `classes` for no label.
+    """`cond` as integer labels 0 to `classes` - 1; with `none`, also the label `classes`, which means no label.
 
-    Raises TypeError for what is no integer, ValueError where it is concrete and a label does not exist.
+    Raises TypeError unless they are integers, ValueError for a concrete label out of range.
     """
     if isinstance(cond, tuple | dict):  # a tree of conditions, each for all examples
         raise TypeError(f"{name} = {said(cond)}; expected integer labels in one array")
@@ -291,7 +291,7 @@ def check_labels(cond, classes: int, none: bool = False, name: str = "cond") -> 
 
 
 def native(x):
-    """`x` as an array, NumPy or JAX, whose bytes have this machine's order."""
+    """`x` as a NumPy or JAX array in native byte order."""
     if isinstance(x, jax.Array):
         return x
     x = np.asarray(x)
@@ -344,13 +344,13 @@ def check_time(t, name: str = "t") -> jax.Array:
 
 
 def nan_unless(holds, value) -> jax.Array:
-    """`value` where `holds`, to the bit, and NaN elsewhere: the check of a traced value."""
-    one = jnp.where(holds, 1.0, 0.0)  # weakly typed: the result has the type of `value`
-    return value * (one / one)  # no NaN where all holds: jax_debug_nans has nothing to complain of
+    """`value`, bitwise, where `holds`, and NaN elsewhere: the check of a traced value."""
+    one = jnp.where(holds, 1.0, 0.0)  # weakly typed, so that the result has the type of `value`
+    return value * (one / one)  # computes no NaN if all hold, which jax_debug_nans would report
 
 
 def as_array(x) -> np.ndarray | jax.Array | None:
-    """`x` as `native` has it; None for what makes no array."""
+    """`native(x)`, or None if `x` cannot be made an array."""
     try:
         return native(x)
     except Exception:  # rows of different lengths, a tensor on another device
@@ -358,17 +358,17 @@ def as_array(x) -> np.ndarray | jax.Array | None:
 
 
 def with_dtype(name: str, x) -> str:
-    """What a message says of `x` where its dtype is wrong."""
+    """The start of a message about `x`, whose dtype is wrong."""
     array = as_array(x)
     return f"{name} = {said(x)}" if array is None or array.dtype == object else f"{name} has dtype {array.dtype}"
 
 
 def check_batch(x, name: str = "x") -> jax.Array:
-    """`x` as a batch of floating events; TypeError for other values, ValueError for other shapes or none at all."""
+    """`x` as a batch of floating events; TypeError for other values, ValueError for another shape or an empty array."""
     array = as_array(x)
     if array is None or _kind(array) != "float":
         raise TypeError(
-            f"{with_dtype(name, x)}; expected floating values. Integer images go through jaxdiff.dequantize (to "
+            f"{with_dtype(name, x)}; expected floating values. Convert integer images with jaxdiff.dequantize (to "
             "[-1, 1]) first"
         )
     if array.ndim < 2:
@@ -410,7 +410,7 @@ def check_event(x, name: str = "x") -> jax.Array:
 
 
 def check_output(name: str, value, x, shape: tuple[int, ...] | None = None, note: str = "") -> None:
-    """Raise where `value`, what a user's function returned for `x`, is not floating or not of its shape, or `shape`."""
+    """Raise unless `value`, which a user's function returned for `x`, is floating and of `shape` (default: of x)."""
     expected = f"{'the same shape' if shape in (None, x.shape) else shape}{note}"
     if not hasattr(value, "shape"):
         raise TypeError(f"{name} returned {said(value)} for x of shape {x.shape}; expected an array of {expected}")
@@ -421,15 +421,15 @@ def check_output(name: str, value, x, shape: tuple[int, ...] | None = None, note
 
 
 def along_batch(value, x, name: str) -> jax.Array:
-    """`value`, one number or one an example of `x`, with trailing axes so that it broadcasts against x [batch, *event].
+    """`value`, one number or one per example of `x` [batch, *event], with trailing axes so that it broadcasts with x.
 
-    Raises ValueError for another shape: broadcasting would put it along the event wherever sizes agree.
+    Raises ValueError for another shape, which would broadcast along the event if the sizes happened to agree.
     """
     value = jnp.asarray(value)
     if value.shape not in ((), (1,), x.shape[:1]):
         raise ValueError(
-            f"{name} has shape {value.shape}; expected a scalar, or one number an example of x {x.shape}. What takes "
-            "examples one by one (adaptive solvers, likelihoods, ReverseSDE) takes one number for all: for one an "
+            f"{name} has shape {value.shape}; expected a scalar, or one number per example of x {x.shape}. Adaptive "
+            "solvers, likelihoods and ReverseSDE run examples one by one and take one number for all: for one per "
             "example use jax.vmap over keys, examples and numbers"
         )
     return value.reshape(value.shape + (1,) * (x.ndim - 1)) if value.ndim else value
@@ -458,5 +458,5 @@ def expand_time(t, x) -> jax.Array:
 
 
 def count(x) -> int:
-    """How many examples `x` holds: an array [n, *event], or a tree of them."""
+    """The number n of examples in `x`, an array [n, *event] or a tree of them."""
     return jax.tree.leaves(x)[0].shape[0]

@@ -1,9 +1,8 @@
-"""Safe files: what is written is whole or absent, and no link leads a write or a removal elsewhere.
+"""Safe file operations: writes are atomic, and neither writes nor removals follow symbolic links.
 
-A folder that somebody handed over may hold links that lead out of it. A file is therefore written under a new name,
-which no link can have, and takes its own by a rename, which replaces a link and does not follow it. Folders are made
-and removed one by one, and refused where a link stands in their place. What is read must be a file: a pipe of that name
-would wait for a writer for ever.
+A folder from somebody else may hold links that lead out of it. A file is therefore written under a new random name and
+then renamed, which replaces a link and does not follow it. Folders are created and removed one by one, and a link in
+place of a folder is an error. Only regular files are read: reading from a pipe would wait for a writer forever.
 """
 
 import contextlib
@@ -22,35 +21,35 @@ _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def check_path(name: str, value) -> Path:
-    """`value` as a path, its `~` replaced by the home folder. Raises TypeError for what is no path, or ValueError."""
+    """`value` as a path with `~` expanded. Raises TypeError unless it is a path, ValueError for an invalid one."""
     try:
         path = Path(os.fspath(value))
     except TypeError:
         raise TypeError(f"{name} = {value!r}; expected a path, as a string or a pathlib.Path") from None
     if not os.fspath(value) or "\0" in os.fspath(value):
-        raise ValueError(f"{name} = {os.fspath(value)!r}; expected a path of one character or more, none of them NUL")
+        raise ValueError(f"{name} = {os.fspath(value)!r}; expected a path that is not empty and has no NUL character")
     try:
         return path.expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{name} = {str(value)!r} has no home folder ({error}); give the whole path") from None
+        raise ValueError(f"{name} = {str(value)!r} has no home folder ({error}); give the full path") from None
 
 
 def check_file(path: str | os.PathLike) -> Path:
-    """`path`, a regular file or a link to one; FileNotFoundError where nothing is, ValueError for anything else."""
+    """`path` if it is a regular file or a link to one; FileNotFoundError if it is missing, otherwise ValueError."""
     path = Path(path)
     if not stat.S_ISREG(mode := path.stat().st_mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise ValueError(f"{path} is {kind}; expected a file: remove it, or put back the file")
+        raise ValueError(f"{path} is {kind}; expected a file: remove it, or restore the file")
     return path
 
 
 def read_json(path: str | os.PathLike) -> dict:
-    """The JSON object that a file holds; FileNotFoundError where there is none, ValueError for anything else."""
+    """The JSON object in a file; FileNotFoundError if the file is missing, ValueError for anything else."""
     path = check_file(path)
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: no JSON ({error})") from None
+        raise ValueError(f"{path} is damaged: it is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds {_kind(value)}; expected a JSON object, {{...}}")
     return value
@@ -62,10 +61,10 @@ def _kind(value) -> str:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """A binary file that becomes `path` on leaving, once it is on the disk: whatever stops it, the old one or the new.
+    """Write a file atomically: the `with` block writes a new file, which replaces `path` once it is on the disk.
 
-    with atomic_write("x.npy") as file:
-        np.save(file, x)
+    If the block raises or the process is killed, the old file stays: `with atomic_write("x.npy") as file:
+    np.save(file, x)`.
     """
     path = Path(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -81,10 +80,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def _made(draft: Path) -> int:
-    """A descriptor of `draft`, a new file, which is locked: while it is written `sweep` leaves it."""
+    """A descriptor of the new file `draft`, locked so that `sweep` does not remove it while it is written."""
     while True:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        with contextlib.suppress(OSError):  # a file system without locks, where none is swept
+        with contextlib.suppress(OSError):  # without locks on the file system, `sweep` removes nothing either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return descriptor
@@ -92,14 +91,14 @@ def _made(draft: Path) -> int:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether `path` is what a killed `atomic_write` left."""
+    """Whether `path` is a temporary file that a killed `atomic_write` left behind."""
     return _LEFTOVER.fullmatch(path.name) is not None
 
 
 def sweep(folder: str | os.PathLike) -> None:
-    """Remove what killed writers left in `folder`: regular files of it, no link followed, that nobody writes."""
+    """Remove the temporary files that killed writers left in `folder`, except links and files being written."""
     for path in filter(is_leftover, Path(folder).iterdir()):
-        with contextlib.suppress(OSError):  # a link, a folder, a file that is locked or not ours
+        with contextlib.suppress(OSError):  # a link, a folder, or a file that is locked or has another owner
             descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,12 +109,12 @@ def sweep(folder: str | os.PathLike) -> None:
 
 
 def own_folder(root: str | os.PathLike, *names: str) -> Path:
-    """The folder `root`/`names`, made where it is missing; ValueError for a link or a file below `root`."""
+    """The folder `root`/`names`, created if it is missing; ValueError for a link or a file below `root`."""
     folder = Path(root)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{folder} cannot be a folder: it, or what it lies in, is a file; give another path") from None
+        raise ValueError(f"{folder} cannot be a folder: it or a parent of it is a file; give another path") from None
     for name in names:
         folder /= name
         _refuse_link(folder)
@@ -124,12 +123,12 @@ def own_folder(root: str | os.PathLike, *names: str) -> Path:
 
 
 def remove_folder(folder: str | os.PathLike) -> None:
-    """Remove a folder and all it holds, no link followed; ValueError where it is a link itself."""
+    """Remove a folder and its contents without following links; ValueError if it is itself a link."""
     _refuse_link(Path(folder))
     shutil.rmtree(folder)
 
 
 def _refuse_link(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        kind = "a symbolic link" if folder.is_symlink() else "no folder"
+        kind = "a symbolic link" if folder.is_symlink() else "not a folder"
         raise ValueError(f"{folder} is {kind}; expected a folder of this run: remove it, or give another run")

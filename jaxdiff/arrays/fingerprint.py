@@ -1,9 +1,9 @@
-"""One hash of anything a run is made of: numbers, arrays, settings, functions, and trees of them.
+"""A hash of the definition of a run: numbers, arrays, settings, functions, and trees of them.
 
-It is the same in every process and on every machine with the same version of Python. A function counts by its name, its
-code, its defaults, the values that it closes over (but for lists that it appends to, which are its notes), and the
-numbers, arrays and functions among the globals that it reads, not by where it lies in memory. A class counts by its
-name and its methods. Of what an installed package defines the code does not count: its version says the rest.
+It is the same in every process and on every machine with the same version of Python. A function is hashed by its name,
+its code, its defaults, the values that it closes over (except lists that it appends to, which are records), and the
+numbers, arrays and functions among the globals that it reads; not by its address in memory. A class is hashed by its
+name and its methods. The code of installed packages is not hashed: their versions identify it.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def fingerprint(*parts) -> str:
 
 @in_full()
 def sha256(*parts) -> str:
-    """A hexadecimal SHA-256 of `parts`. Arrays must be whole on this process."""
+    """The SHA-256 of `parts` in hexadecimal. Arrays must be fully addressable by this process."""
     digest = hashlib.sha256()
     seen: dict[int, int] = {}
     for part in parts:
@@ -42,7 +42,7 @@ def sha256(*parts) -> str:
 
 
 def digest(pieces: Iterable[bytes | Path]) -> str:
-    """The hexadecimal SHA-256 of bytes and of the contents of files, one after another."""
+    """The SHA-256, in hexadecimal, of bytes and the contents of files, one after another."""
     found = hashlib.sha256()
     for piece in pieces:
         if isinstance(piece, Path):
@@ -64,7 +64,7 @@ def _feed(digest, value, seen: dict[int, int]) -> None:
         array = np.asarray(value)
         say("array", array.dtype, array.shape)
         return digest.update(np.ascontiguousarray(array).tobytes())
-    if id(value) in seen:  # what refers to itself; a function used twice
+    if id(value) in seen:  # a value that contains itself, or a function used twice
         return say("again", seen[id(value)])
     seen[id(value)] = len(seen)
     say(*_name(type(value)))
@@ -75,7 +75,7 @@ def _feed(digest, value, seen: dict[int, int]) -> None:
 
 
 def _parts(value) -> list:
-    """What `value` is made of."""
+    """The parts of `value` that are hashed."""
     if isinstance(value, Mapping):
         return [item for key in sorted(value, key=str) for item in (str(key), value[key])]
     if isinstance(value, set | frozenset):
@@ -105,20 +105,20 @@ def _parts(value) -> list:
     if dataclasses.is_dataclass(value):
         fields = [item for field in dataclasses.fields(value) for item in (field.name, getattr(value, field.name))]
         return [type(value), *fields]
-    if hasattr(value, "__wrapped__"):  # jit, vmap and the like
+    if hasattr(value, "__wrapped__"):  # by jit, vmap and the like
         return [value.__wrapped__]
     leaves, structure = jax.tree.flatten(value)
     if leaves != [value]:
         return [_without_addresses(str(structure)), *leaves]
     if isinstance(value, Path):
         return [str(value)]
-    if type(value).__repr__ is object.__repr__:  # which says nothing of it
+    if type(value).__repr__ is object.__repr__:  # which has no more than the class and an address
         return [type(value), getattr(value, "__dict__", {})]
     return [_without_addresses(repr(value))]
 
 
 def _name(value) -> list[str]:
-    """That of a function or class; of a user's own without its module, which is another one where a script is run."""
+    """The name of a function or class, with its module if it is installed; in a script the module is __main__."""
     return [value.__module__, value.__qualname__] if _is_installed(value) else [value.__qualname__]
 
 
@@ -139,7 +139,7 @@ def _is_method(value) -> bool:
 
 
 def _globals_read(function: types.FunctionType) -> dict:
-    """The constants and functions among the globals that `function`, and those defined inside it, read."""
+    """The constants and functions among the globals that `function` and functions defined inside it read."""
 
     def names(code: types.CodeType) -> set[str]:
         own = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}

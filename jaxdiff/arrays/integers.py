@@ -6,13 +6,13 @@ import numpy as np
 
 from jaxdiff.arrays.checks import as_array, check_whole, is_concrete, said
 
-_PLACES = 8  # the fewest distinct values of u in a cell
+_PLACES = 8  # the minimal number of distinct values of u in a cell
 
 
 def noise_dtype(levels: int):
-    """The dtype of k + u: float32 where it resolves u to an eighth of a cell, otherwise JAX's widest.
+    """The dtype of k + u: float32 if it resolves u to an eighth of a cell, otherwise JAX's widest.
 
-    Raises ValueError where neither does.
+    Raises ValueError if neither does.
     """
     check_whole("levels", levels, least=2)
     for dtype in (jnp.float32, jnp.result_type(float)):
@@ -21,14 +21,14 @@ def noise_dtype(levels: int):
             return dtype
     fix = "" if dtype == jnp.float64 else ', or float64 by jax.config.update("jax_enable_x64", True)'
     raise ValueError(
-        f"levels = {levels}: {jnp.dtype(dtype)} has no room for noise in so many cells; expected at most {most}{fix}"
+        f"levels = {levels}: {jnp.dtype(dtype)} cannot resolve noise in so many cells; expected at most {most}{fix}"
     )
 
 
 def check_integers(images, levels: int) -> np.ndarray | jax.Array:
-    """`images` as an array; raise where they are not integers in 0..levels-1, as far as can be seen before tracing.
+    """`images` as an array of integers in 0..levels-1; the range is checked if they are concrete.
 
-    Raises TypeError for another dtype, ValueError for values out of range, no batch axis, or none at all.
+    Raises TypeError for another dtype, ValueError for values out of range, a missing batch axis, or an empty array.
     """
     noise_dtype(levels)
     array = as_array(images)

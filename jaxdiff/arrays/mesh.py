@@ -1,22 +1,21 @@
-"""Where arrays lie on a mesh of devices: examples over all of its axes, a training state over one of them.
+"""Sharding on a mesh of devices: examples over all of its axes, a training state over one of them.
 
-Sampling, likelihoods. No example needs another, so each device works on its own share without a word to the others
-(`by_device`), and all else is the same on every device. Left to XLA an adaptive solver would ask all of them before
-every step whether one of them still has to go on, and what it cannot split, LAPACK's QR among it, it would gather.
-Several processes (`jax.distributed`) call alike with the same values, and each of them gets the whole result.
+Sampling, likelihoods. Examples are independent, so each device computes its own shard without communication
+(`by_device`), and everything else is replicated. If XLA partitioned the work, an adaptive solver would need a
+collective before every step to see whether any device has to go on, and XLA would gather what it cannot partition, such
+as LAPACK's QR. Several processes (`jax.distributed`) must call with the same values, and each gets the whole result.
 
-Training. One mesh of devices with two axes, whose shape alone says how it is shared out.
+Training. One mesh of devices with two axes, whose shape alone determines the sharding.
 
     (8, 1)    data parallel: every device has all weights and an eighth of the batch
     (1, 8)    FSDP (Zhao et al. 2023; ZeRO, Rajbhandari et al. 2020): every device keeps an eighth of weights, moments
               and average, and an eighth of the batch
     (2, 4)    both: two copies, each in four pieces
 
-The batch is split over both axes always. An array of the state is split over "model" along its longest axis which that
-divides, and whole on every device where there is none or the array is small. The step gathers the weights before it
-uses them and leaves of the gradient what belongs to each device; on "data" one sum of gradients is all that moves.
-Noise is drawn as for one device (threefry is partitionable), so the numbers are those of one device but for the order
-of sums.
+The batch is always sharded over both axes. An array of the state is sharded over "model" along the longest axis that
+its size divides, and replicated if there is no such axis or the array is small. The step gathers the weights before it
+uses them and scatters the gradient; over "data" the only communication is one sum of gradients. Noise is drawn as on
+one device (threefry is partitionable), so the numbers are those of one device up to the order of sums.
 """
 
 import functools
@@ -31,7 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff.arrays.checks import check_instance, check_whole, native, said
 
-SMALL = 1024  # values: below, the message costs more than the memory
+SMALL = 1024  # arrays with fewer values are replicated: communication would cost more than the memory saved
 
 
 def make_mesh(model: int = 1, devices: list | None = None) -> Mesh:
@@ -69,28 +68,28 @@ def make_mesh(model: int = 1, devices: list | None = None) -> Mesh:
 
 
 def check_mesh(mesh) -> None:
-    """Raise TypeError for what is neither a mesh nor None."""
+    """Raise TypeError unless `mesh` is a mesh or None."""
     if mesh is not None:
         check_instance("mesh", mesh, Mesh, "a jax.sharding.Mesh, such as jaxdiff.training.make_mesh()")
 
 
 def training_mesh(mesh: Mesh | None) -> Mesh:
-    """`mesh`, by default that of all devices, with axes that XLA sees to; an error for one without these two axes.
+    """`mesh`, by default one of all devices, with automatic axes; an error unless its axes are "data" and "model".
 
-    `jax.make_mesh` gives axes that the program would have to see to (`AxisType.Explicit`).
+    The axes that `jax.make_mesh` makes by default are explicit (`AxisType.Explicit`).
     """
     if mesh is None:
         return make_mesh()
     check_instance("mesh", mesh, Mesh, "a mesh, such as jaxdiff.training.make_mesh()")
     if set(mesh.axis_names) != {"data", "model"}:
         raise ValueError(
-            f'mesh has the axes {mesh.axis_names}; expected "data" and "model": make it by jaxdiff.training.make_mesh'
+            f'mesh has the axes {mesh.axis_names}; expected "data" and "model": make it with jaxdiff.training.make_mesh'
         )
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding that keeps a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -120,17 +119,17 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def filled(size: int, mesh: Mesh | None) -> int:
-    """`size` rounded up to a multiple of the number of devices; None: as it is."""
+    """`size` rounded up to a multiple of the number of devices; unchanged if `mesh` is None."""
     return size if mesh is None else -(-size // mesh.size) * mesh.size
 
 
 def spread(tree: Any, mesh: Mesh | None) -> Any:
-    """`tree` with leaves [n, ...] split between the devices of `mesh`, n a multiple of their number; None: as it is."""
+    """`tree` with leaves [n, ...] sharded over `mesh`, n a multiple of its size; unchanged if `mesh` is None."""
     return tree if mesh is None else _put(tree, batch_sharding(mesh))
 
 
 def copied(tree: Any, mesh: Mesh | None) -> Any:
-    """`tree` on every device of `mesh`; None: as it is."""
+    """`tree` replicated on every device of `mesh`; unchanged if `mesh` is None."""
     return tree if mesh is None else _put(tree, replicated(mesh))
 
 
@@ -140,7 +139,7 @@ def _put(tree, sharding):
             return leaf
         if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
             return jax.device_put(leaf, sharding)
-        # device_put would first ask all processes whether they have the same, for each leaf
+        # device_put would check by a collective, leaf by leaf, that all processes have the same value
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         held = np.asarray(jnp.asarray(leaf))
@@ -150,7 +149,7 @@ def _put(tree, sharding):
 
 
 def fetched(tree: Any) -> Any:
-    """`tree` as NumPy arrays; what other processes hold of it comes from there."""
+    """`tree` as whole NumPy arrays, gathered from other processes if necessary (a collective)."""
 
     def fetch(leaf):
         if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
@@ -163,12 +162,12 @@ def fetched(tree: Any) -> Any:
 
 
 def writes(mesh: Mesh | None) -> bool:
-    """Whether this process is the one that reads and writes files for all of `mesh`."""
+    """Whether this is the process that reads and writes files for all processes of `mesh`."""
     return mesh is None or not mesh.is_multi_process or jax.process_index() == 0
 
 
 def agreed(read: Callable[[], bytes], mesh: Mesh | None) -> bytes:
-    """What the first process reads, on every process of `mesh`."""
+    """`read()` of the first process, broadcast to every process of `mesh` (a collective)."""
     if mesh is None or not mesh.is_multi_process:
         return read()
     from jax.experimental.multihost_utils import broadcast_one_to_all
@@ -179,9 +178,9 @@ def agreed(read: Callable[[], bytes], mesh: Mesh | None) -> bytes:
 
 
 def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
-    """How the first axis of these examples lies on a mesh; None where it does on none, or where anything is traced.
+    """The sharding of the first axis of these examples on a mesh; None if there is none, or if anything is traced.
 
-    Under a transformation XLA splits the work: diffrax's reverse mode does not go through `by_device`.
+    Under a transformation XLA partitions the work, because diffrax's reverse mode does not work inside `by_device`.
     """
     leaves = jax.tree.leaves(examples)
     if not any(isinstance(leaf, Tracer) for leaf in [*leaves, *jax.tree.leaves(denoiser)]):
@@ -192,7 +191,7 @@ def split_of(denoiser: Any, *examples: Any) -> NamedSharding | None:
 
 
 def _automatic(function: Callable, axis: int, shared, *examples):
-    """`function(shared, *examples)`, split by XLA; under explicit mesh axes too, where types hold the shardings."""
+    """`function(shared, *examples)`, partitioned by XLA; also under explicit mesh axes, where types have shardings."""
     for leaf in jax.tree.leaves(examples):
         sharding = jax.typeof(leaf).sharding
         if AxisType.Explicit in sharding.mesh.axis_types:
@@ -202,10 +201,10 @@ def _automatic(function: Callable, axis: int, shared, *examples):
 
 
 def by_device(function: Callable, split: NamedSharding | None, axis: int = 0) -> Callable:
-    """`function(shared, *examples)` of examples with leaves [n, ...], each device of `split` with its own.
+    """`function(shared, *examples)`, run by each device of `split` on its own examples, leaves [n, ...].
 
-    `shared` is replicated. Every traced value must be passed in it or in `examples`, to be typed for the mesh.
-    `axis` is that of examples in the results.
+    `shared` is replicated. Every traced value must be passed in `shared` or `examples`, to be typed for the mesh.
+    `axis` is the axis of examples in the results.
     """
     if split is None:
         return functools.partial(_automatic, function, axis)
@@ -220,7 +219,7 @@ def by_device(function: Callable, split: NamedSharding | None, axis: int = 0) ->
 
 
 def on_mesh(mesh: Mesh) -> Callable[[Callable], Callable]:
-    """Makes a function that is traced with `mesh` for the current one, whatever `jax.set_mesh` says outside of it."""
+    """A decorator of functions, which are then traced with `mesh` as the current mesh, whatever `jax.set_mesh` says."""
 
     def wrap(function: Callable) -> Callable:
         @functools.wraps(function)
@@ -234,7 +233,7 @@ def on_mesh(mesh: Mesh) -> Callable[[Callable], Callable]:
 
 
 def state_sharding(mesh: Mesh, tree) -> Any:
-    """The sharding of every array of a state, by its shape alone: weights, moments and average lie together."""
+    """The sharding of every array of a state, by its shape alone: weights, moments and average are sharded alike."""
     pieces = mesh.shape["model"]
 
     def sharding(leaf) -> NamedSharding:
@@ -248,7 +247,7 @@ def state_sharding(mesh: Mesh, tree) -> Any:
 
 
 def place(tree, sharding) -> Any:
-    """A copy of `tree`, the same in every process, as arrays of `sharding`: one for all leaves, or one for each."""
+    """A copy of `tree`, equal in every process, as arrays of `sharding`: one for all leaves, or a tree of them."""
 
     def put(leaf, sharding):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -263,7 +262,7 @@ def place(tree, sharding) -> Any:
 
 
 def sharded(tree: Any, mesh: Mesh) -> Any:
-    """`tree` with its arrays where those of a state of their shapes lie; Python's numbers stay."""
+    """`tree` with its arrays sharded as those of a training state of the same shapes; Python numbers are kept."""
 
     def put(leaf):
         array = isinstance(leaf, np.ndarray | jax.Array)
@@ -273,9 +272,9 @@ def sharded(tree: Any, mesh: Mesh) -> Any:
 
 
 def place_batch(mesh: Mesh, rows: dict) -> dict:
-    """A batch over the devices, of the rows that this process has read.
+    """A batch sharded over the devices, made of the rows that each process has read.
 
-    Raises ValueError for a batch that the devices do not divide.
+    Raises ValueError if the number of devices does not divide the batch size.
     """
     for name, array in rows.items():
         if len(array) % (mesh.size // jax.process_count()):

@@ -1,15 +1,15 @@
-"""The precision of products in float32, which is the platform's choice unless it is told.
+"""The precision of float32 products, which the platform chooses by default.
 
                  CPU        GPU                   TPU
     "default"    float32    TF32: 10 bits of 23   one product of bfloat16: 7 bits
     "high"       float32    TF32                  three
     "highest"    float32    float32               six, which is float32
 
-These are JAX's words (`jax.default_matmul_precision`). They speak of products of matrices and of convolutions alone:
-sums, and what is done value by value, are in float32 everywhere. A product that names a precision of its own keeps it.
+These are JAX's names (`jax.default_matmul_precision`). They concern only matrix products and convolutions: sums and
+elementwise operations are in float32 everywhere. A product with its own precision argument keeps it.
 
-Closed forms are computed at full precision whatever was chosen (`exactly`): they are what all else is compared with,
-and cost little beside a network. A network that they call keeps the precision that its user chose (`as_called`).
+Closed forms are always computed at full precision (`exactly`): everything else is compared with them, and they cost
+little compared with a network. A network that they call keeps the precision that its user chose (`as_called`).
 """
 
 import contextlib
@@ -27,41 +27,41 @@ Precision = Literal["default", "high", "highest"]
 F = TypeVar("F", bound=Callable)
 
 exactly = jax.default_matmul_precision("highest")
-"""Decorates a function whose products are computed at full precision."""
+"""A decorator of functions whose products are computed at full precision."""
 
 
 def as_called(function: F) -> F:
-    """`function` with its products at the precision that is chosen here, wherever it is called.
+    """`function` with its products at the precision in effect now, wherever it is called later.
 
-    The precision is named even where it is JAX's default: under `jax.vmap` a product that was traced without one takes
-    that of the place where the mapped function is called.
+    The precision is set even if it is JAX's default: under `jax.vmap` a product that was traced without one takes the
+    precision in effect where the mapped function is called.
     """
     return jax.default_matmul_precision(chosen_precision())(function)
 
 
 def chosen_precision() -> str:
-    """JAX's own setting here: one of the three words, or another name that JAX knows."""
+    """JAX's current setting: one of the three names, or another that JAX knows."""
     return jax.config.jax_default_matmul_precision or "default"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def check_precision(precision) -> None:
-    """Raise ValueError for what is neither None nor one of JAX's three words."""
+    """Raise ValueError unless `precision` is None or one of the three names."""
     if precision is not None and not (isinstance(precision, str) and precision in get_args(Precision)):
         raise ValueError(
-            f"precision = {said(precision)}; expected None, or {', '.join(get_args(Precision))}, which is how products "
-            "of float32 are computed. A network in bfloat16 is jaxdiff.networks.Cast(network, jnp.bfloat16)"
+            f"precision = {said(precision)}; expected None, or {', '.join(get_args(Precision))}, the precision of "
+            "float32 products. For a network in bfloat16 take jaxdiff.networks.Cast(network, jnp.bfloat16)"
         )
 
 
 def at_precision(precision: Precision | None) -> contextlib.AbstractContextManager:
-    """What is computed inside has its products at `precision`; None leaves that to JAX's own setting."""
+    """A context in which products are computed at `precision`; None keeps JAX's setting."""
     return contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
 
 
 def reduced(precision: Precision | None, mesh: Mesh | None = None) -> str | None:
-    """What `precision` makes of products where it is less than float32, such as "default precision on gpu"; or None.
+    """A description of products at less than float32, such as "default precision on gpu"; None for full float32.
 
-    On the devices of `mesh`, or where JAX puts an array.
+    It is for the devices of `mesh`, or JAX's default device.
     """
     device = next(iter(jnp.zeros(()).devices())) if mesh is None else mesh.devices.flat[0]
     word = chosen_precision() if precision is None else precision
@@ -71,7 +71,7 @@ def reduced(precision: Precision | None, mesh: Mesh | None = None) -> str | None
 
 
 def in_float64(function: Callable, static_argnames: tuple[str, ...] = ()) -> Callable:
-    """`function`, compiled and run on the device in float64 whatever JAX's setting is: NumPy arrays in and out."""
+    """`function`, compiled and run on the device in float64, whatever JAX's setting; NumPy arrays in and out."""
     compiled = jax.jit(function, static_argnames=static_argnames)
 
     @functools.wraps(function)

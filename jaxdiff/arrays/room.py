@@ -1,4 +1,4 @@
-"""What memory holds: sizes that none does are refused before they end the process."""
+"""Checks that an array fits into memory, before an allocation kills the process."""
 
 import contextlib
 import math
@@ -9,9 +9,9 @@ import jax
 
 
 def check_room(what: str, *shape: int, itemsize: int = 4, on_device: bool = True) -> None:
-    """Raise ValueError where an array of `shape` is larger than the memory of the device, or of the machine."""
+    """Raise ValueError if an array of `shape` is larger than the memory of the device, or of the machine."""
     needed = math.prod(shape) * itemsize
-    if needed < 2**28:  # not worth a look
+    if needed < 2**28:  # 256 MiB fit everywhere
         return
     stats = jax.local_devices()[0].memory_stats() or {} if on_device else {}
     there = stats.get("bytes_limit") or _memory()
@@ -23,7 +23,7 @@ def check_room(what: str, *shape: int, itemsize: int = 4, on_device: bool = True
 
 
 def _memory() -> int:
-    """The memory of this machine in bytes, or what a container leaves of it."""
+    """The memory of this machine in bytes, or the limit of its container."""
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max"
         there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))

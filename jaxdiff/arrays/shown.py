@@ -1,4 +1,4 @@
-"""What dataclasses look like on a screen: nested and wrapped to its width, arrays by their type and shape.
+"""The repr of dataclasses: nested and wrapped to the width of a screen, with arrays by their type and shape.
 
     Denoiser(
       network=Network(MLP),
@@ -9,8 +9,8 @@
       learned_variance=False
     )
 
-Only the values of scalars are read. Fields that are None by default are left out where they are None. There are no
-addresses, so that equal values look alike in every process.
+Only the values of scalars are read. Fields that are None by default are left out while they are None. Addresses are
+removed, so that equal values have the same repr in every process.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ import wadler_lindig
 T = TypeVar("T")
 
 WIDTH = 80
-MOST = 24  # arrays of a dict that are shown one by one
+MOST = 24  # a dict with more arrays is shown by their number
 _GENERATED = {"<string>", dataclasses.__file__, reprlib.__file__, __file__}  # the files of generated methods
-_width = contextvars.ContextVar[int | None]("width", default=WIDTH)  # None: as dataclasses generate it
+_width = contextvars.ContextVar[int | None]("width", default=WIDTH)  # None: the repr that dataclasses generate
 
 
 def readable(cls: type[T]) -> type[T]:
     """Give the dataclass `cls` a repr that fits a screen, unless its body defines a repr.
 
-    A class with a method `__pdoc__(**kwargs)` of wadler_lindig is shown as that says.
+    A class with a method `__pdoc__(**kwargs)` of wadler_lindig is shown by that method.
     """
     generated = cls.__repr__
     if not _is_generated(generated):
@@ -54,14 +54,14 @@ def readable(cls: type[T]) -> type[T]:
 
 
 def _is_generated(function) -> bool:
-    """Whether a repr is one that `dataclasses.dataclass` or `readable` made."""
+    """Whether a repr was made by `dataclasses.dataclass` or `readable`."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return code is not None and code.co_filename in _GENERATED
 
 
 @contextlib.contextmanager
 def in_full() -> Iterator[None]:
-    """Within it reprs are those that dataclasses generate, with the values of arrays: for hashes and records."""
+    """A context in which reprs are those that dataclasses generate, with the values of arrays: for hashes and logs."""
     before = _width.set(None)
     try:
         yield
@@ -87,7 +87,7 @@ def _doc(value) -> wadler_lindig.AbstractDoc:
 
 
 def _custom(value) -> wadler_lindig.AbstractDoc | None:
-    """The layout of what wadler_lindig lays out otherwise; None for all else."""
+    """The layout of a value, where it differs from that of wadler_lindig; otherwise None."""
     if isinstance(value, jax.Array | np.ndarray):
         if value.ndim == 0 and _is_number(value):
             return _text(str(np.asarray(value)))
@@ -128,7 +128,7 @@ def _arrays(value) -> Iterator[jax.Array | np.ndarray]:
 
 
 def _is_number(array) -> bool:
-    """Whether a scalar is a number that can be read here: not traced, not donated, no key."""
+    """Whether a scalar is a number that can be read now: not traced, not donated, not a key."""
     if isinstance(array, np.ndarray):
         return True
     if isinstance(array, jax.core.Tracer) or jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):

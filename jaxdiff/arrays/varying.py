@@ -1,4 +1,4 @@
-"""Values that differ between the devices of a `jax.shard_map`, whose default check knows them by their type."""
+"""Types of values that differ between the devices of a `jax.shard_map`, which its default check requires."""
 
 from typing import Any
 
@@ -8,18 +8,18 @@ from jax.core import Tracer
 
 
 def varies(leaf) -> frozenset:
-    """The axes of a `jax.shard_map` over which `leaf` is known to differ between devices; none where it does not say.
+    """The axes of a `jax.shard_map` over which the type of `leaf` allows it to differ between devices.
 
-    The attribute has changed its name between versions of JAX.
+    The attribute has different names in different versions of JAX.
     """
     kind = jax.typeof(leaf)
     return getattr(kind, "vma", None) or getattr(getattr(kind, "mat", None), "varying", frozenset())
 
 
 def vary(tree: Any, like: Any) -> Any:
-    """`tree`, its values the same, typed as differing over all axes of a `jax.shard_map` that a leaf of `like` does.
+    """`tree` with the same values, typed as differing over every axis of a `jax.shard_map` over which `like` does.
 
-    A loop's carry has one type from start to end, and a constant start is typed as equal on all devices.
+    The carry of a loop must have one type throughout, but a constant start is typed as equal on all devices.
     """
     leaves = {varies(leaf): leaf for leaf in jax.tree.leaves(like) if isinstance(leaf, Tracer)}
     leaves.pop(frozenset(), None)

@@ -1,4 +1,4 @@
-"""How a denoiser is trained: `loss(denoiser, key, x0, cond, weight) -> [batch]`."""
+"""Losses, by which denoisers are trained: `loss(denoiser, key, x0, cond, weight)` returns one number per example."""
 
 from jaxdiff.losses import couplings as couplings
 from jaxdiff.losses import times as times

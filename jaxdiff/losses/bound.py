@@ -1,20 +1,20 @@
-r"""The variational bound as a loss: of any process, in continuous time and in T steps.
+r"""The variational bound as a loss, for any process, in continuous time and in T steps.
 
-1.  In continuous time the bound pays the process's `error` by its rate,
+1.  In continuous time the bound weighs the process's `error` by its rate,
 
         ∫ error d log(σ/q)/dt dt,
 
-    for numbers that of v (Kingma et al. 2021, eq. 17), for masks the cross-entropy of what is masked (Sahoo et al.
-    2024, eq. 10; Shi et al. 2024, eq. 5), for uniform and other noise the score entropy (Lou et al. 2024, eq. 10).
-    Where t is uniform a mask pays with weight 1/t, and at least one of n is masked with probability n t as t -> 0: the
-    variance of an estimate grows as log 1/t_min, and what is below t_min is not paid. `Importance` draws t where that
-    weight is, and `AnyOrder` has neither.
+    where the error is that of v for numbers (Kingma et al. 2021, eq. 17), the cross-entropy of the masked values for
+    masks (Sahoo et al. 2024, eq. 10; Shi et al. 2024, eq. 5), and the score entropy for uniform and other noise (Lou et
+    al. 2024, eq. 10). For uniform t a mask has weight 1/t, and at least one of n values is masked with probability n t
+    as t -> 0: the variance of an estimate grows as log 1/t_min, and the part below t_min is left out. `Importance`
+    draws t in proportion to that weight, and `AnyOrder` has neither problem.
 2.  In T steps the bound is a sum over the noise levels t_T > ... > t_1 (Austin et al. 2021, "Structured denoising
-    diffusion models in discrete state-spaces", eq. 1), of which one is drawn, and paid T times:
+    diffusion models in discrete state-spaces", eq. 1). One level is drawn, and its term multiplied by T:
 
         T KL(q(x_s | x_t, x_0) || p(x_s | x_t)).
 
-    Categories are data at s = 0, where the last of them is -log p(x_0 | x_t).
+    For categories the last level goes to the data, s = 0, where the term is -log p(x_0 | x_t).
 """
 
 import dataclasses
@@ -35,13 +35,32 @@ from jaxdiff.processes.grids import Grid, Time, check_grid, check_times
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """`loss(denoiser, key, x0, cond, weight) -> [batch]`: the bound in continuous time by a random t, nats a value.
+    """The variational bound in continuous time, estimated at a random t.
 
-        Bound()                                     t uniform, one in each of n equal parts
-        Bound(times.Importance(1e-3))               of less variance, for masks above all
+    Call it as `loss(denoiser, key, x0, cond=None, weight=None)`; it returns nats per value, `[n]`. For numbers it is
+    `Denoising(weightings.Likelihood(), times)`.
 
-    Of numbers it is `Denoising(weightings.Likelihood(), times)`. `times` may be a tree of them for a product, as there.
-    Raises what `Denoising` raises.
+    Args:
+        times: the law of t, one of `jaxdiff.losses.times`, or a tree of them for a product as in `Denoising`.
+            `times.Importance(1e-3)` has less variance than the default, above all for masks.
+
+    Raises:
+        TypeError, ValueError: as `Denoising`.
+
+    Source:
+        Kingma et al. 2021, "Variational diffusion models", eq. 17, for numbers; Sahoo et al. 2024, "Simple and
+        effective masked diffusion language models", eq. 10, for masks; Lou et al. 2024, "Discrete diffusion modeling by
+        estimating the ratios of the data distribution", eq. 10, for other noise.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params * jnp.ones((*x.shape, 4))  # logits
+        >>> denoiser = jd.Denoiser(network, jnp.zeros(()), jd.Absorbing(4))
+        >>> loss = jd.losses.Bound()(denoiser, jax.random.key(0), jnp.zeros((3, 8), int))
+        >>> loss.shape
+        (3,)
     """
 
     times: times_.Times = times_.Stratified()
@@ -56,15 +75,32 @@ class Bound:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """`loss(denoiser, key, x0, cond, weight) -> [batch]`: the bound in T steps by one of them an example, nats a value.
+    """The variational bound in T steps, estimated at one random step per example.
 
-        Steps(1000)         the L_vb of Austin et al. 2021
+    Call it as `loss(denoiser, key, x0, cond=None, weight=None)`; it returns nats per value, `[n]`. Its expectation is
+    the `transitions` term of `jaxdiff.variational_bound`, and for categories also the `reconstruction` term; for
+    numbers the last level, where the data are reconstructed, counts as 0.
 
-    `steps` and `grid` are the noise levels of the sampling it is for, as in `jaxdiff.variational_bound`: a grid, or an
-    array of decreasing times. Of numbers the last level, where the data are read, costs nothing here. Its expectation
-    is the bound's transitions, and of categories its reconstruction too.
+    Args:
+        steps: the number T of steps of the sampling that the model is for.
+        grid: its noise levels: a grid, or an array of decreasing times, as in `jaxdiff.variational_bound`.
 
-    Raises as `Denoising`, ValueError for fewer than one step or levels that do not decrease (traced, NaN).
+    Raises:
+        TypeError: as `Denoising`.
+        ValueError: as `Denoising`, if `steps` is less than 1, or if levels do not decrease (traced, NaN).
+
+    Source:
+        Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces", L_vb of eq. 1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params * jnp.ones((*x.shape, 4))  # logits
+        >>> denoiser = jd.Denoiser(network, jnp.zeros(()), jd.Absorbing(4))
+        >>> loss = jd.losses.Steps(100)(denoiser, jax.random.key(0), jnp.zeros((3, 8), int))
+        >>> loss.shape
+        (3,)
     """
 
     steps: int = dataclasses.field(default=1000, metadata={"static": True})
@@ -91,7 +127,7 @@ class Steps:
         return weighted_mean(denoiser, _evenly, t, len(levels) * factor, kl)
 
     def _levels(self, process) -> tuple[jax.Array, list]:
-        """The noise levels, and where the step from the last of them ends in each part: there, or at the data."""
+        """The noise levels, and the time at which the last step ends in each part: the last level, or 0 (data)."""
         if not isinstance(self.grid, Grid):
             levels = check_times(self.grid)
         elif (end := process.last_time(None)) is None:

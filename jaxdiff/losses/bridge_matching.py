@@ -4,12 +4,12 @@ For a pair (x_0, x_1) of the coupling and x_t = (1 - t) x_0 + t x_1 + γ z, γ =
 
     |w - (x_1 - x_0)|² + |γ s + z|².
 
-The paper regresses the flow's velocity in place of w, to which it adds σ (1 - 2t)/(2 √(t (1 - t))) z: of infinite
+The paper regresses the flow's velocity in place of w, which adds the term σ (1 - 2t)/(2 √(t (1 - t))) z, of infinite
 variance at both ends. Velocity, score and w are linear in each other, so the minimum is the same.
 
 With pairs from the entropic plan the minimum is the Schrödinger bridge. DSBM (Shi et al. 2023, algorithm 1; iterative
-Markovian fitting) reaches it from any coupling: match the bridge to the pairs, let it carry one end to the other, and
-take what arrives as the new pairs, from either end in turn:
+Markovian fitting) reaches it from any coupling: fit the bridge to the pairs, transport one end to the other with it,
+and use the results as the new pairs, from either end in turn:
 
     pairs = jnp.stack([x0, jd.cross(key, bridge, x0, to="source")], axis=1)     # losses.couplings.Paired()
     pairs = jnp.stack([jd.cross(key, bridge, x1, to="data"), x1], axis=1)
@@ -33,11 +33,32 @@ from jaxdiff.processes import expand_time, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class BridgeMatching:
-    """`loss(bridge, key, x0, cond, weight) -> [batch]`: the two squared errors, each a mean over an event's values.
+    """Bridge matching: the squared errors of a bridge's displacement and score along pairs of a coupling.
 
-    `coupling` is one of `jaxdiff.losses.couplings`; None is the Schrödinger bridge's to a normal source,
-    `Entropic(bridge.sigma)`. `weight` (`jaxdiff.losses.counted`) is for couplings that do not permute. Raises TypeError
-    for integer x0 and ValueError for a concrete x0 that holds a NaN.
+    Call it as `loss(bridge, key, x0, cond=None, weight=None)`; it returns `[n]`, the sum of the two errors, each a mean
+    over the values of an event. `weight` (`jaxdiff.losses.counted`) needs a coupling that does not permute.
+
+    Args:
+        coupling: the pairs of data and source, one of `jaxdiff.losses.couplings`. None is `Entropic(bridge.sigma)`,
+            whose minimum is the Schrödinger bridge to a normal source.
+        times: the law of t, one of `jaxdiff.losses.times`.
+
+    Raises:
+        TypeError: if `bridge` is not a bridge, or x0 holds integers.
+        ValueError: if a concrete x0 holds a NaN.
+
+    Source:
+        Tong et al. 2024, "Simulation-free Schrödinger bridges via score and flow matching", section 3.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: (params * x, params * x)  # displacement, scaled score
+        >>> bridge = jd.Bridge(network, jnp.ones(()), sigma=1.0)
+        >>> loss = jd.losses.BridgeMatching(jd.losses.couplings.Independent())
+        >>> loss(bridge, jax.random.key(0), jnp.ones((4, 2))).shape
+        (4,)
     """
 
     learns: ClassVar = "bridge"

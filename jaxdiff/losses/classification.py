@@ -1,4 +1,4 @@
-"""The loss of a classifier of noised data (Dhariwal and Nichol 2021, section 4)."""
+"""The loss that trains a classifier of noised data (Dhariwal and Nichol 2021, section 4)."""
 
 import dataclasses
 
@@ -13,12 +13,31 @@ from jaxdiff.processes import pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """`loss(classifier, key, x0, labels) -> [batch]`: -log p(label | x_t) of a `jaxdiff.NoisyClassifier`, nats.
+    """The cross-entropy of a classifier of noised data, for classifier guidance.
 
-    Its mean is least where the classifier is Bayes' own at every noise level. `times` is one of `jaxdiff.losses.times`;
-    `times.Fixed(0.0)` trains on clean data.
+    Call it as `loss(classifier, key, x0, labels)`; it returns -log p(label | x_t) in nats, `[n]`. Its mean is minimal
+    if the classifier is Bayes optimal at every noise level.
 
-    Raises TypeError for what is no classifier, ValueError for examples without labels or with one out of range.
+    Args:
+        times: the law of t, one of `jaxdiff.losses.times`; `times.Fixed(0.0)` trains on clean data.
+
+    Raises:
+        TypeError: if the model is not a `jaxdiff.NoisyClassifier`.
+        ValueError: if labels are missing or out of range.
+
+    Source:
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis", section 4.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond=None: params * jnp.ones((len(x), 10))  # logits
+        >>> classifier = jd.NoisyClassifier(network, jnp.zeros(()), jd.VP())
+        >>> loss = jd.losses.Classification()
+        >>> values = loss(classifier, jax.random.key(0), jnp.ones((4, 2)), jnp.array([3, 1, 4, 1]))
+        >>> bool(jnp.allclose(values, jnp.log(10)))  # equal logits cost log 10 nats
+        True
     """
 
     times: times_.Times = times_.Stratified()

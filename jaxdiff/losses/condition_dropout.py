@@ -1,21 +1,21 @@
-r"""Conditions dropped in training, by which one network learns to do without them (Ho and Salimans 2022, algorithm 1).
+r"""Dropping conditions in training, so that one network also predicts without them (Ho and Salimans 2022, algorithm 1).
 
-Each example's condition c becomes a null ∅, one and the same value, with probability p, by a draw of its own. A loss
-whose minimiser is a conditional mean has then, at the condition c' that the network is given, the minimiser
+Each example's condition c is replaced by a fixed null ∅ with probability p, independently. A loss whose minimiser is a
+conditional mean then has, at the condition c' that the network gets, the minimiser
 
     D(x, t, c') = E[x_0 | x_t = x, c'].
 
-No example has the null by itself, so that c' = ∅ says no more than that the draw was made, which is independent of x_0
-and of the noise; and c' = c says, beside c, that it was not made:
+No example of the data has the null, so c' = ∅ means only that the condition was dropped, which is independent of x_0
+and of the noise; and c' = c means c, and that it was not dropped:
 
     D(x, t, ∅) = E[x_0 | x_t = x]        D(x, t, c) = E[x_0 | x_t = x, c],
 
-the two predictions that guidance needs, at any p in (0, 1); p divides the work between them, (1 - p) L(c) + p L(∅).
-Were the null a value that a share π of the data have, D(x, t, ∅) would be the mean over both, as (1 - p) π to p.
+the two predictions that guidance needs, at any p in (0, 1); p weighs them, (1 - p) L(c) + p L(∅). If a share π of the
+data did have the null as their condition, D(x, t, ∅) would be the mean over both, in the ratio (1 - p) π to p.
 
-Parts with draws of their own: with c_S the parts S that were not dropped, in the same way
+If parts of a condition are dropped independently, with c_S the parts S that were not dropped, in the same way
 
-    D(x, t, c_S with nulls elsewhere) = E[x_0 | x_t = x, c_S]        for each S that is drawn at all.
+    D(x, t, c_S with nulls elsewhere) = E[x_0 | x_t = x, c_S]        for each S of positive probability.
 
 Brooks et al. 2023 ("InstructPix2Pix", section 3.2) train in this way on a picture and a text.
 """
@@ -44,27 +44,40 @@ from jaxdiff.losses.inputs import check_examples, prepared
 from jaxdiff.losses.loss import Loss
 
 MASK = 4
-"""What is folded into a loss's key for the draw of what is dropped."""
+"""The number that is folded into a loss's key to draw what is dropped."""
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ConditionDropout:
-    """`loss` of examples whose condition is dropped, each with probability `rate`: it becomes `null`.
+    """A loss with the condition of each example dropped at random, as classifier-free guidance needs.
 
-        ConditionDropout(Denoising())                                         labels
-        ConditionDropout(Denoising(), null=jnp.zeros(5))                      vectors of 5
-        ConditionDropout(Denoising(), null={"label": 10, "tokens": empty}, rate={"label": 0.1, "tokens": 0.2})
+    A dropped condition is replaced by `null`. It is called as `loss`, and draws the same times and noise.
 
-    rate: one number for the whole condition, by one draw an example; or numbers for parts of it by their names, one
-    draw an example and part, the other parts never dropped. A token_mask is dropped along with its tokens.
-    null: one example of what is dropped, without a batch axis, that says nothing: of the whole condition or of the
-    parts that have a rate. None is the network's own label for none, where nothing but a label is dropped.
+    Args:
+        loss: the loss, such as `Denoising()`.
+        null: the value that means no condition: one example's condition without a batch axis, or a dictionary of the
+            parts that have a rate. None is the network's own label for none, if only a label is dropped.
+        rate: the probability that the whole condition is dropped; or a dictionary with the probability of each named
+            part, dropped independently; other parts are never dropped. A token_mask is dropped along with its tokens.
 
-    Everything else is that of `loss`, `weight` among it, which draws the same noise as without. Raises TypeError for
-    what is no loss or no number, ValueError for a rate outside [0, 1] (traced, the loss is NaN) or a loss that drops
-    conditions itself; when called, for a condition that is missing or has no part of such a name, or a null that is not
-    as one example.
+    Raises:
+        TypeError: if `loss` is not a loss, or a rate is not a number.
+        ValueError: if a rate is outside [0, 1] (traced, the loss is NaN) or `loss` drops conditions itself; when
+            called, if the condition is missing or has no part of that name, or `null` is not like one example.
+
+    Source:
+        Ho and Salimans 2022, "Classifier-free diffusion guidance", algorithm 1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params[cond][:, None] * x
+        >>> denoiser = jd.Denoiser(network, jnp.ones(11), jd.VP())
+        >>> loss = jd.losses.ConditionDropout(jd.losses.Denoising(), null=10, rate=0.1)  # labels 0 to 9
+        >>> loss(denoiser, jax.random.key(0), jnp.ones((4, 2)), jnp.array([3, 1, 4, 1])).shape
+        (4,)
     """
 
     loss: Loss
@@ -89,11 +102,11 @@ class ConditionDropout:
 
     @property
     def learns(self) -> str:
-        """What the loss trains."""
+        """What the loss trains (`Loss`)."""
         return getattr(self.loss, "learns", "denoiser")
 
     def check(self, denoiser, x0, cond) -> None:
-        """Raise where the loss does not take x0, or where `cond` cannot be dropped."""
+        """Raise if the loss does not accept x0, or if `cond` cannot be dropped."""
         check_examples(self.loss, denoiser, x0, cond)
         cond = jax.tree.map(jnp.asarray, cond)
         drop = lambda null, part: jnp.broadcast_to(null, (len(part), *null.shape))
@@ -102,7 +115,7 @@ class ConditionDropout:
         check_cond_of(denoiser, of_parts(parts | gone, cond))
 
     def rates(self, cond) -> dict[tuple[str, ...], Any]:
-        """{names of the parts that are dropped by one draw: its rate}."""
+        """{names of the parts that are dropped together: probability}."""
         parts = parts_of(cond)
         if not parts:
             raise ValueError(f"cond = {said(cond)} leaves ConditionDropout nothing to drop; give the loss a cond")
@@ -124,7 +137,7 @@ class ConditionDropout:
         return nan_unless(within, called(self.loss, denoiser, key, x0, of_parts(parts, cond), weight))
 
     def _nulls(self, denoiser, cond) -> dict[str, Any]:
-        """{name of a part that is dropped: its null, of its form and type}."""
+        """{name of a part that can be dropped: its null, of the structure and type of the part}."""
         parts, null = parts_of(cond), self.null
         names = [name for drawn in self.rates(cond) for name in drawn]
         if null is None:
@@ -137,22 +150,22 @@ class ConditionDropout:
 
 
 def _no_label(denoiser, cond, names: list[str]) -> Any:
-    """The network's own null, its label for none; ValueError where that is none of what is dropped."""
+    """The network's own label for none; ValueError if anything but a label is dropped."""
     if names != ["label"] or label_of(cond) is None:
         raise ValueError(
             f"null = None is the network's label for none, but what is dropped is {', '.join(names)}; give null, one "
-            "example of that which says nothing"
+            "example of it that means no condition"
         )
     label = no_label_of(denoiser)
     if label is None:
         raise ValueError(
             "null = None, but the network has no label that means none. Build one of jaxdiff.networks with "
-            "classes=..., give a network of your own a method `no_label(params)` that returns it, or give null"
+            "classes=..., give your network a method `no_label(params)` that returns the label, or give null"
         )
     return {"label": label} if isinstance(cond, dict) else label
 
 
 def _dropped(gone, null, part) -> Any:
-    """`part`, leaves [n, ...], with `null` in place of the examples that are `gone`, [n]."""
+    """`part`, leaves [n, ...], with the examples where `gone` [n] is true replaced by `null`."""
     choose = lambda null, leaf: jnp.where(gone.reshape(-1, *[1] * null.ndim), null[None], leaf.astype(null.dtype))
     return jax.tree.map(choose, null, part)

@@ -1,13 +1,13 @@
-r"""Which values of an example count, and which are given: a prompt, the part of a picture that is known, padding.
+r"""The weight of a loss: which values of an example count, and which are given (a prompt, known pixels, padding).
 
-`weight`, of the shape of x_0, is 1 for a value that counts and 0 for one that is given: it is not noised, x_t = x_0
-there, and nothing is paid for it. What is learned and bounded is
+`weight`, of the shape of x_0, is 1 for a value that counts and 0 for one that is given: a given value is not noised,
+x_t = x_0 there, and has no loss. What is learned and bounded is
 
     p(x_0 where weight = 1 | x_0 where weight = 0),
 
-for numbers as for categories. Of a product it is a tree of its form, None for a part all of which counts. An example's
-loss is the sum over the values that count, over the number of all its values, so that each counts the same in whatever
-example it stands. Where a product has a part that is not noised at all, `jaxdiff.Given` is the cheaper way.
+for numbers and for categories. For a product it is a tree of its structure, with None for a part that counts entirely.
+An example's loss is the sum over the values that count divided by the number of all its values, so that a value has the
+same weight in every example. If a whole part of a product is given, `jaxdiff.Given` is cheaper.
 """
 
 import functools
@@ -24,10 +24,10 @@ from jaxdiff.processes import Process
 
 
 def check_weight(process: Process, weight, x0) -> Any:
-    """`weight` as float32 of the form of x0, None where it is None.
+    """`weight` as float32 of the structure of x0, or None if it is None.
 
-    Raises TypeError for what are no numbers, ValueError for another shape or, where it is concrete, a value that is
-    neither 0 nor 1 (traced, NaN).
+    Raises TypeError unless it holds numbers, ValueError for another shape or a concrete value that is neither 0 nor 1
+    (traced, NaN).
     """
     if weight is None:
         return None
@@ -41,7 +41,7 @@ def _checked(weight, x0) -> jax.Array:
     if array is None or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         raise TypeError(f"{with_dtype('weight', weight)}; expected 0 for a value that is given, 1 for one that counts")
     if array.shape != np.shape(x0):
-        raise ValueError(f"weight has shape {array.shape}; expected that of x0, {np.shape(x0)}, one number a value")
+        raise ValueError(f"weight has shape {array.shape}; expected the shape of x0, {np.shape(x0)}")
     if is_concrete(array):
         values = np.asarray(array)
         outside = (values != 0) & (values != 1)
@@ -52,19 +52,19 @@ def _checked(weight, x0) -> jax.Array:
 
 
 def held(process: Process, weight, x, x0) -> Any:
-    """`x` with x_0 where it is given; `weight` is that of `check_weight`."""
+    """`x` with the given values replaced by x_0; `weight` is the result of `check_weight`."""
     keep = lambda weight, x, x0: x if weight is None else jnp.where(weight == 0, x0, x)
     return x if weight is None else process.joined([*map(keep, *map(process.split, (weight, x, x0)))])
 
 
 def noised(process: Process, keys, x0, t, weight) -> tuple[Any, Any]:
-    """`process.perturb(keys, x0, t)`, what is given held."""
+    """`process.perturb(keys, x0, t)`, with given values not noised."""
     x, truth = process.perturb(keys, x0, t)
     return held(process, weight, x, x0), truth
 
 
 def paid(process: Process, weight, values) -> Any:
-    """`values` of the form of x0 where they count, 0 elsewhere."""
+    """`values`, of the structure of x0, where they count, and 0 elsewhere."""
 
     def count(weight, values):
         return values if weight is None else jnp.where(weight == 0, 0.0, values * weight.astype(values.dtype))
@@ -73,30 +73,30 @@ def paid(process: Process, weight, values) -> Any:
 
 
 def counts(process: Process, weight, x0) -> jax.Array:
-    """How many values of each example count, [n] float32."""
+    """The number of values that count in each example, [n] float32."""
     parts = process.split(x0), [None] * len(process.processes) if weight is None else process.split(weight)
     total = lambda x, part: jnp.broadcast_to(1.0 if part is None else part, x.shape).sum(range(1, x.ndim))
     return functools.reduce(operator.add, map(total, *parts))
 
 
 def check_counted(counted: np.ndarray) -> np.ndarray:
-    """`counted` [n], what `counts` gave; ValueError for an example of which nothing counts."""
+    """`counted` [n], the result of `counts`; ValueError if nothing counts in an example."""
     if not counted.all():
         raise ValueError(f"weight is 0 throughout example {int(counted.argmin())}: nothing of it counts; leave it out")
     return counted
 
 
 def takes_weight(loss) -> bool:
-    """Whether `loss` may be called with `weight=`."""
+    """Whether `loss` can be called with `weight=`."""
     try:
         parameters = inspect.signature(loss).parameters.values()
-    except (TypeError, ValueError):  # of a function written in C
+    except (TypeError, ValueError):  # functions written in C have no signature
         return False
     return any(parameter.name == "weight" or parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def called(loss, denoiser, key, x0, cond, weight) -> jax.Array:
-    """`loss(denoiser, key, x0, cond)`, with `weight=` where there is one; TypeError for a loss that takes none."""
+    """`loss(denoiser, key, x0, cond)`, with `weight=` if it is not None; TypeError for a loss that takes no weight."""
     if weight is None:
         return loss(denoiser, key, x0, cond)
     if not takes_weight(loss):

@@ -1,29 +1,31 @@
-r"""Which source point goes with which example: `coupling(key, batch) -> (x0, x1)`, each [n, *event].
+r"""Couplings, which pair examples with source points: `coupling(key, batch) -> (x0, x1)`, each [n, *event].
 
-Between the data q_0 and a source q_1 a coupling is any joint law with those two margins; flows and bridges are
-regressed on pairs drawn from it. `Independent` and `Paired` make pairs; the others take pairs and say anew who belongs
-to whom, by a permutation: the examples keep their order (and so their labels), and every source point stays, once.
+A coupling of the data q_0 and a source q_1 is any joint law with these two margins; flows and bridges are regressed on
+pairs drawn from it. `Independent` and `Paired` make pairs; the others take pairs and permute the source points: the
+examples keep their order (and so their labels), and every source point is used exactly once.
 
     OptimalTransport   the permutation π of least Σ |x0_i - x1_π(i)|² (Pooladian et al. 2023; Tong et al. 2024)
     Entropic           a draw of π with probability ∝ exp(-Σ |x0_i - x1_π(i)|² / 2σ²)
 
-The second is Schrödinger's own question: of n Brownian particles of variance σ² a unit time only the points where they
-started and those where they arrived are known, and π says who arrived where. As n grows a pair follows the entropic
-plan, the law π(x_0, x_1) of least KL from q_0(x_0) N(x_1; x_0, σ²) with those margins, which is a Schrödinger bridge's
-(Föllmer 1988; Léonard 2014). Drawing each row of a batch's Sinkhorn plan has the same margins on average, but loses a
-third of the batch's source points and takes others twice.
+The second is Schrödinger's original problem: for n Brownian particles of variance σ² per unit of time only the set of
+start points and the set of end points are known, and π is the law of which particle ended where. As n grows a pair
+follows the entropic plan, the law π(x_0, x_1) of least KL from q_0(x_0) N(x_1; x_0, σ²) with these margins, which is
+that of a Schrödinger bridge (Föllmer 1988; Léonard 2014). Drawing each row of a batch's Sinkhorn plan has the same
+margins on average, but loses a third of the batch's source points and uses others twice.
 
-The permutation is drawn by heat-bath swaps. To swap the partners b_i, b_j of a_i, a_j changes the sum of squares by
-2 (a_i - a_j)·(b_i - b_j), so that it happens with probability
+The permutation is drawn by heat-bath swaps. Swapping the partners b_i, b_j of a_i, a_j changes the sum of squares by
+2 (a_i - a_j)·(b_i - b_j), so a swap has probability
 
     1 / (1 + exp((a_i - a_j)·(b_i - b_j) / σ²)).
 
-Round r of a sweep lets i meet r - i (mod n): these are disjoint pairs, drawn at once, and in n rounds every two meet.
+Round r of a sweep pairs i with r - i (mod n): these pairs are disjoint and drawn at once, and in n rounds every two
+examples meet.
 
 Under a condition y the margins must be those of each y: q_0(x_0 | y) and q_1. A permutation over all classes breaks the
-second, for it gives every class the source points nearest to it, and the model of x_0 | y is then wrong. The two that
-permute therefore do so among equal conditions; where all differ, as numbers do, pairs stay as they come. A coupling of
-your own that permutes says `permutes = True` and is called as `coupling(key, batch, cond)`.
+second, because it gives every class the source points nearest to it, and the model of x_0 | y is then wrong. Therefore
+the two couplings that permute do so only among equal conditions; if all conditions differ, as real numbers do, pairs
+stay as they are. A user-defined coupling that permutes sets `permutes = True` and is called as
+`coupling(key, batch, cond)`.
 """
 
 import dataclasses
@@ -52,7 +54,25 @@ from jaxdiff.processes import check_event, pytree
 
 
 class Coupling(Protocol):
-    """What a coupling is: one of this module, or a frozen dataclass of your own under `@jaxdiff.pytree`."""
+    """The interface of a coupling: a callable pytree `(key, batch) -> (x0, x1)`.
+
+    To define a coupling, write `__call__` in a frozen dataclass under `@jaxdiff.pytree`. One that permutes sets
+    `permutes = True` and is called with a third argument, the conditions.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> @jd.pytree
+        ... @dataclasses.dataclass(frozen=True)
+        ... class FromOrigin:
+        ...     def __call__(self, key, x0):
+        ...         return x0, jnp.zeros_like(x0)
+        >>> x0, x1 = FromOrigin()(jax.random.key(0), jnp.ones((4, 2)))
+        >>> x1.shape
+        (4, 2)
+    """
 
     def __call__(self, key, batch, /) -> tuple[jax.Array, jax.Array]:
         """(x0, x1), each [n, *event]."""
@@ -62,9 +82,23 @@ class Coupling(Protocol):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Independent:
-    """A fresh point of `source(key, n) -> [n, *event]` for every example; None: standard normal in their shape.
+    """Pairs each example with an independent point of the source.
 
-    Raises ValueError for a source whose points have another shape than the data.
+    Args:
+        source: a function `(key, n) -> [n, *event]` that draws source points; None is standard normal.
+
+    Raises:
+        TypeError: if `source` is not a function.
+        ValueError: when called, if the source's points have another shape than the data.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> coupling = jd.losses.couplings.Independent()
+        >>> x0, x1 = coupling(jax.random.key(0), jnp.ones((4, 2)))
+        >>> x1.shape
+        (4, 2)
     """
 
     source: Callable[..., jax.Array] | None = dataclasses.field(default=None, metadata={"static": True})
@@ -88,7 +122,20 @@ class Independent:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """The pairs that the batch holds: [n, 2, *event], data first. Raises ValueError for a batch of another shape."""
+    """The pairs that the batch itself holds, `[n, 2, *event]`, data first.
+
+    Raises:
+        ValueError: when called, if the batch has another shape.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> pairs = jnp.array([[[0.0], [1.0]], [[2.0], [3.0]]])
+        >>> x0, x1 = jd.losses.couplings.Paired()(jax.random.key(0), pairs)
+        >>> x0.tolist(), x1.tolist()
+        ([[0.0], [2.0]], [[1.0], [3.0]])
+    """
 
     def __call__(self, key, pairs) -> tuple[jax.Array, jax.Array]:
         """(x0, x1) of pairs [n, 2, *event]."""
@@ -101,10 +148,27 @@ class Paired:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class OptimalTransport:
-    """The batch's optimal transport for the squared distance: an exact assignment of the points of `pairs`.
+    """Pairs the batch by optimal transport: the permutation of least squared distance, found exactly.
 
-    Solved by SciPy on the host, in O(n³): 5 ms for 256 pairs of moons and noise in the plane, 30 ms for 512, and 2 and
-    10 ms in 64 dimensions. With a cond, leaves [n, ...], it is that of the examples of each condition.
+    SciPy solves it on the host, in O(n³): 5 ms for 256 pairs of moons and noise in the plane, 30 ms for 512, and 2 and
+    10 ms in 64 dimensions. With a cond, leaves `[n, ...]`, examples are permuted only among equal conditions.
+
+    Args:
+        pairs: the coupling whose pairs are permuted.
+
+    Source:
+        Pooladian et al. 2023, "Multisample flow matching"; Tong et al. 2024, "Improving and generalizing flow-based
+        generative models with minibatch optimal transport".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> couplings = jd.losses.couplings
+        >>> pairs = jnp.array([[[0.0], [3.0]], [[2.0], [1.0]]])
+        >>> x0, x1 = couplings.OptimalTransport(couplings.Paired())(jax.random.key(0), pairs)
+        >>> x0.tolist(), x1.tolist()  # 0 with 1, and 2 with 3
+        ([[0.0], [2.0]], [[1.0], [3.0]])
     """
 
     pairs: Coupling = Independent()
@@ -121,22 +185,23 @@ class OptimalTransport:
 
 
 def assign(x0, x1, alike=None) -> np.ndarray:
-    """The permutation π [n] of least Σ |x0_i - x1_π(i)|² with alike[i, π(i)], for points [n, *event] on the host."""
+    """The permutation π [n] of least Σ |x0_i - x1_π(i)|² with alike[i, π(i)] true, for [n, *event] on the host."""
     from scipy.optimize import linear_sum_assignment
 
     return linear_sum_assignment(assignment_cost(x0, x1, alike))[1].astype(np.int32)
 
 
 def assignment_cost(x0, x1, alike=None) -> np.ndarray:
-    """The costs |x0_i - x1_j|² [n, n], less one number a row and one a column; infinite where not alike[i, j].
+    """The costs |x0_i - x1_j|² [n, n], less a number per row and one per column; infinite where not alike[i, j].
 
-    Such numbers (the potentials of the dual problem) change the cost of every permutation equally, and good ones leave
-    the solver little to do. Squares of any symmetric positive A leave
+    These numbers (the potentials of the dual problem) change the cost of every permutation equally, and a good choice
+    leaves the solver little work. For any symmetric positive A the costs
 
-        |A^{1/2} (x0_i - m) - A^{-1/2} (x1_j - m')|²,
+        |A^{1/2} (x0_i - m) - A^{-1/2} (x1_j - m')|²
 
-    whose only term in both i and j is again -2 x0_i·x1_j; A is the optimal transport map between the Gaussians with the
-    sets' means m, m' and covariances. Then the minimum of each row is subtracted, and that of each column.
+    differ from |x0_i - x1_j|² by such numbers, since the only term in both i and j is again -2 x0_i·x1_j; A is the
+    optimal transport map between the Gaussians with the sets' means m, m' and covariances. Then the minimum of each row
+    is subtracted, and that of each column.
     """
     x0, x1 = (np.asarray(x, np.float64).reshape(len(x), -1) for x in (x0, x1))
     x0, x1 = _moved_together(x0 - x0.mean(0), x1 - x1.mean(0))
@@ -150,17 +215,17 @@ def assignment_cost(x0, x1, alike=None) -> np.ndarray:
     return cost
 
 
-FEW = 16  # dimensions, up to which covariances are used; in more, scalar variances do as well
+FEW = 16  # the number of dimensions up to which covariances are used; above, scalar variances do as well
 
 
 def _moved_together(x0, x1) -> tuple[np.ndarray, np.ndarray]:
-    """A^{1/2} x0 and A^{-1/2} x1 for centred sets [n, d], with A a number in more than `FEW` dimensions."""
+    """(A^{1/2} x0, A^{-1/2} x1) for centred sets [n, d]; A is a scalar in more than `FEW` dimensions."""
     d = x0.shape[1]
     sizes = [np.mean(x**2) or 1.0 for x in (x0, x1)]
     if d > FEW:
         scale = (sizes[1] / sizes[0]) ** 0.25
         return x0 * scale, x1 / scale
-    one, other = (x.T @ x / len(x) + 1e-6 * size * np.eye(d) for x, size in zip((x0, x1), sizes))  # not singular
+    one, other = (x.T @ x / len(x) + 1e-6 * size * np.eye(d) for x, size in zip((x0, x1), sizes))  # never singular
     root, inverse = _power(one, 0.5), _power(one, -0.5)
     transport = inverse @ _power(root @ other @ root, 0.5) @ inverse
     return x0 @ _power(transport, 0.5), x1 @ _power(transport, -0.5)
@@ -174,11 +239,31 @@ def _power(matrix, exponent: float) -> np.ndarray:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Entropic:
-    """The batch's Schrödinger coupling for Brownian motion of variance `sigma`²: a random permutation of `pairs`.
+    """Pairs the batch by the Schrödinger coupling of Brownian motion of variance `sigma`²: a random permutation.
 
-    `sweeps` times every two pairs meet and may swap. Few are enough where σ is of the size of the data; for a small σ
-    begin near the optimum: `Entropic(sigma, OptimalTransport())`. With a cond, leaves [n, ...], those of one condition
-    swap. Raises ValueError for a sigma that is not positive; traced, it gives NaN.
+    With a cond, leaves `[n, ...]`, examples are permuted only among equal conditions.
+
+    Args:
+        sigma: the standard deviation of the Brownian motion per unit of time, above 0.
+        pairs: the coupling whose pairs are permuted.
+        sweeps: how many times every two pairs meet and may swap. A few suffice if σ is of the size of the data; for a
+            small σ start near the optimum, with `Entropic(sigma, OptimalTransport())`.
+
+    Raises:
+        ValueError: if `sigma` is not above 0 (traced, NaN) or `sweeps` is less than 1.
+
+    Source:
+        Léonard 2014, "A survey of the Schrödinger problem and some of its connections with optimal transport".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> couplings = jd.losses.couplings
+        >>> pairs = jnp.array([[[0.0], [3.0]], [[2.0], [1.0]]])
+        >>> x0, x1 = couplings.Entropic(0.01, couplings.Paired())(jax.random.key(0), pairs)
+        >>> x0.tolist(), x1.tolist()  # at so small a sigma, the optimal transport
+        ([[0.0], [2.0]], [[1.0], [3.0]])
     """
 
     sigma: float = 1.0
@@ -216,17 +301,17 @@ class Entropic:
 
 
 def check_coupling(coupling, name: str = "coupling") -> None:
-    """Raise TypeError for what is no coupling."""
+    """Raise TypeError if `coupling` is not a coupling."""
     check_function(name, coupling, "one of jaxdiff.losses.couplings, such as Independent()")
 
 
 def _pairs(coupling, key, batch, cond):
-    """What `coupling` gives; `cond` is for those that permute, others leave every source point where it is."""
+    """The pairs of `coupling`; only couplings that permute are called with `cond`."""
     return coupling(key, batch, cond) if getattr(coupling, "permutes", False) else coupling(key, batch)
 
 
 def _alike(cond) -> jax.Array | None:
-    """Which of n examples have equal conditions, [n, n]; None without a cond."""
+    """Whether each two of n examples have equal conditions, [n, n]; None without a cond."""
     leaves = [leaf.reshape(len(leaf), -1) for leaf in map(jnp.asarray, jax.tree.leaves(cond))]
     equal = [(leaf[:, None] == leaf[None]).all(-1) for leaf in leaves]
     return functools.reduce(jnp.logical_and, equal) if equal else None
@@ -235,12 +320,13 @@ def _alike(cond) -> jax.Array | None:
 def draw(coupling, key, batch, cond=None, weight=None) -> tuple[jax.Array, jax.Array]:
     """(x0, x1) of `coupling`; TypeError for an integer batch, ValueError for a concrete NaN in it, or other shapes.
 
-    ValueError for a `weight` under a coupling that permutes: what is given is a condition of its own an example.
+    ValueError also for a `weight` with a coupling that permutes, because the given values are a condition that differs
+    from example to example.
     """
     if weight is not None and getattr(coupling, "permutes", False):
         raise ValueError(
-            f"weight was given, but coupling = {said(coupling)} pairs the examples of a batch anew, whatever is given "
-            "of each; leave weight out, or take couplings.Independent() or Paired()"
+            f"weight was given, but coupling = {said(coupling)} permutes the examples of a batch regardless of their "
+            "given values; leave weight out, or take couplings.Independent() or Paired()"
         )
     pair = _pairs(coupling, key, check_event(batch, "x0"), cond)
     shapes = [getattr(x, "shape", None) for x in pair] if isinstance(pair, tuple | list) else said(pair)

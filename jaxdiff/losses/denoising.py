@@ -1,4 +1,4 @@
-"""Denoising score matching (Vincent 2011; Ho et al. 2020): guess the data that x_t was made of."""
+"""Denoising score matching (Vincent 2011; Ho et al. 2020): predict the data from which x_t was made."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,16 +17,35 @@ from jaxdiff.processes import pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Denoising:
-    """`loss(denoiser, key, x0, cond, weight) -> [batch]`: the weighted error of the denoiser, mean over all values.
+    """The standard loss of diffusion models: the weighted error of the denoiser at random times.
 
-    The error is the process's own: of numbers the squared error of v, of categories -log p(x_0 | x_t), nats, of which
-    masks have that of what is masked. `weighting` is one of `jaxdiff.losses.weightings`, `times` one of
-    `jaxdiff.losses.times`, or each a tree of them for a product: with one `times` all parts are noised to one t, with a
-    tree of them each to its own, as a model must be trained that `jaxdiff.Given` holds parts of.
+    Call it as `loss(denoiser, key, x0, cond=None, weight=None)`; it returns one number per example, `[n]`, a mean over
+    all values of the event. The error is the squared error of v for numbers, and the cross-entropy -log p(x_0 | x_t) in
+    nats for categories. `weight`, of the shape of x0, is 1 where a value counts and 0 where it is given as a condition
+    (`jaxdiff.losses.counted`).
 
-    `weight`, of the shape of x0, is 1 where a value counts and 0 where it is given (`jaxdiff.losses.counted`).
+    Args:
+        weighting: the weight of each noise level, one of `jaxdiff.losses.weightings`, or a tree of them for a product.
+        times: the law of t, one of `jaxdiff.losses.times`, or a tree of them for a product. With one law all parts are
+            noised to the same t, with a tree each to its own t, which a model for `jaxdiff.Given` needs.
 
-    Raises TypeError or ValueError for x0 that is no data of the process, such as a concrete one that holds a NaN.
+    Raises:
+        TypeError: if x0 is not data of the process, such as integers for a process of numbers.
+        ValueError: if x0 has another shape, or a concrete x0 holds a NaN.
+
+    Source:
+        Vincent 2011, "A connection between score matching and denoising autoencoders"; Ho et al. 2020, "Denoising
+        diffusion probabilistic models", eq. 14.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params * x
+        >>> denoiser = jd.Denoiser(network, jnp.ones(()), jd.VP(), "noise")
+        >>> loss = jd.losses.Denoising(jd.losses.weightings.MinSNR(5.0))
+        >>> loss(denoiser, jax.random.key(0), jnp.ones((4, 2))).shape
+        (4,)
     """
 
     weighting: weightings.Weighting | Any = weightings.Simple()
@@ -42,7 +61,7 @@ class Denoising:
 
 
 def mean_error(error: Callable, weighting, times, denoiser, key, x0, cond, weight) -> jax.Array:
-    """The weighted `error(process)`, a method of it, at times that are drawn, [n]: the mean over the values."""
+    """The weighted mean of `error(process)`, a method of the process, at random times, [n]."""
     denoiser, x0, cond = prepared(denoiser, key, x0, cond)
     process, n = denoiser.process, count(x0)
     weight = check_weight(process, weight, x0)

@@ -9,11 +9,11 @@ so the law of x_t is carried by the conditional mean of the pairs' velocity (Lip
 
     dx = E[x_0 | x] dα + E[x_1 | x] dσ
 
-is the line integral of `jaxdiff.samplers` with x_1 in the place of the noise. Nothing there asked it to be Gaussian: a
-flow from any source is a `Denoiser(network, params, jd.Flow(), "velocity")` whose noise is the source's point. Every
+is the line integral of `jaxdiff.samplers` with x_1 in place of the noise. It does not require Gaussian noise: a flow
+from any source is a `Denoiser(network, params, jd.Flow(), "velocity")` whose noise is the point of the source. Every
 deterministic sampler runs it from `x_start`, points of the source (Euler's method is `DDIM()` on `grids.Time()`), and
-so do `encode` and `decode`; `log_likelihood` needs the source's density. (Stochastic samplers add Gaussian noise: they
-are for a Gaussian source, drawn independently.)
+so do `encode` and `decode`; `log_likelihood` needs the density of the source. (Stochastic samplers add Gaussian noise:
+they need a Gaussian source, drawn independently.)
 
 The papers' time is 1 - t here, and their velocity x_data - x_source the negative of ours.
 
@@ -22,7 +22,7 @@ The papers' time is 1 - t here, and their velocity x_data - x_source the negativ
     OT-CFM   OptimalTransport(...), σ                     (Tong et al. 2024, section 3.2.3)
 
 σ > 0 smooths: x_t = α x_0 + σ(t) x_1 + σ z has the same pairs' velocity, so its flow carries the data with noise σ to
-the source with noise σ. The denoiser's data and noise are then its ends with -σ E[z | x_t] in each.
+the source with noise σ. The denoiser's data and noise are then the two ends, each with -σ E[z | x_t] added.
 """
 
 import dataclasses
@@ -42,12 +42,34 @@ from jaxdiff.processes import expand_time, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class FlowMatching:
-    """`loss(denoiser, key, x0, cond, weight) -> [batch]`: the squared error of the velocity, mean over the values.
+    """Conditional flow matching: the squared error of the velocity along pairs of a coupling.
 
-    `coupling` is one of `jaxdiff.losses.couplings` (x0 is what it takes: pairs for `Paired`), `sigma` the noise about
-    each pair's line, `times` one of `jaxdiff.losses.times`. `cond` stays with its example, and so does `weight`
-    (`jaxdiff.losses.counted`), for couplings that do not permute. Raises TypeError for
-    integer x0, and ValueError for a concrete x0 that holds a NaN or a sigma below 0 (traced, NaN).
+    Call it as `loss(denoiser, key, x0, cond=None, weight=None)`; it returns one number per example, `[n]`, a mean over
+    the values of an event. x0 is the batch that the coupling takes: examples, or pairs for `Paired`. `cond` stays with
+    its example. `weight` (`jaxdiff.losses.counted`) needs a coupling that does not permute.
+
+    Args:
+        coupling: the pairs of data and source, one of `jaxdiff.losses.couplings`.
+        sigma: the standard deviation of noise around the line between a pair, 0 or more.
+        times: the law of t, one of `jaxdiff.losses.times`.
+
+    Raises:
+        TypeError: if x0 holds integers, or the process is not one of numbers.
+        ValueError: if `sigma` is below 0 (traced, NaN), or a concrete x0 holds a NaN.
+
+    Source:
+        Lipman et al. 2023, "Flow matching for generative modeling"; Tong et al. 2024, "Improving and generalizing
+        flow-based generative models with minibatch optimal transport", section 3.2.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params * x
+        >>> denoiser = jd.Denoiser(network, jnp.ones(()), jd.Flow(), "velocity")
+        >>> loss = jd.losses.FlowMatching()
+        >>> loss(denoiser, jax.random.key(0), jnp.ones((4, 2))).shape
+        (4,)
     """
 
     coupling: Coupling = Independent()

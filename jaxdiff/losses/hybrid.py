@@ -1,9 +1,9 @@
 r"""The hybrid loss that learns the variance of a step back (Nichol and Dhariwal 2021, section 3.1).
 
 It is L_simple + weight L_vlb. L_vlb is the sum of the KL of every step (`jaxdiff.processes.gaussian`, 5.) over the T
-noise levels that sampling visits, in nats a dimension. Only the variance learns from it: the prediction of x_0 is held
-fixed there. With ρ the log of the variance over β̃ its minimum is at ρ = log(1 + c_data²/β̃ E(x_0 - x̂_0)²), the variance
-of Bao et al. 2022, eq. 11. The last level's step, to the data, has no variance and costs nothing here.
+noise levels of sampling, in nats per dimension. Only the variance learns from it: the gradient does not pass through
+the prediction of x_0. With ρ the log of the variance over β̃ its minimum is at ρ = log(1 + c_data²/β̃ E(x_0 - x̂_0)²),
+the variance of Bao et al. 2022, eq. 11. The step from the last level to the data has no variance and counts as 0.
 """
 
 import dataclasses
@@ -26,11 +26,33 @@ from jaxdiff.processes.grids import Grid, Time, check_grid, check_times
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Hybrid:
-    """`loss(denoiser, key, x0, cond, weight) -> [batch]` of a denoiser of `learned_variance`: L_simple + weight L_vlb.
+    """The loss of a denoiser with `learned_variance`: L_simple + weight L_vlb.
 
-    `steps` and `grid` are the noise levels of the sampling it is for, as in `jaxdiff.sample`: a grid, or an array of
-    decreasing times. `weighting` is L_simple's. Raises as `Denoising`, and ValueError for fewer than two levels, levels
-    that do not decrease (traced, NaN), or a denoiser without a learned variance.
+    Call it as `loss(denoiser, key, x0, cond=None, weight=None)`; it returns one number per example, `[n]`.
+
+    Args:
+        weight: the weight of L_vlb, 0 or more.
+        steps: the number of steps of the sampling that the model is for, at least 2.
+        grid: its noise levels: a grid, or an array of decreasing times, as in `jaxdiff.sample`.
+        weighting: the weighting of L_simple, one of `jaxdiff.losses.weightings`.
+
+    Raises:
+        TypeError: as `Denoising`.
+        ValueError: as `Denoising`, if `steps` is less than 2, levels do not decrease (traced, NaN), or the denoiser has
+            no learned variance.
+
+    Source:
+        Nichol and Dhariwal 2021, "Improved denoising diffusion probabilistic models", section 3.1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params * jnp.concatenate([x, x], axis=-1)
+        >>> denoiser = jd.Denoiser(network, jnp.ones(()), jd.VP(), learned_variance=True)
+        >>> loss = jd.losses.Hybrid(steps=100)
+        >>> loss(denoiser, jax.random.key(0), jnp.ones((4, 2))).shape
+        (4,)
     """
 
     learns: ClassVar = "variance"

@@ -1,8 +1,8 @@
-r"""A schedule that learns to make the estimate of the loss steady (Kingma et al. 2021, section 5.1 and appendix I).
+r"""A schedule that learns to minimise the variance of the loss (Kingma et al. 2021, section 5.1 and appendix I).
 
-The bound in continuous time has the same mean L under every path of the log-SNR between two ends, so its own gradient
-teaches the path nothing. E L² = (E L)² + Var L does: its gradient in the path is that of the variance. So the network
-follows the gradient of L and the process, at the same draws, that of L².
+The bound in continuous time has the same mean L under every path of the log-SNR between two ends, so its gradient in
+the path has mean 0. E L² = (E L)² + Var L, so the gradient of L² in the path is that of the variance. Therefore the
+network follows the gradient of L and the process, at the same random numbers, that of L².
 """
 
 import dataclasses
@@ -19,12 +19,31 @@ from jaxdiff.losses.loss import Loss
 @pytree
 @dataclasses.dataclass(frozen=True)
 class LeastVariance:
-    """`loss` of a `jaxdiff.denoisers.WithProcess`, from which the network learns `loss` and the process its square.
+    """Train a network together with its process: the network minimises a loss, the process the loss's variance.
 
-    Its value is that of `loss`, whose mean must not depend on what of the process learns, such as
-    `Denoising(weightings.Likelihood(), times.Stratified(t_min=0.0))` of a `LearnedVP`.
+    The denoiser must be a `jaxdiff.denoisers.WithProcess`. The value is that of `loss`; its gradient in the parameters
+    of the process is that of the squared loss.
 
-    Raises TypeError for a denoiser that does not train its process, ValueError for a loss that drops conditions.
+    Args:
+        loss: a loss whose mean does not depend on the process's parameters, such as
+            `Denoising(weightings.Likelihood(), times.Stratified(t_min=0.0))` for a `LearnedVP`.
+
+    Raises:
+        TypeError: if the denoiser is not a `WithProcess`.
+        ValueError: if `loss` drops conditions.
+
+    Source:
+        Kingma et al. 2021, "Variational diffusion models", section 5.1 and appendix I.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params * x
+        >>> denoiser = jd.denoisers.WithProcess(jd.Denoiser(network, jnp.ones(()), jd.LearnedVP()))
+        >>> loss = jd.losses.LeastVariance(jd.losses.Bound(jd.losses.times.Stratified(t_min=0.0)))
+        >>> loss(denoiser, jax.random.key(0), jnp.ones((4, 2))).shape
+        (4,)
     """
 
     learns: ClassVar = "process"

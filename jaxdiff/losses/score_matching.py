@@ -1,19 +1,21 @@
-r"""Score matching without a target (Hyvärinen 2005; sliced: Song, Garg, Shi and Ermon 2019): x_t alone is enough.
+r"""Score matching from x_t alone, without its noise (Hyvärinen 2005; sliced: Song, Garg, Shi and Ermon 2019).
 
-1.  Integrated by parts, the error of a score s on a density p is free of p's own score but for a constant (Hyvärinen
+1.  Integrated by parts, the error of a score s on a density p depends on p's own score only by a constant (Hyvärinen
     2005, theorem 1):
 
         E ½|s - ∇ log p|² = E [tr ∇s + ½|s|²] + E ½|∇ log p|².
 
-2.  On x_t = α x_0 + σ ε with s = -ε̂/σ, ε̂(x_t) the denoiser's noise, and multiplied by 2σ²/D for events of D values,
-    so that every noise level counts alike and the loss stays finite where σ = 0, the bracket is (|ε̂|² - 2σ tr ∇ε̂)/D.
+2.  For x_t = α x_0 + σ ε with s = -ε̂/σ, ε̂(x_t) the denoiser's noise, and multiplied by 2σ²/D for events of D values,
+    so that all noise levels have equal weight and the loss stays finite where σ = 0, the bracket is
+    (|ε̂|² - 2σ tr ∇ε̂)/D.
 
 3.  By Stein's identity for the Gaussian ε, E ε·ε̂(α x_0 + σ ε) = σ E tr ∇ε̂, hence for every denoiser at every t
 
         E |ε̂ - ε|²/D = 1 + E (|ε̂|² - 2σ tr ∇ε̂)/D.
 
-    On the left stands denoising score matching (Vincent 2011) in the error of the noise: `Denoising()` under "noise",
-    `Denoising(MinSNR(inf))` under any name. The losses here include the 1, so that their expectation is the same.
+    The left side is denoising score matching (Vincent 2011) in the error of the noise: `Denoising()` for "noise",
+    `Denoising(MinSNR(inf))` for any parameterization. The losses here include the 1, so that their expectation is the
+    same.
 
 4.  For directions v with E v vᵀ = I, tr A = E vᵀA v and |ε̂|² = E (vᵀε̂)² (Song et al. 2019, section 3):
 
@@ -24,8 +26,8 @@ r"""Score matching without a target (Hyvärinen 2005; sliced: Song, Garg, Shi an
     variance of vᵀM v is 2 Σ_ij S_ij² for Gaussian v and 2 Σ_{i≠j} S_ij² for Rademacher v: never more, and none in one
     dimension. Both are unbiased in both forms; the variance of Gaussian v alone is the same in every basis.
 
-Derivatives go forward, a Jacobian-vector product a direction. As σ falls to 0 so does the variance of these losses,
-where that of `Denoising` stays at that of |ε|²/D; as x_t becomes pure noise it is the other way round.
+Derivatives are taken in forward mode, one Jacobian-vector product per direction. As σ goes to 0 so does the variance of
+these losses, whereas that of `Denoising` stays at the variance of |ε|²/D; as x_t becomes pure noise it is the reverse.
 """
 
 import dataclasses
@@ -47,12 +49,30 @@ from jaxdiff.processes import pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ScoreMatching:
-    """Hyvärinen's score matching at the noise levels of `times`: `loss(denoiser, key, x0, cond, weight) -> [batch]`.
+    """Hyvärinen's score matching with an exact trace: D Jacobian-vector products for events of D values.
 
-    Its expectation is that of `Denoising` in the error of the noise, and from the same key so is its x_t. The trace is
-    exact: D Jacobian-vector products for events of D values. `times` is one of `jaxdiff.losses.times`, `Fixed(t)` for
-    a single noise level. Of what `weight` counts it is the same (`jaxdiff.losses.counted`). Raises TypeError for
-    integer x0 and ValueError for a concrete x0 that holds a NaN.
+    Call it as `loss(denoiser, key, x0, cond=None, weight=None)`; it returns one number per example, `[n]`. Its
+    expectation is that of `Denoising` in the error of the noise, also for the values that `weight` counts
+    (`jaxdiff.losses.counted`), and the same key gives the same x_t.
+
+    Args:
+        times: the law of t, one of `jaxdiff.losses.times`; `times.Fixed(t)` for a single noise level.
+
+    Raises:
+        TypeError: if x0 holds integers, or the process is not one of numbers.
+        ValueError: if a concrete x0 holds a NaN.
+
+    Source:
+        Hyvärinen 2005, "Estimation of non-normalized statistical models by score matching", theorem 1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.Denoiser(lambda params, x, c_noise, cond: params * x, jnp.ones(()), jd.VP())
+        >>> loss = jd.losses.ScoreMatching()
+        >>> loss(denoiser, jax.random.key(0), jnp.ones((4, 2))).shape
+        (4,)
     """
 
     times: times_.Times = times_.Stratified()
@@ -73,11 +93,29 @@ class ScoreMatching:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class SlicedScoreMatching:
-    """Sliced score matching (Song, Garg, Shi and Ermon 2019): `ScoreMatching` along random directions.
+    """Sliced score matching: `ScoreMatching` with the trace estimated along random directions.
 
-    `projections` directions an example, each a Jacobian-vector product; `directions` "rademacher" or "gaussian";
-    `variance_reduced` takes |ε̂|² as it is, not along the directions. Raises ValueError for fewer
-    than one projection or other directions, and what `ScoreMatching` raises.
+    Args:
+        times: the law of t, one of `jaxdiff.losses.times`.
+        variance_reduced: whether |ε̂|² is computed exactly; otherwise it is estimated along the directions too.
+        projections: the number of directions per example, each one Jacobian-vector product.
+        directions: their law, "rademacher" or "gaussian".
+
+    Raises:
+        TypeError: as `ScoreMatching`.
+        ValueError: as `ScoreMatching`, if `projections` is less than 1, or for other directions.
+
+    Source:
+        Song, Garg, Shi and Ermon 2019, "Sliced score matching", section 3.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.Denoiser(lambda params, x, c_noise, cond: params * x, jnp.ones(()), jd.VP())
+        >>> loss = jd.losses.SlicedScoreMatching(projections=2)
+        >>> loss(denoiser, jax.random.key(0), jnp.ones((4, 2))).shape
+        (4,)
     """
 
     times: times_.Times = times_.Stratified()
@@ -101,7 +139,7 @@ class SlicedScoreMatching:
 
 
 def _loss(loss, denoiser, key, x0, cond, weight, directions, project: bool) -> jax.Array:
-    """The loss along `directions(x)` [k, batch, *event], |ε̂|² along them as well where `project`."""
+    """The loss along `directions(x)` [k, batch, *event]; if `project`, |ε̂|² is estimated along them too."""
     process = check_numbers(denoiser, type(loss).__name__, OF_ANY)
     denoiser, x0, cond = prepared(denoiser, key, x0, cond)
     weight = check_weight(process, weight, x0)

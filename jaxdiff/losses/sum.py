@@ -1,4 +1,4 @@
-"""Several losses at once."""
+"""A weighted sum of losses."""
 
 import dataclasses
 import functools
@@ -16,15 +16,32 @@ from jaxdiff.losses.loss import Loss
 @pytree
 @dataclasses.dataclass(frozen=True, init=False)
 class Sum:
-    """`loss(denoiser, key, x0, cond, weight) -> [batch]`: losses, each times a number.
+    """A weighted sum of losses, called as one of them.
 
-        Sum((Bound(), 1.0), (Denoising(), 0.01))        D3PM's hybrid (Austin et al. 2021, eq. 5)
+    All terms get the same key: losses that draw times in the same way see the same x_t, and the compiled program then
+    evaluates the network once for all of them. `Sum((Bound(), 1.0), (Denoising(), 0.01))` is the hybrid loss of D3PM.
 
-    All are given the same key: losses that draw their times alike see the same x_t, and the compiled program asks the
-    network once for all of them.
+    Args:
+        terms: pairs `(loss, number)`.
 
-    Raises TypeError for a term that is no pair of a loss and a number; ValueError for none, for losses that train
-    different kinds of models (`learns`), and for one that drops conditions, which belongs around the sum.
+    Raises:
+        TypeError: if a term is not a pair of a loss and a number.
+        ValueError: if there are no terms, if they train different kinds of models (`learns`), or if one drops
+            conditions: `ConditionDropout` goes around the sum.
+
+    Source:
+        Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces", eq. 5.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.Denoiser(lambda params, x, c_noise, cond: params * x, jnp.ones(()), jd.VP())
+        >>> plain = jd.losses.Denoising()
+        >>> loss = jd.losses.Sum((plain, 1.0), (plain, 2.0))
+        >>> arguments = denoiser, jax.random.key(0), jnp.ones((4, 2))
+        >>> bool(jnp.allclose(loss(*arguments), 3 * plain(*arguments)))
+        True
     """
 
     losses: tuple[Loss, ...]
@@ -46,18 +63,18 @@ class Sum:
 
     @property
     def _learns(self) -> list[str]:
-        """What the terms train, beside a denoiser as it is, which all but a bridge's are."""
+        """The distinct `learns` of the terms; "denoiser" counts only with "bridge", which excludes it."""
         kinds = [getattr(loss, "learns", "denoiser") for loss in self.losses]
         more = sorted({*kinds} - {"denoiser"})
         return sorted({*kinds}) if "bridge" in more else more
 
     @property
     def learns(self) -> str:
-        """What the loss trains."""
+        """What the loss trains (`Loss`)."""
         return next(iter(self._learns), "denoiser")
 
     def check(self, denoiser, x0, cond) -> None:
-        """Raise where a term does not take x0."""
+        """Raise if a term does not accept x0."""
         for loss in self.losses:
             check_examples(loss, denoiser, x0, cond)
 

@@ -1,8 +1,8 @@
-"""Where t is drawn for a loss: a frozen dataclass called as `times(key, process, n) -> (t, factor)`, each [n].
+"""The law of the random time t of a loss: a frozen dataclass called as `times(key, process, n) -> (t, factor)`.
 
-`factor` is what the loss at t is multiplied by: 1 where the density of t is part of the objective, as its authors meant
-it, and 1 / density for `Importance`, which only moves the samples to where the loss is large. A number out of range
-raises ValueError; one that is traced gives NaN.
+The loss at t is multiplied by `factor`, [n] like t. It is 1 where the density of t is part of the objective, as in the
+papers, and 1 / density for `Importance`, which changes the variance of the loss and not its mean. A number out of range
+raises ValueError; a traced one gives NaN.
 """
 
 import abc
@@ -17,15 +17,32 @@ from jaxdiff.processes import Process, check_process, check_time, is_concrete, p
 
 
 class Times(Protocol):
-    """What a law of times is: one of this module, or a frozen dataclass of your own under `@jaxdiff.pytree`."""
+    """The interface of a law of times: a callable pytree `(key, process, n) -> (t, factor)`.
+
+    To define a law, write `__call__` in a frozen dataclass under `@jaxdiff.pytree`.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> @jd.pytree
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Squared:
+        ...     def __call__(self, key, process, n):
+        ...         return jax.random.uniform(key, (n,)) ** 2, jnp.ones(n)
+        >>> t, factor = Squared()(jax.random.key(0), jd.VP(), 4)
+        >>> t.shape, factor.shape
+        ((4,), (4,))
+    """
 
     def __call__(self, key, process: Process, n: int, /) -> tuple[Any, Any]:
-        """(t, factor), each [n], or of a product trees of them."""
+        """(t, factor), each [n], or trees of them for a product."""
         ...
 
 
 def _below_one(t) -> jax.Array:
-    """`t` kept off 1 itself, where rounding can put it and where α may be 0."""
+    """`t` clipped to below 1, which rounding can reach and where α may be 0."""
     return jnp.minimum(t, 1 - jnp.finfo(t.dtype).eps)
 
 
@@ -35,14 +52,14 @@ def _between(t_min, fraction) -> jax.Array:
 
 
 def _stratified(key, n: int) -> jax.Array:
-    """One uniform number in each of n equal parts of [0, 1), all by the same shift (Kingma et al. 2021, app. I.1)."""
+    """A number in each of n equal parts of [0, 1), all with the same random shift (Kingma et al. 2021, app. I.1)."""
     shift = jax.random.uniform(key)
     return _below_one((jnp.arange(n, dtype=shift.dtype) + shift) / n)
 
 
 class _Times(abc.ABC):
     def __call__(self, key, process: Process, n: int) -> tuple[Any, Any]:
-        """(t, factor), each [n], or trees of them; raises for what is no key, no process, or no number of times."""
+        """(t, factor), each [n], or trees of them; raises for an invalid key, process or n."""
         check_key(key)
         check_process(process)
         return self._draw(key, process, check_whole("n", n))
@@ -76,7 +93,21 @@ class _Normal(_Times):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Uniform(_From):
-    """t uniform on [t_min, 1] (Ho et al. 2020, algorithm 1)."""
+    """t uniform on [t_min, 1].
+
+    Args:
+        t_min: the smallest t, in [0, 1).
+
+    Source:
+        Ho et al. 2020, "Denoising diffusion probabilistic models", algorithm 1.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> t, factor = jd.losses.times.Uniform()(jax.random.key(0), jd.VP(), 4)
+        >>> t.shape, factor.tolist()
+        ((4,), [1.0, 1.0, 1.0, 1.0])
+    """
 
     def _draw(self, key, process, n):
         return _between(self.t_min, jax.random.uniform(key, (n,))), jnp.ones(n)
@@ -85,7 +116,21 @@ class Uniform(_From):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Stratified(_From):
-    """t uniform on [t_min, 1], one in each of n equal parts: less variance in every batch (Kingma et al. 2021)."""
+    """t uniform on [t_min, 1], one in each of n equal parts, which lowers the variance of a batch's mean.
+
+    Args:
+        t_min: the smallest t, in [0, 1).
+
+    Source:
+        Kingma et al. 2021, "Variational diffusion models", appendix I.1.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> t, _ = jd.losses.times.Stratified(t_min=0.0)(jax.random.key(0), jd.VP(), 4)
+        >>> (t * 4).astype(int).tolist()  # one in each quarter
+        [0, 1, 2, 3]
+    """
 
     def _draw(self, key, process, n):
         return _between(self.t_min, _stratified(key, n)), jnp.ones(n)
@@ -94,7 +139,21 @@ class Stratified(_From):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Fixed(_Times):
-    """One time for all: a score trained at a single noise level (Vincent 2011)."""
+    """The same t for all examples: training at a single noise level.
+
+    Args:
+        t: the time, in [0, 1].
+
+    Source:
+        Vincent 2011, "A connection between score matching and denoising autoencoders".
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> t, _ = jd.losses.times.Fixed(0.5)(jax.random.key(0), jd.VP(), 3)
+        >>> t.tolist()
+        [0.5, 0.5, 0.5]
+    """
 
     t: float
 
@@ -109,7 +168,23 @@ class Fixed(_Times):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class LogNormal(_Normal):
-    """log(σ/α) ~ N(mean, std²) (Karras et al. 2022, table 1), held within the ends of the process."""
+    """log(σ/α) ~ N(mean, std²), clipped to the ends of the process.
+
+    Args:
+        mean: the mean of log(σ/α).
+        std: its standard deviation, 0 or more.
+
+    Source:
+        Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", table 1.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> process = jd.EDM()
+        >>> t, _ = jd.losses.times.LogNormal(mean=0.0, std=0.0)(jax.random.key(0), process, 1)
+        >>> round(float(process.sigma(t)[0]), 3)
+        1.0
+    """
 
     mean: float = -1.2
     std: float = 1.2
@@ -121,7 +196,22 @@ class LogNormal(_Normal):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class LogitNormal(_Normal):
-    """log(t/(1-t)) ~ N(mean, std²) (Esser et al. 2024, eq. 19); for `Flow`: VP is nearly all noise at t = 1/2."""
+    """log(t/(1-t)) ~ N(mean, std²), for `Flow`: the middle times most often (`VP` is nearly all noise at t = 1/2).
+
+    Args:
+        mean: the mean of log(t/(1-t)).
+        std: its standard deviation, 0 or more.
+
+    Source:
+        Esser et al. 2024, "Scaling rectified flow transformers for high-resolution image synthesis", eq. 19.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> t, _ = jd.losses.times.LogitNormal()(jax.random.key(0), jd.Flow(), 4)
+        >>> t.shape
+        (4,)
+    """
 
     mean: float = 0.0
     std: float = 1.0
@@ -133,10 +223,27 @@ class LogitNormal(_Normal):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Importance(_From):
-    r"""t on [t_min, 1], density ∝ the rate at which the bound weighs an error (Song et al. 2021, "Maximum likelihood").
+    """t on [t_min, 1] with density ∝ the rate, the weight of an error in the bound, which lowers the bound's variance.
 
-    The rate is the derivative of log σ/q, for numbers log sin φ, which is therefore drawn uniformly (and stratified).
-    When called, raises ValueError where a concrete `t_min` has no noise, and so infinite weight.
+    The rate is the derivative of log σ/q (log sin φ for numbers), which is therefore drawn uniformly and stratified.
+
+    Args:
+        t_min: the smallest t, in [0, 1). The process must have noise there.
+
+    Raises:
+        ValueError: when called, if a concrete `t_min` has no noise, and so infinite weight.
+
+    Source:
+        Song et al. 2021, "Maximum likelihood training of score-based diffusion models".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> process = jd.Absorbing(27)
+        >>> t, factor = jd.losses.times.Importance(t_min=0.01)(jax.random.key(0), process, 4)
+        >>> bool(jnp.allclose(factor * process.rate(t), jnp.log(100)))  # rate = 1/t, of integral log(1/t_min)
+        True
     """
 
     def _draw(self, key, process, n):
@@ -145,23 +252,34 @@ class Importance(_From):
         low, high = (process.log_share(t) for t in (t_min, 1.0))
         t = jnp.maximum(process.time_at_log_share(low + (high - low) * _stratified(key, n)), t_min)
         rate = process.rate(t)
-        counted = rate > 0  # by rounding, t can be where nothing is noise yet
+        counted = rate > 0  # rounding can put t where there is no noise yet
         return t, jnp.where(counted, (high - low) / jnp.where(counted, rate, 1.0), 0.0)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Subsets(_Times):
-    """The times of a joint model whose parts are given of each other: each part is given, hidden, or at one time t.
+    """The times of a joint model for `jaxdiff.Given`: each part of a product is given, hidden, or at a shared time t.
 
-    That is what `jaxdiff.Given` asks of a model: some parts are data, at t = 0, those that are not known are noise, at
-    t = 1, and all others share one t. Each example draws that t by `times` and a number u of [0, 1]; each of its parts
-    is then given with probability u, which makes every number of given parts as probable as any other, and otherwise
-    hidden with probability `hidden`. Nothing is paid for what is given.
+    A given part is data, at t = 0, and has no loss; a hidden part is noise, at t = 1; all other parts share one t. Each
+    example draws t by `times` and a uniform u in [0, 1]. Each of its parts is given with probability u, so that all
+    numbers of given parts are equally likely, and otherwise hidden with probability `hidden`.
 
-        jd.losses.Denoising(times=jd.losses.times.Subsets())
+    Args:
+        times: the law of the shared t.
+        hidden: the probability that a part that is not given is hidden.
 
-    Raises TypeError for `times` that are no law; when called, ValueError for a process that is no product.
+    Raises:
+        TypeError: if `times` is not a law of times.
+        ValueError: when called, if the process is not a product.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> joint = jd.Product({"image": jd.VP(), "label": jd.Absorbing(10)})
+        >>> t, factor = jd.losses.times.Subsets()(jax.random.key(0), joint, 8)
+        >>> t["image"].shape, t["label"].shape
+        ((8,), (8,))
     """
 
     times: Times = Stratified()
@@ -174,7 +292,7 @@ class Subsets(_Times):
     def _draw(self, key, process, n):
         parts = len(process.processes)
         if parts < 2:
-            raise ValueError(f"Subsets are of the parts of a product, and {type(process).__name__} is none")
+            raise ValueError(f"Subsets draws the times of the parts of a product, not of {type(process).__name__}")
         time_key, *keys = jax.random.split(key, 4)
         t, factor = self.times(time_key, process, n)
         u, given, hidden = (
@@ -188,7 +306,7 @@ class Subsets(_Times):
 
 
 def _check_noise(process: Process, t_min) -> None:
-    """Raise ValueError where there is no noise at `t_min`, as far as that is known."""
+    """Raise ValueError if there is no noise at a concrete `t_min`."""
     if all(map(is_concrete, [t_min, *jax.tree.leaves(process)])):
         with jax.ensure_compile_time_eval():
             clean = bool((process.log_snr(t_min) == jnp.inf).any())

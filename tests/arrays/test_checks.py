@@ -147,7 +147,7 @@ def test_numbers_lie_along_the_batch():
     assert along_batch(2.0, x, "scale").shape == ()
     assert along_batch(np.ones(3), x, "scale").shape == (3, 1, 1)
     for wrong in (np.ones(2), np.ones((3, 1)), np.ones((3, 3, 2))):
-        with pytest.raises(ValueError, match="scale has shape .*; expected a scalar, or one number an example"):
+        with pytest.raises(ValueError, match="scale has shape .*; expected a scalar, or one number per example"):
             along_batch(wrong, x, "scale")
 
 

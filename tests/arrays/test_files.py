@@ -71,7 +71,7 @@ def test_a_folder_below_the_root_is_no_link_but_the_root_may_be_one(tmp_path):
             own_folder(tmp_path / "run", name, "x")
         with pytest.raises(ValueError, match=f"{name} is .*; expected a folder"):
             remove_folder(tmp_path / "run" / name)
-    with pytest.raises(ValueError, match="file cannot be a folder: it, or what it lies in, is a file"):
+    with pytest.raises(ValueError, match="file cannot be a folder: it or a parent of it is a file"):
         own_folder(tmp_path / "run" / "file")
     with pytest.raises(ValueError, match="cannot be a folder"):
         own_folder(tmp_path / "run" / "file" / "below")
@@ -107,12 +107,12 @@ def test_what_is_read_is_a_file_and_a_pipe_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is damaged: no JSON"),
-        (b"\xff\xfe", "is damaged: no JSON"),
-        (b'{"a": ', "is damaged: no JSON"),
-        (b"[" * 100_000, "is damaged: no JSON"),
-        (b'{"a":' * 100_000, "is damaged: no JSON"),
-        (b"9" * 10_000, "is damaged: no JSON"),
+        (b"", "is damaged: it is not JSON"),
+        (b"\xff\xfe", "is damaged: it is not JSON"),
+        (b'{"a": ', "is damaged: it is not JSON"),
+        (b"[" * 100_000, "is damaged: it is not JSON"),
+        (b'{"a":' * 100_000, "is damaged: it is not JSON"),
+        (b"9" * 10_000, "is damaged: it is not JSON"),
         (b"[]", r"holds a list; expected a JSON object"),
         (b"3", "holds a number"),
         (b"null", "holds null"),

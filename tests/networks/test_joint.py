@@ -173,7 +173,7 @@ def test_nothing_is_paid_for_what_is_given_and_only_a_product_has_parts():
     label = -np.log((density / density.sum(1, keepdims=True))[np.arange(n), pairs["label"]]) / 3
     error = math.sqrt(sum(part.var() for part in (ours, both, number, label)) / n)
     assert abs(ours.mean() - both.mean() / 3 - number.mean() / 6 - label.mean() / 6) < 4 * error
-    with pytest.raises(ValueError, match="Subsets are of the parts of a product, and VP is none"):
+    with pytest.raises(ValueError, match="Subsets draws the times of the parts of a product, not of VP"):
         Denoising(times=times.Subsets())(jd.Given(joint(), "label"), KEY, pairs["number"], pairs["label"])
 
 
