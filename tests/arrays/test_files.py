@@ -88,7 +88,7 @@ def test_a_path_is_a_string_or_a_path_and_its_home_is_found(monkeypatch):
         with pytest.raises(TypeError, match=r"folder = .*; expected a path"):
             check_path("folder", value)
     for value in ("", "a\0b"):
-        with pytest.raises(ValueError, match=r"folder = .*; expected a path of one character or more"):
+        with pytest.raises(ValueError, match=r"folder = .*; expected a path that is not empty"):
             check_path("folder", value)
     with pytest.raises(ValueError, match=r"folder = '~nobody-here/a' has no home folder"):
         check_path("folder", "~nobody-here/a")

@@ -113,5 +113,5 @@ ASKED = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_what_would_leave_the_tilt_out_refuses_it(name):
-    with pytest.raises(ValueError, match=r"as StepClassifier gives it, which only the steps of samplers.Ancestral add"):
+    with pytest.raises(ValueError, match=r"from StepClassifier, which only the steps of samplers.Ancestral add"):
         ASKED[name]()

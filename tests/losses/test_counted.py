@@ -112,7 +112,7 @@ def test_a_weight_is_refused_by_name_where_nothing_would_read_it():
 
 
 BAD = {
-    "float32 \\(4,\\)": (SOME[:, 0], ValueError, r"weight has shape \(4,\); expected that of x0, \(4, 3\)"),
+    "float32 \\(4,\\)": (SOME[:, 0], ValueError, r"weight has shape \(4,\); expected the shape of x0, \(4, 3\)"),
     "a half": (SOME / 2, ValueError, "weight holds 0.5; expected 0 for what is given, 1 for what counts"),
     "NaN": (np.where(SOME, SOME, np.nan), ValueError, "weight holds nan; expected 0"),
     "words": (np.full((4, 3), "a"), TypeError, "weight has dtype <U1; expected 0 for a value that is given, 1"),
@@ -243,7 +243,7 @@ def test_training_refuses_a_weight_that_its_loss_does_not_take(tmp_path):
     model = jd.Denoiser(by_place, {"w": np.zeros(3, np.float32)}, jd.Flow(), "velocity")
     for weight, loss, message in (
         (ONES, weightless, "loss = .*weightless.* takes none; leave weight out"),
-        (ONES[:, :2], Denoising(), re.escape("weight has shape (4, 2); expected that of x0, (4, 3)")),
+        (ONES[:, :2], Denoising(), re.escape("weight has shape (4, 2); expected the shape of x0, (4, 3)")),
         (ONES / 2, Denoising(), "weight holds 0.5"),
     ):
         batches = jd.data.batches({"x": X, "weight": weight}, 4, seed=0)

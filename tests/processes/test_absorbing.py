@@ -331,7 +331,7 @@ X0 = np.zeros((4, N), int)
 WORDS = {
     "one category": (lambda: jd.Absorbing(1), ValueError, "categories = 1; expected at least two"),
     "half a category": (lambda: jd.Absorbing(2.5), TypeError, "categories = 2.5"),
-    "data left": (lambda: draw(Leftover(K)), ValueError, r"Leftover: alpha\(1\) = 0.00\d*; expected 0"),
+    "data left": (lambda: draw(Leftover(K)), ValueError, r"Leftover: alpha\(1\) = 0.00\d*; expected exactly 0"),
     "data lost": (lambda: draw(Lossy(K)), ValueError, r"Lossy: alpha\(0\) = 0.\d*; expected 1"),
     "odd": (lambda: draw(Odd(K)), ValueError, r"Odd.*sigma.*expected 1 - alpha"),
     "bound": (lambda: jd.continuous_bound(KEY, tokens(Leftover(K)), X0), ValueError, r"alpha\(1\) = 0.00"),

@@ -319,7 +319,7 @@ WORDS = {
         TypeError,
         "MinSNR.*not Absorbing.*Likelihood",
     ),
-    "variance": (lambda: denoiser(learned_variance=True), ValueError, "learned_variance = True of a product"),
+    "variance": (lambda: denoiser(learned_variance=True), ValueError, "learned_variance = True for a product"),
     "row": (lambda: denoiser(parameterization={"number": "v"}), ValueError, "parameterization has another form"),
     "data_std": (lambda: denoiser(data_std={"number": 0.5, "label": 0.5}), ValueError, "data_std = 0.5: categories"),
     "one data_std": (lambda: denoiser(data_std=0.5), ValueError, "data_std has another form"),
