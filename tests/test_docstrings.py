@@ -27,14 +27,21 @@ PACKAGES = [  # that have names of their own
 DONE = ("arrays", "losses", "processes", "runs", "training")  # the packages in which every public name has its example
 
 
+def classes(module):
+    """The public classes that a module such as jaxdiff.schedules defines."""
+    own = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__]
+    return [value for value in own if not value.__name__.startswith("_")]
+
+
 def public():
     """{full name: object} of the public classes and functions, under the modules that define them."""
     found = {}
     for package in map(importlib.import_module, PACKAGES):
         for name in package.__all__:
-            value = getattr(package, name)
-            if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("jaxdiff."):
-                found[f"{value.__module__}.{value.__qualname__}"] = value
+            named = getattr(package, name)
+            for value in classes(named) if inspect.ismodule(named) else [named]:
+                if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__.startswith("jaxdiff."):
+                    found[f"{value.__module__}.{value.__qualname__}"] = value
     return {name: value for name, value in sorted(found.items()) if name.split(".")[1] in DONE}
 
 

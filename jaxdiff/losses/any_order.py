@@ -31,7 +31,7 @@ class AnyOrder:
 
     Call it as `loss(denoiser, key, x0, cond=None, weight=None)`; it returns nats per value, `[n]`. Of the m values that
     count in an example, k are masked, with k uniform on 1 to m and stratified over the batch. A network that takes t
-    gets the time at which a share k/m is masked. It has less variance than `Bound()`, and needs no `t_min`.
+    gets the time at which a share k/m is masked. Unlike `Bound()` it needs no `t_min`, and its variance is finite.
 
     Raises:
         TypeError: if the process is not `Absorbing`, or as `Denoising`.

@@ -45,7 +45,8 @@ class Bound:
             `times.Importance(1e-3)` has less variance than the default, above all for masks.
 
     Raises:
-        TypeError, ValueError: as `Denoising`.
+        TypeError: as `Denoising`.
+        ValueError: as `Denoising`.
 
     Source:
         Kingma et al. 2021, "Variational diffusion models", eq. 17, for numbers; Sahoo et al. 2024, "Simple and

@@ -198,7 +198,7 @@ class Discrete(Curves):
         return -prediction.log_prob(x0)
 
     def known(self, x) -> jax.Array:
-        """Which values of x are data whatever t is, [n, *event], so that a run keeps them: none, but for masks."""
+        """Which values of x are certainly x_0, [n, *event], so that a run keeps them: none, except for `Absorbing`."""
         return jnp.zeros(x.shape, bool)
 
     @abc.abstractmethod

@@ -428,7 +428,7 @@ class Cosine(Gaussian):
     """The cosine schedule: variance preserving with α = cos(u)/cos(u_0), u = (t + s)/(1 + s) π/2.
 
     Args:
-        s: the offset, 0 or more, which slows the first steps from the data.
+        s: the offset, 0 or more, which keeps the noise of the first steps from being too small.
 
     Source:
         Nichol and Dhariwal 2021, "Improved denoising diffusion probabilistic models", eq. 17.

@@ -16,7 +16,7 @@ r"""A process is two curves and a space.
         rate = d log(σ/q)/dt = -1/2 dλ/dt sigmoid(p λ/2)
 
         numbers      |v error|²                        x rate
-        masks        cross-entropy of what is masked   x rate
+        masks        cross-entropy of masked values    x rate
         categories   score entropy                     x rate
 
 3.  The space adds the methods below: its data, how they are noised, the network's input and how its output is read,

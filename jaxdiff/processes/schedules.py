@@ -204,7 +204,7 @@ class Polynomial(Schedule):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Geometric(Schedule):
-    """α = exp(-sigma_min^(1 - t) sigma_max^t), the log-linear total noise of SEDD.
+    """α = exp(-sigma_min^(1 - t) sigma_max^t), the geometric total noise of SEDD.
 
     α(0) is below 1 and α(1) above 0, so that x at t = 0 has a little noise: `Absorbing` does not accept this schedule.
 
