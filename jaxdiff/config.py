@@ -1,7 +1,7 @@
-"""What a run is, as data: numbers, and words with numbers (`jaxdiff.words`), checked before anything is done with them.
+"""The config of a run: numbers and words (`jaxdiff.words`), validated before they are used.
 
-A run folder keeps it as config.json, one entry a setting: {"process": "edm(sigma_max=160)", "steps": 4000, ...}. It
-never holds code.
+A run's folder keeps it as config.json, with one entry per setting: {"process": "edm(sigma_max=160)", "steps": 4000,
+...}. It never contains code.
 """
 
 import dataclasses
@@ -13,59 +13,75 @@ from jaxdiff.arrays import check_path, check_scalar, check_whole, read_json, sai
 from jaxdiff.losses import Loss
 from jaxdiff.vocabulary import WORDS, Data, Network, Noise
 
-OF_TOKENS = jd.data.text, jd.data.maps  # data of categories
-LARGEST_SEED = 2**32 - 1  # JAX takes 32 bits, so that 2^32 would be 0 again
+OF_TOKENS = jd.data.text, jd.data.maps  # data sets of categories
+LARGEST_SEED = 2**32 - 1  # JAX takes 32 bits: 2^32 would be the same seed as 0
 
 
 def _setting(default, **bounds) -> Any:
-    """A field with its default and the range of its values."""
+    """A field with a default and the bounds of its values."""
     return dataclasses.field(default=default, metadata=bounds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run is: its data, model and training. Settings that are words may be given as text.
+    """The settings of a run: its data, model and training. Settings that are words may be given as text.
 
-    Raises ValueError for a setting out of its range, and for words that mean nothing there; TypeError for another type.
+    `jaxdiff words` lists all words, and `jaxdiff train --help` describes every setting.
+
+    Args:
+        data: The data set: digits, folder('pictures', size=64), table('mine.csv'), text('mine.txt', length=128), ...;
+            None if `jaxdiff.runs.train` is given the data.
+        condition: What the model is given: the label of pictures, or columns of a table by their names (y,z).
+        dropout: With a condition: the share of labels that are dropped, from which guidance learns p(x); 0.1 by
+            default.
+        flip: Mirror half of the pictures, at random in each step; not for pictures whose sides matter, such as digits.
+        network: The network; by default unet(channels=(16, 32), blocks=1, attention=(1,)) for pictures and maps, mlp
+            for rows, transformer for texts.
+        dtype: The type in which the network is computed in training and sampling; weights and likelihoods are float32.
+        process: How data become noise: vp (default), edm(sigma_max=160), flow, ...; for texts and maps absorbing
+            (default) or multinomial, with the data's number of categories.
+        parameterization: What the network predicts; by default v, and leave_one_out for texts and maps.
+        loss: The loss: denoising(min_snr(5), log_normal), flow_matching(optimal_transport), ...; by default denoising,
+            and bound for texts and maps.
+        steps: Training steps.
+        batch_size: Examples per step, over all devices.
+        learning_rate: Peak of the learning rate, which rises linearly and falls by a cosine.
+        ema_decay: Decay of the moving average of the weights, with which the model is used.
+        seed: Seed of weights, batches and noise, 0 to 2^32 - 1.
+
+    Raises:
+        ValueError: if a setting is out of its range, or a text is not a word of its kind.
+        TypeError: if a setting has another type.
+
+    Examples:
+        >>> from jaxdiff import runs
+        >>> config = runs.Config(data="digits", process="edm(sigma_max=160)", steps=1000)
+        >>> config.process.sigma_max, config.steps
+        (160.0, 1000)
+        >>> config.written()["parameterization"]
+        'v'
     """
 
     data: Data | None = WORDS.parse("digits", Data)
-    """What to learn from: digits, folder('pictures', size=64), table('mine.csv'), text('mine.txt', length=128), ..."""
     condition: tuple[str, ...] = ()
-    """What the model is given: the label of pictures, or columns of a table by their names (y,z)."""
     dropout: float | None = _setting(None, least=0, below=1)
-    """With condition: the share of labels that are dropped, from which guidance learns p(x); 0.1 unless given."""
     flip: bool = False
-    """Mirror half of the pictures, drawn anew each step; not where sides matter, as they do for digits."""
     network: Network | None = None
-    """By default unet(channels=(16, 32), blocks=1, attention=(1,)) of pictures and maps, mlp of rows, transformer of
-    texts."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network is computed in, in training and samples; its weights are float32, and so are likelihoods."""
     process: Noise | jd.Process | None = None
-    """How data becomes noise: vp (unless given), edm(sigma_max=160), flow, ...; of texts and maps absorbing (unless
-    given), whose number of categories is that of the data."""
     parameterization: Literal["data", "noise", "score", "v", "velocity", "edm", "leave_one_out"] | None = None
-    """What the network's output means; v unless given, and leave_one_out of texts and maps."""
     loss: Loss | None = None
-    """How the model is trained: denoising(min_snr(5), log_normal), flow_matching(optimal_transport), ...; denoising
-    unless given, and of texts and maps their bound."""
     steps: int = _setting(4000, least=1, most=2**31 - 1)
-    """Training steps."""
     batch_size: int = _setting(64, least=1)
-    """Examples a step, over all devices."""
     learning_rate: float = _setting(3e-3, above=0)
-    """Peak of the learning rate, which rises linearly and falls by a cosine."""
     ema_decay: float = _setting(0.999, least=0, below=1)
-    """Decay of the moving average of the weights, the ones that are used."""
     seed: int = _setting(0, least=0, most=LARGEST_SEED)
-    """Seed of weights, batches and noise."""
 
     def __post_init__(self):
         kinds = get_type_hints(Config)
         if isinstance(self.process, jd.Discrete):
             raise ValueError(
-                f"process = {said(self.process)}: its categories are those of the data; give it as a word, such as "
+                f"process = {said(self.process)}: the data decide its number of categories; give it as a word, such as "
                 "'absorbing'"
             )
         for field in dataclasses.fields(self):
@@ -97,9 +113,9 @@ _TOKENS = {
 
 
 def fitting(value, kind, name: str) -> Any:
-    """`value` as a field of the annotation `kind` holds it: text is read as words, whole numbers become floats.
+    """`value` converted to the annotation `kind`: text is parsed as words, whole numbers become floats.
 
-    Raises ValueError for text that means nothing there, TypeError for a value that no words write.
+    Raises ValueError for text that is not a word of that kind, TypeError for a value that no word makes.
     """
     if isinstance(value, str) and WORDS.has(kind):
         return WORDS.parse(value, kind, name)
@@ -110,7 +126,7 @@ def fitting(value, kind, name: str) -> Any:
 
 
 def plain(value, kind) -> Any:
-    """`value` as JSON: numbers, truth values, strings and lists of them as they are, all else in words, whole."""
+    """`value` as JSON: numbers, truth values, strings and lists of them as they are, everything else in whole words."""
     if isinstance(value, tuple) and not WORDS.has(kind):
         return list(value)
     return value if isinstance(value, str | int | float | None) else WORDS.write(value, kind, whole=True)
@@ -122,14 +138,32 @@ def check_seed(seed: int) -> int:
 
 
 def read_config(folder: str | os.PathLike) -> Config:
-    """The config of a run folder; a ValueError that says what is wrong with one that is not."""
+    """Read the config.json of a run.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        Its `Config`.
+
+    Raises:
+        ValueError: if `folder` is not a run's folder, or config.json is damaged or from another version.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = pathlib.Path(folder, "config.json").write_text('{"data": "digits", "steps": 1000}')
+        ...     runs.read_config(folder).steps
+        1000
+    """
     folder = check_path("folder", folder)
     path = folder / "config.json"
     if not path.exists() and (folder / "checkpoints").is_dir():
         raise ValueError(
-            f"{folder} has no config.json: jaxdiff.training.train wrote it, and only the script that called it knows "
-            "the parts of its model. Load its weights there (jaxdiff.training.load_params), or train by "
-            "jaxdiff.runs.train, which keeps the parts"
+            f"{folder} has no config.json: jaxdiff.training.train wrote the run, and only the script that called it "
+            "can build its model. Load its weights there (jaxdiff.training.load_params), or train by "
+            "jaxdiff.runs.train, which keeps a config"
         )
     if not path.exists():
         raise ValueError(f"{folder} is not a run folder: it has no config.json. Make one by `jaxdiff train {folder}`")
@@ -150,7 +184,7 @@ def read_config(folder: str | os.PathLike) -> Config:
         raise ValueError(f"{path}: {error}") from None
 
 
-# A config.json from before there were words: the settings that it alone has, with their defaults.
+# Settings that only a config.json from before there were words has, with their defaults.
 _BEFORE = {
     "image_folder": None,
     "image_size": 64,
@@ -165,13 +199,13 @@ _BEFORE = {
     "hidden": [128, 128, 128],
     "conditional": False,
     "label_dropout": None,
-    "accumulate": 1,  # since then told to `train`
+    "accumulate": 1,  # now an argument of `train`
 }
 _IMAGES = ("digits", "fashion_mnist", "cifar10", "imagenet64", "folder")
 
 
 def _in_words(values: dict[str, Any]) -> dict[str, Any]:
-    """A config from before there were words, in words."""
+    """A config from before there were words, converted to words."""
     old = {"data": "digits"} | _BEFORE | values
     call = lambda name, **given: f"{name}({', '.join(f'{key}={_literal(value)}' for key, value in given.items())})"
     where = {} if old["image_folder"] is None else {"folder": old["image_folder"]}

@@ -1,9 +1,9 @@
-"""The words of the library: what can be named in a config and on the command line, a table for each kind.
+"""The words of the library: everything that can be named in a config and on the command line, with one table per kind.
 
     parse("edm(sigma_max=160)", jd.Process) -> jd.EDM(sigma_max=160.0)          write(jd.VP(), jd.Process) -> "vp"
 
-A word is the public name in snake case, so that an object enters by its name in a table. Networks, guidance and data
-are recipes: the run supplies the rest of their arguments when it calls them.
+A word is the public name in snake case. Networks, guidance and data sets are recipes: the run supplies the rest of
+their arguments when it calls them.
 """
 
 import re
@@ -28,7 +28,7 @@ SHORT = {"dpm_solver_pp": "dpm_solver", "uni_pc": "unipc", "sh_ark": "shark", "i
 
 
 class Network(Recipe):
-    """A network but for its data: `network(channels_in=3, classes=10, rngs=rngs)`."""
+    """A network without the arguments that depend on the data: `network(channels_in=3, classes=10, rngs=rngs)`."""
 
     supplied = (
         *("event", "channels_in", "classes", "vector", "image", "level", "tokens", "outputs", "ends"),
@@ -37,32 +37,32 @@ class Network(Recipe):
 
 
 class Noise(Recipe):
-    """A process of categories but for their number: `noise(categories=27)`."""
+    """A process of categories without their number: `noise(categories=27)`."""
 
     supplied = ("categories",)
 
 
 class Guidance(Recipe):
-    """A wrapper but for the denoiser that it wraps: `guidance(denoiser=denoiser)`."""
+    """A guidance without the denoiser that it wraps: `guidance(denoiser=denoiser)`."""
 
     supplied = ("denoiser",)
 
 
 class Data(Recipe):
-    """A data set but for the part of it: `data(split="train")`, or `data(key=key, n=1000)` of a toy set."""
+    """A data set without its split, `data(split="train")`, or a toy distribution, `data(key=key, n=1000)`."""
 
     supplied = "split", "data_dir", "key", "n", "progress", "condition"
 
 
 def word(name: str) -> str:
-    """The word for a public name: its snake case, without `load_`, or what `SHORT` has for that."""
+    """The word for a public name: its snake case without `load_`, or its entry in `SHORT`."""
     parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z][A-Z])(?=[A-Z][a-z])", "_", name)
     snake = parts.lower().removeprefix("load_")
     return SHORT.get(snake, snake)
 
 
 def _named(room: Any, names: str) -> dict[str, Any]:
-    """{word: what makes it} of public names of a room."""
+    """{word: class or function} for public names of a module."""
     return {word(name): getattr(room, name) for name in names.split()}
 
 
@@ -113,15 +113,15 @@ WORDS = Vocabulary(
 )
 parse, write, describe, has = WORDS.parse, WORDS.write, WORDS.describe, WORDS.has
 
-# Public names of these kinds that no word makes, and why.
+# Public names of these kinds that have no word, and why.
 UNREACHABLE = {
     "from_betas": "a table of a thousand numbers is read from a file",
     "from_transitions": "a table of matrices is read from a file",
-    "Product": "its processes are a tree, one a part of the data",
+    "Product": "its processes are a tree, one for each part of the data",
     "DAPS": "its operator is a function",
     "RePaint": "it needs arrays of known values, which no setting holds",
-    "Each": "its samplers are a tree, one a part of the data",
-    "Classification": "it trains a classifier, which a run has not",
+    "Each": "its samplers are a tree, one for each part of the data",
+    "Classification": "it trains a classifier, and a run has none",
     "Sum": "its terms are any number of pairs",
     "ConditionDropout": "a run drops its condition by the setting `dropout`",
     "Auto": "it guides by another model, which is no setting",
@@ -133,14 +133,14 @@ UNREACHABLE = {
 
 
 def listing() -> dict[str, list[str]]:
-    """The words of each kind, with their fields and defaults, by what one of them is called."""
+    """The words of each kind with their fields and defaults, by the kind's noun."""
     return {table.noun.split(" ", 1)[1]: describe(kind) for kind, table in WORDS.tables.items()}
 
 
 def primitive(kind: Any) -> dict[str, Any] | None:
-    """The fields of tyro's PrimitiveConstructorSpec for an annotation that words can be of; None for any other.
+    """The fields of tyro's PrimitiveConstructorSpec for an annotation that has words; None for any other.
 
-    A text that is refused ends the program by one line and exit code 1, as any error of the command line.
+    A text that is rejected ends the program with one line and exit code 1, like any error of the command line.
     """
     if not has(kind):
         return None

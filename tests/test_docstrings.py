@@ -24,7 +24,17 @@ PACKAGES = [  # that have names of their own
     "jaxdiff.training",
     "jaxdiff.words",
 ]
-DONE = ("arrays", "losses", "processes", "runs", "training")  # the packages in which every public name has its example
+DONE = (  # the packages in which every public name has its example
+    "arrays",
+    "config",
+    "data",
+    "losses",
+    "processes",
+    "runs",
+    "training",
+    "vocabulary",
+    "words",
+)
 
 
 def classes(module):

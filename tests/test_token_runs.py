@@ -58,7 +58,7 @@ def test_samples_are_lines_and_what_is_given_of_one_stays(text, monkeypatch, cap
     assert run.restore(again) == samples
     for given, words in (
         ("abc", "has no '_', which marks what is to be drawn"),
-        ("abd_", "has 'd' in line 1, place 3"),
+        ("abd_", "has 'd' in line 1, column 3"),
     ):
         code, _, err = jaxdiff(monkeypatch, capsys, "sample", folder, "--n", 1, "--infill", given)
         assert code == 1
@@ -158,7 +158,7 @@ def test_what_cannot_be_asked_of_categories_is_refused_first(text, maps, tmp_pat
         with pytest.raises(ValueError, match=words):
             runs.train(config(**given), tmp_path / "no", progress=False, pictures=0)
         assert not (tmp_path / "no" / "checkpoints").exists()
-    with pytest.raises(ValueError, match="its categories are those of the data; give it as a word"):
+    with pytest.raises(ValueError, match="the data decide its number of categories; give it as a word"):
         config(process=jd.Absorbing(4))
     with pytest.raises((ValueError, TypeError), match="Ancestral"):
         runs.draw(run, 2, jd.samplers.DDIM(), steps=2)

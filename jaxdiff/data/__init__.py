@@ -1,4 +1,4 @@
-"""Data: images (by TFDS, or in folders), tables, texts, maps of categories, toy sets; batches by (seed, step) alone."""
+"""Data sets: images, tables, texts, maps of categories and toy distributions, and batches by (seed, step)."""
 
 from jaxdiff.data.batches import Source, batches, fingerprint
 from jaxdiff.data.category_maps import Maps, maps

@@ -1,9 +1,9 @@
-"""Batches as a function of (seed, step): nothing to save, nothing to restore, and resuming is exact.
+"""Batches as a function of (seed, step): there is no state to save or restore, and resuming is exact.
 
-Epoch e is the n // batch_size batches cut from a permutation of the n examples drawn from (seed, e). The
-n mod batch_size examples left over sit that epoch out; the next permutation leaves out others. Every batch is
-full, and an example is seen at most once an epoch. Of several processes each reads its own rows of that batch, so that
-how many there are changes nothing.
+Epoch e consists of n // batch_size batches, cut from a permutation of the n examples that is drawn from (seed, e). The
+remaining n mod batch_size examples are left out of that epoch; the next permutation leaves out others. Every batch is
+full, and an example is seen at most once per epoch. With several processes each reads its own rows of the batch, so
+that the batch does not depend on their number.
 """
 
 import functools
@@ -18,14 +18,26 @@ from jaxdiff.arrays import check_whole, require, said, sha256
 if TYPE_CHECKING:
     import grain
 
-SAMPLED = 16  # examples of a source that has no fingerprint of its own
+SAMPLED = 16  # examples that are hashed for a source without a fingerprint
 
 
 class Source(Protocol):
-    """Examples to be read one by one: dicts of arrays or numbers, all of the same names, shapes and types.
+    """Examples that are read one by one, for data that do not fit into memory: a protocol.
 
-    Where it has `__getitems__(indices)` too, the examples of a batch are read by one call of it; where it has a
-    `fingerprint`, a string or a method that returns one, that stands for its contents.
+    A source has `len(source)` and `source[i]`, a dict of arrays or numbers with the same names, shapes and types for
+    all i. It may also have `__getitems__(indices)`, by which the examples of a batch are read in one call, and
+    `fingerprint`, a string that identifies its contents, or a method that returns one.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> class Squares:
+        ...     def __len__(self):
+        ...         return 10
+        ...     def __getitem__(self, index):
+        ...         return {"x": np.float32([index, index**2])}
+        >>> data.batches(Squares(), batch_size=5, seed=0)[0]["x"].shape
+        (5, 2)
     """
 
     def __len__(self) -> int: ...
@@ -39,21 +51,35 @@ def batches(
     seed: int,
     shard: "grain.sharding.ShardOptions | None" = None,
 ) -> "grain.MapDataset":
-    """An endless Grain data set: record `step`, for any step >= 0, is a dict of arrays [batch_size, ...].
+    """Make an endless Grain data set of batches, shuffled anew in each epoch.
 
-    A record is a whole batch, so that Grain's cost an element is paid once a step. `.map`, `.random_map` and
-    `.to_iter_dataset` work as on any `grain.MapDataset`; `len` is as large as an integer goes.
+    Record `step`, for any step >= 0, is a whole batch, so that Grain's cost per element is paid once per step. `.map`,
+    `.random_map` and `.to_iter_dataset` work as on any `grain.MapDataset`; `len` is `sys.maxsize`.
 
     Args:
-        data: arrays [n, ...], one length for all, which are not copied; or what does not fit into memory: a `Source`,
-            such as `ImageFolder`, a `data_source` of TFDS or a list of dicts. One of n examples gives the batches that
-            arrays of them give.
-        seed: a whole number of 0 or more.
-        shard: which rows this process reads: records are [batch_size / shard_count, ...], and those of all shards, one
-            after the other, are the record of shard=None. `grain.sharding.ShardByJaxProcess()` has a shard a process.
+        data: arrays `[n, ...]` by name, which are not copied, or a `Source`, such as `ImageFolder`, a `data_source` of
+            TFDS or a list of dicts. A source gives the same batches as arrays of its examples.
+        batch_size: examples per batch, over all processes.
+        seed: the seed of the order, 0 or more.
+        shard: the rows that this process reads; None means all. A record is then `[batch_size / shard_count, ...]`, and
+            those of all shards, concatenated, are the record of None. `process_shard()` has one shard per process.
 
-    Raises ValueError or TypeError for data or settings that cannot make a batch; where examples come from a source, for
-    one that is unlike the first, or holds a NaN, when it is read.
+    Returns:
+        A data set of which `[step]` is a dict of arrays `[batch_size, ...]`.
+
+    Raises:
+        ValueError: if there are fewer than `batch_size` examples, arrays differ in length, or values are NaN or
+            infinite; for a source, also on reading an example unlike the first.
+        TypeError: if `data` are not numbers, or not in one of these forms.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> batches = data.batches({"x": np.arange(10)}, batch_size=5, seed=0)
+        >>> batches[7]["x"].shape
+        (5,)
+        >>> sorted([*batches[0]["x"].tolist(), *batches[1]["x"].tolist()])  # one epoch
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     examples, batch_size, seed = _checked(data, batch_size, seed)
     if not (shard is None or hasattr(shard, "shard_index")):
@@ -61,8 +87,8 @@ def batches(
     index, count = (0, 1) if shard is None else (shard.shard_index, shard.shard_count)
     if batch_size % count:
         raise ValueError(
-            f"batch_size = {batch_size}, that of all processes together, does not divide among {count}; "
-            f"set it to a multiple of {count}, such as {-(-batch_size // count) * count}"
+            f"batch_size = {batch_size}, over all processes, is not a multiple of {count}; set it to one, such as "
+            f"{-(-batch_size // count) * count}"
         )
     require("grain")
     import grain
@@ -71,13 +97,30 @@ def batches(
 
 
 def fingerprint(data: Mapping[str, np.ndarray] | Source, batch_size: int, seed: int) -> str:
-    """Hexadecimal SHA-256 of all that batches depend on: names, shapes, types, contents, batch size, seed.
+    """Compute the SHA-256 of everything that batches depend on: names, shapes, types, contents, batch size and seed.
 
-    Of arrays it covers every value. Of a source it covers the source's own `fingerprint`; where that has none, the
-    number of examples and the values of 16 of them: the first, the last and those at equal distances in between. It is
-    the same whichever shard a process reads.
+    For arrays it covers every value. For a source it covers the source's own `fingerprint`, or else the number of
+    examples and the values of 16 of them: the first, the last and those at equal distances in between. It does not
+    depend on the shard that a process reads.
 
-    Raises what `batches` raises.
+    Args:
+        data: as in `batches`.
+        batch_size: as in `batches`.
+        seed: as in `batches`.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        ValueError: as `batches` does.
+        TypeError: as `batches` does.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> one, other = ({"x": np.zeros(10)}, {"x": np.ones(10)})
+        >>> data.fingerprint(one, 5, seed=0) == data.fingerprint(other, 5, seed=0)
+        False
     """
     examples, batch_size, seed = _checked(data, batch_size, seed)
     return Batches(examples, batch_size, seed, 0, 1).fingerprint()
@@ -99,13 +142,13 @@ class Batches:
         return self._examples.read(order[batch * self._batch_size : (batch + 1) * self._batch_size][self._rows])
 
     def fingerprint(self) -> str:
-        """That of `fingerprint`, of the same data."""
+        """The `fingerprint` of the same data."""
         return sha256(self._batch_size, self._seed, self._examples.contents())
 
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    # RandomState's streams are frozen; Generator's, and a resumed run with them, may change with NumPy.
+    # RandomState's streams are frozen; those of Generator may change with NumPy, and with them a resumed run.
     order = np.random.RandomState(np.random.MT19937([seed, epoch])).permutation(n)
     order.flags.writeable = False
     return order
@@ -116,9 +159,9 @@ class _Arrays:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         if masked := [name for name, array in arrays.items() if isinstance(array, np.ma.MaskedArray)]:
-            raise TypeError(f"{masked[0]} is a masked array, whose mask nothing reads; give its .filled()")
+            raise TypeError(f"{masked[0]} is a masked array, whose mask is not read; give its .filled()")
         if nested := [name for name, array in arrays.items() if isinstance(array, Mapping)]:
-            raise TypeError(f"{nested[0]} is a dict; expected an array [n, ...]: name its arrays beside the others")
+            raise TypeError(f"{nested[0]} is a dict; expected an array [n, ...]: give its arrays names of their own")
         self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
         lengths = {name: len(array) if array.ndim else None for name, array in self._arrays.items()}
         n = next(iter(lengths.values()), 0)
@@ -140,7 +183,7 @@ class _Arrays:
 
 
 class _Examples:
-    """Examples read from a source when they are asked for."""
+    """Examples read from a source on demand."""
 
     def __init__(self, source: Source):
         self._source = source
@@ -181,7 +224,7 @@ def _words(layout) -> str:
 
 
 def _check(arrays: Mapping[str, np.ndarray], indices: Sequence[int]) -> None:
-    """Raise for values that are no numbers, NaNs and infinities; a row is known by its index in the data."""
+    """Raise for values that are not finite numbers, naming rows by their index in the data."""
     for name, array in arrays.items():
         if array.dtype.kind not in "biufcV":
             raise TypeError(f"{name} has dtype {array.dtype}; expected numbers, each example of one shape")
@@ -206,7 +249,7 @@ def _checked(data, batch_size, seed) -> tuple[_Arrays | _Examples, int, int]:
     examples = _Arrays(data) if isinstance(data, Mapping) else _Examples(data)
     n = len(examples)
     if n == 0:
-        raise ValueError("the data hold no examples; expected at least one batch; check what filled them")
+        raise ValueError("the data hold no examples; expected at least one batch")
     if n < batch_size:
         raise ValueError(f"{n} examples do not fill a batch of {batch_size}; set batch_size to {n} or less")
     return examples, batch_size, seed

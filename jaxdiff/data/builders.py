@@ -1,8 +1,8 @@
-"""Data sets of images for TFDS, none of which needs TensorFlow; loaded when used.
+"""TFDS builders of the image data sets, without TensorFlow. The module is imported when it is used.
 
-A data set is images and labels in the published order, read in one part or several, and splits that are slices of it
-and keep that order. Nothing that comes in a file is believed before it is checked: an archive is read by name and never
-unpacked onto the disk, and no more of it is inflated than the published one holds.
+A data set has images and labels in the published order, read in one or several parts, and splits that are slices of
+that order. Files are not trusted: an archive is read member by member and never unpacked onto the disk, and no more of
+it is inflated than the published one holds.
 """
 
 import abc
@@ -27,26 +27,27 @@ require("tensorflow_datasets", "sklearn")
 import tensorflow_datasets as tfds
 
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-FASHION_MNIST_SHA256 = {  # of the content: what gzip adds, a name and a time, differs from one distributor to the next
+FASHION_MNIST_SHA256 = {  # of the content: the name and the time that gzip adds differ between distributors
     "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-FASHION_MNIST_BYTES = 16 + 60_000 * 28 * 28  # of the largest of them
+FASHION_MNIST_BYTES = 16 + 60_000 * 28 * 28  # of the largest file
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 
 
 IMAGENET64_FILES = (*(f"train_data_batch_{i}.npz" for i in range(1, 11)), "val_data.npz")
-NPY_HEADER = 1024  # bytes at the most, of what NumPy writes before an array of numbers
-MEBIBYTE = 2**20  # for a tar archive's headers, and the two small texts in it
+NPY_HEADER = 1024  # the most bytes that NumPy writes before an array of numbers
+MEBIBYTE = 2**20  # room for a tar archive's headers and the two small texts in it
 
 
 class Part(NamedTuple):
-    """A run of n images in the published order.
+    """n consecutive images in the published order.
 
     Attributes:
-        read: all of them, uint8 [n, *SHAPE], and their labels [n].
+        n: the number of images.
+        read: a function that returns them, uint8 [n, *SHAPE], and their labels [n].
     """
 
     n: int
@@ -54,15 +55,15 @@ class Part(NamedTuple):
 
 
 class ImageBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """Images of one shape with one label each.
+    """Images of one shape with one label each: a base class.
 
-    It writes shards as they come, one for each part of a split: TFDS's `GeneratorBasedBuilder` keeps a split in memory,
-    and beyond a gigabyte needs TensorFlow.
+    It writes one shard per part of a split. TFDS's `GeneratorBasedBuilder` would keep a split in memory, and needs
+    TensorFlow beyond a gigabyte.
 
     Attributes:
         SHAPE: height, width, channels.
-        LEVELS: how many values a pixel has.
-        CLASSES: how many labels there are.
+        LEVELS: the number of values of a pixel.
+        CLASSES: the number of labels.
         SPLITS: the indices of each split.
     """
 
@@ -81,7 +82,7 @@ class ImageBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             builder=self,
             features=tfds.features.FeaturesDict(
                 {
-                    # as bytes: 18 times faster to write and 3 times to read than TFDS's default, 64 bits a value
+                    # bytes are 18 times faster to write and 3 times faster to read than TFDS's default of 64 bits
                     "image": tfds.features.Tensor(
                         shape=self.SHAPE, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
                     ),
@@ -122,7 +123,7 @@ class Digits(ImageBuilder, skip_registration=True):
     SPLITS: ClassVar = {"train": range(0, 1000), "validation": range(1000, 1350), "test": range(1350, 1797)}
 
     def parts(self, dl_manager) -> list[Part]:
-        """As scikit-learn has them."""
+        """All digits, in scikit-learn's order."""
         from sklearn.datasets import load_digits
 
         pixels, labels = load_digits(return_X_y=True)
@@ -132,7 +133,7 @@ class Digits(ImageBuilder, skip_registration=True):
 class FashionMNIST(ImageBuilder, skip_registration=True):
     """70,000 grey pictures of clothes, 28 x 28 pixels (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747).
 
-    `folder` is where the four published files are; None has TFDS download them.
+    `folder` has the four published files; for None TFDS downloads them.
     """
 
     name = "jaxdiff_fashion_mnist"
@@ -163,7 +164,7 @@ class FashionMNIST(ImageBuilder, skip_registration=True):
 
 
 class Cifar10(ImageBuilder, skip_registration=True):
-    """60,000 photographs of 32 x 32 pixels (Krizhevsky 2009), from the binary version: the other one is a pickle."""
+    """60,000 photographs of 32 x 32 pixels (Krizhevsky 2009), from the binary version; the other is a pickle."""
 
     name = "jaxdiff_cifar10"
     SHAPE = (32, 32, 3)
@@ -171,7 +172,7 @@ class Cifar10(ImageBuilder, skip_registration=True):
     IMAGES_IN_A_FILE = 10_000
 
     def parts(self, dl_manager) -> list[Part]:
-        """The five training batches, then the test batch; a record is the label, then the red, green, blue planes."""
+        """The five training batches, then the test batch. A record is the label, then the red, green, blue planes."""
         fix = f"connect to the network, or copy {Path(self.data_dir).parent} from a machine that has prepared it"
         path = _download(dl_manager, {"archive": CIFAR10_URL}, fix)["archive"]
         names = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
@@ -184,7 +185,7 @@ class Cifar10(ImageBuilder, skip_registration=True):
 class ImageNet64(ImageBuilder, skip_registration=True):
     """1,331,167 photographs of 64 x 64 pixels with a thousand labels (Chrabaszcz et al. 2017, arXiv 1707.08819).
 
-    `folder` is where the published archives are. They are read one at a time: 1.6 GB of memory.
+    `folder` has the published archives, which are read one at a time and take 1.6 GB of memory.
     """
 
     name = "jaxdiff_imagenet64"
@@ -201,7 +202,7 @@ class ImageNet64(ImageBuilder, skip_registration=True):
         super().__init__(**settings)
 
     def parts(self, dl_manager) -> list[Part]:
-        """The ten archives of the training set, then that of the validation set, whose labels are public."""
+        """The ten archives of the training set, then the one of the validation set, whose labels are public."""
         if self.folder is None or not all((Path(self.folder) / name).is_file() for name in IMAGENET64_FILES):
             raise FileNotFoundError(
                 f"ImageNet-64 is not in {self.folder}; expected {IMAGENET64_FILES[0]} to {IMAGENET64_FILES[-2]} and "
@@ -221,7 +222,7 @@ class ImageNet64(ImageBuilder, skip_registration=True):
         return [Part(len(of), functools.partial(self._read, path, of)) for path, of in zip(paths, labels)]
 
     def _labels(self, path: Path) -> np.ndarray:
-        """0..CLASSES-1 where the archive counts from 1; that its pixels are as many is held before they are read."""
+        """Labels 0..CLASSES-1; the archive counts from 1. The number of pixels is validated before they are read."""
         labels = _array(path, "labels", 8 * self.SPLITS["test"].stop)
         pixels = int(np.prod(self.SHAPE))
         if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
@@ -257,7 +258,7 @@ def _from_planes(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _download(dl_manager, urls: dict[str, str], fix: str) -> dict[str, os.PathLike]:
-    """The files behind `urls`, held by TFDS to its registered checksums. Without a network it would try for minutes."""
+    """Download `urls`; TFDS validates its registered checksums. Without a network it would retry for minutes."""
     url = next(iter(urls.values()))
     try:
         with requests.get(url, stream=True, timeout=10) as response:
@@ -268,7 +269,7 @@ def _download(dl_manager, urls: dict[str, str], fix: str) -> dict[str, os.PathLi
 
 
 def _inflate(path: os.PathLike, limit: int) -> bytes:
-    """What a gzip file holds; one that would inflate to more than `limit` bytes is not the published one."""
+    """The content of a gzip file. Raises ValueError if it inflates to more than `limit` bytes."""
     try:
         with gzip.open(path) as file:
             content = file.read(limit + 1)
@@ -282,7 +283,7 @@ def _inflate(path: os.PathLike, limit: int) -> bytes:
 
 
 def _members(path: os.PathLike, names: list[str], size: int) -> bytes:
-    """The content of files, each of `size` bytes, in a gzipped tar archive, joined in the order of `names`."""
+    """The content of files of `size` bytes each in a gzipped tar archive, concatenated in the order of `names`."""
     found = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(_inflate(path, len(names) * size + MEBIBYTE)), mode="r:") as archive:
@@ -297,12 +298,12 @@ def _members(path: os.PathLike, names: list[str], size: int) -> bytes:
     except tarfile.TarError as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
     if missing := [name for name in names if len(found.get(name, b"")) != size]:
-        raise ValueError(f"{path} is damaged (all of {missing[0]} is not in it); fetch it again")
+        raise ValueError(f"{path} is damaged ({missing[0]} is missing or incomplete); fetch it again")
     return b"".join(found[name] for name in names)
 
 
 def _array(path: Path, name: str, limit: int) -> np.ndarray:
-    """One array of an .npz file, which may be no pickle and no larger than `limit` bytes."""
+    """One array of an .npz file; ValueError for a pickle, or for more than `limit` bytes."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if file.zip.getinfo(f"{name}.npy").file_size > limit + NPY_HEADER:

@@ -14,7 +14,7 @@ from jaxdiff.data.images import load_fashion_mnist
 from jaxdiff.data.splits import Split, check_split
 
 DARK = 32  # pixels of Fashion-MNIST below are background
-COLOURS = (  # the centres that k-means finds of the pixels for training, by how often they are the nearest
+COLOURS = (  # the centres of k-means on the training pixels, the most frequent first
     *((254, 254, 254), (220, 217, 209), (190, 157, 150), (136, 110, 80)),
     *((54, 56, 56), (245, 184, 38), (52, 125, 196), (222, 57, 45)),
 )
@@ -22,15 +22,23 @@ COLOURS = (  # the centres that k-means finds of the pixels for training, by how
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Maps:
-    """Maps of categories, one size for all.
+    """Maps of categories of one size: pictures whose pixels are categories.
 
-    `batches(maps.examples, ...)` gives what a model sees of them.
+    Train on `batches(maps.examples, ...)`.
 
-    Attributes:
-        tokens: int32 [n, height, width], values 0..categories-1.
-        label: int32 [n], values 0..classes-1.
-        classes: how many labels there are.
+    Args:
+        tokens: int32 `[n, height, width]`, values 0..categories-1.
+        label: int32 `[n]`, values 0..classes-1.
+        classes: the number of labels.
         palette: the colour of each category, (red, green, blue) of 0..255.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> tokens = np.zeros((5, 4, 4), np.int32)
+        >>> maps = data.Maps(tokens, np.zeros(5, np.int32), classes=1, palette=[(0, 0, 0), (255, 255, 255)])
+        >>> len(maps), maps.categories, maps.examples["x"].shape
+        (5, 2, (5, 4, 4))
     """
 
     tokens: np.ndarray
@@ -43,7 +51,7 @@ class Maps:
 
     @property
     def categories(self) -> int:
-        """How many values a pixel has."""
+        """The number of values of a pixel."""
         return len(self.palette)
 
     @property
@@ -58,17 +66,32 @@ def maps(
     folder: str | os.PathLike | None = None,
     data_dir: str | os.PathLike | None = None,
 ) -> Maps:
-    """A set of maps by its name.
+    """Load a data set of maps.
 
-    "fashion": silhouettes of Fashion-MNIST, 28 x 28, 11 categories: 0 where a pixel is below 32, and elsewhere the
-    class + 1; ten labels, the split of `load_fashion_mnist`, whose `folder` and `data_dir` these are.
+    "fashion" are silhouettes of Fashion-MNIST, 28 x 28 with 11 categories: 0 for pixels below 32, and the class + 1
+    elsewhere. They have ten labels and the splits of `load_fashion_mnist`.
 
-    "emoji": 3,926 emoji, 32 x 32, in 8 colours: each pixel is that of `COLOURS` which is the nearest in RGB. They are
-    those of the font NotoColorEmoji.ttf in `folder`, by default that of Debian's package fonts-noto-color-emoji (the
-    number is that of Debian 12). Every tenth is for testing (9, 19, ...), every twentieth for validation (4, 24, ...).
+    "emoji" are the emoji of a font, 32 x 32, in 8 colours: each pixel has the nearest of `COLOURS` in RGB. The font of
+    Debian 12 has 3,926. Every tenth is for testing (9, 19, ...), every twentieth for validation (4, 24, ...).
 
-    Raises ValueError for another name or split, and what `load_fashion_mnist` raises; FileNotFoundError where the font
-    is not there.
+    Args:
+        name: "fashion" or "emoji".
+        split: "train", "validation" or "test".
+        folder: for "fashion" as in `load_fashion_mnist`; for "emoji" the folder of NotoColorEmoji.ttf, by default that
+            of Debian's package fonts-noto-color-emoji.
+        data_dir: as in `load_fashion_mnist`; not for "emoji".
+
+    Returns:
+        `Maps`.
+
+    Raises:
+        ValueError: if the name or the split is another.
+        FileNotFoundError: if the font is missing.
+
+    Examples:
+        >>> from jaxdiff import data
+        >>> data.maps("fashion").tokens.shape  # doctest: +SKIP
+        (55000, 28, 28)
     """
     check_choice("name", name, ("fashion", "emoji"))
     check_split(split)
@@ -89,7 +112,7 @@ def maps(
 
 
 def _nearest(pixels: np.ndarray) -> np.ndarray:
-    """Which of `COLOURS` is the nearest to each pixel [..., 3]: int32 [...]."""
+    """The index of the nearest of `COLOURS` for each pixel [..., 3]: int32 [...]."""
     nearest, best = np.zeros(pixels.shape[:-1], np.int32), np.full(pixels.shape[:-1], np.inf, np.float32)
     for i, colour in enumerate(COLOURS):
         far = np.square(pixels.astype(np.float32) - np.asarray(colour, np.float32)).sum(-1)

@@ -1,7 +1,7 @@
 """The pictures in a font of emoji: Debian's package fonts-noto-color-emoji.
 
-Such a font has a PNG for each glyph, in its table CBDT, which the table CBLC leads to (OpenType 1.9). A picture is laid
-on white, made square and 32 x 32 pixels by Lanczos' filter.
+Such a font has one PNG per glyph in its table CBDT, indexed by the table CBLC (OpenType 1.9). A picture is composed on
+a white square and resized to 32 x 32 pixels by Lanczos' filter.
 """
 
 import functools
@@ -19,15 +19,15 @@ from jaxdiff.arrays import check_file, require
 FONT = "NotoColorEmoji.ttf"
 DEBIAN = Path("/usr/share/fonts/truetype/noto")
 SIZE = 32
-EVERY_GLYPH, SMALL_PNG = 1, 17  # the kinds of index and of picture that such fonts have
-LARGEST = 256  # pixels along a side of a glyph
+EVERY_GLYPH, SMALL_PNG = 1, 17  # the index format and the image format of such fonts
+LARGEST = 256  # the most pixels along a side of a glyph
 
 
 @functools.lru_cache(maxsize=1)
 def read_emoji(folder: Path) -> np.ndarray:
-    """Every emoji of the font in `folder`, in its order: uint8 [n, 32, 32, 3], read once and not to be written to.
+    """Every emoji of the font in `folder`, in its order: uint8 [n, 32, 32, 3], cached and read-only.
 
-    Raises FileNotFoundError where the font is not there, ValueError for one without such pictures.
+    Raises FileNotFoundError if the font is missing, ValueError if it has no such pictures.
     """
     path = folder / FONT
     if not path.exists():
@@ -40,7 +40,7 @@ def read_emoji(folder: Path) -> np.ndarray:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             emoji = np.stack([*pool.map(_square, _pngs(font))])
     except Exception as error:  # a damaged file raises whatever its parser does
-        raise ValueError(f"{path} is no font with a picture for each emoji ({error}); install it again") from error
+        raise ValueError(f"{path} is not a font with a picture per emoji ({error}); install it again") from error
     emoji.flags.writeable = False
     return emoji
 
@@ -50,7 +50,7 @@ def _pngs(font: bytes) -> Iterator[bytes]:
     (count,) = struct.unpack_from(">H", font, 4)
     tables = {font[at : at + 4]: struct.unpack_from(">I", font, at + 8)[0] for at in range(12, 12 + 16 * count, 16)}
     index, pictures = tables[b"CBLC"], tables[b"CBDT"]
-    within, _, ranges = struct.unpack_from(">III", font, index + 8)  # of the first size; there is one
+    within, _, ranges = struct.unpack_from(">III", font, index + 8)  # the first and only size
     for i in range(ranges):
         first, last, further = struct.unpack_from(">HHI", font, index + within + 8 * i)
         at = index + within + further

@@ -1,7 +1,7 @@
 """A folder of pictures as a data set.
 
-A picture of another size is halved by 2 x 2 means while its shorter side is twice too long, resized by a bicubic filter
-to the size, and cut to its centre, as Dhariwal and Nichol (2021) prepared ImageNet.
+A picture of another size is halved by 2 x 2 means while its shorter side is at least twice too long, then resized by a
+bicubic filter, and cropped to its centre, as Dhariwal and Nichol (2021) prepared ImageNet.
 """
 
 import os
@@ -17,46 +17,62 @@ from jaxdiff.arrays import check_path, check_room, check_whole, fingerprint, req
 from jaxdiff.data.images import Images
 from jaxdiff.data.splits import Split, check_split, split_of
 
-FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # no other of Pillow's readers is tried, whatever a file is called
+FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # the only readers of Pillow that are tried
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-AT_A_TIME = 32  # files a thread is given
-HEAD = 512  # bytes of a file, in which most say how large the picture is
-FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of JPEG after which it says so
-HELD = 10_000  # pictures up to which a set is held in memory: a second or two of reading
-HELD_BYTES = 2**28  # and how many bytes they may have
+AT_A_TIME = 32  # files that a thread reads at a time
+HEAD = 512  # the first bytes of a file, in which most formats state the picture's size
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers of JPEG that the size follows
+HELD = 10_000  # the most pictures that are held in memory, a second or two of reading
+HELD_BYTES = 2**28  # and the most bytes
 
 
 class ImageFolder:
-    """The .png, .jpg, .jpeg, .webp and .bmp files in a folder and those below it, in the order of their names.
+    """The pictures in a folder and its sub-folders (.png, .jpg, .jpeg, .webp, .bmp), in the order of their names.
 
-    An example is {"image": uint8 [size, size, channels], "label": int32}, read when it is asked for: a source for
-    `batches`. `load()` has them all in memory, `held()` where they are few. Immediate sub-folders are classes, in the
-    order of their names; without any, all have label 0. Names that begin with a dot are passed over.
+    It is a `Source` for `batches`: an example is {"image": uint8 `[size, size, channels]`, "label": int32}, read on
+    demand. `load()` reads all into memory, and `held()` does so if they are few. Immediate sub-folders are classes, in
+    the order of their names; without any, all pictures have label 0. Names that begin with a dot are skipped.
 
-    Colours are those of the file: profiles and orientation tags are not applied, CMYK is converted, 16 bits become
-    their upper 8 (12 bits in a file of 16 are refused), what is transparent is laid on white, and of several frames the
-    first is taken.
-
-    Attributes:
-        paths: of the files, relative to the folder.
-        label: int32 [n].
-        levels: 256.
-        classes: how many there are.
-        names: of the classes.
-        skipped: (path, reason) of the files that were left out.
+    Colours are those of the file: profiles and orientation tags are not applied, CMYK is converted, the upper 8 of 16
+    bits are kept (12 bits in a file of 16 are an error), transparent pictures are composed on white, and of several
+    frames the first is taken.
 
     Args:
+        folder: the folder.
+        size: height and width of the examples, in pixels.
         channels: 3 for colours, 1 for grey.
-        split: "train", "validation" or "test" for about 90, 5 or 5 % of the files; None for all. Which one a file is in
-            depends on its relative path alone, by its SHA-256: adding files moves none.
-        on_corrupt: whether a file that is no picture raises or is left out. Here only its first bytes are read, or
-            its header where they do not say how large it is. One whose pixels turn out damaged raises, by name, when it
-            is read; `load()` and `checked()` leave it out.
+        split: "train", "validation" or "test" for about 90, 5 or 5 % of the files; None for all. The split of a file
+            depends on its relative path alone, by its SHA-256: adding files does not move others.
+        on_corrupt: "raise" or "skip" files that are not pictures. The constructor reads only their first bytes, or the
+            header if these do not state the size. A file whose pixels are damaged raises when it is read; `load()` and
+            `checked()` skip it.
+        progress: whether to show a progress bar.
 
-    Raises TypeError for a folder that is no path and a size that is no whole number; ValueError for a folder without
-    pictures, with pictures beside its classes, with a link that leads out of it
-    or to a folder, and for files that are no pictures or have more pixels than `PIL.Image.MAX_IMAGE_PIXELS`;
-    FileNotFoundError where there is none.
+    Attributes:
+        paths: the paths of the files, relative to the folder.
+        label: int32 `[n]`.
+        levels: 256.
+        classes: the number of classes.
+        names: their names.
+        skipped: (path, reason) of the files that were skipped.
+
+    Raises:
+        TypeError: if `folder` is not a path, or `size` is not a whole number.
+        ValueError: if the folder has no pictures, has pictures next to its classes, or has a link to a folder or out of
+            it; or if files are not pictures or have more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        FileNotFoundError: if there is no such folder.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("cat", "dog"):
+        ...         pathlib.Path(folder, name).mkdir()
+        ...         Image.new("RGB", (40, 30)).save(f"{folder}/{name}/0.png")
+        ...     images = data.ImageFolder(folder, size=16).load(progress=False)
+        >>> images.image.shape, list(images.names), images.label.tolist()
+        ((2, 16, 16, 3), ['cat', 'dog'], [0, 1])
     """
 
     levels = 256
@@ -87,13 +103,13 @@ class ImageFolder:
         self._class = {name: i for i, name in enumerate(self.names)}
         if self.names and (beside := [path for path in found if "/" not in path]):
             raise ValueError(
-                f"{self.folder} has {len(beside)} pictures beside its classes {', '.join(self.names)}, the first "
-                f"{beside[0]}; move them into one of these, or elsewhere"
+                f"{self.folder} has {len(beside)} pictures next to its classes {', '.join(self.names)}, the first "
+                f"{beside[0]}; move them into a class, or elsewhere"
             )
         self.classes = len(self.names) or 1
         self.paths = [path for path in found if split is None or split_of(os.fsencode(path)) == split]
         if not self.paths:
-            of = "" if split is None else f" in its split {split!r}, where each path has a place by its hash"
+            of = "" if split is None else f" in its split {split!r}, which the hash of each path decides"
             raise ValueError(f"{self.folder} has no pictures{of}; expected files that end in {', '.join(SUFFIXES)}")
         self._bytes = np.zeros(len(self.paths), np.int64)
         self._keep_those_that(self._look, progress)
@@ -105,7 +121,7 @@ class ImageFolder:
 
     @property
     def fingerprint(self) -> str:
-        """What stands for the contents: the files' names and how many bytes they have, the size and the channels."""
+        """A string that identifies the contents: a hash of the files' names and lengths, the size and the channels."""
         files = "\n".join(f"{path!r} {size}" for path, size in zip(self.paths, self._bytes.tolist()))
         return fingerprint(self.size, self.channels, files)
 
@@ -117,21 +133,21 @@ class ImageFolder:
         return {"image": self._read(path), "label": np.array(self._class.get(path.split("/")[0], 0), np.int32)}
 
     def checked(self, progress: bool = True) -> "ImageFolder":
-        """This set, every picture of which has been read once; on_corrupt="skip" leaves out those that are damaged."""
+        """Read every picture once, and return this set. With on_corrupt="skip" damaged pictures are removed from it."""
         self._keep_those_that(lambda i: self._read(self.paths[i]), progress)
         return self
 
     def held(self, progress: bool = True) -> "Images | ImageFolder":
-        """`load()` of at most 10,000 pictures and 256 MiB; of more this set, to be read as examples are asked for.
+        """`load()` for at most 10,000 pictures and 256 MiB; a larger set is returned as it is, to be read on demand.
 
-        With on_corrupt="skip" every picture of a larger set is read here once, too.
+        With on_corrupt="skip" every picture of a larger set is read once here.
         """
         if len(self) <= HELD and len(self) * self.channels * self.size**2 <= HELD_BYTES:
             return self.load(progress)
         return self.checked(progress) if self.on_corrupt == "skip" else self
 
     def load(self, progress: bool = True) -> Images:
-        """All in memory; on_corrupt="skip" leaves out those that are damaged, here too."""
+        """Read all pictures into memory. With on_corrupt="skip" damaged pictures are removed."""
         images = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
 
         def read(i: int) -> None:
@@ -145,7 +161,7 @@ class ImageFolder:
         return self._open(path, lambda image: _fitted(image, self.size, self.channels))
 
     def _look(self, index: int) -> None:
-        """Note how many bytes a file has. A ValueError where it is no picture, or one too large to be read."""
+        """Record the length of a file. Raises ValueError if it is not a picture, or is too large to read."""
         descriptor = os.open(os.path.join(self.folder, self.paths[index]), os.O_RDONLY)
         try:
             head, self._bytes[index] = os.read(descriptor, HEAD), os.fstat(descriptor).st_size
@@ -156,7 +172,7 @@ class ImageFolder:
             self._open(self.paths[index], lambda image: None)
 
     def _too_large(self, width: int, height: int) -> str | None:
-        """Why a picture of that size is not read, None where it is."""
+        """Why a picture of that size cannot be read; None if it can."""
         from PIL import Image
 
         if min(width, height) < 1:
@@ -170,7 +186,7 @@ class ImageFolder:
         )
 
     def _open(self, path: str, use: Callable):
-        """`use` of an open picture, whose pixels are not read yet; a ValueError that names what is none."""
+        """`use(image)` of an open picture whose pixels are not read yet. Raises ValueError if it is not a picture."""
         from PIL import Image
 
         try:
@@ -179,12 +195,12 @@ class ImageFolder:
                     raise ValueError(why)
                 return use(image)
         except Exception as error:  # a damaged file raises whatever its format's parser does
-            if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
+            if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the file
                 raise
-            raise ValueError(f"{self.folder / path} is damaged or no picture ({error})") from error
+            raise ValueError(f"{self.folder / path} is damaged or not a picture ({error})") from error
 
     def _keep_those_that(self, work: Callable[[int], object], progress: bool) -> list[int]:
-        """The indices of those of which `work` raises no ValueError; the others are left out, or raised."""
+        """Keep the files for whose index `work` raises no ValueError; skip others, or raise. Returns the indices."""
         from tqdm.auto import tqdm
 
         def attempt(start: int) -> list[ValueError | None]:
@@ -198,7 +214,7 @@ class ImageFolder:
             return reasons
 
         found: list[ValueError | None] = []
-        threads = os.cpu_count()  # more of them wait for each other: three times the CPU time on a machine at work
+        threads = os.cpu_count()  # more threads wait for each other: three times the CPU time on a busy machine
         with (
             ThreadPoolExecutor(threads) as pool,
             tqdm(total=len(self), unit="file", disable=not progress, leave=False) as bar,
@@ -207,19 +223,19 @@ class ImageFolder:
                 for reasons in pool.map(attempt, range(0, len(self), AT_A_TIME)):
                     found += reasons
                     bar.update(len(reasons))
-            except BaseException:  # Ctrl-C among them: what has not begun is not waited for
+            except BaseException:  # such as Ctrl-C: do not wait for work that has not begun
                 pool.shutdown(cancel_futures=True)
                 raise
         bad = [(path, error) for path, error in zip(self.paths, found) if error is not None]
         if bad and self.on_corrupt == "raise":
             raise ValueError(
-                f"{bad[0][1]}, the first of {len(bad)} such files among {len(found)}; repair or remove them, or leave "
-                'them out by on_corrupt="skip"'
+                f"{bad[0][1]}, the first of {len(bad)} such files among {len(found)}; repair or remove them, or skip "
+                'them by on_corrupt="skip"'
             ) from bad[0][1]
         self.skipped += [(path, str(error.__cause__)) for path, error in bad]
         kept = [i for i, error in enumerate(found) if error is None]
         if not kept:
-            raise ValueError(f"all {len(found)} files in {self.folder} were left out; the first: {bad[0][1]}")
+            raise ValueError(f"all {len(found)} files in {self.folder} were skipped; the first: {bad[0][1]}")
         self.paths, self._bytes = [self.paths[i] for i in kept], self._bytes[kept]
         return kept
 
@@ -252,7 +268,7 @@ def _pictures(folder: Path) -> list[str]:
 
 
 def _size_of(head: bytes) -> tuple[int, int] | None:
-    """(width, height) of a PNG or a JPEG by its first bytes; None where they do not tell, as those of other formats."""
+    """(width, height) of a PNG or a JPEG by its first bytes; None if they do not state it, as in other formats."""
     if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and len(head) >= 24:
         return struct.unpack_from(">II", head, 16)
     if head.startswith(b"\xff\xd8"):
@@ -266,7 +282,7 @@ def _size_of(head: bytes) -> tuple[int, int] | None:
 
 
 def _check_depth(image) -> None:
-    """Raise where a picture of 16 bits leaves two or more of the upper ones unused, as one of 12 bits does."""
+    """Raise if a picture of 16 bits does not use two or more of its upper bits, such as a picture of 12 bits."""
     if not (image.tile and str(image.tile[0].args).endswith(";16B")):  # Pillow's name for PNG's 16 bits
         return
     values = np.asarray(image)
@@ -275,7 +291,7 @@ def _check_depth(image) -> None:
     used = int(values.max()).bit_length() if values.ndim == 2 else int(values[..., :3].max()).bit_length() + 8
     if used <= 14:
         raise ValueError(
-            f"its values have 16 bits, and the upper {16 - used} are unused: the 8 that are read "
+            f"its values have 16 bits, of which the upper {16 - used} are unused: only the upper 8 are read, which "
             f"would be nearly black; multiply the values by {2 ** (16 - used)}, or save them with 8 bits"
         )
 

@@ -1,4 +1,4 @@
-"""Sets of images, prepared once by TFDS and read back as arrays, or example by example where they are too large."""
+"""Data sets of images, prepared once by TFDS and read as arrays, or example by example if they are too large."""
 
 import contextlib
 import dataclasses
@@ -18,18 +18,28 @@ from jaxdiff.data.splits import Split
 if TYPE_CHECKING:
     from jaxdiff.data.builders import ImageBuilder
 
-AT_A_TIME = 32  # images a thread reads
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+AT_A_TIME = 32  # images that a thread reads at a time
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist installs its files
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images:
-    """Integer images with their labels.
+    """Integer images with their labels, in memory.
 
-    Attributes:
-        image: uint8 [n, height, width, channels], values 0..levels-1.
-        label: int32 [n], values 0..classes-1.
-        names: of the classes; none where they have none.
+    Args:
+        image: uint8 `[n, height, width, channels]`, values 0..levels-1.
+        label: int32 `[n]`, values 0..classes-1.
+        levels: the number of values of a pixel.
+        classes: the number of labels.
+        names: the names of the classes, or empty.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> images = data.Images(np.zeros((10, 8, 8, 1), np.uint8), np.arange(10), levels=17, classes=10)
+        >>> batches = data.batches({"image": images.image, "label": images.label}, batch_size=5, seed=0)
+        >>> len(images), batches[0]["image"].shape
+        (10, (5, 8, 8, 1))
     """
 
     image: np.ndarray
@@ -43,9 +53,21 @@ class Images:
 
 
 class ImageSource:
-    """Integer images with their labels on disk: a source for `batches`.
+    """Integer images with their labels on disk: a `Source` for `batches`.
 
-    An example is {"image": uint8 [height, width, channels], values 0..levels-1; "label": int32, 0..classes-1}.
+    An example is {"image": uint8 `[height, width, channels]`, values 0..levels-1; "label": int32, 0..classes-1}.
+
+    Args:
+        examples: a `data_source` of TFDS, or another sequence of such dicts with `__getitems__(indices)`.
+        levels: the number of values of a pixel.
+        classes: the number of labels.
+        folder: where the data set is prepared, for messages.
+
+    Examples:
+        >>> from jaxdiff import data
+        >>> source = data.load_imagenet64("train")  # doctest: +SKIP
+        >>> source[0]["image"].shape, source.levels, source.classes  # doctest: +SKIP
+        ((64, 64, 3), 256, 1000)
     """
 
     def __init__(self, examples: Sequence[dict], levels: int, classes: int, folder: str):
@@ -65,12 +87,26 @@ class ImageSource:
 
 
 def pixel_moments(images: Images | Source, n: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """The mean and the standard deviation of pixel values, of all images of a set where they are n or fewer.
+    """Measure the mean and the standard deviation of pixel values. Sums are of whole numbers, and exact.
 
-    Of more it takes n, drawn from `seed` without repeats, which are read in threads, a few at a time. Sums are of whole
-    numbers, and exact. `images` are `Images`, or a source of examples with an "image" of uint8.
+    Args:
+        images: `Images`, or a `Source` of examples with an "image" of uint8.
+        n: how many images are measured at most, drawn without replacement.
+        seed: the seed of that draw.
 
-    Raises TypeError for other examples, and what the source raises.
+    Returns:
+        (mean, standard deviation) in levels.
+
+    Raises:
+        TypeError: if `images` are others.
+        ValueError: if there are none.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> pixels = np.array([0, 16], np.uint8).reshape(2, 1, 1, 1)
+        >>> data.pixel_moments(data.Images(pixels, np.zeros(2, np.int32), levels=17, classes=1))
+        (8.0, 8.0)
     """
     check_whole("n", n, noun="image")
     check_whole("seed", seed, least=0)
@@ -105,13 +141,31 @@ def _pixels(example) -> np.ndarray:
 
 
 def load_digits(split: Split = "train", data_dir: str | os.PathLike | None = None) -> Images:
-    """1,797 digits of 8 x 8 pixels, 17 levels, ten classes (Alpaydin and Kaynak 1998), in scikit-learn order.
+    """Load the 1,797 digits of scikit-learn: 8 x 8 pixels, 17 levels, ten classes, in scikit-learn's order.
 
-    "train" is the first 1,000 images, "validation" the next 350, "test" the last 447. The first call prepares
-    the data set in `data_dir`/sklearn_digits (by default in TFDS's own folder); nothing is downloaded.
+    "train" is the first 1,000 images, "validation" the next 350, "test" the last 447. The first call prepares the data
+    set; nothing is downloaded.
+
+    Args:
+        split: "train", "validation" or "test".
+        data_dir: the data set is prepared in `data_dir`/sklearn_digits; None means TFDS's own folder.
+
+    Returns:
+        `Images`.
 
     Raises:
-        ValueError: for another split, and for a prepared folder that is damaged, naming the folder to remove.
+        ValueError: if the split is another, or the prepared folder is damaged; the message names the folder to remove.
+
+    Source:
+        Alpaydin and Kaynak 1998, "Optical recognition of handwritten digits".
+
+    Examples:
+        >>> import tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     digits = data.load_digits("test", data_dir=folder)
+        >>> digits.image.shape, digits.levels, digits.classes
+        ((447, 8, 8, 1), 17, 10)
     """
     from jaxdiff.data.builders import Digits
 
@@ -121,18 +175,35 @@ def load_digits(split: Split = "train", data_dir: str | os.PathLike | None = Non
 def load_fashion_mnist(
     split: Split = "train", folder: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None
 ) -> Images:
-    """70,000 grey images of clothes, 28 x 28 pixels, 256 levels, ten classes (Xiao, Rasul and Vollgraf 2017).
+    """Load Fashion-MNIST: 70,000 grey images of clothes, 28 x 28 pixels, 256 levels, ten classes.
 
     "train" is the first 55,000 of the published training set, "validation" its last 5,000, "test" the published
-    10,000. The first call prepares the data set in `data_dir`/jaxdiff_fashion_mnist (by default in TFDS's own folder)
-    from the four published files (train-images-idx3-ubyte.gz, ...), whose content is checked: those in `folder`, or of
-    Debian's package dataset-fashion-mnist, or else downloaded. Later calls do not look at `folder`.
+    10,000. The first call prepares the data set from the four published files (train-images-idx3-ubyte.gz, ...), whose
+    content is validated.
+
+    Args:
+        split: "train", "validation" or "test".
+        folder: the folder of the four files. None means those of Debian's package dataset-fashion-mnist if it is
+            installed, and otherwise a download. Only the first call reads it.
+        data_dir: the data set is prepared in `data_dir`/jaxdiff_fashion_mnist; None means TFDS's own folder.
+
+    Returns:
+        `Images`.
 
     Raises:
-        ValueError: for another split, for a file that is not the published one, and for a prepared folder that is
-            damaged, naming the folder to remove.
-        FileNotFoundError: for a `folder` that lacks one of the four.
-        ConnectionError: where they must be downloaded and cannot be.
+        ValueError: if the split is another, a file is not the published one, or the prepared folder is damaged; the
+            message names the folder to remove.
+        FileNotFoundError: if `folder` lacks one of the files.
+        ConnectionError: if the files cannot be downloaded.
+
+    Source:
+        Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning
+        algorithms".
+
+    Examples:
+        >>> from jaxdiff import data
+        >>> data.load_fashion_mnist("test").image.shape  # doctest: +SKIP
+        (10000, 28, 28, 1)
     """
     from jaxdiff.data.builders import FashionMNIST
 
@@ -140,15 +211,29 @@ def load_fashion_mnist(
 
 
 def load_cifar10(split: Split = "train", data_dir: str | os.PathLike | None = None) -> Images:
-    """60,000 colour photographs, 32 x 32 pixels, 256 levels, ten classes (Krizhevsky 2009).
+    """Load CIFAR-10: 60,000 colour photographs, 32 x 32 pixels, 256 levels, ten classes.
 
     "train" is the first 45,000 of the published training set, "validation" its last 5,000, "test" the published
-    10,000. The first call downloads the binary version and prepares the data set in `data_dir`/jaxdiff_cifar10 (by
-    default in TFDS's own folder).
+    10,000. The first call downloads the binary version and prepares the data set.
+
+    Args:
+        split: "train", "validation" or "test".
+        data_dir: the data set is prepared in `data_dir`/jaxdiff_cifar10; None means TFDS's own folder.
+
+    Returns:
+        `Images`.
 
     Raises:
-        ValueError: for another split, and for a prepared folder that is damaged, naming the folder to remove.
-        ConnectionError: where it must be downloaded and cannot be.
+        ValueError: if the split is another, or the prepared folder is damaged; the message names the folder to remove.
+        ConnectionError: if it cannot be downloaded.
+
+    Source:
+        Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+
+    Examples:
+        >>> from jaxdiff import data
+        >>> data.load_cifar10("test").image.shape  # doctest: +SKIP
+        (10000, 32, 32, 3)
     """
     from jaxdiff.data.builders import Cifar10
 
@@ -158,18 +243,34 @@ def load_cifar10(split: Split = "train", data_dir: str | os.PathLike | None = No
 def load_imagenet64(
     split: Split = "train", folder: str | os.PathLike | None = None, data_dir: str | os.PathLike | None = None
 ) -> ImageSource:
-    """1,331,167 photographs, 64 x 64 pixels, 256 levels, a thousand classes (Chrabaszcz et al. 2017), read from disk.
+    """Load ImageNet-64: 1,331,167 photographs, 64 x 64 pixels, 256 levels, a thousand classes, read from disk.
 
     "train" is the first 1,271,167 of the published training set, "validation" its last 10,000, "test" the published
-    50,000 for validation, which papers report on. The first call prepares the data set in
-    `data_dir`/jaxdiff_imagenet64 (by default in TFDS's own folder), 16 GB, from the published archives in `folder`:
-    train_data_batch_1.npz to train_data_batch_10.npz and val_data.npz, which https://image-net.org gives to who is
-    logged in. Later calls do not look at `folder`.
+    50,000 for validation, on which papers report. The first call prepares the data set, 16 GB.
+
+    Args:
+        split: "train", "validation" or "test".
+        folder: the folder of the published archives, train_data_batch_1.npz to train_data_batch_10.npz and
+            val_data.npz, from https://image-net.org (with an account). Only the first call reads it.
+        data_dir: the data set is prepared in `data_dir`/jaxdiff_imagenet64; None means TFDS's own folder.
+
+    Returns:
+        `ImageSource`.
 
     Raises:
-        ValueError: for another split, for an archive that is not as published, and for a prepared folder that is
-            damaged, naming the folder to remove.
-        FileNotFoundError: for a `folder` that lacks an archive.
+        ValueError: if the split is another, an archive is not as published, or the prepared folder is damaged; the
+            message names the folder to remove.
+        FileNotFoundError: if `folder` lacks an archive.
+
+    Source:
+        Chrabaszcz, Loshchilov and Hutter 2017, "A downsampled variant of ImageNet as an alternative to the CIFAR
+        datasets".
+
+    Examples:
+        >>> from jaxdiff import data
+        >>> source = data.load_imagenet64("train", folder="archives")  # doctest: +SKIP
+        >>> data.batches(source, batch_size=256, seed=0)[0]["image"].shape  # doctest: +SKIP
+        (256, 64, 64, 3)
     """
     from jaxdiff.data.builders import ImageNet64
 
@@ -179,7 +280,7 @@ def load_imagenet64(
         _check_length(ImageNet64, split, len(examples))
         lengths = examples.dataset_info.splits[split].shard_lengths
         source = ImageSource(examples, ImageNet64.LEVELS, ImageNet64.CLASSES, prepared)
-    source.__getitems__([0, *np.cumsum(lengths[:-1]).tolist()])  # one of each file, so that none is missed only later
+    source.__getitems__([0, *np.cumsum(lengths[:-1]).tolist()])  # one of each file, so that a missing file raises now
     return source
 
 
@@ -199,7 +300,7 @@ def _load(kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike 
 def _prepared(
     kind: "type[ImageBuilder]", split: Split, data_dir: str | os.PathLike | None, **source
 ) -> tuple[Callable[[], Any], str]:
-    """What makes the builder of a set, and the folder where that now lies prepared."""
+    """A function that makes the builder of a data set, and the folder in which it is now prepared."""
     if split not in get_args(Split):
         raise ValueError(f"split = {split!r}; expected one of {', '.join(map(repr, get_args(Split)))}")
     from tensorflow_datasets.core.constants import DATA_DIR
@@ -225,7 +326,7 @@ def _named_where_damaged(folder: str) -> Iterator[None]:
 
 def _check_length(kind: "type[ImageBuilder]", split: Split, found: int) -> None:
     if found != len(kind.SPLITS[split]):
-        raise ValueError(f"{found} examples where {split} has {len(kind.SPLITS[split])}")
+        raise ValueError(f"{found} examples; expected {len(kind.SPLITS[split])} in {split}")
 
 
 def _prepare(builder, folder: str) -> None:
@@ -233,7 +334,7 @@ def _prepare(builder, folder: str) -> None:
         try:
             builder.download_and_prepare()
         except OSError:
-            if not os.path.exists(folder):  # otherwise another process has just put it there, whole
+            if not os.path.exists(folder):  # otherwise another process has just prepared it
                 raise
 
 

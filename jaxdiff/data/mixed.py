@@ -1,12 +1,12 @@
 """Tables of mixed columns as a data set: numbers are standardised for a model, words become categories.
 
-Each column is a part of its own, so that a joint model has a noise level for each, and any of them may be given:
+Each column is a part of its own, so that a joint model has one noise level per column and can be conditioned on any:
 
     "age"    float32 [n, 1]    (value - mean)/scale
-    "job"    int32 [n]         the place of the word among the words of the column, in alphabetical order
+    "job"    int32 [n]         the index of the word among the words of the column, in alphabetical order
 
-Beside the parts there are `values`, float64 [n, columns] in the order of the file: numbers in the user's units, and the
-places of the words.
+`values`, float64 [n, columns], has the same rows in the order of the file: numbers in the user's units, and words as
+indices.
 """
 
 import dataclasses
@@ -22,20 +22,33 @@ from jaxdiff.data.rows import listed, read_columns
 from jaxdiff.data.splits import Split, check_split, split_of
 from jaxdiff.data.table import Columns, check_names, learned
 
-MOST = 1000  # words of a column
+MOST = 1000  # the most words of a column
 
 
 @dataclasses.dataclass(frozen=True)
 class MixedColumns:
-    """What a model knows of a table of mixed columns. `MixedColumns(**dataclasses.asdict(columns))` is equal to it.
+    """The columns of a mixed table as a model knows them: names, means, scales and words.
 
-    Attributes:
-        names: of all columns, in the table's order.
-        numbers: the columns of numbers, with mean and scale; None where there are none.
-        words: of each column of categories, in the table's order: all of its words.
+    `dataclasses.asdict(columns)` is JSON, and `MixedColumns(**that)` the same columns again.
 
-    Raises TypeError or ValueError for what is no such thing: columns that are in none or in both, and one of categories
-    with fewer than two words.
+    Args:
+        names: the names of all columns, in the table's order.
+        numbers: the columns of numbers, with mean and scale; None if there are none.
+        words: for each column of categories, in the table's order, all of its words.
+
+    Raises:
+        TypeError: if a field has another type.
+        ValueError: if a column is in neither or both of `numbers` and `words`, or has fewer than two words.
+
+    Examples:
+        >>> from jaxdiff import data
+        >>> ages = data.Columns(("age",), mean=(40.0,), scale=(10.0,))
+        >>> columns = data.MixedColumns(("age", "job"), ages, words=(("cook", "nurse"),))
+        >>> parts = columns.parts([[50, 1], [40, 0]])  # the rows as a model sees them
+        >>> parts["age"].tolist(), parts["job"].tolist()
+        ([[1.0], [0.0]], [1, 0])
+        >>> columns.restored(columns.values(parts))["job"].tolist()
+        ['nurse', 'cook']
     """
 
     names: tuple[str, ...]
@@ -53,14 +66,14 @@ class MixedColumns:
         object.__setattr__(self, "words", words)
         if len(self.categories) != len(words) or not set(self.of_numbers) <= set(self.names):
             raise ValueError(
-                f"names are {listed(self.names)}, of numbers {listed(self.of_numbers) or 'none'}, with the words of "
-                f"{len(words)} columns; expected each column in one of them"
+                f"names are {listed(self.names)}, numbers {listed(self.of_numbers) or 'none'}, and words those of "
+                f"{len(words)} columns; expected each column in either numbers or words"
             )
         for name, known in zip(self.categories, words):
             if not 2 <= len(known) <= MOST:
                 raise ValueError(
-                    f"column {name!r} has {len(known)} words, {listed(known, 3)}; expected 2 to {MOST}: leave out what "
-                    "does not vary, and what tells rows apart"
+                    f"column {name!r} has {len(known)} words, {listed(known, 3)}; expected 2 to {MOST}: leave out a "
+                    "column that does not vary, or that is different in every row"
                 )
 
     @property
@@ -74,17 +87,17 @@ class MixedColumns:
         return tuple(name for name in self.names if name not in self.of_numbers)
 
     def parts(self, values) -> dict[str, np.ndarray]:
-        """What a model sees of `values` [n, columns]: a part for each column."""
+        """`values` [n, columns] as a model sees them: one part per column."""
         values = self._checked(values)
-        place = self.names.index
-        parts = {name: values[:, place(name)].astype(np.int32) for name in self.categories}
+        index = self.names.index
+        parts = {name: values[:, index(name)].astype(np.int32) for name in self.categories}
         if self.numbers is not None:
-            x, _ = self.numbers.standardised(values[:, [place(name) for name in self.of_numbers]])
+            x, _ = self.numbers.standardised(values[:, [index(name) for name in self.of_numbers]])
             parts |= {name: column[:, None] for name, column in zip(self.of_numbers, x.T)}
         return {name: parts[name] for name in self.names}
 
     def values(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Values [n, columns] of what a model sees or draws: the inverse of `parts`."""
+        """Values [n, columns] of parts that a model sees or draws: the inverse of `parts`."""
         if sorted(parts) != sorted(self.names):
             raise ValueError(f"parts are {listed(list(parts))}; expected the columns {listed(self.names)}")
         columns = {name: np.asarray(parts[name], np.float64) for name in self.names}
@@ -94,14 +107,14 @@ class MixedColumns:
         return np.stack([columns[name] for name in self.names], axis=1)
 
     def restored(self, values) -> dict[str, np.ndarray]:
-        """Values [n, columns] by name as a table has them: numbers, and words."""
+        """Values [n, columns] as the columns of a table by name: numbers and words."""
         columns = dict(zip(self.names, self._checked(values).T))
         return columns | {
             name: np.array(words)[columns[name].astype(int)] for name, words in zip(self.categories, self.words)
         }
 
     def read(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Values [n, columns] of columns as a table has them, in any order; ValueError for other names or words."""
+        """Values [n, columns] of a table's columns by name, in any order; ValueError for unknown names or words."""
         missing, unknown = set(self.names) - set(columns), set(columns) - set(self.names)
         if missing or unknown:
             wrong = [f"lack {listed(sorted(missing))}"] * bool(missing)
@@ -111,7 +124,7 @@ class MixedColumns:
         return np.stack(values, axis=1)
 
     def place(self, name: str, column) -> np.ndarray:
-        """A column as `values` has it, float64 [n]: places for words, each of which must be known."""
+        """A column as in `values`, float64 [n]: numbers, or the indices of words; ValueError for an unknown word."""
         if name not in self.categories:
             return np.asarray(column, np.float64)
         known = np.array(self.words[self.categories.index(name)])
@@ -135,25 +148,36 @@ class MixedColumns:
 
 
 class MixedTable:
-    """Rows of numbers and words in a `.csv`, `.npy` or `.npz` file, and what a joint model knows of them.
-
-        table = MixedTable("people.csv", categories=("job", "town"), split="train")
-        table.columns.parts(table.values)             # what a model sees: {"age": [n, 1], "job": [n], "town": [n]}
-
-    Attributes:
-        columns: names, means, scales and words: `MixedColumns`. Means and scales are of the rows of the split "train",
-            or of all where the split is None; words are those of the whole file.
-        values: the rows of the split in the file's order, float64 [n, columns], words by their places.
-        suffix: of the file.
+    """A table with columns of numbers and of categories, from a `.csv`, `.npy` or `.npz` file.
 
     Args:
-        categories: the columns whose values are words (or whole numbers that stand for some, such as codes). All others
-            are numbers.
-        split: "train", "validation" or "test" for about 90, 5 or 5 % of the rows; None for all. Which one a row is in
-            depends on its own values alone, as in a `Table`.
+        path: the file.
+        categories: the names of the columns of categories, whose values are words, or whole numbers such as codes. All
+            others are numbers.
+        split: "train", "validation" or "test" for about 90, 5 or 5 % of the rows; None for all. The split of a row
+            depends on its values alone, as in a `Table`.
 
-    Raises what `read_rows` raises; TypeError for categories that are no tuple of names, ValueError for one that is no
-    column, has one word or more than 1,000, and for a split without rows.
+    Attributes:
+        columns: names, means, scales and words: `MixedColumns`. Means and scales are those of the split "train", or of
+            all rows if the split is None; words are those of the whole file.
+        values: the rows of the split in the file's order, float64 `[n, columns]`, words as indices.
+        suffix: the suffix of the file.
+
+    Raises:
+        TypeError: if `categories` is not a tuple of names.
+        ValueError: if the file is not a table (`read_rows`), one of `categories` is not a column or has not 2 to 1,000
+            words, or the split has no rows.
+        FileNotFoundError: if there is no such file.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "people.csv")
+        ...     _ = path.write_text("age,job\\n30,nurse\\n50,cook\\n")
+        ...     table = data.MixedTable(path, categories=("job",))
+        >>> table.columns.words, table.columns.parts(table.values)["age"].tolist()
+        ((('cook', 'nurse'),), [[-1.0], [1.0]])
     """
 
     def __init__(self, path: str | os.PathLike, categories: Sequence[str] = (), split: Split | None = None):
@@ -167,11 +191,11 @@ class MixedTable:
         self._words = tuple(tuple(np.unique(column).tolist()) for column in of_words)
         self._train = self._chosen = np.ones(n, bool)
         if split is not None:
-            numbers = np.array([self._raw[name] for name in self._numbers]).reshape(-1, n).T + 0.0  # so that -0 is 0
+            numbers = np.array([self._raw[name] for name in self._numbers]).reshape(-1, n).T + 0.0  # turns -0 into 0
             words = np.array(of_words, str).reshape(-1, n).T.tolist()
             rows = zip(numbers, words, strict=True)
-            places = np.array([split_of(row.tobytes() + "\0".join(text).encode()) for row, text in rows])
-            self._train, self._chosen = places == "train", places == split
+            splits = np.array([split_of(row.tobytes() + "\0".join(text).encode()) for row, text in rows])
+            self._train, self._chosen = splits == "train", splits == split
         if not self._chosen.any():
             raise ValueError(f"{path} has too few rows: {n}, and none in its split {split!r}; expected more")
         self.suffix = Path(path).suffix.lower()
@@ -195,7 +219,7 @@ class MixedTable:
 
     @property
     def raw(self) -> dict[str, np.ndarray]:
-        """The rows of the split by column, as the file has them: numbers and words."""
+        """The columns of the rows of the split, as in the file: numbers and words."""
         return {name: column[self._chosen] for name, column in self._raw.items()}
 
     @property

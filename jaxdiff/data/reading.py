@@ -1,4 +1,4 @@
-"""Batches one after another, read ahead where Grain reads them; each held to be one, and like the first."""
+"""Reads batches in order, with read-ahead for Grain data sets, and validates that each has the layout of the first."""
 
 import itertools
 import sys
@@ -11,11 +11,23 @@ import numpy as np
 from jaxdiff.arrays import native, require
 from jaxdiff.data.batches import Batches
 
-AHEAD = 8  # batches
+AHEAD = 8  # batches read ahead
 
 
 def process_shard():
-    """The rows of a batch that this process of a `jax.distributed` run reads: what `batches` takes as `shard`."""
+    """Return the rows of a batch that this process of a `jax.distributed` run reads: the `shard` of `batches`.
+
+    Returns:
+        A `grain.sharding.ShardOptions` with one shard per process.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxdiff import data
+        >>> shard = data.process_shard()
+        >>> batches = data.batches({"x": np.zeros((32, 2))}, batch_size=16, seed=0, shard=shard)
+        >>> batches[0]["x"].shape == (16 // shard.shard_count, 2)
+        True
+    """
     require("grain")
     import grain
 
@@ -23,9 +35,9 @@ def process_shard():
 
 
 def by_step(batches) -> Any:
-    """`batches` as what has a batch for a step; a `grain.MapDataset` of one epoch goes on with the next ones.
+    """`batches` as an object with `[step]`; a `grain.MapDataset` of one epoch is repeated.
 
-    Raises TypeError for what can only be read from its beginning to its end, and so cannot go on at a step.
+    Raises TypeError for an iterable without random access, which cannot continue at a step.
     """
     kind = f"{type(batches).__module__}.{type(batches).__qualname__}"
     if hasattr(batches, "to_iter_dataset"):
@@ -39,7 +51,7 @@ def by_step(batches) -> Any:
         )
     if not hasattr(type(batches), "__getitem__"):
         raise TypeError(
-            f"batches is a {kind}, which has no batch for a step: a run that goes on could not find its place. Give "
+            f"batches is a {kind}, which has no random access, so that a run could not continue at its step. Give "
             "jaxdiff.data.batches(arrays or a source, batch_size, seed), a grain.MapDataset (before "
             ".to_iter_dataset()), or an object whose [step] is the batch of that step; the dataset of a DataLoader is "
             "such a source where its examples are dicts of arrays"
@@ -48,15 +60,15 @@ def by_step(batches) -> Any:
 
 
 def fingerprint_of(batches) -> str | None:
-    """The fingerprint of the data of `jaxdiff.data.batches`, under transformations of Grain too; None of others."""
-    while len(parents := getattr(batches, "_parents", ())) == 1:  # which Grain does not tell by any public name
+    """The fingerprint of the data of `jaxdiff.data.batches`, also through Grain's transformations; None for others."""
+    while len(parents := getattr(batches, "_parents", ())) == 1:  # Grain has no public name for it
         (batches,) = parents
     source = getattr(batches, "_source", None)
     return source.fingerprint() if isinstance(source, Batches) else None
 
 
 def first_batch(batches) -> dict[str, Any]:
-    """batches[0]; TypeError or ValueError for what is no batch."""
+    """batches[0]; TypeError or ValueError if it is not a batch."""
     try:
         batch = batches[0]
     except (IndexError, KeyError) as error:
@@ -67,7 +79,7 @@ def first_batch(batches) -> dict[str, Any]:
 
 
 def check_length(batches, steps: int) -> None:
-    """Raise ValueError where `batches` is seen to end before the last of `steps`."""
+    """Raise ValueError if `batches` has a length that is less than `steps`, and no batch for the last step."""
     try:
         short = len(batches) < steps
     except TypeError:
@@ -77,10 +89,10 @@ def check_length(batches, steps: int) -> None:
 
 
 def read_from(batches, step: int, like: Mapping[str, Any]) -> Iterator[dict]:
-    """batches[step], batches[step + 1], ...: read ahead where `batches` is a `grain.MapDataset`.
+    """batches[step], batches[step + 1], ..., read ahead if `batches` is a `grain.MapDataset`.
 
-    Raises ValueError where `batches` ends, or one has other names, shapes or types than `like`; TypeError for what is
-    no batch.
+    Raises ValueError if `batches` ends, or a batch has other names, shapes or types than `like`; TypeError if something
+    is not a batch.
     """
     if hasattr(batches, "to_iter_dataset"):
         import grain
@@ -103,14 +115,14 @@ def _read(batches, index: int, more: str = ""):
 
 
 def _check(batch, step: int, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """`batch`; an error where it is no dict of arrays [batch, ...], or has another layout than `like`."""
+    """`batch`, validated: a dict of arrays [batch, ...] with the layout of `like`."""
     name = f"batches[{step}]"
     if batch is None:
-        raise TypeError(f"{name} is None, as where a filter left a gap; filter before batching, or fill the gap")
+        raise TypeError(f"{name} is None, such as a gap that a filter leaves; filter before batching, or fill the gap")
     if not isinstance(batch, Mapping):
         raise TypeError(
-            f'{name} is a {type(batch).__qualname__}; expected a dict of arrays, such as {{"x": x, "label": y}}. Of '
-            "arrays of all examples jaxdiff.data.batches(arrays, batch_size, seed) makes the batches"
+            f'{name} is a {type(batch).__qualname__}; expected a dict of arrays, such as {{"x": x, "label": y}}. '
+            "jaxdiff.data.batches(arrays, batch_size, seed) makes such batches from arrays of all examples"
         )
     for part, array in batch.items():
         if not isinstance(part, str):
@@ -120,15 +132,15 @@ def _check(batch, step: int, like: Mapping[str, Any] | None = None) -> dict[str,
             fix = "its .numpy()" if hasattr(array, "numpy") else "numpy.asarray of it"
             raise TypeError(f"{name}[{part!r}] is a {kind}; expected a NumPy array: give {fix}")
         if isinstance(array, np.ma.MaskedArray):
-            raise TypeError(f"{name}[{part!r}] is a masked array, whose mask nothing reads; give its .filled()")
+            raise TypeError(f"{name}[{part!r}] is a masked array, whose mask is not read; give its .filled()")
         if not isinstance(array, jax.Array) and array.dtype.kind not in "biufcV":
             raise TypeError(f"{name}[{part!r}] has dtype {array.dtype}; expected numbers")
         if np.ndim(array) == 0 or 0 in np.shape(array)[:1]:
             raise ValueError(f"{name}[{part!r}] has shape {np.shape(array)}; expected [batch, ...], batch > 0")
     if like is not None and (layout := _layout(batch)) != (expected := _layout(like)):
         raise ValueError(
-            f"{name} is {_words(layout)}; expected {_words(expected)}, as batches[0] is. Leave out the smaller "
-            "batch at the end of an epoch (drop_remainder=True), or give jaxdiff.data.batches, where all are full"
+            f"{name} is {_words(layout)}; expected {_words(expected)}, as batches[0] is. Drop the smaller batch at the "
+            "end of an epoch (drop_remainder=True), or use jaxdiff.data.batches, where all are full"
         )
     return {part: native(array) for part, array in batch.items()}
 

@@ -1,4 +1,4 @@
-"""Tables in files: named columns of one length, as `.csv`, `.npy` or `.npz`; of numbers, and of words where asked.
+"""Tables in files: named columns of one length, of numbers or of words, as `.csv`, `.npy` or `.npz`.
 
 Pickles are never loaded. An error for a value that is not a finite number names the column, the line or row, and the
 value.
@@ -18,29 +18,66 @@ from jaxdiff.arrays import atomic_write, check_file, check_path
 
 SUFFIXES = (".csv", ".npy", ".npz")
 DELIMITERS = ",;\t"
-LARGEST = 2**53  # up to which float64 holds every whole number
+LARGEST = 2**53  # float64 holds every whole number up to it
 
 
 def read_rows(path: str | os.PathLike) -> tuple[tuple[str, ...], np.ndarray]:
-    """(names, values): the columns of a table and its rows, float64 [n, columns].
+    """Read a table of numbers from a file.
 
-    - `.csv`: a line of names, then a line for each row; commas, semicolons or tabs lie between the cells.
-    - `.npy`: an array [n, columns], or [n] of one column; the columns are named "0", "1", ...
-    - `.npz`: one such array, or an array [n] for each column, under its name.
+    - `.csv`: a line of names, then one line per row; cells are separated by commas, semicolons or tabs.
+    - `.npy`: an array `[n, columns]`, or `[n]` for one column; the columns are named "0", "1", ...
+    - `.npz`: one such array, or one array `[n]` per column under its name.
 
-    Raises ValueError for anything else: another suffix, cells that are missing, text, NaN or infinite, whole numbers
-    beyond 2^53 that float64 does not hold, complex numbers, Python objects, rows or columns of different lengths, names
-    that are missing or double, a table without rows. FileNotFoundError where there is no file.
+    Args:
+        path: the file.
+
+    Returns:
+        (names, values): the names of the columns, and the rows, float64 `[n, columns]`.
+
+    Raises:
+        ValueError: if the suffix is another, or the table has no rows, missing or repeated names, rows or columns of
+            different lengths, or cells that are empty, text, complex, objects, not finite, or whole numbers beyond 2^53
+            that float64 does not hold.
+        FileNotFoundError: if there is no such file.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "mine.csv")
+        ...     _ = path.write_text("x,y\\n1,2\\n3,4\\n")
+        ...     data.read_rows(path)
+        (('x', 'y'), array([[1., 2.],
+               [3., 4.]]))
     """
     columns = read_columns(path)
     return tuple(columns), np.stack(list(columns.values()), axis=1)
 
 
 def read_columns(path: str | os.PathLike, words: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The columns of a table by name, each [n]: float64, or text of those that `words` names, without space around it.
+    """Read the columns of a table of numbers and words from a file, as `read_rows` describes it.
 
-    Files and errors are those of `read_rows`; of arrays a column of words may hold text, whole numbers or truth values.
-    Raises ValueError also for a name in `words` that is no column, and for an empty word.
+    Args:
+        path: the file.
+        words: the names of the columns of words. In `.npy` and `.npz` they may hold text, whole numbers or truth
+            values.
+
+    Returns:
+        Arrays `[n]` by name: float64, or text without surrounding space for columns of words.
+
+    Raises:
+        ValueError: as `read_rows` does, and if a name in `words` is not a column, or a word is empty.
+        FileNotFoundError: if there is no such file.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "people.csv")
+        ...     _ = path.write_text("age,job\\n30,nurse\\n50,cook\\n")
+        ...     columns = data.read_columns(path, words=("job",))
+        >>> columns["age"].tolist(), columns["job"].tolist()
+        ([30.0, 50.0], ['nurse', 'cook'])
     """
     path, suffix = _table_path(path)
     if not path.exists():
@@ -50,9 +87,23 @@ def read_columns(path: str | os.PathLike, words: Sequence[str] = ()) -> dict[str
 
 
 def write_rows(path: str | os.PathLike, names: Sequence[str], values) -> None:
-    """Write a table that `read_rows` reads back to the bit: values [n, columns], as float64; the suffix says in what.
+    """Write a table of numbers, which `read_rows` reads back bitwise.
 
-    Raises ValueError for another suffix, and for values of another shape.
+    Args:
+        path: the file, which ends in `.csv`, `.npy` or `.npz`.
+        names: the names of the columns; `.npy` does not keep them.
+        values: the rows `[n, columns]`, written as float64.
+
+    Raises:
+        ValueError: if the suffix is another, or `values` have another shape.
+
+    Examples:
+        >>> import tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data.write_rows(f"{folder}/mine.csv", ("x", "y"), [[1, 2], [3, 4]])
+        ...     data.read_rows(f"{folder}/mine.csv")[0]
+        ('x', 'y')
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or values.shape[1] != len(names):
@@ -61,9 +112,23 @@ def write_rows(path: str | os.PathLike, names: Sequence[str], values) -> None:
 
 
 def write_columns(path: str | os.PathLike, columns: Mapping[str, np.ndarray]) -> None:
-    """Write columns [n] of numbers or text by name, as `read_columns` reads them back; the suffix says in what.
+    """Write columns of numbers and words, which `read_columns` reads back.
 
-    Raises ValueError for another suffix, and where a `.npy` would hold text.
+    Args:
+        path: the file, which ends in `.csv`, `.npy` or `.npz`.
+        columns: arrays `[n]` of numbers or text by name.
+
+    Raises:
+        ValueError: if the suffix is another, or a `.npy` would hold text.
+
+    Examples:
+        >>> import numpy as np, tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/people.csv"
+        ...     data.write_columns(path, {"age": np.array([30.0]), "job": np.array(["nurse"])})
+        ...     data.read_columns(path, words=("job",))["job"].tolist()
+        ['nurse']
     """
     path, suffix = _table_path(path)
     with atomic_write(path) as file:
@@ -71,12 +136,12 @@ def write_columns(path: str | os.PathLike, columns: Mapping[str, np.ndarray]) ->
             text = io.TextIOWrapper(file, "utf-8", newline="")
             lines = csv.writer(text, lineterminator="\n")
             lines.writerow(columns)
-            lines.writerows(zip(*(column.tolist() for column in columns.values())))  # numbers by their repr, exact
+            lines.writerows(zip(*(column.tolist() for column in columns.values())))  # the repr of a number is exact
             text.flush()
             text.detach()
         elif suffix == ".npy":
             np.save(file, np.stack([column.astype(np.float64) for column in columns.values()], 1), allow_pickle=False)
-        else:  # not by numpy.savez, which keeps some names for itself
+        else:  # numpy.savez would reserve some names
             with zipfile.ZipFile(file, "w") as archive:
                 for name, column in columns.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -84,7 +149,7 @@ def write_columns(path: str | os.PathLike, columns: Mapping[str, np.ndarray]) ->
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
-    """The names as a message shows them, the first `most` and how many there are beside."""
+    """The first `most` names for a message, and how many more there are."""
     shown = ", ".join(map(repr, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
@@ -107,9 +172,9 @@ def _from_csv(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
             _check_names(path, names, words)
             return _values(path, lines, names, words, delimiter)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as UTF-8") from None
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
     except csv.Error as error:
-        raise ValueError(f"{path} is no table of cells ({error}); look at its quotation marks") from None
+        raise ValueError(f"{path} is not a table of cells ({error}); check its quotation marks") from None
 
 
 def _check_size(path: Path, rows: int, columns: int) -> None:
@@ -119,15 +184,15 @@ def _check_size(path: Path, rows: int, columns: int) -> None:
 
 
 def _check_names(path: Path, names: Sequence[str], words: Sequence[str]) -> None:
-    """Raise ValueError for a name that is there twice, and for one in `words` that is not there."""
+    """Raise ValueError for a repeated name, and for a name in `words` that is not a column."""
     if double := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ValueError(f"{path} has more than one column {double[0]!r}; give each a name of its own")
+        raise ValueError(f"{path} has more than one column {double[0]!r}; give each its own name")
     if unknown := [name for name in words if name not in names]:
         raise ValueError(f"{path} has no column {listed(unknown)}; expected some of {listed(names)}")
 
 
 def _delimiter(path: Path, header: str) -> str:
-    """The one that cuts the header into the most cells."""
+    """The delimiter that splits the header into the most cells."""
     if not header.strip():
         raise ValueError(f"{path} begins with an empty line; expected the names of its columns, such as a,b,c")
     return max(DELIMITERS, key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter))))
@@ -136,7 +201,7 @@ def _delimiter(path: Path, header: str) -> str:
 def _check_header(path: Path, names: tuple[str, ...]) -> None:
     if all(_reason(name) is None for name in names):
         raise ValueError(
-            f"{path} begins with numbers, {listed(names)}, where the names of the columns are due; put a line of names "
+            f"{path} begins with numbers, {listed(names)}; expected the names of the columns: put a line of names "
             "above, such as a,b,c"
         )
     if "" in names:
@@ -179,7 +244,7 @@ def _values(path: Path, lines, names: tuple[str, ...], words: Sequence[str], del
 
 
 def _reason(cell: str, word: bool = False) -> str | None:
-    """What is wrong with a cell; None for a finite number, or for any text where a word is due."""
+    """What is wrong with a cell; None for a finite number, or for any text if `word`."""
     text = cell.strip()
     if not text:
         return "the cell is empty; fill it in, or remove the row or the column"

@@ -9,25 +9,37 @@ import numpy as np
 
 from jaxdiff.arrays import check_flag, check_whole, require, said
 
-ALPHABET = "abcdefghijklmnopqrstuvwxyz "  # of text8 and of the papers that report on it
-BLANKS = "_□�"  # what a mask is written as: the first that is no character of the text
+ALPHABET = "abcdefghijklmnopqrstuvwxyz "  # of text8
+BLANKS = "_□�"  # a mask is written as the first of these that is not in the alphabet
 
 
 @dataclasses.dataclass(frozen=True)
 class Symbols:
-    """The symbols of a text as categories: `encode` and `decode` go there and back.
+    """The symbols of a text as categories, with `encode` and `decode`.
 
-    Categories are the characters of `alphabet` in its order, or the ids of a tokenizer; where texts are `ended`, two
-    more follow: the end, and the padding after it. The mask of `jaxdiff.Absorbing(symbols.categories)` is written as
+    Categories are the characters of `alphabet` in its order, or the ids of a tokenizer. If texts are `ended`, two more
+    follow: the end, and the padding after it. The mask of `jaxdiff.Absorbing(symbols.categories)` is written as
     `symbols.blank`. `dataclasses.asdict(symbols)` is JSON, and `Symbols(**that)` the same symbols again.
 
     Args:
-        alphabet: its characters, two or more, each once; "" with a tokenizer.
+        alphabet: the characters, two or more, each once; "" with a tokenizer.
         tokenizer: the content of a tokenizer.json (Hugging Face's `tokenizers`, of the extra `jaxdiff[text]`).
-        ended: whether a text has an end of its own, as a line does, and a window of a longer text does not.
+        ended: whether a text has an end, as a line has and a window of a longer text has not.
 
-    Raises TypeError or ValueError for an alphabet that is none, for both or neither of the two, and for a tokenizer
-    that `tokenizers` cannot read.
+    Raises:
+        TypeError: if a field has another type.
+        ValueError: if the alphabet has repeated characters or fewer than two, both or neither of `alphabet` and
+            `tokenizer` are given, or the tokenizer cannot be read.
+
+    Examples:
+        >>> from jaxdiff import data
+        >>> symbols = data.Symbols("abc", ended=True)
+        >>> symbols.categories, symbols.end, symbols.padding
+        (5, 3, 4)
+        >>> symbols.encode("cab", length=5).tolist()
+        [2, 0, 1, 3, 4]
+        >>> symbols.decode(symbols.encode("c_b", length=5))  # _ is a mask
+        'c_b'
     """
 
     alphabet: str = ALPHABET
@@ -50,60 +62,58 @@ class Symbols:
 
     @functools.cached_property
     def _pieces(self) -> Any:
-        """The tokenizer, which cuts nothing off and fills nothing up."""
+        """The tokenizer, without truncation and padding."""
         require("tokenizers")
         import tokenizers
 
         try:
             found = tokenizers.Tokenizer.from_str(self.tokenizer)
         except Exception as error:  # the one class that the package raises
-            raise ValueError(f"tokenizer is no tokenizer.json: {error}") from None
+            raise ValueError(f"tokenizer is not a tokenizer.json: {error}") from None
         found.no_truncation()
         found.no_padding()
         return found
 
     @functools.cached_property
     def size(self) -> int:
-        """How many symbols text itself has: without the end and the padding."""
+        """The number of categories without the end and the padding."""
         return 1 + max(self._pieces.get_vocab().values()) if self.tokenizer else len(self.alphabet)
 
     @property
     def categories(self) -> int:
-        """How many categories there are."""
+        """The number of categories."""
         return self.size + 2 * self.ended
 
     @property
     def end(self) -> int | None:
-        """The category that ends a text; None where texts have no end."""
+        """The category that ends a text; None if texts have no end."""
         return self.size if self.ended else None
 
     @property
     def padding(self) -> int | None:
-        """The category of what follows the end; None where texts have no end."""
+        """The category of the padding after the end; None if texts have no end."""
         return self.size + 1 if self.ended else None
 
     @property
     def blank(self) -> str:
-        """The character that stands for a mask."""
+        """The character as which a mask is written."""
         return next(c for c in (BLANKS[1:] if self.tokenizer else BLANKS) if c not in self.alphabet)
 
     @property
     def noun(self) -> str:
-        """What one of them is called."""
+        """What one symbol is called."""
         return "token" if self.tokenizer else "character"
 
     def ids(self, text: str, what: str = "the text") -> np.ndarray:
-        """The categories of a text without masks and without an end: int32 [n].
-
-        Raises what `check` raises.
-        """
+        """The categories of a text without masks and without an end: int32 [n]. Raises what `check` raises."""
         self.check(text, what)
         return self.pieces([text])[0][0]
 
     def check(self, text: str, what: str, beside: str = "") -> None:
-        """Raise ValueError for a character outside of the alphabet and of `beside`; `what` is what the text is called.
+        """Raise ValueError if a character is in neither the alphabet nor `beside`.
 
-        The message shows the first one and its place, and an alphabet to paste.
+        The message calls the text `what`, names the first such character, its line and column, and an alphabet to
+        paste.
         """
         strange = set() if self.tokenizer else {*text} - {*self.alphabet, *beside}
         if not strange:
@@ -112,12 +122,13 @@ class Symbols:
         own = "".join(sorted({*text} - {*beside}))
         fix = f"its own, alphabet={own!r}" if len(own) <= 120 else f"one of its own, of {len(own)} characters"
         raise ValueError(
-            f"{what} has {text[at]!r} in line {1 + text.count(chr(10), 0, at)}, place {at - text.rfind(chr(10), 0, at)}"
-            f", which the alphabet {self.alphabet!r:.120} has not; clean the text, or give {fix}"
+            f"{what} has {text[at]!r} in line {1 + text.count(chr(10), 0, at)}, column "
+            f"{at - text.rfind(chr(10), 0, at)}, which is not in the alphabet {self.alphabet!r:.120}; clean the text, "
+            f"or give {fix}"
         )
 
     def pieces(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(ids, where each begins and ends among the characters [n, 2]) of each text, which `check` has passed."""
+        """(ids [n], the first and last+1 character of each [n, 2]) for each text. `check` must have passed them."""
         if self.tokenizer:
             found = self._pieces.encode_batch(list(texts), add_special_tokens=False)
             return [(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found]
@@ -127,10 +138,20 @@ class Symbols:
         return [(ids, np.stack([place, place + 1], 1)) for ids, place in zip(found, places)]
 
     def encode(self, texts: str | Sequence[str], length: int) -> np.ndarray:
-        """Texts as categories, int32 [n, length], or [length] of one; `blank` in a text is a mask, to be drawn.
+        """Convert texts to categories. `blank` in a text is a mask, which a sampler draws.
 
-        What an ended text lacks is its end and padding; a window, or a text that ends in a mask, goes on with masks.
-        Raises ValueError for a text that is longer, and for a character outside of the alphabet; TypeError for no text.
+        An ended text is filled up with its end and padding; a window, or a text that ends in a mask, with masks.
+
+        Args:
+            texts: a string or a list of strings.
+            length: the number of tokens.
+
+        Returns:
+            int32 `[length]` for a string, `[n, length]` for a list.
+
+        Raises:
+            TypeError: if `texts` are not strings.
+            ValueError: if a text is longer, or has a character outside the alphabet.
         """
         length = check_whole("length", length)
         many = [texts] if isinstance(texts, str) else texts
@@ -152,9 +173,16 @@ class Symbols:
         return tokens[0] if isinstance(texts, str) else tokens
 
     def decode(self, tokens) -> Any:
-        """The text of categories [length], or a list of those of [n, length]; a mask is written as `blank`.
+        """Convert categories to text. A mask is written as `blank`; a text stops at its first end.
 
-        A text stops at its first end; padding before it is left out. Raises ValueError for a category that is none.
+        Args:
+            tokens: whole numbers `[length]` or `[n, length]`.
+
+        Returns:
+            A string for `[length]`, a list of strings for `[n, length]`.
+
+        Raises:
+            ValueError: if a number is not a category or the mask.
         """
         tokens = np.asarray(tokens)
         if tokens.dtype.kind not in "iu" or tokens.ndim not in (1, 2):

@@ -1,4 +1,4 @@
-"""Tables of numbers as a data set: standardised for the model, restored for the user.
+"""Tables of numbers as a data set: standardised for the model, and restored to the user's units.
 
 A model of a table sees z = (value - mean) / scale. Its log-densities are those of z; in the user's units they are
 
@@ -20,24 +20,35 @@ from jaxdiff.arrays import check_array, check_real, said
 from jaxdiff.data.rows import listed, read_rows
 from jaxdiff.data.splits import Split, check_split, split_of
 
-LEAST = 1e-6  # of a column's spread is its own, where a Gaussian is fitted
+LEAST = 1e-6  # the least standard deviation of a column given those before it, for a fitted Gaussian
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """What a model knows of a table: the columns' names, their mean and scale, and which of them are given.
+    """The columns of a table of numbers as a model knows them: names, means, scales, and which are the condition.
 
-    It is all that samples and likelihoods need of the training data. `dataclasses.asdict(columns)` is JSON, and
+    Samples and likelihoods need nothing else of the training data. `dataclasses.asdict(columns)` is JSON, and
     `Columns(**that)` the same columns again.
 
-    Attributes:
-        names: of all columns, in the table's order.
-        mean: of each column, over the rows that the model is trained on.
-        scale: the standard deviation of each, over the same rows.
+    Args:
+        names: the names of all columns, in the table's order.
+        mean: the mean of each column over the training rows.
+        scale: the standard deviation of each column over the training rows.
         condition: the names of the columns that are given to the model; it models the others.
 
-    Raises TypeError for what is no sequence, ValueError for lengths that differ, names that are double, a scale that is
-    not above 0, a condition that is no column, and where no column is left to model.
+    Raises:
+        TypeError: if a field is not a sequence.
+        ValueError: if lengths differ, names are repeated, a scale is not above 0, a name in `condition` is not a
+            column, or no column is left to model.
+
+    Examples:
+        >>> from jaxdiff import data
+        >>> columns = data.Columns(("x", "y"), mean=(1.0, 5.0), scale=(2.0, 10.0), condition=("y",))
+        >>> x, cond = columns.standardised([[3.0, 5.0]])
+        >>> x.tolist(), cond.tolist()
+        ([[1.0]], [[0.0]])
+        >>> columns.whole(x, cond).tolist()
+        [[3.0, 5.0]]
     """
 
     names: tuple[str, ...]
@@ -60,7 +71,7 @@ class Columns:
 
     @property
     def modelled(self) -> tuple[str, ...]:
-        """The names of the columns that the model is of."""
+        """The names of the columns that the model draws."""
         return tuple(name for name in self.names if name not in self.condition)
 
     @property
@@ -69,16 +80,16 @@ class Columns:
         return sum(math.log(self.scale[i]) for i in self._places(self.modelled))
 
     def standardised(self, values) -> tuple[np.ndarray, np.ndarray | None]:
-        """(x, cond) that the model sees of rows [n, columns]: float32 [n, modelled], and [n, given] or None.
+        """(x, cond) of rows [n, columns] as the model sees them: float32 [n, modelled], and [n, given] or None.
 
-        Raises ValueError for values of another shape, and for those too far from the mean for float32.
+        Raises ValueError for values of another shape, and for values too far from the mean for float32.
         """
         z = self._standardised(values, self.names).astype(np.float32)
         cond = z[:, self._places(self.condition)] if self.condition else None
         return z[:, self._places(self.modelled)], cond
 
     def restored(self, x) -> np.ndarray:
-        """The modelled columns in the user's units, float64 [n, modelled], of what the model sees or draws of them."""
+        """The modelled columns in the user's units, float64 [n, modelled], from x that the model sees or draws."""
         return self._restored("x", x, self.modelled)
 
     def whole(self, x, cond) -> np.ndarray:
@@ -96,19 +107,18 @@ class Columns:
         return np.array(self.mean)[places] + np.array(self.scale)[places] * z
 
     def rows(self, names: Sequence[str], values) -> np.ndarray:
-        """The rows of another table, of the same columns in any order, in the order of these: float64 [n, columns].
+        """The rows of another table with the same columns in any order, in the order of these: float64 [n, columns].
 
-        Raises ValueError where columns are missing or unknown, and names them.
+        Raises ValueError that names missing or unknown columns.
         """
         self._check_same("the rows have", names, self.names)
         values = np.asarray(values, np.float64)
         return values[:, [list(names).index(name) for name in self.names]]
 
     def conditions(self, given: Mapping[str, object]) -> np.ndarray:
-        """The condition that the model sees, of {name: a number, or n of them}: float32 [given], or [n, given].
+        """The condition as the model sees it, from {name: a number, or n numbers}: float32 [given] or [n, given].
 
-        Raises ValueError where one is missing or unknown, and names it; for numbers that are not finite, or whose
-        lengths differ.
+        Raises ValueError if a name is missing or unknown, a number is not finite, or lengths differ.
         """
         self._check_same("the condition has", list(given), self.condition)
         values = [np.asarray(check_array(name, given[name]), np.float64) for name in self.condition]
@@ -119,16 +129,16 @@ class Columns:
         return self._standardised(np.stack(np.broadcast_arrays(*values), -1), self.condition).astype(np.float32)
 
     def moments(self, rows) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [columns] and covariance [columns, columns] of rows [n, columns], standardised: float64."""
+        """The mean [columns] and the covariance [columns, columns] of rows [n, columns], standardised: float64."""
         z = self._standardised(rows, self.names)
         mean = z.mean(0)
         return mean, (z - mean).T @ (z - mean) / len(z)
 
     def gaussian_log_prob(self, mean, covariance, rows) -> np.ndarray:
-        """Log p of rows [n, columns] under the Gaussian of these `moments`, in nats of the user's units: float64 [n].
+        """log p of rows [n, columns] under the Gaussian of these `moments`, in nats of the user's units: float64 [n].
 
-        A baseline for a model's likelihood: of the modelled columns given the others. Raises ValueError where the
-        Gaussian has no density: too few rows were seen, or a column is a linear combination of others.
+        It is a baseline for the likelihood of a model: the law of the modelled columns given the others. Raises
+        ValueError if the Gaussian has no density, because of too few rows or columns that are linear combinations.
         """
         order = self._places(self.condition + self.modelled)
         covariance = np.asarray(covariance, np.float64)[np.ix_(order, order)]
@@ -139,10 +149,10 @@ class Columns:
             column = self.names[order[int(own.argmin())]]
             raise ValueError(
                 f"column {column!r} is a linear combination of the columns before it ({listed(self.names)}), or there "
-                "are too few rows: they have no density together; leave it out"
+                "are too few rows: the columns have no joint density; leave it out"
             )
         away = (self._standardised(rows, self.names) - np.asarray(mean))[:, order]
-        # of a triangular factor the last rows are what is left of the modelled columns once the given ones are known
+        # the last rows of the triangular factor are the residuals of the modelled columns given the others
         white = np.linalg.solve(root, away.T)[given:]
         log_prob = -0.5 * (white**2).sum(0) - np.log(own[given:]).sum() - 0.5 * len(white) * math.log(2 * math.pi)
         return log_prob - self.log_scale
@@ -151,7 +161,7 @@ class Columns:
         return [self.names.index(name) for name in names]
 
     def _standardised(self, values, names: Sequence[str]) -> np.ndarray:
-        """Values [..., names] in float64, where a mean of 1e5 beside a spread of 1e-3 loses nothing to rounding."""
+        """Values [..., names] standardised in float64, since a mean of 1e5 with a scale of 1e-3 would lose digits."""
         values = np.asarray(check_array("values", values), np.float64)
         if values.ndim < 1 + (names == self.names) or values.shape[-1] != len(names):
             raise ValueError(
@@ -180,24 +190,41 @@ class Columns:
 
 
 class Table:
-    """Rows of numbers in a `.csv`, `.npy` or `.npz` file, as `read_rows` reads them, and what a model knows of them.
+    """A table of numbers from a `.csv`, `.npy` or `.npz` file, as `read_rows` reads it.
 
-    `batches(table.examples, ...)` gives what a model sees of the rows: {"x": float32 [n, modelled]}, and "cond",
-    float32 [n, given], where columns are given.
-
-    Attributes:
-        names: of the columns.
-        values: the rows of the split, float64 [n, columns], in the user's units and the file's order.
-        suffix: of the file.
+    Train on `batches(table.examples, ...)`: {"x": float32 `[n, modelled]`}, and "cond", float32 `[n, given]`, if there
+    is a condition.
 
     Args:
-        split: "train", "validation" or "test" for about 90, 5 or 5 % of the rows; None for all. Which one a row is in
-            depends on its own values alone, by their SHA-256: adding rows moves none, and equal rows are in one split.
-        condition: the names of columns that are given to the model, as vectors; it is a model of the others.
+        path: the file.
+        split: "train", "validation" or "test" for about 90, 5 or 5 % of the rows; None for all. The split of a row
+            depends on its values alone, by their SHA-256: adding rows does not move others, and equal rows share one.
+        condition: the names of columns that are given to the model; it models the others.
 
-    Raises what `read_rows` raises; ValueError for a split without rows, TypeError for a condition that is no tuple of
-    names. What is wrong with the columns is raised where `columns` is asked for: one that is constant, or whose spread
-    float64 cannot square; a condition that is no column; fewer than two rows for training.
+    Attributes:
+        names: the names of the columns.
+        values: the rows of the split, float64 `[n, columns]`, in the user's units and the file's order.
+        columns: names, means and scales: `Columns`. Means and scales are those of the split "train", or of all rows if
+            the split is None. Reading it raises ValueError for a constant column, one whose squares float64 does not
+            hold, a condition that is not a column, and fewer than two training rows.
+        examples: the rows as a model sees them.
+        suffix: the suffix of the file.
+
+    Raises:
+        TypeError: if `condition` is not a tuple of names.
+        ValueError: if the file is not a table (`read_rows`), or the split has no rows.
+        FileNotFoundError: if there is no such file.
+
+    Examples:
+        >>> import tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data.write_rows(f"{folder}/mine.csv", ("x", "y"), [[1, 10], [3, 30]])
+        ...     table = data.Table(f"{folder}/mine.csv", condition=("y",))
+        >>> table.columns.mean, table.columns.scale
+        ((2.0, 20.0), (1.0, 10.0))
+        >>> table.examples["x"].tolist(), table.examples["cond"].tolist()
+        ([[-1.0], [1.0]], [[-1.0], [1.0]])
     """
 
     def __init__(self, path: str | os.PathLike, split: Split | None = None, condition: Sequence[str] = ()):
@@ -206,8 +233,8 @@ class Table:
         self.names, values = read_rows(path)
         self._train = self.values = values
         if split is not None:
-            places = np.array([split_of(row.tobytes()) for row in values + 0.0])  # so that -0 is 0
-            self._train, self.values = values[places == "train"], values[places == split]
+            splits = np.array([split_of(row.tobytes()) for row in values + 0.0])  # + 0.0 turns -0 into 0
+            self._train, self.values = values[splits == "train"], values[splits == split]
         if not len(self.values):
             raise ValueError(f"{path} has too few rows: {len(values)}, and none in its split {split!r}; expected more")
         self.suffix = Path(path).suffix.lower()
@@ -217,22 +244,22 @@ class Table:
 
     @functools.cached_property
     def columns(self) -> Columns:
-        """Names, mean and scale, over the rows of the split "train", or over all where the split is None."""
+        """Names, means and scales, over the rows of the split "train", or over all rows if the split is None."""
         if len(self._train) < 2:
             raise ValueError(f"{self._path} has too few rows: {len(self._train)} for training; expected more")
         return learned(self._path, self.names, self._train, self._condition)
 
     @property
     def examples(self) -> dict[str, np.ndarray]:
-        """What a model sees of the rows."""
+        """The rows as a model sees them."""
         x, cond = self.columns.standardised(self.values)
         return {"x": x} if cond is None else {"x": x, "cond": cond}
 
 
 def _triangular(covariance: np.ndarray) -> np.ndarray:
-    """The triangular factor of a covariance (Cholesky), a column of zeros where one is a combination of those before.
+    """The Cholesky factor of a covariance, with a column of zeros for a linear combination of those before.
 
-    Its diagonal is the standard deviation of each column once those before it are known.
+    Its diagonal is the standard deviation of each column given those before it.
     """
     root, left = np.zeros_like(covariance), np.array(covariance)
     for i in range(len(left)):
@@ -252,7 +279,7 @@ def check_names(what: str, names) -> tuple[str, ...]:
 
 
 def learned(path, names: tuple[str, ...], rows: np.ndarray, condition: tuple[str, ...] = ()) -> Columns:
-    """The columns of a table, as the rows for training have them."""
+    """The columns of a table, with the means and scales of the training rows."""
     if constant := [name for name, spread in zip(names, np.ptp(rows, axis=0)) if spread == 0]:
         value = rows[0, names.index(constant[0])]
         raise ValueError(

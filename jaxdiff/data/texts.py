@@ -1,12 +1,12 @@
-"""Texts as a data set of categories: a long one cut into windows, or lines that each have an end.
+"""Texts as a data set of categories: a long text cut into windows, or lines that each have an end.
 
-Windows. The text is cut into blocks of 4,096 characters, which decide the split, and the blocks of a split that follow
-one another into windows of `length` tokens, without overlap. Where they do not come out even, the last window begins
-earlier, by so much that it is full: what it shares with the text before is given (weight 0), so that every token of the
-split counts once, and none is made up. It may reach back beyond the split, to what is given and never paid for.
+Windows. The text is cut into blocks of 4,096 characters, which decide the split. Consecutive blocks of a split are cut
+into windows of `length` tokens without overlap. If the last window would not be full, it begins earlier: the tokens
+that it shares with the text before are given (weight 0). Thus every token of the split counts exactly once, and there
+is no padding. The last window may reach back beyond the split; those tokens are given and not counted.
 
-Lines. A line is an example: its tokens, the end, and padding up to `length`. A model of lines is one of their lengths
-too: it draws the end and the padding after it, which costs next to nothing once the end is known.
+Lines. A line is an example: its tokens, the end, and padding up to `length`. A model of lines also models their
+lengths: it draws the end and the padding after it, which costs almost no bits once the end is known.
 """
 
 import dataclasses
@@ -21,21 +21,31 @@ from jaxdiff.data.splits import Split, check_split
 from jaxdiff.data.symbols import ALPHABET, Symbols, character_codes
 
 BLOCK = 4096  # characters
-CYCLE: dict[int, Split] = {9: "validation", 19: "test"}  # of twenty blocks; the others are for training
+CYCLE: dict[int, Split] = {9: "validation", 19: "test"}  # among every twenty blocks; the others are for training
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Texts:
-    """Texts as categories, one length for all; `jaxdiff.data.text` reads them.
+    """Texts as categories, one length for all. `jaxdiff.data.text` reads them from a file.
 
-    `batches(texts.examples, ...)` gives what a model sees of them.
+    Train on `batches(texts.examples, ...)`.
 
     Attributes:
-        tokens: int32 [n, length], values 0..symbols.categories-1.
-        weight: bool [n, length], False for what is given in an example, or is padding: the tokens where it is True are
-            those of the split, each once.
-        words: int64 [n], how many words begin among these tokens.
-        symbols: what tokens stand for.
+        tokens: int32 `[n, length]`, values 0..symbols.categories-1.
+        weight: bool `[n, length]`, False for tokens that are given, and for padding. Every token of the split is True
+            exactly once.
+        words: int64 `[n]`, the number of words that begin among the tokens of weight True.
+        symbols: what the tokens stand for.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "names.txt")
+        ...     _ = path.write_text("ann\\njohn\\n")
+        ...     texts = data.text(path, length=6, cut="lines")
+        >>> len(texts), texts.length, texts.decode(texts.tokens)
+        (2, 6, ['ann', 'john'])
     """
 
     tokens: np.ndarray
@@ -48,30 +58,30 @@ class Texts:
 
     @property
     def length(self) -> int:
-        """Tokens of an example."""
+        """The number of tokens of an example."""
         return self.tokens.shape[1]
 
     @property
     def categories(self) -> int:
-        """How many values a token has."""
+        """The number of values of a token."""
         return self.symbols.categories
 
     @property
     def examples(self) -> dict[str, np.ndarray]:
-        """{"x": tokens}, with "weight" where a window has tokens that are given.
+        """{"x": tokens}, and "weight" if a window has tokens that are given.
 
-        Padding after a line's end is part of x. For a model of p(line | its length), in which padding is given and
-        nothing is paid for it: {"x": texts.tokens, "weight": texts.weight}.
+        The padding after a line's end is part of x. For a model of p(line | its length), in which padding is given and
+        not counted, use {"x": texts.tokens, "weight": texts.weight}.
         """
         given = not (self.symbols.ended or self.weight.all())
         return {"x": self.tokens} | ({"weight": self.weight} if given else {})
 
     def encode(self, texts) -> np.ndarray:
-        """Texts as tokens [n, length], or [length] of one string, as `Symbols.encode` has it."""
+        """Convert texts to tokens [n, length], or a string to [length]; see `Symbols.encode`."""
         return self.symbols.encode(texts, self.length)
 
     def decode(self, tokens) -> Any:
-        """The texts of tokens [n, length], or the one of [length], as `Symbols.decode` has it."""
+        """Convert tokens [n, length] to texts, or [length] to a string; see `Symbols.decode`."""
         return self.symbols.decode(tokens)
 
 
@@ -83,25 +93,39 @@ def text(
     tokenizer: str | os.PathLike | None = None,
     cut: Literal["windows", "lines"] = "windows",
 ) -> Texts:
-    """The text of a file in UTF-8 as examples of `length` tokens.
+    """Read a text file as examples of `length` tokens.
 
-        bible = jd.data.text("kjv.txt", 128, "train")           # a to z and space: 27 categories
-        names = jd.data.text("names.txt", 16, cut="lines")      # a name is a line: it has an end, and padding after it
-        names.decode(names.tokens[:3]), names.encode(["ann", "jo__"])
+    A line break at the end of the file is dropped if the alphabet lacks it.
 
     Args:
-        length: tokens of an example; of lines the longest and its end must fit.
-        split: "train", "validation" or "test": of every twenty blocks of 4,096 characters the 20th is for testing, the
-            10th for validation, the others for training; a line is in the block where it begins. None for all.
-        alphabet: the characters of the text, which are the categories in this order; a to z and space unless given.
+        path: the file, in UTF-8.
+        length: tokens per example; for lines, the longest line and its end must fit.
+        split: "train", "validation" or "test"; None for all. Of every twenty blocks of 4,096 characters the 10th is for
+            validation, the 20th for testing, and the others for training. A line belongs to the block in which it
+            begins.
+        alphabet: the characters of the text, which are the categories in this order; None means a to z and space.
         tokenizer: the file of a tokenizer (Hugging Face's tokenizer.json), whose ids are the categories, in place of an
             alphabet. Needs the extra `jaxdiff[text]`.
-        cut: "windows" of one long text, or its "lines", without the empty ones.
+        cut: "windows" of one long text, or its "lines" without the empty ones.
 
-    A line break at the end of the file counts unless the alphabet lacks it. Raises ValueError for a character outside
-    of the alphabet, the first one shown, with an alphabet of the file's own to paste; for a text that is not UTF-8, a
-    line that is too long, a text with fewer tokens than one example, a split without any, and an alphabet beside a
-    tokenizer; FileNotFoundError where there is no file.
+    Returns:
+        `Texts`.
+
+    Raises:
+        ValueError: if a character is not in the alphabet (the message has an alphabet to paste), the text is not UTF-8,
+            a line is too long, the text is shorter than one example, the split is empty, or both `alphabet` and
+            `tokenizer` are given.
+        FileNotFoundError: if there is no such file.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from jaxdiff import data
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "mine.txt")
+        ...     _ = path.write_text("in the beginning")
+        ...     texts = data.text(path, length=8)
+        >>> texts.tokens.shape, texts.categories, texts.decode(texts.tokens[0])
+        ((2, 8), 27, 'in the b')
     """
     path, length = check_path("path", path), check_whole("length", length)
     check_split(split)
@@ -116,7 +140,7 @@ def text(
     if symbols.alphabet and "\n" not in symbols.alphabet:
         whole = whole.removesuffix("\n")
     if not whole.strip():
-        raise ValueError(f"{path} has no text in it")
+        raise ValueError(f"{path} is empty; expected a text")
     symbols.check(whole, str(path), beside="\n" if cut == "lines" else "")
     make = _lines if cut == "lines" else _windows
     tokens, weight, words = (np.concatenate(parts) for parts in zip(*make(path, whole, length, split, symbols)))
@@ -125,20 +149,20 @@ def text(
 
 def _read(path) -> str:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a file of text")
+        raise FileNotFoundError(f"{path} does not exist; expected a text file")
     try:
         return check_file(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as UTF-8") from None
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
 
 
 def _split_of(character: int) -> Split:
-    """The split of the character at that place."""
+    """The split of the character at that index."""
     return CYCLE.get(character // BLOCK % 20, "train")
 
 
 def _runs(n: int, split: Split | None) -> list[tuple[int, int]]:
-    """Where a text of n characters changes from one split to the next: parts [start, stop) that follow one another."""
+    """The consecutive parts [start, stop) of a text of n characters, each in one split."""
     if split is None:
         return [(0, n)]
     blocks = range(0, n, BLOCK)
@@ -164,8 +188,8 @@ def _windows(path, whole: str, length: int, split: Split | None, symbols: Symbol
                 f"length = {length}, but {path} has {stop} {symbols.noun}s up to the end of the first part of its "
                 f"split {split!r}; give a smaller length, or a longer text"
             )
-        at = np.unique(np.append(np.arange(first, stop - length + 1, length), stop - length))  # the last is full, too
-        paid = np.append(first, at[:-1] + length)  # from where on tokens were not counted before
+        at = np.unique(np.append(np.arange(first, stop - length + 1, length), stop - length))  # all windows are full
+        paid = np.append(first, at[:-1] + length)  # the first token of each window that was not counted before
         index = at[:, None] + np.arange(length)
         weight = index >= paid[:, None]
         yield ids[index], weight, (words[index] * weight).sum(1)
@@ -193,7 +217,7 @@ def _lines(path, whole: str, length: int, split: Split | None, symbols: Symbols)
         if len(ids) >= length:
             raise ValueError(
                 f"{path}, line {number} has {len(ids)} {symbols.noun}s, {line!r:.40}; expected at most {length - 1}, "
-                f"and its end: give a length of {1 + max(len(ids) for ids, _ in known)}, which all lines have room in"
+                f"and its end: give a length of {1 + max(len(ids) for ids, _ in known)}, in which all lines fit"
             )
         row[: len(ids) + 1] = np.append(ids, symbols.size)
     words = np.array([_word_starts(line).sum() for _, line in kept], np.int64)
@@ -201,7 +225,7 @@ def _lines(path, whole: str, length: int, split: Split | None, symbols: Symbols)
 
 
 def _word_starts(text: str) -> np.ndarray:
-    """Where a word begins: a character that is no space, after one that is, or none. int64 [n]."""
+    """1 where a word begins, a character other than space after a space or at the start, and 0 elsewhere: int64 [n]."""
     spaces = character_codes("".join(character for character in set(text) if character.isspace()))
     dark = ~np.isin(character_codes(text), spaces)
     return (dark & ~np.append(False, dark[:-1])).astype(np.int64)

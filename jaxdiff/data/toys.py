@@ -1,7 +1,7 @@
 """Toy distributions in the plane, of roughly unit scale: `toy(key, n) -> float32 [n, 2]`.
 
-Point i depends on the key and on i alone: `toy(key, 10)` is the first ten points of `toy(key, 100)`. Each
-raises ValueError for n < 1 or a noise below 0 (traced, NaN).
+Point i depends on the key and on i alone: `toy(key, 10)` are the first ten points of `toy(key, 100)`. Each function
+raises ValueError for n < 1 or a noise below 0; under tracing a noise below 0 gives NaN.
 """
 
 import math
@@ -14,10 +14,25 @@ from jaxdiff.arrays import check_key, check_room, check_scalar, check_whole
 
 
 def two_moons(key: jax.Array, n: int, noise: float = 0.1) -> jax.Array:
-    """Two interleaved half circles of radius 1, with Gaussian noise of standard deviation `noise`."""
+    """Draw points from two interleaved half circles of radius 1.
+
+    Args:
+        key: one typed key.
+        n: the number of points.
+        noise: the standard deviation of Gaussian noise around the curves.
+
+    Returns:
+        float32 `[n, 2]`.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import data
+        >>> data.two_moons(jax.random.key(0), 100).shape
+        (100, 2)
+    """
     which, along, around, noise = _keys(key, n, noise)
     angle = jnp.pi * _uniform(along, n)
-    sign = jax.random.rademacher(which, (n, 1), jnp.float32)  # the second moon is the first, turned about
+    sign = jax.random.rademacher(which, (n, 1), jnp.float32)  # -1 turns the first moon into the second
     points = sign * (_polar(1.0, angle) - jnp.float32([0.5, 0.25]))
     return points + noise * _normal(around, n)
 
@@ -26,21 +41,60 @@ _RADIUS, _NOISE = math.sqrt(2), 0.1
 
 
 def eight_gaussians(key: jax.Array, n: int) -> jax.Array:
-    """Eight Gaussians of standard deviation 0.1, evenly spaced on a circle of radius √2."""
+    """Draw points from eight Gaussians of standard deviation 0.1, evenly spaced on a circle of radius √2.
+
+    Args:
+        key: one typed key.
+        n: the number of points.
+
+    Returns:
+        float32 `[n, 2]`.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import data
+        >>> data.eight_gaussians(jax.random.key(0), 100).shape
+        (100, 2)
+    """
     which, _, around, _ = _keys(key, n)
     angle = jnp.pi / 4 * jax.random.randint(which, (n,), 0, 8)
     return _polar(_RADIUS, angle) + _NOISE * _normal(around, n)
 
 
 def eight_gaussians_mixture() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights [8], means [8, 2], covariances [8, 2, 2] of `eight_gaussians`, for `jd.exact.Mixture`."""
+    """Return the parameters of `eight_gaussians`, for `jaxdiff.exact.Mixture`.
+
+    Returns:
+        Weights `[8]`, means `[8, 2]` and covariances `[8, 2, 2]`.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Mixture(jd.VP(), *jd.data.eight_gaussians_mixture())
+        >>> denoiser.means.shape
+        (8, 2)
+    """
     angle = np.pi / 4 * np.arange(8)
     means = _RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return np.full(8, 1 / 8), means, np.tile(_NOISE**2 * np.eye(2), (8, 1, 1))
 
 
 def checkerboard(key: jax.Array, n: int) -> jax.Array:
-    """Uniform on the eight squares of one colour of a 4 x 4 board over [-2, 2]²: the density is 1/8 there."""
+    """Draw points uniformly from the eight squares of one colour of a 4 x 4 board on [-2, 2]²; their density is 1/8.
+
+    Args:
+        key: one typed key.
+        n: the number of points.
+
+    Returns:
+        float32 `[n, 2]`.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import data
+        >>> x = data.checkerboard(jax.random.key(0), 100)
+        >>> bool((abs(x) <= 2).all())
+        True
+    """
     which, inside, _, _ = _keys(key, n)
     square = jax.random.randint(which, (n,), 0, 8)
     row, column = square // 2, square % 2 * 2
@@ -49,14 +103,47 @@ def checkerboard(key: jax.Array, n: int) -> jax.Array:
 
 
 def swiss_roll(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
-    """A spiral of one and a half turns, the 3-D roll's cross-section over 7 (Marsland 2009, chapter 6)."""
+    """Draw points from a spiral of one and a half turns: the cross-section of the 3-D swiss roll, divided by 7.
+
+    Args:
+        key: one typed key.
+        n: the number of points.
+        noise: the standard deviation of Gaussian noise around the curve.
+
+    Returns:
+        float32 `[n, 2]`.
+
+    Source:
+        Marsland 2009, "Machine learning: an algorithmic perspective", chapter 6.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import data
+        >>> data.swiss_roll(jax.random.key(0), 100).shape
+        (100, 2)
+    """
     _, along, around, noise = _keys(key, n, noise)
     angle = 1.5 * jnp.pi * (1 + 2 * _uniform(along, n))
     return _polar(angle / 7, angle) + noise * _normal(around, n)
 
 
 def s_curve(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
-    """The letter S, three quarters of a circle twice: the cross-section of the 3-D S-curve."""
+    """Draw points from the letter S, two arcs of three quarters of a circle: the cross-section of the 3-D S-curve.
+
+    Args:
+        key: one typed key.
+        n: the number of points.
+        noise: the standard deviation of Gaussian noise around the curve.
+
+    Returns:
+        float32 `[n, 2]`.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import data
+        >>> data.s_curve(jax.random.key(0), 100).shape
+        (100, 2)
+    """
     _, along, around, noise = _keys(key, n, noise)
     angle = 3 * jnp.pi * (_uniform(along, n) - 0.5)
     points = jnp.stack([jnp.sin(angle), jnp.sign(angle) * (jnp.cos(angle) - 1)], axis=1)
@@ -64,7 +151,25 @@ def s_curve(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
 
 
 def pinwheel(key: jax.Array, n: int) -> jax.Array:
-    """Five Gaussian arms, each point turned by exp(r)/4 at radius r (Johnson et al. 2016, figure 2)."""
+    """Draw points from five Gaussian arms; a point at radius r is rotated by exp(r)/4.
+
+    Args:
+        key: one typed key.
+        n: the number of points.
+
+    Returns:
+        float32 `[n, 2]`.
+
+    Source:
+        Johnson et al. 2016, "Composing graphical models with neural networks for structured representations and fast
+        inference", figure 2.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import data
+        >>> data.pinwheel(jax.random.key(0), 100).shape
+        (100, 2)
+    """
     which, _, around, _ = _keys(key, n)
     arm = jnp.float32([1.0, 0.0]) + jnp.float32([0.3, 0.1]) * _normal(around, n)
     angle = 2 * jnp.pi / 5 * jax.random.randint(which, (n,), 0, 5) + jnp.exp(arm[:, 0]) / 4
@@ -74,7 +179,23 @@ def pinwheel(key: jax.Array, n: int) -> jax.Array:
 
 
 def circles(key: jax.Array, n: int, noise: float = 0.05) -> jax.Array:
-    """Two concentric circles of radius 1.5 and 0.75, half of the points on each."""
+    """Draw points from two concentric circles of radius 1.5 and 0.75, each with probability 1/2.
+
+    Args:
+        key: one typed key.
+        n: the number of points.
+        noise: the standard deviation of Gaussian noise around the circles.
+
+    Returns:
+        float32 `[n, 2]`.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import data
+        >>> x = data.circles(jax.random.key(0), 100, noise=0.0)
+        >>> sorted({round(float(radius), 3) for radius in (x**2).sum(1) ** 0.5})
+        [0.75, 1.5]
+    """
     which, along, around, noise = _keys(key, n, noise)
     radius = jnp.where(jax.random.bernoulli(which, shape=(n,)), 1.5, 0.75).astype(jnp.float32)
     return _polar(radius, 2 * jnp.pi * _uniform(along, n)) + noise * _normal(around, n)
@@ -87,7 +208,7 @@ def _arc(centre, radii, start: float, stop: float) -> np.ndarray:
 
 
 def _cat_strokes() -> list[np.ndarray]:
-    """The drawing as polylines [points, 2]; what has no mirror image of its own is drawn once for each side."""
+    """The drawing as polylines [points, 2]; strokes of the right half are mirrored to the left."""
     head, radii = (0.0, -0.25), (1.5, 1.3)
     right = [
         np.concatenate([_arc(head, radii, -90, 33), [[1.5, 1.85]], _arc(head, radii, 67, 90)]),  # half the head, an ear
@@ -101,11 +222,26 @@ def _cat_strokes() -> list[np.ndarray]:
 
 
 def cat(key: jax.Array, n: int, noise: float = 0.02) -> jax.Array:
-    """The face of a cat: points spread evenly along its lines, with Gaussian noise of standard deviation `noise`."""
+    """Draw points from the face of a cat, uniformly along the lines of the drawing.
+
+    Args:
+        key: one typed key.
+        n: the number of points.
+        noise: the standard deviation of Gaussian noise around the lines.
+
+    Returns:
+        float32 `[n, 2]`.
+
+    Examples:
+        >>> import jax
+        >>> from jaxdiff import data
+        >>> data.cat(jax.random.key(0), 100).shape
+        (100, 2)
+    """
     _, along, around, noise = _keys(key, n, noise)
     strokes = _cat_strokes()
     steps = [np.linalg.norm(np.diff(stroke, axis=0, prepend=stroke[:1]), axis=1) for stroke in strokes]
-    length = np.concatenate(steps).cumsum()  # no step leads from one stroke to the next
+    length = np.concatenate(steps).cumsum()  # the jump to the first point of a stroke has length 0
     at = length[-1] * _uniform(along, n)
     x, y = np.concatenate(strokes).T
     points = jnp.stack([jnp.interp(at, length, x), jnp.interp(at, length, y)], axis=1).astype(jnp.float32)

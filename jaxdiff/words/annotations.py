@@ -1,4 +1,4 @@
-"""What the annotation of a field says of the values it takes."""
+"""Reads the annotation of a field: which values it takes."""
 
 import collections.abc
 import types
@@ -12,7 +12,7 @@ TUPLES = (tuple, list, collections.abc.Sequence)
 
 
 def members(kind: Any) -> list:
-    """The alternatives of a union, or what is none alone."""
+    """The alternatives of a union; a list of one for anything else."""
     if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
         return [one for part in get_args(kind) for one in members(part)]
     return [kind]
@@ -25,7 +25,7 @@ def bare(kind: Any) -> Any:
 
 
 def as_constant(value: Any, kind: Any) -> Any:
-    """A constant as one alternative of an annotation takes it; `NOTHING` where it does not."""
+    """A constant converted for one alternative of an annotation; `NOTHING` if it does not fit."""
     if get_origin(kind) is Literal:
         return value if any(type(value) is type(one) and value == one for one in get_args(kind)) else NOTHING
     if kind is float and type(value) is int:
@@ -37,7 +37,7 @@ def as_constant(value: Any, kind: Any) -> Any:
 
 
 def parts_of(kind: Any, n: int) -> list | None:
-    """The annotations of n parts of a tuple; None where an annotation is of no tuple so long."""
+    """The annotations of the n elements of a tuple; None if the annotation is not a tuple of that length."""
     if kind is np.ndarray:
         return [float] * n
     arguments = get_args(kind)

@@ -1,4 +1,4 @@
-"""Text as a syntax tree of calls, names, constants and tuples, read by `ast` and never evaluated."""
+"""Parses text into a syntax tree of calls, names, constants and tuples, by `ast`, without evaluating it."""
 
 import ast
 import dataclasses
@@ -6,12 +6,12 @@ import math
 import warnings
 from typing import Any
 
-LENGTH, DEPTH = 10_000, 20  # characters of a text, and brackets within brackets
+LENGTH, DEPTH = 10_000, 20  # the most characters of a text, and the deepest nesting of brackets
 NOTHING: Any = object()
 
 
 class Refused(Exception):
-    """Why a text is refused; `signed` once the fields of the word at fault stand in it."""
+    """The reason why a text is rejected; `signed` if it already lists the fields of the word at fault."""
 
     def __init__(self, reason: str, signed: bool = False):
         super().__init__(" ".join(reason.split()))
@@ -20,19 +20,19 @@ class Refused(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A text, from which a node of its tree is shown."""
+    """A text, of which parts are quoted in messages."""
 
     text: str
 
     def of(self, node: ast.expr) -> str:
-        """The text of a node, in at most 60 characters, all of them printable."""
+        """The text of a node, in at most 60 printable characters."""
         text = " ".join((ast.get_source_segment(self.text.lstrip(), node) or "").split())
         text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
         return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def tree_of(text: str) -> ast.expr:
-    """The syntax tree of a text that is neither long nor deep."""
+    """The syntax tree of a text. Raises Refused if it is too long, too deep or not a Python expression."""
     if len(text) > LENGTH:
         raise Refused(f"{len(text)} characters; expected at most {LENGTH}")
     depth = 0
@@ -41,7 +41,7 @@ def tree_of(text: str) -> ast.expr:
         if depth > DEPTH:
             raise Refused(f"brackets within brackets; expected at most {DEPTH} deep")
     try:
-        with warnings.catch_warnings(action="error"):  # of doubtful escapes
+        with warnings.catch_warnings(action="error"):  # such as invalid escapes
             return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "it cannot be read"
@@ -64,7 +64,7 @@ def constant_of(node: ast.expr) -> Any:
 
 
 def written_number(value: float) -> str:
-    """The shortest text that is read as the same float, without a point where it is whole."""
+    """The shortest text that is parsed as the same float, without a decimal point if it is whole."""
     value = float(value)
     if math.isnan(value):
         raise TypeError("nan cannot be written in words; expected a number")

@@ -1,4 +1,4 @@
-"""A function or class with some of its arguments, and what its signature says of the others."""
+"""A function or class with some of its arguments, and the signature of the others."""
 
 import dataclasses
 import inspect
@@ -10,11 +10,27 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A function or class with some of its arguments; the others are given when it is called: `recipe(**others)`.
+    """A function or class with some of its arguments; `recipe(**others)` calls it with the others.
 
-    `arguments` is a mapping, kept as pairs in the order of the signature without those that equal a default, so that
-    recipes compare by what they make. A subclass is a kind, whose `supplied` names the arguments that the caller gives.
-    Raises TypeError for an argument that `make` does not take, or that is supplied.
+    A subclass is a kind of recipe, such as a network; its `supplied` names the arguments that the caller gives.
+
+    Args:
+        make: the function or class.
+        arguments: a mapping of arguments. It is kept as pairs in the order of the signature, without those that equal a
+            default, so that recipes are equal if they make the same.
+
+    Raises:
+        TypeError: if `make` does not take an argument, or the caller supplies it.
+
+    Examples:
+        >>> from jaxdiff.words import Recipe
+        >>> class Power(Recipe):
+        ...     supplied = ("base",)
+        >>> def power(base, exponent=2):
+        ...     return base**exponent
+        >>> cube = Power(power, {"exponent": 3})
+        >>> cube(base=2), cube.asks, cube.values
+        (8, ('base',), {'exponent': 3})
     """
 
     make: Callable[..., Any]
@@ -26,24 +42,24 @@ class Recipe:
         given = dict(self.arguments)
         defaults = defaults_of(self.make)
         if unknown := [name for name in given if name not in defaults or name in self.supplied]:
-            raise TypeError(f"{self.make.__name__} has no argument {unknown[0]} to be given beforehand")
+            raise TypeError(f"{self.make.__name__} has no argument {unknown[0]} that can be given beforehand")
         kept = {name: _hashable(given[name]) for name in defaults if name in given}
         pairs = tuple((name, value) for name, value in kept.items() if value != defaults[name])
         object.__setattr__(self, "arguments", pairs)
 
     @property
     def asks(self) -> tuple[str, ...]:
-        """Which of the supplied arguments `make` takes."""
+        """Those of the supplied arguments that `make` takes."""
         return tuple(name for name in defaults_of(self.make) if name in self.supplied)
 
     @property
     def values(self) -> dict[str, Any]:
-        """The arguments that are not supplied, defaults among them."""
+        """The arguments that are not supplied, including defaults."""
         own = {name: value for name, value in defaults_of(self.make).items() if name not in self.supplied}
         return {name: value for name, value in (own | dict(self.arguments)).items() if value is not REQUIRED}
 
     def __call__(self, **supplied) -> Any:
-        """What `make` makes of its arguments and `supplied`."""
+        """Call `make` with the arguments of the recipe and `supplied`."""
         return self.make(**dict(self.arguments), **supplied)
 
 
@@ -64,7 +80,7 @@ def hints_of(make: Callable, names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_recipe(kind: Any) -> bool:
-    """Whether a kind is of recipes, rather than of the objects that its words make."""
+    """Whether the words of a kind make recipes, rather than objects of that kind."""
     return isinstance(kind, type) and issubclass(kind, Recipe)
 
 

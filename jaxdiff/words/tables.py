@@ -1,4 +1,4 @@
-"""Tables of words, and the texts and values that they stand between."""
+"""Tables of words, and the conversion between texts and values."""
 
 import ast
 import dataclasses
@@ -16,7 +16,19 @@ from jaxdiff.words.recipe import REQUIRED, defaults_of, hints_of, is_recipe
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The words of one kind: what makes each, and what one of them is called in a message ("a process")."""
+    """The words of one kind.
+
+    Args:
+        noun: what a word is called in messages, with its article: "a process".
+        makers: the class or function of each word.
+
+    Examples:
+        >>> from fractions import Fraction
+        >>> from jaxdiff.words import Table
+        >>> table = Table("a number", {"fraction": Fraction})
+        >>> table.makers["fraction"](1, 2)
+        Fraction(1, 2)
+    """
 
     noun: str
     makers: Mapping[str, Callable[..., Any]]
@@ -24,7 +36,19 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A field of a word: its name, its annotation, and its default or `REQUIRED`."""
+    """A field of a word, as `Vocabulary.parameters` returns it.
+
+    Attributes:
+        name: the name of the field.
+        kind: its annotation.
+        default: its default, or `REQUIRED`.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> from jaxdiff.vocabulary import WORDS
+        >>> WORDS.parameters(jd.Process, "vp")["beta_min"]
+        Parameter(name='beta_min', kind=<class 'float'>, default=0.1)
+    """
 
     name: str
     kind: Any
@@ -33,18 +57,36 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Tables of words by kind; a kind is a class, and objects of it or a `Recipe` are what its words make.
+    """Tables of words by kind, which parse texts and write values.
 
-    `names` are the modules that annotations in quotes refer to.
+    Args:
+        tables: a table for each kind. A kind is a class, whose words make objects of it, or a subclass of `Recipe`.
+        names: the modules that annotations in quotes refer to.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> from jaxdiff.words import Table, Vocabulary
+        >>> words = Vocabulary({jd.Process: Table("a process", {"vp": jd.VP, "edm": jd.EDM})})
+        >>> words.parse("edm(sigma_max=160)", jd.Process).sigma_max
+        160.0
+        >>> words.write(jd.EDM(sigma_max=160.0), jd.Process)
+        'edm(sigma_max=160)'
     """
 
     tables: Mapping[Any, Table]
     names: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def parse(self, text: str, kind: Any, name: str = "") -> Any:
-        """The value of `text` under the annotation `kind`; `name` is the setting's, for errors.
+        """Parse a text.
 
-        Raises ValueError, in one line, for a text that is none of that kind; TypeError for what is no text.
+        Args:
+            text: a word, such as "vp", a call, such as "edm(sigma_max=160)", or a constant.
+            kind: the annotation of the value.
+            name: the name of the setting, for messages.
+
+        Raises:
+            ValueError: if the text is not of that kind; the message is one line.
+            TypeError: if it is not a string.
         """
         if not isinstance(text, str):
             raise TypeError(f"{name or 'text'} = {said(text)}; expected text, such as {self._expected(kind)}")
@@ -55,10 +97,16 @@ class Vocabulary:
             raise ValueError(f"{given}: {refused}") from None
 
     def write(self, value: Any, kind: Any, whole: bool = False) -> str:
-        """The text of `value`, of the annotation `kind`: what differs from the defaults, or with `whole` every field.
+        """Write a value as text, which `parse` reads back.
 
-        A text that is kept is `whole`, since a default may be another one in a later version. Raises TypeError for what
-        no word makes.
+        Args:
+            value: a value of the annotation `kind`.
+            kind: the annotation.
+            whole: whether to write every field, not only those that differ from their defaults. Write texts that are
+                kept `whole`, since a later version may change a default.
+
+        Raises:
+            TypeError: if no word makes the value.
         """
         for one in members(kind):
             if (text := self._written(value, one, whole)) is not None:
@@ -66,19 +114,19 @@ class Vocabulary:
         raise TypeError(f"{said(value)} cannot be written in words; expected {self._expected(kind)}")
 
     def describe(self, kind: Any) -> list[str]:
-        """Every word of a kind with its fields and their defaults: "edm(sigma_min=0.002, sigma_max=80, rho=7)"."""
+        """Every word of a kind, with its fields and defaults: "edm(sigma_min=0.002, sigma_max=80, rho=7)"."""
         return [self._signature(one, word) for one in self._kinds(kind) for word in self.tables[one].makers]
 
     def has(self, kind: Any) -> bool:
-        """Whether words can be of the annotation `kind`."""
+        """Whether the annotation `kind` has words."""
         return bool(self._kinds(kind))
 
     def nouns(self, kind: Any) -> list[str]:
-        """What words of the annotation `kind` are called, without articles: ["process"]."""
+        """The nouns of the annotation `kind`, without articles: ["process"]."""
         return [self.tables[one].noun.split(" ", 1)[1] for one in self._kinds(kind)]
 
     def parameters(self, kind: Any, word: str) -> dict[str, Parameter]:
-        """The fields of a word that can be written, in order."""
+        """The fields of a word that text can set, in order."""
         make = self.tables[kind].makers[word]
         hints = hints_of(make, self.names)
         supplied = kind.supplied if is_recipe(kind) else ()
@@ -162,7 +210,7 @@ class Vocabulary:
     # Writing
 
     def _written(self, value: Any, kind: Any, whole: bool) -> str | None:
-        """The text of `value` under one alternative; None where it is none of it."""
+        """The text of `value` under one alternative of an annotation; None if it does not fit."""
         if hasattr(value, "dtype") and np.ndim(value) == 0:
             value = value.item()
         if kind is type(None) or kind is bool or kind is str:
@@ -207,11 +255,11 @@ class Vocabulary:
     # Kinds
 
     def _kinds(self, kind: Any) -> list:
-        """The kinds of the tables among the alternatives of an annotation."""
+        """The alternatives of an annotation that have a table."""
         return [kind for kind in map(bare, members(kind)) if kind in self.tables]
 
     def _can_be_written(self, kind: Any) -> bool:
-        """Whether an annotation has alternatives that words make, other than None."""
+        """Whether text can be of an annotation, other than None."""
         plain = bool, int, float, str, np.ndarray
         return any(one in plain or get_origin(one) in (Literal, *TUPLES) or self._kinds(one) for one in members(kind))
 

@@ -238,7 +238,7 @@ def test_a_file_that_is_no_picture_is_named_or_left_out(tmp_path, make, header):
     for name in ("a", "c"):
         save(tmp_path / "k" / f"{name}.png", noise(8, 8, 3))
     make(tmp_path / "k" / "b.png")
-    message = rf"^{tmp_path}/k/b.png is damaged or no picture \(.+\)[^\n]*$"
+    message = rf"^{tmp_path}/k/b.png is damaged or not a picture \(.+\)[^\n]*$"
     total = message[:-1] + r", the first of 1 such files among 3; .*on_corrupt=\"skip\""
     if header:
         with pytest.raises(ValueError, match=total):
@@ -374,9 +374,12 @@ def link_folder(folder):
         (link_folder, r"class is a link to a folder, which is not followed"),
         (lambda folder: os.mkfifo(folder / "x.png"), r"x.png is not a file in"),
         (lambda folder: (folder / "x.png").symlink_to("nothing.png"), r"x.png is not a file in"),
-        (lambda folder: save(folder / "k" / "b.png", noise(8, 8)), r"1 pictures beside its classes k, the first a.png"),
+        (
+            lambda folder: save(folder / "k" / "b.png", noise(8, 8)),
+            r"1 pictures next to its classes k, the first a.png",
+        ),
         (lambda folder: os.remove(folder / "a.png"), r"has no pictures; expected files that end in .bmp, .jpeg"),
-        (lambda folder: (folder / "a.png").write_bytes(b""), r"all 1 files in .* were left out; .*a.png is damaged"),
+        (lambda folder: (folder / "a.png").write_bytes(b""), r"all 1 files in .* were skipped; .*a.png is damaged"),
     ],
 )
 def test_a_folder_that_is_not_what_it_seems_is_refused(tmp_path, make, message):

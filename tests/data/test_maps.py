@@ -71,7 +71,7 @@ def test_emoji_are_the_font_s_pictures_on_white_in_the_nearest_colours(folder):
     font_of([png((*RED, 255), 8, 8)] * 2, kind=18), font_of([b"GIF89a"] * 2)])  # fmt: skip
 def test_a_font_without_such_pictures_is_refused_by_name(tmp_path, content):
     (tmp_path / emoji.FONT).write_bytes(content)
-    with pytest.raises(ValueError, match="NotoColorEmoji.ttf is no font with a picture for each emoji"):
+    with pytest.raises(ValueError, match="NotoColorEmoji.ttf is not a font with a picture per emoji"):
         maps("emoji", folder=tmp_path)
     with pytest.raises(FileNotFoundError, match="apt-get install fonts-noto-color-emoji"):
         maps("emoji", folder=tmp_path / "nowhere")

@@ -41,7 +41,7 @@ def test_a_gap_that_a_filter_left_is_named():
     gaps = examples().filter(lambda batch: batch["x"][0, 0] > 12)
     missing = next(i for i in range(5) if gaps[i] is None)
     first = next(batch for batch in (gaps[i] for i in range(5)) if batch is not None)
-    with pytest.raises(TypeError, match=rf"batches\[{missing}\] is None, as where a filter left a gap"):
+    with pytest.raises(TypeError, match=rf"batches\[{missing}\] is None, such as a gap that a filter leaves"):
         list(itertools.islice(read_from(by_step(gaps), 0, first), 6))
 
 
@@ -71,7 +71,7 @@ ONE_WAY = {
 
 @pytest.mark.parametrize("batches", ONE_WAY.values(), ids=ONE_WAY)
 def test_what_can_only_be_read_forwards_is_refused(batches):
-    with pytest.raises(TypeError, match=r"has no batch for a step.*jaxdiff\.data\.batches"):
+    with pytest.raises(TypeError, match=r"has no random access.*jaxdiff\.data\.batches"):
         by_step(batches)
 
 
@@ -95,7 +95,7 @@ NO_BATCH = [
     ("x", TypeError, r"batches\[0\] is a str; expected a dict"),
     ({"x": X.tolist()}, TypeError, r"batches\[0\]\['x'\] is a builtins.list; expected a NumPy array: .*asarray"),
     ({"x": Tensor()}, TypeError, r"batches\[0\]\['x'\] is a .*Tensor; expected a NumPy array: give its .numpy\(\)"),
-    ({"x": np.ma.masked_greater(X, 9)}, TypeError, r"\['x'\] is a masked array, whose mask nothing reads"),
+    ({"x": np.ma.masked_greater(X, 9)}, TypeError, r"\['x'\] is a masked array, whose mask is not read"),
     ({"x": X, 3: X}, TypeError, r"batches\[0\] has the name 3; expected strings"),
     ({"x": {"y": X}}, TypeError, r"is a builtins.dict; expected a NumPy array"),
     ({"x": np.array(["a"])}, TypeError, "has dtype <U1; expected numbers"),
@@ -115,7 +115,7 @@ def test_a_tensor_of_torch_is_named():
     with pytest.raises(TypeError, match=r"is a torch.Tensor; expected a NumPy array: give its .numpy\(\)"):
         first_batch([{"x": torch.zeros(4, 2)}])
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(8, 2)), batch_size=4)
-    with pytest.raises(TypeError, match=r"torch\.utils\.data.*DataLoader, which has no batch for a step"):
+    with pytest.raises(TypeError, match=r"torch\.utils\.data.*DataLoader, which has no random access"):
         by_step(loader)
 
 

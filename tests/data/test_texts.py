@@ -133,13 +133,13 @@ def test_symbols_are_json(pieces):
 
 
 REFUSED = [
-    ("ann\nJo x\nQ", {"cut": "lines"}, r"has 'J' in line 2, place 1, .*alphabet=' JQanox'"),
+    ("ann\nJo x\nQ", {"cut": "lines"}, r"has 'J' in line 2, column 1, .*alphabet=' JQanox'"),
     ("ann jo", {"length": 7}, "length = 7, but .* has 6 characters up to the end"),
     ("ann jo", {"split": "test"}, "has 6 characters, too few for a split 'test'"),
     ("ann\njohannes", {"cut": "lines", "length": 8}, "line 2 has 8 characters, 'johannes'; expected at most 7.*of 9"),
     ("ann\n", {"cut": "lines", "split": "validation"}, "none in its split 'validation'"),
-    ("\n \n", {"alphabet": "\n "}, "has no text in it"),
-    (b"\xff\xfe", {}, "is no text in UTF-8"),
+    ("\n \n", {"alphabet": "\n "}, "is empty; expected a text"),
+    (b"\xff\xfe", {}, "is not UTF-8"),
     ("ann", {"alphabet": "an", "tokenizer": "x.json"}, "expected one of them"),
 ]
 
@@ -155,7 +155,7 @@ def test_texts_and_tokens_that_do_not_fit_are_refused():
     lines = Symbols("ab", ended=True)
     with pytest.raises(ValueError, match="text 1 has 4 characters, its end included; expected at most 3"):
         lines.encode(["a", "aba"], 3)
-    with pytest.raises(ValueError, match=r"text 0 has 'c' in line 1, place 2"):
+    with pytest.raises(ValueError, match=r"text 0 has 'c' in line 1, column 2"):
         lines.encode("ac", 3)
     with pytest.raises(TypeError, match="texts = 3"):
         lines.encode(3, 3)

@@ -162,7 +162,7 @@ def test_a_grain_pipeline_of_one_epoch_goes_on_through_epochs_and_restarts(tmp_p
     ("batches", "error", "message"),
     [
         ([Batches()[0]] * 15, ValueError, r"batches\[39\] does not exist; .* has 15 batches for steps = 40"),
-        ((batch for batch in [Batches()[0]]), TypeError, "a builtins.generator, which has no batch for a step"),
+        ((batch for batch in [Batches()[0]]), TypeError, "a builtins.generator, which has no random access"),
         ([tuple(Batches()[0].values())] * 40, TypeError, r"batches\[0\] is a tuple; expected a dict of arrays"),
         ([Batches()[0], {"x": Batches()[1]["x"][:4]}] * 20, ValueError, r"batches\[1\] is x float32\[4, 3\]; expected"),
     ],
