@@ -6,7 +6,7 @@ A run's folder keeps it as config.json, with one entry per setting: {"process": 
 
 import dataclasses
 import os
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import jaxdiff as jd
 from jaxdiff.arrays import check_path, check_scalar, check_whole, read_json, said
@@ -76,6 +76,26 @@ class Config:
     learning_rate: float = _setting(3e-3, above=0)
     ema_decay: float = _setting(0.999, least=0, below=1)
     seed: int = _setting(0, least=0, most=LARGEST_SEED)
+
+    if TYPE_CHECKING:  # a word may be given as text; what is read is the object
+
+        def __init__(
+            self,
+            data: Data | str | None = ...,
+            condition: tuple[str, ...] = ...,
+            dropout: float | None = ...,
+            flip: bool = ...,
+            network: Network | str | None = ...,
+            dtype: Literal["float32", "bfloat16"] = ...,
+            process: Noise | jd.Process | str | None = ...,
+            parameterization: Literal["data", "noise", "score", "v", "velocity", "edm", "leave_one_out"] | None = ...,
+            loss: Loss | str | None = ...,
+            steps: int = ...,
+            batch_size: int = ...,
+            learning_rate: float = ...,
+            ema_decay: float = ...,
+            seed: int = ...,
+        ) -> None: ...
 
     def __post_init__(self):
         kinds = get_type_hints(Config)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxdiff.arrays import check_whole, require, said, sha256
 
@@ -46,7 +47,7 @@ class Source(Protocol):
 
 
 def batches(
-    data: Mapping[str, np.ndarray] | Source,
+    data: Mapping[str, ArrayLike] | Source,
     batch_size: int,
     seed: int,
     shard: "grain.sharding.ShardOptions | None" = None,
@@ -96,7 +97,7 @@ def batches(
     return grain.MapDataset.source(Batches(examples, batch_size, seed, index, count))
 
 
-def fingerprint(data: Mapping[str, np.ndarray] | Source, batch_size: int, seed: int) -> str:
+def fingerprint(data: Mapping[str, ArrayLike] | Source, batch_size: int, seed: int) -> str:
     """Compute the SHA-256 of everything that batches depend on: names, shapes, types, contents, batch size and seed.
 
     For arrays it covers every value. For a source it covers the source's own `fingerprint`, or else the number of
@@ -157,7 +158,7 @@ def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 class _Arrays:
     """Examples in memory."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, arrays: Mapping[str, ArrayLike]):
         if masked := [name for name, array in arrays.items() if isinstance(array, np.ma.MaskedArray)]:
             raise TypeError(f"{masked[0]} is a masked array, whose mask is not read; give its .filled()")
         if nested := [name for name, array in arrays.items() if isinstance(array, Mapping)]:

@@ -77,7 +77,7 @@ class Wrapper:
     denoiser: DenoiserLike
 
     @property
-    def process(self) -> Process:
+    def process(self) -> Any:
         """The process of the denoiser it wraps."""
         return self.denoiser.process
 
@@ -177,7 +177,7 @@ class Denoiser(OfNetwork):
     params: Any
     process: Process
     parameterization: Any = dataclasses.field(default=None, metadata={"static": True})
-    data_std: float | None = None
+    data_std: Any = None
     learned_variance: bool = dataclasses.field(default=False, metadata={"static": True})
     condition_dropout: float | None = dataclasses.field(default=None, metadata={"static": True})
     key: jax.Array | None = None

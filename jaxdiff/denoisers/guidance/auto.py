@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxdiff.denoisers.checks import check_same_process
 from jaxdiff.denoisers.denoiser import DenoiserLike, check_denoiser, check_start_of
-from jaxdiff.denoisers.guidance.scale import Interval, Scaled, scale_at
+from jaxdiff.denoisers.guidance.scale import Interval, Scale, Scaled, scale_at
 from jaxdiff.processes import extrapolated, pytree
 
 
@@ -21,7 +21,7 @@ class Auto(Scaled):
 
     denoiser: DenoiserLike
     weak: DenoiserLike
-    scale: float | Interval = 1.0
+    scale: Scale | Interval = 1.0
 
     def __post_init__(self):
         super().__post_init__()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import along_batch, check_batch, check_flag, check_function, check_output
 from jaxdiff.denoisers.checks import check_same_process
 from jaxdiff.denoisers.denoiser import DenoiserLike, check_cond_of, check_numbers
-from jaxdiff.denoisers.guidance.scale import Interval, Scaled, scale_at
+from jaxdiff.denoisers.guidance.scale import Interval, Scale, Scaled, scale_at
 from jaxdiff.processes import Prediction, Process, as_pytree, expand_time, pytree
 
 
@@ -20,7 +20,7 @@ class _Tilted(Scaled):
 
     denoiser: DenoiserLike
     log_likelihood: Callable[..., jax.Array]
-    scale: float | Interval = 1.0
+    scale: Scale | Interval = 1.0
     conditional: bool = dataclasses.field(default=False, metadata={"static": True})
 
     _takes: ClassVar[tuple[str, int]] = ("a function (x, t, cond) -> [batch], one number an example", 3)

@@ -25,7 +25,7 @@ from jaxdiff.denoisers.denoiser import (
     innermost,
 )
 from jaxdiff.denoisers.guidance.saturation import rescaled
-from jaxdiff.denoisers.guidance.scale import Interval, Parts, Scaled, as_parts, scale_at
+from jaxdiff.denoisers.guidance.scale import Interval, Parts, Scale, Scaled, as_parts, scale_at
 from jaxdiff.processes import Gaussian, Prediction, extrapolated, of_examples, pytree
 
 
@@ -179,7 +179,7 @@ class ClassifierFree(_TowardsCond):
     """
 
     denoiser: DenoiserLike
-    scale: float | Interval | dict[str, Any] = 1.0
+    scale: Scale | Interval | dict[str, Any] = 1.0
     null: Any = None
     free: DenoiserLike | None = None
     rescale: float = 0.0
@@ -221,7 +221,7 @@ class ClassifierFreePP(_TowardsCond):
     """
 
     denoiser: DenoiserLike
-    scale: float = 0.6
+    scale: Scale = 0.6
     null: Any = None
     free: DenoiserLike | None = None
 

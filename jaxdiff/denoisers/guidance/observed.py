@@ -14,7 +14,7 @@ from jaxdiff.denoisers.bridge import is_of_bridge
 from jaxdiff.denoisers.denoiser import DenoiserLike, check_numbers
 from jaxdiff.denoisers.guidance.measurement import OfMeasurement
 from jaxdiff.denoisers.guidance.saturation import with_data
-from jaxdiff.denoisers.guidance.scale import Interval, Scaled, scale_at
+from jaxdiff.denoisers.guidance.scale import Interval, Scale, Scaled, scale_at
 from jaxdiff.denoisers.guidance.spreads import Around, Moment, Spread
 from jaxdiff.processes import Prediction
 
@@ -57,7 +57,7 @@ class Observed(OfMeasurement, Scaled):
     operator: Callable[..., jax.Array]
     noise_std: float
     spread: Spread = Moment()
-    scale: float | Interval = 1.0
+    scale: Scale | Interval = 1.0
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.arrays import (
     along_batch,
@@ -19,6 +21,11 @@ from jaxdiff.arrays import (
 from jaxdiff.denoisers.denoiser import Wrapper, check_denoiser
 from jaxdiff.processes import Process, pytree
 
+if TYPE_CHECKING:
+    Scale = float | np.ndarray | jax.Array
+else:
+    Scale = float  # as words read it
+
 
 @pytree
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +36,9 @@ class Interval:
     is a number, or one an example. Raises ValueError for an interval that is empty.
     """
 
-    scale: float
-    low: float = 0.0
-    high: float = math.inf
+    scale: Scale
+    low: Scale = 0.0
+    high: Scale = math.inf
 
     def __post_init__(self):
         check_field(self, "scale")
@@ -54,7 +61,7 @@ class Parts:
     """A scale for each named part of a condition, in the order in which the parts are revealed."""
 
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
-    scales: tuple[float | Interval, ...]
+    scales: tuple[Scale | Interval, ...]
 
 
 def as_parts(scale: dict) -> Parts:
@@ -74,7 +81,7 @@ def as_parts(scale: dict) -> Parts:
 class Scaled(Wrapper):
     """Guidance by a number or an `Interval`."""
 
-    scale: float | Interval
+    scale: Scale | Interval
 
     def __post_init__(self):
         check_denoiser(self.denoiser)
