@@ -29,7 +29,7 @@ from jaxdiff.networks.conditions import Conditions
 from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check_rngs
 from jaxdiff.networks.functional import computed_twice
 from jaxdiff.networks.positions import positions
-from jaxdiff.networks.transformer import FeedForward, Heads, attend, layer_norm
+from jaxdiff.networks.transformer import Dense, FeedForward, Heads, attend, layer_norm
 
 _zeros = nnx.initializers.zeros
 
@@ -42,7 +42,7 @@ class Stream(nnx.Module):
     def __init__(self, width: int, heads: int, qk_norm: bool, *, rngs: nnx.Rngs):
         self.modulate = nnx.Linear(width, 6 * width, kernel_init=_zeros, rngs=rngs)
         self.heads = Heads(width, width, heads, "qkv", qk_norm, rngs=rngs)
-        self.out = nnx.Linear(width, width, rngs=rngs)
+        self.out = Dense(width, width, rngs=rngs)
         self.mlp = FeedForward(width, rngs=rngs)
 
     def asks(self, x: jax.Array, embedding: Any) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -77,7 +77,7 @@ class Text(nnx.Module):
 
     def __init__(self, tokens: int, width: int, *, rngs: nnx.Rngs):
         self.learned = LearnedToken(tokens, rngs=rngs)
-        self.linear = nnx.Linear(tokens, width, rngs=rngs)
+        self.linear = Dense(tokens, width, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[batch, length, tokens] -> [batch, 1 + length, width], and the mask of these."""
@@ -94,7 +94,7 @@ class DiTBlock(nnx.Module):
         if reads:
             self.queries = Heads(width, width, heads, "q", qk_norm, bias=False, rngs=rngs)
             self.keys = Heads(width, width, heads, "kv", qk_norm, bias=False, rngs=rngs)
-            self.out = nnx.Linear(width, width, kernel_init=_zeros, rngs=rngs)
+            self.out = Dense(width, width, kernel_init=_zeros, rngs=rngs)
 
     def __call__(self, x: jax.Array, text, mask, embedding: jax.Array) -> tuple:
         """(x, text) for x [batch, places, width], text [batch, length, width] or None, embedding [batch, width]."""
@@ -193,13 +193,13 @@ class DiT(nnx.Module):
         self.patch = patch
         self.remat = remat
         self.embed = NoiseEmbedding(width, waves, classes, vector, image, level, tokens, rngs=rngs)
-        self.patch_in = nnx.Linear(patch**2 * (channels_in + image), width, rngs=rngs)
+        self.patch_in = Dense(patch**2 * (channels_in + image), width, rngs=rngs)
         self.text_in = Text(tokens, width, rngs=rngs) if tokens else None
         self.blocks = nnx.List([block(index) for index in range(depth)])
         # none for the two blocks, or the one, in the middle
-        self.skips = nnx.List([nnx.Linear(2 * width, width, rngs=rngs) for _ in range((depth - 1) // 2 * skips)])
+        self.skips = nnx.List([Dense(2 * width, width, rngs=rngs) for _ in range((depth - 1) // 2 * skips)])
         self.modulate = nnx.Linear(width, 2 * width, kernel_init=_zeros, rngs=rngs)
-        self.patch_out = nnx.Linear(width, patch**2 * outputs * channels_in, kernel_init=_zeros, rngs=rngs)
+        self.patch_out = Dense(width, patch**2 * outputs * channels_in, kernel_init=_zeros, rngs=rngs)
 
     def check_cond(self, cond) -> None:
         """Raise for a `cond` that is not of the network's parts, as `Conditions.check` says."""

@@ -31,7 +31,7 @@ from jaxdiff.networks.dit import Stream
 from jaxdiff.networks.embeddings import LabelEmbedding, NoiseEmbedding, Sinusoidal, Waves, check_rngs
 from jaxdiff.networks.functional import computed_twice
 from jaxdiff.networks.positions import rotated
-from jaxdiff.networks.transformer import attend, layer_norm
+from jaxdiff.networks.transformer import Dense, attend, layer_norm
 from jaxdiff.processes import Head
 
 _zeros = nnx.initializers.zeros
@@ -136,7 +136,7 @@ class Transformer(nnx.Module):
         told = noise or classes > 0
         self.blocks = nnx.List([Block(width, heads, qk_norm, told, rngs=rngs) for _ in range(depth)])
         self.modulate = nnx.Linear(width, 2 * width, kernel_init=_zeros, rngs=rngs) if told else Untold(2 * width)
-        self.out = nnx.Linear(width, width, kernel_init=_zeros, rngs=rngs)
+        self.out = Dense(width, width, kernel_init=_zeros, rngs=rngs)
         self.write = None if tied else Table(categories, width, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(categories))
 

@@ -73,17 +73,29 @@ class Heads(nnx.Module):
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         """[batch, length, width_in] -> an array [batch, length, heads, width/heads] for each of the parts."""
         norms = {"q": self.norm_q, "k": self.norm_k}
-        arrays = [x @ kernel for kernel in jnp.split(self.linear.kernel[...], len(self.parts), axis=-1)]
+        arrays = [product(x, kernel) for kernel in jnp.split(self.linear.kernel[...], len(self.parts), axis=-1)]
         if self.linear.bias is not None:  # of each part, so that its gradient is summed where the part's is made
             arrays = [array + bias for array, bias in zip(arrays, jnp.split(self.linear.bias[...], len(self.parts)))]
         heads = [array.reshape(*x.shape[:2], self.heads, -1) for array in arrays]
         return [norm(array) if (norm := norms.get(part)) else array for part, array in zip(self.parts, heads)]
 
 
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel, [..., m] and [m, n], as one product of two matrices.
+
+    The gradient of the kernel is then one as well: on a CPU, XLA contracts over several axes at half the speed.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
 class Dense(nnx.Linear):
-    """A dense layer with a bias."""
+    """A dense layer with a bias, by `product`."""
 
     bias: nnx.Param
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., inputs] -> [..., outputs]."""
+        return product(x, self.kernel[...]) + self.bias[...]
 
 
 class FeedForward(nnx.Module):
@@ -91,11 +103,11 @@ class FeedForward(nnx.Module):
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.dense_in = Dense(width, 4 * width, rngs=rngs)
-        self.dense_out = nnx.Linear(4 * width, width, rngs=rngs)
+        self.dense_out = Dense(4 * width, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, length, width] -> the same."""
-        return self.dense_out(_gelu(x @ self.dense_in.kernel[...], self.dense_in.bias[...]))
+        return self.dense_out(_gelu(product(x, self.dense_in.kernel[...]), self.dense_in.bias[...]))
 
 
 @jax.checkpoint
