@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import jax
+import letters
 import numpy as np
 import pytest
 
@@ -97,25 +98,36 @@ def test_what_has_no_chain_is_refused():
         chain(KEY, DENOISER, np.array([[0, 2, 1]]))
 
 
-def markov(categories, length, n):
-    """The exact denoiser of a Markov chain, chains of it, and -log2 p of each, by its conditionals."""
+def short():
+    """(initial, transition) of a chain of four letters."""
     rng = np.random.default_rng(0)
-    initial, rows = rng.dirichlet(np.ones(categories)), rng.dirichlet(np.full(categories, 0.3), categories) + 1e-3
-    rows /= rows.sum(1, keepdims=True)
-    x = [rng.choice(categories, n, p=initial)]
-    for _ in range(length - 1):
-        x.append((rows[x[-1]].cumsum(1) < rng.random((n, 1))).sum(1).clip(max=categories - 1))
-    x = np.stack(x, 1)
-    bits = -np.log2(initial[x[:, 0]]) - np.log2(rows[x[:, :-1], x[:, 1:]]).sum(1)
-    return jd.exact.Markov(jd.Absorbing(categories), initial, rows), x, bits
+    rows = rng.dirichlet(np.full(4, 0.3), 4) + 1e-3
+    return rng.dirichlet(np.ones(4)), rows / rows.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize(("categories", "length"), [(4, 6), pytest.param(27, 128, marks=pytest.mark.slow)])
-def test_by_the_truth_every_order_is_the_probability_itself_and_the_bound_is_its_mean(categories, length):
-    denoiser, x, bits = markov(categories, length, 64)
+@pytest.mark.parametrize(
+    ("law", "length"),
+    [
+        pytest.param(short(), 6, id="four letters"),
+        pytest.param(
+            (letters.LETTERS, letters.TRANSITION), 128, marks=pytest.mark.slow, id="pairs of the King James Bible"
+        ),
+    ],
+)
+def test_by_the_truth_every_order_is_the_probability_itself_and_the_bound_is_its_mean(law, length):
+    denoiser, (x, bits) = jd.exact.Markov(jd.Absorbing(len(law[0])), *law), letters.drawn(64, length, *law)
     for order in ("left to right", "random"):
         found = chain(KEY, denoiser, x, order)
         np.testing.assert_allclose(found.per_example * length, bits, rtol=2e-4)
     found = jd.continuous_bound(KEY, denoiser, x, 64)
     noise = found.per_example - bits / length  # the bound's alone: that of the data is in both
     assert abs(noise.mean()) < 4 * noise.std() / 8
+
+
+@pytest.mark.slow
+def test_the_bound_of_letters_of_the_king_james_bible_is_their_entropy():
+    denoiser = jd.exact.Markov(jd.Absorbing(27), letters.LETTERS, letters.TRANSITION)
+    x, _ = letters.drawn(512, 128, seed=1)
+    assert float(denoiser.entropy(128)) / math.log(2) == pytest.approx(letters.entropy(128), rel=1e-5)
+    found = jd.continuous_bound(KEY, denoiser, x, 16)
+    assert abs(found.per_example.mean() - letters.entropy(128) / 128) < 4 * found.standard_error < 0.1
