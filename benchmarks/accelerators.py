@@ -4,13 +4,14 @@
     python benchmarks/accelerators.py h100 --network 'unet((128, 256, 256, 256), 2, (1,))' --shape 32 32 3 --batch 128
     python benchmarks/accelerators.py h100:8 ...        eight of them, data parallel; --model 8 for FSDP
     python benchmarks/accelerators.py v5e:4x4 ...       a slice of 16 TPUs
+    python benchmarks/accelerators.py h100 --categories 50257 --shape 1024 --network 'transformer(768, 12, 12)' ...
     python benchmarks/accelerators.py h100 --text FILE  any other program: FILE holds its compiled.as_text()
 
-For a training step, a sampling step (of DDIM) and an evaluation of the likelihood (drift and one probe's product): how
-many kernels, what they move and multiply, how long they would take, by kind and by origin, what devices send each
-other, and the memory of each. Bytes and FLOPs are read off the program (`hlo.py`); the time is a model (`machines.py`),
-good for finding what is large and for comparing two programs. Nothing is tuned for the device, so that the algorithms
-of products may differ from those that a device chooses.
+For a training step, a sampling step (of DDIM, or ancestral for categories) and an evaluation of the likelihood (drift
+and one probe's product): how many kernels, what they move and multiply, how long they would take, by kind and by
+origin, what devices send each other, and the memory of each. Bytes and FLOPs are read off the program (`hlo.py`); the
+time is a model (`machines.py`), good for finding what is large and for comparing two programs. Nothing is tuned for the
+device, so that the algorithms of products may differ from those that a device chooses.
 
 A solver that chooses its own steps, a sort, a kernel written by hand or a library's attention have a cost that a
 program does not show: they are refused until --trips or --charge says it.
@@ -44,7 +45,7 @@ from jaxdiff.runs import Pictures
 from jaxdiff.training import TrainState, clipped_adam, make_mesh, make_step
 from jaxdiff.vocabulary import WORDS, Network
 
-STEPS = 50  # of DDIM in the program whose fiftieth is a sampling step
+STEPS = 50  # in the program whose fiftieth is a sampling step
 PROGRAMS = "training", "sampling", "likelihood"
 DEMO = Config()
 
@@ -61,6 +62,8 @@ class Settings:
     """In place of --network: a folder that diffusers' save_pretrained wrote."""
     shape: tuple[int, ...] = (8, 8, 1)
     """One example."""
+    categories: int | None = None
+    """Examples are texts of so many symbols under masks, in place of numbers."""
     batch: int = 64
     """Examples at once, over all devices."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -69,8 +72,8 @@ class Settings:
     """How exactly float32 is multiplied: by default as TF32 on GPUs, as bfloat16 on TPUs."""
     model: int = 1
     """How many devices share one copy of the weights (FSDP)."""
-    programs: tuple[Literal["training", "sampling", "likelihood"], ...] = PROGRAMS
-    """Which of the three."""
+    programs: tuple[Literal["training", "sampling", "likelihood"], ...] | None = None
+    """Which of the three; all by default, of categories the first two."""
     text: Path | None = None
     """In place of all of these: a program that was compiled, its text."""
     trips: tuple[str, ...] = ()
@@ -86,14 +89,32 @@ class Settings:
 
     def __post_init__(self):
         machine(self.device)
-        asked = ["network", "diffusers", "shape", "batch", "dtype", "precision", "model", "programs", "save"]
+        asked = [
+            "network",
+            "diffusers",
+            "shape",
+            "categories",
+            "batch",
+            "dtype",
+            "precision",
+            "model",
+            "programs",
+            "save",
+        ]
         given = [f"--{name}" for name in asked if getattr(self, name) != getattr(type(self), name)]
         if self.text is not None and given:
             raise ValueError(f"--text is a program that was compiled; leave it out, or {', '.join(given)}")
         if self.diffusers is not None and "--network" in given:
             raise ValueError("--network and --diffusers are two networks; leave one of them out")
-        if (self.trips or self.charge) and self.text is None and len(self.programs) > 1:
+        if self.categories is not None and (self.diffusers is not None or "likelihood" in (self.programs or ())):
+            raise ValueError("--categories has neither diffusers' networks nor a flow's likelihood; leave them out")
+        if (self.trips or self.charge) and self.text is None and len(self.asked) > 1:
             raise ValueError("--trips and --charge are for one program; say which, such as --programs training")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The programs to compile."""
+        return self.programs or (PROGRAMS if self.categories is None else PROGRAMS[:2])
 
 
 def entries(words: Sequence[str], kind: type) -> dict[str, Any]:
@@ -125,18 +146,26 @@ def denoiser_of(settings: Settings) -> jd.Denoiser:
         return dataclasses.replace(found, network=low(found.network), params=jax.tree.map(zeros, found.params))
     recipe = WORDS.parse(settings.network, Network, "network")
     offered = {"channels_in": settings.shape[-1], "event": settings.shape}
+    if settings.categories is not None:
+        offered = {"categories": settings.categories, "length": settings.shape[0]}
     asked = {name: offered[name] for name in recipe.asks if name in offered}
     graph, state = nnx.split(nnx.eval_shape(lambda: recipe(**asked, rngs=nnx.Rngs(0))))
     params = jax.tree.map(zeros, nnx.to_pure_dict(state))
+    if settings.categories is not None:
+        return jd.Denoiser(low(Split(graph)), params, jd.Absorbing(settings.categories))
     return jd.Denoiser(low(Split(graph)), params, DEMO.process, DEMO.parameterization)
+
+
+def _of_categories(denoiser: jd.Denoiser) -> bool:
+    return isinstance(denoiser.process, jd.Discrete)
 
 
 def training(denoiser: jd.Denoiser, x: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.stages.Lowered:
     """One update, as `train` makes it."""
-    optimizer = clipped_adam(1000)
+    optimizer, loss = clipped_adam(1000), jd.losses.Bound() if _of_categories(denoiser) else jd.losses.Denoising()
     place = lambda tree, mesh: hollow(tree, lambda leaf: state_sharding(mesh, leaf))
     with mock.patch("jaxdiff.training.step.sharded", place):
-        step = make_step(denoiser, jd.losses.Denoising(), optimizer, mesh=mesh)
+        step = make_step(denoiser, loss, optimizer, mesh=mesh)
     return step.lower(TrainState.like(denoiser.params, optimizer, mesh), {"x": x})
 
 
@@ -145,11 +174,12 @@ def _shared(tree, mesh: Mesh):
 
 
 def sampling(denoiser: jd.Denoiser, x: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.stages.Lowered:
-    """STEPS steps of DDIM from a given x."""
+    """STEPS steps from a given x: of DDIM, or ancestral for categories."""
+    sampler = jd.samplers.Ancestral() if _of_categories(denoiser) else jd.samplers.DDIM()
 
     def draw(shared, x):
         key, denoiser = shared
-        return jd.sample(key, denoiser, x.shape, jd.samplers.DDIM(), STEPS, x_start=x)
+        return jd.sample(key, denoiser, x.shape, sampler, STEPS, x_start=x)
 
     shared = _shared((jax.eval_shape(jax.random.key, 0), denoiser), mesh)
     return jax.jit(by_device(draw, batch_sharding(mesh))).lower(shared, x)
@@ -178,7 +208,8 @@ def likelihood(denoiser: jd.Denoiser, x: jax.ShapeDtypeStruct, mesh: Mesh) -> ja
 
 def compiled(settings: Settings, name: str, denoiser: jd.Denoiser, mesh: Mesh) -> jax.stages.Compiled:
     """A program for the devices of `mesh`. Raises RuntimeError, with what to try, where XLA cannot compile it."""
-    x = jax.ShapeDtypeStruct((settings.batch, *settings.shape), jnp.float32, sharding=batch_sharding(mesh))
+    dtype = jnp.float32 if settings.categories is None else jnp.int32
+    x = jax.ShapeDtypeStruct((settings.batch, *settings.shape), dtype, sharding=batch_sharding(mesh))
     backend = "gpu" if machine(settings.device)[0].config else "tpu"
     lower = {"training": training, "sampling": sampling, "likelihood": likelihood}[name]
     with mock.patch("jax.default_backend", return_value=backend), jax.default_matmul_precision(settings.precision):
@@ -263,7 +294,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         return {settings.text.name: costs(found, kind) | {"largest": largest(found, kind, settings.largest)}}
     denoiser, mesh = denoiser_of(settings), make_mesh(settings.model, list(devices(settings.device)))
     figures = {}
-    for name in settings.programs:
+    for name in settings.asked:
         program = compiled(settings, name, denoiser, mesh)
         text = program.as_text()
         if settings.save is not None:

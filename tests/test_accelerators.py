@@ -500,6 +500,17 @@ def test_a_sampling_step_evaluates_the_network_once_and_a_likelihood_twice_as_mu
     assert 0 < probes <= once + 2 * 8 * 4  # the noise level has no tangent; the probe's product with itself
 
 
+def test_a_training_step_of_texts_takes_tokens_and_multiplies_by_the_whole_vocabulary(rooms, kernels):
+    words = "transformer(width=16, depth=1, heads=2, noise=False)"
+    settings = rooms["accelerators"].Settings("h100", network=words, shape=(8,), categories=30, batch=4)
+    denoiser, mesh = rooms["accelerators"].denoiser_of(settings), make_mesh(1, jax.devices()[:1])
+    x = jax.ShapeDtypeStruct((4, 8), jnp.int32, sharding=jd.training.batch_sharding(mesh))
+    program = rooms["accelerators"].training(denoiser, x, mesh).compile().as_text()
+    assert settings.asked == ("training", "sampling")
+    products = [kernel.flops for kernel in kernels(program) if kernel.kind == "product"]
+    assert 2 * 4 * 8 * 16 * 30 in products
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
@@ -531,6 +542,7 @@ def test_a_device_that_is_none_is_refused(rooms, name):
     [
         ({"text": Path("program.txt"), "batch": 8}, "--text is a program that was compiled; leave it out, or --batch"),
         ({"network": "mlp", "diffusers": Path("folder")}, "--network and --diffusers are two networks"),
+        ({"categories": 27, "programs": ("likelihood",)}, "--categories has neither diffusers' networks nor a flow's"),
         ({"trips": ("while=5",)}, "--trips and --charge are for one program; say which"),
     ],
 )
