@@ -215,8 +215,16 @@ def test_bounds_are_those_of_one_device():
 
 
 GIVEN, PAIRS = jd.Given(joint(), "label"), data(N)
+TOKENS = {
+    "tokens": jd.samplers.Ancestral(),
+    "most certain first": jd.samplers.Unmask("confidence"),
+    "in blocks": jd.samplers.Unmask("random", block=1),
+    "jumps": jd.samplers.TauLeaping(1),
+}
 OF_CATEGORIES = {
-    "tokens": lambda keys, x, y: jd.sample(keys, tokens(), (N, 2), jd.samplers.Ancestral(), 3),
+    name: lambda keys, x, y, sampler=sampler: jd.sample(keys, tokens(), (N, 2), sampler, 3)
+    for name, sampler in TOKENS.items()
+} | {
     "given": lambda keys, x, y: jd.sample(keys, GIVEN, (N, D - 1), jd.samplers.DDIM(), 3, y),
     "likelihood": lambda keys, x, y: jd.log_likelihood(keys, GIVEN, x, y, LOOSE, jd.likelihood.Exact()).log_prob,
     "pair": lambda keys, x, y: jd.sample(
@@ -230,7 +238,8 @@ OF_CATEGORIES = {
 
 
 @pytest.mark.parametrize(
-    "name", ["tokens", "given", *(pytest.param(name, marks=pytest.mark.slow) for name in ("likelihood", "pair"))]
+    "name",
+    [pytest.param(name, marks=() if name in ("tokens", "given") else pytest.mark.slow) for name in OF_CATEGORIES],
 )
 def test_categories_and_what_is_given_are_those_of_one_device(name):
     """Where each example has its own label: that of no other."""
