@@ -104,9 +104,17 @@ def test_the_ground_floor_alone_hashes_replaces_files_and_splits_arrays():
         assert "jax.vmap(jax.random.fold_in, (0, None))" not in code, path
 
 
+def of_docstrings(tree):
+    """How many lines of a file are docstrings."""
+    holders = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    first = [node.body[0] for node in holders if ast.get_docstring(node) is not None]
+    return sum(node.end_lineno - node.lineno + 1 for node in first)
+
+
 def test_no_file_holds_two_things():
     for path in FILES:
-        assert len(path.read_text().splitlines()) <= 400, path
+        text = path.read_text()
+        assert len(text.splitlines()) - of_docstrings(ast.parse(text)) <= 400, path
         assert path.stem not in ("utils", "util", "helpers", "misc", "common")
 
 
