@@ -160,7 +160,7 @@ def test_a_condition_that_is_none_is_refused(given, message):
 
 
 CONFIGS = {
-    "condition": ({"condition": ("u",)}, "given any of them when it is asked"),
+    "condition": ({"condition": ("u",)}, "them afterwards .jaxdiff sample"),
     "process": ({"process": "absorbing"}, "is not for numbers .categories are masked"),
     "flip": ({"flip": True}, "is for pictures"),
 }

@@ -62,6 +62,9 @@ class ImageFolder:
             it; or if files are not pictures or have more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
         FileNotFoundError: if there is no such folder.
 
+    Source:
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis" (how pictures are resized).
+
     Examples:
         >>> import pathlib, tempfile
         >>> from PIL import Image

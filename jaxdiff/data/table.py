@@ -125,7 +125,7 @@ class Columns:
         lengths = {len(value) for value in values if value.ndim}
         if len(lengths) > 1 or any(value.ndim > 1 for value in values):
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in zip(self.condition, values))
-            raise ValueError(f"the condition has {shapes}; expected a number for each, or as many for all")
+            raise ValueError(f"the condition has {shapes}; expected one number each, or n numbers each")
         return self._standardised(np.stack(np.broadcast_arrays(*values), -1), self.condition).astype(np.float32)
 
     def moments(self, rows) -> tuple[np.ndarray, np.ndarray]:

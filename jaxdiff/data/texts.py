@@ -195,8 +195,8 @@ def _windows(path, whole: str, length: int, split: Split | None, symbols: Symbol
         yield ids[index], weight, (words[index] * weight).sum(1)
     if not found:
         raise ValueError(
-            f"{path} has {len(whole)} characters, too few for a split {split!r}: it is by blocks of {BLOCK:,} "
-            "characters, of twenty the 10th for validation and the 20th for testing; give a longer text, or split=None"
+            f"{path} has {len(whole)} characters, too few for a split {split!r}: of every twenty blocks of {BLOCK:,} "
+            "characters the 10th is for validation and the 20th for testing; give a longer text, or split=None"
         )
 
 

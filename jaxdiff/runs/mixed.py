@@ -88,8 +88,8 @@ class Mixed(Known):
                 raise ValueError(f"{name} = {value} is for pictures and their labels; leave it out")
         if config.condition:
             raise ValueError(
-                f"condition = {', '.join(config.condition)}: a model of mixed columns is given any of them when it is "
-                "asked (jaxdiff sample --condition); leave it out of training"
+                f"condition = {', '.join(config.condition)}: a model of mixed columns can be conditioned on any of "
+                "them afterwards (jaxdiff sample --condition); leave it out of training"
             )
         if not isinstance(config.process, jd.Gaussian):
             raise ValueError(f"process = {said(config.process)} is not for numbers (categories are masked); give vp")

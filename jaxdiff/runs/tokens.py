@@ -97,7 +97,7 @@ class Tokens(Known):
         bits, name = _whole(found, x), f"bits_per_{self.noun}"
         figures: dict[str, Any] = {"kind": found.kind, "examples": len(x), f"{self.noun}s": int(paid.sum())}
         figures[name], figures["standard_error"] = ratio_of(bits, paid)
-        if chain and not told_time(denoiser, x, cond):
+        if chain and not depends_on_time(denoiser, x, cond):
             first = lambda tree: jax.tree.map(lambda leaf: leaf[:chain], tree)
             given = {"cond": first(cond), "weight": first(weight), **settings}
             other = jd.likelihood.chain(jax.random.fold_in(key, 1), denoiser, first(x), "random", **given)
@@ -123,7 +123,7 @@ class Tokens(Known):
         return words
 
 
-def told_time(denoiser, x, cond) -> bool:
+def depends_on_time(denoiser, x, cond) -> bool:
     """Whether a denoiser depends on t, or its process has no masks: the chain rule then does not apply."""
     process = denoiser.process
     if not isinstance(process, jd.Absorbing):

@@ -152,7 +152,7 @@ def _example_losses(denoiser, loss, params, key, x0, cond, weight) -> jax.Array:
     losses = called(loss, with_params(denoiser, params), key, x0, cond, weight)
     if losses.shape != (count(x0),):
         shapes = x0.shape if hasattr(x0, "shape") else jax.tree.map(np.shape, x0)
-        raise ValueError(f"loss gave shape {losses.shape} for x0 {shapes}; expected one number an example, [batch]")
+        raise ValueError(f"loss gave shape {losses.shape} for x0 {shapes}; expected one number per example, [batch]")
     return losses
 
 
@@ -311,7 +311,7 @@ def make_step(
         check_examples(loss, with_params(denoiser, params), x0, cond)
         if count(x0) % (accumulate * mesh.size):
             raise ValueError(
-                f"a batch of {count(x0)} is not accumulate x devices = {accumulate} x {mesh.size} times a whole number"
+                f"a batch of {count(x0)} is not a multiple of accumulate x devices = {accumulate} x {mesh.size}"
             )
         value, grads = mean_gradient(params, (denoiser, loss), loss_key, (x0, cond, weight))
         with jax.named_scope("optimizer"):

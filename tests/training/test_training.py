@@ -307,7 +307,7 @@ def test_parts_have_their_own_noise_and_every_example_is_in_one(tmp_path):
 
 
 def test_a_batch_that_the_parts_do_not_divide_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="a batch of 8 is not accumulate x devices = 3 x 1 times a whole number"):
+    with pytest.raises(ValueError, match="a batch of 8 is not a multiple of accumulate x devices = 3 x 1"):
         train(KEY, tmp_path, linear(), denoising, Batches(), **settings(accumulate=3))
 
 
@@ -641,5 +641,5 @@ def test_state_and_loss_are_checked(tmp_path):
         TrainState.create(jax.random.PRNGKey(0), linear().params, optax.sgd(1.0))
     with pytest.raises(TypeError, match="parameter a/count has dtype int32; expected a floating array"):
         TrainState.create(KEY, {"a": {"count": jnp.int32(0)}}, optax.sgd(1.0))
-    with pytest.raises(ValueError, match=r"loss gave shape \(\) for x0 \(8, 3\); expected one number an example"):
+    with pytest.raises(ValueError, match=r"loss gave shape \(\) for x0 \(8, 3\); expected one number per example"):
         train(KEY, tmp_path, linear(), lambda *a: denoising(*a).mean(), Batches(), **settings())

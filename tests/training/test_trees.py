@@ -99,7 +99,7 @@ def test_parts_of_a_batch_are_checked_before_the_first_step_and_named_where_a_st
 
 
 def test_the_lengths_of_a_product_must_be_shared(tmp_path):
-    with pytest.raises(ValueError, match="a batch of 64 is not accumulate x devices = 3 x 1 times a whole number"):
+    with pytest.raises(ValueError, match="a batch of 64 is not a multiple of accumulate x devices = 3 x 1"):
         go(tmp_path, accumulate=3)
 
 
