@@ -17,18 +17,26 @@ LOG = logging.getLogger("jaxdiff.runs.likelihood")
 def shown():
     """The command line's handler, installed for one test."""
     logger = logging.getLogger("jaxdiff")
-    before = logger.level, list(logger.handlers)
+    level, propagate, handlers = logger.level, logger.propagate, list(logger.handlers)
     console.log_to_stderr()
     console.log_to_stderr()
     yield
-    logger.setLevel(before[0])
-    logger.handlers = before[1]
+    logger.setLevel(level)
+    logger.propagate, logger.handlers = propagate, handlers
 
 
 def test_the_command_line_shows_reports_as_they_are_and_warnings_with_its_name(shown, capsys):
     LOG.info("2.1 bits/dim")
     LOG.warning("left out %s", "torn.png")
     assert capsys.readouterr() == ("", "2.1 bits/dim\njaxdiff: left out torn.png\n")
+
+
+def test_a_message_is_shown_once_though_the_root_logger_has_a_handler(shown, capsys):
+    root = logging.StreamHandler()
+    logging.getLogger().addHandler(root)
+    LOG.info("2.1 bits/dim")
+    logging.getLogger().removeHandler(root)
+    assert capsys.readouterr().err == "2.1 bits/dim\n"
 
 
 def test_a_warning_is_shown_below_a_progress_bar(shown, capsys):

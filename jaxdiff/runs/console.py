@@ -24,7 +24,8 @@ _CONSOLE = _Console()
 
 
 def log_to_stderr() -> None:
-    """Write the log messages of jaxdiff to stderr. Calling it again changes nothing."""
+    """Write the log messages of jaxdiff to stderr and nowhere else. Calling it again changes nothing."""
     logger = logging.getLogger("jaxdiff")
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # other libraries add handlers to the root logger
     logger.addHandler(_CONSOLE)

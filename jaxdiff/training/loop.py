@@ -162,9 +162,10 @@ def train(
             your own. If `params` is not a field, the denoiser must have a method `with_params(params)` that returns a
             copy with other weights, as `jaxdiff.denoisers.WithProcess` has.
         loss: `loss(denoiser, key, x0, cond) -> [batch]`, a function or a pytree; its mean is minimised. It is called
-            with `weight=` if `prepare` returns a weight, which it must then take. If it has a method `check(denoiser,
-            x0, cond)`, this validates batches in place of the process's `check`. After training with
-            `jaxdiff.losses.ConditionDropout(loss)` the denoiser can be guided (`jaxdiff.guidance.ClassifierFree`).
+            with `weight=` if `prepare` returns a weight, which it must then take. A method
+            `check(denoiser, x0, cond)`, if it has one, validates batches in place of the process's `check`. After
+            training with `jaxdiff.losses.ConditionDropout(loss)` the denoiser can be guided
+            (`jaxdiff.guidance.ClassifierFree`).
         batches: `batches[step]` is a dict of arrays `[batch, ...]` of constant shapes that depends on the step (from 0)
             alone: `jaxdiff.data.batches`, a `grain.MapDataset` or a list. A Grain data set of one epoch is repeated,
             each epoch in its own order. With several processes, each gives its rows of the batch. None is enough for a

@@ -120,5 +120,5 @@ def test_floats_are_no_categories(tmp_path):
 
 def test_columns_are_in_one_of_numbers_and_words():
     numbers = Columns(("a",), (0.0,), (1.0,))
-    with pytest.raises(ValueError, match="expected each column in one of them"):
+    with pytest.raises(ValueError, match="expected each column in either"):
         MixedColumns(("a", "b", "c"), numbers, (("x", "y"),))
