@@ -64,10 +64,15 @@ class ImageSource:
         folder: where the data set is prepared, for messages.
 
     Examples:
+        >>> import numpy as np
         >>> from jaxdiff import data
-        >>> source = data.load_imagenet64("train")  # doctest: +SKIP
-        >>> source[0]["image"].shape, source.levels, source.classes  # doctest: +SKIP
-        ((64, 64, 3), 256, 1000)
+        >>> class Stored(list):  # in place of a data_source of TFDS
+        ...     def __getitems__(self, indices):
+        ...         return [self[i] for i in indices]
+        >>> stored = Stored([{"image": np.zeros((8, 8, 1), np.uint8), "label": 3}] * 10)
+        >>> source = data.ImageSource(stored, levels=17, classes=10, folder="digits")
+        >>> data.batches(source, batch_size=5, seed=0)[0]["image"].shape
+        (5, 8, 8, 1)
     """
 
     def __init__(self, examples: Sequence[dict], levels: int, classes: int, folder: str):
