@@ -28,7 +28,7 @@ def test_what_it_points_to_exists():
 
 
 def test_every_command_of_the_guides_is_one_that_the_command_line_takes(monkeypatch, capsys):
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")]
     text = "\n".join(page.read_text().replace("\\\n", "") for page in pages)
     found = re.findall(r"^ {4}(?:srun |!)?(jaxdiff [^|\n]*)$|`(jaxdiff [^`|]*)`", text, re.MULTILINE)
     commands = [shlex.split("".join(command), comments=True) for command in found]

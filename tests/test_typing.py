@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-GUIDES = {"readme": TESTS.parent / "README.md", "own": TESTS.parent / "docs" / "own.md"}
+GUIDES = {"readme": TESTS.parent / "README.md", "own": TESTS.parent / "docs" / "guides" / "own.md"}
 
 
 def test_what_type_checkers_accept_runs():
