@@ -523,7 +523,7 @@ row("jd.sample by RePaint", lambda denoiser=EXACT, **cond: jd.sample(KEY, denois
     mask=[T(X), T(None), T([[1, 0]]), np.ones((2, 2), bool), np.ones((3, 2, 1), bool)], other=says("cond", T(X)),
     cond=says("cond", T(None), T(X), T({"known": X}), T({"mask": X > 0})), denoiser=says("bridge", T(BRIDGE)))
 row("jd.samplers.Switch of samplers of other conditions", jd.samplers.Switch, {"first": jd.samplers.DDIM()},
-    second=says("first reads no part of cond by itself, second known and mask", jd.samplers.RePaint()))
+    second=says("first reads no part of cond itself, second known and mask", jd.samplers.RePaint()))
 row("jd.sample", jd.sample, {"key": KEY, "denoiser": EXACT, "shape": (3, 2)}, key=KEYS, denoiser=A_DENOISER,
     sampler=SAMPLER, steps=[*COUNT, HUGE], shape=[(0, 2), (3,), (), (3, -2), (HUGE, 2), T(3), T((3.0, 2)), T("3, 2"),
     T(None), T((3, "2")), T(np.ones((2, 2)))], cond=COND, grid=GRID, t_start=ONE_TIME, t_end=[1.0,

@@ -1,14 +1,15 @@
-"""How derivatives go through an adaptive solve, and what errors say where they do not.
+"""How to differentiate through an adaptive solve.
 
     what                      adjoint                            memory and time of reverse mode
     reverse (grad, vjp)       None: RecursiveCheckpointAdjoint   a few states; each step computed about twice
-    forward (jvp, jacfwd)     diffrax.ForwardMode()              not there
-    both, and over another    diffrax.DirectAdjoint()            as None; six times its time on a small network
+    forward (jvp, jacfwd)     diffrax.ForwardMode()              not supported
+    both, also nested         diffrax.DirectAdjoint()            as for None; six times the time on a small network
 
-A Hessian is forward over reverse, `jax.hessian`, by `DirectAdjoint()`. Values are the same under all three. Inside of a
-`jax.shard_map` with its default `check_vma` all three are a loop of our own, which goes both ways: diffrax's begin with
-counters that do not differ between devices. On a mesh with explicit axes a gradient is taken under `jax.jit` or within
-`jax.set_mesh`: outside of them JAX refuses that of `jnp.sum` alike.
+A Hessian (`jax.hessian`, forward over reverse) takes `DirectAdjoint()`. Values are the same under all three. Inside a
+`jax.shard_map` with its default `check_vma`, all three are replaced by a loop of our own that supports both modes:
+diffrax's loops start from counters that do not vary over devices, which the check refuses. On a mesh with explicit
+axes, take gradients under `jax.jit` or within `jax.set_mesh`: outside of them JAX refuses even the gradient of
+`jnp.sum`.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ _BASE = 16
 
 
 def check_adjoint(adjoint) -> None:
-    """Raise TypeError for what is neither None nor one of diffrax's adjoints."""
+    """Raise TypeError if `adjoint` is neither None nor one of diffrax's adjoints."""
     if adjoint is not None:
         import diffrax
 
@@ -36,7 +37,7 @@ def check_adjoint(adjoint) -> None:
 
 @contextlib.contextmanager
 def forward_mode_named(adjoint, *inputs) -> Iterator[None]:
-    """Add the fix to JAX's error where forward mode in `inputs` meets an adjoint for reverse mode alone."""
+    """Add the fix to JAX's error if forward mode in `inputs` meets an adjoint that supports reverse mode only."""
     try:
         yield
     except TypeError as error:
@@ -50,9 +51,10 @@ def forward_mode_named(adjoint, *inputs) -> Iterator[None]:
 
 
 def across_devices(solver, adjoint, state) -> tuple[Any, Any]:
-    """(solver, adjoint) of diffrax for a solve from `state`: inside of a `jax.shard_map` such as pass its check.
+    """The diffrax (solver, adjoint) for a solve from `state`; inside a `jax.shard_map`, a pair that passes its check.
 
-    Raises ValueError there for a solver that is not an explicit Runge-Kutta method.
+    Raises:
+        ValueError: inside a `jax.shard_map`, if `solver` is not an explicit Runge-Kutta method.
     """
     import diffrax
 
@@ -72,7 +74,7 @@ def _kinds():
     import diffrax
 
     class Unrolled(diffrax.AbstractAdaptiveSolver):
-        """An explicit Runge-Kutta method, its stages written out, none of them handed on to the next step."""
+        """An explicit Runge-Kutta method with its stages unrolled, none of them reused by the next step."""
 
         solver: diffrax.AbstractERK
         term_structure = diffrax.AbstractTerm
@@ -106,7 +108,7 @@ def _kinds():
             return y1, combined(tableau.b_error), {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
 
     class BothWays(diffrax.ForwardMode):
-        """Forward and reverse mode; a loop's carry is typed from its start as differing between devices, as `like`."""
+        """Forward and reverse mode, with a loop whose carry is typed as varying over devices, as `like` is."""
 
         like: Any
 
@@ -125,7 +127,7 @@ def _kinds():
 def _loop(cond_fun, body_fun, init_val, *, max_steps, like, buffers=None):
     """`while cond_fun(val): val = body_fun(val)`, at most `max_steps` times: nested scans, skipped once all stop.
 
-    Reverse mode keeps the states at which the inner scans begin.
+    Reverse mode stores the states at which the inner scans begin.
     """
     import equinox.internal as eqxi
 

@@ -1,7 +1,7 @@
-"""Samples drawn in batches and kept in a folder.
+"""Draws samples in batches, and keeps finished batches in a folder.
 
-A sample depends on its key and its index alone, so that it does not matter in which run or batch it was drawn: a run
-that was stopped goes on with what is missing. A file that is not whole counts as missing, too.
+A sample depends on its key and its index alone, not on the run or the batch that drew it. So an interrupted run resumes
+with the missing samples. The samples of a truncated file count as missing.
 """
 
 import functools
@@ -41,15 +41,17 @@ from jaxdiff.samplers.sampler import check_run
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """The leaves of samples by the names that a file stores them under: "x", or "x['image']" and the like."""
+    """The leaves of samples by the names under which a file stores them: "x", or "x['image']" and so on."""
     return {f"x{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _kept(folder: Path, mesh: Mesh | None, axis: int, like: Callable[[], Any]) -> Iterator[tuple]:
-    """(index, x) of the files in `folder`, without those that an interruption left torn.
+    """(index, x) of each whole file in `folder`; skips truncated files.
 
-    `like` gives the shapes and dtypes of all samples, which lie along `axis`. Raises ValueError, by name, for a file of
-    others.
+    `like` returns the shapes and dtypes of all samples, whose axis is `axis`.
+
+    Raises:
+        ValueError: for a file that holds something else; the message names it.
     """
     names = json.loads(agreed(lambda: json.dumps(sorted(path.name for path in folder.glob("*.npz"))).encode(), mesh))
     seen = np.empty(0, np.int64)
@@ -59,16 +61,16 @@ def _kept(folder: Path, mesh: Mesh | None, axis: int, like: Callable[[], Any]) -
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 index, found = file["index"], {name: file[name] for name in expected}
-        except Exception:  # a damaged zip file is found out in many ways
+        except Exception:  # a damaged zip file raises many kinds of errors
             continue
         n = next(iter(expected.values())).shape[axis]
         wrong = None
         if index.ndim != 1 or index.dtype != np.int64:
             wrong = f"index is {index.dtype}{list(index.shape)}; expected int64 [n]"
         elif len(beyond := index[(index < 0) | (index >= n)]):
-            wrong = f"it holds sample {beyond[0]}; expected 0 to {n - 1}, those that are asked for"
+            wrong = f"it holds sample {beyond[0]}; expected samples 0 to {n - 1}"
         elif len(np.unique(index)) < len(index) or np.isin(index, seen).any():
-            wrong = "it holds a sample that is there twice"
+            wrong = "it holds a sample twice, or one that another file holds"
         for name, asked in expected.items():
             x = found[name]
             if x.dtype.kind == "V" and x.dtype.itemsize == asked.dtype.itemsize:  # as NumPy stores bfloat16
@@ -77,7 +79,7 @@ def _kept(folder: Path, mesh: Mesh | None, axis: int, like: Callable[[], Any]) -
             if wrong is None and (x.shape != shape or x.dtype != asked.dtype):
                 wrong = f"{name} is {x.dtype}{list(x.shape)}; expected {asked.dtype}{list(shape)}"
         if wrong:
-            raise ValueError(f"{path} is no part of these samples: {wrong}. Remove it, and they are drawn again")
+            raise ValueError(f"{path} does not belong to these samples: {wrong}. Remove it to draw its samples again")
         seen = np.concatenate([seen, index])
         yield index, jax.tree.unflatten(jax.tree.structure(like()), list(found.values()))
 
@@ -95,17 +97,41 @@ def draw(
     progress: bool = False,
     **settings,
 ) -> Any:
-    """What `jaxdiff.sample` draws, as NumPy arrays, `batch_size` samples at a time; `settings` are its other arguments.
+    """Draw samples as `jaxdiff.sample` does, `batch_size` at a time, into NumPy arrays.
+
+    The samples do not depend on `batch_size`.
 
     Args:
-        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several
-            processes call alike, and all get the samples.
-        keep: a folder for finished batches, by whose help the same call goes on where it was stopped, in batches of
-            any size; what other settings or weights left in it is removed. It is the caller's to remove at the end.
-        progress: show a bar.
+        key: a typed key, or n keys, one a sample.
+        denoiser: any denoiser.
+        shape: (n, *event); for a product a tree of shapes.
+        batch_size: number of samples drawn at once.
+        cond: condition, leaves `[n, ...]`.
+        x_start: x at the first time, `[n, *event]`; None draws it from the prior.
+        mesh: devices that each batch is split between; the batch size is rounded up to a multiple of their number.
+            With several processes a collective: every process must call it, and each returns all samples.
+        keep: folder for finished batches. The same call resumes from it, with any batch size. Files from other settings
+            or weights are removed. The folder remains after the call.
+        progress: show a progress bar.
+        **settings: other arguments of `jaxdiff.sample`.
 
-    Raises ValueError for fewer than one sample a batch, more samples than memory holds, and a whole file in `keep`
-    that holds others than those asked for; TypeError for what is no whole number; and what `jaxdiff.sample` raises.
+    Returns:
+        Samples `[n, *event]` as NumPy arrays, or `[steps + 1, n, *event]` with `trajectory=True`.
+
+    Raises:
+        ValueError: if `batch_size` is less than 1, if the samples do not fit in memory, or if a file in `keep` holds
+            other samples.
+        TypeError: for an unknown setting or a number that is not whole.
+
+    Examples:
+        >>> import tempfile
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     x = jd.samplers.draw(jax.random.key(0), denoiser, (8, 1), batch_size=4, keep=folder, steps=5)
+        >>> type(x).__name__, x.shape
+        ('ndarray', (8, 1))
     """
     known = inspect.signature(sample).parameters
     if unknown := sorted(settings.keys() - known.keys()):

@@ -7,7 +7,7 @@ decoupled noise annealing", algorithm 1) is
     x_0  ~ N(x_0; x̂_0, r² I) N(y; A(x_0), s² I), normalised                     a draw of p(x_0 | x_t, y)
     x_t' = α_t' x_0 + σ_t' ε
 
-The noise at t' does not depend on x_t, so that a step can be long enough to correct errors of earlier levels. The last
+The noise at t' does not depend on x_t, so a step can be long enough to correct errors of earlier levels. The last
 draw of x_0 is the result.
 
 1.  The width r. The paper takes r = σ_t under EDM, where α = 1. On any process x_t/α is a run of EDM at the same
@@ -53,23 +53,50 @@ from jaxdiff.samplers.sampler import Sampler, grid_of
 
 
 class PosteriorDraw(abc.ABC):
-    """Draws x_0 from N(x_0; x̂_0, r² I) N(y; A(x_0), s² I), normalised."""
+    """Base class of draws of x_0 from N(x_0; x̂_0, r² I) N(y; A(x_0), s² I), normalised, inside `DAPS`.
+
+    A subclass writes `draw`, and sets `noiseless = False` if it needs s > 0. It is a frozen dataclass under
+    `@jaxdiff.pytree`.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> @jd.pytree
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Ignore(jd.samplers.PosteriorDraw):  # of the measurement
+        ...     def draw(self, keys, measurement, observation, guess, r):
+        ...         return guess
+        >>> operator = jd.guidance.operators.mask(jnp.array([True, False]))
+        >>> jd.samplers.DAPS(operator, noise_std=0.1, inner=Ignore()).inner.noiseless
+        True
+    """
 
     noiseless = True
     """Whether s may be 0."""
 
     @abc.abstractmethod
     def draw(self, keys, measurement: Measurement, observation: Observation, guess, r) -> jax.Array:
-        """x_0 [n, *event], given x̂_0 = `guess` [n, *event] and the number r, with one key a sample."""
+        """Draw x_0 `[n, *event]` given x̂_0 = `guess` `[n, *event]` and the scalar r, with one key a sample."""
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class LinearDraw(PosteriorDraw):
-    """A draw by perturbing and solving: exact for a linear operator; a nonlinear one is linearised at x̂_0.
+    """Draw x_0 by perturbing and solving, which is exact for a linear operator; others are linearised at x̂_0.
 
-    The system is solved in at most `iterations` products with the operator and its transpose; the network is not
-    evaluated. Raises TypeError or ValueError for anything but a whole number of at least 1.
+    Args:
+        iterations: largest number of products with the operator and its transpose. The network is not evaluated.
+
+    Source:
+        Papandreou and Yuille 2010, "Gaussian sampling by local perturbations".
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> operator = jd.guidance.operators.mask(jnp.array([True, False]))
+        >>> jd.samplers.DAPS(operator, noise_std=0.1, inner=jd.samplers.LinearDraw(iterations=8)).inner
+        LinearDraw(iterations=8)
     """
 
     iterations: int = 64
@@ -78,7 +105,7 @@ class LinearDraw(PosteriorDraw):
         object.__setattr__(self, "iterations", check_whole("iterations", self.iterations))
 
     def draw(self, keys, measurement, observation, guess, r):
-        """The perturbed guess, moved towards a perturbed measurement by the gain of a Kalman filter."""
+        """Move the perturbed guess towards the perturbed measurement by the gain of a Kalman filter."""
         residual, forward, transposed = measurement.linearised(guess, observation)
         variance = measurement.noise_variance(observation.y).astype(residual.dtype)
         away = r * normal(folded(keys, 0), guess)
@@ -90,12 +117,21 @@ class LinearDraw(PosteriorDraw):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class LangevinDraw(PosteriorDraw):
-    """A draw by `steps` Langevin steps from x̂_0, for any operator; each takes a forward and a backward pass of it.
+    """Draw x_0 by Langevin steps from x̂_0, for any operator; each step takes a forward and a backward pass of it.
 
-    `size` is the step size in units of 1/(1/r² + 1/s²). With |A| the norm of the operator's derivative, or 1 where that
-    is larger, steps are stable for a size below 4/|A|², and variances are too large by a factor of at most
-    1/(1 - size |A|²/4). Requires noise_std above 0. Raises TypeError or ValueError for a `steps` that is not a whole
-    number of at least 1, and for a `size` outside (0, 4).
+    With |A| the norm of the operator's derivative, or 1 if that is larger, steps are stable for a size below 4/|A|².
+    Variances are then too large by a factor of at most 1/(1 - size |A|²/4). Requires a `noise_std` above 0.
+
+    Args:
+        steps: number of steps, at least 1. Static: a new number compiles a new program.
+        size: step size in units of 1/(1/r² + 1/s²), in (0, 4).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> magnitude = lambda x0: jnp.abs(x0)
+        >>> jd.samplers.DAPS(magnitude, noise_std=0.1, inner=jd.samplers.LangevinDraw(steps=20)).inner.steps
+        20
     """
 
     steps: int = dataclasses.field(default=100, metadata={"static": True})
@@ -108,7 +144,7 @@ class LangevinDraw(PosteriorDraw):
         check_field(self, "size", above=0, below=4)
 
     def draw(self, keys, measurement, observation, guess, r):
-        """x_0 after all steps from the guess."""
+        """Return x_0 after all steps from the guess."""
         variance = measurement.noise_variance(observation.y).astype(guess.dtype)
         share = r**2 / (r**2 + variance)  # δ = size share s²
 
@@ -124,20 +160,40 @@ class LangevinDraw(PosteriorDraw):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class DAPS(OfMeasurement, Sampler):
-    """Samples given a measurement y = operator(x_0) + noise_std n, by decoupled annealing (Zhang et al. 2024).
+    """Sample data given a measurement y = operator(x_0) + noise_std n, by decoupled annealing.
 
-        sampler = jd.samplers.DAPS(jd.guidance.operators.average(4), noise_std=0.1)
-        x = jd.sample(key, denoiser, (16, 32, 32, 3), sampler, steps=50, cond=y)                y [16, 8, 8, 3]
+    Each step solves the probability flow from its level to the data by a few DDIM steps, draws x_0 given the end point
+    and y, and noises it to the next level. The result is the last draw, which has noise of a standard deviation up to
+    r of the last level. `cond` is y, or {"y": y, "cond": the denoiser's condition, "operator": parameters}, as for
+    `jaxdiff.guidance.Observed`. For continuous data.
 
-    `operator` and `cond` are those of `jaxdiff.guidance.Observed`: y, or {"y": y, "cond": what the denoiser takes,
-    "operator": parameters}. Each step of a run solves the probability flow from its level to the data by `steps` steps
-    of DDIM, each one evaluation of the network without a derivative; `inner` then draws x_0: `LinearDraw()`, or
-    `LangevinDraw()` for an operator that is far from linear. The result is the last draw, with noise up to r of the
-    last level. `data_std` is d of the module; infinity gives the paper's r = σ/α. For processes of numbers.
+    Args:
+        operator: function of one example x_0, without a batch axis, or of x_0 and its parameters.
+        noise_std: standard deviation of the measurement's noise, 0 or more.
+        steps: DDIM steps to the data at each level, one network evaluation each, without a derivative.
+        inner: how x_0 is drawn: `LinearDraw()`, or `LangevinDraw()` for an operator that is far from linear.
+        data_std: standard deviation of the data, which bounds the width r (see the module); infinity gives the paper's
+            r = σ/α.
 
-    Raises TypeError for a bridge or an operator that takes other arguments; ValueError for a noise_std below 0, or 0
-    under `LangevinDraw`, a `steps` below 1, a y of another shape than operator(x_0), and a start where α = 0 (t = 1 of
-    Flow and Cosine) unless `data_std` is finite.
+    Raises:
+        TypeError: for an operator that takes other arguments and, when run, for a bridge.
+        ValueError: if `noise_std` is below 0, or 0 with `LangevinDraw`; if `steps` is less than 1; when run, for a y of
+            another shape than operator(x_0), and for a start with α = 0 (t = 1 of Flow and Cosine) without a finite
+            `data_std`.
+
+    Source:
+        Zhang et al. 2024, "Improving diffusion inverse problem solving with decoupled noise annealing", algorithm 1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0, 0.0], [[1.0, 0.9], [0.9, 1.0]])
+        >>> sampler = jd.samplers.DAPS(jd.guidance.operators.mask(jnp.array([True, False])), noise_std=0.01, steps=2)
+        >>> y = jnp.full((4, 2), 1.5)  # the first value is measured
+        >>> x = jd.sample(jax.random.key(0), denoiser, (4, 2), sampler, steps=3, cond=y)
+        >>> bool((abs(x[:, 0] - 1.5) < 0.1).all())
+        True
     """
 
     operator: Callable[..., jax.Array]
@@ -155,7 +211,7 @@ class DAPS(OfMeasurement, Sampler):
         check_field(self, "data_std", above=0, most=math.inf)
 
     def check_start(self, process, t) -> None:
-        """Raise ValueError where r is infinite at `t`."""
+        """Raise ValueError if r is infinite at `t`."""
         if process.marginal(t)[0] == 0 and is_concrete(self.data_std) and math.isinf(self.data_std):
             raise ValueError(
                 f"alpha({float(t)}) = 0 for {type(process).__name__}, where r = sigma/alpha of DAPS is infinite; start "
@@ -163,19 +219,19 @@ class DAPS(OfMeasurement, Sampler):
             )
 
     def check_cond(self, denoiser, cond, shape):
-        """What `Observed` takes, with a y of the operator's shape."""
+        """`cond` as `Observed` takes it, with y checked to have the operator's shape."""
         observed = Observed(denoiser, self.operator, self.noise_std, Proximal(1.0))
         cond = super().check_cond(observed, cond, shape)
         self._measurement.check(jax.ShapeDtypeStruct(shape, jnp.result_type(float)), self._measurement.read(cond))
         return cond
 
     def step(self, keys, denoiser, x, t, s, state, cond):
-        """A draw of x_0 at t, noised to s."""
+        """Draw x_0 at t and noise it to s."""
         process: Any = denoiser.process
         return process.perturb(folded(keys, 0), self.answer(keys, denoiser, x, t, cond), s)[0], state
 
     def answer(self, keys, denoiser, x, t, cond):
-        """A draw of x_0 given x at t and y."""
+        """Draw x_0 given x at t and y."""
         process: Any = denoiser.process
         observation = self._measurement.read(cond)
         solver = DDIM()

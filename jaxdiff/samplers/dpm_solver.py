@@ -31,7 +31,24 @@ from jaxdiff.samplers.sampler import Sampler
 @pytree
 @dataclasses.dataclass(frozen=True)
 class DPMSolverPP(Sampler):
-    """DPM-Solver++ multistep of `order` 1, 2 or 3 (1 is DDIM); `sde` solves the reverse SDE instead, order 1 or 2."""
+    """DPM-Solver++ multistep for the probability flow or the reverse SDE; the default sampler of `jaxdiff.sample`.
+
+    It takes one network evaluation a step.
+
+    Args:
+        order: 1 (DDIM), 2 or 3.
+        sde: solve the reverse SDE, with `order` 1 or 2.
+
+    Source:
+        Lu et al. 2022, "DPM-Solver++: fast solver for guided sampling of diffusion probabilistic models", algorithm 2.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 1), jd.samplers.DPMSolverPP(order=3), steps=5).shape
+        (4, 1)
+    """
 
     order: int = dataclasses.field(default=2, metadata={"static": True})
     sde: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -48,23 +65,23 @@ class DPMSolverPP(Sampler):
 
     @property
     def looks_back(self) -> bool:
-        """Of order 2 and 3."""
+        """True for order 2 and 3."""
         return self.order > 1
 
     def init(self, denoiser, x, steps):
-        """No history: predictions [order - 1] of x_0, newest first, and their ℓ, infinite where there is none."""
+        """An empty history: the last predictions of x_0 [order - 1], newest first, and their ℓ, -inf if missing."""
         history = self.order - 1
         return jnp.broadcast_to(jnp.zeros_like(x), (history, *x.shape)), jnp.full(history, -jnp.inf, x.dtype)
 
     def move(self, keys, process, prediction, x, t, s, state):
-        """One multistep step; where the history is too short its terms are absent."""
+        """One multistep step; terms without a history are left out."""
         past, past_ell = state
         (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
         ell_t, ell_s = process.log_snr(t) / 2, process.log_snr(s) / 2
         h = ell_s - ell_t
         newest, _ = prediction
 
-        # Divided differences times powers of h; zero where an end of an interval is missing or infinite.
+        # Divided differences times powers of h; zero if an end of an interval is missing or infinite.
         nodes, values = [ell_t, *past_ell], [newest, *past]
         there = [jnp.isfinite(h) & jnp.isfinite(node) for node in nodes]
         first = [

@@ -1,7 +1,7 @@
-r"""Euler-Maruyama in t, both ways.
+r"""Euler-Maruyama in t, forward and backward.
 
-Forward, dx = f x dt + g dw. Backward, from t down to s, one of the family that keeps the marginals (Anderson 1982; Song
-et al. 2021, eq. 6 and 13; Karras et al. 2022, eq. 6), η = 1 the reverse SDE and η = 0 the probability flow:
+The forward SDE is dx = f x dt + g dw. Backward, from t to s < t, a family of SDEs keeps the marginals (Anderson 1982;
+Song et al. 2021, eq. 6 and 13; Karras et al. 2022, eq. 6); η = 1 is the reverse SDE and η = 0 the probability flow:
 
     dx = (f x - (1 + η²)/2 g² score) dt + η g dw.
 
@@ -10,7 +10,8 @@ With score = -ε/σ and h the length of a step,
     x_{t+h} = x + h f x + g √h z                                          forward
     x_{t-h} = x - h (f x + (1 + η²)/2 g²/σ ε) + η g √h z                  backward
 
-Both of weak order 1 in h. Unlike the other samplers this one steps in t itself, so it is the coarsest near the ends.
+Both are of weak order 1 in h. Unlike the other samplers this one steps in t itself, which is least accurate near the
+ends.
 """
 
 import dataclasses
@@ -30,9 +31,20 @@ from jaxdiff.samplers.sampler import Sampler, check_guides_noise, check_noise
 @pytree
 @dataclasses.dataclass(frozen=True)
 class EulerMaruyama(Sampler):
-    """Euler-Maruyama on the reverse SDE (Song et al. 2021, eq. 6 and appendix D).
+    """Euler-Maruyama in t on the reverse SDE.
 
-    `noise` is η: 1 the reverse SDE, 0 Euler's method on the probability flow, a number between (or above) a mixture.
+    Args:
+        noise: η, 0 or more: 1 is the reverse SDE, 0 is Euler's method on the probability flow.
+
+    Source:
+        Song et al. 2021, "Score-based generative modeling through SDEs", eq. 6 and appendix D.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 1), jd.samplers.EulerMaruyama(), steps=5).shape
+        (4, 1)
     """
 
     noise: float = 1.0
@@ -41,7 +53,7 @@ class EulerMaruyama(Sampler):
         check_noise(self)
 
     def check_start(self, process, t) -> None:
-        """Raise ValueError where the SDE is singular at `t`: α = 0."""
+        """Raise ValueError if α = 0 at `t`, where the SDE is singular."""
         if process.marginal(t)[0] == 0:
             raise ValueError(
                 f"the SDE of {type(process).__name__} is singular at t = {float(t)}, where alpha = 0; "
@@ -49,7 +61,7 @@ class EulerMaruyama(Sampler):
             )
 
     def init(self, denoiser, x, steps):
-        """Nothing is carried; ValueError where the noise is not guided."""
+        """No state. Raise ValueError if guidance leaves the predicted noise unguided."""
         check_guides_noise(denoiser, "Euler-Maruyama")
         return ()
 
@@ -64,13 +76,32 @@ class EulerMaruyama(Sampler):
 
 
 def forward_paths(key, process: Gaussian, x0, steps: int, t_start: float = 0.0, t_end: float = 1.0) -> jax.Array:
-    """Paths of the forward SDE from x0 [n, *event] at `t_start` by Euler-Maruyama: [steps + 1, n, *event].
+    """Simulate paths of the forward SDE from x0 by Euler-Maruyama, in `steps` equal steps in t.
 
-    On `steps` equal steps in t; path i depends on `key` and i alone (`key` may be n keys, one a path). n paths from one
-    point: `jnp.broadcast_to(point, (n, *event))`.
+    Path i depends on `key` and i alone. For n paths from one point: `x0 = jnp.broadcast_to(point, (n, *event))`.
 
-    Raises TypeError for integer x0 or a key that is not a typed key; ValueError for a NaN in x0, fewer than one step,
-    times outside [0, 1] or not rising (traced, these give NaN).
+    Args:
+        key: a typed key, or n keys, one a path.
+        process: a process of continuous data.
+        x0: where the paths start, `[n, *event]`, floating.
+        steps: number of steps.
+        t_start: time of x0.
+        t_end: time of the last point.
+
+    Returns:
+        The paths, `[steps + 1, n, *event]`.
+
+    Raises:
+        TypeError: for an integer x0 or a key that is not typed.
+        ValueError: for a NaN in x0, fewer than one step, or times outside [0, 1] or not increasing (traced, these give
+            NaN).
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> jd.samplers.forward_paths(jax.random.key(0), jd.VP(), jnp.zeros((4, 2)), steps=10).shape
+        (11, 4, 2)
     """
     check_gaussian(process, "an SDE")
     x0 = check_event(x0, "x0")

@@ -5,9 +5,9 @@ The trapezoidal rule on the line integral dx = x_0 dα + ε dσ from t to s, wit
     x'  = α_s x_0 + σ_s ε                               x_0, ε at (x, t)
     x_s = x' + (α_s - α_t)/2 (x_0' - x_0) + (σ_s - σ_t)/2 (ε' - ε)       x_0', ε' at (x', s)
 
-Where α = 1 (VE, EDM) this is the paper's algorithm to the letter; for Flow it is Heun's method in t on the velocity.
-Churn first raises the noise σ/α by the factor 1 + γ, γ = min(churn/steps, √2 - 1), by a draw from the process's own
-transition; never past t = 1.
+For α = 1 (VE, EDM) this is exactly the paper's algorithm; for Flow it is Heun's method in t on the velocity. Churn
+first raises the noise σ/α by the factor 1 + γ, γ = min(churn/steps, √2 - 1), by a draw from the process's own
+transition, but never past t = 1.
 """
 
 import dataclasses
@@ -25,9 +25,26 @@ from jaxdiff.samplers.sampler import Sampler
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Heun(Sampler):
-    """Heun with churn (Karras et al. 2022, algorithm 2): of second order, two evaluations a step.
+    """Heun's second-order method with churn; it takes two network evaluations a step.
 
-    `churn` is S_churn, applied where σ/α lies within [s_min, s_max], with noise of std `s_noise`.
+    Args:
+        churn: S_churn, 0 or more; 0 is deterministic.
+        s_min: smallest σ/α at which churn is applied.
+        s_max: largest σ/α at which churn is applied.
+        s_noise: standard deviation of the noise of churn.
+
+    Raises:
+        ValueError: for a number out of range, or if `s_min`, `s_max` or `s_noise` is given without churn.
+
+    Source:
+        Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", algorithm 2.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 1), jd.samplers.Heun(churn=2.0), steps=5).shape
+        (4, 1)
     """
 
     churn: float = 0.0
@@ -48,16 +65,16 @@ class Heun(Sampler):
 
     @property
     def reversible(self) -> bool:
-        """Without churn, as far as that can be seen."""
+        """Whether churn = 0; False if it is traced."""
         return is_concrete(self.churn) and bool(np.all(np.asarray(self.churn) == 0))
 
     def init(self, denoiser, x, steps):
-        """γ of every step, NaN where a setting is."""
+        """γ of every step; NaN if a setting is out of range."""
         known = (self.churn >= 0) & (self.s_min <= self.s_max)
         return nan_unless(known, jnp.minimum(jnp.asarray(self.churn / steps, x.dtype), math.sqrt(2) - 1))
 
     def step(self, keys, denoiser, x, t, s, state, cond):
-        """Raise the noise by churn, then one trapezoidal step."""
+        """Raise the noise by churn, then take one trapezoidal step."""
         process: Any = denoiser.process
         gamma = state
         log_snr = process.log_snr(t)

@@ -1,9 +1,9 @@
-r"""From data to noise by the sampler's own step, s > t: DDIM inversion (Song et al. 2021, section 4.3) and its kin.
+r"""Inversion: from data to noise by the sampler's own step with s > t, such as DDIM (Song et al. 2021, section 4.3).
 
-A step of the probability flow knows only the noise levels at its two ends, and runs either way between them. Up the
-grid and down again an explicit method of order p does not quite return: with a local error C h^{p+1} each way, the two
-leave C h^{p+1} (1 + (-1)^{p+1}) a step. Over a whole run that is of order p where p is odd (DDIM: 1) and of order p + 1
-where it is even (Heun: 3).
+A step of the probability flow depends only on the noise levels at its two ends, and can run in either direction. An
+explicit method of order p that goes up the grid and down again does not return exactly: with a local error C h^{p+1} in
+each direction, C h^{p+1} (1 + (-1)^{p+1}) is left a step. Over a whole run that is of order p for odd p (DDIM: 1) and
+of order p + 1 for even p (Heun: 3).
 """
 
 from typing import Any
@@ -30,16 +30,41 @@ def invert(
     t_min: float = 1e-5,
     t_max: float = 1.0,
 ) -> jax.Array:
-    """The noise that `sampler` leads to x0 [n, *event]: x0, read as x at `t_min`, carried up its grid to `t_max`.
+    """Find the noise from which `sampler` leads to x0, by running its steps from data to noise.
 
-    `sample` with the same sampler, steps and grid, t_start=t_max, t_end=t_min and x_start the result comes back to x0
-    up to the error of its steps; `encode` is the limit of many steps. `grid` is one of `jaxdiff.grids` (None: as in
-    `sample`), or an array of decreasing t as in `sample`, which is walked from its end and sets `t_min`, `t_max`
-    and the number of steps.
+    `sample` from this noise as `x_start`, with the same sampler, steps and grid, `t_start=t_max` and `t_end=t_min`,
+    returns to x0 up to the discretisation error. `encode` is the limit of many steps.
 
-    Raises ValueError for a sampler whose step does not run upwards (one that draws noise or looks back), integer or NaN
-    x0, times outside [0, 1], not in order, or other than those of an array as grid (traced, NaN),
-    or a denoiser without an answer at the start.
+    Args:
+        denoiser: any denoiser of continuous data.
+        x0: data `[n, *event]`, taken for x at `t_min`.
+        sampler: a sampler without noise or history: `DDIM()`, `Heun()` or `ProbabilityFlow()`.
+        steps: number of steps.
+        cond: condition, leaves `[n, ...]`.
+        grid: one of `jaxdiff.grids` (None: as in `sample`), or an array of decreasing times as in `sample`, which is
+            walked from its end and sets `t_min`, `t_max` and the number of steps.
+        t_min: time of x0.
+        t_max: time of the result.
+
+    Returns:
+        x at `t_max`, `[n, *event]`.
+
+    Raises:
+        ValueError: for a sampler that draws noise or uses earlier steps, an integer x0 or a NaN in it, times outside
+            [0, 1], not in order or other than the ends of the array `grid` (traced, NaN), or a denoiser that is
+            undefined at the first time.
+
+    Source:
+        Song et al. 2021, "Denoising diffusion implicit models", section 4.3.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> z = jd.invert(denoiser, jnp.array([[3.0]]), steps=50)
+        >>> round(float(z[0, 0]), 0)  # 3 is two standard deviations above the mean
+        2.0
     """
     check_run(denoiser, sampler)
     x0 = check_event(x0, "x0")

@@ -1,9 +1,8 @@
-r"""What DPM-Solver++ and UniPC share: the integrals of a polynomial against the linear part of the flow.
+r"""Integrals of a polynomial against the linear part of the flow, for DPM-Solver++ and UniPC.
 
     μ_k = ∫_0^1 h e^{h(v-1)} v^k dv,      μ_0 = 1 - e^{-h},      μ_k = 1 - k μ_{k-1}/h
 
-The recurrence loses k digits of h a term where h is small, and the quadrature of Gauss and Legendre is exact to
-rounding there.
+For small h the recurrence loses k digits of h a term; there Gauss-Legendre quadrature is exact to rounding.
 """
 
 import jax
@@ -27,5 +26,5 @@ def moments(h, count: int) -> list[jax.Array]:
 
 
 def over(a, b, there) -> jax.Array:
-    """a/b where `there`, otherwise 0."""
+    """a/b if `there`, otherwise 0."""
     return jnp.where(there, a, 0.0) / jnp.where(there, b, 1.0)

@@ -5,8 +5,8 @@ over the posterior (Dempster, Laird and Rubin 1977):
 
     d log p(y)/ds² = E[ d log p(y | x_0)/ds² | y ] = E[ |y - A(x_0)|² | y ]/(2 s⁴) - m/(2 s²),
 
-which is 0 where s² is the mean square of y - A(x_0). So each round draws x_0 for every example under the current s, and
-takes the mean square over all examples for the next s²: a map g, whose fixed point is the answer. With the same random
+which is 0 if s² is the mean square of y - A(x_0). So each round draws x_0 for every example under the current s, and
+takes the mean square over all examples as the next s²: a map g, whose fixed point is the estimate. With the same random
 numbers in every round g is a deterministic function, and after k rounds the error is of order λ^k, with λ = g'(s²) the
 fraction of missing information.
 
@@ -37,11 +37,26 @@ _FURTHER = 1.1
 
 
 class NoiseEstimate(NamedTuple):
-    """An estimate of `noise_std`, its standard error, the start and the value after each round, and convergence.
+    """An estimate of a measurement's `noise_std`.
 
-    The standard error is that around the true noise, over measurements and draws of x_0; it is NaN for one example or
-    rounds that diverge.
-    `converged`: further rounds would change the estimate of s² by less than a tenth of its standard error.
+    Attributes:
+        noise_std: the estimate.
+        standard_error: over measurements and draws of x_0, around the true value; NaN for one example, and for rounds
+            that diverge.
+        rounds: the starting value and the value after each round, `[rounds + 1]`.
+        converged: whether further rounds would change the estimate of s² by less than a tenth of its standard error.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0], [[1.0]])
+        >>> observed = jd.guidance.Observed(denoiser, jd.guidance.operators.mask(True), noise_std=1.0)
+        >>> y = 1.1 * jax.random.normal(jax.random.key(0), (50, 1))
+        >>> found = jd.samplers.estimate_noise(jax.random.key(1), observed, (50, 1), y, rounds=2, steps=5)
+        >>> observed = dataclasses.replace(observed, noise_std=found.noise_std)
+        >>> bool(found.rounds[-1] == observed.noise_std)
+        True
     """
 
     noise_std: float
@@ -60,24 +75,44 @@ def estimate_noise(
     steps: int = 50,
     **settings,
 ) -> NoiseEstimate:
-    """Estimate `noise_std` of a measurement, one for all examples, by EM that starts at that of `observed`.
+    """Estimate the `noise_std` of a measurement, one for all examples, by expectation-maximisation.
 
-        found = jd.samplers.estimate_noise(key, observed, (1000, 28, 28, 1), cond=y)
-        observed = dataclasses.replace(observed, noise_std=found.noise_std)
+    Rounds start at the `noise_std` of `observed`. Each draws one x_0 for each example, always with the same random
+    numbers, and compiles nothing new. One further round, at a variance a tenth larger, measures the speed of
+    convergence. Every value of y must be noisy: values hidden by `mask` would count as measured without noise. The
+    estimate is as good as samples of `observed` are draws from the posterior.
 
-    `shape` = (n, *event), `cond`, `sampler`, `steps` and the other settings are those of `jaxdiff.sample`. Each round
-    draws one x_0 for each example, always with the same random numbers, and compiles nothing new. One further round, at
-    a variance a tenth larger, measures the speed of convergence. Every number of y must be noisy: values that `mask`
-    hides would count as measured without noise. The estimate is as good as samples of `observed` are draws from the
-    posterior.
+    Args:
+        key: a typed key, or n keys, one an example.
+        observed: denoiser of p(x_0 | y), with one `noise_std` above 0.
+        shape: (n, *event).
+        cond: the measurement, as `observed` takes it.
+        rounds: number of rounds, at least 1.
+        sampler: sampler of each round.
+        steps: its number of steps.
+        **settings: other arguments of `jaxdiff.sample`.
 
-    Raises TypeError for anything but an `Observed`, ValueError for fewer than one round or a noise_std that is not one
-    number above 0 (rounds would not move from 0), and what `jaxdiff.sample` raises.
+    Raises:
+        TypeError: if `observed` is not a `jaxdiff.guidance.Observed`.
+        ValueError: for fewer than one round, or a `noise_std` that is not one number above 0.
+
+    Source:
+        Dempster, Laird and Rubin 1977, "Maximum likelihood from incomplete data via the EM algorithm".
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0], [[1.0]])
+        >>> observed = jd.guidance.Observed(denoiser, jd.guidance.operators.mask(True), noise_std=1.0)
+        >>> y = 1.1 * jax.random.normal(jax.random.key(0), (50, 1))
+        >>> found = jd.samplers.estimate_noise(jax.random.key(1), observed, (50, 1), y, rounds=2, steps=5)
+        >>> found.rounds.shape, bool(found.noise_std > 0)
+        ((3,), True)
     """
     check_instance("observed", observed, Observed, "a jaxdiff.guidance.Observed(denoiser, operator, noise_std)")
     rounds = check_whole("rounds", rounds)
     if np.ndim(observed.noise_std) or not observed.noise_std > 0:
-        raise ValueError(f"noise_std = {observed.noise_std}; expected one number above 0 for all, from which to begin")
+        raise ValueError(f"noise_std = {observed.noise_std}; expected one number above 0 as the starting value")
     n = observed.process.check_shape(shape)[0]
     keys, dtype = example_keys(key, n), jnp.result_type(float)
 

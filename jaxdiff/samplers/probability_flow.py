@@ -1,9 +1,9 @@
-r"""The probability flow by diffrax, in the rotation's coordinates, each example with its own steps.
+r"""Solves the probability flow by diffrax in the rotation's coordinates, with steps of its own for each example.
 
     dz/dφ = v(z, φ) = cos φ E[ε | x] - sin φ E[x_0 | x],        x = q z
 
-is finite at both ends of every process and leaves the linear drift to the rotation (see docs/design.md for what that
-saves). A solve that fails leaves a finite, plausible and wrong state behind, so its success is returned beside it.
+is finite at both ends of every process and leaves the linear drift to the rotation (docs/design.md has the savings). A
+failed solve returns a finite, plausible and wrong state, so that success is reported separately.
 """
 
 import dataclasses
@@ -31,9 +31,21 @@ _MAX_STEPS = 4096
 
 
 class Solution(NamedTuple):
-    """Where one example's solve ended, the evaluations of the field it took, and whether it got there.
+    """Where one example's solve of the probability flow ended.
 
-    evaluations is -1 where diffrax does not tell: for an implicit solver, whose root finder takes what it needs.
+    Attributes:
+        state: the state at the end.
+        evaluations: evaluations of the field; -1 for an implicit solver, which does not count them.
+        converged: whether the solve succeeded. If not, the state is meaningless.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> flow = jd.samplers.ProbabilityFlow()
+        >>> solution = flow.carry(denoiser, jnp.array([[3.0]]), 1e-5, 1.0, None)  # each field [n, ...]
+        >>> solution.state.shape, bool(solution.converged[0])
+        ((1, 1), True)
     """
 
     state: Any
@@ -42,13 +54,13 @@ class Solution(NamedTuple):
 
 
 def check_flow(flow) -> None:
-    """Raise TypeError for what is no `ProbabilityFlow`, ValueError where a number of it is an array."""
+    """Raise TypeError if `flow` is not a `ProbabilityFlow`, ValueError if one of its numbers is an array."""
     check_instance("flow", flow, ProbabilityFlow, "a sampler such as jaxdiff.samplers.ProbabilityFlow(rtol=1e-4)")
     check_shared("flow", flow)
 
 
 def check_solver(solver) -> None:
-    """Raise where `solver` is neither None nor one that integrates an ODE with adaptive steps."""
+    """Raise unless `solver` is None or an adaptive diffrax solver of ODEs."""
     if solver is None:
         return
     import diffrax
@@ -60,20 +72,20 @@ def check_solver(solver) -> None:
     if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         name = f"diffrax.{type(solver).__name__}()"
         raise ValueError(
-            f"solver = {name} gives no estimate of its error to choose steps by; wrap it: diffrax.HalfSolver({name})"
+            f"solver = {name} gives no estimate of its error to adapt steps by; wrap it: diffrax.HalfSolver({name})"
         )
 
 
 def _evaluations(solver) -> tuple[int, int]:
-    """Evaluations of the field a step, and once a solve; (0, -1) where they are not known."""
+    """Evaluations of the field a step, and once a solve; (0, -1) if unknown."""
     import diffrax
 
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         return 0, -1
-    if isinstance(solver, diffrax.AbstractWrappedSolver):  # a step and two half steps; the first two start alike
+    if isinstance(solver, diffrax.AbstractWrappedSolver):  # a step and two half steps, two of which share their start
         each, once = _evaluations(solver.solver)
         return (3 * each, 2 * once) if type(solver) is diffrax.HalfSolver and once >= 0 else (0, -1)
-    if isinstance(solver, diffrax.AbstractERK):  # under FSAL the first stage is the last one of the step before
+    if isinstance(solver, diffrax.AbstractERK):  # FSAL: the first stage is the last of the step before
         stages, fsal = len(solver.tableau.b_sol), solver.tableau.fsal  # pyright: ignore[reportAttributeAccessIssue]
         return stages - fsal, int(fsal)
     return {diffrax.Euler: (1, 0), diffrax.ReversibleHeun: (1, 1)}.get(type(solver), (0, -1))
@@ -87,11 +99,29 @@ def _nan_where_failed(solution: Solution) -> jax.Array:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ProbabilityFlow(Sampler):
-    """The probability flow ODE by a diffrax solver (None: Dopri5), with steps of its own for every sample.
+    """The probability flow ODE by an adaptive diffrax solver, with steps of its own for every sample.
 
-    Any solver of ODEs with an error estimate, explicit or implicit; `diffrax.HalfSolver` gives one to those without.
-    A sample whose solve fails (no convergence in 4,096 steps, a value that is not finite) is returned as NaN.
-    Derivatives go through it backward; `adjoint`, one of diffrax's, is for others (`jaxdiff.samplers.adjoint`).
+    A sample whose solve fails (no convergence in 4,096 steps, a value that is not finite) is NaN. `encode`, `decode`
+    and the likelihoods take this object as `flow`.
+
+    Args:
+        solver: a diffrax solver of ODEs with an error estimate, explicit or implicit; None is Dopri5.
+            `diffrax.HalfSolver` adds an error estimate to a solver without one.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        adjoint: a diffrax adjoint, which sets how derivatives are taken; None supports reverse mode
+            (`jaxdiff.samplers.adjoint`).
+
+    Source:
+        Song et al. 2021, "Score-based generative modeling through SDEs", eq. 13.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> flow = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 1), flow).shape
+        (4, 1)
     """
 
     solver: "diffrax.AbstractSolver | None" = dataclasses.field(default=None, metadata={"static": True})
@@ -109,7 +139,7 @@ class ProbabilityFlow(Sampler):
 
     @property
     def method(self) -> Any:
-        """`solver`, or where it is None the one that `experiments/likelihood_solvers.py` found best."""
+        """`solver`, or Dopri5, the best one of `experiments/likelihood_solvers.py`."""
         import diffrax
 
         return diffrax.Dopri5() if self.solver is None else self.solver
@@ -119,7 +149,7 @@ class ProbabilityFlow(Sampler):
         return _nan_where_failed(self.carry(denoiser, x, t, s, cond)), state
 
     def carry(self, denoiser: DenoiserLike, x, t, s, cond) -> Solution:
-        """x [n, *event] carried from t to s (either way) along the probability flow, every example by its own steps."""
+        """Carry x [n, *event] along the probability flow from t to s, in either direction."""
         process: Any = denoiser.process
         dtype = working_dtype(x)
         t, s = (jnp.asarray(time).astype(dtype) for time in (t, s))
@@ -138,9 +168,9 @@ class ProbabilityFlow(Sampler):
         return Solution((process.scale(s) * state).astype(x.dtype), evaluations, converged)
 
     def solve(self, field, state, start, end) -> Solution:
-        """The `state` of one example carried from the angle `start` to `end` by `field(angle, state)`.
+        """Carry the `state` of one example from the angle `start` to `end` by `field(angle, state)`.
 
-        Never raises for a failure: `converged` is false where the steps ran out or a value stopped being finite.
+        Never raises for a failed solve: `converged` is then False.
         """
         import diffrax
 
@@ -178,7 +208,7 @@ def _carry(denoiser, x, t, s, cond, flow, split):
 
 
 def _between(denoiser, name: str, x, t, s, cond, flow) -> jax.Array:
-    """x [n, *event], called `name`, carried from t to s, one of them 1 and the other `t_min`."""
+    """Carry x [n, *event], the argument `name`, from t to s, one of which is 1 and the other `t_min`."""
     check_model(denoiser)
     check_gaussian(denoiser.process, "the probability flow")
     x = check_event(x, name)
@@ -192,15 +222,56 @@ def _between(denoiser, name: str, x, t, s, cond, flow) -> jax.Array:
 
 
 def encode(denoiser: DenoiserLike, x0, cond=None, flow: ProbabilityFlow = ProbabilityFlow(), t_min=1e-5) -> jax.Array:
-    """The latent of x0 [n, *event]: x0, read as x at `t_min`, carried along the probability flow to t = 1.
+    """Encode data as latents: carry x0 along the probability flow to t = 1.
 
-    `flow` is how it is solved, by the object that samples with it. NaN where a solve fails.
+    Args:
+        denoiser: any denoiser of continuous data.
+        x0: data `[n, *event]`, taken for x at `t_min`.
+        cond: condition, leaves `[n, ...]`.
+        flow: solver and tolerances.
+        t_min: time of x0.
 
-    Raises for integer or NaN x0, a `t_min` outside [0, 1] (traced, it gives NaN), and what is no denoiser or no flow.
+    Returns:
+        The latents, x at t = 1, `[n, *event]`; NaN for an example whose solve fails.
+
+    Raises:
+        TypeError: for an integer x0, or if `denoiser` or `flow` is not one.
+        ValueError: for a NaN in x0, or a `t_min` outside [0, 1] (traced, NaN).
+
+    Source:
+        Song et al. 2021, "Score-based generative modeling through SDEs", section 4.3.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> z = jd.encode(denoiser, jnp.array([[3.0]]))
+        >>> round(float(z[0, 0]), 1)  # 3 is two standard deviations above the mean
+        2.0
     """
     return _between(denoiser, "x0", x0, t_min, 1.0, cond, flow)
 
 
 def decode(denoiser: DenoiserLike, z, cond=None, flow: ProbabilityFlow = ProbabilityFlow(), t_min=1e-5) -> jax.Array:
-    """The inverse of `encode`: z [n, *event] at t = 1 carried back to x at `t_min`."""
+    """Decode latents as data: carry z along the probability flow from t = 1 to `t_min`; the inverse of `encode`.
+
+    Args:
+        denoiser: any denoiser of continuous data.
+        z: latents `[n, *event]`, x at t = 1.
+        cond: condition, leaves `[n, ...]`.
+        flow: solver and tolerances.
+        t_min: time of the result.
+
+    Returns:
+        x at `t_min`, `[n, *event]`; NaN for an example whose solve fails.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> x0 = jnp.array([[3.0]])
+        >>> x = jd.decode(denoiser, jd.encode(denoiser, x0))
+        >>> bool(abs(x - x0).max() < 1e-3)
+        True
+    """
     return _between(denoiser, "z", z, 1.0, t_min, cond, flow)

@@ -1,14 +1,14 @@
 r"""RePaint (Lugmayr et al. 2022): inpainting that noises the known values to every level and repeats every step.
 
-Let m be 1 where the value k of x_0 is known, and 0 elsewhere. A step from t to s (their algorithm 1) is
+Let m be 1 for a known value k of x_0, and 0 elsewhere. A step from t to s (their algorithm 1) is
 
     x_s^k = α_s k + σ_s ε                                     the known values at s
     x_s^u ~ p(x_s | x_t)                                      a step of any sampler
     x_s   = m x_s^k + (1 - m) x_s^u
     x_t   ~ N(a x_s, std²)                                    back by the forward transition from s to t
 
-done `repeats` times, the last time without the way back. Two lines differ from the paper's. Their line 5 multiplies the
-noise by 1 - ᾱ, where its root belongs. Their line 10 goes back with the β of the step below, which adds too little
+done `repeats` times, the last time without the last line. Two lines differ from the paper's. Their line 5 multiplies
+the noise by 1 - ᾱ instead of its root. Their line 10 goes back with the β of the step below, which adds too little
 noise: the transition that undoes the step is q(x_t | x_s) = N(√(1-β_t) x_s, β_t).
 
 With repeats = 1 this is the replacement method of Song et al. 2021 (appendix I.2). It is biased, since the known values
@@ -44,30 +44,47 @@ from jaxdiff.samplers.ancestral import Ancestral
 from jaxdiff.samplers.sampler import Sampler, check_inner
 
 _EXPECTED = (
-    'expected {"known": values [n, *event], "mask": truth values that broadcast against them}, and "cond" beside them '
-    "for what the denoiser takes"
+    'expected {"known": values [n, *event], "mask": truth values that broadcast against them}, and optionally "cond", '
+    "the denoiser's condition"
 )
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class RePaint(Sampler):
-    """Inpainting: samples that agree with known values of x_0, by any one-step sampler (Lugmayr et al. 2022).
+    """Inpainting: samples that agree with known values of x_0, by any one-step sampler.
 
-        cond = {"known": x0, "mask": mask, "cond": labels}
-        jd.sample(key, denoiser, x0.shape, jd.samplers.RePaint(repeats=10), steps=250, cond=cond)
-
-    `known` is [n, *event], and the boolean `mask` broadcasts to it; `known` is read only where the mask is True. The
-    result has these values there, and the sampler's answer elsewhere. For processes of numbers. Samples follow
-    p(x_0 | known values) approximately, as the module describes: increase the steps first, then `repeats`.
+    `cond` is {"known": `[n, *event]`, "mask": boolean, broadcasts to known, "cond": the denoiser's condition
+    (optional)}. The result has the known values where the mask is True. For continuous data. Samples follow p(x_0 |
+    known values) approximately (see the module): increase the steps first, then `repeats`.
 
     A run takes `repeats` steps of `sampler` for each of its steps, whatever the `jump`. Steps after the last whole
-    block of `jump` steps are taken once, and so is the answer at the end. `repeats` and `jump` are static: new values
-    compile a new program.
+    block of `jump` steps, and the final prediction, are taken once. New values of `repeats` and `jump` compile a new
+    program.
 
-    Raises TypeError for a sampler that uses earlier steps (DPM-Solver++ of order 2 and 3, UniPC) or chooses its own,
-    and ValueError for a `repeats` or `jump` below 1. When run, raises TypeError for a bridge or a mask that is not
-    boolean, and ValueError for known values of another shape or that are not finite.
+    Args:
+        sampler: sampler of each step.
+        repeats: how often each step is taken.
+        jump: length of the blocks of steps that are repeated.
+
+    Raises:
+        TypeError: for a sampler that uses earlier steps (DPM-Solver++ of order 2 and 3, UniPC) or is adaptive; when
+            run, for a bridge or a mask that is not boolean.
+        ValueError: for a `repeats` or `jump` below 1; when run, for known values that are not finite or of another
+            shape.
+
+    Source:
+        Lugmayr et al. 2022, "RePaint: inpainting using denoising diffusion probabilistic models", algorithm 1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0, 0.0], [[1.0, 0.9], [0.9, 1.0]])
+        >>> cond = {"known": jnp.full((4, 2), 1.5), "mask": jnp.array([True, False])}
+        >>> x = jd.sample(jax.random.key(0), denoiser, (4, 2), jd.samplers.RePaint(repeats=3), steps=5, cond=cond)
+        >>> bool((x[:, 0] == 1.5).all())
+        True
     """
 
     sampler: Sampler = Ancestral()
@@ -80,30 +97,30 @@ class RePaint(Sampler):
         check_inner("sampler", self.sampler)
         name = type(self.sampler).__name__
         if self.sampler.adaptive:
-            raise TypeError(f"RePaint needs steps to repeat, and {name} chooses its own; take Ancestral() or DDIM()")
+            raise TypeError(f"RePaint repeats fixed steps, and {name} is adaptive; take Ancestral() or DDIM()")
         if self.sampler.looks_back:
-            raise TypeError(f"RePaint goes back to noise, and {name} looks back at the steps before; take Ancestral()")
+            raise TypeError(f"RePaint goes back to noise, and {name} looks back at earlier steps; take Ancestral()")
         for field in ("repeats", "jump"):
             check_room(field, check_whole(field, getattr(self, field)))
 
     @property
     def grid(self):
-        """The sampler's."""
+        """The sampler's grid."""
         return self.sampler.grid
 
     def check_process(self, process) -> None:
-        """Raise TypeError for a process that is not of numbers, or that the sampler does not take."""
+        """Raise TypeError if the data of the process are not continuous, or the sampler does not support it."""
         super().check_process(process)
         self.sampler.check_process(process)
 
     def check_start(self, process, t) -> None:
-        """Raise ValueError where the sampler cannot start at `t`."""
+        """Raise ValueError if the sampler cannot start at `t`."""
         self.sampler.check_start(process, t)
 
     def check_cond(self, denoiser, cond, shape):
-        """{"known", "mask", "cond"} with leaves [n, ...]; values that are not known are set to 0."""
+        """{"known", "mask", "cond"} with leaves [n, ...]; unknown values are set to 0."""
         if is_of_bridge(denoiser):
-            raise TypeError("RePaint noises known values by the process, and a bridge has noise of another kind")
+            raise TypeError("RePaint noises known values by the process; a bridge has noise of another kind")
         if not isinstance(cond, dict) or not {*self.takes} <= {*cond} <= {*self.takes, "cond"}:
             raise TypeError(f"cond = {said(cond)}; {_EXPECTED}")
         known, mask = check_batch(cond["known"], "cond['known']"), as_array(cond["mask"])
@@ -121,11 +138,11 @@ class RePaint(Sampler):
         return {"known": known, "mask": mask, "cond": self.sampler.check_cond(denoiser, cond.get("cond"), shape)}
 
     def init(self, denoiser, x, steps):
-        """The times of a block, the index in it of the next step, and what the sampler carries."""
+        """The times of a block, the index in it of the next step, and the sampler's state."""
         return jnp.zeros(self.jump + 1, x.dtype), jnp.zeros((), jnp.int32), self.sampler.init(denoiser, x, steps)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
-        """A step from t to s; at the end of a block, the block again `repeats` - 1 times."""
+        """A step from t to s; at the end of a block, repeat the block `repeats` - 1 times."""
         process: Any = denoiser.process
         times, place, carried = state
         times = times.at[place].set(t).at[place + 1].set(s)
@@ -149,5 +166,5 @@ class RePaint(Sampler):
         return x, (times, (place + 1) % self.jump, carried)
 
     def answer(self, keys, denoiser, x, t, cond):
-        """The known values, and elsewhere the sampler's answer."""
+        """The known values, and elsewhere the sampler's final prediction."""
         return jnp.where(cond["mask"], cond["known"], self.sampler.answer(keys, denoiser, x, t, cond["cond"]))

@@ -1,4 +1,4 @@
-r"""The reverse SDE by diffrax's stochastic Runge-Kutta methods, in the coordinate where its noise is constant.
+r"""Solves the reverse SDE by diffrax's stochastic Runge-Kutta methods, in coordinates where its noise is constant.
 
 With ℓ = log(α/σ), which grows towards the data, the SDEs that share the marginals of a process are (Song et al. 2021,
 eq. 6 and 13; Karras et al. 2022, eq. 6), η = 1 being Anderson's reverse SDE and η = 0 the probability flow,
@@ -10,8 +10,8 @@ All but E[x_0 | x] is linear, and u = exp((1 + η²) ℓ), y = u x/α take the l
     dy = E[x_0 | x] du + √2 η exp(η² ℓ) dw_ℓ.
 
 For η = 1, u is the signal-to-noise ratio α²/σ², y = u x_0 + B_u, and the reverse SDE is dy = E[x_0 | y] du + dB_u:
-stochastic localisation (Montanari 2023, arXiv 2305.10690). Nothing in it is stiff, its noise is additive and constant,
-it starts at y = 0 where α = 0, and its time grows, as the solvers want it (diffrax's are wrong backwards).
+stochastic localisation (Montanari 2023, arXiv 2305.10690). It is not stiff, its noise is additive and constant, it
+starts at y = 0 where α = 0, and its time increases, as diffrax's solvers require (they are wrong backwards).
 
 A step from t to s is one step of the solver over p in [0, 1], u = u_t + p (u_s - u_t), with D the mean prediction:
 
@@ -19,11 +19,12 @@ A step from t to s is one step of the solver over p in [0, 1], u = u_t + p (u_s 
     r = u_t/u_s = e^{-(1+η²) h}     h = ℓ_s - ℓ_t
     c_x = σ_s/σ_t e^{-η² h}         c_data = α_s (1 - r)         std = σ_s √(1 - e^{-2 η² h})
 
-On the way x = α/w (c_x/α_s x_t + (1 - r) D), u = w u_s. Between η = 0 and 1 the noise has its right variance over
+Within the step x = α/w (c_x/α_s x_t + (1 - r) D), u = w u_s. Between η = 0 and 1 the noise has the right variance over
 the step and is spread evenly within it. Euler's step is ancestral sampling (η = 1) and DDIM (η = 0). A solver of strong
-order 1.5 needs the path's space-time area beside its increment, and two evaluations. SRA1 (Rößler 2010) evaluates where
-the path is at p = 0 and, in law, at p = 3/4, so a network sees inputs as noisy as it is told; ShARK and SEA (Foster et
-al. 2023) shift theirs by √(Δu/12) and √(Δu/3), which on long steps is not small beside the noise √u that is there.
+order 1.5 needs the path's space-time area besides its increment, and two evaluations. SRA1 (Rößler 2010) evaluates at
+points of the path at p = 0 and, in law, at p = 3/4, so that the network's inputs have the noise level of its t. ShARK
+and SEA (Foster et al. 2023) shift their points by √(Δu/12) and √(Δu/3), which on long steps is not small compared with
+the noise √u.
 """
 
 import dataclasses
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
 
 
 def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> jax.Array:
-    """One example x [*event] from t to s < t by one step of `solver`; `path` is Brownian on [0, 1], flat: [size].
+    """Carry one example x [*event] from t to s < t by one step of `solver`.
 
-    Where σ_s = 0, and u_s is infinite, the prediction at t is the answer.
+    `path` is Brownian motion on [0, 1], flat: [size]. If σ_s = 0, where u_s is infinite, the result is the prediction
+    at t.
     """
     import diffrax
     import lineax
@@ -53,7 +55,7 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
     process: Any = denoiser.process
     (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
     ell_t, ell_s = process.log_snr(t) / 2, process.log_snr(s) / 2
-    h = jnp.minimum(ell_s - ell_t, 1e30)  # finite, so that 0 h is 0
+    h = jnp.minimum(ell_s - ell_t, 1e30)  # finite: 0 * inf is NaN
     r, lost = jnp.exp(-(1 + noise**2) * h), -jnp.expm1(-(1 + noise**2) * h)
     c_x, c_data = sigma_s / sigma_t * jnp.exp(-(noise**2) * h), alpha_s * lost
     std = sigma_s * noise * jnp.sqrt(2 * h * ends.decayed(2 * noise**2 * h))  # √(1 - exp(-2 η² h))
@@ -61,7 +63,7 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
 
     def drift(p, mean, args):
         w = r + p * lost
-        here = last | (w == 0)  # where α_t = 0 no shift of D is felt at p = 0
+        here = last | (w == 0)  # where α_t = 0, x at p = 0 does not depend on D
         w = jnp.where(here, 1.0, w)
         ell = jnp.where(here, ell_t, ell_s + jnp.log(w) / (1 + noise**2))
         time = process.time_at_log_snr(2 * ell)
@@ -84,10 +86,25 @@ def reverse_step(denoiser: DenoiserLike, x, t, s, cond, solver, noise, path) -> 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ReverseSDE(Sampler):
-    """The reverse SDE by a diffrax solver of SDEs (None: SRA1, two evaluations a step), one solver step a step.
+    """The reverse SDE by a diffrax solver of SDEs, one solver step a step.
 
-    `noise` is η of the module: 1 the reverse SDE, 0 the probability flow, a number between (or above) a mixture.
-    Raises TypeError for a solver that is not one of SDEs.
+    Args:
+        solver: a diffrax solver of SDEs with a fixed step, such as `ShARK()` or `SEA()`; None is SRA1, with two network
+            evaluations a step.
+        noise: η, 0 or more: 1 is the reverse SDE, 0 is the probability flow.
+
+    Raises:
+        TypeError: if `solver` is not a solver of SDEs.
+
+    Source:
+        Song et al. 2021, "Score-based generative modeling through SDEs", eq. 6; Rößler 2010 for SRA1.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 1), jd.samplers.ReverseSDE(), steps=5).shape
+        (4, 1)
     """
 
     solver: "diffrax.AbstractSolver | None" = dataclasses.field(default=None, metadata={"static": True})
@@ -102,7 +119,7 @@ class ReverseSDE(Sampler):
         """One step of the solver for every example, each on its own Brownian path."""
         import diffrax
 
-        # Both modes of differentiation go through "lax", but not values that differ between devices.
+        # "lax" supports both modes of differentiation, but not values that vary over devices.
         kind = None if any(map(varies, jax.tree.leaves((keys, denoiser, x, cond)))) else "lax"
         solver = diffrax.SRA1(scan_kind=kind) if self.solver is None else self.solver
 

@@ -1,4 +1,4 @@
-r"""A sampler is one step under the one scan.
+r"""Draws samples: a sampler is one step, and every run is one scan over its steps.
 
 The probability flow of x = α x_0 + σ ε is a line integral along the curve (α, σ) (Song et al. 2021, eq. 13, with
 E[ε | x] = -σ score):
@@ -6,8 +6,8 @@ E[ε | x] = -σ score):
     dx = E[x_0 | x] dα + E[ε | x] dσ.
 
 Freezing both expectations gives x_s = α_s x_0 + σ_s ε, the DDIM step; every other method here improves on it by
-looking ahead (Heun), by looking back (DPM-Solver++), or by adding noise. A step knows only the noise levels at its two
-ends, so every sampler runs on every process and on every grid (Euler-Maruyama, which steps the SDE, alone knows t).
+looking ahead (Heun), by looking back (DPM-Solver++), or by adding noise. A step depends only on the noise levels at its
+two ends, so every sampler runs on every process and on every grid. Only Euler-Maruyama, which steps the SDE, uses t.
 """
 
 import functools
@@ -53,35 +53,53 @@ def sample(
     trajectory: bool = False,
     precision: Precision | None = None,
 ) -> Any:
-    """Draw samples of `shape` = (n, *event): numbers, categories, or for a product a tree of both, its shape one too.
+    """Draw samples from a denoiser.
 
-    Sample i depends on `key` and i alone: not on n, nor on how many devices draw it. `key` may also be n keys, one a
-    sample. Compiled once for a shape, a number of steps and the types of its arguments; other numbers reuse it.
-    Keys split between the devices of a mesh are each drawn on their own, and the samples stay there.
+    Sample i depends on `key` and i alone, not on n or the number of devices. One program is compiled for a shape, a
+    number of steps and the types of the arguments; other numbers reuse it. If the keys are split between the devices of
+    a mesh, each device draws its own samples, which stay there.
 
-    - `steps`: denoising steps down from `t_start`; one network evaluation each (Heun: two; a corrector: its own more).
-    - `t_end`: None goes on to clean data, the last step being the denoiser's answer; a number returns x at that t.
-    - `grid`: one of `jaxdiff.grids` (None: the sampler's own, equal steps in log-SNR for DPM-Solver++, UniPC and
-      annealed Langevin dynamics; for the others that of the process, equal steps in log-SNR for a product, in α for
-      categories, and in the angle otherwise), or an array of decreasing t, which is taken as it stands: it sets
-      `t_start`, `t_end` and the number of steps.
-    - `x_start`: x at `t_start`, [n, *event]; otherwise drawn from the process's prior.
-    - `cond`: what the denoiser is conditioned on, leaves [n, ...]; a scalar stands for all n. `RePaint` takes a
-      dictionary in which this is the part "cond", `DAPS` a measurement.
-    - `trajectory`: return every x on the way, [steps + 1, n, *event], from the start to the result (an adaptive sampler
-      on its way to clean data has one more, where its solve ends).
-    - `precision`: of the network's products in float32: "default", "high" or "highest" (`jaxdiff.arrays.precision`);
-      None leaves it to JAX's own setting, which is TF32 on a GPU, bfloat16 on a TPU and float32 on a CPU.
+    The numbers of a sampler and of a process are shared by all samples; those of a denoiser (a guidance scale) may
+    differ by sample. For other settings that differ by sample: `jax.vmap` over keys and settings.
 
-    Adaptive samplers (`ProbabilityFlow`) choose their own steps: `steps` then only marks the points of a trajectory.
+    Args:
+        key: a typed key, or n keys, one a sample.
+        denoiser: any denoiser: a network (`jaxdiff.Denoiser`), an exact one, or one with guidance.
+        shape: (n, *event); for a product a tree of shapes.
+        sampler: one of `jaxdiff.samplers`.
+        steps: denoising steps from `t_start`, one network evaluation each (Heun: two; a corrector: its own more).
+            Adaptive samplers (`ProbabilityFlow`) choose their own; for them `steps` sets the points of a trajectory.
+        cond: what the denoiser is conditioned on, leaves `[n, ...]`; a scalar holds for all n. `RePaint` takes a
+            dictionary in which this is the part "cond", `DAPS` a measurement.
+        grid: one of `jaxdiff.grids`, or an array of decreasing times, which sets `t_start`, `t_end` and the number of
+            steps. None is the sampler's own grid (equal steps in log-SNR for DPM-Solver++, UniPC and annealed Langevin
+            dynamics) or else that of the process: equal steps in the angle, in α for categories, in log-SNR for a
+            product.
+        t_start: time of the first x.
+        t_end: time at which the run stops, returning x there; None goes on to clean data, whose last step is the
+            denoiser's prediction.
+        x_start: x at `t_start`, `[n, *event]`; None draws it from the process's prior.
+        trajectory: return every x on the way.
+        precision: of the network's float32 products: "default", "high" or "highest" (`jaxdiff.arrays.precision`). None
+            is JAX's own setting, which is TF32 on a GPU, bfloat16 on a TPU and float32 on a CPU.
 
-    The numbers of a sampler and of a process are one for all samples; those of a denoiser (a guidance scale) may be one
-    a sample. For other settings a sample: `jax.vmap` over keys and settings.
+    Returns:
+        Samples `[n, *event]`: numbers, categories, or for a product a tree of both. With `trajectory=True`,
+        `[steps + 1, n, *event]` from the start to the result (one more for an adaptive sampler that goes on to clean
+        data: the end of its solve).
 
-    Raises ValueError for times outside [0, 1] or not decreasing, fewer than one step, an `x_start` of another shape, a
-    denoiser or sampler that has no answer at `t_start`, more than memory holds; TypeError for a key that is not a typed
-    key, and for what is no denoiser, sampler or grid. Under a transformation, where a number can only be known as the
-    program runs, a time or a sampler's number that is out of range gives NaN.
+    Raises:
+        ValueError: for times outside [0, 1] or not decreasing (traced, NaN), fewer than one step, an `x_start` of
+            another shape, a denoiser or sampler that is undefined at `t_start`, or arrays that do not fit in memory.
+        TypeError: for a key that is not typed, or if `denoiser`, `sampler` or `grid` is not one.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> x = jd.sample(jax.random.key(0), denoiser, (1000, 1), steps=20)
+        >>> x.shape, bool(abs(x.mean() - 2.0) < 0.1)
+        ((1000, 1), True)
     """
     check_run(denoiser, sampler)
     check_precision(precision)
@@ -90,9 +108,9 @@ def sample(
     shapes = tuple(process.split(shape, "shape"))
     n = shapes[0][0]
     steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
-    check_room(f"the grid of steps = {steps}, with what it is made of,", steps, itemsize=32)
+    check_room(f"the grid of steps = {steps}, with its temporaries,", steps, itemsize=32)
     for part in shapes:
-        check_room("samples, with what a step makes of them,", *part, itemsize=16)
+        check_room("samples, with the temporaries of a step,", *part, itemsize=16)
         if trajectory:
             check_room("a trajectory, twice,", steps, *part, itemsize=8)
     keys = example_keys(key, n)
@@ -103,7 +121,7 @@ def sample(
             start, end = check_ends(t_start, t_end)
     else:
         if t_end is not None:
-            raise ValueError("an array as grid ends where it ends; leave t_end out, or end the array there")
+            raise ValueError("t_end was given, but an array as grid sets it; leave t_end out, or end the array there")
         start, end = check_beside("t_start", t_start, 1.0, grid[0], "begin"), grid[-1]
     check_start(denoiser, start)
     if not sampler.adaptive:
@@ -123,7 +141,7 @@ def sample(
 
 
 def check_start_of_shape(process, x_start, shape) -> Any:
-    """`x_start` as noised data of the process; ValueError where it has another shape than `shape`."""
+    """`x_start` as noised data of the process; ValueError if its shape is not `shape`."""
     x_start = process.check(x_start, "x_start", noised=True)
     found = [part.shape for part in process.split(x_start, "x_start")]
     if found != process.split(shape, "shape"):
@@ -161,8 +179,8 @@ def run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_st
     def advance(carry, step):
         (x, state), (index, t, s) = carry, step
         step_keys = folded(keys, index + 1)
-        # Two equal times, as at the data, are no step: one between other times is computed, and discarded.
-        # One of times that are NaN is taken, and gives NaN.
+        # Two equal times, as at the data, are no step: one between other times is computed and discarded.
+        # A step between times that are NaN is taken, and gives NaN.
         moves = ~(s >= t)
         t, s = jnp.where(moves, t, 0.6), jnp.where(moves, s, 0.4)
         moved = same_dtype(sampler.step(step_keys, denoiser, x, t, s, state, cond), carry)

@@ -1,4 +1,4 @@
-"""What every sampler is made of."""
+"""The base class of samplers, and checks of a run."""
 
 from typing import Any
 
@@ -12,56 +12,70 @@ from jaxdiff.processes.grids import Grid
 
 
 class Sampler:
-    """One step from t to s < t; a frozen dataclass registered as a pytree, its numbers leaves.
+    """Base class of samplers: one step from t to s < t, a frozen dataclass under `@jaxdiff.pytree`.
 
-    The constructors of the library's own raise ValueError for a number out of range; one that is traced gives NaN.
+    A subclass defines `move`, if it needs only the denoiser's prediction at (x, t), or `step`, if it evaluates the
+    denoiser itself. It overrides `check_process` to run on other processes than those of continuous data, and `init` to
+    carry a state from step to step. Its numbers are leaves. The constructors of the library's samplers raise ValueError
+    for a number out of range; a traced one gives NaN.
 
-    A sampler of your own writes `move`, where it needs the denoiser's answer at (x, t) alone, or `step`, where it asks
-    the denoiser itself. One that takes other processes than those of numbers says so by `check_process`.
+    Examples:
+        >>> import dataclasses
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> @jd.pytree
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Plain(jd.samplers.Sampler):
+        ...     def move(self, keys, process, prediction, x, t, s, state):
+        ...         alpha, sigma = process.marginal(s)
+        ...         return alpha * prediction.data + sigma * prediction.noise, state
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 1), Plain(), steps=5).shape
+        (4, 1)
     """
 
     adaptive = False
     """Whether it chooses its own steps between two times."""
 
     grid: Grid | None = None
-    """The grid it runs on unless given another; None for the process's own."""
+    """Its default grid; None for that of the process."""
 
     reversible = False
-    """Whether its step, drawing no noise and looking at nothing but x, runs from data to noise too: s > t."""
+    """Whether its step, which then draws no noise and uses no history, also runs from data to noise: s > t."""
 
     looks_back = False
-    """Whether its step uses the state that earlier steps left, as multistep methods do."""
+    """Whether its step uses the state of earlier steps, as multistep methods do."""
 
     takes: tuple[str, ...] = ()
-    """The names of the parts of `cond` that it reads itself; for none, `cond` is the denoiser's."""
+    """The parts of `cond` that it reads itself, by name; if empty, `cond` is the denoiser's."""
 
     def init(self, denoiser: DenoiserLike, x: jax.Array, steps: int) -> Any:
-        """What it carries from step to step."""
+        """The initial state, which is carried from step to step."""
         return ()
 
     def check_cond(self, denoiser: DenoiserLike, cond: Any, shape: Any) -> Any:
-        """`cond` for samples of `shape`, with leaves [n, ...]; raise for a cond that it or the denoiser does not take.
+        """Return `cond` for samples of `shape`, with leaves [n, ...]; raise if it or the denoiser does not support it.
 
-        Also raises where a user's denoiser does not return a prediction for x of `shape`.
+        Also raises if a user's denoiser does not return a prediction for x of `shape`.
         """
         cond = check_cond(denoiser, cond, denoiser.process.split(shape)[0][0])
         check_answer(denoiser, shape, cond)
         return cond
 
     def check_process(self, process: Process) -> None:
-        """Raise TypeError for a process it does not take."""
+        """Raise TypeError for a process that it does not support; by default any but continuous data."""
         check_gaussian(process, type(self).__name__, "take Ancestral()")
 
     def check_start(self, process: Any, t) -> None:
-        """Raise ValueError where it cannot start at the concrete `t`."""
+        """Raise ValueError if it cannot start at the concrete `t`."""
 
     def step(self, keys, denoiser: DenoiserLike, x: Any, t, s, state: Any, cond) -> tuple[Any, Any]:
-        """x [n, *event] at the scalar s < t from x at t, with one key a sample, and what is carried on."""
+        """x [n, *event] at the scalar s < t from x at t, with one key a sample, and the new state."""
         return self.move(keys, denoiser.process, denoiser(x, t, cond), x, t, s, state)
 
     def move(self, keys, process: Any, prediction: Any, x: Any, t, s, state: Any) -> tuple[Any, Any]:
-        """The same, given the denoiser's answer at (x, t)."""
-        raise NotImplementedError(f"{type(self).__name__} writes neither `move` nor `step`")
+        """The same, given the denoiser's prediction at (x, t)."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither `move` nor `step`")
 
     def answer(self, keys, denoiser: DenoiserLike, x: Any, t, cond) -> Any:
         """Clean data from x [n, *event] at t, the end of a run: by default the denoiser's prediction."""
@@ -69,27 +83,27 @@ class Sampler:
 
 
 def check_sampler(sampler, name: str = "sampler") -> None:
-    """Raise TypeError for what is no sampler."""
+    """Raise TypeError if `sampler` is not a `Sampler`."""
     check_instance(name, sampler, Sampler, "an instance such as jaxdiff.samplers.DDIM(), of a subclass of Sampler")
 
 
 def check_inner(name: str, sampler) -> None:
-    """Raise TypeError for anything but a sampler that reads no parts of `cond` itself."""
+    """Raise TypeError unless `sampler` is a sampler that reads no parts of `cond` itself."""
     check_sampler(sampler, name)
     if sampler.takes:
         raise TypeError(
-            f"{name} = {said(sampler)} reads {' and '.join(sampler.takes)} of cond by itself; expected a sampler whose "
-            "cond is what the denoiser takes, such as jaxdiff.samplers.Ancestral(), around which it may go in turn"
+            f"{name} = {said(sampler)} reads {' and '.join(sampler.takes)} of cond itself; expected a sampler whose "
+            "cond is the denoiser's, such as jaxdiff.samplers.Ancestral(): nest them the other way round"
         )
 
 
 def grid_of(sampler: Sampler, process: Process) -> Grid:
-    """The grid of a run: the sampler's own, or where it has none that of the process."""
+    """The grid of a run: the sampler's own, or that of the process."""
     return process.sampling_grid if sampler.grid is None else sampler.grid
 
 
 def check_run(denoiser, sampler) -> None:
-    """Raise for what is no denoiser or no sampler, or where a number of its process or of the sampler is an array.
+    """Raise unless `denoiser` and `sampler` are valid and fit, and the numbers of sampler and process are scalars.
 
     A step is the same for the whole batch: an array would be broadcast along the event.
     """
@@ -100,7 +114,7 @@ def check_run(denoiser, sampler) -> None:
 
 
 def check_guides_noise(denoiser, what: str) -> None:
-    """Raise ValueError where `what` reads the noise alone, which CFG++ leaves unguided."""
+    """Raise ValueError if `denoiser` is CFG++, whose predicted noise, which `what` reads alone, is unguided."""
     if isinstance(denoiser, guidance.ClassifierFreePP):
         raise ValueError(
             f"{what} reads the noise of a prediction, which ClassifierFreePP leaves unguided; take DDIM, or "
@@ -109,5 +123,5 @@ def check_guides_noise(denoiser, what: str) -> None:
 
 
 def check_noise(sampler) -> None:
-    """Raise unless its `noise` is the η of the SDEs that keep a process's marginals, a number of 0 or more."""
+    """Raise unless the sampler's `noise` is the η of an SDE that keeps a process's marginals, a number of 0 or more."""
     check_field(sampler, "noise", least=0, noun="0 (the probability flow), 1 (the reverse SDE), or a number")

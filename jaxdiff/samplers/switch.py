@@ -1,4 +1,4 @@
-"""One sampler down to a noise level and another below it: random steps first and deterministic ones last, say."""
+"""One sampler down to a noise level and another below it, such as random steps first and deterministic ones last."""
 
 import dataclasses
 
@@ -14,11 +14,26 @@ from jaxdiff.samplers.sampler import Sampler, check_sampler
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Switch(Sampler):
-    """`first` for the steps that start above `t`, `second` for those that start at `t` or below.
+    """Use the sampler `first` for steps that start above `t`, and `second` for steps that start at `t` or below.
 
-    `second` begins there as it would at the start of a run: a multistep method has no history. Steps are taken on the
-    grid of `first` unless another is given; put `t` on it for the change to come exactly there. Both must take the same
-    `cond`; a run ends with the answer of `second`.
+    `second` begins as at the start of a run: a multistep method has no history. The default grid is that of `first`;
+    use a grid with the point `t` to switch exactly there. A run ends with the final prediction of `second`.
+
+    Args:
+        first: sampler of the noisy part.
+        second: sampler of the rest, with the same `cond`.
+        t: the time of the switch.
+
+    Raises:
+        ValueError: if the two read different parts of `cond`, or `t` is outside [0, 1].
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> sampler = jd.samplers.Switch(jd.samplers.Ancestral(), jd.samplers.DDIM(), t=0.5)
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 1), sampler, steps=5).shape
+        (4, 1)
     """
 
     first: Sampler
@@ -31,7 +46,7 @@ class Switch(Sampler):
         if self.first.takes != self.second.takes:
             parts = [" and ".join(sampler.takes) or "no part" for sampler in (self.first, self.second)]
             raise ValueError(
-                f"first reads {parts[0]} of cond by itself, second {parts[1]}; expected two samplers of the same cond"
+                f"first reads {parts[0]} of cond itself, second {parts[1]}; expected two samplers with the same cond"
             )
         t = check_time(self.t)
         if not is_concrete(self.t):
@@ -44,12 +59,12 @@ class Switch(Sampler):
 
     @property
     def looks_back(self) -> bool:
-        """Whether either of the two does."""
+        """Whether either of the two looks back."""
         return self.first.looks_back or self.second.looks_back
 
     @property
     def takes(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What both take."""
+        """The parts of `cond` that both read."""
         return self.second.takes
 
     def check_cond(self, denoiser, cond, shape):
@@ -57,21 +72,21 @@ class Switch(Sampler):
         return self.second.check_cond(denoiser, self.first.check_cond(denoiser, cond, shape), shape)
 
     def check_process(self, process) -> None:
-        """Raise TypeError for a process that one of the two does not take."""
+        """Raise TypeError if one of the two does not support the process."""
         self.first.check_process(process)
         self.second.check_process(process)
 
     def check_start(self, process, t) -> None:
-        """Raise ValueError where the sampler in charge at `t` cannot start there."""
+        """Raise ValueError if the sampler used at `t` cannot start there."""
         if is_concrete(self.t):
             (self.first if t > self.t else self.second).check_start(process, t)
 
     def init(self, denoiser, x, steps):
-        """What each of the two carries."""
+        """The state of each of the two."""
         return self.first.init(denoiser, x, steps), self.second.init(denoiser, x, steps)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
-        """A step of the sampler in charge at t."""
+        """A step of the sampler used at t."""
 
         def by_first(x):
             moved, carried = self.first.step(keys, denoiser, x, t, s, state[0], cond)
@@ -85,5 +100,5 @@ class Switch(Sampler):
         return jax.lax.cond(t > jnp.asarray(self.t, t.dtype), by_first, by_second, x)
 
     def answer(self, keys, denoiser, x, t, cond):
-        """The answer of `second`."""
+        """The final prediction of `second`."""
         return self.second.answer(keys, denoiser, x, t, cond)

@@ -1,4 +1,4 @@
-r"""UniPC: a multistep predictor and a corrector that costs nothing (Zhao et al. 2023, arXiv 2302.04867).
+r"""UniPC: a multistep predictor, and a corrector without further evaluations (Zhao et al. 2023, arXiv 2302.04867).
 
 With ℓ = log(α/σ) and h = ℓ_s - ℓ_t the probability flow is, exactly (Lu et al. 2022b, eq. 8),
 
@@ -13,13 +13,13 @@ The corrector's evaluation at (x̃_s, s) is the one the next step needs, so a st
 the evaluation made there, then predicts: one evaluation a step, and the last point is not corrected. In Newton's form,
 P = c_0 + c_1 v + c_2 v (v - r_1) + c_3 v (v - r_1)(v - r_2), with nodes r in the order v = 1 (corrector), then the
 latest, the integrals follow from the moments μ of `jaxdiff.samplers.multistep`, the solution of their eq. 10, where
-B(h) cancels. It stays where they replace the solution by a_1 = 1/2 (one node besides v = 0: UniP-2 and UniC-1), so that
-c_1 counts μ_0/2, B(h) being their B_2 = e^h - 1. UniP-1 is DDIM, UniP-2 is DPM-Solver++ 2M.
+B(h) cancels, except where they replace the solution by a_1 = 1/2 (one node besides v = 0: UniP-2 and UniC-1). There the
+weight of c_1 is μ_0/2, with their B_2(h) = e^h - 1. UniP-1 is DDIM, UniP-2 is DPM-Solver++ 2M.
 
 A corrected step leaves an error O(h^{p+2}), the last, uncorrected one O(h^{p+1}): UniPC-p is of order p + 1 (their
-theorem 3.1), as long as the start allows. There the history is short: the first step, UniPC-1, leaves O(h³) once, which
-UniPC-1 and UniPC-2 do not feel; UniPC-3 is of order 4 only where that step is short. A step of infinite h (α_t = 0,
-or σ_s = 0) is taken at first order and not corrected.
+theorem 3.1), as far as the short history at the start allows: the first step, UniPC-1, leaves O(h³) once, which does
+not lower the order of UniPC-1 and UniPC-2; UniPC-3 is of order 4 only if that step is short. A step of infinite h
+(α_t = 0, or σ_s = 0) is taken at first order and not corrected.
 """
 
 import dataclasses
@@ -36,7 +36,22 @@ from jaxdiff.samplers.sampler import Sampler
 @pytree
 @dataclasses.dataclass(frozen=True)
 class UniPC(Sampler):
-    """UniPC with B_2(h), predicting data (Zhao et al. 2023, algorithms 1 and 2), of `order` 1, 2 or 3."""
+    """UniPC with B_2(h) and data prediction: a multistep predictor and corrector with one network evaluation a step.
+
+    Args:
+        order: 1, 2 or 3.
+
+    Source:
+        Zhao et al. 2023, "UniPC: a unified predictor-corrector framework for fast sampling of diffusion models",
+        algorithms 1 and 2.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 1), jd.samplers.UniPC(order=3), steps=5).shape
+        (4, 1)
+    """
 
     order: int = dataclasses.field(default=2, metadata={"static": True})
 
@@ -50,8 +65,10 @@ class UniPC(Sampler):
             raise ValueError(f"order = {self.order}; expected 1, 2 or 3")
 
     def init(self, denoiser, x, steps):
-        """The corrected x of the step before, its t, whether there was one, and the last predictions [order], newest
-        first, with their ℓ, infinite where there is none."""
+        """The corrected x of the step before, its t, whether there was one, and the history.
+
+        The history is the last predictions [order], newest first, and their ℓ, infinite if missing.
+        """
         past = jnp.broadcast_to(jnp.zeros_like(x), (self.order, *x.shape))
         return x, jnp.ones((), x.dtype), jnp.asarray(False), past, jnp.full(self.order, -jnp.inf, x.dtype)
 
@@ -60,7 +77,7 @@ class UniPC(Sampler):
         x_before, t_before, begun, past, past_ell = state
         newest, _ = prediction
         ell = process.log_snr(t) / 2
-        # At the first step there is nothing to correct: x_before is x, and the way from t to t is none.
+        # At the first step there is nothing to correct: x_before is x, and the step goes from t to t.
         t_before, ell_before = jnp.where(begun, t_before, t), jnp.where(begun, past_ell[0], ell)
         x = _advance(process, x_before, t_before, t, [past[0], newest, *past[1:]], [ell_before, ell, *past_ell[1:]])
         values, ells = jnp.concatenate([newest[None], past]), jnp.concatenate([ell[None], past_ell])
@@ -69,7 +86,7 @@ class UniPC(Sampler):
 
 
 def _advance(process, x, t, s, values, ells):
-    """x from t to s under the polynomial through `values` at `ells`, the first at t; an infinite ℓ is not there."""
+    """x from t to s under the polynomial through `values` at `ells`, the first at t; an infinite ℓ is missing."""
     (_, sigma_t), (alpha_s, sigma_s) = process.marginal(t), process.marginal(s)
     h = jnp.where(t == s, 0.0, process.log_snr(s) / 2 - ells[0])
     possible = jnp.isfinite(h) & (h > 0)  # no polynomial in a step of infinite length

@@ -1,18 +1,18 @@
-r"""Unmasking: a step shows a number of masks that the grid sets; an order says which.
+r"""Unmasking: the grid sets how many masks a step reveals, and an order which ones.
 
-1.  Of the n masks in which a run starts, at level σ_1, exactly
+1.  Of the n masks at the start of a run, at level σ_1, exactly
 
         round(n σ_s/σ_1)
 
-    are left at s (σ_1 = 1 at t = 1). `Ancestral` shows each mask by a draw of its own, so that this is their mean
-    number; here any number a step is the grid's choice, one a step among them.
-2.  What is shown is drawn from p(x_0 | x_t). One mask a step is the chain rule, and so exact for an exact denoiser,
-    whatever the order, as long as it looks at what is seen and not at the values that are about to be drawn. Several
-    at once are drawn independently of each other, all at once from the product of the marginals.
-3.  The orders by what the denoiser is sure of are those by max p, by the entropy and by the margin between the two most
-    probable values (Kim et al. 2025, "Train for the worst, plan for the best", section 4). Ranking by the probability
-    of the value that was drawn, as Chang et al. 2022 (MaskGIT) and Nie et al. 2025 (LLaDA) do, shows probable values
-    first and is not exact even at one mask a step (tests/samplers/test_unmask.py has the divergences).
+    are left at s (σ_1 = 1 at t = 1). `Ancestral` draws for each mask whether it is revealed, so that this is the mean
+    number left; here the grid sets the exact number of each step, for example one.
+2.  The revealed values are drawn from p(x_0 | x_t). One mask a step is the chain rule, and therefore exact for an exact
+    denoiser in any order that depends on the visible values but not on those about to be drawn. Several masks are drawn
+    independently of each other; all masks in one step are drawn from the product of the marginals.
+3.  The orders by confidence rank masks by max p, by the entropy, or by the margin between the two most probable values
+    (Kim et al. 2025, "Train for the worst, plan for the best", section 4). Ranking by the probability of the value that
+    was drawn, as Chang et al. 2022 (MaskGIT) and Nie et al. 2025 (LLaDA) do, reveals probable values first and is not
+    exact even at one mask a step (tests/samplers/test_token_samplers.py).
 """
 
 import dataclasses
@@ -46,22 +46,33 @@ _ORDERS = ("random", "left to right", *_ASKED)
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Unmask(Sampler):
-    """Show masks in an order, exactly as many at each step as the grid says: one a step for as many steps as masks.
+    """Reveal masks in an order, exactly as many at each step as the grid sets: one a step for as many steps as masks.
 
-        jd.sample(key, denoiser, (16, 128), jd.samplers.Unmask("confidence"), steps=32)
+    `x_start` may hold masks; its visible values stay. To sharpen the values that are drawn, wrap the denoiser in
+    `guidance.Temperature`, `TopK` or `Nucleus`. "random" and "left to right" read the denoiser's prediction of the
+    revealed values only, the other orders that of all positions.
 
-    `order`: "random" is uniform over all orders, "left to right" row by row; "confidence", "entropy" and "margin" show
-    first where the denoiser's p(x_0 | x_t) has the largest maximum, the smallest entropy, or the largest gap between
-    its two most probable values. Equal ones go left to right.
+    Args:
+        order: "random" (uniform over all orders); "left to right" (row by row); "confidence", "entropy" or "margin":
+            first where p(x_0 | x_t) has the largest maximum, the smallest entropy, or the largest gap between the two
+            most probable values. Ties go left to right.
+        block: length of blocks that are revealed one after the other, each in the order (semi-autoregressive); 1 is
+            left to right, None is one block. A step may end a block and begin the next.
 
-    `block`: so many positions in a row are shown before the next ones, in the order within each (semi-autoregressive);
-    1 is left to right, None is one block. A step may end a block and begin the next.
+    Raises:
+        ValueError: for another order or a block below 1.
+        TypeError: when run, for a process without masks.
 
-    `x_start` may hold masks; what it holds beside them stays. How sharp the values are drawn is a matter of the
-    denoiser: wrap it in `guidance.Temperature`, `TopK` or `Nucleus`. "random" and "left to right" ask the denoiser for
-    the values that are shown alone, the other orders for those of all positions.
+    Source:
+        Kim et al. 2025, "Train for the worst, plan for the best", section 4.
 
-    Raises ValueError for another order or a block below 1; when it is run, TypeError for a process without masks.
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])  # two tokens that are always equal
+        >>> x = jd.sample(jax.random.key(0), denoiser, (8, 2), jd.samplers.Unmask("confidence"), steps=2)
+        >>> bool((x[:, 0] == x[:, 1]).all())
+        True
     """
 
     order: Literal["random", "left to right", "confidence", "entropy", "margin"] = dataclasses.field(
@@ -79,11 +90,11 @@ class Unmask(Sampler):
         check_absorbing(process, "Unmask", "take Ancestral()")
 
     def init(self, denoiser, x, steps):
-        """The number of masks of each sample in which the run starts, and σ there: 0 before the first step."""
+        """The number of masks of each sample at the start of the run, and σ there: 0 before the first step."""
         return jnp.zeros(x.shape[0], int), jnp.zeros(())
 
     def move(self, keys, process, prediction, x, t, s, state):
-        """x with the first of its masks shown, each as a draw of the prediction."""
+        """x with the first of its masks revealed, each as a draw of the prediction."""
         which, what = split_keys(keys)
         masked = x == process.mask
         left, (masks, sigma) = masked.reshape(x.shape[0], -1).sum(1), state

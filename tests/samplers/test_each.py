@@ -50,7 +50,7 @@ def test_samplers_that_ask_the_model_themselves_are_refused(name):
         assert jnp.isfinite(x["number"]).all()
     else:
         with pytest.raises(
-            TypeError, match=f"{type(KINDS[name]).__name__} asks the denoiser itself; expected.*Ancestral"
+            TypeError, match=f"{type(KINDS[name]).__name__} evaluates the denoiser itself; expected.*Ancestral"
         ):
             Each({"number": KINDS[name], "label": Ancestral()})
 

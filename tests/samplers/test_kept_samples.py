@@ -49,7 +49,7 @@ X = np.zeros((2, 3), np.float32)
 )
 def test_a_file_of_other_samples_is_refused_by_name(kept, index, x, message):
     np.savez(kept, index=np.array(index), x=x)
-    with pytest.raises(ValueError, match=rf"2.npz is no part of these samples: .*{message}.*Remove it"):
+    with pytest.raises(ValueError, match=rf"2.npz does not belong to these samples: .*{message}.*Remove it"):
         draw(kept.parents[1])
 
 
