@@ -1,4 +1,4 @@
-"""How noise becomes data: one step under the one scan."""
+"""Samplers, which turn noise into data: each is one step, and a run is one scan over its steps."""
 
 from jaxdiff.arrays import example_keys
 from jaxdiff.denoisers import check_cond

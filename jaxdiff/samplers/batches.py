@@ -68,7 +68,7 @@ def _kept(folder: Path, mesh: Mesh | None, axis: int, like: Callable[[], Any]) -
         if index.ndim != 1 or index.dtype != np.int64:
             wrong = f"index is {index.dtype}{list(index.shape)}; expected int64 [n]"
         elif len(beyond := index[(index < 0) | (index >= n)]):
-            wrong = f"it holds sample {beyond[0]}; expected samples 0 to {n - 1}"
+            wrong = f"it holds sample {beyond[0]}; expected 0 to {n - 1}"
         elif len(np.unique(index)) < len(index) or np.isin(index, seen).any():
             wrong = "it holds a sample twice, or one that another file holds"
         for name, asked in expected.items():

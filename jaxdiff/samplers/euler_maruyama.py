@@ -107,7 +107,7 @@ def forward_paths(key, process: Gaussian, x0, steps: int, t_start: float = 0.0, 
     x0 = check_event(x0, "x0")
     check_shared("process", process)
     steps = check_whole("steps", steps)
-    check_room("paths, twice,", steps + 1, *x0.shape, itemsize=8)
+    check_room("paths, stored twice,", steps + 1, *x0.shape, itemsize=8)
     start, end = check_one_time(t_start, "t_start"), check_one_time(t_end, "t_end")
     message = "t_start = {low} is not below t_end = {high}; noise grows with t, swap them"
     end = check_above(end, start, message)

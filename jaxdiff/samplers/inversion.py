@@ -50,9 +50,10 @@ def invert(
         x at `t_max`, `[n, *event]`.
 
     Raises:
-        ValueError: for a sampler that draws noise or uses earlier steps, an integer x0 or a NaN in it, times outside
-            [0, 1], not in order or other than the ends of the array `grid` (traced, NaN), or a denoiser that is
-            undefined at the first time.
+        TypeError: for an integer x0.
+        ValueError: for a sampler that draws noise or uses earlier steps, a NaN in x0, times outside [0, 1], not in
+            order or other than the ends of the array `grid` (traced, NaN), or a denoiser that is undefined at the
+            first time.
 
     Source:
         Song et al. 2021, "Denoising diffusion implicit models", section 4.3.

@@ -228,7 +228,7 @@ def langevin(key, score: Callable, x_start, step_size, steps: int, trajectory: b
     steps, trajectory = check_whole("steps", steps), check_flag("trajectory", trajectory)
     check_room("steps", steps)
     if trajectory:
-        check_room("chains, twice,", steps + 1, *x_start.shape, itemsize=8)
+        check_room("chains, stored twice,", steps + 1, *x_start.shape, itemsize=8)
     return _langevin(example_keys(key, x_start.shape[0]), score, x_start, step_size, steps, trajectory)
 
 

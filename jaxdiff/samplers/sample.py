@@ -112,7 +112,7 @@ def sample(
     for part in shapes:
         check_room("samples, with the temporaries of a step,", *part, itemsize=16)
         if trajectory:
-            check_room("a trajectory, twice,", steps, *part, itemsize=8)
+            check_room("a trajectory, stored twice,", steps, *part, itemsize=8)
     keys = example_keys(key, n)
     start, end = check_one_time(t_start, "t_start"), None
     grid = check_grid(grid_of(sampler, process) if grid is None else grid)
