@@ -235,7 +235,7 @@ def test_lines_keep_a_names_colour_and_mark_across_panels():
     ("panels", "floors", "message"),
     [
         ({}, None, "panels is empty"),
-        ({"one": {}}, None, "panels is empty, or one of them"),
+        ({"one": {}}, None, "panels or one of them is empty"),
         ({"one": {"a": ([1, 2], [1])}}, None, "one, a: .*expected two arrays"),
         ({"one": {"a": ([1, 2], [1, 0])}}, None, "numbers above 0"),
         ({"one": {"a": ([1], [1])}}, {"two": 1.0}, r"floors has \['two'\]; expected names among \['one'\]"),

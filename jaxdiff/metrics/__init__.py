@@ -1,4 +1,4 @@
-"""How far samples are from data."""
+"""Distances between samples and data."""
 
 from jaxdiff.metrics.distance import Distance
 from jaxdiff.metrics.frechet import frechet_distance

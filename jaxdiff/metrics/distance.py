@@ -1,4 +1,4 @@
-"""What metrics share: the result with its standard error, and checks of features and points."""
+"""The result of a metric with its standard error, and checks of features and points."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,26 @@ import numpy as np
 
 from jaxdiff.arrays import as_array, check_real, with_dtype
 
-SMALLEST, LARGEST = 1e-40, 1e40  # of which the sixth powers, of the kernel distance, are floats
+SMALLEST, LARGEST = 1e-40, 1e40  # their sixth powers, in the kernel distance, are finite in float64
 
 
 class Distance(NamedTuple):
-    """An estimate from samples, with its standard error; the function that returns it says what the error covers."""
+    """An estimate from samples with its standard error.
+
+    The function that returns it says what the error covers.
+
+    Attributes:
+        value: the estimate.
+        standard_error: its standard error.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 100, 3))
+        >>> distance = jd.metrics.frechet_distance(x, y)
+        >>> distance.value > 0, distance.standard_error > 0
+        (True, True)
+    """
 
     value: float
     standard_error: float
@@ -21,8 +36,10 @@ class Distance(NamedTuple):
 def features(name: str, given, least: int, reason: str = "") -> np.ndarray:
     """`given` as features [n, d] on the host, in float32 or float64.
 
-    Raises TypeError for values that are not floating or are traced; ValueError for another shape, values that are not
-    finite or too large or small for their powers, or fewer than `least` examples, with `reason` in its message.
+    Raises:
+        TypeError: for values that are not floating, or traced.
+        ValueError: for another shape, values that are not finite or too large or small for their powers, or fewer than
+            `least` examples, with `reason` in its message.
     """
     _check_known(name, given)
     array = as_array(given)
@@ -38,8 +55,9 @@ def features(name: str, given, least: int, reason: str = "") -> np.ndarray:
 def points(name: str, given) -> np.ndarray:
     """`given` [n, *event] as points [n, d] on the host, in float64.
 
-    Raises TypeError for values that are not real numbers or are traced; ValueError for an empty array, or values that
-    are not finite or too large or small for their powers.
+    Raises:
+        TypeError: for values that are not real numbers, or traced.
+        ValueError: for an empty array, or values that are not finite or too large or small for their powers.
     """
     _check_known(name, given)
     array = check_real(name, given)
@@ -49,7 +67,7 @@ def points(name: str, given) -> np.ndarray:
 
 
 def check_same_features(**sets: np.ndarray) -> None:
-    """Raise ValueError where two sets differ in their number of features."""
+    """Raise ValueError if two sets differ in their number of features."""
     (one, x), (other, y) = sets.items()
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"{one} has shape {x.shape} and {other} {y.shape}; expected [n, d] and [m, d], the same d")

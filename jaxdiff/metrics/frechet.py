@@ -18,7 +18,7 @@ of one set, and B blocks, the variance is the sum over both sets of
 It takes the sums of z and z zᵀ over each block, which are computed once.
 
 Sums and products are in float64, as in all metrics here: features often come in float32, but differences of their
-moments need more digits than that.
+moments need more digits.
 """
 
 from typing import NamedTuple
@@ -33,28 +33,43 @@ ROWS = 4096  # examples a product
 
 
 def frechet_distance(x, y, blocks: int = 10) -> Distance:
-    """d² of features x [n, d] and y [m, d], with covariances over n - 1 and m - 1, and its standard error.
+    """Compute the Fréchet distance d² between two sets of features; for Inception features it is the FID.
 
-    The standard error is over new draws of both sets, by a jackknife over `blocks` random blocks of each. It does not
-    cover the bias, which the floor shows. Near the floor, where d² is a quadratic form of the differences, it is too
-    large by a factor of up to √2.
-
-        drawn = frechet_distance(features_of(samples), features_of(data))
-        floor = frechet_distance(features_of(other_data), features_of(data))
-
-    Products are computed on the device and eigenvalues on the host, which keeps 2 blocks d² numbers. There may be more
+    Covariances are over n - 1 and m - 1. The standard error is over new draws of both sets, by a jackknife over random
+    blocks of each. It does not cover the bias: compare d² with its floor, the distance of other data from the data.
+    Near the floor, where d² is a quadratic form of the differences, the error is too large by a factor of up to √2.
+    Products are computed on the device and eigenvalues on the host, which stores 2 blocks d² numbers. There may be more
     features than examples.
 
+    Args:
+        x: features `[n, d]`, floating.
+        y: features `[m, d]`.
+        blocks: number of blocks of the jackknife.
+
+    Returns:
+        The `Distance` d².
+
     Raises:
-        TypeError: for features that are not real floating numbers, or a number of blocks that is no whole number.
+        TypeError: for features that are not real floating numbers, or a number of blocks that is not whole.
         ValueError: for other shapes, fewer examples than `blocks` or than 4, or a value that is not finite.
+
+    Source:
+        Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", eq. 6.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> x = np.random.default_rng(0).normal(size=(100, 3))
+        >>> distance = jd.metrics.frechet_distance(x, x + 1.0)  # equal covariances
+        >>> round(distance.value, 3)
+        3.0
     """
     check_whole("blocks", blocks, least=2)
     x, y = (features(name, z, max(4, blocks), ", or fewer blocks") for name, z in (("x", x), ("y", y)))
     check_same_features(x=x, y=y)
     if len(x) + len(y) < x.shape[1]:
         x, y = _in_their_span(x, y)
-    check_room("products of features, an array a block,", 2 * blocks, *x.shape[1:] * 2, itemsize=8, on_device=False)
+    check_room("products of features, one array a block,", 2 * blocks, *x.shape[1:] * 2, itemsize=8, on_device=False)
     sets = [_blocks_of(z, blocks) for z in (x, y)]
     whole = [parts.without(None) for parts in sets]
     roots = [_root(covariance) for _, covariance in whole]
@@ -88,7 +103,7 @@ def _blocks_of(z: np.ndarray, blocks: int) -> _Blocks:
     centre = z.mean(0, dtype=np.float64)
     d = len(centre)
     number, total, product = np.zeros(blocks), np.zeros((blocks, d)), np.zeros((blocks, d, d))
-    order = np.random.default_rng(0).permutation(len(z))  # since examples often come sorted by class
+    order = np.random.default_rng(0).permutation(len(z))  # examples often come sorted by class
     for block, members in enumerate(np.array_split(order, blocks)):
         number[block] = len(members)
         for start in range(0, len(members), ROWS):

@@ -17,15 +17,31 @@ from jaxdiff.metrics.distance import points
 
 
 def wasserstein(x, y, solver: Callable = assign) -> float:
-    """W_2 of x and y, each [n, *event], by an exact assignment: a second for n = 2,000, up to a minute for 10,000.
+    """Compute the Wasserstein distance W_2 between two sets of points by an exact assignment.
 
-    `solver(x, y)` of points [n, d] returns the permutation π [n] that minimises Σ |x_i - y_π(i)|²: by default SciPy's,
-    which keeps n² numbers; `jd.metrics.network_simplex` keeps 5 n² and can be faster in few dimensions
-    (benchmarks/README.md). For more points use `sliced_wasserstein`.
+    It takes a second for n = 2,000, and up to a minute for 10,000. For more points use `sliced_wasserstein`.
 
-    Raises TypeError for values that are not real numbers or a solver that does not take two arguments; ValueError for
-    sets of different shape, a value that is not finite, so many points that their n² distances do not fit in memory, or
-    a solver that does not return a permutation.
+    Args:
+        x: points `[n, *event]`.
+        y: points `[n, *event]`.
+        solver: function of points x, y `[n, d]` that returns the permutation π `[n]` that minimises Σ |x_i - y_π(i)|².
+            The default is SciPy's, which stores n² numbers; `network_simplex` stores 5 n² and can be faster in few
+            dimensions (benchmarks/README.md).
+
+    Returns:
+        W_2, a float.
+
+    Raises:
+        TypeError: for values that are not real numbers, or a solver that does not take two arguments.
+        ValueError: for sets of different shapes, a value that is not finite, so many points that their n² distances do
+            not fit in memory, or a solver that does not return a permutation.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> x = np.random.default_rng(0).normal(size=(20, 2))
+        >>> round(jd.metrics.wasserstein(x, x[::-1] + [3.0, 4.0]), 3)  # a translation by 5
+        5.0
     """
     check_function("solver", solver, "a function of points x, y [n, d] such as jaxdiff.metrics.network_simplex", 2)
     x, y = _pair(x, y)
@@ -36,14 +52,28 @@ def wasserstein(x, y, solver: Callable = assign) -> float:
 
 
 def network_simplex(x, y) -> np.ndarray:
-    """The permutation π [n] that minimises Σ |x_i - y_π(i)|², for points [n, *event], by POT's network simplex.
+    """Find the permutation π that minimises Σ |x_i - y_π(i)|² by POT's network simplex, a solver of `wasserstein`.
 
     Needs `pip install 'jaxdiff[transport]'`.
 
-        jd.metrics.wasserstein(x, y, solver=jd.metrics.network_simplex)
+    Args:
+        x: points `[n, *event]`.
+        y: points `[n, *event]`.
 
-    Raises ImportError without POT, RuntimeError where it ends before the optimum, and ValueError as
-    `wasserstein` does.
+    Returns:
+        The permutation `[n]`.
+
+    Raises:
+        ImportError: without POT.
+        RuntimeError: if POT stops before the optimum.
+        ValueError: as in `wasserstein`.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> x = np.random.default_rng(0).normal(size=(20, 2))
+        >>> round(jd.metrics.wasserstein(x, x[::-1] + [3.0, 4.0], solver=jd.metrics.network_simplex), 3)
+        5.0
     """
     x, y = _pair(x, y, 5)  # arrays of n² numbers: POT keeps a graph of all pairs
     require("ot")
@@ -57,9 +87,9 @@ def network_simplex(x, y) -> np.ndarray:
 
 
 def _pair(x, y, arrays: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets; ValueError where this number of arrays of n² float64 numbers does not fit in memory."""
+    """Both sets; ValueError if this number of arrays of n² float64 numbers does not fit in memory."""
     x, y = points("x", x), points("y", y)
-    check_room("what is kept for each two points", arrays, len(x), len(y), itemsize=8, on_device=False)
+    check_room("arrays over all pairs of points", arrays, len(x), len(y), itemsize=8, on_device=False)
     if x.shape != y.shape:
         raise ValueError(f"the sets have shapes {x.shape} and {y.shape}; expected as many points in each")
     return x, y

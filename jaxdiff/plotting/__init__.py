@@ -1,7 +1,7 @@
 """Pictures: image grids, trajectories, the training curve, and densities, fields and samples in the plane.
 
-Every function returns its figure, and saves it where `path` is given (the ending says how: .png, .pdf, .svg).
-None needs a display or touches pyplot's state. A picture of the plane is panels, each of a layer or several:
+Every function returns its figure, and saves it if `path` is given, in the format of its suffix (.png, .pdf, .svg).
+None needs a display or changes pyplot's state. A picture of the plane consists of panels, each with one or more layers:
 
     panels({"data": Points(x), "model": [Density(log_prob), Field(score)]}, path="model.png")
 """

@@ -1,4 +1,4 @@
-"""Curves: that of a training run, and several on logarithmic axes."""
+"""Curves: the loss of a training run, and several curves on logarithmic axes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,28 @@ from jaxdiff.plotting.picture import BLUE, FAINT, GREY, HUES, INK, PathLike, Pic
 
 
 def training_curve(metrics: Sequence[Mapping], path: PathLike = None, title: str | None = None) -> Picture:
-    """The loss over the steps, as recorded and smoothed by a Gaussian window a sixtieth of the run wide.
+    """Plot the loss over the steps, raw and smoothed by a Gaussian window with a std of a sixtieth of the run.
 
-    `metrics` are records {"step", "loss", ...}, as `jaxdiff.training` writes them; other records, and
-    those whose loss is not finite, are left out. The axis is logarithmic where the smoothed loss changes more
-    than threefold. Raises ValueError if no record is left.
+    The axis is logarithmic if the smoothed loss changes more than threefold.
+
+    Args:
+        metrics: records {"step", "loss", ...}, as `jaxdiff.training` writes them; other records, and those whose loss
+            is not finite, are left out.
+        path: file to save the picture in, if any.
+        title: title; None is "training loss".
+
+    Raises:
+        ValueError: if no record is left.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> import jaxdiff as jd
+        >>> metrics = [{"step": step, "loss": 1 / step} for step in range(1, 100)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "loss.png")
+        ...     picture = jd.plotting.training_curve(metrics, path)
+        ...     print(path.exists())
+        True
     """
     check_instance("metrics", metrics, (list, tuple), "a list of records, as jaxdiff.training.read_metrics gives")
     for record in metrics:
@@ -58,10 +75,27 @@ def lines(
     floors: Mapping[str, float] | None = None,
     columns: int = 2,
 ) -> Picture:
-    """Curves on logarithmic axes, {panel: {name: (x, y)}}, a name in one colour and with one mark in all of them.
+    """Plot curves on logarithmic axes, in panels; a name has the same colour and marker in all of them.
 
-    `floors` {panel: y} marks the level that no curve can pass. Raises ValueError for no panels, a curve whose two
-    arrays differ in length or hold a value that is not above 0, or a floor of a panel that is not there.
+    Args:
+        panels: {panel: {name: (x, y)}}, arrays `[n]` of positive numbers.
+        path: file to save the picture in, if any.
+        x: label of the x axes.
+        y: label of the y axes.
+        floors: {panel: y}, the level that no curve can pass, drawn as a dashed line.
+        columns: panels in a row.
+
+    Raises:
+        ValueError: for no panels, a curve whose arrays differ in length or hold a value that is not above 0, or a floor
+            of an unknown panel.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> steps = [5, 10, 20]
+        >>> panels = {"error": {"DDIM": (steps, [0.2, 0.1, 0.05]), "Heun": (steps, [0.04, 0.01, 0.0025])}}
+        >>> picture = jd.plotting.lines(panels, x="steps", floors={"error": 0.001})
+        >>> [axes.get_title("left") for axes in picture.axes]
+        ['error']
     """
     check_instance("panels", panels, Mapping, "{panel: {name: (x, y)}}")
     check_whole("columns", columns)
@@ -72,7 +106,7 @@ def lines(
         for title, floor in floors.items():
             check_scalar(f"floors[{title!r}]", floor, above=0)
     if not panels or not all(panels.values()):
-        raise ValueError("panels is empty, or one of them; expected {panel: {name: (x, y)}}")
+        raise ValueError("panels or one of them is empty; expected {panel: {name: (x, y)}}")
     level = dict(floors or {})
     if unknown := set(level) - set(panels):
         raise ValueError(f"floors has {sorted(unknown)}; expected names among {sorted(panels)}")
@@ -95,19 +129,33 @@ def lines(
 
 
 def estimates(panels: Mapping[str, Mapping[str, tuple]], path: PathLike = None, columns: int = 2) -> Picture:
-    """Plot estimates with bars of one standard error, {panel: {name: (x, y, standard error)}}, one colour a name.
+    """Plot estimates with bars of one standard error, in panels; a name has the same colour and marker in all of them.
 
-        estimates({"Fréchet distance": {"samples": (steps, values, errors), "floor": (steps, floors, their_errors)}})
+    The x axis is logarithmic, the y axis linear.
 
-    The x axis is logarithmic, the y axis linear. Raises ValueError for no panels, and for a name whose three arrays
-    differ in length, or hold an x that is not above 0, an error below 0, or a value that is not finite.
+    Args:
+        panels: {panel: {name: (x, y, standard error)}}, arrays `[n]`.
+        path: file to save the picture in, if any.
+        columns: panels in a row.
+
+    Raises:
+        ValueError: for no panels, and for a name whose three arrays differ in length, or hold an x that is not above 0,
+            an error below 0, or a value that is not finite.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> steps = [5, 10, 20]
+        >>> samples, floor = (steps, [0.4, 0.2, 0.1], [0.02] * 3), (steps, [0.05] * 3, [0.01] * 3)
+        >>> picture = jd.plotting.estimates({"Fréchet distance": {"samples": samples, "floor": floor}})
+        >>> [axes.get_title("left") for axes in picture.axes]
+        ['Fréchet distance']
     """
     check_instance("panels", panels, Mapping, "{panel: {name: (x, y, standard error)}}")
     check_whole("columns", columns)
     for title, curves in panels.items():
         check_instance(f"panels[{title!r}]", curves, Mapping, "{name: (x, y, standard error)}")
     if not panels or not all(panels.values()):
-        raise ValueError("panels is empty, or one of them; expected {panel: {name: (x, y, standard error)}}")
+        raise ValueError("panels or one of them is empty; expected {panel: {name: (x, y, standard error)}}")
     picture, places, style = _laid_out(panels, columns)
     for (title, curves), (axes, _, _) in zip(panels.items(), places):
         axes.set_xscale("log")
@@ -153,7 +201,7 @@ def _number(axis) -> None:
 
 
 def _smoothed(step, loss, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the loss there under a Gaussian window of standard deviation a sixtieth of the run."""
+    """Steps, and the loss there under a Gaussian window whose standard deviation is a sixtieth of the run."""
     at = np.linspace(step[0], step[-1], points)
     width = max((step[-1] - step[0]) / 60, 1)
     return at, np.array([np.average(loss, weights=np.exp(-(((step - s) / width) ** 2) / 2)) for s in at])

@@ -1,4 +1,4 @@
-"""Images in rows, and the noising or denoising of them."""
+"""Images in rows, and their noising or denoising."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,31 @@ def sample_grid(
     title: str | None = None,
     names: Sequence[str] | None = None,
 ) -> Picture:
-    """Images [n, H, W, C], C = 1 or 3, in rows of `columns` (by default about as many as there are rows).
+    """Show images in a grid.
 
-    Values are model values, [-1, 1]; those outside are clipped. `names`, one for each row, are written to its left.
-    Raises TypeError for integers, ValueError for another shape, no images, a NaN, columns < 1, or too few names.
+    Values are model values in [-1, 1]; those outside are clipped.
+
+    Args:
+        images: floats `[n, H, W, C]`, C = 1 or 3.
+        path: file to save the picture in, if any.
+        columns: images in a row; None makes about as many columns as rows.
+        title: title of the picture.
+        names: one for each row, written to its left.
+
+    Raises:
+        TypeError: for integers.
+        ValueError: for another shape, no images, a NaN, `columns` below 1, or another number of names.
+
+    Examples:
+        >>> import numpy as np
+        >>> import pathlib, tempfile
+        >>> import jaxdiff as jd
+        >>> images = np.random.default_rng(0).uniform(-1, 1, size=(6, 8, 8, 1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "samples.png")
+        ...     picture = jd.plotting.sample_grid(images, path, columns=3)
+        ...     print(path.exists())
+        True
     """
     images = _model_values(images, "images", "[n, H, W, C]", 4)
     columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
@@ -34,15 +55,28 @@ def sample_grid(
 def strip(
     trajectory, path: PathLike = None, times=None, names: Sequence[str] | None = None, title: str | None = None
 ) -> Picture:
-    """The noising or denoising of one example, [frames, H, W, C], or of several: [rows, frames, H, W, C].
+    """Show the noising or denoising of one example or of several, one a row.
 
-    Values are model values, [-1, 1]; those outside are clipped.
+    Values are model values in [-1, 1]; those outside are clipped.
 
     Args:
-        times: [frames], the t written under each column.
+        trajectory: floats `[frames, H, W, C]`, or `[rows, frames, H, W, C]`, C = 1 or 3.
+        path: file to save the picture in, if any.
+        times: the t written under each column, `[frames]`.
         names: one for each row, written to its left.
+        title: title of the picture.
 
-    Raises TypeError for integers, ValueError for shapes that do not fit, no frames, or a NaN.
+    Raises:
+        TypeError: for integers.
+        ValueError: for shapes that do not fit, no frames, or a NaN.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> frames = np.random.default_rng(0).uniform(-1, 1, size=(5, 8, 8, 1))
+        >>> picture = jd.plotting.strip(frames, times=np.linspace(1, 0, 5))
+        >>> len(picture.axes)
+        1
     """
     trajectory = as_array(trajectory)
     if trajectory is not None and trajectory.ndim == 4:
@@ -61,7 +95,7 @@ def strip(
 
 
 def _named_rows(names: Sequence[str] | None, rows: int) -> Sequence[str]:
-    """`names`, one for each row, or none; an error for another number of them."""
+    """`names`, one for each row, or none; raise for another number of them."""
     if names is None:
         return ()
     check_instance("names", names, (list, tuple), "a list of names, one for each row")
@@ -71,7 +105,7 @@ def _named_rows(names: Sequence[str] | None, rows: int) -> Sequence[str]:
 
 
 def _model_values(images, name: str, expected: str, ndim: int) -> np.ndarray:
-    """`images` as float32 clipped to [-1, 1]; an error where they are not images of model values."""
+    """`images` as float32 clipped to [-1, 1]; raise if they are not images of model values."""
     given, images = images, as_array(images)
     if images is None or not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
@@ -80,7 +114,7 @@ def _model_values(images, name: str, expected: str, ndim: int) -> np.ndarray:
         )
     images = np.asarray(images)
     if images.ndim != ndim or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"{name} have shape {images.shape}; expected {expected}, none of them 0, and C = 1 or 3")
+        raise ValueError(f"{name} have shape {images.shape}; expected {expected}, none of these 0, and C = 1 or 3")
     images = images.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))
     if bad.size:

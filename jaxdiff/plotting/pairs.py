@@ -1,4 +1,4 @@
-"""Columns of rows by pairs: a histogram of each, and a cloud of points for each two."""
+"""Pair plots of tables: a histogram of each column, and a scatter plot of each two."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,17 +7,34 @@ import numpy as np
 from jaxdiff.arrays import check_instance, check_real
 from jaxdiff.plotting.picture import BLUE, FAINT, GREY, HUES, INK, PathLike, Picture
 
-MOST = 6  # columns that are shown
-CROWD = 2000  # points that are shown
+MOST = 6  # columns shown
+CROWD = 2000  # points shown
 
 
 def pairs(
     sets: Mapping[str, np.ndarray], columns: Sequence[str], path: PathLike = None, title: str | None = None
 ) -> Picture:
-    """Sets of rows {name: [n, columns]} over each other: histograms on the diagonal, clouds of points below it.
+    """Plot the columns of tables against each other: histograms on the diagonal, scatter plots below it.
 
-    The first set is grey, such as the data, and the next one blue. Of more than six columns the first six are shown,
-    of more than 2,000 rows the first 2,000. Raises ValueError for sets of another shape, or with a NaN.
+    The first set, such as the data, is grey, and the next one blue. At most the first six columns and the first 2,000
+    rows are shown.
+
+    Args:
+        sets: tables {name: `[n, columns]`} that are drawn over each other.
+        columns: the names of the columns.
+        path: file to save the picture in, if any.
+        title: title of the picture.
+
+    Raises:
+        ValueError: for sets of another shape, or with a NaN.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> data, samples = np.random.default_rng(0).normal(size=(2, 100, 2))
+        >>> picture = jd.plotting.pairs({"data": data, "samples": samples}, ["age", "income"])
+        >>> len(picture.axes)  # two histograms and one scatter plot
+        3
     """
     check_instance("sets", sets, Mapping, "{name: rows [n, columns]}")
     rows = {name: np.asarray(check_real(name, values), np.float64) for name, values in sets.items()}
@@ -42,7 +59,7 @@ def pairs(
             spread = high - low
             margin = np.where(
                 spread > 1e-12 * np.abs(high), 0.15 * spread, np.maximum(np.abs(high), 1.0)
-            )  # of one value
+            )  # a constant column
             low, high = low - margin, high + margin
             for color, values in zip(colors, rows.values()):
                 if i == j:

@@ -1,4 +1,4 @@
-"""A figure that needs no display and touches nothing of pyplot's, and the colours of all."""
+"""A figure that needs no display and is independent of pyplot, and the colours of all pictures."""
 
 import io
 import os
@@ -18,7 +18,19 @@ PathLike = str | os.PathLike | None
 
 
 class Picture(Figure):
-    """A figure that a notebook shows whether or not pyplot was imported. Width and height in inches."""
+    """A figure that a notebook shows whether or not pyplot was imported.
+
+    Args:
+        width: in inches.
+        height: in inches.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> picture = jd.plotting.Picture(3, 2)
+        >>> line = picture.add_axes((0.1, 0.1, 0.8, 0.8)).plot([0, 1], [1, 0])
+        >>> picture.get_size_inches()
+        array([3., 2.])
+    """
 
     def __init__(self, width: float, height: float):
         check_scalar("width", width, above=0)
@@ -32,7 +44,7 @@ class Picture(Figure):
         return file.getvalue()
 
     def saved(self, path: PathLike) -> "Picture":
-        """This figure, saved where `path` is given; ValueError for an ending that is none of a picture."""
+        """This figure, saved if `path` is given; ValueError for an unknown suffix."""
         if path is not None:
             path = check_path("path", path)
             check_choice("the ending of path", path.suffix[1:].lower(), sorted(self.canvas.get_supported_filetypes()))

@@ -1,4 +1,4 @@
-"""Pictures of the plane: panels, each of a layer or several."""
+"""Pictures of the plane: panels, each with one or more layers."""
 
 import abc
 import dataclasses
@@ -21,7 +21,19 @@ from jaxdiff.plotting.picture import BLUE, DEPTHS, FAINT, GREY, INK, PathLike, P
 
 
 class Layer(abc.ABC):
-    """Something to draw in a panel of the square [-extent, extent]²."""
+    """Base class of layers, which are drawn in a panel of the square [-extent, extent]².
+
+    A subclass defines `draw`.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> class Circle(jd.plotting.Layer):
+        ...     def draw(self, axes, extent):
+        ...         axes.scatter([0.0], [0.0], s=100, facecolors="none", edgecolors=jd.plotting.INK)
+        >>> picture = jd.plotting.panels({"circle": Circle()})
+        >>> len(picture.axes)
+        1
+    """
 
     @abc.abstractmethod
     def draw(self, axes: Axes, extent: float) -> None:
@@ -30,12 +42,19 @@ class Layer(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Density(Layer):
-    """A density as depth of colour, given by its logarithm.
+    """A density, given by its logarithm, as depth of colour.
 
-    Attributes:
-        log_prob: the log-density, a function [m, 2] -> [m], or its values on `plane(extent, resolution)`,
-            [resolution²] or [resolution, resolution].
-        resolution: the points of the grid a side, for a function.
+    Args:
+        log_prob: the log-density, a function `[m, 2] -> [m]`, or its values on `plane(extent, resolution)`,
+            `[resolution²]` or `[resolution, resolution]`.
+        resolution: points a side of the grid on which a function is evaluated.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> normal = jd.plotting.Density(lambda x: -(x**2).sum(1) / 2, resolution=20)
+        >>> picture = jd.plotting.panels({"normal": normal})
+        >>> len(picture.axes)
+        1
     """
 
     log_prob: Callable | np.ndarray
@@ -65,7 +84,20 @@ class Density(Layer):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Points(Layer):
-    """Samples [n, 2] as dots."""
+    """Samples as dots.
+
+    Args:
+        points: `[n, 2]`.
+        color: colour of the dots.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> x = np.random.default_rng(0).normal(size=(100, 2))
+        >>> picture = jd.plotting.panels({"data": jd.plotting.Points(x)})
+        >>> len(picture.axes)
+        1
+    """
 
     points: np.ndarray
     color: str = BLUE
@@ -74,7 +106,7 @@ class Points(Layer):
         _in_plane(self.points, "points", "[n, 2]", 2)
 
     def draw(self, axes: Axes, extent: float) -> None:
-        """Draw smaller and fainter dots the more there are."""
+        """Draw the dots, smaller and fainter the more there are."""
         points = _in_plane(self.points, "points", "[n, 2]", 2)
         crowd = max(len(points) / 1000, 1)
         axes.scatter(*points.T, s=5 / crowd**0.5, alpha=0.75 / crowd**0.25, color=self.color, linewidths=0)
@@ -82,10 +114,22 @@ class Points(Layer):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Field(Layer):
-    """A vector field, a function [m, 2] -> [m, 2], as `arrows` x `arrows` arrows.
+    """A vector field as a grid of arrows.
 
-    A score is a thousand times longer far from the data than at its modes, so that an arrow's length is
-    log(1 + |v| / median |v|): directions are exact, lengths tell order.
+    The length of an arrow is proportional to log(1 + |v| / median |v|), since a score is a thousand times longer far
+    from the data than at its modes: directions are exact, lengths show the order of magnitudes.
+
+    Args:
+        field: function `[m, 2] -> [m, 2]`.
+        arrows: arrows a side of the grid.
+        color: colour of the arrows.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> score = jd.plotting.Field(lambda x: -x, arrows=10)
+        >>> picture = jd.plotting.panels({"score": score})
+        >>> len(picture.axes)
+        1
     """
 
     field: Callable
@@ -97,7 +141,7 @@ class Field(Layer):
         check_whole("arrows", self.arrows)
 
     def draw(self, axes: Axes, extent: float) -> None:
-        """Draw the longest arrow as long as the arrows are apart."""
+        """Draw the arrows, the longest as long as their distance."""
         at = plane(extent, self.arrows)
         vectors = _in_plane(self.field(at), "the field", f"[{len(at)}, 2]", 2)
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -120,7 +164,20 @@ class Field(Layer):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Paths(Layer):
-    """Trajectories [frames, n, 2] as thin lines with a dot at the last frame."""
+    """Trajectories as thin lines with a dot at the last frame.
+
+    Args:
+        paths: `[frames, n, 2]`.
+        color: colour of the dots.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> walks = np.random.default_rng(0).normal(scale=0.1, size=(20, 30, 2)).cumsum(0)
+        >>> picture = jd.plotting.panels({"walks": jd.plotting.Paths(walks)})
+        >>> len(picture.axes)
+        1
+    """
 
     paths: np.ndarray
     color: str = BLUE
@@ -136,7 +193,23 @@ class Paths(Layer):
 
 
 def plane(extent: float, resolution: int) -> np.ndarray:
-    """Centres of resolution x resolution cells of [-extent, extent]²: [resolution², 2] float32, x fastest."""
+    """Return a grid of points: the centres of resolution x resolution cells of [-extent, extent]².
+
+    Args:
+        extent: half the side of the square.
+        resolution: cells a side.
+
+    Returns:
+        Points `[resolution², 2]` in float32; x varies fastest.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> jd.plotting.plane(1.0, 2)
+        array([[-0.5, -0.5],
+               [ 0.5, -0.5],
+               [-0.5,  0.5],
+               [ 0.5,  0.5]], dtype=float32)
+    """
     check_scalar("extent", extent, above=0)
     check_room("a plane", check_whole("resolution", resolution), resolution, 2)
     centres = extent * ((2 * np.arange(resolution) + 1) / resolution - 1)
@@ -151,12 +224,32 @@ def panels(
     columns: int | None = None,
     title: str | None = None,
 ) -> Picture:
-    """The square [-extent, extent]² several times, each under its name: {name: layer or layers, from below}.
+    """Draw layers over the square [-extent, extent]², in one panel for each name.
 
     All densities of a picture share one scale of colour, so that they can be compared.
 
-    Raises ValueError for no panels, and for points or fields of another shape or with a NaN; TypeError for
-    what is no layer.
+    Args:
+        panels: {name: layer or layers}, drawn in their order.
+        path: file to save the picture in, if any.
+        extent: half the side of the square.
+        columns: panels in a row; None is at most four.
+        title: title of the picture.
+
+    Raises:
+        ValueError: for no panels, and for points or fields of another shape or with a NaN.
+        TypeError: if a layer is not a `Layer`.
+
+    Examples:
+        >>> import numpy as np
+        >>> import pathlib, tempfile
+        >>> import jaxdiff as jd
+        >>> x = np.random.default_rng(0).normal(size=(100, 2))
+        >>> model = [jd.plotting.Density(lambda x: -(x**2).sum(1) / 2, resolution=20), jd.plotting.Field(lambda x: -x)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "model.png")
+        ...     picture = jd.plotting.panels({"data": jd.plotting.Points(x), "model": model}, path)
+        ...     print(path.exists())
+        True
     """
     check_instance("panels", panels, Mapping, "{name: layer or layers}")
     check_scalar("extent", extent, above=0)
