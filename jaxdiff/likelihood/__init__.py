@@ -1,4 +1,4 @@
-"""How probable an example is, and how sure we are."""
+"""Likelihoods of data under a model, with their standard errors."""
 
 from jaxdiff.likelihood.argmax import Argmax
 from jaxdiff.likelihood.bits_per_dim import BitsPerDim, bits_per_dim

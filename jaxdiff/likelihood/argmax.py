@@ -4,11 +4,11 @@ A category x of K becomes v in R^K with argmax v = x, and a model p(v) of number
 
     P(x) = ∫ over argmax v = x of p(v) dv >= exp E_q log p(v)/q(v | x)          (their eq. 3),
 
-which K samples tighten as those of any dequantisation. Of u in R^K (their section 3.2, "thresholding")
+which K samples tighten as in any dequantisation. Given u in R^K (their section 3.2, "thresholding"),
 
     v_x = u_x,      v_i = v_x - softplus(v_x - u_i),      log |det dv/du| = Σ_{i ≠ x} log sigmoid(v_x - u_i):
 
-every v_i is below v_x, and near u_i where that is. u is normal, or an invertible map of normal noise, given x.
+every v_i is below v_x, and near u_i if u_i is. u is normal noise, or an invertible map of it given x.
 """
 
 import dataclasses
@@ -26,16 +26,30 @@ from jaxdiff.likelihood.dequantization import check_pair
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Argmax:
-    """Categories [n, *event] as numbers v [n, *event, K] whose argmax they are: a dequantizer of `bits_per_dim`.
+    """Represent categories as continuous values whose argmax they are: a dequantizer of `bits_per_dim`.
 
-        v, log_q = Argmax()(keys, tokens, 27)               what a denoiser of numbers is trained on
-        jd.bits_per_dim(key, denoiser, tokens, levels=27, dequantizer=Argmax(), budget=0)
-        jnp.argmax(jd.sample(key, denoiser, (n, *event, 27)), -1)
+    Categories `[n, *event]` become v `[n, *event, K]`. Train a denoiser of continuous data on v, sample it, and take
+    the argmax over the last axis. Train `network` by `DequantizationLoss(denoiser, K)`.
 
-    `network(params, noise, x) -> (u, log_det)` is that of `Variational`: noise is standard normal and x has 1 at the
-    category and 0 elsewhere, both [n, *event, K]; None is u = noise. Train it by `DequantizationLoss(denoiser, K)`.
+    Args:
+        network: `(params, noise, x) -> (u, log_det)`, as in `Variational`: noise is standard normal and x is the
+            one-hot category, both `[n, *event, K]`; None is u = noise.
+        params: parameters of the network.
 
-    Raises TypeError for a network that is no function, and when called for one that returns something else.
+    Raises:
+        TypeError: if `network` is not a function or, when called, returns something else.
+
+    Source:
+        Hoogeboom et al. 2021, "Argmax flows and multinomial diffusion".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> tokens = jnp.array([[0, 2], [1, 1]])
+        >>> v, log_q = jd.likelihood.Argmax()(jax.random.split(jax.random.key(0)), tokens, 3)
+        >>> v.shape, bool((jnp.argmax(v, -1) == tokens).all())
+        ((2, 2, 3), True)
     """
 
     kind: ClassVar = "argmax flow"
@@ -51,11 +65,11 @@ class Argmax:
         object.__setattr__(self, "params", check_params(self.params))
 
     def with_params(self, params) -> "Argmax":
-        """The same with other weights."""
+        """The same dequantizer with other parameters."""
         return rebuilt(self, params=check_params(params))
 
     def place(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
-        """Draw v [n, *event, levels], one key an example, and log q(v | images) [n], nats."""
+        """Draw v [n, *event, levels], one key an example, and return it with log q(v | images) [n], nats."""
         own = jnp.arange(levels) == jnp.asarray(images)[..., None]
         x = own.astype(noise_dtype(levels))
         noise = normal(keys, x)

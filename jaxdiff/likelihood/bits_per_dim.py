@@ -1,4 +1,4 @@
-"""Bits per dimension of integer images, with what is known of their error."""
+"""Bits per dimension of integer images, with an analysis of their error."""
 
 import dataclasses
 import math
@@ -40,15 +40,32 @@ _REPEATS = 64
 
 @dataclasses.dataclass(frozen=True)
 class BitsPerDim:
-    """Bits per dimension of a data set: `bits_per_dim` +- `standard_error`, over the examples that converged.
+    """Bits per dimension of a data set, with its standard error.
 
-    standard_error: over examples; it holds every independent noise, that of images, dequantisation and probes.
-    kind: what the number is, and what it is given. examples: how many were looked at; all, unless a target error was
-    met before. precision: what it was computed in, "float32" or where it falls short of that.
-    evaluations_mean, evaluations_max: of the flow, an estimate; NaN and -1 where the solver is implicit and they are
-    not known. reached: whether the target error was met; None without one. budget: None unless asked for.
-    per_example: [n], the mean over an image's repeats; NaN where a solve did not converge, or none was made.
-    repeats: [n], how many estimates were made.
+    Attributes:
+        bits_per_dim: mean over the examples that converged.
+        standard_error: over examples; it covers all independent noise, of images, dequantisation and probes.
+        kind: description of the estimate and its condition.
+        precision: the arithmetic, "float32" or what is less precise.
+        examples: number of examples evaluated: all, unless a target error was met before.
+        not_converged: number of these whose solve failed.
+        evaluations_mean: mean evaluations of the flow an estimate; NaN for an implicit solver, which does not count
+            them.
+        evaluations_max: largest number of evaluations; -1 for an implicit solver.
+        reached: whether the target error was met; None without one.
+        budget: the `ErrorBudget`; None without one.
+        per_example: mean over the repeats of each image, `[n]`; NaN if a solve failed or none was made.
+        repeats: number of estimates of each image, `[n]`.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0], [[0.25]])
+        >>> images = np.array([[100], [128], [150], [180]])
+        >>> found = jd.bits_per_dim(jax.random.key(0), denoiser, images, budget=0)
+        >>> found.per_example.shape, found.examples, found.not_converged
+        ((4,), 4, 0)
     """
 
     bits_per_dim: float
@@ -75,19 +92,19 @@ class BitsPerDim:
             f"({self.kind}; {self.precision}; {seen} examples{times}{cost}{lost})"
         ]
         if self.reached is False:
-            lines.append("the target error was not met: the spread of the images alone is too large; give more images")
+            lines.append("the target error was not met: the spread of the images alone exceeds it; give more images")
         return "\n".join(lines + [str(self.budget)] * (self.budget is not None))
 
 
 def _per_example(rows: dict, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of each example's estimates, NaN where one did not converge or none is there, and how many there are."""
+    """The mean of each example's estimates, NaN if one failed or none was made, and their number."""
     repeats = np.bincount(rows["example"], minlength=n)
     total = np.bincount(rows["example"], np.where(rows["converged"], rows["bits_per_dim"], np.nan), n)
     return np.where(repeats > 0, total / np.maximum(repeats, 1), np.nan), repeats
 
 
 def _spread_alone(rows: dict, n: int) -> float:
-    """The standard error that any number of repeats would leave, less two standard errors of what is known of it."""
+    """A lower bound on the standard error that any number of repeats would leave: two of its standard errors below."""
     per_example, repeats = _per_example(rows, n)
     found = np.isfinite(per_example)
     if found.sum() < 2:
@@ -121,29 +138,55 @@ def bits_per_dim(
     mesh: Mesh | None = None,
     precision: Precision | None = None,
 ) -> BitsPerDim:
-    """-log2 P(image)/D of integer images [n, *event] in 0..levels-1, under a denoiser of data on [-1, 1].
+    """Estimate -log2 P(image)/D of integer images under a denoiser of data on [-1, 1].
 
-    `dequantization_samples` K = 1 is the dequantisation bound, an upper bound on the bits; K > 1 is the tighter
-    importance-weighted bound. It is a bound under the exact trace; under random probes the logarithm of a mean of
-    noisy exponentials is biased towards fewer bits, by less the more probes there are. Example i depends on `key` and
-    i alone, not on `batch_size`. `cond` has leaves [n, ...] or is None. `progress` shows a bar.
+    With one dequantisation sample this is the dequantisation bound, an upper bound on the bits; with more, the tighter
+    importance-weighted bound. It is a bound under the exact trace. Under random probes the logarithm of a mean of noisy
+    exponentials is biased towards fewer bits, less so with more probes. Example i depends on `key` and i alone.
 
     Args:
-        flow, trace, t_min, source, precision: those of `log_likelihood`.
-        target_error: look at the images in a random order until the standard error is that small, at least at 64;
-            where all do not suffice, again with new dequantisation and probes, until it is, or until no number of
-            repeats could: the images themselves spread too much.
-        budget: on how many of the images the error budget is measured, at most all; 0 leaves it out. It costs about
-            five times as much as the likelihood of these, and once in full precision where they were not.
-        record: an .npz file for the estimates of every image, written after each batch; the same call on a file that
-            is there goes on from it, on any number of devices.
-        dequantizer: where in its cell an image goes; `jaxdiff.likelihood` has `Uniform` and `Variational`,
-            and `Argmax` for categories read as numbers of K values each.
-        mesh: the devices each batch is split between, its size rounded up to a multiple of their number. Several
-            processes call alike; the first reads and writes the record, all get the report.
+        key: a typed key, or n keys, one an image.
+        denoiser: any denoiser of continuous data.
+        images_uint8: integers `[n, *event]` in 0..levels-1.
+        dequantization_samples: samples K of each image.
+        levels: number of integer levels.
+        batch_size: images evaluated at once.
+        cond: condition, leaves `[n, ...]`.
+        progress: show a progress bar.
+        flow: solver and tolerances, as in `jaxdiff.log_likelihood`.
+        trace: trace of the flow's Jacobian, as in `jaxdiff.log_likelihood`.
+        t_min: time of the data, as in `jaxdiff.log_likelihood`.
+        source: density at t = 1, as in `jaxdiff.log_likelihood`.
+        target_error: evaluate images in a random order until the standard error, in bits/dim, is at most this, at least
+            64. If all do not suffice, repeat with new dequantisation and probes, until it is met or the spread of the
+            images alone exceeds it.
+        budget: number of images on which the error budget is measured; 0 leaves it out. It costs about five times as
+            much as the likelihood of these, and once more in full precision if theirs was not.
+        record: .npz file for the estimates of every image, written after each batch. The same call resumes from it, on
+            any number of devices.
+        dequantizer: `Uniform()`, a trained `Variational`, or `Argmax` for categories as K continuous values each.
+        mesh: devices that each batch is split between; the batch size is rounded up to a multiple of their number. With
+            several processes a collective: every process must call it, and each gets the report; the first reads and
+            writes the record.
+        precision: of the network's float32 products, as in `jaxdiff.sample`.
 
-    Raises TypeError for images that are not integers; ValueError for values out of range, an empty set, fewer than one
-    sample or example a batch, a target error that is not above 0, and a record of something else.
+    Raises:
+        TypeError: for images that are not integers.
+        ValueError: for values out of range, an empty set, fewer than one sample or example a batch, a target error that
+            is not above 0, or a record of other settings.
+
+    Source:
+        Theis et al. 2016, "A note on the evaluation of generative models", section 3.1; Burda et al. 2016 for K > 1.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0], [[0.25]])
+        >>> images = np.array([[100], [128], [150], [180]])
+        >>> found = jd.bits_per_dim(jax.random.key(0), denoiser, images, budget=0)
+        >>> bool(5 < found.bits_per_dim < 9)  # 8 for a uniform density
+        True
     """
     check_numbers(denoiser, "bits_per_dim", "take continuous_bound()")
     images = check_images(images_uint8, levels, batch_size)
@@ -159,12 +202,12 @@ def bits_per_dim(
     check_mesh(mesh)
     if budget and hasattr(dequantizer, "place"):
         raise ValueError(
-            f"budget = {budget} with dequantizer = {said(dequantizer)}: the budget's bound and levels are those of "
-            "cells, in which it does not put images; give budget=0"
+            f"budget = {budget} with dequantizer = {said(dequantizer)}: the budget supports only dequantizers that "
+            "draw within the cells of images; give budget=0"
         )
     if budget and source is not None:
         raise ValueError(
-            f"budget = {budget} with a source: its bound and prior are those of the process's own prior; give budget=0"
+            f"budget = {budget} with a source: the budget's bound and prior term use the process's prior; give budget=0"
         )
     check_flow(flow)
     cond, keys = check_cond(denoiser, cond, n), example_keys(key, n)

@@ -5,14 +5,13 @@ dequantisation bound. The variance of a mean over n images of r estimates each i
 
     (images + (dequantisation + trace)/r)/n.
 
-trace is read off the spread of its estimates in one solve, dequantisation is what more a second estimate of the same
-image differs by, and images is the rest of the spread over the data set, which no computing makes smaller.
+trace is the variance of its estimates in one solve, dequantisation is the further variance between two estimates of one
+image, and images is the rest of the variance over the data set, which no computation reduces.
 
-What repeating does not show are shifts: that of the solver, by tolerances ten times finer for the same x and probes;
-that of beginning at t_min and not at the data, by a t_min ten times smaller; and that of the arithmetic, by the same
-model in full precision, products of float32 at "highest" and networks without their `jaxdiff.networks.Cast`. They are
-differences image by image, with a standard error of their own. The prior's term is KL(q(x_1 | x_0) || prior): x_1 is
-not quite noise.
+Repeats do not show biases. These are measured as differences image by image, with standard errors of their own: that of
+the solver by tolerances ten times finer for the same x and probes; that of starting at t_min instead of 0 by a t_min
+ten times smaller; that of the arithmetic by the same model in full precision (float32 products at "highest", networks
+without their `jaxdiff.networks.Cast`). The prior's term is KL(q(x_1 | x_0) || prior), since x_1 is not exactly noise.
 """
 
 import dataclasses
@@ -30,18 +29,38 @@ from jaxdiff.likelihood.trace import estimates_of
 from jaxdiff.likelihood.variational_bound import VariationalBound, continuous_bound
 from jaxdiff.samplers import decode, encode
 
-SECOND = 2**32 - 1  # the repeat that only the budget uses
+SECOND = 2**32 - 1  # a repeat that only the budget uses
 
 
 @dataclasses.dataclass(frozen=True)
 class ErrorBudget:
-    """Where the error of a `BitsPerDim` comes from, bits/dim, as far as `examples` of its images tell.
+    """Where the error of a `BitsPerDim` comes from, in bits/dim, measured on some of its images.
 
-    images, dequantisation, trace: the parts of its standard error, whose squares add up to its square. solver: what
-    tolerances ten times finer change. truncation: what t_min/10 changes. arithmetic: what full precision changes, 0
-    where everything was computed in it. prior: KL(q(x_1 | x_0) || prior). round_trip: the largest
-    |x - decode(encode(x))| where both converge, in levels. bound: the variational bound of these images in continuous
-    time. flow: the mean of their first estimates, which belongs beside it.
+    `bits_per_dim(..., budget=64)` computes it, and `print` shows it as a table.
+
+    Attributes:
+        examples: number of images it was measured on.
+        images: part of the standard error that is due to the spread of the data. The squares of the three parts add up
+            to the square of the standard error.
+        dequantisation: part that is due to the noise of dequantisation.
+        trace: part that is due to random probes.
+        solver: change by tolerances ten times finer, (mean, standard error).
+        truncation: change by a t_min ten times smaller, (mean, standard error).
+        arithmetic: change by full precision, (mean, standard error); 0 if everything was computed in it.
+        prior: KL(q(x_1 | x_0) || prior).
+        round_trip: largest |x - decode(encode(x))| in levels, over images for which both converge.
+        flow: mean of the first estimates of these images, to be compared with `bound`.
+        bound: the variational bound of these images in continuous time.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0], [[0.25]])
+        >>> images = np.array([[100], [128], [150], [180]])
+        >>> found = jd.bits_per_dim(jax.random.key(0), denoiser, images, trace=jd.likelihood.Exact(), budget=4)
+        >>> found.budget.examples, found.budget.trace  # the exact trace has no error
+        (4, 0.0)
     """
 
     examples: int
@@ -62,19 +81,19 @@ class ErrorBudget:
         below = "below" if abs(self.solver.mean) < total else "NOT below"
         bound = f"{self.bound.bits_per_dim:.4f} +- {self.bound.standard_error:.4f}"
         parts = (
-            ("images", f"{self.images:.4f}", "how they differ; only more of them make it smaller"),
+            ("images", f"{self.images:.4f}", "spread of the data; only more images reduce it"),
             (
                 "dequantisation",
                 f"{self.dequantisation:.4f}",
-                "where in their cells they were put; smaller by repeats, too",
+                "noise of dequantisation; repeats reduce it, too",
             ),
-            ("trace", f"{self.trace:.4f}", "the random probes; smaller by repeats or more probes, too"),
+            ("trace", f"{self.trace:.4f}", "noise of the probes; repeats or more probes reduce it, too"),
         )
         beside = (
             ("solver", shift(self.solver), f"what tolerances ten times finer change, {below} the standard error"),
             ("truncation", shift(self.truncation), "what a t_min ten times smaller changes"),
             ("arithmetic", shift(self.arithmetic), "what full precision changes"),
-            ("prior", f"{self.prior:.5f}", "x at t = 1 is not quite noise: KL(q(x_1 | x_0) || prior)"),
+            ("prior", f"{self.prior:.5f}", "KL(q(x_1 | x_0) || prior): x at t = 1 is not exactly noise"),
             ("round trip", f"{self.round_trip:.1e}", "the largest |x - decode(encode(x))|, in levels"),
             ("bound", bound, f"{self.bound.kind}; the flow on these images: {self.flow:.4f}"),
         )
@@ -84,7 +103,7 @@ class ErrorBudget:
                 f"error budget, measured on {self.examples} of the images, bits/dim",
                 "in the standard error, whose square is the sum of these squares:",
                 *(row(*part) for part in parts),
-                "beside it:",
+                "not in it:",
                 *(row(*one) for one in beside),
             ]
         )
@@ -100,9 +119,9 @@ def measure(
     batch_size: int,
     progress: bool,
 ) -> ErrorBudget:
-    """The budget by the images `index`, whose first estimates are `base`; the rest is that of the whole run."""
+    """Measure the budget on the images `index`, whose first estimates are `base`; the rest is that of the whole run."""
     settings = estimator.likelihood
-    # every step in the same batches, filled up, so that what was compiled for the estimates serves here
+    # every step uses the same padded batches, so that the programs compiled for the estimates are reused
     over = lambda compute, label: joined(in_batches(compute, index, batch_size, progress, label, estimator.mesh))
     changed = lambda label, repeat=0, **more: over(lambda part: estimator(part, repeat, **more), label)
 
@@ -118,7 +137,7 @@ def measure(
     earlier = changed("budget: truncation", t_min=settings["t_min"] / 10)
 
     full = estimator.in_full()
-    in_full = base  # where nothing falls short of it, and the same would be computed again
+    in_full = base  # nothing to compute again if everything was in full precision
     if full.arithmetic != estimator.arithmetic:
         in_full = over(lambda part: full(part, 0), "budget: arithmetic").bits_per_dim
 

@@ -1,14 +1,14 @@
-r"""The chain rule of masks: the exact log-probability of one order of showing them.
+r"""The chain rule of masking models: the exact log-probability of data in one order of revealing it.
 
-A model of masks that shows one value a step, the next of an order σ, has
+A masking model that reveals one value a step, in the order σ, has
 
     log p_σ(x) = Σ_j log p(x_σ(j) | x_σ(1), ..., x_σ(j-1)),
 
-each term the denoiser's answer where those before are seen and all others masked: n evaluations an example, and neither
-noise nor a bound (Uria et al. 2014, "A deep and tractable density estimator"; Hoogeboom et al. 2022, "Autoregressive
-diffusion models", section 3). For a network that is not told t the mean of -log p_σ(x) over orders is the variational
-bound in continuous time, computed another way: by Jensen's inequality it is above -log of the mean of p_σ(x). A single
-order, such as left to right, is another number of the same model.
+in which each term is the denoiser's prediction with the earlier values visible and all others masked: n evaluations an
+example, without noise and without a bound (Uria et al. 2014, "A deep and tractable density estimator"; Hoogeboom et al.
+2022, "Autoregressive diffusion models", section 3). For a network that does not depend on t, the mean of -log p_σ(x)
+over orders is the variational bound in continuous time, computed another way: by Jensen's inequality it is above -log
+of the mean of p_σ(x). A single order, such as left to right, gives another number of the same model.
 """
 
 import dataclasses
@@ -33,10 +33,21 @@ ORDERS = "left to right", "random"
 
 @dataclasses.dataclass(frozen=True)
 class Chain(OfValues):
-    """The chain rule of a data set, in bits a value that counts.
+    """The chain rule's -log2 p of a data set, in bits a value that counts.
 
-    per_order: [n, orders], -log2 p of each example in each of its orders. kind: what the number is, the order by name.
-    counted: [n], how many values of each example count, by which its bits are divided; None where all do.
+    Attributes:
+        kind: description of the number, with the order.
+        per_order: -log2 p of each example in each of its orders, `[n, orders]`, in bits a value.
+        counted: number of values of each example that count, `[n]`, by which its bits are divided; None if all count.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])  # two tokens that are always equal
+        >>> found = jd.likelihood.chain(jax.random.key(0), denoiser, jnp.array([[0, 0], [1, 1]]))
+        >>> found.per_order.shape, round(found.bits_per_dim, 3)  # one bit for two tokens
+        ((2, 1), 0.5)
     """
 
     kind: str
@@ -45,12 +56,12 @@ class Chain(OfValues):
 
     @property
     def per_example(self) -> np.ndarray:
-        """The mean over its orders of each example, bits a value of it that counts, [n]."""
+        """Bits a value that counts, mean over orders, `[n]`."""
         return self.per_order.mean(1, dtype=np.float64)
 
     @property
     def order_error(self) -> float:
-        """What of `standard_error` is due to the draw of orders, so that more of them would make it smaller.
+        """The part of `standard_error` that is due to the draw of orders, which more orders reduce.
 
         NaN for one random order an example.
         """
@@ -84,18 +95,40 @@ def chain(
     precision: Precision | None = None,
     weight: Any = None,
 ) -> Chain:
-    """-log2 p of data [n, *event] under a model of masks, by the chain rule in an order of its values.
+    """Compute -log2 p of data under a masking model, by the chain rule in an order of its values.
 
-        chain(key, denoiser, tokens)                                  left to right, row by row
-        chain(key, denoiser, tokens, order="random", orders=8)        8 random orders an example
+    It takes as many network evaluations an order as values count in the longest example. A network that depends on t is
+    given the t at which that share of values is masked. Values that do not count are visible from the start.
 
-    Under "random" each example has orders of its own, which depend on `key` and its index alone. It costs as many
-    evaluations an order as values count in the longest example. A network that is told t is told the one at which that
-    share is masked. `cond`, `progress`, `mesh`, `precision` and `weight` are those of `jaxdiff.variational_bound`: what
-    is given is seen from the start.
+    Args:
+        key: a typed key, or n keys, one an example.
+        denoiser: denoiser of an `jaxdiff.Absorbing` process.
+        data: categories `[n, *event]`.
+        order: "left to right" (row by row) or "random". Random orders differ by example and depend on `key` and its
+            index alone.
+        orders: number of random orders an example.
+        batch_size: examples evaluated at once.
+        cond: condition, leaves `[n, ...]`.
+        progress: show a progress bar.
+        mesh: devices that each batch is split between.
+        precision: of the network's float32 products, as in `jaxdiff.sample`.
+        weight: 1 for values that count and 0 for those that are given, as in `jaxdiff.variational_bound`.
 
-    Raises TypeError for a process other than `Absorbing`, ValueError for another order, several orders left to right,
-    and what `jaxdiff.variational_bound` raises.
+    Raises:
+        TypeError: for a process other than `Absorbing`.
+        ValueError: for another order, or several orders left to right.
+
+    Source:
+        Hoogeboom et al. 2022, "Autoregressive diffusion models", section 3.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])  # two tokens that are always equal
+        >>> found = jd.likelihood.chain(jax.random.key(0), denoiser, jnp.array([[0, 0], [1, 1]]))
+        >>> round(found.bits_per_dim, 3)  # one bit for two tokens
+        0.5
     """
     check_denoiser(denoiser)
     process = check_absorbing(denoiser.process, "chain", "take jaxdiff.continuous_bound()")

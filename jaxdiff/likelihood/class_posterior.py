@@ -2,9 +2,9 @@ r"""p(y | x) of a conditional model, by Bayes' rule over its classes.
 
     log p(y_k | x) = log p(x | y_k) + log p(y_k) - log Σ_j p(x | y_j) p(y_j)
 
-Every log p(x | y_k) is that of the probability flow (`jaxdiff.likelihood.log_likelihood`), under the same probes for
-all classes of an example: what the errors of their traces have in common cancels. Errors e_k of log p(x | y_k) are, for
-every probe and to first order, one of e_k - Σ_j p(y_j | x) e_j of log p(y_k | x).
+Every log p(x | y_k) is that of the probability flow (`jaxdiff.likelihood.log_likelihood`), with the same probes for all
+classes of an example, so that the common part of their trace errors cancels. To first order, errors e_k of log p(x |
+y_k) under a probe make log p(y_k | x) wrong by e_k - Σ_j p(y_j | x) e_j.
 """
 
 from typing import Any, NamedTuple
@@ -36,12 +36,24 @@ from jaxdiff.samplers import ProbabilityFlow
 
 
 class ClassPosterior(NamedTuple):
-    """p(y | x) and what it is made of, each [n, classes], of NumPy.
+    """p(y | x) of every class, with its parts, as NumPy arrays `[n, classes]`.
 
-    log_prob: log p(y | x), nats, NaN for an example of which the solver gave up on a class. standard_error: of
-    log_prob, nats, from the spread of the trace's estimates, which the classes share; NaN for a single random one, 0
-    for the exact trace. log_likelihood: log p(x | y), nats. evaluations, converged: of each solve, as in
-    `jaxdiff.Likelihood`.
+    Attributes:
+        log_prob: log p(y | x) in nats; NaN for an example whose solve failed for a class.
+        standard_error: of `log_prob` in nats, from the spread of the trace estimates, which the classes share; NaN for
+            a single random one, 0 for the exact trace.
+        log_likelihood: log p(x | y) in nats.
+        evaluations: of each solve, as in `jaxdiff.Likelihood`.
+        converged: of each solve, as in `jaxdiff.Likelihood`.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Mixture(jd.VP(), [0.5, 0.5], [[-1.0], [1.0]], [[[0.04]], [[0.04]]])
+        >>> found = jd.likelihood.class_posterior(jax.random.key(0), denoiser, jnp.array([[0.9], [-1.1]]), 2)
+        >>> found.log_prob.shape, bool(found.converged.all())
+        ((2, 2), True)
     """
 
     log_prob: np.ndarray
@@ -66,23 +78,38 @@ def class_posterior(
     mesh: jax.sharding.Mesh | None = None,
     precision: Precision | None = None,
 ) -> ClassPosterior:
-    """log p(y | x) of each class for x [n, *event], by Bayes' rule, under a denoiser that is conditioned on the class.
+    """Compute log p(y | x) of each class by Bayes' rule, under a denoiser conditioned on the class.
 
-        jd.likelihood.class_posterior(key, denoiser, x, 10).log_prob.argmax(1)
-
-    It costs as many likelihoods an example as there are classes. Example i depends on `key` and i alone.
+    It solves as many likelihoods an example as there are classes. Example i depends on `key` and i alone.
 
     Args:
-        classes: how many there are, of a denoiser of labels 0, 1, ...; or the cond of each, a list of them or a tree
-            with leaves [classes, ...], without an axis of examples.
-        prior: p(y) of each class, [classes], up to a factor; None is the same for all.
-        flow, trace, t_min, source, precision: those of `jaxdiff.log_likelihood`.
-        batch_size: how many examples are solved at once, for one class after the other.
-        progress: show a bar.
-        mesh: the devices each batch is split between, its size rounded up to a multiple of their number.
+        key: a typed key, or n keys, one an example.
+        denoiser: denoiser conditioned on a class.
+        x: examples `[n, *event]`.
+        classes: their number, for a denoiser of labels 0, 1, ...; or the cond of each, as a list, or as a tree with
+            leaves `[classes, ...]`, without an axis of examples.
+        prior: p(y) of each class up to a factor, `[classes]`; None is uniform.
+        flow: solver and tolerances, as in `jaxdiff.log_likelihood`.
+        trace: trace of the flow's Jacobian, as in `jaxdiff.log_likelihood`.
+        t_min: time of x, as in `jaxdiff.log_likelihood`.
+        source: density at t = 1, as in `jaxdiff.log_likelihood`.
+        batch_size: examples solved at once, for one class after the other.
+        progress: show a progress bar.
+        mesh: devices that each batch is split between; the batch size is rounded up to a multiple of their number.
+        precision: of the network's float32 products, as in `jaxdiff.sample`.
 
-    Raises ValueError for fewer than two classes, classes of different forms, a prior of another length, with a negative
-    number or without one above 0, and as `jaxdiff.log_likelihood` does.
+    Raises:
+        ValueError: for fewer than two classes, classes of different structures, or a prior of another length, with a
+            negative number, or without one above 0.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Mixture(jd.VP(), [0.5, 0.5], [[-1.0], [1.0]], [[[0.04]], [[0.04]]])
+        >>> found = jd.likelihood.class_posterior(jax.random.key(0), denoiser, jnp.array([[0.9], [-1.1]]), 2)
+        >>> found.log_prob.argmax(1)
+        array([1, 0])
     """
     check_model(denoiser)
     check_shared("denoiser", denoiser)
@@ -131,19 +158,19 @@ def _conds(classes) -> list:
         conds = [jax.tree.map(lambda leaf, k=k: leaf[k], leaves) for k in range(lengths.pop()[0])]
     forms = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), cond) for cond in conds]
     if len(conds) < 2 or any(form != forms[0] for form in forms):
-        raise ValueError(f"classes = {said(classes)}; expected the cond of each of two classes or more, of one form")
+        raise ValueError(f"classes = {said(classes)}; expected two conds or more, one a class, of the same structure")
     return conds
 
 
 def _array(leaf) -> np.ndarray:
     array = as_array(leaf)
     if array is None or array.dtype.kind in "OSUMm":
-        raise TypeError(f"classes holds {said(leaf)}; expected numbers and arrays of them")
+        raise TypeError(f"classes holds {said(leaf)}; expected numbers and arrays of numbers")
     return np.asarray(array)
 
 
 def _repeated(cond, n: int) -> Any:
-    """`cond`, of one example, for n of them."""
+    """The `cond` of one example, for n of them."""
     return jax.tree.map(lambda leaf: np.broadcast_to(leaf, (n, *leaf.shape)), cond)
 
 

@@ -1,4 +1,4 @@
-r"""Between integer images and densities on [-1, 1].
+r"""Dequantisation: integer images and densities on [-1, 1].
 
 An integer k in 0..levels-1 becomes x = 2 (k + u)/levels - 1 with u in [0, 1)^D (Theis et al. 2016, section 3.1). With
 p the density of x, the model's probability of the integers is ∫ p(x(u)) (2/levels)^D du, hence for u ~ q(u | k) and
@@ -7,9 +7,9 @@ q(x | k) = q(u | k) (levels/2)^D
     log P(k) >= E log p(x) - log q(x | k)                            q = 1: uniform dequantisation
     log P(k) >= E log 1/K Σ_j p(x_j)/q(x_j | k)                      K samples (Burda et al. 2016)
 
-For 256 levels under q = 1 the offset is the familiar +7 bits a dimension. The first bound is log P(k) less
-KL(q(x | k) || p(x | k)): a learned q that knows where in its cell the model expects x closes it (Ho et al. 2019,
-"Flow++", section 3.1). u is the logistic function of y, and y an invertible map of normal noise, given the image.
+For 256 levels under q = 1 the offset is the familiar +7 bits a dimension. The first bound is log P(k) minus
+KL(q(x | k) || p(x | k)). A learned q that matches the model's p(x | k) closes this gap (Ho et al. 2019, "Flow++",
+section 3.1): u is the logistic function of y, and y an invertible map of normal noise, given the image.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def _spacing(levels: int) -> float:
 
 
 def check_images(images, levels: int, batch_size: int) -> np.ndarray:
-    """`images` as a NumPy array [n, *event]; raise where they are none, or not integers in 0..levels-1."""
+    """`images` as a NumPy array [n, *event]; raise unless they are integers in 0..levels-1."""
     check_whole("batch_size", batch_size)
     if isinstance(images, jax.core.Tracer):
         raise TypeError("images are traced; this function works through a data set in batches: call it outside of jit")
@@ -56,26 +56,41 @@ def check_images(images, levels: int, batch_size: int) -> np.ndarray:
 
 
 class Dequantizer(Protocol):
-    """Where in its cell an image goes: `(keys [n], images [n, *event], levels) -> (u [n, *event], log q(u) [n])`.
+    """Protocol of dequantizers: `(keys [n], images [n, *event], levels) -> (u [n, *event], log q(u) [n])`.
 
-    One whose x is no place in a cell has a method `place(keys, images, levels) -> (x [n, ...], log q(x | image) [n])`,
-    which is asked in its place; x may have another shape (`Argmax`). A class attribute `kind` names it in reports.
+    A dequantizer whose x does not lie in the image's cell has a method `place(keys, images, levels) -> (x [n, ...],
+    log q(x | image) [n])`, which is called instead; x may have another shape (`Argmax`). A class attribute `kind` names
+    it in reports.
     """
 
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
-        """Draw u in [0, 1), one key an image, and its log-density, nats."""
+        """Draw u in [0, 1), one key an image, and return it with its log-density, nats."""
         ...
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Uniform:
-    """u uniform over the middles of equal parts of [0, 1), as many as its dtype resolves beside `levels`."""
+    """Uniform dequantisation: u is uniform on [0, 1).
+
+    To the bit, u is the midpoint of one of as many equal parts of [0, 1) as its dtype resolves for `levels`.
+
+    Source:
+        Theis et al. 2016, "A note on the evaluation of generative models", section 3.1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> u, log_q = jd.likelihood.Uniform()(jax.random.split(jax.random.key(0)), jnp.array([[0, 255], [7, 8]]), 256)
+        >>> u.shape, log_q
+        ((2, 2), Array([0., 0.], dtype=float32))
+    """
 
     kind: ClassVar = "uniform dequantisation"
 
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
-        """Draw u, and log q = 0."""
+        """Draw u, with log q = 0."""
         part = 2 * _spacing(levels)
         u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], noise_dtype(levels)))(keys)
         return (jnp.floor(u / part) + 0.5) * part, jnp.zeros(images.shape[0])
@@ -84,11 +99,32 @@ class Uniform:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Variational:
-    """u from a conditional flow: `network(params, noise, x) -> (y, log_det)`, u the logistic function of y.
+    """Variational dequantisation: u is the logistic function of y, drawn by a conditional flow.
 
-    noise: standard normal, [n, *event]. x: the middles of the image's cells in [-1, 1], [n, *event]. y, of the same
-    shape, is an invertible function of noise, and log_det [n] the log of its Jacobian's determinant;
-    `jaxdiff.networks.Coupling` is one. Train it with `jaxdiff.training.train` and `DequantizationLoss`.
+    Train it with `jaxdiff.training.train` and `DequantizationLoss`. `jaxdiff.networks.Coupling` is such a network.
+
+    Args:
+        network: `(params, noise, x) -> (y, log_det)`, with standard normal noise and the midpoints x of the image's
+            cells in [-1, 1], both `[n, *event]`. y, of the same shape, is an invertible function of the noise, and
+            log_det `[n]` the log of its Jacobian's determinant.
+        params: parameters of the network.
+
+    Raises:
+        TypeError: if `network` is not a function or, when called, returns something else.
+
+    Source:
+        Ho et al. 2019, "Flow++: improving flow-based generative models with variational dequantization and architecture
+        design", section 3.1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, noise, x: (params * noise, jnp.full(len(x), 2 * jnp.log(params)))
+        >>> dequantizer = jd.likelihood.Variational(network, 0.5)
+        >>> u, log_q = dequantizer(jax.random.split(jax.random.key(0)), jnp.array([[0, 255], [7, 8]]), 256)
+        >>> bool(((u > 0) & (u < 1)).all()), log_q.shape
+        (True, (2,))
     """
 
     network: Callable[..., tuple[jax.Array, jax.Array]] = dataclasses.field(metadata={"static": True})
@@ -99,11 +135,11 @@ class Variational:
         object.__setattr__(self, "params", check_params(self.params))
 
     def with_params(self, params) -> "Variational":
-        """The same dequantiser with other weights."""
+        """The same dequantizer with other parameters."""
         return rebuilt(self, params=check_params(params))
 
     def __call__(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
-        """Draw u and its log-density."""
+        """Draw u and return it with its log-density."""
         x = 2 * (jnp.asarray(images, noise_dtype(levels)) + 0.5) / levels - 1
         noise = normal(keys, x)
         y, log_det = check_pair("network", self.network(self.params, noise, x), x)
@@ -113,7 +149,7 @@ class Variational:
 
 
 def check_pair(name: str, returned, images) -> tuple[jax.Array, jax.Array]:
-    """What a dequantizer or its network `returned`, checked to be two arrays, of the shape of images and [n]."""
+    """What a dequantizer or its network `returned`; raise unless it is two arrays, of the shape of images and [n]."""
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         raise TypeError(f"{name} returned {said(returned)}; expected two arrays, {images.shape} and {images.shape[:1]}")
     check_output(name, returned[0], images)
@@ -122,7 +158,7 @@ def check_pair(name: str, returned, images) -> tuple[jax.Array, jax.Array]:
 
 
 def place(dequantizer: Dequantizer, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
-    """x drawn from what stands for images [n, *event], their cells [n, *event] in [-1, 1), and log q(x | image) [n]."""
+    """Draw x for images [n, *event], by default in their cells, and return it with log q(x | image) [n]."""
     placed = getattr(dequantizer, "place", None)
     if placed is not None:
         return placed(keys, images, levels)
@@ -135,11 +171,28 @@ def place(dequantizer: Dequantizer, keys, images, levels: int) -> tuple[jax.Arra
 @pytree
 @dataclasses.dataclass(frozen=True)
 class DequantizationLoss:
-    """`loss(dequantizer, key, images, cond=None) -> [batch]`: what a `Variational` is trained by, nats a value.
+    """Loss that trains a `Variational` or an `Argmax` dequantizer, in nats a value.
 
-    The variational bound of `denoiser`'s own -log p(x) in continuous time, by one time an image, and log q(x | image):
-    together they are a bound on -log P(image), up to the prior's term and what lies below the weighting's t_min, which
-    hardly depend on q.
+    It is the variational bound on the denoiser's -log p(x) in continuous time, by one time an image, plus log q(x |
+    image): a bound on -log P(image) up to the prior's term and the part below the weighting's t_min, which hardly
+    depend on q. Called as `loss(dequantizer, key, images, cond=None)`, it returns `[batch]`.
+
+    Args:
+        denoiser: the model of x.
+        levels: number of integer levels.
+
+    Source:
+        Ho et al. 2019, "Flow++", section 3.1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0, 0.0], [[0.25, 0.0], [0.0, 0.25]])
+        >>> loss = jd.likelihood.DequantizationLoss(denoiser, levels=256)
+        >>> images = jnp.array([[100, 128], [150, 180], [90, 120]])
+        >>> loss(jd.likelihood.Uniform(), jax.random.key(0), images).shape
+        (3,)
     """
 
     denoiser: Any
@@ -157,7 +210,7 @@ class DequantizationLoss:
         return check_number("images", images, least=0, most=self.levels - 1)
 
     def __call__(self, dequantizer: Dequantizer, key, images, cond=None) -> jax.Array:
-        """One number for each of images [batch, *event], integers or their floating values."""
+        """The loss of each of images [batch, *event], integers or their floating values."""
         images = self.check(dequantizer, images, cond)
         draw_key, loss_key = jax.random.split(check_key(key))
         x, log_q = place(dequantizer, example_keys(draw_key, images.shape[0]), images, self.levels)
@@ -166,23 +219,58 @@ class DequantizationLoss:
 
 
 def dequantize(key, images, levels: int = 256) -> jax.Array:
-    """Integers in 0..levels-1, [n, *event], to float32 in [-1, 1) by uniform noise of one level's width.
+    """Map integers to floats in [-1, 1) by uniform noise of one level's width.
 
-    Example i's noise depends on `key` and i alone; `key` may be n keys. Of float32's 24 bits those that the levels
-    leave are the noise's: 32,768 places in a cell of 256 levels, 128 of 65,536. Above 2^20 levels
-    float64 is needed, and returned.
+    Example i's noise depends on `key` and i alone. It takes the bits of float32 that the levels leave: 32,768 values in
+    a cell of 256 levels, 128 of 65,536. More than 2^20 levels need float64.
 
-    Raises TypeError for images that are not integers, ValueError for values out of range, and for levels that leave
-    no room for noise.
+    Args:
+        key: a typed key, or n keys, one an image.
+        images: integers `[n, *event]` in 0..levels-1.
+        levels: number of integer levels.
+
+    Returns:
+        x in [-1, 1), `[n, *event]`, float32 (float64 above 2^20 levels).
+
+    Raises:
+        TypeError: for images that are not integers.
+        ValueError: for values out of range, or for too many levels.
+
+    Source:
+        Theis et al. 2016, "A note on the evaluation of generative models", section 3.1.
+
+    Examples:
+        >>> import jax
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> images = np.array([[0, 128, 255]])
+        >>> x = jd.dequantize(jax.random.key(0), images)
+        >>> jd.quantize(x)
+        Array([[  0, 128, 255]], dtype=int32)
     """
     images = check_integers(images, levels)
     return place(Uniform(), example_keys(key, images.shape[0]), images, levels)[0]
 
 
 def quantize(x, levels: int = 256) -> jax.Array:
-    """The integer level each value of x in [-1, 1] falls into; values outside go to the nearest level.
+    """Map each value of x in [-1, 1] to its integer level; values outside go to the nearest level.
 
-    Raises TypeError for x that is not floating, ValueError for a NaN in it; under a transformation a NaN gives -1.
+    Args:
+        x: floats of any shape.
+        levels: number of integer levels.
+
+    Returns:
+        Integers in 0..levels-1, of the shape of x.
+
+    Raises:
+        TypeError: if x is not floating.
+        ValueError: for a NaN in x (traced, it gives -1).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> jd.quantize(jnp.array([-1.0, 0.0, 1.0]), levels=256)
+        Array([  0, 128, 255], dtype=int32)
     """
     noise_dtype(levels)
     array = as_array(x)

@@ -19,7 +19,7 @@ from jaxdiff.likelihood.log_likelihood import by_estimate
 
 
 def condition_of(denoiser: DenoiserLike, cond) -> str:
-    """What a report says of a condition: its parts, that a conditional model was given none, or nothing."""
+    """The condition as a report names it: its parts, a note that a conditional model was given none, or ""."""
     if cond is not None:
         return f", p(x | {named(cond)})"
     inner = innermost(denoiser)
@@ -28,7 +28,7 @@ def condition_of(denoiser: DenoiserLike, cond) -> str:
 
 
 class Estimate(NamedTuple):
-    """Of images, each [n]: bits/dim, what the trace's error is in it, evaluations of all its solves, all converged."""
+    """Bits/dim of images, the trace's error, evaluations of all solves, and whether all converged; each [n]."""
 
     bits_per_dim: np.ndarray
     trace_error: np.ndarray
@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """The estimates of a data set: `keys` [n], `images` [n, *event], `cond` with leaves [n, ...]; a batch on `mesh`."""
+    """The estimates of a data set: `keys` [n], `images` [n, *event], `cond` with leaves [n, ...], on `mesh`."""
 
     keys: jax.Array
     denoiser: DenoiserLike
@@ -53,7 +53,7 @@ class Estimator:
 
     @property
     def arithmetic(self) -> str:
-        """What it is computed in, in words."""
+        """The name of the arithmetic, as a report says it."""
         return arithmetic(self, noise_dtype(self.levels), self.precision, self.mesh)
 
     def in_full(self) -> "Estimator":
@@ -64,17 +64,17 @@ class Estimator:
         """The keys of the probes, and each sample's x [batch, *event] with its log q(x | image), nats."""
         keys, images = spread((self.keys[index], self.images[index]), self.mesh)
         repeated = folded(keys, repeat)
-        # One set of probes serves all K samples of an image: only what differs between them moves their weights.
+        # All K samples of an image share their probes, so that common errors do not change their weights.
         probe_keys, noise_keys = jax.vmap(lambda k: tuple(jax.random.split(k)))(repeated)
         sample_keys = [folded(noise_keys, k) for k in range(self.samples)]
         return probe_keys, [place(self.dequantizer, keys, images, self.levels) for keys in sample_keys]
 
     def cond_of(self, index) -> Any:
-        """`cond` of some of the images."""
+        """`cond` of the images `index`."""
         return spread(jax.tree.map(lambda c: c[index], self.cond), self.mesh)
 
     def __call__(self, index, repeat: int, **changed) -> Estimate:
-        """The estimate number `repeat`, with some of the likelihood's settings changed."""
+        """Estimate number `repeat` of the images `index`, with some of the likelihood's settings changed."""
         settings = self.likelihood | changed
         cond = self.cond_of(index)
         with at_precision(self.precision):
@@ -87,7 +87,7 @@ class Estimator:
         size = math.prod(self.images.shape[1:])
         to_bits = 1 / (size * math.log(2))
         shares = np.asarray(jax.nn.softmax(log_weight, axis=0))
-        # each estimate of the trace moves all samples of an image together: by this much the logarithm of their mean
+        # the effect of each estimate of the trace, which all samples of an image share, on the log of their mean
         moved = (shares[..., None] * deviations).sum(0)
         ok = np.all(converged, axis=0)
         return Estimate(

@@ -8,7 +8,7 @@ errors partly cancel; the standard error is that of the difference.
 
 The result does not depend on x_0 where `Observed` is exact: for Gaussian data under `Moment` and `Prior`. Elsewhere
 p(x_0 | y) is approximate, and the result varies with x_0 as its error does. For a mixture of two Gaussians in the
-plane, of which one coordinate was measured with noise 0.1, 0.3 and 1, the error was 0.26, 0.17 and 0.07 nats on average
+plane whose first coordinate was measured with noise 0.1, 0.3 and 1, the error was 0.26, 0.17 and 0.07 nats on average
 over posterior samples of `Moment`, and at most 1.7. Both likelihoods also take the process's prior for the distribution
 of x at t = 1, an error that does not cancel: with VP, where α(1) = 0.007, it was up to 0.03 nats at an x_0 many
 standard deviations from the posterior, and with Flow 4e-6.
@@ -38,10 +38,24 @@ from jaxdiff.samplers import ProbabilityFlow
 
 
 class Evidence(NamedTuple):
-    """log p(y) of each measurement, [n], in nats, with its standard error and what the two solves took.
+    """log p(y) of each measurement, with its standard error; each `[n]`.
 
-    The standard error is that of the trace estimates, NaN for one random probe. `evaluations` is the sum over both
-    solves, -1 where it is not known; `converged` holds where both converged.
+    Attributes:
+        log_prob: log p(y) in nats.
+        standard_error: in nats, of the trace estimates; NaN for one random probe, 0 for the exact trace.
+        evaluations: sum over both solves; -1 for an implicit solver, which does not count them.
+        converged: whether both solves converged.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0], [[1.0]])
+        >>> observed = jd.guidance.Observed(denoiser, jd.guidance.operators.mask(True), noise_std=1.0)
+        >>> y = x0 = jnp.array([[0.5]])
+        >>> found = jd.likelihood.log_evidence(jax.random.key(0), observed, x0, y, trace=jd.likelihood.Exact())
+        >>> found.standard_error.shape, bool(found.converged[0])
+        ((1,), True)
     """
 
     log_prob: jax.Array
@@ -60,24 +74,46 @@ def log_evidence(
     t_min: float = 1e-5,
     precision: Precision | None = None,
 ) -> Evidence:
-    """log p(y) in nats of the measurements in `cond`, by the candidate's formula at x0 [n, *event].
+    """Compute log p(y) of measurements, in nats, from three likelihoods at any x0.
 
-        x0 = jd.sample(key, observed, (n, *event), cond=y)
-        found = jd.likelihood.log_evidence(key, observed, x0, cond=y)
+    If `observed` is exact, the result does not depend on x0. Otherwise a posterior sample is a good choice, since
+    p(x_0 | y) is most accurate there: `x0 = jd.sample(key, observed, (n, *event), cond=y)`. The measurement's term
+    takes x0 for clean data; the two likelihoods take it for x at `t_min`.
 
-    `observed` is the denoiser of p(x_0 | y), with a `noise_std` above 0 and a scale of 1; `cond` is what it takes.
-    Where it is exact, the result is the same at every x0; a posterior sample is a good choice, since p(x_0 | y) is most
-    accurate there. `flow`, `trace`, `t_min` and `precision` are those of `jaxdiff.log_likelihood`. The measurement's
-    term takes x0 for clean data; the two likelihoods take it for x at `t_min`.
+    Args:
+        key: a typed key, or n keys, one an example.
+        observed: the denoiser of p(x_0 | y), with a `noise_std` above 0 and a scale of 1.
+        x0: where the formula is evaluated, `[n, *event]`.
+        cond: the measurement, as `observed` takes it.
+        flow: solver and tolerances, as in `jaxdiff.log_likelihood`.
+        trace: trace of the flow's Jacobian, as in `jaxdiff.log_likelihood`.
+        t_min: time of x0, as in `jaxdiff.log_likelihood`.
+        precision: of the network's float32 products, as in `jaxdiff.sample`.
 
-    Raises TypeError for anything but an `Observed`, ValueError for a noise_std of 0 or a scale that is not 1, and what
-    `jaxdiff.log_likelihood` raises.
+    Raises:
+        TypeError: if `observed` is not a `jaxdiff.guidance.Observed`.
+        ValueError: for a `noise_std` of 0 or a scale that is not 1.
+
+    Source:
+        Chib 1995, "Marginal likelihood from the Gibbs output".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [0.0], [[1.0]])
+        >>> observed = jd.guidance.Observed(denoiser, jd.guidance.operators.mask(True), noise_std=1.0)
+        >>> y = x0 = jnp.array([[0.5]])
+        >>> found = jd.likelihood.log_evidence(jax.random.key(0), observed, x0, y, trace=jd.likelihood.Exact())
+        >>> closed_form = jax.scipy.stats.norm.logpdf(0.5, scale=2**0.5)
+        >>> bool(abs(found.log_prob[0] - closed_form) < 0.01)
+        True
     """
     check_instance("observed", observed, Observed, "a jaxdiff.guidance.Observed(denoiser, operator, noise_std)")
     check_precision(precision)
     x0, scale = check_event(x0, "x0"), observed.scale
     if isinstance(scale, Interval) or (is_concrete(scale) and np.any(np.asarray(scale) != 1)):
-        raise ValueError(f"scale = {scale} of observed; expected 1, since any other makes no posterior of Bayes' rule")
+        raise ValueError(f"scale = {scale} of observed; expected 1, since no other gives the posterior of Bayes' rule")
     check_number("noise_std", observed.noise_std, above=0)
     settings = flow, trace, t_min, None
     with at_precision(precision):

@@ -10,8 +10,7 @@ held along the flow. Every probe carries its own integral, so their spread is th
 come from one pass of the network, forward. For a linear field v = A z the variance of one Rademacher probe is
 2 Σ_{i≠j} S_ij² with S the symmetric part of ∫A.
 
-The prior's density stands at one place. A flow from another source (see `jaxdiff.losses.flow_matching`) has the density
-of that source there.
+A flow from another source (see `jaxdiff.losses.flow_matching`) has the density of that source in place of the prior's.
 """
 
 import functools
@@ -37,11 +36,23 @@ from jaxdiff.samplers.probability_flow import check_flow
 
 
 class Likelihood(NamedTuple):
-    """Log-likelihoods and how sure they are, each [batch].
+    """Log-likelihoods with their standard errors, each `[batch]`.
 
-    log_prob: nats. standard_error: of log_prob from the spread of the trace's estimates, nats; NaN for a single random
-    one, 0 for the exact trace. evaluations: of drift and trace together, -1 where the solver is implicit. converged:
-    false where the solver gave up, and log_prob is then not to be used.
+    Attributes:
+        log_prob: in nats.
+        standard_error: of `log_prob` in nats, from the spread of the trace estimates; NaN for a single random one, 0
+            for the exact trace.
+        evaluations: of drift and trace together; -1 for an implicit solver, which does not count them.
+        converged: whether the solve succeeded. If not, `log_prob` is meaningless.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> found = jd.log_likelihood(jax.random.key(0), denoiser, jnp.array([[2.0]]))
+        >>> found.log_prob.shape, bool(found.converged[0])
+        ((1,), True)
     """
 
     log_prob: jax.Array
@@ -61,28 +72,48 @@ def log_likelihood(
     source: Callable | None = None,
     precision: Precision | None = None,
 ) -> Likelihood:
-    """log p(x0) in nats for x0 [batch, *event], read as x at `t_min`, under the denoiser's probability flow.
+    """Compute log p(x0) in nats by the denoiser's probability flow.
 
-    Each example has its own probes (from `key` and its index, or from `key` itself where it holds one key an example)
-    and its own steps. Where x0 is split between the devices of a mesh, each solves for its own, and the results stay
-    there.
+    Each example has its own probes, from `key` and its index, and its own steps. If x0 is split between the devices of
+    a mesh, each device solves its own examples, and the results stay there.
 
     Args:
-        flow: how the flow is solved, by the object that samples with it: solver, tolerances, and the adjoint by which
-            derivatives go through the solve. By default they go backward; `diffrax.ForwardMode()` is for `jax.jvp` and
-            `jax.jacfwd`, `diffrax.DirectAdjoint()` for both, such as a Hessian (`jaxdiff.samplers.adjoint`).
-        trace: how the trace of the flow's Jacobian is taken. `Hutchinson`, `HutchPP` and `XTrace` estimate it by a
-            number of random probes, `Exact` costs as many products as an event has values; one of your own is a
+        key: a typed key, or one key an example.
+        denoiser: any denoiser of continuous data.
+        x0: data `[batch, *event]`, taken for x at `t_min`.
+        cond: condition, leaves `[batch, ...]`.
+        flow: solver, tolerances and adjoint, in the object that samples with them. By default derivatives are in
+            reverse mode; `diffrax.ForwardMode()` is for `jax.jvp` and `jax.jacfwd`, `diffrax.DirectAdjoint()` for both,
+            such as a Hessian (`jaxdiff.samplers.adjoint`).
+        trace: how the trace of the flow's Jacobian is computed. `Hutchinson`, `HutchPP` and `XTrace` estimate it by
+            random probes; `Exact` takes as many products as an event has values. Your own is a subclass of
             `jaxdiff.likelihood.Trace`.
-        t_min: 0 is allowed where the denoiser is (the exact denoisers with a density).
-        source: the log-density of x at t = 1, [n, *event] -> [n]; None is the process's own prior. The numbers in
-            `jax.tree_util.Partial(function, numbers)`, and in a pytree whose method it is
+        t_min: time of x0; 0 for denoisers that are defined there (exact ones with a density).
+        source: log-density of x at t = 1, `[n, *event] -> [n]`; None is the process's prior. New numbers in a
+            `jax.tree_util.Partial(function, numbers)`, or in a pytree of which it is a method
             (`exact.Mixture(...).log_prob`), compile nothing new.
-        precision: of the network's products in float32, as in `jaxdiff.sample`; "highest" is float32 everywhere.
+        precision: of the network's float32 products, as in `jaxdiff.sample`; "highest" is float32 everywhere.
 
-    Raises TypeError for integer x0, an untyped key, or a flow, trace or source that is none; ValueError for a NaN in
-    x0, a trace that events of this size do not have, a denoiser without an answer at t = 1, a `t_min` out of range
-    (traced, it gives NaN), or a source of another shape.
+    Returns:
+        A `Likelihood` of arrays `[batch]`.
+
+    Raises:
+        TypeError: for an integer x0, a key that is not typed, or if `flow`, `trace` or `source` is not one.
+        ValueError: for a NaN in x0, a trace that is undefined for events of this size, a denoiser that is undefined at
+            t = 1, a `t_min` out of range (traced, NaN), or a source that returns another shape.
+
+    Source:
+        Song et al. 2021, "Score-based generative modeling through SDEs", eq. 39.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> found = jd.log_likelihood(jax.random.key(0), denoiser, jnp.array([[2.0]]))
+        >>> closed_form = jax.scipy.stats.norm.logpdf(2.0, 2.0, 0.5)
+        >>> bool(abs(found.log_prob[0] - closed_form) < 0.01)
+        True
     """
     check_precision(precision)
     with at_precision(precision):

@@ -1,8 +1,8 @@
-"""Estimates of single examples, kept in a file so that a run that was interrupted goes on where it stopped.
+"""Estimates of single examples in a file, from which an interrupted run resumes.
 
-A row is one estimate of one image's bits/dim: which example, which repeat of it, the value, the trace's error, the
-evaluations and whether every solve converged. Rows depend on their key alone, so that it does not matter in which run
-or batch they were made. What they were made of stands beside them, as JSON.
+A row is one estimate of one image's bits/dim: the index of the example, the number of the repeat, the value, the
+trace's error, the evaluations, and whether every solve converged. A row depends on its key alone, not on the run or the
+batch that computed it. The file also holds the settings, as JSON.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ LARGEST = 1e12  # bits/dim: a value two million standard deviations from the mea
 
 
 def named(name: str, value) -> dict[str, str | int | float | None]:
-    """What a record says of a setting: itself, its class and each of its fields, or its class and a hash."""
+    """A setting as a record describes it: itself, its class with each of its fields, or its class with a hash."""
     if isinstance(value, str | int | float | None):
         return {name: value}
     if not dataclasses.is_dataclass(value):
@@ -42,13 +42,14 @@ def named(name: str, value) -> dict[str, str | int | float | None]:
 
 
 class Record:
-    """The rows, in memory and, where `path` is given, in that .npz file too, with what `settings()` says of them.
+    """The rows in memory and, if `path` is given, in that .npz file, with the settings that `settings()` returns.
 
-    They are of `n` examples. Where `mesh` has several processes the file is the first one's, and all begin from what it
-    holds.
+    `n` is the number of examples. If `mesh` has several processes, the first owns the file, and all start from its
+    rows.
 
-    Raises ValueError for a path that does not end in .npz, for a file that is no such record, for one of other
-    settings, which it names, and for rows that no run over n examples can have written.
+    Raises:
+        ValueError: for a path that does not end in .npz, a file that is not such a record, other settings (the message
+            names them), or rows that no run over n examples can have written.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Record:
         return order[~np.isin(order, self.rows["example"][self.rows["repeat"] == repeat])]
 
     def add(self, **columns) -> None:
-        """Append rows, and write the file anew, by a rename: 3 ms at 10,000 rows, where 64 digits take 650 ms."""
+        """Append rows and rewrite the file atomically: 3 ms for 10,000 rows."""
         self.rows = {
             name: np.concatenate([rows, np.broadcast_to(columns[name], columns["example"].shape).astype(rows.dtype)])
             for name, rows in self.rows.items()
@@ -105,7 +106,7 @@ class Record:
 
 
 def _fault(rows: dict[str, np.ndarray], n: int | None) -> str | None:
-    """The first fault of these rows, which no run over n examples can have written; None where there is none."""
+    """The first fault of these rows that a run over n examples cannot have written; None if they have none."""
     size = rows["example"].size
     for name, dtype in COLUMNS.items():
         if rows[name].dtype != dtype or rows[name].shape != (size,):

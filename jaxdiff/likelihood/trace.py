@@ -1,26 +1,27 @@
-r"""The trace of J = ∂v/∂z from its products with vectors, which come forward from one linearisation of v.
+r"""The trace of J = ∂v/∂z from products with vectors, computed in forward mode from one linearisation of v.
 
     Exact        Σ e_iᵀ J e_i                             D products, in chunks
     Hutchinson   eᵀ J e, e = ±1                           m products (Hutchinson 1990; Grathwohl et al. 2019)
     HutchPP      tr QᵀJQ + wᵀ J w                         3m + 1 products (Meyer et al. 2021, algorithm 1)
     XTrace       mean over i of the same with Q_(i), w_i  2m + 1 products (Epperly et al. 2024, section 2)
 
-Each gives m numbers whose mean is unbiased and whose spread, m > 1, is its standard error; they are integrated along
-the flow with the vectors held, so that m integrals come out. A multiple of I in J, such as the analytic part of a
-parameterisation, is never estimated: eᵀ(kI)e = kD for signs e, and below w has a fixed length.
+Each gives m estimates whose mean is unbiased and whose spread, for m > 1, gives the standard error. They are integrated
+along the flow with fixed vectors, which gives m integrals. A multiple of I in J, such as the analytic part of a
+parameterisation, adds no error: eᵀ(kI)e = kD for signs e, and w below has a fixed length.
 
-Q is an orthonormal basis of the range of (J - cI) Ω, m directions in which J is far from a multiple of I, whose part of
-the trace is exact; c = gᵀJg/|g|² by a further vector g. What is left is estimated by projections w = (I - QQᵀ) ω, with
-ω normal and w set to the length √(D - rank Q) (Epperly et al., section 2.3): its direction is uniform in what Q leaves,
-whatever Q, so nothing is biased and (I - QQᵀ) kI costs no variance. Hutch++ draws fresh ω for this. XTrace uses each
-ω_i against the basis Q_(i) of the others: with (J - cI) Ω = QR, Q_(i) is Q without the direction s_i ∝ the i-th row of
-R⁻¹. So that J = cI leaves R invertible, (δ + J - cI) Ω is taken: any subspace that ω_i has no part in does. XTrace's
-estimates share directions, and their spread is a little less than their error where m is no small part of D.
+Q is an orthonormal basis of the range of (J - cI) Ω: m directions in which J differs most from a multiple of I, and in
+which the trace is exact. c = gᵀJg/|g|² by a further vector g. The rest is estimated by projections w = (I - QQᵀ) ω,
+with ω normal and w scaled to the length √(D - rank Q) (Epperly et al., section 2.3). The direction of w is uniform in
+the complement of Q, whatever Q, so that the estimate is unbiased and (I - QQᵀ) kI adds no variance. Hutch++ draws a new
+ω for this. XTrace uses each ω_i against the basis Q_(i) of the others: with (J - cI) Ω = QR, Q_(i) is Q without the
+direction s_i ∝ the i-th row of R⁻¹. It takes (δ + J - cI) Ω, so that R is invertible for J = cI, too: any subspace that
+is independent of ω_i will do. XTrace's estimates share directions, and their spread is a little less than their error
+unless m is small compared with D.
 
-They pay where J is a multiple of I but in fewer directions than m, as near data on a surface of few dimensions: with 3
-such of 100, 49 products leave an error 25 to 45 times smaller than that of 49 signs; with 10 of 784, 10 to 25 times
-smaller, but 16 products leave one that is larger. On a network trained on 8 x 8 digits they do not pay: 49 products
-leave twice the error of 49 signs (`experiments/likelihood_estimators.py`).
+HutchPP and XTrace pay if J is a multiple of I except in fewer than m directions, as near data on a low-dimensional
+surface: with 3 such directions of 100, 49 products leave an error 25 to 45 times smaller than that of 49 signs; with 10
+of 784, 10 to 25 times smaller, but 16 products leave a larger one. On a network trained on 8 x 8 digits they do not
+pay: 49 products leave twice the error of 49 signs (`experiments/likelihood_estimators.py`).
 """
 
 import abc
@@ -41,23 +42,39 @@ _SHIFT = 1e-3  # δ
 
 
 class Trace(abc.ABC):
-    """How the trace of J is taken from products of J with vectors: which vectors, and what is made of the products.
+    """Base class of traces of J, from products of J with vectors.
 
-    For one of your own, write a frozen dataclass under `@jaxdiff.pytree` with the two abstract methods. `vectors` is
-    called once an example and the vectors are held along the flow; `estimates` is called at every evaluation of the
-    field, and multiplies at full precision, but for the products it is given. Its numbers are integrated one by one,
-    and their mean must be the trace in expectation: the standard error of a likelihood comes from their spread.
+    A subclass, a frozen dataclass under `@jaxdiff.pytree`, defines `vectors` and `estimates`. `vectors` is called once
+    an example, and the vectors are fixed along the flow. `estimates` is called at every evaluation of the field. Its
+    estimates are integrated one by one; their mean must be the trace in expectation, and their spread gives the
+    standard error of a likelihood. `random = False` declares that the vectors do not depend on the key.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> @jd.pytree
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Normal(jd.likelihood.Trace):  # four normal probes
+        ...     def vectors(self, key, size, dtype):
+        ...         return jax.random.normal(key, (4, size), dtype)
+        ...     def estimates(self, product, vectors):
+        ...         return jax.vmap(lambda e: jnp.vdot(e, product(e)))(vectors)
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> found = jd.log_likelihood(jax.random.key(0), denoiser, jnp.array([[2.0]]), trace=Normal())
+        >>> bool(found.standard_error[0] > 0)
+        True
     """
 
     random = True
-    """Whether the vectors depend on the key. Where they do not, the mean of the estimates is the trace itself, and its
-    standard error is 0."""
+    """Whether the vectors depend on the key. If not, the mean of the estimates is the trace, with standard error 0."""
 
     def check(self, size: int) -> None:  # noqa: B027
-        """Raise ValueError where the trace cannot be taken for events of `size` values."""
+        """Raise ValueError if the trace is undefined for events of `size` values."""
 
     def with_spread(self) -> "Trace":
-        """The same kind of trace with at least two estimates, whose spread tells an error budget their variance."""
+        """The same kind of trace with at least two estimates, whose spread an error budget needs."""
         return self
 
     @abc.abstractmethod
@@ -77,7 +94,7 @@ class Trace(abc.ABC):
 
 
 def _unknown(like) -> Any:
-    """NaN like `like`, put there by the host where that is possible: `jax_debug_nans` looks at what programs return."""
+    """NaN like `like`, made on the host if possible, since `jax_debug_nans` checks what programs return."""
     if isinstance(like, Tracer):
         return jnp.full_like(like, jnp.nan)
     nan = np.full(like.shape, np.nan, like.dtype)
@@ -87,7 +104,7 @@ def _unknown(like) -> Any:
 
 
 def check_trace(trace, events: tuple[int, ...], dtype) -> None:
-    """Raise for what is no trace, or one that cannot be taken for `events` [batch, *event]."""
+    """Raise if `trace` is not a `Trace`, or undefined for `events` [batch, *event]."""
     check_instance("trace", trace, Trace, "an instance such as jaxdiff.likelihood.Hutchinson()")
     if jax.tree_util.all_leaves([trace]):
         kind = type(trace).__name__
@@ -100,7 +117,7 @@ def check_trace(trace, events: tuple[int, ...], dtype) -> None:
 
 
 def estimates_of(trace: Trace, size: int, dtype) -> int:
-    """How many estimates `trace` makes for an event of `size` values; ValueError where they are no vector of them."""
+    """How many estimates `trace` makes for an event of `size` values; ValueError if they are not an array [m]."""
     vectors = _vectors_of(trace, size, dtype)
     found = jax.eval_shape(lambda vectors: trace.estimates(lambda vector: vector, vectors), vectors)
     if getattr(found, "ndim", None) != 1 or not found.size:
@@ -122,7 +139,17 @@ def _shape(value) -> str:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Exact(Trace):
-    """The trace itself, by as many products as an event has values."""
+    """The exact trace, by as many products as an event has values.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> trace = jd.likelihood.Exact()
+        >>> matrix = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+        >>> trace.estimates(lambda v: matrix @ v, trace.vectors(jax.random.key(0), 2, jnp.float32))
+        Array([5.], dtype=float32)
+    """
 
     random = False
 
@@ -138,7 +165,7 @@ class Exact(Trace):
 
 @dataclasses.dataclass(frozen=True)
 class _Probed(Trace):
-    """A trace that `probes` random probes estimate, each on its own or nearly so."""
+    """A trace that is estimated by `probes` random probes."""
 
     probes: int = dataclasses.field(default=1, metadata={"static": True})
 
@@ -146,21 +173,38 @@ class _Probed(Trace):
         check_whole("probes", self.probes)
 
     def with_spread(self):
-        """With two probes at least."""
+        """The same with at least two probes."""
         return dataclasses.replace(self, probes=max(2, self.probes))
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Hutchinson(_Probed):
-    """`probes` vectors of random signs (Hutchinson 1990), a product each."""
+    """Hutchinson's estimate of the trace: eᵀ J e for vectors e of random signs.
+
+    Args:
+        probes: number of vectors, one product each.
+
+    Source:
+        Hutchinson 1990; Grathwohl et al. 2019, "FFJORD: free-form continuous dynamics for scalable reversible
+        generative models".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> trace = jd.likelihood.Hutchinson(probes=3)
+        >>> vectors = trace.vectors(jax.random.key(0), 2, jnp.float32)
+        >>> trace.estimates(lambda v: 2 * v, vectors)  # exact for diagonal matrices
+        Array([4., 4., 4.], dtype=float32)
+    """
 
     def vectors(self, key, size, dtype):
-        """Signs."""
+        """Random signs, [probes, size]."""
         return jax.random.rademacher(key, (self.probes, size), dtype)
 
     def estimates(self, product, vectors):
-        """eᵀ J e of each."""
+        """eᵀ J e of each vector."""
         return jax.vmap(lambda e: jnp.vdot(e, product(e)))(vectors)
 
 
@@ -171,7 +215,7 @@ def _basis(product, images, vectors, g):
 
 
 def _inverse_of_triangle(r):
-    """R⁻¹ by back substitution. LAPACK's, running beside that of Q under `vmap`, hangs for good on CPU (jax 0.10)."""
+    """R⁻¹ by back substitution: LAPACK's, run at the same time as that of Q under `vmap`, hangs on CPU (jax 0.10)."""
     rows = []
     for i in reversed(range(len(r))):
         below = sum((r[i, i + 1 + k] * row for k, row in enumerate(rows)), jnp.zeros(len(r), r.dtype))
@@ -184,10 +228,10 @@ def _of_length(square, squared_norm, length):
 
 
 class _Deflated(_Probed):
-    """Normal vectors, some of them for a basis of what J differs by from a multiple of I."""
+    """Normal vectors, some of which give a basis of the difference of J from a multiple of I."""
 
     def check(self, size):
-        """Raise ValueError where the basis would be all there is."""
+        """Raise ValueError if the basis would span all of the space."""
         if self.probes >= size:
             raise ValueError(f"probes = {self.probes} for events of {size} values; expected fewer, or trace = Exact()")
 
@@ -195,14 +239,33 @@ class _Deflated(_Probed):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class HutchPP(_Deflated):
-    """Hutch++ (Meyer et al. 2021, algorithm 1): `probes` vectors for the basis and as many for the rest."""
+    """Hutch++: the exact trace in a random basis, and Hutchinson's estimate of the rest.
+
+    It takes 3 `probes` + 1 products. `jaxdiff.likelihood.trace` says when it pays.
+
+    Args:
+        probes: number of vectors for the basis, and of those for the rest; fewer than an event has values.
+
+    Source:
+        Meyer et al. 2021, "Hutch++: optimal stochastic trace estimation", algorithm 1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> trace = jd.likelihood.HutchPP(probes=2)
+        >>> vectors = trace.vectors(jax.random.key(0), 6, jnp.float32)
+        >>> found = trace.estimates(lambda v: v * jnp.array([9.0, 1.0, 1.0, 1.0, 1.0, 1.0]), vectors)
+        >>> bool((abs(found - 14) < 0.1).all())  # exact: only one direction differs from the identity
+        True
+    """
 
     def vectors(self, key, size, dtype):
-        """Normal: g, those for the basis, those for the rest."""
+        """Normal vectors: g, those for the basis, and those for the rest."""
         return jax.random.normal(key, (2 * self.probes + 1, size), dtype)
 
     def estimates(self, product, vectors):
-        """The trace within the basis, and each estimate of the rest."""
+        """The trace within the basis plus each estimate of the rest."""
         apply = jax.vmap(product)
         sketch, rest = jnp.split(vectors[1:], 2)
         q, _ = _basis(product, apply(sketch), sketch, vectors[0])
@@ -214,14 +277,33 @@ class HutchPP(_Deflated):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class XTrace(_Deflated):
-    """XTrace (Epperly et al. 2024): each of `probes` vectors against the basis of the others."""
+    """XTrace: each vector estimates the trace outside the basis of the others.
+
+    It takes 2 `probes` + 1 products. `jaxdiff.likelihood.trace` says when it pays.
+
+    Args:
+        probes: number of vectors; fewer than an event has values.
+
+    Source:
+        Epperly et al. 2024, "XTrace: making the most of every sample in stochastic trace estimation", section 2.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> trace = jd.likelihood.XTrace(probes=3)
+        >>> vectors = trace.vectors(jax.random.key(0), 6, jnp.float32)
+        >>> found = trace.estimates(lambda v: v * jnp.array([9.0, 1.0, 1.0, 1.0, 1.0, 1.0]), vectors)
+        >>> bool((abs(found - 14) < 0.1).all())  # exact: only one direction differs from the identity
+        True
+    """
 
     def vectors(self, key, size, dtype):
-        """Normal: g, and one a probe."""
+        """Normal vectors: g, and one a probe."""
         return jax.random.normal(key, (self.probes + 1, size), dtype)
 
     def estimates(self, product, vectors):
-        """The trace within the others' basis, and the estimate of the rest, for each."""
+        """For each vector, the trace within the basis of the others plus the estimate of the rest."""
         apply = jax.vmap(product)
         g, vectors = vectors[0], vectors[1:]
         images = apply(vectors)

@@ -1,4 +1,4 @@
-"""What is computed for every example of a data set, in batches, and reported in bits a value."""
+"""Reports in bits a value, computed for every example of a data set in batches."""
 
 import abc
 import math
@@ -31,9 +31,9 @@ from jaxdiff.losses.counted import check_counted, check_weight, counts
 
 
 class OfValues(abc.ABC):
-    """A report in bits a value that counts: of examples, and their mean.
+    """A report in bits a value that counts, of each example and their mean.
 
-    `counted` [n] is how many values of each example count, None where all do.
+    `counted` [n] is how many values of each example count; None if all do.
     """
 
     counted: np.ndarray | None
@@ -45,22 +45,22 @@ class OfValues(abc.ABC):
 
     @property
     def bits_per_dim(self) -> float:
-        """The mean over all values that count: over examples, where as many count in each."""
+        """The mean over all values that count."""
         return mean_of(self.per_example, self.counted).mean
 
     @property
     def standard_error(self) -> float:
-        """Of `bits_per_dim`, over examples: the spread of the data and of the noise together; NaN for one example."""
+        """The standard error of `bits_per_dim` over examples, from data and noise together; NaN for one example."""
         return mean_of(self.per_example, self.counted).standard_error
 
     @property
     def perplexity(self) -> float:
-        """exp(nats a value): how many equally probable categories would cost as much."""
+        """exp(nats a value): the number of equally probable categories that would cost as much."""
         return 2.0**self.bits_per_dim
 
 
 class Batches(NamedTuple):
-    """How a data set is worked through."""
+    """How a data set is processed in batches."""
 
     size: int
     progress: bool
@@ -69,7 +69,7 @@ class Batches(NamedTuple):
 
 
 def checked(denoiser, data, levels, batches: Batches) -> Any:
-    """`data` as NumPy arrays; raises for arguments that no report takes."""
+    """`data` as NumPy arrays; raise for arguments that no report takes."""
     check_denoiser(denoiser)
     check_shared("denoiser", denoiser)
     check_flag("progress", batches.progress)
@@ -86,7 +86,8 @@ def nats_of(
 ) -> tuple[Any, np.ndarray | None, str]:
     """(terms, counted, note): `compute(keys, denoiser, data, cond, weight)`, leaves [..., n], in bits a value.
 
-    `data` is what `checked` gave, `counted` that of `OfValues`, and `note` says what the values are given.
+    `data` is what `checked` returned, `counted` that of `OfValues`, and `note` names the condition and the given
+    values.
     """
     process, n = denoiser.process, count(data)
     values = sum(math.prod(part.shape[1:]) for part in process.split(data))

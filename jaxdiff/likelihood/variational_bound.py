@@ -1,29 +1,29 @@
 r"""The variational bound: a diffusion model as a hierarchical VAE.
 
-Over noise levels t_T > ... > t_1 the model draws x from the prior at t_T, steps back by p(x_s | x_t), and reads the
-data off x at t_1 (Ho et al. 2020, eq. 5). With q the process's own way from x_0, Jensen's inequality gives
+Over noise levels t_T > ... > t_1 the model draws x from the prior at t_T, steps back by p(x_s | x_t), and draws the
+data given x at t_1 (Ho et al. 2020, eq. 5). With q the forward process from x_0, Jensen's inequality gives
 
     -log P(data) <= KL(q(x_T | x_0) || p(x_T))                                      prior
                     + Σ_{i >= 2} E KL(q(x_{i-1} | x_i, x_0) || p(x_{i-1} | x_i))    transitions
                     + E -log P(data | x_1)                                          reconstruction
 
-all of them the process's own (`jaxdiff.processes`), and in closed form but for the noise in x_t, of which each example
-gets one draw a level.
+whose terms the process gives (`jaxdiff.processes`), in closed form except for the noise in x_t, one draw of it for each
+example and level.
 
-Where to end, for integers read as numbers. Under a density that is flat over a cell of width w, as a model of
-dequantised images has it, ending at σ/α = s costs E -log P(x_0 | x_1) - log(2πe s²)/2 too much: 0.002 bits for s = w,
-0.03 for w/2, 0.23 for w/4, 0.6 for w/6 (λ_max = 13.3 of Kingma et al. 2021), since q then says x_1 more precisely than
-the model can guess it. A model that has learned that images are integers loses by ending early, 1.4 bits at s = w, 0.07
-at w/4. So s = w unless told. Categories are data at t = 0 itself: their last step goes there.
+Where to end, for integers as continuous values. Under a density that is flat over a cell of width w, as in a model of
+dequantised images, ending at σ/α = s costs E -log P(x_0 | x_1) - log(2πe s²)/2 too much: 0.002 bits for s = w, 0.03 for
+w/2, 0.23 for w/4, 0.6 for w/6 (λ_max = 13.3 of Kingma et al. 2021), since q then determines x_1 more precisely than the
+model can predict it. A model that has learned that images are integers loses by ending early, 1.4 bits at s = w, 0.07
+at w/4. The default is s = w. Categories are data at t = 0 itself: their last step goes there.
 
-More levels make a lower bound: a transition costs one bar of an upper sum under a falling curve (Kingma et al. 2021,
+More levels lower the bound: a transition costs one bar of an upper sum over a decreasing curve (Kingma et al. 2021,
 eq. 13 and appendix F), and as T -> ∞ the bars become the integral of the process's error times its rate,
 
     ∫ error d log(σ/q)/dt dt        (their eq. 17; Sahoo et al. 2024, eq. 10)
 
 whatever the variance and, at the optimum, the schedule. That integral is estimated by K times on [t_min, 1], one in
-each of K parts that count the same for an even error, drawn anew for each example (`jaxdiff.losses.times.Importance`):
-unbiased for any K. Below t_min the data are read in one step.
+each of K parts that contribute equally for a constant error, drawn anew for each example
+(`jaxdiff.losses.times.Importance`): unbiased for any K. From t_min the data are drawn in one step.
 """
 
 import dataclasses
@@ -44,16 +44,29 @@ from jaxdiff.losses.times import Importance
 from jaxdiff.processes import Process, check_variance, with_variance
 from jaxdiff.processes.grids import Grid, check_grid, check_one_time
 
-_EARLY = 1e-3  # where the integral ends for a process whose bound goes on to the data
+_EARLY = 1e-3  # the end of the integral for a process whose bound goes on to the data
 
 
 @dataclasses.dataclass(frozen=True)
 class VariationalBound(OfValues):
     """The variational bound of a data set, term by term, in bits per dimension.
 
-    prior, reconstruction: [n]. transitions: [n, T - 1], from noise to data, one column a step back; in continuous time
-    one column a draw, that part's share of the integral. kind: what the number is. counted: [n], how many values of
-    each example count, by which its bits are divided; None where all do.
+    Attributes:
+        kind: description of the bound.
+        prior: `[n]`.
+        transitions: `[n, T - 1]`, from noise to data, one column a step back; in continuous time one column a draw, its
+            share of the integral.
+        reconstruction: `[n]`.
+        counted: number of values of each example that count, `[n]`, by which its bits are divided; None if all count.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])
+        >>> found = jd.variational_bound(jax.random.key(0), denoiser, jnp.array([[0, 0], [1, 1]]), steps=5)
+        >>> found.transitions.shape, found.per_example.shape
+        ((2, 4), (2,))
     """
 
     kind: str
@@ -64,7 +77,7 @@ class VariationalBound(OfValues):
 
     @property
     def per_example(self) -> np.ndarray:
-        """The bound of each example, bits a value of it that counts, [n]."""
+        """The bound of each example, bits a value that counts, [n]."""
         return self.prior + self.transitions.sum(1, dtype=np.float64) + self.reconstruction
 
     def __str__(self):
@@ -85,8 +98,8 @@ def _sum(process: Process, weight, nats) -> jax.Array:
 def _terms(keys, denoiser, data, cond, weight, levels, first, visited, cost):
     """(prior at t = `first`, transitions, reconstruction) in nats, each [..., n].
 
-    `visited` = (t, ...), each [T, ...], go from noise to data: `cost(prediction, truth, x, t, ...)` is a transition's,
-    but at the last, where the data are read.
+    `visited` = (t, ...), each [T, ...], go from noise to data. `cost(prediction, truth, x, t, ...)` is the cost of a
+    transition; the last time gives the reconstruction instead.
     """
     process = denoiser.process
     levels = process.joined(levels)
@@ -142,12 +155,12 @@ def _levels(process: Process, levels) -> tuple:
 
 
 def _end(process: Process, levels, t_min) -> jax.Array | None:
-    """`t_min`, or where the process's bound ends; None: at the data."""
+    """`t_min`, or where the process's bound ends; None is at the data."""
     if t_min is None:
         return process.last_time(levels)
     t_min = check_one_time(t_min, "t_min")
     if process.log_snr(t_min) == jnp.inf:
-        raise ValueError(f"t_min = {t_min}: no noise is left there to read the data under; expected a time above")
+        raise ValueError(f"t_min = {t_min}: no noise is left there for the reconstruction; expected a later time")
     return t_min
 
 
@@ -167,22 +180,51 @@ def variational_bound(
     precision: Precision | None = None,
     weight: Any = None,
 ) -> VariationalBound:
-    """The bound on -log2 P(data)/D, D the values of an example, for T = `steps` noise levels.
+    """Compute the variational bound on -log2 P(data)/D, with D values an example, by a number of noise levels.
 
-    The model is that of `jaxdiff.sample` with `Ancestral(variance)`, whose steps it takes, up to a last draw of the
-    data from x at `t_min`. `data` are those of the process: for numbers integer images [n, *event] in 0..levels-1 (256
-    unless given), for categories themselves, for a product a tree of both, and `levels` one too. `grid` is one of
-    `jaxdiff.grids` from t = 1 to `t_min` (None: equal steps in t for categories, in log-SNR for all else), or an array
-    of decreasing times, taken as it stands. `t_min` None ends where σ/α is a cell wide, 2/levels: right for a model of
-    dequantised images; one of the cells' middles may bear a smaller one; categories go on to the data. It costs T
-    evaluations an example. Example i depends on `key` and i alone. `cond` has leaves [n, ...] or is None; `progress`
-    shows a bar. A batch is split between the devices of `mesh`. `precision` is that of `jaxdiff.sample`. `weight`, of
-    the form of `data`, is 1 where a value counts and 0 where it is given, as a prompt or padding is: the bound is then
-    that of the values that count, given the others (`jaxdiff.losses.counted`).
+    The model is that of `jaxdiff.sample` with `Ancestral(variance)`, followed by a draw of the data given x at `t_min`.
+    It takes `steps` network evaluations an example. Example i depends on `key` and i alone.
 
-    Raises TypeError for data that are not integers; ValueError for values out of range, an empty set, fewer than two
-    levels or one example a batch, an example of which nothing counts, times that do not decrease or end where there is
-    no noise, an unknown variance or one that is not there, and a denoiser without an answer at the first time.
+    Args:
+        key: a typed key, or n keys, one an example.
+        denoiser: any denoiser.
+        data: integers in 0..levels-1 for continuous processes, categories, or for a product a tree of both;
+            `[n, *event]`.
+        steps: number T of noise levels, at least 2.
+        levels: number of integer levels (None: 256); for a product a tree.
+        variance: variance of a step, as in `jaxdiff.samplers.Ancestral`.
+        grid: one of `jaxdiff.grids` from t = 1 to `t_min`, or an array of decreasing times. None is equal steps in t
+            for categories and in log-SNR for everything else.
+        t_min: last noise level. None is where σ/α is the width of a cell, 2/levels, right for a model of dequantised
+            images; a model of the cells' midpoints may take a smaller one. Categories go on to the data.
+        batch_size: examples evaluated at once.
+        cond: condition, leaves `[n, ...]`.
+        progress: show a progress bar.
+        mesh: devices that each batch is split between.
+        precision: of the network's float32 products, as in `jaxdiff.sample`.
+        weight: of the structure of `data`, 1 for values that count and 0 for those that are given, such as a prompt or
+            padding. The bound is then that of the values that count, given the others (`jaxdiff.losses.counted`).
+
+    Returns:
+        A `VariationalBound`.
+
+    Raises:
+        TypeError: for data that are not integers.
+        ValueError: for values out of range, an empty set, fewer than two noise levels or one example a batch, an
+            example without a value that counts, times that do not decrease or end without noise, a variance that the
+            denoiser does not have, or a denoiser that is undefined at the first time.
+
+    Source:
+        Ho et al. 2020, "Denoising diffusion probabilistic models", eq. 5.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])  # two tokens that are always equal
+        >>> found = jd.variational_bound(jax.random.key(0), denoiser, jnp.array([[0, 0], [1, 1]]), steps=5)
+        >>> bool(found.bits_per_dim >= 0.5)  # one bit for two tokens
+        True
     """
     batches = Batches(batch_size, progress, mesh, precision)
     data, parts = checked(denoiser, data, levels, batches), _levels(denoiser.process, levels)
@@ -195,7 +237,7 @@ def variational_bound(
         times = grid(process, steps, 1.0) if end is None else grid(process, steps - 1, 1.0, end)
     else:
         if t_min is not None:
-            raise ValueError("an array as grid ends where it ends; leave t_min out, or end the array there")
+            raise ValueError("t_min was given, but an array as grid sets it; leave t_min out, or end the array there")
         times = grid
         _end(process, levels, times[-1])
     check_start(denoiser, times[0])
@@ -218,11 +260,42 @@ def continuous_bound(
     precision: Precision | None = None,
     weight: Any = None,
 ) -> VariationalBound:
-    """The same bound for T -> ∞ on [t_min, 1] (Kingma et al. 2021, eq. 15-17), by `draws` random times an example.
+    """Estimate the variational bound in continuous time, T -> ∞ on [t_min, 1], by random times.
 
-    It knows no grid and no variance. More draws move its mean not at all and its standard error down, as far as that is
-    not the spread of the examples. It costs `draws` + 1 evaluations an example. `t_min` of categories is 0.001 unless
-    given. Arguments and errors are as for `variational_bound`; ValueError also for fewer than one draw.
+    It depends on no grid and no variance. More draws do not change its mean; they reduce the standard error as far as
+    that is not the spread of the examples. It takes `draws` + 1 network evaluations an example.
+
+    Args:
+        key: a typed key, or n keys, one an example.
+        denoiser: any denoiser.
+        data: as in `variational_bound`.
+        draws: number of random times an example.
+        levels: as in `variational_bound`.
+        t_min: as in `variational_bound`, but None is 0.001 for categories.
+        batch_size: examples evaluated at once.
+        cond: condition, leaves `[n, ...]`.
+        progress: show a progress bar.
+        mesh: devices that each batch is split between.
+        precision: of the network's float32 products, as in `jaxdiff.sample`.
+        weight: as in `variational_bound`.
+
+    Returns:
+        A `VariationalBound`, with one column of transitions a draw.
+
+    Raises:
+        ValueError: for fewer than one draw, and as in `variational_bound`.
+
+    Source:
+        Kingma et al. 2021, "Variational diffusion models", eq. 15-17.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])  # one bit for two tokens
+        >>> found = jd.continuous_bound(jax.random.key(0), denoiser, jnp.array([[0, 0], [1, 1]]), draws=8)
+        >>> found.transitions.shape
+        (2, 8)
     """
     batches = Batches(batch_size, progress, mesh, precision)
     data, parts = checked(denoiser, data, levels, batches), _levels(denoiser.process, levels)
