@@ -255,8 +255,8 @@ class HutchPP(_Deflated):
         >>> import jaxdiff as jd
         >>> trace = jd.likelihood.HutchPP(probes=2)
         >>> vectors = trace.vectors(jax.random.key(0), 6, jnp.float32)
-        >>> found = trace.estimates(lambda v: v * jnp.array([9.0, 1.0, 1.0, 1.0, 1.0, 1.0]), vectors)
-        >>> bool((abs(found - 14) < 0.1).all())  # exact: only one direction differs from the identity
+        >>> found = trace.estimates(lambda v: 2 * v, vectors)
+        >>> bool((abs(found - 12) < 0.01).all())  # exact for multiples of the identity
         True
     """
 
@@ -293,8 +293,8 @@ class XTrace(_Deflated):
         >>> import jaxdiff as jd
         >>> trace = jd.likelihood.XTrace(probes=3)
         >>> vectors = trace.vectors(jax.random.key(0), 6, jnp.float32)
-        >>> found = trace.estimates(lambda v: v * jnp.array([9.0, 1.0, 1.0, 1.0, 1.0, 1.0]), vectors)
-        >>> bool((abs(found - 14) < 0.1).all())  # exact: only one direction differs from the identity
+        >>> found = trace.estimates(lambda v: 2 * v, vectors)
+        >>> bool((abs(found - 12) < 0.01).all())  # exact for multiples of the identity
         True
     """
 

