@@ -234,7 +234,7 @@ def test_lines_keep_a_names_colour_and_mark_across_panels():
 @pytest.mark.parametrize(
     ("panels", "floors", "message"),
     [
-        ({}, None, "panels is empty"),
+        ({}, None, "panels or one of them is empty"),
         ({"one": {}}, None, "panels or one of them is empty"),
         ({"one": {"a": ([1, 2], [1])}}, None, "one, a: .*expected two arrays"),
         ({"one": {"a": ([1, 2], [1, 0])}}, None, "numbers above 0"),
