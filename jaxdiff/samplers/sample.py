@@ -84,9 +84,8 @@ def sample(
             is JAX's own setting, which is TF32 on a GPU, bfloat16 on a TPU and float32 on a CPU.
 
     Returns:
-        Samples `[n, *event]`: numbers, categories, or for a product a tree of both. With `trajectory=True`,
-        `[steps + 1, n, *event]` from the start to the result (one more for an adaptive sampler that goes on to clean
-        data: the end of its solve).
+        Samples `[n, *event]`, or for a product a tree of them. With `trajectory=True`, `[steps + 1, n, *event]` from
+            the start to the result. An adaptive sampler that goes on to clean data has one more, the end of its solve.
 
     Raises:
         ValueError: for times outside [0, 1] or not decreasing (traced, NaN), fewer than one step, an `x_start` of
