@@ -121,7 +121,7 @@ class Seen:
 
 
 def _last(row: jax.Array, like: jax.Array) -> jax.Array:
-    """`row` along the last axis of `like`."""
+    """`row` with leading axes, so that it broadcasts along the last axis of `like`."""
     return jax.lax.expand_dims(row, range(like.ndim - 1))
 
 
@@ -184,7 +184,7 @@ def in_chunks(question: Callable, head: Head, tokens: Any) -> Any:
     head = jax.tree.map(jnp.asarray, head)
     factors = working((head.table, head.bias))  # so that gradients are summed over chunks in float32
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # a loop body has no common subexpressions to protect
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # a loop keeps XLA from merging the two passes
     def ask(factors, features, tokens):
         table, bias = same_dtype(factors, (head.table, head.bias))
         return question(Head(features, table, bias), tokens)

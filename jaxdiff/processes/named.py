@@ -270,7 +270,7 @@ class VE(_Undamped):
 
     @property
     def prior_std(self):
-        """σ(1); the data's own spread is left out, as in the paper."""
+        """σ(1), without the standard deviation of the data, as in the paper."""
         return self.sigma_max
 
     def _log_sigma(self, t):
@@ -395,7 +395,7 @@ class EDM(_Undamped):
 
     @property
     def prior_std(self):
-        """σ(1); the data's own spread is left out, as in the paper."""
+        """σ(1), without the standard deviation of the data, as in the paper."""
         return self.sigma_max
 
     def _root(self, t):
