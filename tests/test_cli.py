@@ -226,10 +226,10 @@ def test_what_is_wrong_with_an_export_is_said_in_one_line(digits_run, tmp_path, 
         (("export", digits_run, tmp_path / "a file"), "is not an empty folder"),
         (("train", model, *LABELLED), "is an exported model"),
         (("sample", broken("cut", weights[:-1])), "damaged or cut short"),
-        (("likelihood", broken("flipped", bytes(flipped))), "not those it was written with"),
+        (("likelihood", broken("flipped", bytes(flipped))), "do not match their SHA-256"),
         (("sample", broken("wide", network="mlp((16,))")), "has shape (8,); expected (16,) by its config"),
-        (("sample", broken("deep", network="mlp((8, 8))")), "that its config asks for"),
-        (("sample", broken("plain", condition=[])), "that its config knows nothing of"),
+        (("sample", broken("deep", network="mlp((8, 8))")), "that its config requires"),
+        (("sample", broken("plain", condition=[])), "that its config does not have"),
     ):
         code, out, err = jaxdiff(monkeypatch, capsys, *arguments)
         assert (code, out) == (1, ""), arguments
@@ -283,7 +283,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         (("sample", digits_run, "--steps", 0), "steps = 0"),
         (("sample", digits_run, "--condition", 10), "label = 10; expected 0 to 9"),
         (("sample", digits_run, "--condition", "label=-1"), "label = -1; expected 0 to 9"),
-        (("sample", digits_run, "--guidance", "classifier_free(2)"), "no cond to guide to"),
+        (("sample", digits_run, "--guidance", "classifier_free(2)"), "needs cond"),
         (("likelihood", digits_run, "--limit", 0), "limit = 0"),
         (("likelihood", digits_run, "--data", "two_moons"), "data = two_moons are rows; expected pictures"),
         (("evaluate", digits_run, "--data", "two_moons"), "data = two_moons are rows; expected pictures"),

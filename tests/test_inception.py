@@ -197,7 +197,7 @@ def test_a_folder_that_is_not_inceptions_is_refused(folder, weights, tmp_path):
     name = "Mixed_7c.branch_pool.bn.running_var"
     small = {key: np.zeros(shape, np.float32) for key, shape in SHAPES.items() if key == name}
     refused("has no weight 'Conv2d_1a_3x3", small)
-    refused("knows nothing of, the first 'Conv2d_9z'", weights | {"Conv2d_9z": np.zeros(1, np.float32)})
+    refused("does not have, the first 'Conv2d_9z'", weights | {"Conv2d_9z": np.zeros(1, np.float32)})
     refused(r"running_var has shape \(2,\); expected \(192,\)", weights | {name: np.ones(2, np.float32)})
     refused("running_var has a value below 0", weights | {name: -weights[name]})
     save_file(small, tmp_path / "second.safetensors")

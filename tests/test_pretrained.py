@@ -82,8 +82,8 @@ def test_params_of_something_else_are_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     jd.pretrained.write_params(path, params())
     for like, message in (
-        (params() | {"more": jnp.zeros(1)}, "has no weight 'more' that its config asks for"),
-        ({"down": params()["down"], "odd": params()["odd"]}, "has 1 weights that its config knows nothing of.*'scale'"),
+        (params() | {"more": jnp.zeros(1)}, "has no weight 'more' that its config requires"),
+        ({"down": params()["down"], "odd": params()["odd"]}, "has 1 weights that its config does not have.*'scale'"),
         (params() | {"odd": jnp.zeros(5)}, r"odd has shape \(4,\); expected \(5,\) by its config"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -246,7 +246,7 @@ def test_what_cannot_be_read_is_refused(diffusers, tmp_path):
     refused("shapes are not those of its config", config(norm_num_groups=7))
     labels = PLAIN | {"num_class_embeds": 10}
     refused(r"class_embedding.weight has shape \(10, 64\); expected \(12, 64\)", config(num_class_embeds=12), labels)
-    refused("weights that its config knows nothing of", config(add_attention=False))
+    refused("weights that its config does not have", config(add_attention=False))
     refused("SkipDownBlock2D", config(down_block_types=["SkipDownBlock2D", "AttnDownBlock2D"]))
     refused("holds a UNet2DConditionModel", config(_class_name="UNet2DConditionModel"))
 

@@ -133,7 +133,7 @@ def test_what_cannot_be_read_or_encoded_is_refused(folder):
     refused("config.json", CONFIG | {"num_attention_heads": 3}, "3 heads do not divide the width 8")
     refused("config.json", CONFIG | {"hidden_size": 16}, r"has shape \(8,\); expected \(16,\)")
     refused("config.json", CONFIG | {"num_hidden_layers": 3}, "has no weight 'encoder.layer.2")
-    refused("config.json", CONFIG | {"num_hidden_layers": 1}, "16 weights that its config knows nothing of")
+    refused("config.json", CONFIG | {"num_hidden_layers": 1}, "16 weights that its config does not have")
     refused("config.json", {k: v for k, v in CONFIG.items() if k != "vocab_size"}, "config.json: .*vocab_size")
     refused("1_Pooling/config.json", MEAN | {"pooling_mode_cls_token": True}, "expected pooling_mode_mean_tokens")
     refused("model.safetensors", (folder / "model.safetensors").read_bytes()[:900], "damaged or cut short")

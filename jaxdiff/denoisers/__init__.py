@@ -1,4 +1,4 @@
-"""What a network says: how much of x_t is data and how much is noise."""
+"""Denoisers: predictions of the data and the noise in x_t, from networks or in closed form, and guidance."""
 
 from jaxdiff.denoisers import exact as exact
 from jaxdiff.denoisers import guidance as guidance

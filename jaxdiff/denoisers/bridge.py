@@ -1,35 +1,38 @@
-r"""A bridge between data and source: its flow and both of its SDEs are read off two conditional means.
+"""A bridge between data and source: its flow and both of its SDEs follow from two conditional means.
 
-1.  Between the ends of a pair (x_0, x_1) runs a Brownian bridge of variance σ² a unit time. With z standard normal and
+1.  Between the ends of a pair (x_0, x_1) runs a Brownian bridge of variance σ² per unit time. With z standard normal
+and
     γ = σ √(t (1 - t)),
 
         x_t = (1 - t) x_0 + t x_1 + γ z.
 
-2.  Of x_t = x everything is known by w = E[x_1 - x_0 | x] and the score s = ∇ log p_t(x) = -E[z | x]/γ (Tweedie):
+2.  All that is needed at x_t = x are w = E[x_1 - x_0 | x] and the score s = ∇ log p_t(x) = -E[z | x]/γ (Tweedie):
 
         E[x_0 | x] = x - t w + γ² s            E[x_1 | x] = x + (1 - t) w + γ² s.
 
-3.  The mixture of these bridges has the margins of (Tong et al. 2024, "Simulation-free Schrödinger bridges via score
+3.  The mixture of these bridges has the same margins as (Tong et al. 2024, "Simulation-free Schrödinger bridges via
+score
     and flow matching", section 3; here with the data at t = 0)
 
         dx = (x - E[x_0 | x])/t dt + σ dw̄        from the source back to the data, w̄ Brownian in -t
         dx = (E[x_1 | x] - x)/(1 - t) dt + σ dw    from the data on to the source
         dx = u dt,    u = w - σ² (1 - 2t)/2 s       the probability flow, half the sum of the two drifts;
 
-    their difference is σ² s. If the pairs follow the entropic plan for σ² (`losses.couplings.Entropic`) these are the
+    the drifts differ by σ² s. If the pairs follow the entropic plan for σ² (`losses.couplings.Entropic`) these are the
     Schrödinger bridge; under other pairs they are one Markovian projection of it (Shi et al. 2023).
 
-4.  Back to the data is Brownian motion, x_t = x_0 + σ √t ε, that does not start from its prior but from the source:
-    given x_0 and x_t, what was between is the same Brownian bridge, q(x_s | x_t, x_0) of `jd.Brownian(σ)`. So `ToData`
-    is a denoiser of that process, stochastic samplers run it, and DDPM's ancestral step is the step of the bridge,
+4.  The way back to the data is Brownian motion, x_t = x_0 + σ √t ε, that starts from the source in place of its prior:
+    given x_0 and x_t, the path between them is the same Brownian bridge, q(x_s | x_t, x_0) of `jd.Brownian(σ)`. So
+    `ToData` is a denoiser of that process, stochastic samplers run it, and DDPM's ancestral step is the step of the
+    bridge,
 
         x_s = x + (t - s)/t (E[x_0 | x] - x) + σ √(s (t - s)/t) z.
 
-    On to the source is the same with the ends changed (`Swapped`): w -> -w, t -> 1 - t.
+    The way to the source is the same with the ends exchanged (`Swapped`): w -> -w, t -> 1 - t.
 
 5.  The flow is a flow between any two ends (see `losses.flow_matching`): a denoiser of `jd.Flow()` of velocity u.
 
-The network returns w and -n s with n² = γ² + data_std²: both of unit order at every t and for every σ, and no
+The network returns w and -n s with n² = γ² + data_std²: both are of unit order at every t and for every σ, and no
 coefficient above is infinite at an end. For σ = 0 this is a flow along straight lines.
 """
 
@@ -48,28 +51,58 @@ from jaxdiff.processes import Brownian, Flow, Prediction, check_time, expand_tim
 
 
 class TwoEnded(NamedTuple):
-    """E[x_1 - x_0 | x_t] and ∇ log p_t(x_t), each [batch, *event]."""
+    """The two conditional means of a bridge at x_t.
+
+    Attributes:
+        displacement: E[x_1 - x_0 | x_t], `[batch, *event]`.
+        score: ∇ log p_t(x_t), `[batch, *event]`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> means = jd.denoisers.TwoEnded(jnp.ones((4, 2)), jnp.zeros((4, 2)))
+        >>> displacement, score = means
+        >>> displacement.shape
+        (4, 2)
+    """
 
     displacement: jax.Array
     score: jax.Array
 
 
 class BridgeLike(abc.ABC):
-    """A bridge of variance `sigma`² a unit time; called, it is the denoiser of its probability flow."""
+    """Base class of a bridge of variance `sigma`² per unit time; called, it is the denoiser of its probability flow.
+
+    A subclass has a field `sigma` and defines `predict`.
+
+    Examples:
+        >>> import dataclasses
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> @jd.pytree
+        ... @dataclasses.dataclass(frozen=True)
+        ... class Shift(jd.denoisers.BridgeLike):  # from x_0 to x_0 + 1, along straight lines
+        ...     sigma: float = 0.0
+        ...     def predict(self, x, t, cond=None):
+        ...         return jd.denoisers.TwoEnded(jnp.ones_like(x), jnp.zeros_like(x))
+        >>> data, source = Shift()(jnp.zeros((1, 2)), 0.25)
+        >>> data.tolist(), source.tolist()
+        ([[-0.25, -0.25]], [[0.75, 0.75]])
+    """
 
     sigma: float
 
     @abc.abstractmethod
     def predict(self, x, t, cond=None) -> TwoEnded:
-        """Both conditional means at x [batch, *event], t a scalar or [batch]."""
+        """Both conditional means at x `[batch, *event]`, t a scalar or `[batch]`."""
 
     @property
     def process(self) -> Flow:
-        """The line between the ends, on which the flow runs."""
+        """The straight line between the ends, the process of the flow."""
         return Flow()
 
     def __call__(self, x, t, cond=None) -> Prediction:
-        """Where the flow's velocity at x [batch, *event] points to: x - t u and x + (1 - t) u."""
+        """The ends to which the flow's velocity u points from x `[batch, *event]`: x - t u and x + (1 - t) u."""
         x = check_batch(x)
         displacement, score = self.predict(x, t, cond)
         t = expand_time(check_time(t), x)
@@ -80,16 +113,34 @@ class BridgeLike(abc.ABC):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Bridge(OfNetwork, BridgeLike):
-    """A network as a bridge: `network(params, x, c_noise, cond) -> (w, -n s)`, each of the shape of x.
+    """A network as a bridge between data and source.
 
-    `sigma` is the Brownian motion's standard deviation a unit time, `data_std` that of both ends, or less where their
-    structure is much finer than their spread: it scales the score near them. `key` is as in `jaxdiff.Denoiser`. The
-    network sees x scaled to about unit variance and c_noise = log(t/(1 - t))/4 within ±3. Two networks of one kind make
-    a pair by
-    `lambda params, *inputs: (network(params[0], *inputs), network(params[1], *inputs))`.
+    The network sees x scaled to about unit variance and c_noise = log(t/(1 - t))/4, clipped to ±3. Two networks of one
+    kind become one by `lambda params, *inputs: (network(params[0], *inputs), network(params[1], *inputs))`.
 
-    Raises TypeError for a network that is no function, ValueError for a negative sigma or a data_std that is not above
-    0, and when called for a network that returns something else.
+    Args:
+        network: a function `(params, x, c_noise, cond) -> (w, -n s)`, two arrays of the shape of x.
+        params: the network's parameters, a pytree of arrays.
+        sigma: the standard deviation of the Brownian motion per unit time, 0 or more.
+        data_std: the standard deviation of both ends, above 0. It scales the score near the ends; take less where the
+            structure of the data is much finer than its spread.
+        key: as in `jaxdiff.Denoiser`.
+
+    Raises:
+        TypeError: if `network` is not a function; when called, if it does not return two arrays.
+        ValueError: if `sigma` is negative or `data_std` is not above 0; when called, if an output has another shape.
+
+    Source:
+        Tong et al. 2024, "Simulation-free Schrödinger bridges via score and flow matching", section 3.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: (params["w"] * x, params["s"] * x)
+        >>> bridge = jd.Bridge(network, {"w": jnp.ones(()), "s": jnp.zeros(())}, sigma=0.5)
+        >>> displacement, score = bridge.predict(jnp.ones((4, 2)), 0.5)
+        >>> displacement.shape, score.shape
+        ((4, 2), (4, 2))
     """
 
     network: Callable[..., tuple[jax.Array, jax.Array]] = dataclasses.field(metadata={"static": True})
@@ -106,7 +157,7 @@ class Bridge(OfNetwork, BridgeLike):
         self._check_key()
 
     def predict(self, x, t, cond=None) -> TwoEnded:
-        """E[x_1 - x_0 | x_t] and the score at x [batch, *event], t a scalar or [batch]."""
+        """E[x_1 - x_0 | x_t] and the score at x `[batch, *event]`, t a scalar or `[batch]`."""
         x, t = self.process.at(x, t)
         data_std = along_batch(self.data_std, t, "data_std")
         gamma = along_batch(self.sigma, t, "sigma") * jnp.sqrt(t * (1 - t))
@@ -122,14 +173,42 @@ class Bridge(OfNetwork, BridgeLike):
 
 
 def check_bridge(bridge) -> None:
-    """Raise TypeError for what is no bridge."""
+    """Check that an object is a bridge.
+
+    Args:
+        bridge: the object to check.
+
+    Raises:
+        TypeError: if it is not a `BridgeLike`.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> bridge = jd.Bridge(lambda params, x, c_noise, cond: (x, x), {})
+        >>> jd.denoisers.check_bridge(bridge)
+    """
     check_instance("bridge", bridge, BridgeLike, "a bridge, such as jaxdiff.Bridge(network, params)")
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Swapped(BridgeLike):
-    """A bridge read from its other end: its data are the source."""
+    """A bridge with its ends exchanged: its data are the other's source.
+
+    Args:
+        bridge: the bridge.
+
+    Raises:
+        TypeError: if `bridge` is not a bridge.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> bridge = jd.Bridge(lambda params, x, c_noise, cond: (x, 0 * x), {}, sigma=0.0)
+        >>> x = jnp.ones((1, 2))
+        >>> there, back = bridge.predict(x, 0.25), jd.denoisers.Swapped(bridge).predict(x, 0.75)
+        >>> bool(jnp.allclose(there.displacement, -back.displacement))
+        True
+    """
 
     bridge: BridgeLike
 
@@ -138,14 +217,14 @@ class Swapped(BridgeLike):
 
     @property
     def sigma(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        """That of the bridge."""
+        """The sigma of the bridge."""
         return self.bridge.sigma
 
     def check_cond(self, cond) -> None:
         check_cond_of(self.bridge, cond)
 
     def predict(self, x, t, cond=None) -> TwoEnded:
-        """Both conditional means at x [batch, *event], t from the other end."""
+        """Both conditional means at x `[batch, *event]`, with t counted from the other end."""
         displacement, score = self.bridge.predict(x, 1 - t, cond)
         return TwoEnded(-displacement, score)
 
@@ -153,10 +232,25 @@ class Swapped(BridgeLike):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ToData:
-    """The bridge's way back to its data, as a denoiser of Brownian motion, for stochastic samplers and x_start alone.
+    """A bridge's way back to its data, as a denoiser of Brownian motion.
 
-    Its noise is what an increment of the SDE knows, (x - E[x_0 | x])/(σ √t), and not that of the bridge's flow:
-    deterministic samplers take the bridge itself.
+    For stochastic samplers, started from the source by `x_start`. Its noise is the known part of an increment of the
+    SDE, (x - E[x_0 | x])/(σ √t), which differs from the noise of the bridge's flow: give the bridge itself to
+    deterministic samplers.
+
+    Args:
+        bridge: the bridge.
+
+    Raises:
+        TypeError: if `bridge` is not a bridge.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> bridge = jd.Bridge(lambda params, x, c_noise, cond: (jnp.ones_like(x), 0 * x), {}, sigma=0.5)
+        >>> denoiser = jd.denoisers.ToData(bridge)  # E[x_0 | x] = x - t w, with w = 1 and score 0
+        >>> denoiser(jnp.ones((1, 2)), 0.25).data.tolist()
+        [[0.75, 0.75]]
     """
 
     bridge: BridgeLike
@@ -166,14 +260,14 @@ class ToData:
 
     @property
     def process(self) -> Brownian:
-        """Brownian motion of the bridge's sigma."""
+        """Brownian motion with the bridge's sigma."""
         return Brownian(self.bridge.sigma)
 
     def check_cond(self, cond) -> None:
         check_cond_of(self.bridge, cond)
 
     def __call__(self, x, t, cond=None) -> Prediction:
-        """E[x_0 | x] and the noise that goes with it at x [batch, *event], t a scalar or [batch]."""
+        """E[x_0 | x] and the matching noise at x `[batch, *event]`, t a scalar or `[batch]`."""
         x = check_batch(x)
         displacement, score = self.bridge.predict(x, t, cond)
         t = expand_time(check_time(t), x)
@@ -183,5 +277,5 @@ class ToData:
 
 
 def is_of_bridge(denoiser) -> bool:
-    """Whether `denoiser`, wrapped or not, is of a bridge, whose x_t is not data with Gaussian noise."""
+    """Whether `denoiser`, wrapped or not, belongs to a bridge, whose x_t is not data with Gaussian noise."""
     return isinstance(innermost(denoiser), BridgeLike | ToData)

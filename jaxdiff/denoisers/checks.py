@@ -1,4 +1,4 @@
-"""What must hold of a denoiser, a user's own among them, before a run or a likelihood begins."""
+"""Checks of a denoiser, also one of a user's own, before a run or a likelihood begins."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxdiff.processes import Process
 
 
 def check_model(denoiser) -> None:
-    """Raise TypeError for what is no denoiser or no pytree, ValueError where a number of its process is an array."""
+    """Raise for an object that is not a denoiser and a pytree, or whose process has an array as a number."""
     check_denoiser(denoiser)
     check_pytree("denoiser", denoiser)
     check_pytree("process", denoiser.process)
@@ -20,14 +20,14 @@ def check_model(denoiser) -> None:
 
 
 def check_pytree(name: str, value) -> None:
-    """Raise TypeError for an object of a user's own class that is no pytree, and so no argument of a program."""
+    """Raise TypeError for an object that is not a pytree and so cannot be an argument of a compiled program."""
     if jax.tree_util.all_leaves([value]):
         kind = type(value).__name__
         raise TypeError(f"{name} = {kind} is no pytree; make {kind} a frozen dataclass and put @jaxdiff.pytree above")
 
 
 def check_answer(denoiser, shape: Any, cond) -> None:
-    """Raise where a user's own denoiser, wrapped or not, answers x of `shape` by no prediction of its process."""
+    """Raise if a user's own denoiser, wrapped or not, returns no prediction of its process for x of `shape`."""
     process = denoiser.process
     if type(denoiser).__module__.partition(".")[0] != __name__.partition(".")[0]:
 
@@ -40,23 +40,20 @@ def check_answer(denoiser, shape: Any, cond) -> None:
         return
     if hasattr(denoiser, "denoiser"):
         for inner, given in denoiser.asked(cond):
-            if len(inner.process.processes) == len(process.processes):  # of the same x
+            if len(inner.process.processes) == len(process.processes):  # both see the same x
                 check_answer(inner, shape, given)
 
 
 def check_same_process(name: str, other, denoiser, fix: str) -> None:
-    """Raise ValueError where the processes of `other`, a user's `name`, and of `denoiser` differ.
-
-    They differ where they are of different classes, or have different numbers as far as these are known.
-    """
+    """Raise ValueError if the processes of `other`, a user's `name`, and of `denoiser` differ (see `differ`)."""
     if differ(denoiser.process, other.process):
         raise ValueError(
-            f"{name} is of the process {said(other.process)}, the denoiser of {said(denoiser.process)}; {fix}"
+            f"{name} has the process {said(other.process)}, the denoiser has {said(denoiser.process)}; {fix}"
         )
 
 
 def differ(one: Process, other: Process) -> bool:
-    """Whether two processes are of different classes, or have different numbers as far as these are known."""
+    """Whether two processes are of different classes or differ in a number. Traced numbers are not compared."""
     if jax.tree.structure(one) != jax.tree.structure(other):
         return True
     as_computed = lambda leaf: np.asarray(leaf, jnp.result_type(float))

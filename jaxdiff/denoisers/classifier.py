@@ -15,20 +15,37 @@ from jaxdiff.processes import Process, check_process, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class NoisyClassifier(OfNetwork):
-    """A network as a classifier: `network(params, x, c_noise, cond=None) -> logits` [batch, classes], without cond.
+    """A network as a classifier of noised data: log p(label | x_t).
 
-        classifier = jd.NoisyClassifier(network, params, process, data_std)
-        classifier = jd.training.train(key, folder, classifier, jd.losses.Classification(), batches, steps=5_000)
-        jd.guidance.Classifier(denoiser, classifier, 2.0)                  by p(label | x_t)
-        jd.guidance.TweedieClassifier(denoiser, classifier.clean, 2.0)     by p(label | E[x_0 | x_t])
+    The network sees x and the noise level as in a `jaxdiff.Denoiser`. Called with x `[batch, *event]` at t, a scalar or
+    `[batch]`, and labels cond, the classifier returns log p(cond | x_t), `[batch]`. Train it with
+    `jaxdiff.losses.Classification`; `jaxdiff.guidance.Classifier` guides by it, and
+    `jaxdiff.guidance.TweedieClassifier` by its method `clean`.
 
-    The network sees x and the noise level as that of a `jaxdiff.Denoiser` does, and `data_std` and `key` are as there.
-    Called with x [batch, *event] of the process at t, a scalar or [batch], and labels cond, it gives log p(cond | x_t),
-    [batch].
+    Args:
+        network: a function `(params, x, c_noise) -> logits`, with logits `[batch, classes]`.
+        params: the network's parameters, a pytree of arrays.
+        process: the process whose x_t it classifies.
+        data_std: the standard deviation of the data, as in `jaxdiff.Denoiser`.
+        key: as in `jaxdiff.Denoiser`.
 
-    Raises TypeError for a network that is no function, parameters that are no arrays, or a process that is none; when
-    called, for labels that are no integers; ValueError for a label out of range (traced, NaN) or a network that returns
-    another shape.
+    Raises:
+        TypeError: if `network` is not a function, a parameter is not an array, or `process` is not a process; when
+            called, if the labels are not integers.
+        ValueError: when called, if a label is out of range (a traced one gives NaN instead) or the network returns
+            another shape.
+
+    Source:
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis", section 4.1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise: x @ params["kernel"]
+        >>> classifier = jd.NoisyClassifier(network, {"kernel": jnp.zeros((2, 10))}, jd.VP())
+        >>> log_p = classifier(jnp.ones((4, 2)), 0.5, jnp.array([0, 1, 2, 3]))  # all 10 classes are alike
+        >>> bool(jnp.allclose(log_p, -jnp.log(10)))
+        True
     """
 
     network: Callable[..., Any] = dataclasses.field(metadata={"static": True})
@@ -46,7 +63,7 @@ class NoisyClassifier(OfNetwork):
         self._check_key()
 
     def logits(self, x, t) -> jax.Array:
-        """log p(label | x_t) of each class but for a constant, [batch, classes], float32 or wider."""
+        """Unnormalised log p(label | x_t) of each class, `[batch, classes]`, in float32 or wider."""
         x, t = self.process.at(x, t)
         inputs = self.process.present(x, t, self.data_std), self.process.c_noise(t)
         out = self.network(self.params, *inputs) if self.key is None else self._out(*inputs, None)
@@ -56,23 +73,23 @@ class NoisyClassifier(OfNetwork):
         return out.astype(jnp.promote_types(out.dtype, jnp.float32))
 
     def __call__(self, x, t, cond) -> jax.Array:
-        """log p(cond | x_t), nats, [batch]."""
+        """log p(cond | x_t), nats, `[batch]`."""
         log_p = jax.nn.log_softmax(self.logits(x, t), -1)
         labels = jnp.broadcast_to(check_labels(cond, log_p.shape[-1]), len(log_p))
         chosen = jnp.take_along_axis(log_p, labels[:, None], -1, mode="fill", fill_value=jnp.nan)[:, 0]
         return nan_unless(labels >= 0, chosen)
 
     def clean(self, x0, cond) -> jax.Array:
-        """log p(cond | x_0), at t = 0."""
+        """log p(cond | x_0), nats, `[batch]`: the classifier at t = 0."""
         return self(x0, 0.0, cond)
 
     def features(self, x, t) -> jax.Array:
-        """The input of the network's last layer, [batch, features], by its `features(params, x, c_noise)`."""
+        """The input of the network's last layer, `[batch, features]`, by its `features(params, x, c_noise)`."""
         x, t = self.process.at(x, t)
         return self.network.features(self.params, self.process.present(x, t, self.data_std), self.process.c_noise(t))
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that holds no labels: TypeError for what is no integer, ValueError for None."""
+        """Raise for a `cond` that does not hold labels: TypeError if they are not integers, ValueError for None."""
         if cond is None:
-            raise ValueError("cond = None; expected labels, which a classifier tells apart")
+            raise ValueError("cond = None; expected integer labels, the classes")
         check_labels(cond, jnp.iinfo(jnp.int32).max)

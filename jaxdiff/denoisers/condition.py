@@ -1,11 +1,11 @@
-"""What a model is given: a label, a vector, or a dictionary of named parts; any tree for a network of one's own.
+"""Conditions: a label, a vector, or a dictionary of named parts; any tree for a network of your own.
 
     label [n], integers        vector [n, d]            tokens [n, length, d], token_mask [n, length]
     image [n, *space, c]       level [n], the log-SNR of an augmented image
 
-A bare array of integers is the label, and one of floats the vector. A *null* is one example's cond that says nothing,
-without a batch axis, broadcast over the batch: the label `no_label`, the encoding of "", an image that is empty. None
-is the network's own.
+A bare array of integers is the label, and one of floats is the vector. A *null* stands for "no condition": one
+example's cond without a batch axis, broadcast over the batch, such as the label `no_label`, the encoding of "", or an
+empty image. The null None leaves it to the network.
 """
 
 from collections.abc import Iterator
@@ -18,29 +18,73 @@ import numpy as np
 from jaxdiff.arrays import as_array, is_concrete, said, with_dtype
 
 PARTS = ("label", "vector", "image", "level", "tokens", "token_mask")
-ALONG = {"token_mask": "tokens"}  # what is no part by itself, and whose it is
+ALONG = {"token_mask": "tokens"}  # a part that belongs to another part: {part: the other}
 
 
 def check_cond_of(model, *arguments) -> None:
-    """Call `model.check_cond(*arguments)` where there is one: (cond) for a denoiser, (params, cond) for a network."""
+    """Call a model's own `check_cond`, if it has one.
+
+    Args:
+        model: a denoiser, a network or a module.
+        arguments: the arguments of that method: `cond` for a denoiser or a module, `params, cond` for a network.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> jd.denoisers.check_cond_of(denoiser, jnp.array([0, 0]))
+        >>> jd.denoisers.check_cond_of(denoiser, jnp.array([0, 1]))
+        Traceback (most recent call last):
+        ValueError: label 1 is out of range; expected 0 to 0
+    """
     check = getattr(model, "check_cond", None)
     if check is not None:
         check(*arguments)
 
 
 def no_label_of(model, *arguments) -> int | None:
-    """`model.no_label(*arguments)`, its label for no label: of () for a denoiser, of (params) for a network.
+    """The label by which a model means "no label".
 
-    None where it has no such label, or does not say.
+    Args:
+        model: a denoiser, a network or a module, which may have a method `no_label`.
+        arguments: the arguments of that method: none for a denoiser or a module, `params` for a network.
+
+    Returns:
+        `model.no_label(*arguments)`; None if the model has no such method or no such label.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> class Network:
+        ...     def no_label(self, params):
+        ...         return 10
+        >>> jd.denoisers.no_label_of(Network(), {})
+        10
     """
     of = getattr(model, "no_label", None)
     return None if of is None else of(*arguments)
 
 
 def check_cond(denoiser, cond, n: int) -> Any:
-    """`cond` with leaves [n, ...], scalars repeated, checked to be what the denoiser takes (see `DenoiserLike`).
+    """Check the condition of n examples, and repeat its scalars for each of them.
 
-    Raises TypeError for a leaf that holds no numbers, ValueError for one of another length, or (concrete) with a NaN.
+    Args:
+        denoiser: the denoiser that gets the condition; its own `check_cond` is called too.
+        cond: a tree of arrays `[n, ...]` or scalars; None passes.
+        n: the number of examples.
+
+    Returns:
+        `cond` with leaves `[n, ...]`.
+
+    Raises:
+        TypeError: if a leaf does not hold numbers.
+        ValueError: if a leaf has another length, or holds a NaN (unless it is traced).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> jd.denoisers.check_cond(denoiser, 0, 3).tolist()
+        [0, 0, 0]
     """
 
     def check(path, leaf):
@@ -57,7 +101,7 @@ def check_cond(denoiser, cond, n: int) -> Any:
 
 
 def parts_of(cond) -> dict[str, Any]:
-    """The parts of `cond` by their names: a bare array is its "label", "vector" or else "cond"; None has no part."""
+    """The parts of `cond` by name: a bare array is its "label", "vector" or else "cond"; None has no parts."""
     if cond is None or isinstance(cond, dict):
         return dict(cond or {})
     if _are_labels(cond):
@@ -66,17 +110,17 @@ def parts_of(cond) -> dict[str, Any]:
 
 
 def of_parts(parts: dict[str, Any], cond) -> Any:
-    """The condition of the form of `cond` that has these parts."""
+    """`parts` in the form of `cond`: as a dictionary, or a single part as a bare array."""
     return parts if isinstance(cond, dict) else next(iter(parts.values()))
 
 
 def together(name: str, cond) -> tuple[str, ...]:
-    """`name`, and the parts of `cond` that go along with it: tokens and their mask."""
+    """`name`, and the parts of `cond` that go along with it, as the mask does with the tokens."""
     return name, *(part for part in parts_of(cond) if ALONG.get(part) == name)
 
 
 def label_of(cond) -> Any:
-    """The integer labels of `cond`; None where there are none."""
+    """The integer labels in `cond`; None if there are none."""
     label = parts_of(cond).get("label")
     return label if _are_labels(label) else None
 
@@ -86,12 +130,12 @@ def _are_labels(array) -> bool:
 
 
 def named(cond) -> str:
-    """What `cond` is called in a report: "label", "vector", "label, tokens"."""
+    """The name of `cond` in a report: "label", "vector", "label, tokens"."""
     return ", ".join(name for name in parts_of(cond) if name not in ALONG)
 
 
 def _numbers(name: str, value, expected: str, repair: str) -> Any:
-    """`value` as an array; TypeError for one that holds no numbers, ValueError (concrete) for a NaN in it."""
+    """`value` as an array; TypeError if it does not hold numbers, ValueError for a NaN unless it is traced."""
     array = as_array(value)
     if array is None or not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         raise TypeError(f"{with_dtype(name, value)}; expected {expected}")
@@ -101,14 +145,19 @@ def _numbers(name: str, value, expected: str, repair: str) -> Any:
 
 
 def check_null(null, name: str = "null") -> None:
-    """Raise TypeError for a null whose leaves are no numbers or arrays of them, ValueError for a NaN in one."""
+    """Raise TypeError for a null whose leaves are not numbers or arrays of numbers, ValueError for a NaN."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(null):
         part = f"{name}{jax.tree_util.keystr(path)}"
-        _numbers(part, leaf, "numbers, those of one example of cond", "expected one example of cond that says nothing")
+        _numbers(
+            part,
+            leaf,
+            "numbers, those of one example of cond",
+            "expected one example of cond that stands for no condition",
+        )
 
 
 def as_nulls(null, cond, name: str = "null") -> Any:
-    """`null`, one example's cond, as a tree of arrays of the form and the types of `cond`, whose leaves are [n, ...].
+    """`null`, one example's cond, as arrays with the structure and the dtypes of `cond`, whose leaves are [n, ...].
 
     Integers stay wide enough for both. Raises ValueError for another structure or shape, TypeError for another kind of
     number.
@@ -119,7 +168,7 @@ def as_nulls(null, cond, name: str = "null") -> Any:
     def fit(path, value, leaf):
         part, array = f"{name}{jax.tree_util.keystr(path)}", as_array(value)
         if array is None or _kind(array.dtype) != _kind(leaf.dtype):
-            raise TypeError(f"{with_dtype(part, value)}; expected {_kind(leaf.dtype)}, as those of cond")
+            raise TypeError(f"{with_dtype(part, value)}; expected {_kind(leaf.dtype)}, as in cond")
         if array.shape != leaf.shape[1:]:
             raise ValueError(
                 f"{part} has shape {array.shape}; expected {leaf.shape[1:]}, that of one example of cond, without a "

@@ -1,14 +1,14 @@
-"""A joint model, with some of its parts given: a denoiser of the rest.
+"""A joint model with some of its parts given: a denoiser of the others.
 
-The parts that are given are data, at t = 0 on a clock of their own, so that the joint denoiser answers with
-E[x_0 | x_t, y]; where they are not known they are noise at t = 1, which says nothing. One joint model is therefore the
-conditional one and the unconditional one of each part:
+Given parts are data, at t = 0 with a time of their own, so that the joint denoiser predicts E[x_0 | x_t, y]. Unknown
+parts are noise at t = 1, which carries no information. One joint model is therefore the conditional and the
+unconditional model of each part:
 
     Given(joint, "label")                             p(image | label) under cond, p(image) without
     ClassifierFree(Given(joint, "label"), scale)      guidance
-    Given(joint, "image")(masks, 1.0, image)          p(label | image), asked once
+    Given(joint, "image")(masks, 1.0, image)          p(label | image), by one evaluation
 
-The joint model must have been trained with a clock for each part.
+The joint model must have been trained with a time for each part.
 """
 
 import dataclasses
@@ -25,18 +25,35 @@ from jaxdiff.processes import Process, Product, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Given(Wrapper):
-    """`denoiser` of a product of named parts, with the parts `names` given as `cond`: a denoiser of the others.
+    """A joint denoiser with the parts `names` given as `cond`: a denoiser of the other parts.
 
-        Given(joint, "label")(x, t, cond=label)
-        Given(joint, ("label", "text"))(x, t, cond={"label": label, "text": text})
+    `cond` is the part itself, `[n, *event]`, for one name, and a dictionary of parts for several. None puts each given
+    part at t = 1, where it carries no information. This is exact for masks, and an error for numbers, which at t = 1
+    still hold α(1) of the data. If one part is left, x and the prediction are that part itself; otherwise they are
+    dictionaries.
 
-    `cond` is the part itself, [n, *event], where there is one name, and a dictionary of them where there are several;
-    None puts each at t = 1, where it says nothing: that is exact for masks, and refused for numbers, which still hold
-    α(1) of the data. `event` is then the shape of an event of the part, or a dictionary of them. One part that is left
-    comes out bare, several as a dictionary.
+    Args:
+        denoiser: a denoiser of a `jaxdiff.Product` of a dictionary, trained with a time for each part.
+        names: the name of the given part, or a tuple of names.
+        event: the shape of one example of the given part, or a dictionary of shapes; needed for cond = None.
 
-    Raises TypeError for a denoiser of anything but a product of a dictionary, ValueError for a name that it lacks, or
-    where nothing is left.
+    Raises:
+        TypeError: if the process is not a product of a dictionary.
+        ValueError: if a name is unknown, or no part is left.
+
+    Source:
+        Bao et al. 2023, "One transformer fits all distributions in multi-modal diffusion at scale".
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> process = jd.Product({"age": jd.VP(), "label": jd.Absorbing(10)})
+        >>> def network(params, x, c_noise, cond):
+        ...     return {"age": 0 * x["age"], "label": jnp.zeros((*x["label"].shape, 10))}
+        >>> joint = jd.Denoiser(network, {}, process)
+        >>> ages = jd.Given(joint, "label")
+        >>> ages(jnp.zeros((4, 1)), 0.5, cond=jnp.array([1, 2, 3, 4])).data.shape
+        (4, 1)
     """
 
     denoiser: DenoiserLike
@@ -73,17 +90,17 @@ class Given(Wrapper):
 
     @property
     def process(self) -> Process:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The process of the part that is left, or their product."""
+        """The process of the part that is left, or the product of several."""
         left = self._of_the_rest(self._parts)
         return Product(left) if isinstance(left, dict) else left
 
     def _of_the_rest(self, parts: dict) -> Any:
-        """Those of all `parts` that are left, a single one bare."""
+        """The parts that are left, a single one by itself."""
         left = {name: parts[name] for name in self._rest}
         return left if len(left) > 1 else next(iter(left.values()))
 
     def _given(self, cond, n: int) -> dict[str, Any]:
-        """The parts that are given, checked; those that say nothing of n examples for None."""
+        """The given parts, checked; for None, parts at t = 1 for n examples."""
         if cond is None:
             return {name: self._parts[name].unknown((n, *event)) for name, event in self.event}
         parts = {self.names: cond} if isinstance(self.names, str) else cond
@@ -92,19 +109,19 @@ class Given(Wrapper):
         return {name: self._parts[name].check(parts[name], f"cond ({name})") for name in self._held}
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is no data of the parts that are given, or None where one cannot be left out."""
+        """Raise for a `cond` that is not data of the given parts, or for None if a part cannot be left out."""
         self._given(jax.tree.map(jnp.atleast_1d, cond), 1)
 
     @property
     def data_std(self) -> Any:
-        """That of the parts that are left, where the joint denoiser says it."""
+        """The data_std of the parts that are left, if the joint denoiser has one."""
         return self._of_the_rest(self.denoiser.data_std)  # pyright: ignore[reportAttributeAccessIssue]
 
     def check_start(self, t) -> None:
-        """The joint denoiser says what its network's answer lacks when it is called."""
+        """Nothing: the joint denoiser checks its own times when it is called."""
 
     def __call__(self, x, t, cond=None) -> Any:
-        """What the joint denoiser says of the parts that are left, at x [batch, *event], t a scalar or [batch]."""
+        """The prediction for the parts that are left, at x `[batch, *event]`, t a scalar or `[batch]`."""
         x, t = self.process.at(x, t)
         n = count(x)
         held, clock = self._given(cond, n), jnp.full(n, float(cond is None))

@@ -1,15 +1,14 @@
-r"""A network trained on one process, run on another.
+"""A network trained on one process, used on another.
 
 At one angle φ, that is at one log-SNR, all processes hold the same z = cos φ x_0 + sin φ ε: x = q z on each. So a
-denoiser of the process p serves x' of p' as it is, at p's own time for that log-SNR and at
+denoiser of the process p applies to x' of p', at p's own time for that log-SNR and at
 
     x = x' q/q',
 
-and the data and noise it finds are those of x' too (Song et al. 2021, "Denoising diffusion implicit models", section
-4.3, from VP to VE; Karras et al. 2022, appendix B). Where p' goes beyond the levels that p knows, p answers at its
-nearest level. x' = α' x_0 + σ' ε is then kept by computing one of the two from x' and the other: the one whose
-error is the smaller of cot φ and tan φ times the other's, so ε is kept on the side of the data and x_0 on the side of
-the noise.
+and the data and noise it predicts are those of x' too (Song et al. 2021, "Denoising diffusion implicit models", section
+4.3, from VP to VE; Karras et al. 2022, appendix B). Where p' goes beyond the noise levels of p, p predicts at its
+nearest level. x' = α' x_0 + σ' ε is then kept by computing one of the two from x' and the other: the one whose error is
+the smaller of cot φ and tan φ times the other's, so ε is kept on the side of the data and x_0 on the side of the noise.
 """
 
 import dataclasses
@@ -27,10 +26,25 @@ from jaxdiff.processes import Gaussian, Prediction, check_gaussian, expand_time,
 @pytree
 @dataclasses.dataclass(frozen=True)
 class OnProcess:
-    """`denoiser`, whatever process it was trained on, as a denoiser of `process`.
+    """A denoiser of numbers on another process than the one it was trained on.
 
-    Samples, likelihoods and guidance then run on `process`: its curves, its grids, its prior. A learned reverse
-    variance is that of the trained process's own steps, and is left behind.
+    Samples, likelihoods and guidance then use the curves, the grids and the prior of `process`. A learned reverse
+    variance belongs to the steps of the trained process, and is dropped.
+
+    Args:
+        denoiser: the denoiser.
+        process: the process to run it on, one of numbers.
+
+    Raises:
+        TypeError: if one of the two processes is not one of numbers.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> trained = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> denoiser = jd.OnProcess(trained, jd.Flow())  # x_t has variance (1 - t)² + t²
+        >>> jd.score(denoiser, jnp.array([[1.0, 2.0]]), 0.5).round(3).tolist()
+        [[-2.0, -4.0]]
     """
 
     denoiser: DenoiserLike
@@ -41,14 +55,14 @@ class OnProcess:
         check_gaussian(self.process, "OnProcess")
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
-        """The denoiser that it asks, under the same cond."""
+        """The denoiser that it calls, with the same cond."""
         return [(self.denoiser, cond)]
 
     def check_cond(self, cond) -> None:
         check_cond_of(self.denoiser, cond)
 
     def check_start(self, t) -> None:
-        """Raise where the denoiser has no answer at its own time of the log-SNR at a concrete `t`."""
+        """Raise if the denoiser has no prediction at its own time for the log-SNR of a concrete `t`."""
         trained = self.denoiser.process
         if all(map(is_concrete, [t, *jax.tree.leaves((trained, self.process))])):
             with jax.ensure_compile_time_eval():

@@ -1,4 +1,4 @@
-"""The precision that a model is computed in, and the same model in full precision."""
+"""The precision in which a model is computed, and the same model in full precision."""
 
 from typing import Any
 
@@ -9,10 +9,24 @@ from jaxdiff.arrays import Precision, reduced, replaced
 
 
 def uncast(model: Any) -> tuple[Any, list[str]]:
-    """`model` with its networks computed in the dtype of x, and the dtypes below float32 that they were computed in.
+    """A model with its networks computed in the dtype of x.
 
-    A network that is computed in another dtype says so by its `dtype` and by `uncast`, the network that is not, as
-    `jaxdiff.networks.Cast` does. It is found in the fields of dataclasses: in wrappers, potentials, pairs of models.
+    A network that is computed in another dtype has `dtype`, and `uncast`, the network without the cast, as
+    `jaxdiff.networks.Cast` does. It is found in the fields of dataclasses: in wrappers, potentials and pairs of models.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The model, and the names of the dtypes narrower than float32 that were removed.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = jd.networks.Cast(lambda params, x, c_noise, cond: x, jnp.bfloat16)
+        >>> model, dtypes = jd.denoisers.uncast(jd.Denoiser(network, {}, jd.VP()))
+        >>> dtypes
+        ['bfloat16']
     """
     dtypes = []
 
@@ -28,7 +42,24 @@ def uncast(model: Any) -> tuple[Any, list[str]]:
 
 
 def arithmetic(model: Any, dtype, precision: Precision | None = None, mesh: Mesh | None = None) -> str:
-    """What `model` is computed in on x of `dtype`, in words: "float32", or where it falls short of that."""
+    """The arithmetic of a model in words: "float32", or in which way it is less precise.
+
+    Args:
+        model: the model.
+        dtype: the dtype of x.
+        precision: the precision of matrix products; None is JAX's default.
+        mesh: the devices it runs on; None is the default device.
+
+    Returns:
+        A phrase for a report.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = jd.networks.Cast(lambda params, x, c_noise, cond: x, jnp.bfloat16)
+        >>> jd.denoisers.arithmetic(jd.Denoiser(network, {}, jd.VP()), jnp.float32, "highest")
+        'network in bfloat16'
+    """
     cast = " and ".join(uncast(model)[1])
     low = reduced(precision, mesh) if dtype == jnp.float32 else None
     short = [f"network in {cast}"] * bool(cast) + [f"float32 products at {low}"] * bool(low)

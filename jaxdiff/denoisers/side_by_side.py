@@ -1,8 +1,8 @@
 """Like parts of a joint model as one row: the columns of a table, [n, columns], under one process.
 
-Parts that follow the same process of numbers at one t are noised as their values side by side are, so that a denoiser
-of the parts is one of the rows, with a probability flow and a density. Given the categories of a table, that is the
-exact log p(numbers | categories) of a joint model:
+If all parts follow the same process of numbers at one t, noise acts on them as on their concatenation. A denoiser of
+the parts is then a denoiser of the rows, with a probability flow and a density. Given the categories of a table, this
+is the exact log p(numbers | categories) of a joint model:
 
     numbers = SideBySide(Given(joint, ("job", "town"), event={"job": (), "town": ()}), {"age": 1, "income": 1})
     jd.log_likelihood(key, numbers, rows, cond={"job": job, "town": town}).log_prob
@@ -25,12 +25,26 @@ from jaxdiff.processes import Gaussian, Prediction, Process, Product, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class SideBySide(Wrapper):
-    """`denoiser` of named parts of numbers [n, ..., size], as a denoiser of their values side by side in the last axis.
+    """A denoiser of named parts of numbers as a denoiser of their concatenation along the last axis.
 
-    `sizes`, {name: size}, are also the order of the parts.
+    Args:
+        denoiser: a denoiser of a `jaxdiff.Product` of a dictionary, whose parts `[n, ..., size]` all follow the same
+            process of numbers.
+        sizes: `{name: size}`, the sizes of the parts in the order of the concatenation.
 
-    Raises TypeError for a denoiser of anything but a product of a dictionary, ValueError for other names, or parts that
-    do not all follow one process of numbers.
+    Raises:
+        TypeError: if the process is not a product of a dictionary.
+        ValueError: if the names are not those of the product, or the parts follow different processes.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> process = jd.Product({"age": jd.VP(), "income": jd.VP()})
+        >>> joint = jd.Denoiser(lambda params, x, c_noise, cond: x, {}, process)
+        >>> rows = jd.denoisers.SideBySide(joint, {"age": 1, "income": 2})
+        >>> rows(jnp.ones((4, 3)), 0.5).data.shape
+        (4, 3)
     """
 
     denoiser: DenoiserLike
@@ -54,16 +68,16 @@ class SideBySide(Wrapper):
 
     @property
     def process(self) -> Process:
-        """The process of each of the parts."""
+        """The process of each part."""
         return self.denoiser.process.processes[0]
 
     @property
     def data_std(self) -> Any:
-        """The largest of the parts', where the joint denoiser says them."""
+        """The largest data_std of the parts, if the joint denoiser has them."""
         return jnp.max(jnp.stack(jax.tree.leaves(self.denoiser.data_std)))  # pyright: ignore[reportAttributeAccessIssue]
 
     def __call__(self, x, t, cond=None) -> Prediction:
-        """What the joint denoiser says of all parts, at x [n, ..., sum of the sizes]."""
+        """The predictions for all parts, concatenated, at x `[n, ..., sum of the sizes]`."""
         x, t = self.process.at(x, t)
         names, sizes = zip(*self.sizes)
         if x.shape[-1] != sum(sizes):

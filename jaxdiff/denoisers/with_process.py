@@ -1,4 +1,4 @@
-"""A denoiser and its process as one thing that is trained: a schedule that learns beside the network."""
+"""A denoiser and its process trained together: the schedule learns with the network."""
 
 import dataclasses
 from typing import Any
@@ -11,12 +11,28 @@ from jaxdiff.denoisers.denoiser import Wrapper, check_denoiser, with_params
 @pytree
 @dataclasses.dataclass(frozen=True)
 class WithProcess(Wrapper):
-    """`denoiser`, whose `params` are {"network": its own, "process": what of its process learns}.
+    """A denoiser whose process is trained with its network.
 
-    A process that learns has `params` and `with_params(params)`, as `jaxdiff.LearnedVP`. It is trained as any denoiser
-    is; `.denoiser` of the result has both the weights and the process that were learned.
+    Its `params` are `{"network": ..., "process": ...}`, the parameters of the denoiser and those of its process. Train
+    it like any other denoiser; then `.denoiser` of the result holds the learned weights and the learned process.
 
-    Raises TypeError for a denoiser or a process that has nothing to learn.
+    Args:
+        denoiser: a denoiser with `params`, whose process has `params` and `with_params(params)`, such as
+            `jaxdiff.LearnedVP`.
+
+    Raises:
+        TypeError: if the denoiser or its process has no parameters.
+
+    Source:
+        Kingma et al. 2021, "Variational diffusion models", for a learned schedule.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> network = lambda params, x, c_noise, cond: params["scale"] * x
+        >>> denoiser = jd.Denoiser(network, {"scale": jnp.ones(())}, jd.LearnedVP())
+        >>> sorted(jd.denoisers.WithProcess(denoiser).params)
+        ['network', 'process']
     """
 
     denoiser: Any
@@ -33,12 +49,12 @@ class WithProcess(Wrapper):
 
     @property
     def params(self) -> dict[str, Any]:
-        """Those of the network, and those of the process."""
+        """The parameters of the network and of the process."""
         process: Any = self.process
         return {"network": self.denoiser.params, "process": process.params}
 
     def with_params(self, params: dict[str, Any]) -> "WithProcess":
-        """The same with another network's weights and another process's numbers."""
+        """The same with other weights and other numbers of the process."""
         process: Any = self.process
         denoiser = rebuilt(self.denoiser, process=process.with_params(params["process"]))
         return rebuilt(self, denoiser=with_params(denoiser, params["network"]))

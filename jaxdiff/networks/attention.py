@@ -1,4 +1,4 @@
-r"""softmax(q kᵀ/√d) v (Vaswani et al. 2017, eq. 1), whose derivatives, forward and backward, keep no [length, length].
+"""softmax(q kᵀ/√d) v (Vaswani et al. 2017, eq. 1), whose derivatives, forward and backward, store no [length, length].
 
 With s = q kᵀ/√d, p = softmax(s) = exp(s - l), l the logarithm of the sum of exp(s), and o = p v, the product forward
 and its transpose are
@@ -6,17 +6,17 @@ and its transpose are
     ds = (dq kᵀ + q dkᵀ)/√d        do = (p ∘ ds) v + p dv - r o,                  r the sum of p ∘ ds over keys
     gs = p ∘ (g vᵀ - g · o)        gq = gs k/√d,    gk = gsᵀ q/√d,    gv = pᵀ g
 
-so that a derivative is handed o and l, one number a row, and makes p again. Values, products forward and products
+so that a derivative receives o and l, one number per row, and recomputes p. Values, products forward and products
 backward are three primitives. The derivative of the first is the second, the transpose of the second is the third, and
 a mapped axis joins the batch, so that every transformation of JAX applies. Derivatives of the second and third in q, k
 and v are those of their formulas, with arrays of [length, length].
 
-Which program a primitive becomes is chosen when it is lowered for a platform:
+The program of a primitive is chosen when it is lowered for a platform:
 
-    CUDA    kernels that hold a block of rows at a time, `attention_kernels`; widths that they do not take, and float64,
-            as on TPU
-    CPU     products of matrices; a derivative takes a few examples at a time, so that their weights stay in the cache:
-            with 256 pixels, 8 heads of 8 channels and 16 images, two cores took 28 in place of 62 ms for the gradient,
+    CUDA    kernels that hold a block of rows at a time, `attention_kernels`; widths that they do not support, and
+            float64, as on TPU
+    CPU     products of matrices; a derivative takes a few examples at a time, so that their weights fit in the cache:
+            with 256 pixels, 8 heads of 8 channels and 16 images, two cores took 28 ms in place of 62 for the gradient,
             and 19 in place of 36 for a product forward (values alone, of all images at once, 5)
     TPU     products of matrices
 """
@@ -35,36 +35,51 @@ from jaxdiff.arrays import as_array, chosen_precision, with_dtype
 from jaxdiff.arrays.dtypes import working_dtype
 
 _WEIGHTS = 2**21
-"""How many weights a derivative on CPU holds at once: 8 MiB of them."""
+"""The number of weights that a derivative on CPU holds at once: 8 MiB."""
 
 
 def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """What each query reads of the values: [batch, queries, heads, d], of k and v [batch, keys, heads, d].
+    """Dot-product attention softmax(q kᵀ/√d) v, whose derivatives do not store the weights `[queries, keys]`.
 
-    mask: bool [batch, keys], which keys may be read; a query that may read none reads 0. The softmax is computed in
-    float32 at least, and products as exactly as `jax.default_matmul_precision` says. Where a mesh with axes that XLA
-    sees to is the current one, the batch is split over it.
-
-    On CUDA the width of a head says how it is computed; any number of queries and keys will do:
+    The softmax is computed in float32 or wider, and products as exactly as `jax.default_matmul_precision` says. Under a
+    current mesh with axes of type Auto the batch is sharded over it. On CUDA kernels are used, which round the width of
+    a head up in registers; any number of queries and keys is possible:
 
         width       1 to 16   17 to 32   33 to 64   65 to 128   129 to 256   above, and float64
         computed as    16        32         64         128          256      arrays of [queries, keys]
 
-    What fills a tile up is in registers alone. Where Pallas cannot lower the kernels (a GPU or a JAX that it does not
-    support), a warning says so, and all widths take arrays of [queries, keys].
+    If Pallas cannot lower the kernels (a GPU or a JAX that it does not support), a warning says so, and all widths use
+    arrays of [queries, keys].
 
-    Raises ValueError for shapes that do not belong together, TypeError for values that are not floating or a mask that
-    is not bool.
+    Args:
+        q: queries, `[batch, queries, heads, d]`.
+        k: keys, `[batch, keys, heads, d]`.
+        v: values, of the shape of k.
+        mask: bool `[batch, keys]`, which keys may be read; None for all. A query that may read no key gives 0.
 
-    >>> q = jnp.ones((1, 4, 2, 8))
-    >>> dot_product_attention(q, q, q).shape
-    (1, 4, 2, 8)
+    Returns:
+        The weighted mean of the values for each query, of the shape of q.
+
+    Raises:
+        TypeError: if an array is not floating, the dtypes differ, or the mask is not bool.
+        ValueError: if the shapes do not match.
+
+    Source:
+        Vaswani et al. 2017, "Attention is all you need", eq. 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> q, k = jnp.ones((1, 1, 1, 2)), jnp.ones((1, 2, 1, 2))  # one query, two equal keys
+        >>> v = jnp.array([0.0, 0.0, 1.0, 3.0]).reshape(1, 2, 1, 2)
+        >>> jd.networks.dot_product_attention(q, k, v).ravel().tolist()  # the mean of both values
+        [0.5, 1.5]
     """
     q, k, v = (_floating(name, array) for name, array in (("q", q), ("k", k), ("v", v)))
     if q.ndim != 4 or k.shape != v.shape or q.shape[:1] + q.shape[2:] != k.shape[:1] + k.shape[2:]:
         raise ValueError(
-            f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; expected [batch, queries, heads, d] and twice "
-            "[batch, keys, heads, d]"
+            f"q, k and v have shapes {q.shape}, {k.shape} and {v.shape}; expected q [batch, queries, heads, d], k "
+            "and v [batch, keys, heads, d]"
         )
     if 0 in q.shape + k.shape:
         raise ValueError(f"q and k have shapes {q.shape} and {k.shape}; expected at least one value of each")
@@ -79,7 +94,7 @@ def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Ar
     attend = lambda *arrays: forward_p.bind(*arrays, precision=chosen_precision())[0]
     mesh = jax.sharding.get_abstract_mesh()
     if set(mesh.axis_types) == {AxisType.Auto} and mesh.size > 1 and len(q) % mesh.size == 0:
-        split = PartitionSpec(mesh.axis_names)  # XLA would gather what a kernel is given
+        split = PartitionSpec(mesh.axis_names)  # without shard_map XLA would gather the arguments of a kernel
         attend = jax.shard_map(attend, in_specs=split, out_specs=split, check_vma=False)
     return attend(q, k, v, *masks)
 
@@ -93,7 +108,7 @@ def _floating(name: str, value) -> jax.Array:
 
 def _scores(q, k, precision):
     """q kᵀ/√d [batch, heads, queries, keys], in float32 at least."""
-    # the gradient of k is then a product of [d, length] and [length, length], three times as fast as its transpose
+    # so that the gradient of k is a product of [d, length] and [length, length], three times as fast as its transpose
     k = jax.lax.optimization_barrier(jnp.moveaxis(k, -3, -1))
     q = (q / math.sqrt(q.shape[-1])).swapaxes(-3, -2)
     return jnp.matmul(q, k, precision=precision, preferred_element_type=working_dtype(q))
@@ -110,7 +125,7 @@ def _mix(weights, v, precision):
 
 
 def _a_row(numbers):
-    """[batch, heads, queries] beside [batch, queries, heads, d]."""
+    """[batch, heads, queries] in the layout of [batch, queries, heads, d]."""
     return numbers.swapaxes(-2, -1)[..., None]
 
 
@@ -139,7 +154,7 @@ def _cotangent(q, k, v, g, o, l, *masks, precision):
 
 
 def _a_few_at_once(function):
-    """`function` of some examples at a time, so many that their weights stay in the cache."""
+    """`function` of a few examples at a time, so that their weights fit in the cache."""
 
     def run(q, k, *arrays, precision):
         weights = q.shape[2] * q.shape[1] * k.shape[1]
@@ -150,12 +165,12 @@ def _a_few_at_once(function):
 
 
 def _takes(q) -> bool:
-    """Whether the kernels are made for heads of this width and type."""
+    """Whether the kernels support heads of this width and dtype."""
     return q.shape[-1] <= 256 and q.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
 def _primitive(name: str, function, on_cpu, kernel: str) -> Primitive:
-    """A map of arrays [batch, ...], each example by itself, which is lowered to one of these by platform."""
+    """A primitive on arrays [batch, ...] that treats each example separately; its lowering depends on the platform."""
     primitive = Primitive(name)
     primitive.multiple_results = True
 
@@ -178,17 +193,17 @@ def _primitive(name: str, function, on_cpu, kernel: str) -> Primitive:
     lower = functools.partial(mlir.lower_fun, multiple_results=True)
 
     def lower_on_cuda(context, *arrays, **how):
-        exported = context.module_context.lowering_parameters.for_export  # of which no kernel is a lasting part
+        exported = context.module_context.lowering_parameters.for_export  # kernels are not portable
         if _takes(context.avals_in[0]) and not exported:
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)  # of Pallas's way to Triton, from JAX 0.12 on
-                    from jaxdiff.networks import attention_kernels  # Pallas takes longer to import than all else here
+                    warnings.simplefilter("ignore", DeprecationWarning)  # Pallas's Triton backend, from JAX 0.12 on
+                    from jaxdiff.networks import attention_kernels  # slow to import: Pallas
 
                     return lower(getattr(attention_kernels, kernel))(context, *arrays, **how)
             except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
                 warnings.warn(
-                    f"attention is computed with arrays of [queries, keys], as its kernel cannot be lowered: {error}",
+                    f"attention uses arrays of [queries, keys], since its kernel cannot be lowered: {error}",
                     stacklevel=2,
                 )
         return lower(function)(context, *arrays, **how)
@@ -213,7 +228,7 @@ def _zero(tangent) -> bool:
 
 
 def _sum(*parts):
-    """The sum of lists of arrays, None standing for zeros."""
+    """The sum of lists of arrays; None stands for zeros."""
     return functools.reduce(lambda one, other: [a + b for a, b in zip(one, other)], filter(None, parts))
 
 
@@ -221,13 +236,13 @@ def _forward_jvp(arrays, tangents, **how):
     q, k, v, *masks = arrays
     o, l = forward_p.bind(*arrays, **how)
     moved = tangent_p.bind(q, k, v, *map(ad.instantiate_zeros, tangents[:3]), o, l, *masks, **how)
-    return [o, l], [*moved, jnp.zeros_like(l)]  # what reads l knows it for a function of q and k
+    return [o, l], [*moved, jnp.zeros_like(l)]  # the derivatives that read l treat it as a function of q and k
 
 
 def _derivative_jvp(primitive, function, given: int):
-    """The derivative of the second or third map, which is linear in the `given` arrays behind q, k and v.
+    """The derivative of the second or third map, which is linear in the `given` arrays after q, k and v.
 
-    In these it is the map itself; in q, k and v, of which o and l are functions, that of its formula.
+    In these arrays it is the map itself; in q, k and v, on which o and l depend, it is the derivative of its formula.
     """
 
     def jvp(arrays, tangents, **how):
@@ -245,7 +260,7 @@ def _derivative_jvp(primitive, function, given: int):
 
 
 def _transpose(primitive, given: int):
-    """The transpose in the `given` arrays behind q, k and v: the third map that of the second, and back."""
+    """The transpose in the `given` arrays after q, k and v: of the second map the third, and the other way round."""
 
     def transpose(cotangents, *arrays, **how):
         if all(map(_zero, cotangents)):

@@ -1,11 +1,12 @@
-r"""Attention on a CUDA device: kernels that hold a block of queries and one of keys at a time (Dao et al. 2022).
+"""Attention on a CUDA device: kernels that hold a block of queries and one of keys at a time (Dao et al. 2022).
 
-With the notation of `attention`. The way forward keeps the running maximum of a row beside the sums over its keys, and
-ends with l, the logarithm of the sum of exp(s). All else makes p = exp(s - l) from that again. Two kernels go back: a
-block of keys meets all queries for gk and gv, a block of queries all keys for gq, and no two programs add to one place.
+With the notation of `attention`. The forward kernel keeps the running maximum of a row and the sums over its keys, and
+returns l, the logarithm of the sum of exp(s). All other kernels recompute p = exp(s - l) from it. There are two
+backward kernels: in one a block of keys meets all queries for gk and gv, in the other a block of queries all keys for
+gq, and no two programs add to one location.
 
-Each program of the grid has a head of an example. A tile of a product is 16 wide at least and a power of two, so that
-widths and lengths are filled up with zeros as they are read; memory holds what was given.
+Each program of the grid handles one head of one example. A tile of a product has at least 16 columns, a power of two,
+so that widths and lengths are padded with zeros when they are read; memory holds the arrays without padding.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-_LOW = -1e30  # below every score, and finite, so that a row without a key gives exp(-inf - _LOW) = 0
+_LOW = -1e30  # below every score but finite, so that a row without keys gives exp(-inf - _LOW) = 0
 _INEXACT = {None, "default", "fastest", "bfloat16", "high", "tensorfloat32", "bfloat16_3x", "TF32_TF32_F32"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """`length` rows of `width` values, as a program reads and writes them: a block at a time."""
+    """`length` rows of `width` values, which a program reads and writes a block at a time."""
 
     length: int
     width: int
@@ -31,23 +32,23 @@ class Rows:
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return pl.cdiv(self.length, self.block)
 
     @property
     def spec(self) -> pl.BlockSpec:
-        """All rows of one head, of an array [batch, length, heads, width]."""
+        """All rows of one head, in an array [batch, length, heads, width]."""
         shape = None, self.blocks * self.block, None, _tile(self.width)
         return pl.BlockSpec(shape, lambda i, head, example: (example, 0, head, 0))
 
     @property
     def number_spec(self) -> pl.BlockSpec:
-        """A number a row, of an array [batch, heads, length]."""
+        """One number per row, in an array [batch, heads, length]."""
         return pl.BlockSpec((None, None, self.blocks * self.block), lambda i, head, example: (example, head, 0))
 
     @property
     def shared_spec(self) -> pl.BlockSpec:
-        """A number a row, the same for every head, of an array [batch, length]."""
+        """One number per row, the same for every head, in an array [batch, length]."""
         return pl.BlockSpec((None, self.blocks * self.block), lambda i, head, example: (example, 0))
 
     def _there(self, i) -> jax.Array | None:
@@ -64,7 +65,7 @@ class Rows:
         return rows[:, None] & columns
 
     def read(self, ref, i) -> jax.Array:
-        """Block i, [block, width], zeros where it goes beyond."""
+        """Block i, [block, width], with zeros beyond the last row."""
         mask = self._mask(i)
         return triton.load(ref.at[pl.ds(i * self.block, self.block), :], mask=mask, other=None if mask is None else 0.0)
 
@@ -73,16 +74,16 @@ class Rows:
         triton.store(ref.at[pl.ds(i * self.block, self.block), :], values.astype(ref.dtype), mask=self._mask(i))
 
     def numbers(self, ref, i, beyond: float = 0.0) -> jax.Array:
-        """A number a row of block i, [block]."""
+        """One number per row of block i, [block]."""
         mask = self._there(i)
         return triton.load(ref.at[pl.ds(i * self.block, self.block)], mask=mask, other=None if mask is None else beyond)
 
     def write_numbers(self, ref, i, values) -> None:
-        """Store a number a row of block i."""
+        """Store one number per row of block i."""
         triton.store(ref.at[pl.ds(i * self.block, self.block)], values, mask=self._there(i))
 
     def hide(self, scores, i, bias) -> jax.Array:
-        """Scores [queries, block] of block i of keys, -inf at those that may not be read."""
+        """Scores [queries, block] of block i of keys, -inf at keys that may not be read."""
         if bias:
             return scores + self.numbers(bias[0], i, -jnp.inf)[None]
         there = self._there(i)
@@ -94,7 +95,7 @@ def _tile(width: int) -> int:
 
 
 def _rows(array: jax.Array, together: int) -> Rows:
-    """Blocks of an array [batch, length, heads, width], of which a program holds `together` in 32 KiB."""
+    """Blocks of an array [batch, length, heads, width]; a program holds `together` of them in 32 KiB."""
     _, length, _, width = array.shape
     room = 2**15 // (together * _tile(width) * array.dtype.itemsize)
     return Rows(length, width, min(max(16, min(64, room)), max(16, pl.next_power_of_2(length))))
@@ -105,7 +106,7 @@ _zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
 
 @dataclasses.dataclass(frozen=True)
 class _Products:
-    """Products of tiles, summed in float32: as TF32 where float32 may be, or as exactly as it is."""
+    """Products of tiles, summed in float32: in TF32 if the precision allows it, or in float32."""
 
     scale: float
     precision: str | None
@@ -178,7 +179,7 @@ def _cotangent_of_keys(products, queries, keys, q, k, v, g, l, along, *refs):
     def body(i, carry):
         of_k, of_v = carry
         Q, G = queries.read(q, i), queries.read(g, i)
-        # rows beyond the last have q = g = 0, and give nothing whatever p is
+        # rows beyond the last have q = g = 0 and contribute nothing for any p
         p = jnp.exp(keys.hide(products.scores(Q, K), j, bias) - queries.numbers(l, i)[:, None])
         moved = p * (products(G, V, trans_b=True) - queries.numbers(along, i)[:, None])
         return of_k + products(moved, Q, trans_a=True), of_v + products(p, G, trans_a=True)

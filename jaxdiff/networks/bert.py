@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019) as one function of its weights, by the names they have in transformers' files.
+"""BERT (Devlin et al. 2019) as one function of its weights, with the names of transformers' files.
 
     ids ─ a row for the word + one for the position + one for the type ─ norm ─ layer ─ ... ─ layer ─ tokens
 
@@ -23,7 +23,7 @@ _ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Bert:
-    """`network(params, ids, mask) -> tokens` of a `BertModel` config, its fields by transformers' names.
+    """`network(params, ids, mask) -> tokens` for the config of a `BertModel`; the fields have transformers' names.
 
     params: {name: array}, dense layers [out, in]. Raises TypeError or ValueError for a field of another kind, and for
     heads that do not divide the width.

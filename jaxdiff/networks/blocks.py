@@ -1,4 +1,4 @@
-"""What U-Nets are made of, over one, two or three axes: [batch, *sides, channels] -> [batch, *sides, channels]."""
+"""The parts of U-Nets, over one, two or three axes: [batch, *sides, channels] -> [batch, *sides, channels]."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ _AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
 
 
 class Conv(nnx.Conv):
-    """3 places along each of `space` axes, zeros around."""
+    """A convolution of size 3 along each of `space` axes, padded by zeros."""
 
     bias: nnx.Param
 
@@ -30,7 +30,7 @@ class Conv(nnx.Conv):
 
 
 class Pointwise(nnx.Linear):
-    """One place, over parts of the channels side by side."""
+    """A convolution of size 1, for an input in parts along the channels."""
 
     bias: nnx.Param
 
@@ -40,28 +40,28 @@ class Pointwise(nnx.Linear):
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """The mean of every two places along each axis: [batch, h, w, c] -> [batch, h/2, w/2, c]."""
+    """The mean of every two pixels along each axis: [batch, h, w, c] -> [batch, h/2, w/2, c]."""
     batch, *sides, channels = x.shape
     pairs = [size for side in sides for size in (side // 2, 2)]
     return x.reshape(batch, *pairs, channels).mean(tuple(range(2, 2 * len(sides) + 1, 2)))
 
 
 def double(x: jax.Array) -> jax.Array:
-    """Every place as two along each axis: [batch, h, w, c] -> [batch, 2h, 2w, c]."""
+    """Every pixel repeated along each axis: [batch, h, w, c] -> [batch, 2h, 2w, c]."""
     for axis in range(1, x.ndim - 1):
         x = x.repeat(2, axis=axis)
     return x
 
 
 def check_levels(channels: Sequence[int], blocks: int, heads: int, **attention: Sequence[int]) -> tuple[int, ...]:
-    """`channels` as a tuple, one width a level; raises where levels of `attention`, by name, do not fit them."""
+    """`channels` as a tuple, one width per level; raises if the levels of `attention`, by name, do not fit them."""
     check_whole("blocks", blocks, least=None)
     if (np.ndim(channels) == 1 and not len(channels)) or blocks < 1:
         raise ValueError(f"channels = {channels}, blocks = {blocks}; expected one level and one block or more")
     channels = check_shape("channels", channels, "one width a level, for example (32, 64)")
     check_whole("heads", heads)
     for name, levels in attention.items():
-        check_instance(name, levels, Sequence, "the levels that have it, for example (1,)")
+        check_instance(name, levels, Sequence, "levels, for example (1,)")
         for level in levels:
             if check_whole(name, level, least=None) not in range(len(channels)):
                 raise ValueError(f"{name} at level {level}; channels = {channels} has levels 0 to {len(channels) - 1}")
@@ -71,7 +71,7 @@ def check_levels(channels: Sequence[int], blocks: int, heads: int, **attention: 
 
 
 def check_sides(x: jax.Array, channels: int, levels: int, space: int = 2) -> None:
-    """Raise ValueError where x is not [batch, *sides, channels], or its sides cannot be halved between `levels`."""
+    """Raise ValueError if x is not [batch, *sides, channels], or its sides cannot be halved between `levels`."""
     check_batch(x)
     if x.ndim != space + 2 or x.shape[-1] != channels:
         raise ValueError(f"x has shape {x.shape}; expected [batch, {_AXES[space]}, {channels}], channels last")
@@ -79,29 +79,29 @@ def check_sides(x: jax.Array, channels: int, levels: int, space: int = 2) -> Non
     if any(side % 2**halvings for side in x.shape[1:-1]):
         raise ValueError(
             f"images of {' x '.join(map(str, x.shape[1:-1]))} cannot be halved {halvings} times for {levels} levels; "
-            f"pad them to multiples of {2**halvings}, or take a network of fewer levels"
+            f"pad them to multiples of {2**halvings}, or build a network with fewer levels"
         )
 
 
 def dropped(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-    """x [batch, ...] with a share `rate` of its values 0 and the others divided by 1 - rate; a key an example."""
+    """x [batch, ...] with a share `rate` of its values 0 and the others divided by 1 - rate; one key per example."""
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(kept, x / (1 - rate), 0)
 
 
 def check_keys(keys, x: jax.Array, rate: float) -> None:
-    """Raise for keys that are not one an example of x, or that no dropout of `rate` would use."""
+    """Raise for keys that are not one per example of x, or for keys without dropout."""
     if keys is not None:
         if not rate:
-            raise ValueError("key was given to a network without dropout, which draws nothing; leave it out")
+            raise ValueError("key was given to a network without dropout; leave it out")
         if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != x.shape[:1]:
-            raise TypeError(f"key is {keys.dtype}{list(keys.shape)}; expected typed keys [{len(x)}], one an example")
+            raise TypeError(f"key is {keys.dtype}{list(keys.shape)}; expected typed keys [{len(x)}], one per example")
 
 
 class ResidualBlock(nnx.Module):
     """x + conv(dropout(SiLU(scale · norm(conv(SiLU(norm(x)))) + shift))), scale and shift from the embedding.
 
-    Under `modulation` "add" the embedding is added at every place before the norm, as in Ho et al. 2020:
+    With `modulation` "add" the embedding is added at every position before the norm, as in Ho et al. 2020:
     x + conv(dropout(SiLU(norm(conv(SiLU(norm(x))) + shift)))).
     """
 
@@ -128,22 +128,22 @@ class ResidualBlock(nnx.Module):
     def __call__(self, parts: Sequence[jax.Array], embedding: jax.Array, keys=None) -> jax.Array:
         """Parts [batch, *sides, ...] of channels_in in all -> [batch, *sides, channels]; embedding [batch, features].
 
-        keys: [batch], from which dropout draws; None for no dropout.
+        keys: [batch], the keys of dropout; None for no dropout.
         """
         x = jnp.concatenate(parts, axis=-1)
         h = self.conv_in(nnx.silu(self.norm_in(x)))
-        told = self.modulate(embedding)
+        modulation = self.modulate(embedding)
         if self.adds:
-            h = self.norm_out(h + told.reshape(len(h), *[1] * (h.ndim - 2), -1))
+            h = self.norm_out(h + modulation.reshape(len(h), *[1] * (h.ndim - 2), -1))
         else:
-            h = self.norm_out.modulated(h, *jnp.split(told, 2, axis=-1))
+            h = self.norm_out.modulated(h, *jnp.split(modulation, 2, axis=-1))
         h = nnx.silu(h)
         h = self.conv_out(h if keys is None else dropped(h, keys, self.dropout))
         return h + (x if self.skip is None else self.skip(parts))
 
 
 class Attention(nnx.Module):
-    """x + self-attention over the places of norm(x), with `heads` heads."""
+    """x + self-attention over the positions of norm(x), with `heads` heads."""
 
     def __init__(self, channels: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -159,7 +159,7 @@ class Attention(nnx.Module):
 
 
 class CrossAttention(nnx.Module):
-    """x + attention from the places of norm(x) to tokens of `width` numbers (Rombach et al. 2022, section 3.3)."""
+    """x + attention from the positions of norm(x) to tokens of `width` numbers (Rombach et al. 2022, section 3.3)."""
 
     def __init__(self, channels: int, width: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -177,23 +177,23 @@ class CrossAttention(nnx.Module):
 
 
 class LearnedToken(nnx.Module):
-    """One token in front of all others, which is always read: what cross-attention sees where there is nothing else."""
+    """A learned token before all others, which is always read: cross-attention always has something to read."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.token = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (width,)))
 
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Tokens [batch, length, width] and their mask, with one more."""
+        """Tokens [batch, 1 + length, width] and their mask, with the learned token first."""
         first = jnp.broadcast_to(self.token[...], (len(tokens), 1, tokens.shape[-1]))
         more = jnp.concatenate([first.astype(tokens.dtype), tokens], axis=1)
         return more, jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
 
 
 class Block(nnx.Module):
-    """A residual block, after it self-attention where `heads` is not 0, and cross-attention where `reads` is not 0.
+    """A residual block, then self-attention if `heads` is not 0, then cross-attention if `reads` is not 0.
 
-    heads, reads: how many heads each of them has; tokens: the width of what cross-attention reads; options: those of
-    the residual block.
+    heads, reads: the heads of each; tokens: the width of the tokens that cross-attention reads; options: those of the
+    residual block.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class Block(nnx.Module):
     def __call__(self, parts: Sequence[jax.Array], embedding: jax.Array, context=(), keys=None) -> jax.Array:
         """Parts [batch, *sides, ...] of channels_in in all -> [batch, *sides, channels]; embedding [batch, features].
 
-        context: tokens and their mask, for cross-attention. keys: as of the residual block.
+        context: tokens and their mask, for cross-attention. keys: as in the residual block.
         """
         x = self.residual(parts, embedding, keys)
         x = x if self.attention is None else self.attention(x)
@@ -225,7 +225,7 @@ class Block(nnx.Module):
 def way_down(channels: Sequence[int], blocks: int, block: Callable[..., Block]) -> tuple[nnx.List, nnx.List]:
     """The levels, each of `blocks` blocks, and the middle: two blocks, the second without attention.
 
-    `block(channels_in, level, attend)` builds one as wide as its level.
+    `block(channels_in, level, attend)` builds a block with the width of its level.
     """
     inputs = [channels[0], *channels[:-1]]
     levels = enumerate(zip(inputs, channels))

@@ -19,7 +19,7 @@ from jaxdiff.networks.positions import positions
 
 
 class AttentionPool(nnx.Module):
-    """What the mean of all places reads of them, by attention with `heads` heads (Radford et al. 2021, section 2.4)."""
+    """Attention pooling: one query, the mean over positions, with `heads` heads (Radford et al. 2021, section 2.4)."""
 
     def __init__(self, channels: int, heads: int, outputs: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -34,20 +34,47 @@ class AttentionPool(nnx.Module):
     def read(self, x: jax.Array) -> jax.Array:
         """The input of the last layer, [batch, channels]."""
         batch, *sides, channels = x.shape
-        places = x.reshape(batch, -1, channels)
-        mean = places.mean(1, keepdims=True)
-        places = jnp.concatenate([mean, places + positions(sides, channels).astype(x.dtype)], axis=1)
+        pixels = x.reshape(batch, -1, channels)
+        mean = pixels.mean(1, keepdims=True)
+        pixels = jnp.concatenate([mean, pixels + positions(sides, channels).astype(x.dtype)], axis=1)
         heads = lambda array, *more: array.reshape(batch, -1, *more, self.heads, channels // self.heads)
-        kv = heads(self.kv(places), 2)
+        kv = heads(self.kv(pixels), 2)
         return dot_product_attention(heads(self.q(mean)), kv[:, :, 0], kv[:, :, 1]).reshape(batch, channels)
 
 
 class Classifier(nnx.Module):
-    """Noisy images [batch, *sides, channels_in] of `space` sides, and their noise level -> logits [batch, classes].
+    """A classifier of noisy images: logits `[batch, classes]` for images and their noise level.
 
-    channels, blocks, attention, waves, space and remat are those of `UNet`, half of which it is; `heads` are those of
-    the levels in `attention` and of the pooling. The last layer begins at zero: all classes are alike. Raises
-    ValueError as `UNet` does.
+    Half of a `UNet` with attention pooling. The last layer begins at zero, so that all classes are alike. It is the
+    network of a `jaxdiff.NoisyClassifier`.
+
+    Args:
+        channels_in: the channels of the images.
+        classes: the number of classes, 2 or more.
+        channels: the width of each level.
+        blocks: residual blocks per level.
+        attention: the levels that have attention; 0 is the full image.
+        heads: heads of attention, also of the pooling; they divide the channels.
+        waves: the features of the noise level.
+        space: the number of spatial axes, 1 to 3.
+        remat: whether the gradient recomputes each block to save memory.
+        rngs: the keys of the initialisation, as `initialize` gives them.
+
+    Raises:
+        TypeError: if an argument has another type.
+        ValueError: as `UNet` raises it.
+
+    Source:
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis", section 4.1.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.Classifier(1, 10, channels=(4,), blocks=1, rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> jax.eval_shape(network, params, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3)).shape
+        (3, 10)
     """
 
     def __init__(
@@ -89,11 +116,11 @@ class Classifier(nnx.Module):
         self.pool = AttentionPool(channels[-1], heads, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array, c_noise: jax.Array) -> jax.Array:
-        """Return logits [batch, classes] for x [batch, *sides, channels_in] and c_noise, a scalar or [batch]."""
+        """Logits `[batch, classes]` for x `[batch, *sides, channels_in]` and c_noise, a scalar or `[batch]`."""
         return self.pool.out(self.features(x, c_noise))
 
     def features(self, x: jax.Array, c_noise: jax.Array) -> jax.Array:
-        """The input of the last layer, [batch, channels[-1]], for the arguments of a call."""
+        """The input of the last layer, `[batch, channels[-1]]`, for the arguments of a call."""
         check_sides(x, self.channels_in, len(self.down), self.space)
         embedding = self.embed(x, c_noise)
         apply = computed_twice if self.remat else lambda block: block

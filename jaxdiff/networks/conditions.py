@@ -1,14 +1,14 @@
-"""What a network reads of `cond`: named parts, each of which it was built to take, or refuses.
+"""The conditions of a network: named parts, each of which it accepts only if it was built to.
 
     label       integers [n], 0 to classes - 1, or `classes` for none
     vector      floats [n, vector]
     image       floats [n, *sides of x, image], which joins the channels of x
     level       floats [n], the log-SNR to which that image was noised
     tokens      floats [n, length, tokens]
-    token_mask  bool [n, length], True where a token is read, which may be nowhere; everywhere unless given
+    token_mask  bool [n, length], True where a token is read, which may be nowhere; everywhere by default
 
-cond is a dict of them. A network of labels alone also takes them bare, as an array of integers, and one of vectors
-alone an array of floats. None stands for no label and no tokens; a vector, an image and a level have no value for none.
+cond is a dict of them. A network with labels alone also accepts a bare array of integers, and one with vectors alone a
+bare array of floats. None stands for no label and no tokens; a vector, an image and a level have no value for "none".
 """
 
 import dataclasses
@@ -19,20 +19,37 @@ import jax.numpy as jnp
 from jaxdiff.arrays import as_array, check_flag, check_labels, check_whole, said, with_dtype
 
 _NOTES = {
-    "label": "one label an example",
-    "vector": "a vector an example",
-    "image": "an image an example",
-    "level": "a log-SNR an example",
-    "tokens": "a sequence an example",
+    "label": "one label per example",
+    "vector": "one vector per example",
+    "image": "one image per example",
+    "level": "one log-SNR per example",
+    "tokens": "one sequence per example",
     "token_mask": "True where a token is read",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """The parts that a network takes: a number of classes, and the widths of the others; 0 or False for none.
+    """The parts of cond that a network accepts.
 
-    Raises TypeError or ValueError for what is no such number.
+    Args:
+        classes: the number of labels, 0 for none.
+        vector: the size of a vector, 0 for none.
+        image: the channels of an image, 0 for none.
+        level: whether the image comes with its log-SNR.
+        tokens: the width of tokens, 0 for none.
+
+    Raises:
+        TypeError: if a size is not a whole number, or `level` is not a bool.
+        ValueError: if a size is negative.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> conditions = jd.networks.Conditions(classes=10, vector=3)
+        >>> conditions.names
+        ('label', 'vector')
+        >>> conditions.check({"label": jnp.array([0, 9]), "vector": jnp.zeros((2, 3))})
     """
 
     classes: int = 0
@@ -53,17 +70,18 @@ class Conditions:
         return tuple(name for name, width in (taken | {"tokens": self.tokens}).items() if width)
 
     def check(self, cond) -> None:
-        """Raise for a `cond` that the network does not take.
+        """Raise for a `cond` that the network does not accept.
 
-        TypeError for a part that is missing, unknown or of another dtype, ValueError for one of another shape, for a
-        label that does not exist, and for any cond of a network that takes none.
+        Raises:
+            TypeError: if a part is missing, unknown or of another dtype.
+            ValueError: if a part has another shape, a label does not exist, or the network accepts no condition.
         """
         self._given(cond)
 
     def read(self, cond, shape: tuple[int, ...]) -> dict[str, jax.Array]:
-        """The parts of `cond` for x of `shape` [n, *sides, channels], with none of what may be missing in its place.
+        """The parts of `cond` for x of `shape` [n, *sides, channels], missing ones replaced by "none".
 
-        Tokens that are not read are 0. Raises what `check` raises, and ValueError for a part of another batch or an
+        Tokens under a mask are set to 0. Raises what `check` raises, and ValueError for a part of another batch or an
         image of other sides.
         """
         parts, n = self._given(cond), shape[0]
@@ -86,7 +104,7 @@ class Conditions:
         return parts
 
     def _given(self, cond) -> dict[str, jax.Array]:
-        """The parts that `cond` holds, each of its form."""
+        """The parts in `cond`, each with its form checked."""
         if cond is None:
             for name in self.names:
                 if name not in ("label", "tokens"):
@@ -94,8 +112,7 @@ class Conditions:
             return {}
         if not self.names:
             raise ValueError(
-                "cond was given to a network without classes or another condition; build it with classes=..., or leave "
-                "cond out"
+                "cond was given to a network that accepts no condition; build it with classes=..., or leave cond out"
             )
         if isinstance(cond, dict):
             return self._named(cond)
@@ -116,7 +133,7 @@ class Conditions:
         if mask is not None and mask.shape != parts["tokens"].shape[:2]:
             raise ValueError(
                 f"cond['token_mask'] has shape {mask.shape}, for tokens of shape {parts['tokens'].shape}; expected "
-                "one entry a token"
+                "one entry per token"
             )
         return parts
 

@@ -1,18 +1,18 @@
-"""Convolutions of 3 places an axis: XLA's own, but on CPU matrix products, which are up to 50 times faster there.
+"""Convolutions of size 3: XLA's own, but on CPU matrix products, which are up to 50 times faster there.
 
-Which of the two runs is chosen when a program is lowered for a platform, not when it is traced, so that a program that
-is exported on one platform is right on another.
+The choice is made when a program is lowered for a platform, not when it is traced, so that a program exported on one
+platform is right on another.
 
-Stride 1, zeros around, over one, two or three axes, is one product over three shifted views and, for each axis but the
-last, a sum of three. Of two axes:
+Stride 1, padded by zeros, over one, two or three axes, is one product over three shifted views and, for each axis but
+the last, a sum of three. For two axes:
 
     y_r = Σ_j x shifted by j - 1 columns · kernel[r, j]        for each row r of the kernel, in one product
     y   = y_0 one row down + y_1 + y_2 one row up
 
-Stride 2, of two axes alone, is one product over nine views. XLA's convolution reaches half of what its product does,
-and inside of a loop, as where gradients are accumulated, its gradient takes 30 to 50 times as long: 580 in place of 17
-ms for three of them at 16 x 16 x 64. The views are made again for a gradient, and on one device the product is cut into
-some of about 4096 pixels: the gradient of the kernel, a sum over all pixels, is then a sum of small products.
+Stride 2, for two axes only, is one product over nine views. XLA's convolution reaches half of the speed of its product,
+and inside a loop, as in gradient accumulation, its gradient takes 30 to 50 times as long: 580 ms in place of 17 ms for
+three of them at 16 x 16 x 64. The views are recomputed for a gradient, and on one device the product is cut into
+products of about 4096 pixels: the gradient of the kernel, a sum over all pixels, is then a sum of small products.
 """
 
 import functools
@@ -40,9 +40,9 @@ def halving_convolution(x: jax.Array, kernel: jax.Array, padding: tuple[int, int
 
 
 def pointwise(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
-    """[..., channels_in] and [channels_in, channels] -> [..., channels], of parts of the channels side by side.
+    """[..., channels_in] and [channels_in, channels] -> [..., channels], for x in parts along the channels.
 
-    They are not put together in memory.
+    The parts are not concatenated in memory.
     """
     ends = list(itertools.accumulate(part.shape[-1] for part in parts))
     return functools.reduce(jnp.add, (part @ rows for part, rows in zip(parts, jnp.split(kernel, ends[:-1]))))
@@ -61,7 +61,9 @@ def _by_product(x, kernel):
     padded = jnp.pad(x, _at(x, -2, (1, 1)))
     wide = jnp.concatenate([padded[..., j : j + sides[-1], :] for j in range(3)], axis=-1)
     side_by_side = jnp.moveaxis(kernel, (-3, -2), (0, 1)).reshape(3 * channels_in, -1)
-    most = max(1, batch * math.prod(sides) // _PIXELS) if jax.device_count() == 1 else 1  # over a mesh it moves data
+    most = (
+        max(1, batch * math.prod(sides) // _PIXELS) if jax.device_count() == 1 else 1
+    )  # on several devices it would move data
     parts = max(n for n in range(1, most + 1) if batch % n == 0)
     kernels = jnp.broadcast_to(side_by_side, (parts, *side_by_side.shape))
     y = (wide.reshape(parts, -1, 3 * channels_in) @ kernels).reshape(batch, *sides, -1)
@@ -74,7 +76,7 @@ def _by_product(x, kernel):
 
 
 def _at(x, axis: int, padding: tuple[int, int]) -> list[tuple[int, int]]:
-    """The padding of one axis of x alone."""
+    """Padding for `axis` of x and none for the others."""
     return [padding if i == axis % x.ndim else (0, 0) for i in range(x.ndim)]
 
 

@@ -2,8 +2,9 @@
 
     y_i <- y_i exp(s_i) + b_i        for the pixels i of one colour; s, b from the others and from x
 
-in turn for the two colours, after a first layer that sees x alone and moves all. The Jacobian is triangular, and the
-log of its determinant the sum of the s. s is held within (-2, 2) by tanh. Every layer begins as the identity.
+alternating between the two colours, after a first layer that sees x alone and moves all pixels. The Jacobian is
+triangular, and the log of its determinant the sum of the s. s is held within (-2, 2) by tanh. Every layer begins as the
+identity.
 """
 
 import jax
@@ -30,9 +31,34 @@ class _Layer(nnx.Module):
 
 
 class Coupling(nnx.Module):
-    """Noise to y given an image, both [batch, height, width, channels]: what `likelihood.Variational` takes.
+    """A conditional flow from noise to y given an image, the network of `jaxdiff.likelihood.Variational`.
 
-    hidden: channels of the three convolutions of each layer. layers: couplings, of the two colours in turn.
+    Called with noise and x, both `[batch, height, width, channels]`, it returns y of the same shape and log |det
+    ∂y/∂noise| `[batch]`. It begins as the identity.
+
+    Args:
+        channels: the channels of the images.
+        hidden: the channels of the three convolutions of each layer.
+        layers: the number of couplings, which alternate between the two colours of a checkerboard.
+        rngs: the keys of the initialisation, as `initialize` gives them.
+
+    Raises:
+        TypeError: if a size is not a whole number.
+        ValueError: if a size is less than 1.
+
+    Source:
+        Dinh et al. 2017, "Density estimation using Real NVP", section 3.4.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.Coupling(1, hidden=4, layers=2, rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> noise = x = jnp.zeros((3, 4, 4, 1))
+        >>> y, log_det = jax.eval_shape(network, params, noise, x)
+        >>> y.shape, log_det.shape
+        ((3, 4, 4, 1), (3,))
     """
 
     def __init__(self, channels: int, hidden: int = 32, layers: int = 4, *, rngs: nnx.Rngs):
@@ -44,7 +70,7 @@ class Coupling(nnx.Module):
         self.layers = nnx.List([_Layer(channels, hidden, rngs=rngs) for _ in range(layers)])
 
     def __call__(self, noise: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return y and log |det ∂y/∂noise| [batch]."""
+        """y and log |det ∂y/∂noise| `[batch]`."""
         _, height, width, _ = x.shape
         colour = np.indices((height, width)).sum(0)[..., None] % 2
         s, b = self.first(jnp.zeros_like(noise), x)

@@ -1,8 +1,8 @@
-"""The diffusion transformer, DiT (Peebles and Xie 2023), with the streams of MM-DiT and the skips of U-ViT as a choice.
+"""The diffusion transformer, DiT (Peebles and Xie 2023), optionally with the streams of MM-DiT and the skips of U-ViT.
 
     x ─ patches, linear ─ + positions ─ block ─ ... ─ block ─ scale, shift ─ linear, patches ─ out
 
-A block has adaLN-Zero (figure 3 there): six numbers a channel from the embedding of noise level and condition,
+A block has adaLN-Zero (figure 3 there): six numbers per channel from the embedding of noise level and condition,
 
     x + gate · attention(scale · norm(x) + shift)        then        x + gate · MLP(scale · norm(x) + shift)
 
@@ -10,10 +10,10 @@ which begin at 0, so that a block begins as the identity. Tokens are read in one
 
     cross-attention    x + attention from norm(x) to the tokens, between the two (Chen et al. 2024, "PixArt-alpha")
     joint              tokens are a second stream with weights of its own, and both streams attend to both: MM-DiT
-                       (Esser et al. 2024, figure 2b); of the last block they are read alone, and then left
+                       (Esser et al. 2024, figure 2b); the last block only reads them
 
-With skips a block of the second half also reads what its opposite in the first half gave (Bao et al. 2023, figure 1):
-linear(x, opposite).
+With skips a block of the second half also reads the output of its opposite in the first half (Bao et al. 2023, figure
+1): linear(x, opposite).
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ _zeros = nnx.initializers.zeros
 
 
 class Stream(nnx.Module):
-    """adaLN-Zero around attention and an MLP, but for the attention itself."""
+    """adaLN-Zero around attention and an MLP, without the attention itself."""
 
     modulate: Callable[[Any], jax.Array]
 
@@ -46,12 +46,12 @@ class Stream(nnx.Module):
         self.mlp = FeedForward(width, rngs=rngs)
 
     def asks(self, x: jax.Array, embedding: Any) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Queries, keys and values of scale · norm(x) + shift, and what is left of the embedding's numbers."""
+        """Queries, keys and values of scale · norm(x) + shift, and the remaining numbers of the embedding."""
         shift, scale, *rest = jnp.split(self.modulate(embedding)[:, None], 6, axis=-1)
         return self.heads(layer_norm(x, 1 + scale, shift)), rest
 
     def answered(self, x: jax.Array, mixed: jax.Array, gate: jax.Array) -> jax.Array:
-        """x + gate · what attention gave."""
+        """x + gate · the output of attention."""
         return x + gate * self.out(mixed)
 
     def fed(self, x: jax.Array, shift: jax.Array, scale: jax.Array, gate: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ class Stream(nnx.Module):
 
 
 class LastText(nnx.Module):
-    """Text of which the last block reads keys and values, and nothing is made."""
+    """Text in the last block, which reads its keys and values and returns nothing for it."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool, *, rngs: nnx.Rngs):
         self.modulate = nnx.Linear(width, 2 * width, kernel_init=_zeros, rngs=rngs)
@@ -73,20 +73,20 @@ class LastText(nnx.Module):
 
 
 class Text(nnx.Module):
-    """Tokens behind a learned one, as wide as the network."""
+    """Tokens after a learned one, with the width of the network."""
 
     def __init__(self, tokens: int, width: int, *, rngs: nnx.Rngs):
         self.learned = LearnedToken(tokens, rngs=rngs)
         self.linear = Dense(tokens, width, rngs=rngs)
 
     def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[batch, length, tokens] -> [batch, 1 + length, width], and the mask of these."""
+        """[batch, length, tokens] -> [batch, 1 + length, width], and the mask of the result."""
         tokens, mask = self.learned(tokens, mask)
         return self.linear(tokens), mask
 
 
 class DiTBlock(nnx.Module):
-    """A block of DiT, with attention to tokens where `reads` says so."""
+    """A block of DiT, with cross-attention to tokens if `reads`."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool, reads: bool, *, rngs: nnx.Rngs):
         self.stream = Stream(width, heads, qk_norm, rngs=rngs)
@@ -97,7 +97,7 @@ class DiTBlock(nnx.Module):
             self.out = Dense(width, width, kernel_init=_zeros, rngs=rngs)
 
     def __call__(self, x: jax.Array, text, mask, embedding: jax.Array) -> tuple:
-        """(x, text) for x [batch, places, width], text [batch, length, width] or None, embedding [batch, width]."""
+        """(x, text) for x [batch, patches, width], text [batch, length, width] or None, embedding [batch, width]."""
         heads, rest = self.stream.asks(x, embedding)
         x = self.stream.answered(x, attend(*heads), rest[0])
         if self.reads:
@@ -109,7 +109,7 @@ class DiTBlock(nnx.Module):
 class JointBlock(nnx.Module):
     """A block of MM-DiT: an image and its text, each with weights of its own, through one attention.
 
-    last: the text is read, and nothing is made of it.
+    last: the text is only read, and not changed.
     """
 
     def __init__(self, width: int, heads: int, qk_norm: bool, last: bool = False, *, rngs: nnx.Rngs):
@@ -117,7 +117,7 @@ class JointBlock(nnx.Module):
         self.text = LastText(width, heads, qk_norm, rngs=rngs) if last else Stream(width, heads, qk_norm, rngs=rngs)
 
     def __call__(self, x: jax.Array, text: jax.Array, mask: jax.Array, embedding: jax.Array) -> tuple:
-        """(x, text) for x [batch, places, width], text [batch, length, width], its mask, embedding [batch, width]."""
+        """(x, text) for x [batch, patches, width], text [batch, length, width], its mask, embedding [batch, width]."""
         heads, rest = self.image.asks(x, embedding)
         heads_of_text, rest_of_text = self.text.asks(text, embedding)
         q, k, v = heads
@@ -133,20 +133,46 @@ class JointBlock(nnx.Module):
 
 
 class DiT(nnx.Module):
-    """Images [batch, height, width, channels_in] of any size that `patch` divides, cut into patches of that side.
+    """The diffusion transformer, for images of any size that `patch` divides.
 
-    width: numbers a patch. depth: how many blocks. heads: of attention, which divide the width. outputs: values out for
-    each one in, in the last axis (2 for a learned variance). qk_norm: queries and keys are normalised, without which
-    large models diverge. remat: whether a gradient computes every block twice rather than keep what it holds. waves:
-    the features of c_noise. S, B, L and XL of the paper are (width, depth, heads) = (384, 12, 6), (768, 12, 12), (1024,
-    24, 16) and (1152, 28, 16).
+    Sizes of the paper: S, B, L and XL are (width, depth, heads) = (384, 12, 6), (768, 12, 12), (1024, 24, 16) and
+    (1152, 28, 16).
 
-    Parts of `cond` (`Conditions`), each 0 for none: classes, how many labels there are; vector, its size; image, its
-    channels, which join those of x; level, whether that image comes with its log-SNR; tokens, their width. joint:
-    tokens are a stream of their own. skips: blocks of the second half read their opposites.
+    Args:
+        channels_in: the channels of the images.
+        patch: the side of a patch in pixels; each patch is one token of the transformer.
+        width: numbers per patch.
+        depth: the number of blocks.
+        heads: heads of attention; they divide `width`.
+        classes: the number of labels in cond, 0 for none.
+        vector: the size of the vectors in cond, 0 for none.
+        image: the channels of the image in cond, which join those of x; 0 for none.
+        level: whether that image comes with its log-SNR.
+        tokens: the width of the tokens in cond, 0 for none. See `Conditions` for the parts of cond.
+        joint: whether tokens are a stream of their own, as in MM-DiT, in place of cross-attention.
+        skips: whether blocks of the second half read their opposites in the first, as in U-ViT.
+        qk_norm: whether queries and keys are normalised, without which large models diverge.
+        waves: the features of the noise level.
+        outputs: values out for each value in, concatenated along the last axis (2 for a learned variance).
+        remat: whether the gradient recomputes each block to save memory.
+        rngs: the keys of the initialisation, as `initialize` gives them.
 
-    Raises ValueError for heads that do not divide the width, joint without tokens, and when called on images of other
-    channels or of a size that `patch` does not divide.
+    Raises:
+        TypeError: if an argument has another type.
+        ValueError: if `heads` does not divide `width`, or `joint` is set without tokens; when called, if the images
+            have other channels or a size that `patch` does not divide.
+
+    Source:
+        Peebles and Xie 2023, "Scalable diffusion models with transformers".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.DiT(1, patch=4, width=8, depth=1, heads=2, rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> jax.eval_shape(network, params, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3)).shape
+        (3, 8, 8, 1)
     """
 
     def __init__(
@@ -196,21 +222,21 @@ class DiT(nnx.Module):
         self.patch_in = Dense(patch**2 * (channels_in + image), width, rngs=rngs)
         self.text_in = Text(tokens, width, rngs=rngs) if tokens else None
         self.blocks = nnx.List([block(index) for index in range(depth)])
-        # none for the two blocks, or the one, in the middle
+        # one for each block of the second half; none for the one or two blocks in the middle
         self.skips = nnx.List([Dense(2 * width, width, rngs=rngs) for _ in range((depth - 1) // 2 * skips)])
         self.modulate = nnx.Linear(width, 2 * width, kernel_init=_zeros, rngs=rngs)
         self.patch_out = Dense(width, patch**2 * outputs * channels_in, kernel_init=_zeros, rngs=rngs)
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is not of the network's parts, as `Conditions.check` says."""
+        """Raise for a `cond` that does not match the network's parts (see `Conditions.check`)."""
         self.embed.check_cond(cond)
 
     def no_label(self) -> int | None:
-        """The label for none, the number of classes; None without classes."""
+        """The label for "no label", which is the number of classes; None without classes."""
         return self.embed.no_label()
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
-        """Return out [batch, height, width, outputs * channels_in] for x [..., channels_in]; c_noise [batch]."""
+        """`[batch, height, width, outputs * channels_in]` for x `[..., channels_in]` and c_noise `[batch]`."""
         check_patches(x, self.channels_in, self.patch)
         parts = self.embed.conditions.read(cond, x.shape)
         embedding = self.embed(x, c_noise, cond)
@@ -234,7 +260,7 @@ class DiT(nnx.Module):
 
 
 def check_patches(x: jax.Array, channels: int, patch: int) -> None:
-    """Raise ValueError where x is no batch of images of `channels`, or `patch` does not divide their sides."""
+    """Raise ValueError if x is not a batch of images of `channels`, or `patch` does not divide their sides."""
     check_batch(x)
     if x.ndim != 4 or x.shape[-1] != channels:
         raise ValueError(f"x has shape {x.shape}; expected [batch, height, width, {channels}], channels last")
@@ -255,7 +281,7 @@ def cut(x: jax.Array, patch: int) -> jax.Array:
 
 
 def together(patches: jax.Array, grid: list[int], patch: int) -> jax.Array:
-    """The way back."""
+    """[batch, patches, patch * patch * channels] -> [batch, height, width, channels], the inverse of `cut`."""
     rows, columns = grid
     x = patches.reshape(len(patches), rows, columns, patch, patch, -1).swapaxes(2, 3)
     return x.reshape(len(patches), rows * patch, columns * patch, -1)

@@ -1,10 +1,9 @@
 """A Flax module as a pure function and its parameters.
 
-A module is split once: `Network` keeps its structure, which is static and hashable, and `params` its arrays,
-a plain nested dict. The module is put together again only inside the call, so `jax.jit`, `grad`, `jvp` and
-`vmap` apply as to any function, and two networks of the same structure share one compiled program. What
-changes how a network is computed wraps it and gives a network (`Cast`), or is said where its module is built
-(`UNet(remat=True)`).
+A module is split once: `Network` keeps its structure, which is static and hashable, and `params` its arrays, a plain
+nested dict. The module is rebuilt only inside the call, so that `jax.jit`, `grad`, `jvp` and `vmap` apply as to any
+function, and two networks of the same structure share one compiled program. A change of how a network is computed is
+either a wrapper that gives a network (`Cast`) or an argument of its module (`UNet(remat=True)`).
 """
 
 import dataclasses
@@ -24,7 +23,28 @@ from jaxdiff.denoisers import check_cond_of, no_label_of, takes_key_of
 @readable
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A module without its parameters; equal to any other of its structure."""
+    """A Flax module without its parameters: a pure function `network(params, *inputs)`.
+
+    It is equal to any other network of the same structure. `initialize` makes it.
+
+    Args:
+        graphdef: the structure of the module.
+
+    Raises:
+        TypeError: if `graphdef` is not an `nnx.GraphDef`.
+        ValueError: when called, if the parameters are those of another network.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.MLP(2, hidden=(4,), rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> network
+        Network(MLP)
+        >>> jax.eval_shape(network, params, jnp.zeros((3, 2)), jnp.zeros(3)).shape
+        (3, 2)
+    """
 
     graphdef: nnx.GraphDef
 
@@ -32,24 +52,24 @@ class Network:
         check_instance("graphdef", self.graphdef, nnx.GraphDef, "the structure of a module; `initialize` makes both")
 
     def __pdoc__(self, **kwargs) -> wadler_lindig.AbstractDoc:
-        """Network(UNet): what is shown on a screen in place of the whole structure."""
+        """What is shown on a screen in place of the whole structure: Network(UNet)."""
         module: Any = self.graphdef.nodes[0]
         return wadler_lindig.TextDoc(f"Network({module.type.__name__})")
 
     def check_cond(self, params: dict, cond) -> None:
-        """Raise for a `cond` that the module does not take, by its own `check_cond(cond)`."""
+        """Raise for a `cond` that the module does not accept, by its own `check_cond(cond)`."""
         check_cond_of(self._module(params), cond)
 
     def no_label(self, params: dict) -> int | None:
-        """The label by which the module means none, by its own `no_label()`; None where it has no such label."""
+        """The label by which the module means "no label", by its own `no_label()`; None if it has none."""
         return no_label_of(self._module(params))
 
     def takes_key(self, params: dict) -> bool:
-        """Whether the module has dropout, by its own `takes_key()`; its call then takes a key an example at the end."""
+        """Whether the module has dropout, by its own `takes_key()`; a call may then end with one key per example."""
         return takes_key_of(self._module(params))
 
     def __call__(self, params: dict, *inputs):
-        """What the module makes of `inputs`: for a denoiser's x, c_noise and cond, as `jaxdiff.networks.UNet` says."""
+        """The output of the module for `inputs`: x, c_noise and cond in a denoiser, as in `jaxdiff.networks.UNet`."""
         return self._module(params)(*inputs)
 
     def features(self, params: dict, *inputs) -> jax.Array:
@@ -65,11 +85,29 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Cast:
-    """`network` computed in `dtype`, such as jnp.bfloat16, over weights that stay as they are.
+    """A network computed in another dtype, such as jnp.bfloat16, with parameters in their own dtype.
 
-    Weights and the numbers in x, an array or a tree of them, are cast on the way in, and what comes out is cast to the
-    dtype that these had; of tokens alone it stays as it is. The noise level is not cast: bfloat16 has eight bits, too
-    few for it.
+    Parameters and the floating values of x, an array or a tree, are cast to `dtype`; the output is cast back to the
+    dtype of x. If x holds only integers (categories) the output keeps `dtype`. The noise level is not cast: bfloat16
+    has eight bits, too few for it.
+
+    Args:
+        network: a network `(params, x, c_noise, cond) -> out`.
+        dtype: a floating dtype.
+
+    Raises:
+        TypeError: if `network` is not a function, or `dtype` is not a floating dtype.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> def network(params, x, c_noise, cond):
+        ...     print(x.dtype)
+        ...     return params["scale"] * x
+        >>> cast = jd.networks.Cast(network, jnp.bfloat16)
+        >>> cast({"scale": jnp.ones(())}, jnp.ones((4, 2)), jnp.zeros(4), None).dtype.name
+        bfloat16
+        'float32'
     """
 
     network: Callable[..., jax.Array]
@@ -90,15 +128,15 @@ class Cast:
         return self.network
 
     def check_cond(self, params, cond) -> None:
-        """Raise for a `cond` that the network does not take."""
+        """Raise for a `cond` that the network does not accept."""
         check_cond_of(self.network, params, cond)
 
     def no_label(self, params) -> int | None:
-        """The network's label for none, or None."""
+        """The network's label for "no label", or None."""
         return no_label_of(self.network, params)
 
     def takes_key(self, params) -> bool:
-        """Whether the network takes the keys of its dropout."""
+        """Whether the network has dropout and takes keys for it."""
         return takes_key_of(self.network, params)
 
     def __call__(self, params, x: Any, *inputs) -> Any:
@@ -106,26 +144,41 @@ class Cast:
         floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
         to = lambda dtype, tree: jax.tree.map(lambda leaf: leaf.astype(dtype) if floating(leaf) else leaf, tree)
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(x) if floating(leaf)}
-        with jax.numpy_dtype_promotion("standard"):  # its layers meet both types
+        with jax.numpy_dtype_promotion("standard"):  # layers mix both dtypes
             out = self.network(to(self.dtype, params), to(self.dtype, x), *inputs)
         return to(max(dtypes, key=lambda dtype: dtype.itemsize), out) if dtypes else out
 
 
 def computed_twice(block: nnx.Module) -> Callable[..., Any]:
-    """`block`, of which a gradient keeps the inputs alone and computes the rest again."""
+    """`block`, whose gradient stores only its inputs and recomputes the rest."""
     graphdef, params = nnx.split(block)
     again = jax.checkpoint(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs))
     return lambda *inputs: again(params, *inputs)
 
 
 def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Network, dict]:
-    """Return (network, params) of the module that `make(rngs)` builds, its parameters drawn from `key`.
+    """Initialise a Flax module as a network and its parameters.
 
-    network, params = initialize(jax.random.key(0), lambda rngs: UNet(1, rngs=rngs))
-    out = network(params, x, c_noise, cond)
+    Args:
+        key: a typed key, such as `jax.random.key(0)`.
+        make: a function of `nnx.Rngs` that builds the module.
 
-    Raises TypeError for an untyped key or a `make` that makes no module, ValueError for more parameters than
-    memory holds.
+    Returns:
+        The pair (network, params).
+
+    Raises:
+        TypeError: if the key is not a typed key, or `make` does not return a module.
+        ValueError: if the parameters do not fit in memory.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.MLP(2, hidden=(4,), rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> denoiser = jd.Denoiser(network, params, jd.VP())
+        >>> params["out"]["kernel"].shape
+        (4, 2)
     """
     check_key(key)
     check_function("make", make, "a function of nnx.Rngs that builds a module, such as lambda rngs: MLP(2, rngs=rngs)")
@@ -135,7 +188,7 @@ def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[
         check_instance("make(rngs)", module, nnx.Module, "a module of flax.nnx")
         return nnx.split(module)
 
-    once = {"xla_backend_optimization_level": 0}  # compiling is all the time it takes
+    once = {"xla_backend_optimization_level": 0}  # it runs once, so that compiling takes all the time
     traced = jax.jit(split, compiler_options=once).trace(key)
     check_room("the parameters", sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(traced.out_info)))
     graphdef, state = traced.lower().compile()(key)

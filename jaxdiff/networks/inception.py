@@ -1,12 +1,13 @@
-"""Inception v3 (Szegedy et al. 2016) as the FID uses it, with the names of weights of its PyTorch port.
+"""Inception v3 (Szegedy et al. 2016) as the FID uses it, with the weight names of its PyTorch port.
 
-    images ─ 2 convolutions of 3 ─ 1 padded ─ max ─ 1 of 1 ─ 1 of 3 ─ max         299 -> 35 pixels a side, 192 channels
+    images ─ 2 convolutions of 3 ─ 1 padded ─ max ─ 1 of 1 ─ 1 of 3 ─ max         299 -> 35 pixels per side, 192
+    channels
            ─ 5b 5c 5d ─ 6a ─ 6b 6c 6d 6e ─ 7a ─ 7b 7c ─ mean over pixels            35 -> 17 -> 8, 2048 channels
 
 A mixed block (5b to 7c) concatenates parallel branches, each a chain of convolutions; 6a and 7a halve the sides. The
 FID (Heusel et al. 2017) is defined by a graph of 2015-12-05. It differs from the published network, and from
-torchvision's, in two things: its 3 x 3 average pooling does not count the padding, and the last block pools by a
-maximum.
+torchvision's, in two ways: its 3 x 3 average pooling does not count the padding, and the last block uses maximum
+pooling.
 """
 
 import dataclasses
@@ -17,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SIDE = 299  # pixels a side that images are resized to
-EPS = 1e-3  # of the batch normalisation
+SIDE = 299  # images are resized to SIDE x SIDE pixels
+EPS = 1e-3  # of batch normalisation
 
 
 class Convolution(NamedTuple):
@@ -32,7 +33,7 @@ class Convolution(NamedTuple):
 
 
 def _same(name: str, channels: int, height: int, width: int) -> Convolution:
-    """A convolution that keeps the sides."""
+    """A convolution that preserves the sides."""
     return Convolution(name, channels, (height, width), padding=(height // 2, width // 2))
 
 
@@ -66,7 +67,7 @@ def _block_a(pooled: int) -> list[Branch]:
 
 
 def _block_b() -> list[Branch]:
-    """Figure 10, from 35 to 17 pixels a side."""
+    """Figure 10, from 35 to 17 pixels per side."""
     return [
         _branch(Convolution("branch3x3", 384, (3, 3), 2)),
         _branch(
@@ -95,7 +96,7 @@ def _block_c(inner: int) -> list[Branch]:
 
 
 def _block_d() -> list[Branch]:
-    """From 17 to 8 pixels a side."""
+    """From 17 to 8 pixels per side."""
     return [
         _branch(Convolution("branch3x3_1", 192), Convolution("branch3x3_2", 320, (3, 3), 2)),
         _branch(
@@ -166,7 +167,7 @@ class Inception:
         return self.pooled(params, (resized(images) - 128) / 128)
 
     def pooled(self, params: dict, x: jax.Array) -> jax.Array:
-        """Features of x on [-1, 1], of 75 pixels a side or more, without resizing."""
+        """Features of x on [-1, 1], of 75 pixels per side or more, without resizing."""
         join = functools.partial(jnp.concatenate, axis=-1)
         return _through(x, functools.partial(_convolved, params), _pool, join).mean((1, 2))
 
@@ -222,9 +223,9 @@ def resized(images, side: int = SIDE) -> jax.Array:
     images = jnp.asarray(images, jnp.float32)
     for axis in (2, 1):
         size = images.shape[axis]
-        place = np.arange(side, dtype=np.float32) * (np.float32(size) / np.float32(side))
-        low = place.astype(np.int32).clip(max=size - 1)
-        share = (place - low).astype(np.float32).reshape(-1, *[1] * (images.ndim - 1 - axis))
+        position = np.arange(side, dtype=np.float32) * (np.float32(size) / np.float32(side))
+        low = position.astype(np.int32).clip(max=size - 1)
+        share = (position - low).astype(np.float32).reshape(-1, *[1] * (images.ndim - 1 - axis))
         before, after = (images.take(index, axis) for index in (low, np.minimum(low + 1, size - 1)))
         images = before + (after - before) * share
     return images

@@ -1,14 +1,13 @@
-"""One transformer for several things at once: the network of a denoiser of a `Product`.
+"""One transformer for several kinds of data at once: the network of a denoiser of a `Product`.
 
     x["image"] ─ patches, linear ─┐                               ┌─ linear, patches ─ out["image"]
     x["label"] ─ row of a table  ─┼─ tokens ─ block ─ ... ─ block ─┼─ linear           ─ out["label"], logits
     x["age"]   ─ linear          ─┘                               └─ linear           ─ out["age"]
 
 Each part has a noise level of its own (Bao et al. 2023, "One transformer fits all distributions in multi-modal
-diffusion at scale"). An embedding of it is added to the tokens of the part, beside a learned vector that says which
-part they are of; the sum of the embeddings of all parts modulates the blocks, which are those of DiT (`networks.dit`).
-All begins at zero: each block as the identity, each part of the output as 0, which for a category is the same
-probability for all.
+diffusion at scale"). Its embedding is added to the tokens of the part, with a learned vector that identifies the part;
+the sum of the embeddings of all parts modulates the blocks, which are those of DiT (`networks.dit`). Everything begins
+at zero: each block as the identity, and each part of the output as 0, which gives all categories the same probability.
 """
 
 import abc
@@ -36,7 +35,16 @@ _zeros = nnx.initializers.zeros
 class End(abc.ABC):
     """How one part of x becomes tokens, and tokens become the network's output for it.
 
-    noise: whether the network is told the part's noise level.
+    A subclass defines `outputs`, `reader`, `cut` and `whole`, and may set `noise` to False for a part whose noise level
+    the network does not see. `Patches`, `Numbers` and `Categories` are the built-in ones.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> end = jd.networks.Patches(channels=1, patch=2)
+        >>> tokens, grid = end.cut("image", jnp.zeros((3, 4, 4, 1)))
+        >>> tokens.shape, grid, end.outputs
+        ((3, 4, 4), [2, 2], 4)
     """
 
     noise: bool = True
@@ -44,15 +52,15 @@ class End(abc.ABC):
     @property
     @abc.abstractmethod
     def outputs(self) -> int:
-        """How many numbers come out a token."""
+        """The numbers that come out per token."""
 
     @abc.abstractmethod
     def reader(self, width: int, rngs: nnx.Rngs) -> nnx.Module:
-        """The layer from what `cut` gives to tokens of `width` numbers."""
+        """The layer from the result of `cut` to tokens of `width` numbers."""
 
     @abc.abstractmethod
     def cut(self, name: str, x: jax.Array) -> tuple[jax.Array, list[int]]:
-        """(x as [batch, length, ...] a token, the grid the tokens lie on); ValueError for x of another shape."""
+        """x as [batch, length, ...], and the grid on which these tokens lie; ValueError for x of another shape."""
 
     @abc.abstractmethod
     def whole(self, out: jax.Array, x: jax.Array) -> jax.Array:
@@ -61,7 +69,21 @@ class End(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Patches(End):
-    """Images [batch, height, width, channels], each patch of `patch` x `patch` pixels a token."""
+    """Images `[batch, height, width, channels]`, each patch of `patch` x `patch` pixels a token.
+
+    Args:
+        channels: the channels of the images.
+        patch: the side of a patch in pixels.
+
+    Raises:
+        TypeError: if a size is not a whole number.
+        ValueError: if a size is less than 1.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> jd.networks.Patches(channels=3, patch=2).outputs
+        12
+    """
 
     channels: int
     patch: int = 2
@@ -73,7 +95,7 @@ class Patches(End):
 
     @property
     def outputs(self) -> int:
-        """The values of a patch."""
+        """The number of values in a patch."""
         return self.patch**2 * self.channels
 
     def reader(self, width, rngs):
@@ -87,13 +109,28 @@ class Patches(End):
         return cut(x, self.patch), [side // self.patch for side in x.shape[1:3]]
 
     def whole(self, out, x):
-        """Patches put together."""
+        """The image, from its patches."""
         return together(out, [side // self.patch for side in x.shape[1:3]], self.patch)
 
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(End):
-    """Rows of `size` numbers, [batch, size], each row a token."""
+    """Rows of `size` numbers, `[batch, size]`, each row a token.
+
+    Args:
+        size: the numbers in a row.
+
+    Raises:
+        TypeError: if `size` is not a whole number.
+        ValueError: if it is less than 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> tokens, grid = jd.networks.Numbers(5).cut("row", jnp.zeros((3, 5)))
+        >>> tokens.shape
+        (3, 1, 5)
+    """
 
     size: int = 1
 
@@ -111,7 +148,7 @@ class Numbers(End):
         return nnx.Linear(self.size, width, rngs=rngs)
 
     def cut(self, name, x):
-        """A token a row."""
+        """One token per row."""
         if x.shape[1:] != (self.size,):
             raise ValueError(f"{name} has shape {x.shape}; expected [batch, {self.size}]")
         return x[:, None], [1]
@@ -123,10 +160,25 @@ class Numbers(End):
 
 @dataclasses.dataclass(frozen=True)
 class Categories(End):
-    """Integers 0 to `categories`, the last of them the mask: one an example, [batch], or a sequence or grid of them.
+    """Integers 0 to `categories`, the last of them the mask: one per example, `[batch]`, or a sequence or grid of them.
 
-    Each is a token; logits [*x.shape, categories] come out. noise=False does not tell the network the noise level,
-    which masks (`jaxdiff.Absorbing`) show themselves.
+    Each integer is a token, and logits `[*x.shape, categories]` come out.
+
+    Args:
+        categories: the number of categories, 2 or more.
+        noise: whether the network sees the noise level. It can be left out for masks (`jaxdiff.Absorbing`), whose
+            number shows it.
+
+    Raises:
+        TypeError: if `categories` is not a whole number, or `noise` is not a bool.
+        ValueError: if `categories` is less than 2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> tokens, grid = jd.networks.Categories(10).cut("label", jnp.array([3, 10]))
+        >>> tokens.shape
+        (2, 1)
     """
 
     categories: int
@@ -138,16 +190,16 @@ class Categories(End):
 
     @property
     def outputs(self) -> int:
-        """A logit for each category, none for the mask."""
+        """One logit for each category, none for the mask."""
         return self.categories
 
     def reader(self, width, rngs):
-        """A row of a table for each category, and one for the mask."""
+        """A table with a row for each category and one for the mask."""
         check_room("a table of categories", self.categories + 1, width)
         return _Table(self.categories + 1, width, rngs=rngs)
 
     def cut(self, name, x):
-        """A token for each category."""
+        """One token for each category."""
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"{name} has dtype {x.dtype}; expected integer categories")
         return x.reshape(len(x), -1), list(x.shape[1:]) or [1]
@@ -158,7 +210,7 @@ class Categories(End):
 
 
 class _Table(nnx.Module):
-    """A row for each of `states` integers; NaN for any other."""
+    """A table with a row for each of `states` integers; NaN for any other integer."""
 
     def __init__(self, states: int, width: int, *, rngs: nnx.Rngs):
         self.rows = nnx.Embed(states, width, rngs=rngs)
@@ -171,16 +223,39 @@ class _Table(nnx.Module):
 class Joint(nnx.Module):
     """The network of a product of named parts: x, c_noise and out are dictionaries with the names of `ends`.
 
-        ends = {"image": Patches(1, patch=2), "label": Categories(10, noise=False)}
-        network, params = initialize(key, lambda rngs: Joint(ends, width=96, depth=4, heads=4, rngs=rngs))
-        joint = jd.Denoiser(network, params, jd.Product({"image": jd.VP(), "label": jd.Absorbing(10)}))
+    The network takes no cond: a given part is a part of x (`jaxdiff.Given`).
 
-    An end is `Patches` of images, `Numbers` of rows, or `Categories` of tokens or a label. width: numbers a token.
-    depth: how many blocks. heads: of attention, which divide the width. qk_norm, remat, waves: as in `DiT`. What is
-    given of a joint model is a part of x (`jaxdiff.Given`); the network takes no cond.
+    Args:
+        ends: `{name: end}`, with an end for each part: `Patches` for images, `Numbers` for rows, or `Categories` for
+            tokens or a label.
+        width: numbers per token.
+        depth: the number of blocks.
+        heads: heads of attention; they divide `width`.
+        qk_norm: whether queries and keys are normalised.
+        waves: the features of the noise level.
+        remat: whether the gradient recomputes each block to save memory.
+        rngs: the keys of the initialisation, as `initialize` gives them.
 
-    Raises TypeError for ends that are none or no dictionary, ValueError for an empty one and for heads that do not
-    divide the width; when called, for x or c_noise of other names, and for parts of another shape.
+    Raises:
+        TypeError: if `ends` is not a dictionary of ends.
+        ValueError: if `ends` is empty or `heads` does not divide `width`; when called, if x or c_noise has other names,
+            or a part another shape.
+
+    Source:
+        Bao et al. 2023, "One transformer fits all distributions in multi-modal diffusion at scale".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> from jaxdiff.networks import Categories, Joint, Numbers
+        >>> ends = {"age": Numbers(1), "label": Categories(10)}
+        >>> make = lambda rngs: Joint(ends, width=8, depth=1, heads=2, rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> joint = jd.Denoiser(network, params, jd.Product({"age": jd.VP(), "label": jd.Absorbing(10)}))
+        >>> x = {"age": jnp.zeros((3, 1)), "label": jnp.array([0, 1, 10])}
+        >>> jax.eval_shape(joint, x, 0.5)["label"].logits.shape
+        (3, 10)
     """
 
     def __init__(
@@ -221,11 +296,11 @@ class Joint(nnx.Module):
         self.writers = nnx.List([nnx.Linear(width, end.outputs, kernel_init=_zeros, rngs=rngs) for end in parts])
 
     def check_cond(self, cond) -> None:
-        """Raise ValueError for a `cond`: what is given is a part of x."""
+        """Raise ValueError for a `cond`: a given part is a part of x."""
         Conditions().check(cond)
 
     def __call__(self, x: Mapping[str, jax.Array], c_noise: Mapping[str, jax.Array], cond=None) -> dict[str, Any]:
-        """out, a dictionary as x is; of categories logits. c_noise has a number an example of each part."""
+        """out, a dictionary like x, with logits for categories; c_noise has one number per example for each part."""
         self.check_cond(cond)
         names = [name for name, _ in self.ends]
         for called, tree in (("x", x), ("c_noise", c_noise)):
@@ -237,8 +312,8 @@ class Joint(nnx.Module):
         width, levels = tokens[0].shape[-1], iter(self.levels)
         embedding = jnp.zeros((len(tokens[0]), width), dtype)
         for index, ((name, end), grid) in enumerate(zip(self.ends, grids)):
-            place = self.names[...][index] + positions(grid, width).astype(self.names.dtype)
-            tokens[index] = tokens[index].astype(dtype) + place.astype(dtype)
+            offset = self.names[...][index] + positions(grid, width).astype(self.names.dtype)
+            tokens[index] = tokens[index].astype(dtype) + offset.astype(dtype)
             if end.noise:
                 level = _level(next(levels), c_noise[name], f"c_noise[{name!r}]", tokens[index])
                 tokens[index] += level[:, None]
@@ -258,5 +333,5 @@ def _level(embed: LevelEmbedding, c_noise, name: str, like: jax.Array) -> jax.Ar
     """The embedding of a noise level [batch, width], in the type of `like` [batch, ...]."""
     c_noise = jnp.asarray(c_noise, jnp.float32 if like.dtype.itemsize < 4 else like.dtype)
     if c_noise.shape not in ((), like.shape[:1]):
-        raise ValueError(f"{name} has shape {c_noise.shape}; expected a scalar or {like.shape[:1]}, one an example")
+        raise ValueError(f"{name} has shape {c_noise.shape}; expected a scalar or {like.shape[:1]}, one per example")
     return embed.of_level(jnp.broadcast_to(c_noise, like.shape[:1])).astype(like.dtype)

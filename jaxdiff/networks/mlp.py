@@ -12,13 +12,34 @@ from jaxdiff.networks.embeddings import NoiseEmbedding, Sinusoidal, Waves, check
 
 
 class MLP(nnx.Module):
-    """Dense layers of widths `hidden`, each told the noise level; a layer as wide as its input is residual.
+    """A residual multilayer perceptron for points and short vectors.
 
-    `event` is the event's shape, or its size for events [features]; an event is flattened and given back in
-    its shape, or with `outputs` values for each one in, side by side in its last axis (2 for a learned variance).
-    The last layer begins at zero. cond is a label of `classes`, or floats [batch, `vector`], which a network with
-    `vector` always needs; of both it is {"label": ..., "vector": ...} (`Conditions`). Raises ValueError for an empty
-    `hidden`, and for x of another event.
+    Dense layers with SiLU, each modulated by the noise level; a layer as wide as its input is residual. An event is
+    flattened, and the output has its shape. The last layer begins at zero.
+
+    Args:
+        event: the event's shape, or its size for events `[features]`.
+        hidden: the widths of the layers, one or more.
+        classes: the number of labels in cond, 0 for none.
+        waves: the features of the noise level, such as `Sinusoidal()` or `Fourier()`.
+        outputs: values out for each value in, concatenated along the last axis (2 for a learned variance).
+        vector: the size of the vectors in cond, 0 for none. A network with vectors always needs one. Labels and vectors
+            together are `{"label": ..., "vector": ...}` (see `Conditions`).
+        rngs: the keys of the initialisation, as `initialize` gives them.
+
+    Raises:
+        TypeError: if an argument has another type.
+        ValueError: if `hidden` is empty; when called, if x has another event.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.MLP(2, hidden=(4, 4), classes=10, rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> x, labels = jnp.zeros((3, 2)), jnp.array([0, 1, 9])
+        >>> jax.eval_shape(network, params, x, jnp.zeros(3), labels).shape
+        (3, 2)
     """
 
     def __init__(
@@ -49,15 +70,15 @@ class MLP(nnx.Module):
         self.out = nnx.Linear(widths[-1], outputs * widths[0], kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is not of the network's classes and vector, as `Conditions.check` says."""
+        """Raise for a `cond` that does not match the network's classes and vector (see `Conditions.check`)."""
         self.embed.check_cond(cond)
 
     def no_label(self) -> int | None:
-        """The label for none, the number of classes; None without classes."""
+        """The label for "no label", which is the number of classes; None without classes."""
         return self.embed.no_label()
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array:
-        """Return [batch, *event], the last axis times `outputs`, for x [batch, *event], c_noise and labels [batch]."""
+        """The output for x `[batch, *event]` and c_noise `[batch]`: the shape of x, the last axis times `outputs`."""
         x = check_batch(x)
         if x.shape[1:] != self.event:
             raise ValueError(f"x has shape {x.shape}; expected [batch, {', '.join(map(str, self.event))}]")

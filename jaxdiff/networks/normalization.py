@@ -1,13 +1,13 @@
-r"""Group normalisation (Wu and He 2018), whose values and derivatives take two passes over the pixels each.
+"""Group normalisation (Wu and He 2018), whose values and derivatives take two passes over the pixels each.
 
 With m and s the means of x and x² over the pixels and channels of a group,
 
     y = a x + (β - a m),        a = γ/√(s - m² + ε)
 
-is one pass that sums and one that multiplies and adds, a and β - a m being a number an example and channel. A product
-forward needs the sums of dx and x dx beside, a gradient g those of g and g x, which give the gradients of γ and β too.
-For the difference s - m² to be right where the variance is small beside the mean, x is taken less one of each group's
-values, in float32 at least. CPUs take the mean first and then its squares.
+is one pass that sums and one that multiplies and adds; a and β - a m are one number per example and channel. A product
+forward also needs the sums of dx and x dx, and a gradient g those of g and g x, which give the gradients of γ and β
+too. The difference s - m² loses precision if the variance is small compared with the mean: x is first shifted by one of
+the values of each group, in float32 or wider. CPUs compute the mean first and then its squares.
 """
 
 import functools
@@ -21,7 +21,7 @@ from jaxdiff.arrays.dtypes import working
 
 
 class GroupNorm(nnx.GroupNorm):
-    """At most 32 groups, of at least four channels."""
+    """Group normalisation with at most 32 groups, of at least four channels."""
 
     scale: nnx.Param
     bias: nnx.Param
@@ -40,14 +40,15 @@ class GroupNorm(nnx.GroupNorm):
 
 
 def modulate(scale, bias, factor, shift) -> tuple[jax.Array, jax.Array]:
-    """The scale and bias of a norm whose result is multiplied by 1 + factor and moved by shift."""
+    """The scale and bias of a norm whose result is multiplied by 1 + factor and shifted by shift."""
     return scale * (1 + factor), bias * (1 + factor) + shift
 
 
 def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float) -> jax.Array:
     """x [batch, ..., channels], each group of channels with mean 0 and variance 1, times scale plus bias.
 
-    scale, bias: [channels], or [batch, channels]. Moments are taken in float32 at least, the result has the type of x.
+    scale, bias: [channels], or [batch, channels]. Moments are computed in float32 or wider, the result has the dtype of
+    x.
     """
     on_cpu = functools.partial(_centred, groups=groups, epsilon=epsilon)
     elsewhere = functools.partial(_in_two_passes, groups=groups, epsilon=epsilon)
@@ -75,15 +76,15 @@ def _centred(x, scale, bias, groups, epsilon):
 
 
 def _over_pixels(x):
-    """The mean, [batch, channels]; that of groups after it takes half the time of both at once on CPU."""
+    """The mean over pixels, [batch, channels]; the mean of groups follows, twice as fast as both at once on CPU."""
     return x.mean(tuple(range(1, x.ndim - 1)))
 
 
 def _of_channels(numbers, x):
-    """Of every channel of x the number of its group."""
+    """The number of its group for every channel of x."""
     return numbers.repeat(x.shape[-1] // numbers.shape[-1], -1)
 
 
 def _at_pixels(x):
-    """[channels] or [batch, channels] beside x."""
+    """[channels] or [batch, channels], shaped to broadcast against x."""
     return lambda numbers: numbers.reshape(*numbers.shape[:-1], *[1] * (x.ndim - 2), numbers.shape[-1])

@@ -1,4 +1,4 @@
-"""Where a place lies on a grid, as waves of fixed frequencies (Vaswani et al. 2017, section 3.5), and as turns."""
+"""Positions on a grid, as waves of fixed frequencies (Vaswani et al. 2017, section 3.5), and as rotations."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def positions(sides: Sequence[int], width: int) -> jnp.ndarray:
-    """[prod(sides), width]: for each axis sin and cos of place x 10000^(-i/waves), as many waves an axis as fit.
+    """[prod(sides), width]: for each axis sin and cos of position x 10000^(-i/waves), as many waves as fit.
 
-    What `width` has left over is 0. The grid may have any number of axes, each of any length.
+    The remaining columns are 0. The grid may have any number of axes, each of any length.
     """
     waves = width // (2 * len(sides))
     frequencies = 10_000.0 ** (-np.arange(waves) / max(waves, 1))
@@ -19,10 +19,10 @@ def positions(sides: Sequence[int], width: int) -> jnp.ndarray:
 
 
 def rotated(x: jnp.ndarray) -> jnp.ndarray:
-    """x [batch, length, heads, d] with each place turned by its number (Su et al. 2021, eq. 34), d even.
+    """x [batch, length, heads, d] with each position rotated by its index (Su et al. 2021, eq. 34), d even.
 
-    Number i of the first half and of the second are a plane, which place p turns by p 10000^(-2i/d): a product of two
-    such vectors depends on the difference of their places alone.
+    Number i of the first half and of the second span a plane, which position p rotates by p 10000^(-2i/d): a product of
+    two such vectors depends only on the difference of their positions.
     """
     length, half = x.shape[1], x.shape[-1] // 2
     angles = np.arange(length)[:, None] * 10_000.0 ** (-np.arange(half) / half)

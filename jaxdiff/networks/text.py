@@ -1,4 +1,4 @@
-"""Text as tokens: an encoder that is trained along with a denoiser, and a network that reads text through it.
+"""Text as tokens: an encoder trained together with a denoiser, and a network that reads text through it.
 
     ids ─ rows of a table ─ + rows of positions ─ block ─ ... ─ block ─ norm ─ tokens
 
@@ -36,9 +36,32 @@ class EncoderBlock(nnx.Module):
 
 
 class TextEncoder(nnx.Module):
-    """Ids of tokens, 0 to `vocabulary` - 1, at most `length` of them, to tokens of `width` numbers.
+    """A transformer from ids of tokens to token embeddings.
 
-    Raises ValueError for heads that do not divide the width.
+    Args:
+        vocabulary: the number of ids, 0 to `vocabulary` - 1.
+        width: numbers per token.
+        depth: the number of blocks.
+        heads: heads of attention; they divide `width`.
+        length: the largest number of tokens in a text.
+        rngs: the keys of the initialisation, as `initialize` gives them.
+
+    Raises:
+        TypeError: if a size is not a whole number; when called, if ids are not integers.
+        ValueError: if `heads` does not divide `width`; when called, if a text is too long or an id out of range.
+
+    Source:
+        Vaswani et al. 2017, "Attention is all you need", with the norms of Xiong et al. 2020, "On layer normalization
+        in the transformer architecture".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.TextEncoder(100, width=8, depth=1, heads=2, length=16, rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> jax.eval_shape(network, params, jnp.array([[5, 7, 0], [9, 0, 0]])).shape
+        (2, 3, 8)
     """
 
     def __init__(self, vocabulary: int, width: int, depth: int, heads: int, length: int, *, rngs: nnx.Rngs):
@@ -58,7 +81,7 @@ class TextEncoder(nnx.Module):
         self.norm = LayerNorm(width, rngs=rngs)
 
     def check_ids(self, ids, name: str = "ids") -> jax.Array:
-        """`ids` as integers [batch, length]; TypeError or ValueError for others, or one that is in no row."""
+        """`ids` as integers [batch, length]; TypeError for other values, ValueError for a shape or id out of range."""
         array = as_array(ids)
         if array is None or not jnp.issubdtype(array.dtype, jnp.integer):
             raise TypeError(f"{with_dtype(name, ids)}; expected ids of tokens, integers [batch, length]")
@@ -67,10 +90,10 @@ class TextEncoder(nnx.Module):
         return check_labels(array, self.vocabulary, name=name)
 
     def __call__(self, ids, mask=None) -> jax.Array:
-        """Tokens [batch, length, width] for ids [batch, length].
+        """Tokens `[batch, length, width]` for ids `[batch, length]`.
 
-        mask: bool [batch, length], True where a token is read; everywhere unless given. What stands where it is not
-        changes no other token. An id out of range that is traced gives NaN.
+        mask: bool `[batch, length]`, True where a token is read; everywhere by default. Tokens that are not read do not
+        affect the others. A traced id out of range gives NaN.
         """
         ids = self.check_ids(ids)
         given = as_array(np.ones(ids.shape, bool) if mask is None else mask)
@@ -85,14 +108,30 @@ class TextEncoder(nnx.Module):
 
 
 class Encoded(nnx.Module):
-    """`network`, whose tokens are read from text by an `encoder` that is trained with it.
+    """A network whose tokens are encoded from text by an `encoder` that is trained with it.
 
-    Its weights are those of both, so that checkpoints, averages and exports hold the encoder too. cond is that of the
-    network with ids in the place of tokens: {"tokens": integers [n, length], "token_mask": bool [n, length], ...}.
+    Its weights are those of both, so that checkpoints, averages and exports hold the encoder too. Its cond is that of
+    the network with ids in place of tokens: `{"tokens": integers [n, length], "token_mask": bool [n, length], ...}`.
 
-    network, params = initialize(
-        key, lambda rngs: Encoded(TextEncoder(100, 64, 2, 4, 16, rngs=rngs), DiT(3, tokens=64, rngs=rngs))
-    )
+    Args:
+        encoder: the encoder.
+        network: a module that accepts tokens of the encoder's width.
+
+    Raises:
+        TypeError: if `encoder` is not a `TextEncoder`, or `network` is not a module.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> from jaxdiff.networks import DiT, Encoded, TextEncoder
+        >>> def make(rngs):
+        ...     encoder = TextEncoder(100, width=8, depth=1, heads=2, length=16, rngs=rngs)
+        ...     return Encoded(encoder, DiT(1, patch=4, width=8, depth=1, heads=2, tokens=8, rngs=rngs))
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> cond = {"tokens": jnp.array([[5, 7, 0], [9, 0, 0]])}
+        >>> jax.eval_shape(network, params, jnp.zeros((2, 8, 8, 1)), jnp.zeros(2), cond).shape
+        (2, 8, 8, 1)
     """
 
     def __init__(self, encoder: TextEncoder, network: Any):
@@ -104,22 +143,22 @@ class Encoded(nnx.Module):
         self.network = network
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` whose tokens are no ids of the encoder's, or that the network does not take."""
+        """Raise for a `cond` whose tokens are not ids of the encoder, or that the network does not accept."""
         if isinstance(cond, dict) and "tokens" in cond:
             ids = self.encoder.check_ids(cond["tokens"], "cond['tokens']")
             cond = cond | {"tokens": np.broadcast_to(np.float32(0), (*ids.shape, self.encoder.width))}
         self.network.check_cond(cond)
 
     def no_label(self) -> int | None:
-        """The network's label for none, or None."""
+        """The network's label for "no label", or None."""
         return no_label_of(self.network)
 
     def takes_key(self) -> bool:
-        """Whether the network takes keys in training."""
+        """Whether the network has dropout and takes keys for it."""
         return takes_key_of(self.network)
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None, *keys) -> jax.Array:
-        """What the network makes of x, c_noise and the encoded cond."""
+        """The output of the network for x, c_noise and the encoded cond."""
         self.check_cond(cond)
         if isinstance(cond, dict) and "tokens" in cond:
             cond = cond | {"tokens": self.encoder(cond["tokens"], cond.get("token_mask"))}

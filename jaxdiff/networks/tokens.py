@@ -1,19 +1,20 @@
-r"""Networks of categories: a transformer over tokens, and other networks with tokens at both ends.
+"""Networks of categories: a transformer over tokens, and other networks with tokens at both ends.
 
     x ─ rows of a table ─ block ─ ... ─ block ─ scale, shift ─ linear ─ rows of a table ─ logits
 
-The blocks are those of DiT (`networks.dit`), adaLN-Zero around attention and an MLP. Places are told by turning queries
-and keys (`positions.rotated`; Su et al. 2021), and the two tables are one unless told (Press and Wolf 2017). The mask
-has a row too, and no logit.
+The blocks are those of DiT (`networks.dit`), adaLN-Zero around attention and an MLP. Positions enter by rotating
+queries and keys (`positions.rotated`; Su et al. 2021), and the two tables are one by default (Press and Wolf 2017). The
+mask has a row too, and no logit.
 
-The "logistic" end of `Tokens` is for ordered values, such as the levels of a pixel (Austin et al. 2021, appendix B.1).
-The values are K bins of width w side by side with centres c_v from -1 to 1, and a logistic law of mean μ and scale s is
-cut to them,
+The "logistic" head of `Tokens` is for ordered values, such as the levels of a pixel (Austin et al. 2021, appendix B.1).
+The values are K bins of width w side by side with centres c_v from -1 to 1, and a logistic distribution of mean μ and
+scale s is cut to them,
 
     p(v) ∝ S((c_v + w/2 - μ)/s) - S((c_v - w/2 - μ)/s),        S(b) - S(a) = S(b) S(-a) (1 - exp(a - b)),
 
-S the sigmoid. The last factor is that of every bin, so that log S(b) + log S(-a) are logits, with no difference of
-nearly equal numbers. The network gives log s and what is added to x, in the same units, to give μ through a tanh.
+with S the sigmoid. The last factor is the same for every bin, so that log S(b) + log S(-a) are logits, without a
+difference of nearly equal numbers. The network gives log s, and the number that is added to x, in the same units, to
+give μ through a tanh.
 """
 
 import math
@@ -36,18 +37,18 @@ from jaxdiff.processes import Head
 
 _zeros = nnx.initializers.zeros
 _WHOLE = 1024
-"""Up to how many categories logits come as an array: what a head costs beside it is more than it saves."""
+"""The largest number of categories for which logits are an array: up to it a head costs more than it saves."""
 
 
 class Table(nnx.Module):
-    """A row for each of `states` integers; NaN for any other that is traced."""
+    """A row for each of `states` integers; NaN for any other integer that is traced."""
 
     def __init__(self, states: int, width: int, *, rngs: nnx.Rngs):
         check_room("the table of tokens", states, width)
         self.rows = nnx.Embed(states, width, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[...] -> [..., width], of unit variance at the start."""
+        """[...] -> [..., width], of unit variance at initialisation."""
         if not jnp.issubdtype(x.dtype, jnp.integer):
             raise TypeError(f"{with_dtype('x', x)}; expected integer categories")
         rows = self.rows.embedding[...]
@@ -56,44 +57,69 @@ class Table(nnx.Module):
 
 
 class Untold(nnx.Module):
-    """Numbers that are learned, in place of those that a layer makes of an embedding."""
+    """Learned numbers, in place of those that a layer computes from an embedding."""
 
     def __init__(self, size: int):
         self.numbers = nnx.Param(jnp.zeros(size))
 
     def __call__(self, _) -> jax.Array:
-        """[1, size]."""
+        """The numbers, [1, size]."""
         return self.numbers[...][None]
 
 
 class Block(nnx.Module):
-    """A block of DiT whose queries and keys are turned by their places; told: whether it is given an embedding."""
+    """A block of DiT with rotated queries and keys; modulated: whether by an embedding."""
 
-    def __init__(self, width: int, heads: int, qk_norm: bool, told: bool, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, qk_norm: bool, modulated: bool, *, rngs: nnx.Rngs):
         self.stream = Stream(width, heads, qk_norm, rngs=rngs)
-        if not told:
+        if not modulated:
             self.stream.modulate = Untold(6 * width)
 
     def __call__(self, x: jax.Array, embedding: Any) -> jax.Array:
-        """[batch, length, width], with an embedding [batch, width] or None."""
+        """[batch, length, width] -> the same, with an embedding [batch, width] or None."""
         (q, k, v), rest = self.stream.asks(x, embedding)
         x = self.stream.answered(x, attend(rotated(q), rotated(k), v), rest[0])
         return self.stream.fed(x, *rest[1:])
 
 
 class Transformer(nnx.Module):
-    """Logits [batch, length, categories] of tokens [batch, length], 0 to `categories`, the last of them the mask.
+    """A transformer over tokens: logits `[batch, length, categories]` for tokens `[batch, length]`.
 
-        network, params = initialize(key, lambda rngs: Transformer(27, 128, width=256, depth=6, heads=4, rngs=rngs))
-        denoiser = jd.Denoiser(network, params, jd.Absorbing(27))
+    Tokens are integers 0 to `categories`, the last of them the mask. For more than 1,024 categories the logits are a
+    `jaxdiff.Head`. All logits begin at 0.
 
-    length: the longest text. width: numbers a token. depth: how many blocks. heads: of attention. noise: whether it is
-    told the noise level, which masks show themselves: without, its law of a token given what is seen is the same at
-    every t, as `jaxdiff.likelihood.chain` wants it. classes: how many labels `cond` knows, 0 for none. tied: whether
-    tokens are read and written by one table. qk_norm, waves, remat: as in `DiT`.
+    Args:
+        categories: the number of categories, without the mask, 2 or more.
+        length: the largest number of tokens in a text.
+        width: numbers per token.
+        depth: the number of blocks.
+        heads: heads of attention; `width` is an even number per head.
+        noise: whether the network sees the noise level, which masks show by their number. Without it its distribution
+            of a token given the visible ones is the same at every t, as `jaxdiff.likelihood.chain` requires.
+        classes: the number of labels in cond, 0 for none.
+        tied: whether one table both reads and writes tokens.
+        qk_norm: whether queries and keys are normalised.
+        waves: the features of the noise level.
+        remat: whether the gradient recomputes each block to save memory.
+        rngs: the keys of the initialisation, as `initialize` gives them.
 
-    Of more than 1,024 categories the logits are a `jaxdiff.Head`. All are 0 at the start. Raises ValueError for a width
-    that is no even number a head, and when called on longer texts.
+    Raises:
+        TypeError: if an argument has another type.
+        ValueError: if `width` is not an even number per head; when called, if a text is too long.
+
+    Source:
+        Peebles and Xie 2023, "Scalable diffusion models with transformers", with rotary positions of Su et al. 2021,
+        "RoFormer".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.Transformer(27, 16, width=8, depth=1, heads=2, rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> denoiser = jd.Denoiser(network, params, jd.Absorbing(27))
+        >>> jax.eval_shape(denoiser, jnp.full((3, 16), 27), 0.5).logits.shape
+        (3, 16, 27)
     """
 
     def __init__(
@@ -121,7 +147,7 @@ class Transformer(nnx.Module):
         Conditions(classes)
         if width % (2 * heads):
             raise ValueError(
-                f"heads = {heads} does not divide width = {width} into even numbers, whose pairs are turned"
+                f"heads = {heads} does not divide width = {width} into even numbers per head, whose pairs are rotated"
             )
         check_room("a dense layer", width, 6 * width)
         self.categories = categories
@@ -133,23 +159,23 @@ class Transformer(nnx.Module):
             self.embed = NoiseEmbedding(width, waves, classes, rngs=rngs)
         else:
             self.embed = LabelEmbedding(classes, width, rngs=rngs) if classes else None
-        told = noise or classes > 0
-        self.blocks = nnx.List([Block(width, heads, qk_norm, told, rngs=rngs) for _ in range(depth)])
-        self.modulate = nnx.Linear(width, 2 * width, kernel_init=_zeros, rngs=rngs) if told else Untold(2 * width)
+        modulated = noise or classes > 0
+        self.blocks = nnx.List([Block(width, heads, qk_norm, modulated, rngs=rngs) for _ in range(depth)])
+        self.modulate = nnx.Linear(width, 2 * width, kernel_init=_zeros, rngs=rngs) if modulated else Untold(2 * width)
         self.out = Dense(width, width, kernel_init=_zeros, rngs=rngs)
         self.write = None if tied else Table(categories, width, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(categories))
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is no label of the classes."""
+        """Raise for a `cond` that is not labels of the network's classes."""
         self.conditions.check(cond)
 
     def no_label(self) -> int | None:
-        """The label for none, the number of classes; None without classes."""
+        """The label for "no label", which is the number of classes; None without classes."""
         return self.conditions.classes or None
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None) -> jax.Array | Head:
-        """Logits [batch, length, categories], whole or as a head, for integers x, c_noise [batch] and labels."""
+        """Logits `[batch, length, categories]`, an array or a head, for integers x, c_noise `[batch]` and labels."""
         if x.ndim != 2 or x.shape[1] > self.length:
             raise ValueError(f"x has shape {x.shape}; expected [batch, length], at most {self.length} long")
         h = self.read(x)
@@ -171,15 +197,37 @@ class Transformer(nnx.Module):
 
 
 class Tokens(nnx.Module):
-    """`network`, which maps [batch, *event, features] to the same, with categories at both ends.
+    """A network of numbers with categories at both ends.
 
-        make = lambda rngs: Tokens(UNet(32, (32, 64), rngs=rngs), 11, 32, rngs=rngs)    maps [height, width]
-        make = lambda rngs: Tokens(MLP((2, 16), rngs=rngs), 32, 16, rngs=rngs)          two values
+    `network` maps `[batch, *event, features]` to the same shape. A table in front of it reads integers 0 to
+    `categories`, the last of them the mask, and a head after it gives logits `[batch, *event, categories]`. Its cond is
+    that of the network.
 
-    x are integers [batch, *event], 0 to `categories`, the last of them the mask. head: "logits", a linear map of the
-    network's output to each logit, or "logistic", to the two numbers of a law of ordered values. cond is the network's.
+    Args:
+        network: a module, such as a `UNet` for maps or an `MLP` for a few values.
+        categories: the number of categories, without the mask, 2 or more.
+        features: numbers per token, in the last axis of the network's x.
+        head: "logits", a linear map to each logit, or "logistic", to the two numbers of a distribution of ordered
+            values.
+        rngs: the keys of the initialisation, as `initialize` gives them.
 
-    Raises TypeError for a network that is no module, and ValueError when called where the network gives another shape.
+    Raises:
+        TypeError: if `network` is not a module.
+        ValueError: if an argument is out of range; when called, if the network returns another shape.
+
+    Source:
+        Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces", appendix B.1, for
+        "logistic".
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> from jaxdiff.networks import MLP, Tokens
+        >>> make = lambda rngs: Tokens(MLP((2, 4), hidden=(8,), rngs=rngs), 32, 4, rngs=rngs)  # two values
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> jax.eval_shape(network, params, jnp.full((3, 2), 32), jnp.zeros(3)).shape
+        (3, 2, 32)
     """
 
     def __init__(
@@ -203,15 +251,15 @@ class Tokens(nnx.Module):
         self.write = nnx.Linear(features, categories if head == "logits" else 2, rngs=rngs)
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the network does not take."""
+        """Raise for a `cond` that the network does not accept."""
         check_cond_of(self.network, cond)
 
     def no_label(self) -> int | None:
-        """The network's label for none, or None."""
+        """The network's label for "no label", or None."""
         return no_label_of(self.network)
 
     def takes_key(self) -> bool:
-        """Whether the network takes keys in training."""
+        """Whether the network has dropout and takes keys for it."""
         return takes_key_of(self.network)
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None, *keys) -> jax.Array:
@@ -224,9 +272,9 @@ class Tokens(nnx.Module):
 
 
 def logistic_logits(x: jax.Array, out: jax.Array, categories: int) -> jax.Array:
-    """Logits [..., categories] of the logistic law around x [...] that `out` [..., 2] says; a mask lies in the middle.
+    """Logits [..., categories] of the logistic distribution that `out` [..., 2] gives around x [...]; a mask is at 0.
 
-    The scale is exp(out - 2), so that one that begins with out = 0 is neither wide nor narrow.
+    The scale is exp(out - 2), which for the initial out = 0 is neither wide nor narrow.
     """
     shift, log_scale = jnp.moveaxis(working(out), -1, 0)[..., None]
     centres = jnp.linspace(-1.0, 1.0, categories, dtype=shift.dtype)

@@ -1,4 +1,4 @@
-"""What transformers are made of: [batch, length, width] -> [batch, length, width]."""
+"""The parts of transformers: [batch, length, width] -> [batch, length, width]."""
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +13,17 @@ def layer_norm(
 ) -> jax.Array:
     """x [..., width] with mean 0 and variance 1 over its last axis (Ba et al. 2016), times scale plus shift.
 
-    Moments are taken in float32 at least, the result has the type of x.
+    Moments are computed in float32 or wider, the result has the dtype of x.
     """
     wide = working(x)
     mean = wide.mean(-1, keepdims=True)
     rate = jax.lax.rsqrt(jnp.square(wide - mean).mean(-1, keepdims=True) + epsilon)
-    mean, rate = jax.lax.optimization_barrier((mean, rate))  # kept for the gradient, which else sums over rows again
+    mean, rate = jax.lax.optimization_barrier((mean, rate))  # stored for the gradient, which would sum over rows again
     return ((wide - mean) * rate * scale + shift).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
-    """`layer_norm` with a scale and a shift that are learned."""
+    """`layer_norm` with a learned scale and shift."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.scale = nnx.Param(jnp.ones(width))
@@ -35,7 +35,7 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x over the root of the mean of its squares, times a scale that is learned (Zhang and Sennrich 2019)."""
+    """x over the root of the mean of its squares, times a learned scale (Zhang and Sennrich 2019)."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.scale = nnx.Param(jnp.ones(width))
@@ -48,9 +48,10 @@ class RMSNorm(nnx.Module):
 
 
 class Heads(nnx.Module):
-    """One linear map to queries, keys and values, or to those that `parts` names, each of `heads` heads.
+    """One linear map to queries, keys and values, or to those named in `parts`, each with `heads` heads.
 
-    qk_norm: whether each query and key is normalised, a head by itself (Henry et al. 2020; Esser et al. 2024, 5.3.2).
+    qk_norm: whether each query and key is normalised, each head by itself (Henry et al. 2020; Esser et al. 2024,
+    5.3.2).
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Heads(nnx.Module):
         """[batch, length, width_in] -> an array [batch, length, heads, width/heads] for each of the parts."""
         norms = {"q": self.norm_q, "k": self.norm_k}
         arrays = [product(x, kernel) for kernel in jnp.split(self.linear.kernel[...], len(self.parts), axis=-1)]
-        if self.linear.bias is not None:  # of each part, so that its gradient is summed where the part's is made
+        if self.linear.bias is not None:  # added to each part, so that its gradient is summed with the part's
             arrays = [array + bias for array, bias in zip(arrays, jnp.split(self.linear.bias[...], len(self.parts)))]
         heads = [array.reshape(*x.shape[:2], self.heads, -1) for array in arrays]
         return [norm(array) if (norm := norms.get(part)) else array for part, array in zip(self.parts, heads)]
@@ -99,7 +100,7 @@ class Dense(nnx.Linear):
 
 
 class FeedForward(nnx.Module):
-    """Two dense layers with GELU between, four times as wide (Vaswani et al. 2017, section 3.3)."""
+    """Two dense layers with GELU between them, inner width 4 `width` (Vaswani et al. 2017, section 3.3)."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.dense_in = Dense(width, 4 * width, rngs=rngs)
@@ -112,10 +113,10 @@ class FeedForward(nnx.Module):
 
 @jax.checkpoint
 def _gelu(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """GELU(x + bias), whose gradient keeps x alone, and no tanh beside."""
+    """GELU(x + bias), whose gradient stores only x and not the tanh."""
     return jax.nn.gelu(x + bias)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Attention, heads side by side: [batch, queries, width]."""
+    """Attention with the heads concatenated: [batch, queries, width]."""
     return dot_product_attention(q, k, v, mask).reshape(*q.shape[:2], -1)

@@ -4,9 +4,9 @@
                   └ halve ─ level 1 ──── level 1 ─ double ┘
                                └ ... middle ... ┘
 
-A level is `blocks` residual blocks on the way down and as many on the way up, each of which also reads the
-output of its opposite. The middle is two blocks, with attention between them if the last level has it. What a block is
-stands in `blocks`.
+A level is `blocks` residual blocks on the way down and as many on the way up, each of which also reads the output of
+its opposite. The middle is two blocks, with attention between them if the last level has it. The module `blocks`
+defines them.
 """
 
 import itertools
@@ -36,25 +36,49 @@ from jaxdiff.networks.normalization import GroupNorm
 
 
 class UNet(nnx.Module):
-    """Images [batch, height, width, channels_in], or [batch, *sides, channels_in] of `space` sides, 1 to 3.
+    """The U-Net, for images `[batch, height, width, channels_in]`, or `[batch, *sides, channels_in]` of `space` axes.
 
     Each level has sides half as long as those of the level before.
 
-    channels: one entry a level. blocks: residual blocks a level, each way. attention: the levels that have
-    it, 0 being the full image, with `heads` heads. classes: how many labels `cond` knows, 0 for none. waves:
-    the features of c_noise, `Sinusoidal` or `Fourier`. outputs: values out for each one in, in the last axis (2 for a
-    learned variance). remat: whether a gradient computes every block twice rather than keep what it holds: less
-    memory for a third more time.
+    Args:
+        channels_in: the channels of the images.
+        channels: the width of each level, one entry per level.
+        blocks: residual blocks per level, each way.
+        attention: the levels that have self-attention; 0 is the full image.
+        heads: heads of attention; they divide the channels of these levels.
+        classes: the number of labels in cond, 0 for none.
+        waves: the features of the noise level, such as `Sinusoidal()` or `Fourier()`.
+        outputs: values out for each value in, concatenated along the last axis (2 for a learned variance).
+        remat: whether the gradient recomputes each block: less memory for a third more time.
+        vector: the size of the vectors in cond, 0 for none.
+        image: the channels of the image in cond, which join those of x; 0 for none.
+        level: whether that image comes with its log-SNR.
+        tokens: the width of the tokens in cond, 0 for none. Their mean modulates the norms, as labels, vectors and
+            levels do. See `Conditions` for the parts of cond.
+        cross_attention: the levels that read tokens one by one.
+        space: the number of spatial axes, 1 to 3.
+        dropout: the share of values dropped before the last convolution of a block, if keys are given.
+        modulation: "scale_shift", or "add" for an embedding that is added at every position (Ho et al. 2020).
+        rngs: the keys of the initialisation, as `initialize` gives them.
 
-    Further parts of `cond` (`Conditions`), each 0 for none: vector, its size; image, its channels; level, whether that
-    image comes with its log-SNR; tokens, their width. All but the image are added into what modulates the norms, tokens
-    by their mean; the image joins the channels of x; and the levels in `cross_attention` read tokens one by one.
-    dropout: the share of values dropped before a block's last convolution (Dhariwal and Nichol 2021), where keys are
-    given. modulation: "scale_shift", or "add" for an embedding that is added at every place (Ho et al. 2020).
+    Raises:
+        TypeError: if an argument has another type.
+        ValueError: if there is no level or no block, a level in `attention` or `cross_attention` does not exist,
+            `heads` does not divide the channels, or there is cross-attention without tokens; when called, if the images
+            have other channels or a size that cannot be halved often enough.
 
-    Raises ValueError for no level or no block, a level in `attention` or `cross_attention` that does not exist,
-    channels that `heads` does not divide, cross-attention without tokens, and when called on images of other channels
-    or of a size that cannot be halved so often.
+    Source:
+        Ho et al. 2020, "Denoising diffusion probabilistic models", appendix B; Dhariwal and Nichol 2021, "Diffusion
+        models beat GANs on image synthesis", appendix A.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> make = lambda rngs: jd.networks.UNet(1, channels=(4,), blocks=1, rngs=rngs)
+        >>> network, params = jd.networks.initialize(jax.random.key(0), make)
+        >>> jax.eval_shape(network, params, jnp.zeros((3, 8, 8, 1)), jnp.zeros(3)).shape
+        (3, 8, 8, 1)
     """
 
     def __init__(
@@ -115,11 +139,11 @@ class UNet(nnx.Module):
         self.learned = LearnedToken(tokens, rngs=rngs) if len(cross_attention) else None
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that is not of the network's parts, as `Conditions.check` says."""
+        """Raise for a `cond` that does not match the network's parts (see `Conditions.check`)."""
         self.embed.check_cond(cond)
 
     def no_label(self) -> int | None:
-        """The label for none, the number of classes; None without classes."""
+        """The label for "no label", which is the number of classes; None without classes."""
         return self.embed.no_label()
 
     def takes_key(self) -> bool:
@@ -127,9 +151,9 @@ class UNet(nnx.Module):
         return self.dropout > 0
 
     def __call__(self, x: jax.Array, c_noise: jax.Array, cond=None, keys=None) -> jax.Array:
-        """Return out [batch, *sides, outputs * channels_in] for x [..., channels_in]; c_noise [batch].
+        """`[batch, *sides, outputs * channels_in]` for x `[..., channels_in]` and c_noise, a scalar or `[batch]`.
 
-        keys: [batch], from which dropout draws; None, as in sampling, for no dropout.
+        keys: `[batch]`, the keys of dropout; None, as in sampling, for no dropout.
         """
         check_sides(x, self.channels_in, len(self.down), self.space)
         check_keys(keys, x, self.dropout)

@@ -1,10 +1,10 @@
-"""The U-Net of diffusers' `UNet2DModel` as one function of its weights, by the names they have in its files.
+"""The U-Net of diffusers' `UNet2DModel` as one function of its weights, with the names of its files.
 
     x ─ conv_in ─ down_blocks ─ mid_block ─ up_blocks ─ conv_norm_out, SiLU, conv_out ─ out
 
-A down block is residual blocks, each with attention after it under "AttnDownBlock2D", and a convolution of stride 2; an
-up block has one residual block more, each of which also reads an output of the way down, and the nearest neighbour and
-a convolution. The noise level comes as the step of the table it was trained on, counted from 0.
+A down block is residual blocks, each followed by attention in "AttnDownBlock2D", and a convolution of stride 2; an up
+block has one residual block more, each of which also reads an output of the way down, and nearest-neighbour upsampling
+with a convolution. The noise level is the step of the table on which the network was trained, counted from 0.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def _conv(w, name, x):
 
 
 def _halving_conv(w, name, x, before: int):
-    padding = (before, before or 1)  # without padding, one row and column behind
+    padding = (before, before or 1)  # without padding, one row and one column at the end
     return halving_convolution(x, w[f"{name}.weight"], padding) + w[f"{name}.bias"]
 
 
@@ -52,14 +52,14 @@ def timestep_features(k, size: int, flip: bool, shift: float) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class UNet2D:
-    """`network(params, x, c_noise, cond) -> out` of a `UNet2DModel` config, its fields by diffusers' names.
+    """`network(params, x, c_noise, cond) -> out` for the config of a `UNet2DModel`; the fields have diffusers' names.
 
     params: {name: array}, convolutions [h, w, in, out] and dense layers [in, out]. `clock(c_noise) -> (step, scale)`:
-    the step of its training that belongs to c_noise, and what x is multiplied by before the network sees it. cond:
-    labels, where `num_class_embeds` is not None.
+    the step of its training for c_noise, and the factor by which x is multiplied before the network sees it. cond:
+    labels, if `num_class_embeds` is not None.
 
-    Raises ValueError or TypeError for what of diffusers is not here, and when called with labels where there are no
-    classes, without labels where there are, or on x of other channels or of a size that cannot be halved so often.
+    Raises ValueError or TypeError for settings of diffusers that are not supported, and when called with labels without
+    classes, without labels with classes, or on x of other channels or of a size that cannot be halved often enough.
     """
 
     clock: Callable
@@ -119,7 +119,7 @@ class UNet2D:
             check_instance(name, kinds, tuple, "one block a level")
             for kind in kinds:
                 if kind not in known:
-                    raise ValueError(f"{name} has {kind!r}, which is not supported; expected of {known}")
+                    raise ValueError(f"{name} has {kind!r}, which is not supported; expected one of {known}")
             if len(kinds) != len(self.block_out_channels):
                 raise ValueError(
                     f"{name} = {kinds}; expected one for each of block_out_channels = {self.block_out_channels}"
@@ -129,19 +129,19 @@ class UNet2D:
 
     @property
     def embedding_size(self) -> int:
-        """How wide the noise level's embedding is."""
+        """The width of the embedding of the noise level."""
         return 4 * self.block_out_channels[0] if self.time_embedding_dim is None else self.time_embedding_dim
 
     def check_cond(self, params: dict, cond) -> None:
-        """Raise for a `cond` other than labels of its classes, or other than None where it has none."""
+        """Raise for a `cond` that is not labels of its classes, or not None without classes."""
         if self.num_class_embeds is None:
             if cond is not None:
                 raise ValueError("cond was given to a network without classes; leave cond out")
             return
         if cond is None:
             raise ValueError(
-                f"cond = None, for a network of {self.num_class_embeds} classes, none of which stands for no label: "
-                "it has no unconditional model, which classifier-free guidance needs; give cond, without that guidance"
+                f"cond = None, but the network has {self.num_class_embeds} classes and no label for none: it has no "
+                "unconditional model, which classifier-free guidance needs; give cond, without that guidance"
             )
         check_labels(cond, self.num_class_embeds)
 
@@ -152,7 +152,7 @@ class UNet2D:
         return self.at_step(params, (expand_time(scale, x) * x).astype(x.dtype), k, cond)
 
     def at_step(self, params: dict, x, k, cond=None) -> jax.Array:
-        """The same for the step k [batch]."""
+        """The same for the step k `[batch]`."""
         check_sides(x, self.in_channels, len(self.block_out_channels))
         self.check_cond(params, cond)
         waves = timestep_features(k, self.block_out_channels[0], self.flip_sin_to_cos, self.freq_shift)
@@ -198,12 +198,12 @@ class UNet2D:
         x = jnp.concatenate(parts, axis=-1)
         h = resize(jax.nn.silu(_norm(w, f"{name}.norm1", x, self.norm_num_groups, self.norm_eps)))
         h = _conv(w, f"{name}.conv1", h)
-        told = _dense(w, f"{name}.time_emb_proj", embedding)
+        modulation = _dense(w, f"{name}.time_emb_proj", embedding)
         of_norm = w[f"{name}.norm2.weight"], w[f"{name}.norm2.bias"]
         if self.resnet_time_scale_shift == "scale_shift":
-            of_norm = modulate(*of_norm, *jnp.split(told, 2, axis=-1))
+            of_norm = modulate(*of_norm, *jnp.split(modulation, 2, axis=-1))
         else:
-            h = h + told[:, None, None]
+            h = h + modulation[:, None, None]
         groups: Any = self.norm_num_groups
         h = group_norm(h, *of_norm, groups, self.norm_eps)
         h = _conv(w, f"{name}.conv2", jax.nn.silu(h))
@@ -233,7 +233,7 @@ class UNet2D:
 
 
 def layout(name: str, array) -> Any:
-    """A weight of PyTorch's layout in ours: [out, in, h, w] to [h, w, in, out], [out, in] to [in, out]."""
+    """A weight in our layout, from PyTorch's: [out, in, h, w] to [h, w, in, out], [out, in] to [in, out]."""
     if name == "class_embedding.weight":
         return array
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -1,9 +1,9 @@
-"""Weights in files that others can read, and models that others have trained, as denoisers.
+"""Weights in files that other libraries can read, and models trained by others, as denoisers.
 
     denoiser = jd.pretrained.from_diffusers("ddpm-cifar10-32")        # a folder that diffusers wrote
     print(jd.bits_per_dim(jax.random.key(0), denoiser, images))
 
-Weights are kept in safetensors alone: never in a pickle, which can run code.
+Weights are stored only in safetensors, never in a pickle, which can run code.
 """
 
 from jaxdiff.pretrained.diffusers import from_diffusers

@@ -1,4 +1,4 @@
-"""A `UNet2DModel` with its scheduler, as diffusers wrote them, as a denoiser."""
+"""A `UNet2DModel` with its scheduler, as saved by diffusers, as a denoiser."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from jaxdiff.pretrained.schedulers import Trained, read_scheduler
 from jaxdiff.pretrained.weights import check_shapes, read_model
 
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-_OF_TRAINING = ("sample_size", "dropout", "num_train_timesteps")  # fields of a model that do not change what it says
+_OF_TRAINING = ("sample_size", "dropout", "num_train_timesteps")  # fields of a model that do not change its output
 
 
 def _find_json(folder: Path, *places: str) -> Path:
@@ -28,7 +28,7 @@ def _find_json(folder: Path, *places: str) -> Path:
 
 
 class _Asked(dict):
-    """The weights, which note what was asked for."""
+    """The weights, which record the names that are read."""
 
     def __init__(self):
         super().__init__()
@@ -40,10 +40,10 @@ class _Asked(dict):
 
 
 def _widths(network: UNet2D, found: Mapping[str, tuple]) -> dict[str, tuple]:
-    """The shapes `found`, [out, in, ...], with every width that a config has itself put in the file's place.
+    """The shapes `found`, [out, in, ...], with every width that the config determines replaced by the config's.
 
-    A layer puts out the width of its part of the network; but the first norm of a residual block is as wide as what
-    comes in, which is what another part puts out.
+    The output of a layer has the width of its part of the network; but the first norm of a residual block is as wide as
+    its input, which is the output of another part.
     """
     widths = network.block_out_channels
     parts = {
@@ -67,7 +67,7 @@ def _widths(network: UNet2D, found: Mapping[str, tuple]) -> dict[str, tuple]:
 
 
 def _hold(network: UNet2D, params: dict, path: Path, found: Mapping[str, tuple]) -> None:
-    """Raise where a file's weights, `found` in its own layout and `params` in ours, are not those of their config."""
+    """Raise if a file's weights, `found` in its own layout and `params` in ours, do not match their config."""
     check_shapes(path, found, _widths(network, found))
     size = 2 ** (len(network.block_out_channels) - 1)
     cond = None if network.num_class_embeds is None else jnp.zeros(1, int)
@@ -77,11 +77,11 @@ def _hold(network: UNet2D, params: dict, path: Path, found: Mapping[str, tuple])
         asked.update(weights)
         return network.at_step(asked, x, k, cond)
 
-    try:  # without computing: every weight must be there, fit to the one before, and be used
+    try:  # abstract evaluation: every weight must exist, fit the one before, and be used
         jax.eval_shape(
             run, params, jax.ShapeDtypeStruct((1, size, size, network.in_channels), jnp.float32), jnp.zeros(1)
         )
-    except KeyError:  # the last that was asked for
+    except KeyError:  # the last name in `asked`; check_shapes reports it
         pass
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has weights whose shapes are not those of its config: {error}") from None
@@ -89,7 +89,7 @@ def _hold(network: UNet2D, params: dict, path: Path, found: Mapping[str, tuple])
 
 
 def _within(path: Path, read: Callable, *arguments):
-    """`read(*arguments)`, whose errors are of the values in a file and name it."""
+    """`read(*arguments)`, whose errors concern the values in a file and name it."""
     try:
         return read(*arguments)
     except (TypeError, ValueError) as error:
@@ -101,8 +101,8 @@ def _network(config: dict[str, Any], trained: Trained) -> UNet2D:
     for name, value in config.items():
         if not (name.startswith("_") or name in known or name in _OF_TRAINING):
             raise ValueError(
-                f"{name} = {said(value)} is a field that is not read, and might change the model; remove it from the "
-                "config if it does not"
+                f"{name} = {said(value)} is an unknown field, which might change the model; remove it from the config "
+                "if it does not"
             )
     settings: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name in known
@@ -118,18 +118,33 @@ def _network(config: dict[str, Any], trained: Trained) -> UNet2D:
 
 
 def from_diffusers(folder: str | os.PathLike, variant: str | None = None) -> Denoiser:
-    """The denoiser of a `UNet2DModel` with its scheduler, as diffusers' `save_pretrained` wrote them into a folder.
+    """The denoiser of a `UNet2DModel` with its scheduler, from a folder written by diffusers' `save_pretrained`.
 
-    The folder is that of a pipeline (unet/, scheduler/) or flat (config.json, scheduler_config.json). The scheduler
-    says what the network was trained on: a table of betas with its prediction_type, flow matching, or EDM; a network
-    with twice the channels has a learned variance. How samples are drawn (solvers, grids, clip_sample, thresholding) is
-    for `jaxdiff.sample` to say, and not taken over. Labels are `cond`. A model of a table is defined from the table's
-    first step on: give likelihoods t_min = 1/steps. Weights are read from one file or several, in float16, bfloat16 or
-    float32, and kept in float32. `variant` is that of diffusers, such as "fp16", where a folder has more than one.
+    The scheduler's config defines what the network was trained on: a table of betas with its prediction_type, flow
+    matching, or EDM. A network with twice the channels has a learned variance. How samples are drawn (solvers, grids,
+    clip_sample, thresholding) is not read: `jaxdiff.sample` has its own settings. Labels are the cond. A model trained
+    on a table is defined from the table's first step on: give likelihoods t_min = 1/steps. Weights are read from one
+    file or several, in float16, bfloat16 or float32, and stored in float32.
 
-    Raises ValueError for a folder that is none, weights that are missing, damaged, of other shapes, a pickle, or hold a
-    value that is not finite; for a model or scheduler that is not supported; and for a config that is damaged, has
-    values of another type, or a field that is not known and might change the numbers.
+    Args:
+        folder: the folder of a pipeline (unet/, scheduler/) or of a model with its scheduler (config.json,
+            scheduler_config.json).
+        variant: diffusers' variant, such as "fp16", if a folder has more than one.
+
+    Returns:
+        The denoiser.
+
+    Raises:
+        ValueError: if the folder does not exist; if weights are missing, damaged, of other shapes, not finite, or a
+            pickle; if the model or the scheduler is not supported; if a config is damaged, has a value of another type,
+            or a field that is not known and might change the numbers.
+
+    Examples:
+        >>> import jax
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.pretrained.from_diffusers("ddpm-cifar10-32")  # doctest: +SKIP
+        >>> jd.sample(jax.random.key(0), denoiser, (4, 32, 32, 3)).shape  # doctest: +SKIP
+        (4, 32, 32, 3)
     """
     folder = check_path("folder", folder)
     check_instance("variant", variant, (str, type(None)), 'None, or the name of a variant, such as "fp16"')

@@ -20,9 +20,18 @@ _COUNTERS = ".num_batches_tracked"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InceptionFeatures:
-    """`features(images)`: the 2,048 features an image that the Fréchet inception distance compares.
+    """The 2,048 features per image that the Fréchet inception distance compares. `inception` makes it.
 
-    params: the weights. name: "inception" and the first digits of the SHA-256 of their file.
+    Args:
+        params: the weights.
+        name: "inception" and the first digits of the SHA-256 of their file.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> features = jd.pretrained.inception("inception")  # doctest: +SKIP
+        >>> features(np.zeros((2, 32, 32, 3), np.uint8)).shape  # doctest: +SKIP
+        (2, 2048)
     """
 
     params: dict
@@ -35,10 +44,17 @@ class InceptionFeatures:
         mesh: jax.sharding.Mesh | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """Features [n, 2048], float32, of images [n, height, width, 3], uint8.
+        """Features `[n, 2048]`, float32, of images `[n, height, width, 3]`, uint8.
 
-        On a `mesh` each batch is sharded over its devices. Raises TypeError for images that are not uint8, ValueError
-        for another shape.
+        Args:
+            images: the images.
+            batch_size: images per evaluation of the network.
+            mesh: the devices over which each batch is sharded; None is the default device.
+            progress: whether to show a progress bar.
+
+        Raises:
+            TypeError: if the images are not uint8.
+            ValueError: if they have another shape.
         """
         dtype = getattr(images, "dtype", None)
         if dtype != np.uint8:
@@ -60,28 +76,42 @@ def _features(params, images) -> jax.Array:
 
 
 def inception(folder: str | os.PathLike) -> InceptionFeatures:
-    """The network of the FID, with the weights in a folder: images uint8 [n, height, width, 3] -> [n, 2048].
-
-        features = jd.pretrained.inception("inception")
-        jd.metrics.frechet_distance(features(images), features(samples))
+    """The network of the Fréchet inception distance (FID), with the weights in a folder.
 
     The folder holds one safetensors file, with the names of the PyTorch port of the graph of 2015-12-05 that defines
-    the FID (Heusel et al. 2017); pytorch-fid and others use the same port. It is published as a pickle, which is never
-    loaded here. If you trust it, convert it once with PyTorch:
+    the FID; pytorch-fid and others use the same port. It is published as a pickle, which is never loaded here. If you
+    trust it, convert it once with PyTorch:
 
         weights = torch.load("pt_inception-2015-12-05-6726825d.pth", weights_only=True)
         safetensors.torch.save_file(weights, "inception/model.safetensors")
 
     Images are preprocessed as in that graph: resized to 299 x 299 by TensorFlow 1's bilinear rule, which reads row i at
     i height/299 without smoothing (`jaxdiff.networks.inception.resized` has the formula), and scaled to (x - 128)/128.
-    Torch-fidelity does the same. Other tools give other distances: pytorch-fid reads row i at
-    (i + 1/2) height/299 - 1/2 and scales to 2 x/255 - 1; clean-fid resizes by a bicubic rule with smoothing.
+    Torch-fidelity does the same. Other tools give other distances: pytorch-fid reads row i at (i + 1/2) height/299 -
+    1/2 and scales to 2 x/255 - 1; clean-fid resizes by a bicubic rule with smoothing.
 
     Products have JAX's default precision; on a GPU, call it under `jax.default_matmul_precision("highest")` for
     products in float32.
 
-    Raises ValueError for a folder that does not exist or does not hold exactly one safetensors file, and for weights
-    that are missing, unknown, damaged, of other shapes, or not finite.
+    Args:
+        folder: the folder.
+
+    Returns:
+        A function from images, uint8 `[n, height, width, 3]`, to features `[n, 2048]`.
+
+    Raises:
+        ValueError: if the folder does not exist or does not hold exactly one safetensors file; if weights are missing,
+            unknown, damaged, of other shapes, or not finite.
+
+    Source:
+        Heusel et al. 2017, "GANs trained by a two time-scale update rule converge to a local Nash equilibrium".
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> features = jd.pretrained.inception("inception")  # doctest: +SKIP
+        >>> images = samples = np.zeros((4, 32, 32, 3), np.uint8)
+        >>> jd.metrics.frechet_distance(features(images), features(samples))  # doctest: +SKIP
     """
     folder = check_path("folder", folder)
     path = _file(folder)

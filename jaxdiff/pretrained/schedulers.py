@@ -1,14 +1,14 @@
-r"""Schedulers of diffusers: what of their configs is the model's, and what is the sampler's alone.
+"""Schedulers of diffusers: which settings of their configs belong to the model, and which to the sampler.
 
-A scheduler holds both what a network was trained on (how data becomes noise, what its output means, how it is told the
+A scheduler holds both what a network was trained on (how data becomes noise, what its output means, how it receives the
 noise level) and how samples are drawn. Only the first is read, and there are three kinds:
 
-    a table of betas     x = √ᾱ_k x_0 + √(1 - ᾱ_k) ε,    told k = 0, 1, ..., T - 1           `from_betas`
-    flow matching        x = (1 - σ) x_0 + σ ε,           told T σ, says ε - x_0              `Flow`, "velocity"
-    EDM                  x = x_0 + σ ε,                   told log(σ)/4, says F or -F         `EDM`, "edm"
+    a table of betas     x = √ᾱ_k x_0 + √(1 - ᾱ_k) ε,    sees k = 0, 1, ..., T - 1           `from_betas`
+    flow matching        x = (1 - σ) x_0 + σ ε,           sees T σ, predicts ε - x_0          `Flow`, "velocity"
+    EDM                  x = x_0 + σ ε,                   sees log(σ)/4, predicts F or -F     `EDM`, "edm"
 
-`SAMPLING` are the settings of samplers: grids, orders of solvers, clipping and thresholding of x_0. They are passed
-over, as `jaxdiff.sample` has its own. A field that is in no list here might change the numbers, and is refused.
+`SAMPLING` lists the settings of samplers: grids, orders of solvers, clipping and thresholding of x_0. They are ignored,
+since `jaxdiff.sample` has its own. A field in no list here might change the numbers, and raises an error.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from jaxdiff.processes import EDM, Flow, Process, from_betas
 
 _EARLY = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 _LATE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
-TABLES = {  # the class: what it takes for a field that a config leaves out
+TABLES = {  # {class: its defaults for fields that a config leaves out}
     **dict.fromkeys(("DDPM", "DDPMParallel", "DDIM", "DDIMParallel", "DDIMInverse", "PNDM", "RePaint"), _EARLY),
     **dict.fromkeys(("LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete"), _EARLY),
     **dict.fromkeys(("DPMSolverMultistep", "DPMSolverMultistepInverse", "DPMSolverSinglestep"), _EARLY),
@@ -45,10 +45,10 @@ SAMPLING = {
     "algorithm_type", "corrector_order", "disable_corrector", "eta", "euler_at_final", "final_sigmas_type",
     "lower_order_final", "noise_sampler_seed", "predict_x0", "predictor_order", "set_alpha_to_one", "skip_prk_steps",
     "solver_order", "solver_p", "solver_type", "stochastic_sampling", "tau_func", "tensor_format",
-    # what is done to x_0 on the way
+    # changes of x_0 during sampling
     "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "thresholding",
 }  # fmt: skip
-_ONLY = {  # fields that would change the model, and the values under which they do not
+_ONLY = {  # fields that would change the model, with the values that do not
     "rescale_betas_zero_snr": (False, None),  # the last step would have no log-SNR
     "timestep_type": ("discrete", None),
     "invert_sigmas": (False, None),
@@ -60,9 +60,9 @@ _ONLY = {  # fields that would change the model, and the values under which they
 class Trained(NamedTuple):
     """What a network was trained on.
 
-    clock: c_noise -> (step, scale): what it is told for a noise level, and what the input of a `Denoiser` with this
-    `data_std` is multiplied by. sign: of its output. channels_out: the least and the most for each one in, 2 being a
-    learned variance.
+    clock: c_noise -> (step, scale): the noise level as the network sees it, and the factor by which the input of a
+    `Denoiser` with this `data_std` is multiplied. sign: the sign of its output. channels_out: the smallest and the
+    largest number of channels out per channel in, where 2 is a learned variance.
     """
 
     process: Process
@@ -75,8 +75,7 @@ class Trained(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TableClock:
-    """The step of a table, counted from 0, whose c_noise are the rising `levels`: a fraction between two of them,
-    the nearest end outside."""
+    """The step of a table, counted from 0, from rising c_noise `levels`: interpolated inside, clipped outside."""
 
     levels: tuple[float, ...]
 
@@ -88,7 +87,7 @@ class TableClock:
 
 @dataclasses.dataclass(frozen=True)
 class FlowClock:
-    """`steps` times σ of x = (1 - σ) x_0 + σ ε, which is seen as it is."""
+    """`steps` times σ of x = (1 - σ) x_0 + σ ε, which the network sees without scaling."""
 
     steps: int
 
@@ -108,10 +107,10 @@ class LogClock:
 
 
 def read_scheduler(config: dict[str, Any]) -> Trained:
-    """What the network beside this config was trained on.
+    """What the network was trained on, from the config of its scheduler.
 
-    Raises ValueError or TypeError for a scheduler that is not known, a field that is not known, and a value that is of
-    another type, out of range, or would change the model in a way that is not here.
+    Raises ValueError or TypeError for a scheduler or a field that is not known, and for a value that is of another
+    type, out of range, or would change the model in a way that is not supported.
     """
     name = config.get("_class_name")
     kind = name.removesuffix("Scheduler") if isinstance(name, str) else ""
@@ -122,7 +121,7 @@ def read_scheduler(config: dict[str, Any]) -> Trained:
     if kind in EDMS:
         return _edm(config)
     raise ValueError(
-        f"_class_name = {said(name)} is not a scheduler that is read; expected one of a table of betas "
+        f"_class_name = {said(name)} is not a supported scheduler; expected one of a table of betas "
         f"({', '.join(TABLES)}), of flow matching ({', '.join(FLOWS)}) or of EDM ({', '.join(EDMS)})"
     )
 
@@ -133,8 +132,8 @@ def _check_fields(config: dict[str, Any], read: tuple[str, ...], passed_over: tu
             continue
         if name not in _ONLY:
             raise ValueError(
-                f"{name} = {said(value)} is a field that is not read, and might change the model; remove it from the "
-                "config if it does not"
+                f"{name} = {said(value)} is an unknown field, which might change the model; remove it from the config "
+                "if it does not"
             )
         if not any(value is known or (isinstance(known, str) and value == known) for known in _ONLY[name]):
             known = ", ".join(repr(known) for known in _ONLY[name] if known is not None)
@@ -146,10 +145,23 @@ def _steps(config: dict[str, Any]) -> int:
 
 
 def betas_of(config: dict[str, Any]) -> np.ndarray:
-    """The betas of a diffusers scheduler's config (DDPM, DDIM, DPM-Solver, ...), [num_train_timesteps].
+    """The betas of a diffusers scheduler (DDPM, DDIM, DPM-Solver, ...).
 
-    Raises ValueError for a schedule that is not known, and for one that is rescaled to end in pure noise; TypeError or
-    ValueError for fields of another type or out of range.
+    Args:
+        config: the contents of its scheduler_config.json, a dictionary.
+
+    Returns:
+        The betas, a NumPy array `[num_train_timesteps]`, for `jaxdiff.from_betas`.
+
+    Raises:
+        TypeError: if a field has another type.
+        ValueError: if the schedule is not known, is rescaled to end in pure noise, or a field is out of range.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> config = {"num_train_timesteps": 3, "beta_schedule": "linear", "beta_start": 0.1, "beta_end": 0.3}
+        >>> jd.pretrained.betas_of(config).round(3).tolist()
+        [0.1, 0.2, 0.3]
     """
     check_instance("config", config, dict, "what a scheduler_config.json holds")
     if config.get("rescale_betas_zero_snr"):

@@ -1,4 +1,4 @@
-"""A text encoder that others have trained, as sentence-transformers saved it, frozen: text in, conditions out."""
+"""A text encoder trained by others and saved by sentence-transformers, with fixed weights: text in, conditions out."""
 
 import dataclasses
 import os
@@ -14,20 +14,29 @@ from jaxdiff.arrays import check_instance, check_path, check_whole, read_json, r
 from jaxdiff.networks.bert import Bert
 from jaxdiff.pretrained.weights import check_shapes, read_weights
 
-BATCH = 256  # texts that are encoded at once
-_UNREAD = ("pooler.", "embeddings.position_ids")  # weights that tokens do not depend on
+BATCH = 256  # texts per evaluation of the encoder
+_UNREAD = ("pooler.", "embeddings.position_ids")  # weights that do not affect the tokens
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SentenceEncoder:
-    """Text as the condition of a denoiser, by an encoder whose weights stay as they are.
+    """A text encoder with fixed weights, whose tokens are the condition of a denoiser.
 
-        encoder = jd.pretrained.from_sentence_transformers("all-MiniLM-L6-v2")
-        cond = encoder(["a red cat", "a house"], length=16)         # {"tokens": [2, 16, 384], "token_mask": [2, 16]}
-        null = {name: part[0] for name, part in encoder([""], length=16).items()}
+    `from_sentence_transformers` makes it.
 
-    network, params: the encoder. tokenizer: that of the library tokenizers. length: the most tokens of a text, the two
-    at its ends among them.
+    Args:
+        network: the encoder.
+        params: its weights.
+        tokenizer: a tokenizer of the library tokenizers.
+        length: the largest number of tokens in a text, including the two at its ends.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> encoder = jd.pretrained.from_sentence_transformers("all-MiniLM-L6-v2")  # doctest: +SKIP
+        >>> cond = encoder(["a red cat", "a house"], length=16)  # doctest: +SKIP
+        >>> cond["tokens"].shape, cond["token_mask"].shape  # doctest: +SKIP
+        ((2, 16, 384), (2, 16))
+        >>> null = {name: part[0] for name, part in encoder([""], length=16).items()}  # doctest: +SKIP
     """
 
     network: Bert
@@ -37,13 +46,19 @@ class SentenceEncoder:
 
     @property
     def width(self) -> int:
-        """Numbers of a token."""
+        """Numbers per token."""
         return self.network.hidden_size
 
     def ids(self, texts: Sequence[str], length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Ids int32 and their mask, each [n, length]; as long as the longest text unless given.
+        """Ids of tokens, int32, and their mask, each `[n, length]`.
 
-        Raises TypeError for what is no list of texts, ValueError for one of more tokens than `length`.
+        Args:
+            texts: a list of texts.
+            length: the number of columns; None is the number of tokens in the longest text.
+
+        Raises:
+            TypeError: if `texts` is not a list of strings.
+            ValueError: if there is no text, or one has more tokens than `length`.
         """
         check_instance("texts", texts, (list, tuple), 'a list of texts, such as ["a red cat"]')
         for text in texts:
@@ -62,9 +77,9 @@ class SentenceEncoder:
         return ids, mask
 
     def __call__(self, texts: Sequence[str], length: int | None = None) -> dict[str, np.ndarray]:
-        """The parts "tokens" [n, length, width], 0 where the text has ended, and "token_mask" [n, length].
+        """The parts "tokens" `[n, length, width]`, 0 after the end of a text, and "token_mask" `[n, length]`, bool.
 
-        The arguments, and what is raised, are those of `ids`.
+        Arguments and errors are those of `ids`.
         """
         ids, mask = self.ids(texts, length)
         parts = [slice(start, start + BATCH) for start in range(0, len(ids), BATCH)]
@@ -72,7 +87,7 @@ class SentenceEncoder:
         return {"tokens": np.where(mask[..., None], tokens, np.float32(0)), "token_mask": mask}
 
     def sentences(self, texts: Sequence[str]) -> np.ndarray:
-        """One vector of length 1 for each text, [n, width]: the mean of its tokens, normalised."""
+        """One vector of length 1 for each text, `[n, width]`: the normalised mean of its tokens."""
         tokens, mask = self(texts).values()
         mean = tokens.sum(1) / mask.sum(1, keepdims=True)
         return mean / np.linalg.norm(mean, axis=1, keepdims=True)
@@ -84,13 +99,30 @@ def _encoded(network: Bert, params, ids, mask) -> jax.Array:
 
 
 def from_sentence_transformers(folder: str | os.PathLike) -> SentenceEncoder:
-    """The encoder of a folder that sentence-transformers saved: a `BertModel` whose sentences are means of tokens.
+    """The text encoder in a folder written by sentence-transformers: a `BertModel` with mean pooling.
 
-    Weights are read from model.safetensors and kept in float32, words from tokenizer.json, by the library tokenizers
-    (`pip install 'jaxdiff[text]'`).
+    Weights are read from model.safetensors and stored in float32, and the tokenizer from tokenizer.json, by the library
+    tokenizers (`pip install 'jaxdiff[text]'`).
 
-    Raises ValueError for a folder that is none, another kind of model, activation, positions or pooling, weights that
-    are missing, damaged, of other shapes or not finite; ImportError without tokenizers.
+    Args:
+        folder: the folder.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        ImportError: if tokenizers is not installed.
+        ValueError: if the folder does not exist; if the model, its activation, positions or pooling are not supported;
+            if weights are missing, damaged, of other shapes, or not finite.
+
+    Source:
+        Reimers and Gurevych 2019, "Sentence-BERT: sentence embeddings using Siamese BERT-networks".
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> encoder = jd.pretrained.from_sentence_transformers("all-MiniLM-L6-v2")  # doctest: +SKIP
+        >>> encoder.sentences(["a red cat", "a house"]).shape  # doctest: +SKIP
+        (2, 384)
     """
     folder = check_path("folder", folder)
     config = read_json(_file(folder, "config.json"))
@@ -113,8 +145,8 @@ def from_sentence_transformers(folder: str | os.PathLike) -> SentenceEncoder:
     tokenizer = _tokenizer(_file(folder, "tokenizer.json"))
     if tokenizer.get_vocab_size() > network.vocab_size:
         raise ValueError(
-            f"{folder}/tokenizer.json has {tokenizer.get_vocab_size()} words, the weights {network.vocab_size}; are "
-            "both of one model?"
+            f"{folder}/tokenizer.json has {tokenizer.get_vocab_size()} words, the weights {network.vocab_size}; do "
+            "both belong to one model?"
         )
     return SentenceEncoder(network, params, tokenizer, min(length, network.max_position_embeddings))
 
@@ -128,7 +160,7 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _check_pooling(folder: Path) -> None:
-    """Raise where a sentence is something else than the mean of its tokens."""
+    """Raise if a sentence is something other than the mean of its tokens."""
     pooling = read_json(_file(folder, "1_Pooling/config.json"))
     modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
     if modes != ["pooling_mode_mean_tokens"]:
@@ -142,7 +174,7 @@ def _tokenizer(path: Path) -> Any:
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library's own, of no narrower class
+    except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"{path} is no tokenizer: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -1,4 +1,4 @@
-"""Files of weights: whole, finite, and, where a file has their sha256, bit for bit what was written."""
+"""Files of weights: complete, finite, and, if a file holds their SHA-256, bit for bit as written."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def _check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file: whole, finite, and, where the file has their sha256, bit for bit."""
+    """The arrays of a safetensors file: complete, finite, and bit for bit as written if it holds their SHA-256."""
     require("safetensors")
     from safetensors import SafetensorError, safe_open
 
@@ -42,22 +42,20 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from error
-    except (AttributeError, TypeError) as error:  # a type that NumPy has not
-        raise ValueError(f"{path} holds weights of a type that is not read ({error}); save them as float32") from error
+    except (AttributeError, TypeError) as error:  # a dtype that NumPy does not have
+        raise ValueError(f"{path} holds weights of an unsupported dtype ({error}); save them as float32") from error
     if known not in (None, _digest(arrays)):
-        raise ValueError(f"{path} is damaged: its weights are not those it was written with; fetch it again")
+        raise ValueError(f"{path} is damaged: its weights do not match their SHA-256; fetch it again")
     _check_finite(path, arrays)
     return arrays
 
 
 def check_shapes(path: Path, found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> None:
-    """Raise where the shapes `found` in a file are not those `expected` by the config beside it."""
+    """Raise if the shapes `found` in a file are not those `expected` by its config."""
     if missing := sorted(expected.keys() - found.keys()):
-        raise ValueError(f"{path} has no weight {missing[0]!r} that its config asks for; are both of one model?")
+        raise ValueError(f"{path} has no weight {missing[0]!r} that its config requires; do both belong to one model?")
     if surplus := sorted(found.keys() - expected.keys()):
-        raise ValueError(
-            f"{path} has {len(surplus)} weights that its config knows nothing of, the first {surplus[0]!r}"
-        )
+        raise ValueError(f"{path} has {len(surplus)} weights that its config does not have, the first {surplus[0]!r}")
     for name, shape in sorted(expected.items()):
         if found[name] != shape:
             raise ValueError(f"{path}: {name} has shape {found[name]}; expected {shape} by its config")
@@ -79,11 +77,30 @@ def _array(name: str, leaf) -> np.ndarray:
 
 
 def write_params(path: str | os.PathLike, params) -> None:
-    """Write a pytree of arrays into a safetensors file, with their sha256, and hold what it reads back to be them.
+    """Write a pytree of arrays to a safetensors file with its SHA-256, then read it back to verify it.
 
-    A leaf's name is its way from the root, joined by dots. Raises TypeError for a leaf that is no array of numbers,
-    ValueError for a value that is not finite and for two leaves of one name, and OSError for a disk that does not keep
-    what it is given.
+    The write is atomic. The name of a leaf is its path from the root, joined by dots.
+
+    Args:
+        path: the file, in a folder that exists.
+        params: a pytree of arrays.
+
+    Raises:
+        TypeError: if a leaf is not an array of numbers.
+        ValueError: if a value is not finite, or two leaves have the same name.
+        OSError: if the file reads back differently, or cannot be written.
+
+    Examples:
+        >>> import pathlib
+        >>> import tempfile
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> params = {"layer": {"bias": jnp.zeros(3)}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "params.safetensors"
+        ...     jd.pretrained.write_params(path, params)
+        ...     path.exists()
+        True
     """
     require("safetensors")
     from safetensors.numpy import save
@@ -96,14 +113,36 @@ def write_params(path: str | os.PathLike, params) -> None:
     with atomic_write(path) as file:
         file.write(save(arrays, {"sha256": _digest(arrays)}))
     if _digest(read_weights(path)) != _digest(arrays):
-        raise OSError(f"{path} reads back as something else than was written; is the disk sound?")
+        raise OSError(f"{path} reads back differently from what was written; check the disk")
 
 
 def read_params(path: str | os.PathLike, like):
-    """What `write_params` wrote; `like` is a pytree of arrays, abstract or not.
+    """Read a pytree of arrays that `write_params` wrote.
 
-    Raises ValueError for a file that is damaged or cut short, a value that is not finite, weights that `like` has
-    and the file has not, the other way round, or in another shape, and integers for floats or the other way round.
+    Args:
+        path: the file.
+        like: a pytree of arrays, concrete or abstract, with the structure, shapes and dtypes of the result.
+
+    Returns:
+        The arrays, with the structure and dtypes of `like`.
+
+    Raises:
+        TypeError: if a leaf of `like` is not an array.
+        ValueError: if the file is damaged or cut short, a value is not finite, or names, shapes or kinds of numbers do
+            not match `like`.
+
+    Examples:
+        >>> import pathlib
+        >>> import tempfile
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> params = {"layer": {"bias": jnp.ones(3)}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "params.safetensors"
+        ...     jd.pretrained.write_params(path, params)
+        ...     restored = jd.pretrained.read_params(path, like={"layer": {"bias": jnp.zeros(3)}})
+        >>> restored["layer"]["bias"].tolist()
+        [1.0, 1.0, 1.0]
     """
     path, names, leaves = check_path("path", path), _names(like), jax.tree.leaves(like)
     for name, leaf in zip(names, leaves):
@@ -120,10 +159,10 @@ def read_params(path: str | os.PathLike, like):
 
 
 def read_model(folder: Path, variant: str | None) -> tuple[Path, dict[str, np.ndarray]]:
-    """The weights of a model as diffusers' `save_pretrained` wrote them, and the file that stands for them.
+    """The weights of a model written by diffusers' `save_pretrained`, and the file that represents them.
 
-    In one file or in several with an index; of the variants `variant` is taken, None being the one without a name, or
-    the only one there is. A folder is that of a pipeline, with unet/ in it, or of the model alone.
+    They are in one file, or in several with an index. Of several variants `variant` is read, where None is the one
+    without a name, or the only one. A folder is that of a pipeline, with unet/ in it, or of the model alone.
     """
     for place in (folder / "unet", folder):
         names = sorted(path.name for path in place.iterdir() if path.is_file()) if place.is_dir() else []
@@ -132,8 +171,8 @@ def read_model(folder: Path, variant: str | None) -> tuple[Path, dict[str, np.nd
             path = _chosen(place, found, variant)
             return path, read_weights(path) if path.suffix == ".safetensors" else _read_shards(path)
     pickled = [path for place in (folder / "unet", folder) for path in place.glob("*.bin")]
-    why = f"{pickled[0]} is a pickle, which is never loaded" if pickled else "it is not where a model has it"
-    raise ValueError(f"{folder} has no {_NAME}.safetensors: {why}; save it by diffusers' save_pretrained")
+    why = f": {pickled[0]} is a pickle, which is never loaded" if pickled else ""
+    raise ValueError(f"{folder} has no {_NAME}.safetensors{why}; save the model by diffusers' save_pretrained")
 
 
 def _match(name: str) -> re.Match | None:
@@ -145,7 +184,7 @@ def _chosen(place: Path, found: list[tuple[str | None, Path]], variant: str | No
         variant = found[0][0]
         if any(name != variant for name, _ in found):
             names = ", ".join(sorted({f'"{name}"' for name, _ in found}))
-            raise ValueError(f"{place} has the variants {names}; say which by variant=...")
+            raise ValueError(f"{place} has the variants {names}; choose one by variant=...")
     chosen = [path for name, path in found if name == variant]
     if not chosen:
         names = ", ".join(sorted("None" if name is None else f'"{name}"' for name, _ in found))
@@ -156,7 +195,7 @@ def _chosen(place: Path, found: list[tuple[str | None, Path]], variant: str | No
 
 
 def _read_shards(index: Path) -> dict[str, np.ndarray]:
-    """The weights of the files that an index names."""
+    """The weights in the files that an index lists."""
     files = read_json(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()) or not files:
         raise ValueError(f'{index} has no "weight_map" of names of weights and files; fetch it again')
@@ -165,7 +204,7 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
         if not _SHARD.fullmatch(name):
             raise ValueError(f"{index} names {name!r}; expected a file beside it, {_NAME}-00001-of-00002.safetensors")
         if not (index.parent / name).is_file():
-            raise ValueError(f"{index} names {name}, which is not there; fetch it")
+            raise ValueError(f"{index} names {name}, which does not exist; fetch it")
         part = read_weights(index.parent / name)
         if part.keys() != {weight for weight, file in files.items() if file == name}:
             raise ValueError(f"{index.parent / name} has other weights than {index.name} says; fetch both again")

@@ -126,9 +126,9 @@ def test_keys_go_through_what_is_around_a_network():
 
 def test_a_key_that_nothing_takes_is_refused():
     network = lambda params, x, c_noise, cond: x
-    with pytest.raises(ValueError, match="the network takes none"):
+    with pytest.raises(ValueError, match="the network takes no key"):
         jd.Denoiser(network, None, jd.VP(), key=jax.random.key(0))
-    with pytest.raises(ValueError, match="the network takes none"):
+    with pytest.raises(ValueError, match="the network takes no key"):
         jd.Bridge(network, None, key=jax.random.key(0))
     with pytest.raises(TypeError, match="no typed key|not a typed key"):
         jd.Denoiser(Dropped(), PARAMS, jd.VP(), key=3)

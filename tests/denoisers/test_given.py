@@ -33,7 +33,7 @@ def test_a_part_given_is_the_conditional_model_and_none_the_marginal_one(t):
 
 def test_guidance_is_that_of_the_mixture():
     near(ClassifierFree(GIVEN, 2.5)(X, 0.4, LABELS), ClassifierFree(mixture(), 2.5)(X, 0.4, LABELS))
-    with pytest.raises(ValueError, match="no cond to guide to"):
+    with pytest.raises(ValueError, match="needs cond"):
         jd.sample(KEY, ClassifierFree(GIVEN, 2.5), (6, 2), steps=2)
 
 

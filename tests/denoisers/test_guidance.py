@@ -318,9 +318,9 @@ def test_intervals_scales_and_models_that_guide_nothing_are_refused():
         (lambda: ClassifierFreePP(model, 1.5), r"scale = 1.5; expected the λ of CFG\+\+ in \[0, 1\]"),
         (lambda: DynamicThreshold(model, 99.5), r"quantile = 99.5; expected a fraction in \[0, 1\]"),
         (lambda: DynamicThreshold(model, 0.9, 0.0), "bound = 0.0"),
-        (lambda: Auto(model, mixture(jd.EDM())), "weak is of the process EDM.*wrap weak in OnProcess"),
-        (lambda: Auto(model, mixture(jd.SubVP())), "weak is of the process SubVP"),
-        (lambda: Auto(model, mixture(jd.VP(0.2, 20.0))), "weak is of the process VP"),
+        (lambda: Auto(model, mixture(jd.EDM())), "weak has the process EDM.*wrap weak in OnProcess"),
+        (lambda: Auto(model, mixture(jd.SubVP())), "weak has the process SubVP"),
+        (lambda: Auto(model, mixture(jd.VP(0.2, 20.0))), "weak has the process VP"),
         (lambda: logits(jnp.zeros((3, 2)), 0.5), r"log_likelihood returned shape \(3, 2\).*expected \(3,\)"),
         (lambda: Tweedie(model, lambda x0, cond: x0.sum())(jnp.zeros((3, 2)), 0.5), r"returned shape \(\)"),
     ):
@@ -337,7 +337,7 @@ def test_processes_that_must_agree_are_compared_by_all_their_numbers():
         (jd.VP(jnp.float32(0.1)), jd.VP(jnp.float32(0.2))),
         (jd.LearnedVP(logits=np.zeros(4)), jd.LearnedVP(logits=np.arange(4.0))),
     ):
-        with pytest.raises(ValueError, match="weak is of the process .*; wrap weak in OnProcess"):
+        with pytest.raises(ValueError, match="weak has the process .*; wrap weak in OnProcess"):
             Auto(model(one), model(other))
     Auto(model(jd.from_betas(betas)), model(jd.from_betas(betas.copy())))
     Auto(model(jd.VP(0.1)), model(jd.VP(jnp.float32(0.1))))  # the same number, as it is computed

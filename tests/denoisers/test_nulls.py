@@ -74,7 +74,7 @@ def test_the_other_model_and_the_null_are_asked_what_they_take():
     with pytest.raises(ValueError, match="null: label 3 is out of range; expected 0 to 2"):
         jd.sample(KEY, ClassifierFree(model, 2.0, null=3), (4, 2), cond=LABELS)
     unlearned = jd.Denoiser(lambda params, x, c, cond: x, None, jd.VP(), condition_dropout=0)
-    with pytest.warns(UserWarning, match="guidance by it leads anywhere"):
+    with pytest.warns(UserWarning, match="guidance away from it is arbitrary"):
         ClassifierFree(model, 2.0, free=unlearned)
     ClassifierFree(unlearned, 2.0, free=sure)
 

@@ -151,7 +151,7 @@ def test_a_kernel_that_cannot_be_lowered_gives_way_and_says_so(monkeypatch):
         raise RuntimeError("no such GPU")
 
     monkeypatch.setattr(kernels, "tangent", refuses)
-    with pytest.warns(UserWarning, match=r"arrays of \[queries, keys\], as its kernel .*: no such GPU"):
+    with pytest.warns(UserWarning, match=r"arrays of \[queries, keys\], since its kernel .*: no such GPU"):
         text = lowered("float32", 16)
     assert re.search(rf"tensor<[\dx]*{LENGTH}x{KEYS}x", text)
 
@@ -164,9 +164,9 @@ def test_kernels_multiply_as_exactly_as_they_are_asked_to():
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (lambda q, k, v, mask: (q[0], k, v), ValueError, "expected [batch, queries, heads, d]"),
+        (lambda q, k, v, mask: (q[0], k, v), ValueError, "expected q [batch, queries, heads, d]"),
         (lambda q, k, v, mask: (q, k, v[:, 1:]), ValueError, "q, k and v have shapes (2, 4, 1, 2), (2, 3, 1, 2) and"),
-        (lambda q, k, v, mask: (q[..., :1], k, v), ValueError, "expected [batch, queries, heads, d]"),
+        (lambda q, k, v, mask: (q[..., :1], k, v), ValueError, "expected q [batch, queries, heads, d]"),
         (lambda q, k, v, mask: (q, k.astype(int), v), TypeError, "expected floating values"),
         (lambda q, k, v, mask: (q, k, v, mask.astype(float)), TypeError, "expected bool, True where a key may be read"),
         (lambda q, k, v, mask: (q, k, v, mask[:, 1:]), ValueError, "mask has shape (2, 2); expected [batch, keys] ="),

@@ -57,7 +57,7 @@ def test_a_label_or_a_vector_alone_may_come_bare_and_a_label_for_all():
 REFUSED = [  # the whole of cond, its error, and what it says
     (None, TypeError, "cond = None; expected a dict of .*: vector has no value for none"),
     (less("label"), TypeError, "cond has no label; expected a dict of label: integer labels 0 to 4"),
-    (less("level"), TypeError, r"cond has no level; .*level: floats \[batch\], a log-SNR an example"),
+    (less("level"), TypeError, r"cond has no level; .*level: floats \[batch\], one log-SNR per example"),
     (less("tokens"), TypeError, "cond has no tokens"),
     (COND | {"text": floats(2)}, TypeError, "cond has 'text', which this network does not take; expected a dict of"),
     ([COND["label"], COND["vector"]], TypeError, "cond = .*; expected a dict of label"),
@@ -98,7 +98,7 @@ def test_what_a_network_was_not_built_to_take_is_refused_by_name(cond, error, me
 
 def test_a_network_that_takes_nothing_and_one_without_tokens_refuse_them():
     for cond in (COND["label"], {}, less("label")):
-        with pytest.raises(ValueError, match="cond was given to a network without classes or another condition"):
+        with pytest.raises(ValueError, match="cond was given to a network that accepts no condition"):
             Conditions().check(cond)
     with pytest.raises(TypeError, match="cond has 'token_mask', which this network does not take"):
         Conditions(classes=5).check({"label": COND["label"], "token_mask": COND["token_mask"]})

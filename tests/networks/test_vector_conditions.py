@@ -41,7 +41,7 @@ def test_every_number_of_its_vector_and_no_other_reaches_an_example(denoiser):
 @pytest.mark.parametrize(
     ("cond", "error", "message"),
     [
-        (None, TypeError, r"cond = None; expected floats \[batch, 4\], a vector an example"),
+        (None, TypeError, r"cond = None; expected floats \[batch, 4\], one vector per example"),
         (COND[0], ValueError, r"cond has shape \(4,\); expected (floats \[batch, 4\]|one entry each for 3 examples)"),
         (COND[:, :3], ValueError, r"cond has shape \(3, 3\); expected floats \[batch, 4\]"),
         (COND[:2], ValueError, r"expected (one entry each for 3 examples|\[3, 4\])"),
@@ -77,7 +77,7 @@ def test_vectors_are_never_dropped(denoiser, tmp_path):
 
 
 def test_guidance_away_from_no_vector_is_refused(denoiser):
-    with pytest.raises(TypeError, match="which this denoiser does not give .*; leave ClassifierFree out"):
+    with pytest.raises(TypeError, match="which this denoiser does not have .*; leave ClassifierFree out"):
         jd.guidance.ClassifierFree(denoiser, 2.0).check_cond(np.zeros((3, 2), np.float32))
 
 

@@ -1,4 +1,4 @@
-"""Denoisers known in closed form: the truth that networks, samplers and likelihoods are held to."""
+"""Denoisers known in closed form: the reference for networks, samplers and likelihoods."""
 
 from jaxdiff.denoisers.exact.categories import Markov, Table
 from jaxdiff.denoisers.exact.empirical import Empirical

@@ -1,12 +1,13 @@
-r"""Laws of categories that are known whole: a table of all values of a few tokens, and a Markov chain of any length.
+"""Distributions of categories known in closed form: a table of a few tokens, and a Markov chain of any length.
 
-1.  Given x_0 the tokens of x_t are independent of each other. What the other tokens of x_t say of the i-th is therefore
+1.  Given x_0 the tokens of x_t are independent of each other. What the other tokens of x_t say about the i-th is
+    therefore
 
         out_i(v) = log Σ_{x_0 : x_0^i = v} p(x_0) Π_{j ≠ i} q(x_t^j | x_0^j),
 
-    and p(x_0^i = v | x_t) ∝ exp(out_i(v)) q(x_t^i | v). The first factor is the logits of the answer, and the second
-    its evidence, `process.evidence(x, t)`: one formula for every process of categories.
-2.  Of a chain p(x_0) = π(x^1) Π T(x^{i-1}, x^i) it is the product of the messages of both directions (Rabiner 1989, "A
+    and p(x_0^i = v | x_t) ∝ exp(out_i(v)) q(x_t^i | v). The first factor gives the logits of the prediction, and the
+    second its evidence, `process.evidence(x, t)`: one formula for every process of categories.
+2.  For a chain p(x_0) = π(x^1) Π T(x^{i-1}, x^i) it is the product of the messages of both directions (Rabiner 1989, "A
     tutorial on hidden Markov models", section III),
 
         out_i = log f_i + log b_i,      f_1 = π,   f_{i+1}(w) = Σ_v f_i(v) e_i(v) T(v, w)
@@ -32,7 +33,7 @@ from jaxdiff.processes import Categorical, Discrete, pytree
 
 @dataclasses.dataclass(frozen=True)
 class OfCategories:
-    """The exact denoiser of a law of categories; a subclass says what the other tokens say of each."""
+    """The exact denoiser of a distribution of categories; a subclass says what the other tokens say about each one."""
 
     process: Discrete
 
@@ -41,19 +42,19 @@ class OfCategories:
         """The logits [batch, length, K] for evidence log q(x_t^i | v) [batch, length, K]."""
 
     def _check_event(self, event: tuple[int, ...]) -> None:
-        """Raise ValueError for events of another shape than the law's."""
+        """Raise ValueError for events whose shape is not that of the distribution."""
 
     def _check_process(self) -> None:
         check_instance("process", self.process, Discrete, "a process of categories such as jaxdiff.Absorbing(27)")
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond`: the law has no classes."""
+        """Raise for a `cond`: the distribution has no classes."""
         if cond is not None:
-            raise ValueError(f"cond was given to {type(self).__name__}, a law without classes; leave it out")
+            raise ValueError(f"cond was given to {type(self).__name__}, a distribution without classes; leave it out")
 
     @exactly
     def __call__(self, x, t, cond=None) -> Categorical:
-        """p(x_0 | x_t) of each value of x [batch, *event], t a scalar or [batch]; NaN for x of probability 0."""
+        """p(x_0 | x_t) of each value of x `[batch, *event]`, t a scalar or `[batch]`; NaN if x has probability 0."""
         self.check_cond(cond)
         x, t = self.process.at(x, t)
         self._check_event(x.shape[1:])
@@ -62,16 +63,16 @@ class OfCategories:
         return Categorical(self._others(seen.reshape(len(x), -1, every[-1])).reshape(every), evidence)
 
     def _rows(self, x0) -> jax.Array:
-        """x0 [batch, *event] as data of the law, [batch, length]."""
+        """x0 [batch, *event] as rows [batch, length], checked."""
         x0 = self.process.check(x0, "x0")
         self._check_event(x0.shape[1:])
         return x0.reshape(len(x0), -1)
 
 
 def _probabilities(name: str, value, shape: tuple[int, ...], axes: int = 1) -> jax.Array:
-    """`value` of `shape` as probabilities, which sum to 1 over the last `axes` axes; ValueError for others.
+    """`value` as an array of `shape`, probabilities that sum to 1 over the last `axes` axes.
 
-    Traced ones that are none are NaN.
+    Raises ValueError for others; traced ones become NaN.
     """
     values = check_array(name, value)
     if values.shape != shape:
@@ -96,13 +97,26 @@ def _probabilities(name: str, value, shape: tuple[int, ...], axes: int = 1) -> j
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Table(OfCategories):
-    """The exact denoiser of a joint law of n tokens: `table` [K]*n has the probability of each of their K^n values.
+    """The exact denoiser of a joint distribution of n tokens, given by the probabilities of all K^n values.
 
-        jd.exact.Table(jd.Absorbing(2), [[0.4, 0.1], [0.1, 0.4]])
+    Events of any shape with n values are read row by row. Time and memory grow as batch x n K^n.
 
-    Events of any shape with n values are read row by row. Time and memory grow as batch x n K^n. The table may be
-    traced. Raises TypeError for another process than one of categories, ValueError for a table whose axes do not have
-    K entries each, or that holds no probabilities; a traced one gives NaN there.
+    Args:
+        process: a process of K categories.
+        table: the probabilities, `[K]*n`, one axis per token; may be traced.
+
+    Raises:
+        TypeError: if `process` is not one of categories.
+        ValueError: if an axis of the table does not have K entries, or the table does not hold probabilities that sum
+            to 1 (a traced one gives NaN instead).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> table = jd.exact.Table(jd.Absorbing(2), [[0.4, 0.1], [0.1, 0.4]])
+        >>> p = table(jnp.array([[0, 2]]), 0.5).probabilities()  # the second token is masked
+        >>> round(float(p[0, 1, 0]), 3)  # 0.4 / (0.4 + 0.1)
+        0.8
     """
 
     table: Any
@@ -115,7 +129,7 @@ class Table(OfCategories):
 
     def _check_event(self, event) -> None:
         if math.prod(event) != self.table.ndim:
-            raise ValueError(f"x has events of {math.prod(event)} values; this table is of {self.table.ndim}")
+            raise ValueError(f"x has events of {math.prod(event)} values; this table has {self.table.ndim}")
 
     def _others(self, evidence) -> jax.Array:
         n, k = self.table.ndim, self.process.categories
@@ -129,7 +143,7 @@ class Table(OfCategories):
         return jnp.stack([others(i) for i in range(n)], 1)
 
     def log_prob(self, x0) -> jax.Array:
-        """log p(x_0) of x0 [batch, *event], nats, [batch]; -inf for what cannot be."""
+        """log p(x_0) of x0 `[batch, *event]`, nats, `[batch]`; -inf for impossible values."""
         x0 = self._rows(x0)
         return jnp.log(self.table)[tuple(x0.T)]
 
@@ -138,7 +152,7 @@ class Table(OfCategories):
         return jnp.sum(jax.scipy.special.entr(self.table))
 
     def draw(self, key, count: int) -> jax.Array:
-        """`count` values of the tokens, [count, n]; the i-th depends on the key and on i alone."""
+        """`count` samples of the tokens, `[count, n]`; the i-th depends only on the key and i."""
         keys = example_keys(key, check_whole("count", count))
         flat = jax.vmap(lambda key: jax.random.categorical(key, jnp.log(self.table).ravel(), mode="high"))(keys)
         return jnp.stack(jnp.unravel_index(flat, self.table.shape), -1).astype(jnp.int32)
@@ -147,17 +161,35 @@ class Table(OfCategories):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Markov(OfCategories):
-    """The exact denoiser of a Markov chain of any length: `initial` [K], `transition` [K, K] from row to column.
+    """The exact denoiser of a Markov chain of any length.
 
-        jd.exact.Markov(jd.Absorbing(2), [0.5, 0.5], [[0.9, 0.1], [0.1, 0.9]])
+    Events `[n, length]` are chains; events of another shape are read row by row. Time grows as length x K^2, memory as
+    length x K. In float32 what is below e^-87 times the most probable value of a message counts as 0. If some
+    transitions are impossible, as in counts of pairs of letters, a sampler that draws several tokens at once can reach
+    x of probability 0, for which the prediction is NaN: add a small number to the counts.
 
-    Events are chains, [n, length]; those of another shape are read row by row. Time grows as length x K^2, memory as
-    length x K, and the answer, one for each token, is exact. In float32 what is below e^-87 times the most probable
-    value of a message is 0: with transitions that are impossible, as in counts of pairs of letters, a sampler that
-    draws several tokens at once meets x of probability 0, of which the answer is NaN; add to the counts.
+    Args:
+        process: a process of K categories.
+        initial: the probabilities of the first token, `[K]`; may be traced.
+        transition: the probabilities of the next token (column) after each token (row), `[K, K]`; may be traced.
 
-    Both arrays may be traced. Raises TypeError for another process than one of categories, ValueError for another shape
-    or for what holds no probabilities, row by row; traced, that gives NaN.
+    Raises:
+        TypeError: if `process` is not one of categories.
+        ValueError: if an array has another shape or does not hold probabilities that sum to 1, row by row (a traced one
+            gives NaN instead).
+
+    Source:
+        Rabiner 1989, "A tutorial on hidden Markov models", section III.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> chain = jd.exact.Markov(jd.Absorbing(2), [0.5, 0.5], [[0.75, 0.25], [0.25, 0.75]])
+        >>> p = chain(jnp.array([[0, 2, 2]]), 0.5).probabilities()  # the second and third tokens are masked
+        >>> round(float(p[0, 1, 0]), 3)
+        0.75
+        >>> round(float(p[0, 2, 0]), 3)  # 0.75 * 0.75 + 0.25 * 0.25
+        0.625
     """
 
     initial: Any
@@ -182,7 +214,7 @@ class Markov(OfCategories):
         return (forward + backward).swapaxes(0, 1)
 
     def log_prob(self, x0) -> jax.Array:
-        """log p(x_0) of chains x0 [batch, length], nats, [batch]; -inf for what cannot be."""
+        """log p(x_0) of chains x0 `[batch, length]`, nats, `[batch]`; -inf for impossible values."""
         x0 = self._rows(x0)
         steps = jnp.log(self.transition)[x0[:, :-1], x0[:, 1:]]
         return jnp.log(self.initial)[x0[:, 0]] + steps.sum(1)
@@ -196,7 +228,7 @@ class Markov(OfCategories):
         return jax.scipy.special.entr(self.initial).sum() + given.sum()
 
     def draw(self, key, count: int, length: int) -> jax.Array:
-        """`count` chains of `length` tokens, [count, length]; the i-th depends on the key and on i alone."""
+        """`count` chains of `length` tokens, `[count, length]`; the i-th depends only on the key and i."""
         keys, length = example_keys(key, check_whole("count", count)), check_whole("length", length)
         log_initial, log_transition = jnp.log(self.initial), jnp.log(self.transition)
 

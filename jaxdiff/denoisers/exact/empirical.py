@@ -1,7 +1,7 @@
-r"""A finite data set as a law: each of its examples with the same probability.
+"""A finite data set as a distribution: each example has the same probability.
 
-Of numbers it is the mixture of Gaussians with C_k = 0, whose noised density is the one every score network is trained
-towards (Karras et al. 2022, appendix B.3). Of categories the other tokens of x_t say of the i-th
+For numbers it is the mixture of Gaussians with C_k = 0, whose noised density is the one every score network is trained
+towards (Karras et al. 2022, appendix B.3). For categories the other tokens of x_t say about the i-th
 
     out_i(v) = log Σ_{x_0 of the set, x_0^i = v} Π_{j ≠ i} q(x_t^j | x_0^j).
 """
@@ -32,12 +32,14 @@ class _OfNumbers:
     data: jax.Array
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond`: a data set has no labels here."""
+        """Raise for a `cond`: the data set has no labels."""
         if cond is not None:
-            raise ValueError("cond was given to an Empirical denoiser, which has no classes; make one of each class")
+            raise ValueError(
+                "cond was given to an Empirical denoiser, which has no classes; make one denoiser per class"
+            )
 
     def _log_kernel(self, x, t):
-        """-|x - α x_i|² / 2σ², [batch, n], and the flat parts it was made of."""
+        """-|x - α x_i|² / 2σ², [batch, n], and the arrays it was computed from."""
         x = check_batch(x)
         flat, data = x.reshape(x.shape[0], -1), self.data.reshape(self.data.shape[0], -1)
         if flat.shape[1] != data.shape[1]:
@@ -48,7 +50,7 @@ class _OfNumbers:
 
     @exactly
     def __call__(self, x, t, cond=None) -> Prediction:
-        """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch] with σ(t) > 0."""
+        """E[x_0 | x] and E[ε | x] for x `[batch, *event]`, t a scalar or `[batch]` with σ(t) > 0."""
         self.check_cond(cond)
         log_kernel, flat, data, alpha, sigma = self._log_kernel(x, t)
         mean = jax.nn.softmax(log_kernel, -1) @ data
@@ -56,7 +58,7 @@ class _OfNumbers:
 
     @exactly
     def log_prob(self, x, t) -> jax.Array:
-        """Log p_t(x) in nats, [batch]; σ(t) > 0, since the data set itself has no density."""
+        """log p_t(x) in nats, `[batch]`; σ(t) > 0, since the data set itself has no density."""
         log_kernel, flat, data, _, sigma = self._log_kernel(x, t)
         d = flat.shape[1]
         normaliser = jnp.log(data.shape[0]) + d * jnp.log(sigma[:, 0]) + d / 2 * jnp.log(2 * jnp.pi)
@@ -69,9 +71,11 @@ class _OfTokens(OfCategories):
     data: jax.Array
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond`: a data set has no labels here."""
+        """Raise for a `cond`: the data set has no labels."""
         if cond is not None:
-            raise ValueError("cond was given to an Empirical denoiser, which has no classes; make one of each class")
+            raise ValueError(
+                "cond was given to an Empirical denoiser, which has no classes; make one denoiser per class"
+            )
 
     def _check_event(self, event) -> None:
         if event != self.data.shape[1:]:
@@ -96,11 +100,32 @@ def _sums(logs, values, k: int) -> jax.Array:
 
 
 def Empirical(process: Process, data) -> _OfNumbers | _OfTokens:
-    """The optimal denoiser of a finite data set, data [n, *event]; time and memory traffic grow as batch x n.
+    """The optimal denoiser of a finite data set: each example has the same probability.
 
-    Of categories it knows no value that the set has not: x_t that no example could become has no answer (NaN). Raises
-    TypeError for integer data of a process of numbers and for others of categories, ValueError for an empty set, a NaN
-    in it, or a category that does not exist.
+    Time and memory traffic grow as batch x n. For categories only the values in the data set are possible, so that the
+    prediction is NaN for an x_t that no example could become.
+
+    Args:
+        process: a process of numbers or of categories.
+        data: the examples, `[n, *event]`, floats or integers to match.
+
+    Returns:
+        A denoiser without cond. For numbers it also has `log_prob(x, t)`.
+
+    Raises:
+        TypeError: if the data are integers for a process of numbers, or not integers for one of categories.
+        ValueError: if the data set is empty, holds a NaN, or holds a category that does not exist.
+
+    Source:
+        Karras et al. 2022, "Elucidating the design space of diffusion-based generative models", appendix B.3.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Empirical(jd.VP(), jnp.array([[-1.0], [1.0]]))
+        >>> data, noise = denoiser(jnp.zeros((1, 1)), 0.5)  # halfway between the two examples
+        >>> data.tolist()
+        [[0.0]]
     """
     if isinstance(process, Discrete):
         return _OfTokens(process, process.check(data, "data"))

@@ -1,4 +1,4 @@
-r"""Mixtures of Gaussians.
+"""Mixtures of Gaussians.
 
 If p(x_0) = Σ w_k N(m_k, C_k) then x_t = α x_0 + σ ε has
 
@@ -6,8 +6,8 @@ If p(x_0) = Σ w_k N(m_k, C_k) then x_t = α x_0 + σ ε has
     E[x_0 | x] = Σ r_k (m_k + α C_k S_k⁻¹ (x - α m_k))      r_k(x) the responsibilities
     E[ε | x]   = Σ r_k σ S_k⁻¹ (x - α m_k).
 
-The component is a class label: given it, r is one there and zero elsewhere, and r_k(x) itself is p(k | x_t), the noisy
-classifier that guidance asks for.
+The component is a class label: given it, r is one there and zero elsewhere. r_k(x) itself is p(k | x_t), the noisy
+classifier that classifier guidance needs.
 """
 
 import abc
@@ -46,12 +46,12 @@ class _Density:
             return self.log_weights[None]
         cond, k = check_labels(cond, len(self.log_weights)), len(self.log_weights)
         if cond.shape not in ((), (batch,)):
-            raise ValueError(f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label an example")
+            raise ValueError(f"cond has shape {cond.shape}; expected a scalar or [{batch}], one label per example")
         rows = jnp.log(jnp.eye(k)).at[cond.reshape(-1)]
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
     def _components(self, x, t, cond=None):
-        """log w_k N(x; α m_k, S_k) [batch, k], S⁻¹ (x - α m) and C of it, each [batch, k, d], α and σ."""
+        """log w_k N(x; α m_k, S_k) [batch, k], S⁻¹ (x - α m) and C times it, each [batch, k, d], α and σ."""
         x, d = check_batch(x), self.means.shape[-1]
         flat = x.reshape(x.shape[0], -1)
         if flat.shape[1] != d:
@@ -62,9 +62,9 @@ class _Density:
 
     @exactly
     def __call__(self, x, t, cond=None) -> Prediction:
-        """E[x_0 | x] and E[ε | x] for x [batch, *event], t a scalar or [batch].
+        """E[x_0 | x] and E[ε | x] for x `[batch, *event]`, t a scalar or `[batch]`.
 
-        `cond`: None for the mixture, or the component x is of, integers, a scalar or [batch].
+        `cond`: None for the mixture, or the component of each x, integers, a scalar or `[batch]`.
         """
         log_joint, pull, spread, alpha, sigma = self._components(x, t, cond)
         r, x = jax.nn.softmax(log_joint, -1), check_batch(x)
@@ -73,12 +73,12 @@ class _Density:
 
     @exactly
     def log_prob(self, x, t=0.0, cond=None) -> jax.Array:
-        """Log p_t(x), or log p_t(x | component `cond`), in nats, [batch]."""
+        """log p_t(x), or log p_t(x | component `cond`), in nats, `[batch]`."""
         return jax.nn.logsumexp(self._components(x, t, cond)[0], -1)
 
     @exactly
     def log_responsibilities(self, x, t=0.0) -> jax.Array:
-        """Log p(component | x_t = x), [batch, k]: the exact noisy classifier."""
+        """log p(component | x_t = x), `[batch, k]`: the exact noisy classifier."""
         return jax.nn.log_softmax(self._components(x, t)[0], -1)
 
 
@@ -101,7 +101,7 @@ class _Mixture(_Density):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class _Solved(_Density):
-    """The mixture for traced covariances [k, d, d], by Cholesky: equal eigenvalues leave eigenvectors no derivative."""
+    """The mixture for traced covariances [k, d, d], by Cholesky: eigenvectors may have no derivative."""
 
     covariances: jax.Array
 
@@ -116,19 +116,41 @@ class _Solved(_Density):
 
 
 def _array(values):
-    """`values` in floating point: of NumPy where they are known, of JAX where they are traced."""
+    """`values` in floating point: a NumPy array if they are concrete, a JAX array if they are traced."""
     known = all(map(is_concrete, jax.tree.leaves(values)))
     return (np if known else jnp).asarray(values, jnp.result_type(float))
 
 
 def Mixture(process: GaussianProcess, weights, means, covariances) -> _Density:
-    """The exact denoiser of Σ w_k N(m_k, C_k): weights [k], means [k, d], covariances [k, d, d].
+    """The exact denoiser of a mixture of Gaussians Σ w_k N(m_k, C_k).
 
-    Events of any shape with d values are read row by row. Weights are normalised. Conditioned on, `cond` is the index
-    of a component. All of them may be traced, and learned. Raises ValueError for shapes that do not fit, weights that
-    are not positive, or a covariance that is not symmetric and positive semi-definite (traced, these give NaN); when
-    called, TypeError for a `cond` that is not an integer and ValueError for one out of range (under a transformation,
-    where it cannot be read, the answer is NaN).
+    Events of any shape with d values are read row by row. The denoiser also has `log_prob(x, t, cond)` and
+    `log_responsibilities(x, t)`. Its cond is None or the index of a component. All arrays may be traced, and learned.
+
+    Args:
+        process: a process of numbers.
+        weights: w, `[k]`, positive; they are normalised.
+        means: m, `[k, d]`.
+        covariances: C, `[k, d, d]`.
+
+    Returns:
+        The denoiser.
+
+    Raises:
+        TypeError: if `process` is not one of numbers; when called, if cond is not an integer.
+        ValueError: if shapes do not match, a weight is not positive, or a covariance is not symmetric and positive
+            semi-definite; when called, if cond is out of range. Traced values give NaN instead.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> means, covariances = jnp.array([[-2.0], [2.0]]), jnp.full((2, 1, 1), 0.1)
+        >>> denoiser = jd.exact.Mixture(jd.VP(), [0.5, 0.5], means, covariances)
+        >>> x = jnp.zeros((1, 1))
+        >>> abs(denoiser(x, 0.5).data.round(3)).tolist()  # by symmetry
+        [[0.0]]
+        >>> jnp.exp(denoiser.log_responsibilities(x, 0.5)).round(3).tolist()
+        [[0.5, 0.5]]
     """
     check_gaussian(process, "a mixture")
     named = {"weights": weights, "means": means, "covariances": covariances}
@@ -155,7 +177,24 @@ def Mixture(process: GaussianProcess, weights, means, covariances) -> _Density:
 
 
 def check_covariances(covariances) -> tuple[np.ndarray, np.ndarray]:
-    """Variances [..., d] and bases [..., d, d] of covariances U diag(variances) Uᵀ; ValueError where they are none."""
+    """The eigenvalues and eigenvectors of covariances U diag(variances) Uᵀ, checked.
+
+    Args:
+        covariances: symmetric positive semi-definite matrices, `[..., d, d]`, concrete.
+
+    Returns:
+        The variances `[..., d]` and the bases U `[..., d, d]`, as NumPy arrays.
+
+    Raises:
+        ValueError: if a matrix is not symmetric and positive semi-definite.
+
+    Examples:
+        >>> import numpy as np
+        >>> import jaxdiff as jd
+        >>> variances, bases = jd.exact.check_covariances(np.diag([1.0, 4.0]))
+        >>> variances.tolist()
+        [1.0, 4.0]
+    """
     variances, bases = np.linalg.eigh(covariances)
     asymmetry = np.abs(covariances - covariances.swapaxes(-1, -2)).max()
     tolerance = 1e-5 * max(np.abs(covariances).max(), 1e-30)
@@ -170,12 +209,34 @@ def check_covariances(covariances) -> tuple[np.ndarray, np.ndarray]:
 def _is_covariance(matrices) -> jax.Array:
     """Whether traced matrices [k, d, d] are symmetric and positive semi-definite, up to rounding."""
     tolerance = 1e-5 * jnp.abs(matrices).max()
-    root = jnp.linalg.cholesky(matrices + tolerance * jnp.eye(matrices.shape[-1])[None])  # NaN where there is none
+    root = jnp.linalg.cholesky(matrices + tolerance * jnp.eye(matrices.shape[-1])[None])  # NaN if it has no root
     return (jnp.abs(matrices - matrices.swapaxes(-1, -2)).max() <= tolerance) & jnp.isfinite(root).all()
 
 
 def Gaussian(process: GaussianProcess, mean, covariance) -> _Density:
-    """The exact denoiser of N(mean, covariance): mean [d], covariance [d, d]."""
+    """The exact denoiser of a Gaussian N(mean, covariance), see `Mixture`.
+
+    Args:
+        process: a process of numbers.
+        mean: the mean, `[d]`.
+        covariance: the covariance, `[d, d]`.
+
+    Returns:
+        The denoiser.
+
+    Raises:
+        ValueError: if the mean is not a vector, or `Mixture` raises it.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> data, noise = denoiser(jnp.ones((4, 2)), 0.5)
+        >>> data.shape
+        (4, 2)
+        >>> bool(jnp.allclose(denoiser.log_prob(jnp.zeros((1, 2))), -jnp.log(2 * jnp.pi)))
+        True
+    """
     mean, covariance = _array(check_array("mean", mean)), _array(check_array("covariance", covariance))
     if mean.ndim != 1:
         raise ValueError(f"mean has shape {mean.shape}; expected [d]")

@@ -1,33 +1,33 @@
-r"""Guidance wraps a denoiser and gives a denoiser, so every sampler and likelihood accepts it.
+"""Guidance wraps a denoiser and gives a denoiser, so that every sampler and likelihood accepts it.
 
 1.  A classifier (`classifier.py`). With l = log p(y | x_t), Bayes' rule makes the score of p_t(x | y), and of
     p_t(x) p(y | x)^scale,
 
         score + scale ∇l,    that is    ε - scale σ ∇l    and    x_0 + scale σ²/α ∇l,
 
-    since score = -ε/σ and x_0 = (x - σ ε)/α. Where α = 0 x holds nothing of y and the prediction stays as it is. Only
-    for scale 0 and 1 is this the noised p(x_0) p(y | x_0)^scale; any other scale is a heuristic, whose samples have
-    no density that can be written down (though the likelihood of its flow can be computed).
+    since score = -ε/σ and x_0 = (x - σ ε)/α. Where α = 0, x holds no information about y and the prediction is not
+    changed. Only for scale 0 and 1 is this the noised p(x_0) p(y | x_0)^scale; any other scale is a heuristic, whose
+    samples have no density in closed form (though the likelihood of its flow can be computed).
 2.  Two predictions (`classifier_free.py`, `auto.py`). ∇l is also the difference of a conditional and an unconditional
     score, and more generally points from a worse model to a better one:
 
         (1 - scale) worse + scale better                            scale = 1 + w in papers that write w
 
-    on data and noise alike, so that x = α x_0 + σ ε still holds. Where each is asked by itself, scale 0 and 1 are the
-    two models, to the bit. A learned reverse variance is taken over as it is, from the better model or from the one
-    that is tilted.
-3.  More than two. Where the parts y_1, ..., y_K of a condition are revealed one by one, each revealed part has a scale
-    of its own (Brooks et al. 2023, "InstructPix2Pix", eq. 3, with K = 2):
+    on data and noise alike, so that x = α x_0 + σ ε still holds. If both are evaluated separately, scale 0 and 1 are
+    the two models to the bit. A learned reverse variance is taken unchanged from the better model, or from the model
+    that a classifier guides.
+3.  More than two. If the parts y_1, ..., y_K of a condition are revealed one by one, each part has a scale of its own
+    (Brooks et al. 2023, "InstructPix2Pix", eq. 3, with K = 2):
 
         e_0 + Σ_k scale_k (e_k - e_{k-1}),        e_k = E[. | x_t, y_1, ..., y_k],
 
     which is the score of p(x) Π_k p(y_k | x, y_1, ..., y_{k-1})^scale_k. With one part this is 2.
 4.  A scale is a number or an `Interval`: a number between two noise levels and no guidance outside. Each number is
-    one for all, or one an example, [batch], of the x that is guided. What takes examples one by one or in several
-    batches refuses the latter (`ProbabilityFlow`, `ReverseSDE`, likelihoods, `samplers.draw`). A number out of range
-    raises ValueError; one that is traced gives NaN.
-5.  Of categories `ClassifierFree` and `Auto` mix the logits, before the evidence; a temperature, the k best and a
-    nucleus (`sharpening.py`) act on p(x_0 | x_t), after it.
+    shared by all examples, or one per example, [batch]. Functions that take examples one by one or in several batches
+    accept only shared numbers (`ProbabilityFlow`, `ReverseSDE`, likelihoods, `samplers.draw`). A number out of range
+    raises ValueError; a traced one gives NaN.
+5.  For categories `ClassifierFree` and `Auto` mix the logits, before the evidence; `Temperature`, `TopK` and `Nucleus`
+    (`sharpening.py`) act on p(x_0 | x_t), after it.
 """
 
 from jaxdiff.denoisers.denoiser import Wrapper as Wrapper

@@ -1,4 +1,4 @@
-"""Autoguidance: away from a weaker model of the same."""
+"""Autoguidance: guidance away from a weaker version of the same model."""
 
 import dataclasses
 from typing import Any
@@ -12,11 +12,31 @@ from jaxdiff.processes import extrapolated, pytree
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Auto(Scaled):
-    """Autoguidance (Karras et al. 2024, "Guiding a diffusion model with a bad version of itself"): away from `weak`.
+    """Autoguidance: weak + scale (denoiser - weak), both with the same cond.
 
-    weak + scale (denoiser - weak), both under the same cond: 0 is the weak model, 1 the denoiser itself; a number or an
-    `Interval`. `weak` is a smaller or less trained model of the same process; one of another process goes through
-    `OnProcess`. Raises ValueError where the processes are seen to differ.
+    Args:
+        denoiser: the denoiser; scale 1 is this one alone.
+        weak: a smaller or less trained model of the same process; scale 0 is this one alone. Wrap one of another
+            process in `OnProcess`.
+        scale: a number, one per example `[batch]`, or an `Interval`.
+
+    Raises:
+        TypeError: if one of the two is not a denoiser.
+        ValueError: if their processes differ.
+
+    Source:
+        Karras et al. 2024, "Guiding a diffusion model with a bad version of itself".
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> weak = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), 4 * jnp.eye(2))
+        >>> guided = jd.guidance.Auto(denoiser, weak, 2.0)
+        >>> x = jnp.ones((1, 2))
+        >>> expected = 2 * jd.score(denoiser, x, 0.5) - jd.score(weak, x, 0.5)
+        >>> bool(jnp.allclose(jd.score(guided, x, 0.5), expected, atol=1e-5))
+        True
     """
 
     denoiser: DenoiserLike
@@ -29,11 +49,11 @@ class Auto(Scaled):
         check_same_process("weak", self.weak, self.denoiser, "wrap weak in OnProcess")
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
-        """Both, under the same cond."""
+        """Both denoisers, with the same cond."""
         return [(self.weak, cond), (self.denoiser, cond)]
 
     def check_start(self, t) -> None:
-        """Raise where one of both denoisers has no answer at a concrete `t`."""
+        """Raise if one of the denoisers has no prediction at a concrete `t`."""
         check_start_of(self.denoiser, t)
         check_start_of(self.weak, t)
 

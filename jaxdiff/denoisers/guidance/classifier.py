@@ -16,14 +16,14 @@ from jaxdiff.processes import Prediction, Process, as_pytree, expand_time, pytre
 
 @dataclasses.dataclass(frozen=True)
 class _Tilted(Scaled):
-    """A prediction tilted by the gradient of a log-likelihood, a callable pytree or a plain function."""
+    """A prediction changed by the gradient of a log-likelihood, which is a callable pytree or a plain function."""
 
     denoiser: DenoiserLike
     log_likelihood: Callable[..., jax.Array]
     scale: Scale | Interval = 1.0
     conditional: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    _takes: ClassVar[tuple[str, int]] = ("a function (x, t, cond) -> [batch], one number an example", 3)
+    _takes: ClassVar[tuple[str, int]] = ("a function (x, t, cond) -> [batch], one number per example", 3)
 
     def __post_init__(self):
         super().__post_init__()
@@ -35,11 +35,11 @@ class _Tilted(Scaled):
         object.__setattr__(self, "log_likelihood", as_pytree(self.log_likelihood))
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
-        """The denoiser, under `cond` where it is conditional."""
+        """The denoiser, with `cond` if `conditional`."""
         return [(self.denoiser, cond if self.conditional else None)]
 
     def check_cond(self, cond) -> None:
-        """Raise for a `cond` that the denoiser does not take, or the classifier, where it says so."""
+        """Raise for a `cond` that the denoiser or the classifier does not accept."""
         super().check_cond(cond)
         check_cond_of(self.log_likelihood, cond)
 
@@ -48,7 +48,7 @@ class _Tilted(Scaled):
 
     def _total(self, x, *arguments) -> jax.Array:
         value = self.log_likelihood(x, *arguments)
-        note = ": one number an example, the log-probability of its own cond"
+        note = ": one number per example, the log-probability of its cond"
         check_output("log_likelihood", value, x, x.shape[:1], note)
         return value.sum()
 
@@ -68,17 +68,37 @@ class _Tilted(Scaled):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Classifier(_Tilted):
-    """Classifier guidance (Dhariwal and Nichol 2021, algorithms 1 and 2): the score of p_t(x) p(y | x_t)^scale.
+    """Classifier guidance: the score of p_t(x) p(y | x_t)^scale.
 
-    `log_likelihood(x, t, cond) -> [batch]` is log p(cond | x_t) of a classifier that was trained on noised x, such as a
-    `jaxdiff.NoisyClassifier`, or any other log-likelihood to climb. A plain function is part of the program; for one
-    with weights give a callable pytree, `jax.tree_util.Partial(classify, weights)`, and new weights compile nothing.
-    `scale` is a number or an `Interval`; 1 is Bayes' rule.
+    The denoiser is called without cond, as a model of p(x), and `cond` goes to the classifier. Where α = 0 the
+    prediction is not guided.
 
-    `cond` goes to the classifier, and the denoiser is called without: it is taken for p(x). With conditional=True it
-    gets cond too, and p(x | y) is pushed further (table 4 of the paper); for exact models that is ClassifierFree with
-    1 + scale, which is also Classifier of the unconditional model with 1 + scale. Where α = 0 the prediction is left
-    unguided. Raises ValueError where log_likelihood returns another shape.
+    Args:
+        denoiser: a denoiser of numbers.
+        log_likelihood: a function `(x, t, cond) -> [batch]` that is log p(cond | x_t): a classifier trained on noised
+            x, such as a `jaxdiff.NoisyClassifier`, or any other function to increase. A plain function is compiled into
+            the program. For one with weights give a callable pytree, such as `jax.tree_util.Partial(classify,
+            weights)`, so that new weights do not recompile.
+        scale: a number, one per example `[batch]`, or an `Interval`; 1 is Bayes' rule.
+        conditional: whether the denoiser gets cond too (table 4 of the paper). For exact models this equals guidance of
+            the unconditional model with 1 + scale.
+
+    Raises:
+        TypeError: if the process is not one of numbers, or `log_likelihood` is not a function of (x, t, cond).
+        ValueError: if the classifier has another process; when called, if `log_likelihood` returns another shape.
+
+    Source:
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis", algorithms 1 and 2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> log_likelihood = lambda x, t, cond: cond * x.sum(1)  # its gradient is cond everywhere
+        >>> guided = jd.guidance.Classifier(denoiser, log_likelihood, 2.0)
+        >>> x, cond = jnp.zeros((1, 2)), jnp.ones(1)
+        >>> jd.score(guided, x, 0.5, cond).round(3).tolist()
+        [[2.0, 2.0]]
     """
 
     def __call__(self, x, t, cond=None) -> Prediction:
@@ -90,18 +110,40 @@ class Classifier(_Tilted):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class TweedieClassifier(_Tilted):
-    """Guidance by a classifier of clean data, read at the denoiser's x_0: log p(y | x_t) ≈ log p(y | E[x_0 | x_t]).
+    """Guidance by a classifier of clean data, evaluated at the denoiser's x_0.
 
-    An approximation (Chung et al. 2023, "Diffusion posterior sampling", eq. 11; Bansal et al. 2023, eq. 6), since the
-    true one is log E[p(y | x_0) | x_t]. It is exact where log p(y | x_0) is linear in x_0 and the data Gaussian, and as
-    σ -> 0; for N(m, s²) observed with noise of variance r its pull is too strong by 1 + Var[x_0 | x_t]/r. Where the
-    classifier is sure of E[x_0 | x_t] it does not pull at all, and leaves points on the border of its classes.
+    It approximates log p(y | x_t) = log E[p(y | x_0) | x_t] by log p(y | E[x_0 | x_t]). It is exact if log p(y | x_0)
+    is linear in x_0 and the data are Gaussian, and as σ -> 0. For N(m, s²) measured with noise of variance r its
+    gradient is too large by 1 + Var[x_0 | x_t]/r. Where the classifier is certain at E[x_0 | x_t] its gradient
+    vanishes, which leaves points on the border of its classes. The gradient goes through the denoiser.
 
-    `log_likelihood(x0, cond) -> [batch]`, such as `clean` of a `jaxdiff.NoisyClassifier`; everything else as in
-    `Classifier`. The gradient goes through the denoiser.
+    Args:
+        denoiser: a denoiser of numbers.
+        log_likelihood: a function `(x0, cond) -> [batch]` that is log p(cond | x_0), such as `clean` of a
+            `jaxdiff.NoisyClassifier`.
+        scale: as in `Classifier`.
+        conditional: as in `Classifier`.
+
+    Raises:
+        TypeError: as in `Classifier`.
+        ValueError: as in `Classifier`.
+
+    Source:
+        Chung et al. 2023, "Diffusion posterior sampling for general noisy inverse problems", eq. 11; Bansal et al.
+        2023, "Universal guidance for diffusion models", eq. 6.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> guided = jd.guidance.TweedieClassifier(denoiser, lambda x0, cond: cond * x0[:, 0])
+        >>> x, cond = jnp.zeros((1, 2)), jnp.ones(1)
+        >>> alpha, _ = jd.VP().marginal(0.5)  # E[x_0 | x_t] = alpha x_t, whose derivative is alpha
+        >>> bool(jnp.allclose(jd.score(guided, x, 0.5, cond), jnp.array([[alpha, 0]]), atol=1e-5))
+        True
     """
 
-    _takes = ("a function (x0, cond) -> [batch], one number an example, such as a NoisyClassifier's `clean`", 2)
+    _takes = ("a function (x0, cond) -> [batch], one number per example, such as a NoisyClassifier's `clean`", 2)
 
     def __call__(self, x, t, cond=None) -> Prediction:
         def value(x):
@@ -117,18 +159,19 @@ class TweedieClassifier(_Tilted):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class StepClassifier(_Tilted):
-    """Classifier guidance by steps, as it is written in Dhariwal and Nichol 2021, algorithm 1.
+    """Classifier guidance of the steps of `jaxdiff.samplers.Ancestral`, as in algorithm 1 of the paper.
 
-    x_s ~ N(μ + scale Σ ∇ log p(y | x_t), Σ), with μ and Σ those of the step of `jaxdiff.samplers.Ancestral`, whatever
-    its variance: small, large or learned. The arguments are those of `Classifier`. The gradient is the tilt of a
-    prediction (`jaxdiff.Prediction`), whose data and noise are those of the denoiser; its last step, to the data, has
-    no variance and is not guided.
+    x_s ~ N(μ + scale Σ ∇ log p(y | x_t), Σ), with μ and Σ those of the step, whatever its variance: small, large or
+    learned. The gradient becomes the `tilt` of the prediction (`jaxdiff.Prediction`), whose data and noise are those of
+    the denoiser. The last step, to the data, has no variance and is not guided. Only steps of Ancestral add a tilt:
+    every other sampler, flows, likelihoods, losses and guidance around it raise ValueError. Unlike `Classifier`, it
+    also guides where α = 0, as in the paper.
 
-    It is the step under `Classifier` to first order in its length: Σ = (1 - r) σ_s² or (1 - r) σ_t² takes the place of
-    (1 - r) σ_t² α_s/α_t (`jaxdiff.processes.gaussian`, 2.). With the exact classifier of the two Gaussians of
-    tests/conftest.py under VP, and at scale 1, samples had this KL from their component, nats, as Gaussians of the
-    samples' moments (`Classifier` is here the conditional model itself). 200,000 samples under the small variance,
-    40,000 under the large one, of which an exact sampler leaves 0.0001:
+    To first order in the length of a step it equals the step under `Classifier`: Σ = (1 - r) σ_s² or (1 - r) σ_t²
+    replaces (1 - r) σ_t² α_s/α_t (`jaxdiff.processes.gaussian`, 2.). With the exact classifier of the two Gaussians of
+    tests/conftest.py under VP, and at scale 1, samples had this KL from their component, in nats, computed as that of
+    Gaussians with the samples' moments (`Classifier` is here the conditional model itself). There were 200,000 samples
+    under the small variance and 40,000 under the large one, for which an exact sampler leaves 0.0001:
 
         steps of Ancestral            10        25        50       100       250
         small    Classifier        0.156     0.045    0.0148    0.0047    0.0010
@@ -136,8 +179,27 @@ class StepClassifier(_Tilted):
         large    Classifier        0.009     0.005    0.0021    0.0006    0.0003
                  StepClassifier    0.046     0.008    0.0028    0.0007    0.0002
 
-    Steps of Ancestral alone add a tilt. Every other sampler, flows, likelihoods, losses and guidance around it raise
-    ValueError. Where α = 0 it guides, as the paper's does.
+    Args:
+        denoiser: a denoiser of numbers.
+        log_likelihood: as in `Classifier`.
+        scale: as in `Classifier`.
+        conditional: as in `Classifier`.
+
+    Raises:
+        TypeError: as in `Classifier`.
+        ValueError: as in `Classifier`.
+
+    Source:
+        Dhariwal and Nichol 2021, "Diffusion models beat GANs on image synthesis", algorithm 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> log_likelihood = lambda x, t, cond: cond * x.sum(1)  # its gradient is cond everywhere
+        >>> guided = jd.guidance.StepClassifier(denoiser, log_likelihood, 2.0)  # for jd.samplers.Ancestral()
+        >>> guided(jnp.zeros((1, 2)), 0.5, jnp.ones(1)).tilt.tolist()
+        [[2.0, 2.0]]
     """
 
     def __call__(self, x, t, cond=None) -> Prediction:

@@ -1,8 +1,8 @@
-"""Classifier-free guidance: from the answer without a condition to the answer under it, and beyond.
+"""Classifier-free guidance: from the prediction without a condition towards the prediction with it, and beyond.
 
-What stands for no condition is a null: one example's `cond` that says nothing, or None, the denoiser's own. Under a
-null that has values all answers are one batch, the K + 1 conditions of an example side by side, so that examples that
-are split between devices stay where they are.
+A null stands for "no condition": one example's cond that carries no information, or None, which leaves it to the
+denoiser. With a null that has values all predictions are one batch in which the K + 1 conditions of an example lie side
+by side, so that examples that are sharded over devices stay on their device.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from jaxdiff.processes import Gaussian, Prediction, extrapolated, of_examples, p
 
 
 class _TowardsCond(Scaled):
-    """Guidance away from the answer under `null`: of the denoiser, or of `free`."""
+    """Guidance away from the prediction under `null` of the denoiser, or of `free`."""
 
     null: Any
     free: DenoiserLike | None
@@ -44,8 +44,8 @@ class _TowardsCond(Scaled):
         if self.null is None and getattr(innermost(self._unconditional), "condition_dropout", None) == 0:
             warnings.warn(
                 f"{type(self).__name__} of a denoiser whose condition was never dropped in training (condition_dropout "
-                "= 0): its unconditional prediction was not learned, and guidance by it leads anywhere. Train by "
-                "jaxdiff.losses.ConditionDropout(loss)",
+                "= 0): its unconditional prediction was not learned, so that guidance away from it is arbitrary. "
+                "Train by jaxdiff.losses.ConditionDropout(loss)",
                 UserWarning,
                 stacklevel=4,
             )
@@ -57,12 +57,10 @@ class _TowardsCond(Scaled):
     def _check_given(self, cond) -> None:
         if cond is None:
             name = type(self).__name__
-            raise ValueError(
-                f"{name} has no cond to guide to; give cond, or leave {name} out for unconditional samples"
-            )
+            raise ValueError(f"{name} needs cond; give cond, or leave {name} out for unconditional samples")
 
     def _rows(self, cond, n: int) -> list:
-        """The conditions of n examples: under the null, and with each part that has a scale revealed, to `cond`."""
+        """The conditions of n examples: the null, then with one more scaled part revealed at a time, up to `cond`."""
         cond = jax.tree.map(lambda leaf: _for_all(jnp.asarray(native(leaf)), n), cond)
         if not isinstance(self.scale, Parts):
             return [_spread(as_nulls(self.null, cond), n), cond]
@@ -76,22 +74,22 @@ class _TowardsCond(Scaled):
         return rows
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
-        """The denoisers, each with a cond that it is asked under: without condition first."""
+        """The denoisers, each with a cond it is called with, the unconditional one first."""
         self._check_given(cond)
         sizes = [leaf.shape[0] for leaf in jax.tree.leaves(cond) if np.ndim(leaf)]
         first, *others = [None, cond] if self.null is None else self._rows(cond, sizes[0] if sizes else 1)
         return [(self._unconditional, first), *((self.denoiser, row) for row in others)]
 
     def check_cond(self, cond) -> None:
-        """Raise for cond = None, which is no guidance, and for a `cond` or a null that the denoisers do not take."""
+        """Raise for cond = None, and for a `cond` or a null that the denoisers do not accept."""
         (free, null), *others = self.asked(cond)
-        with warnings.catch_warnings(action="ignore"):  # of what it warned of when it was made
+        with warnings.catch_warnings(action="ignore"):  # __post_init__ has warned
             try:
                 check_cond_of(free, null)
             except (ValueError, TypeError) as error:
                 name = type(self).__name__
                 raise type(error)(
-                    f"{name} guides away from the answer without cond, which this denoiser does not give ({error}); "
+                    f"{name} needs a prediction without cond, which this denoiser does not have ({error}); "
                     f"leave {name} out"
                     if null is None
                     else f"null: {error}"
@@ -100,12 +98,12 @@ class _TowardsCond(Scaled):
             check_cond_of(denoiser, given)
 
     def check_start(self, t) -> None:
-        """Raise where one of the denoisers has no answer at a concrete `t`."""
+        """Raise if one of the denoisers has no prediction at a concrete `t`."""
         check_start_of(self.denoiser, t)
         check_start_of(self._unconditional, t)
 
     def _answers(self, x, t, cond) -> list:
-        """What is said of x without a condition, ..., under `cond`."""
+        """The predictions for x without a condition, ..., with `cond`."""
         self._check_given(cond)
         if self.null is None:
             return [self._unconditional(x, t, None), self.denoiser(x, t, cond)]
@@ -122,7 +120,7 @@ def _for_all(leaf, n: int):
 
 
 def _spread(tree, n: int) -> Any:
-    """`tree`, of one example, for n of them; of NumPy where its values are known, so that they can be checked."""
+    """`tree`, of one example, repeated for n; NumPy arrays if its values are concrete, so that they can be checked."""
 
     def repeat(leaf):
         room = np if is_concrete(leaf) else jnp
@@ -132,17 +130,17 @@ def _spread(tree, n: int) -> Any:
 
 
 def _check_parts(names, null, cond, revealed: list[str]) -> None:
-    """Raise ValueError where cond or null lacks a part that has a scale, or null has one that cond lacks."""
+    """Raise ValueError if cond or null lacks a part that has a scale, or null has a part that cond lacks."""
     for owner, tree in (("cond", cond), ("null", null)):
         missing = [name for name in revealed if not isinstance(tree, dict) or name not in tree]
         if missing:
             raise ValueError(f"scale names {', '.join(names)}, but {owner} = {said(tree)} has no {missing[0]}")
     if unknown := sorted(null.keys() - cond.keys()):
-        raise ValueError(f"null has {unknown[0]}, which cond = {said(cond)} has not; leave it out")
+        raise ValueError(f"null has {unknown[0]}, which cond = {said(cond)} does not have; leave it out")
 
 
 def _together(denoiser: DenoiserLike, x, t, rows: list) -> list:
-    """What `denoiser` says of x at t [n] under each of the conditions `rows`, by one batch."""
+    """The predictions of `denoiser` for x at t [n] under each of the conditions `rows`, computed as one batch."""
     k = len(rows)
     x, t = jax.tree.map(lambda leaf: jnp.repeat(leaf, k, axis=0), (x, t))
     cond = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1).reshape(-1, *leaves[0].shape[1:]), *rows)
@@ -154,28 +152,41 @@ def _together(denoiser: DenoiserLike, x, t, rows: list) -> list:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ClassifierFree(_TowardsCond):
-    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): unconditional + scale (conditional - unconditional).
+    """Classifier-free guidance: unconditional + scale (conditional - unconditional).
 
-        ClassifierFree(denoiser, 3.0)                                           of labels
-        ClassifierFree(denoiser, 7.5, null=encode(""))                          of text; a negative prompt is a null
-        ClassifierFree(denoiser, {"image": 1.5, "tokens": 7.5}, null={"image": zeros, "tokens": tokens})
+    With a `null` all predictions are one batch of 2 n examples, (K + 1) n with K scales, and scale 0 and 1 give one of
+    the two predictions up to rounding. With null None the denoiser is evaluated twice, at cond and at cond = None, and
+    scale 0 and 1 give these predictions exactly.
 
-    `scale` = 1 + w of the paper: 0 is the unconditional model, 1 the conditional one, above 1 guided; a number or an
-    `Interval`. A dictionary has one for each named part of `cond`, which are revealed in its order, each to those
-    before it (Brooks et al. 2023, eq. 3); tokens are revealed with their mask, and a part that it does not name is
-    known throughout.
+    Args:
+        denoiser: the denoiser.
+        scale: 1 + w of the paper: 0 is the unconditional model, 1 the conditional one, and above 1 guides. A number,
+            one per example `[batch]`, or an `Interval`. A dictionary has a scale for each named part of cond; the parts
+            are revealed in its order, tokens with their mask, and parts that it does not name are always known.
+        null: one example's cond, without a batch axis, that stands for "no condition", such as the encoding of "" or of
+            a negative prompt. None calls the denoiser with cond = None.
+        free: another denoiser of the same process, which gives the unconditional prediction.
+        rescale: in [0, 1], the share of the contrast added to x_0 by guidance that is taken back (Lin et al. 2024, who
+            recommend 0.7).
 
-    `null` is one example's cond that says nothing, without a batch axis. With it all predictions are one batch of 2 n
-    (with K scales, (K + 1) n), and at scale 0 and 1 the result is one of them to rounding. None is the denoiser's own
-    answer at cond = None: two evaluations, and to the bit. `free` is another denoiser, of the same process, which
-    makes the unconditional prediction in the denoiser's place, asked under null or None.
+    Raises:
+        TypeError: if `rescale` is not 0 and the process is not one of numbers.
+        ValueError: if a part with a scale is missing, `null` does not match one example of cond, or `free` has another
+            process; when called, if cond is None or the denoiser has no unconditional model.
 
-    `rescale` in [0, 1] takes that share of the contrast back that guidance adds to x_0 (Lin et al. 2024, section 3.4;
-    they recommend 0.7).
+    Source:
+        Ho and Salimans 2022, "Classifier-free diffusion guidance", eq. 6; Brooks et al. 2023, "InstructPix2Pix", eq. 3,
+        for several parts.
 
-    Raises ValueError when called without cond, for a denoiser without an unconditional model, a null that is not what
-    one example of cond is, a part that cond or null lacks, and a `free` of another process; TypeError for `rescale` of
-    a process that is not one of numbers.
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> means, covariances = jnp.array([[-2.0], [2.0]]), jnp.ones((2, 1, 1))
+        >>> denoiser = jd.exact.Mixture(jd.VP(), [0.5, 0.5], means, covariances)  # cond is the component
+        >>> guided = jd.guidance.ClassifierFree(denoiser, 3.0)
+        >>> x = jnp.zeros((1, 1))  # between the means, where the unconditional score is 0
+        >>> bool(jnp.allclose(jd.score(guided, x, 0.5, 1), 3 * jd.score(denoiser, x, 0.5, 1), atol=1e-5))
+        True
     """
 
     denoiser: DenoiserLike
@@ -206,18 +217,41 @@ class ClassifierFree(_TowardsCond):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ClassifierFreePP(_TowardsCond):
-    r"""CFG++ (Chung et al. 2024, arXiv 2406.08070, algorithm 2): guided data, unconditional noise; `scale` in [0, 1].
+    """CFG++: guided data with unconditional noise; `scale` in [0, 1].
 
-    x_s = α_s x_0^guided + σ_s ε^free is the paper's step. x = α x_0 + σ ε no longer holds, so this belongs to that step
-    and not to a flow: it is, to the letter, the DDIM step of
+    The paper's step is x_s = α_s x_0^guided + σ_s ε^free. x = α x_0 + σ ε no longer holds, so that this defines a step
+    and not a flow. It is exactly the DDIM step of
 
         ClassifierFree with scale / (1 - (σ_s/α_s) / (σ_t/α_t)),
 
-    a scale that grows as the steps get shorter. DDIM takes this step, and Heun takes it as its predictor. Others see
-    something else: ProbabilityFlow, `encode` and likelihoods integrate v = cos φ ε - sin φ x_0, which is that of
-    ClassifierFree with scale sin² φ; DPM-Solver++ and Ancestral, which read x_0 alone, take it for ClassifierFree;
-    Euler-Maruyama and Langevin steps, which read ε alone and would see no guidance, refuse it. `null` and `free` are
-    those of `ClassifierFree`. Raises ValueError for a scale outside [0, 1], and as `ClassifierFree` does.
+    a scale that grows as the steps get shorter. DDIM takes this step, and Heun takes it as its predictor. Others read
+    it differently: ProbabilityFlow, `encode` and likelihoods integrate v = cos φ ε - sin φ x_0, which is that of
+    ClassifierFree with scale sin² φ; DPM-Solver++ and Ancestral read only x_0, and see ClassifierFree; Euler-Maruyama
+    and Langevin steps read only ε, which is not guided, and raise ValueError.
+
+    Args:
+        denoiser: a denoiser of numbers.
+        scale: λ of the paper, in [0, 1].
+        null: as in `ClassifierFree`.
+        free: as in `ClassifierFree`.
+
+    Raises:
+        TypeError: if the process is not one of numbers.
+        ValueError: if `scale` is outside [0, 1], and as in `ClassifierFree`.
+
+    Source:
+        Chung et al. 2024, "CFG++: manifold-constrained classifier free guidance for diffusion models", arXiv
+        2406.08070, algorithm 2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> means, covariances = jnp.array([[-2.0], [2.0]]), jnp.ones((2, 1, 1))
+        >>> denoiser = jd.exact.Mixture(jd.VP(), [0.5, 0.5], means, covariances)  # cond is the component
+        >>> guided = jd.guidance.ClassifierFreePP(denoiser, 0.6)
+        >>> x = jnp.zeros((1, 1))
+        >>> bool(jnp.allclose(guided(x, 0.5, 1).noise, denoiser(x, 0.5).noise))
+        True
     """
 
     denoiser: DenoiserLike

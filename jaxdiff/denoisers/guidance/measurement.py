@@ -44,7 +44,7 @@ _PARTS = ("y", "cond", "operator")
 class Observation(NamedTuple):
     """The parts of `cond`: the measurement y [n, *measurement], and the cond of the wrapped denoiser.
 
-    `parameters` is a tuple of the operator's parameters, leaves [n, ...], or an empty one.
+    `parameters` is a tuple with the operator's parameters, leaves [n, ...], or an empty tuple.
     """
 
     y: jax.Array
@@ -63,11 +63,11 @@ class Linearised(NamedTuple):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """y = operator(x_0) + noise_std n, n standard normal.
+    """A measurement y = operator(x_0) + noise_std n, n standard normal.
 
     `operator(x0)`, or `operator(x0, parameters)`, is called on one example, without a batch axis, and returns one array
     of floating values, of any shape. A plain function is compiled into the program; the leaves of a callable pytree are
-    arguments of the program. `noise_std` is a number of 0 or more, or one an example.
+    arguments of the program. `noise_std` is a number of 0 or more, or one per example.
 
     Raises TypeError for an operator that takes neither one nor two arguments, ValueError for a negative noise_std.
     """
@@ -84,31 +84,33 @@ class Measurement:
     def read(self, cond) -> Observation:
         """The parts of `cond`, which is y or a dictionary of "y" and, optionally, "cond" and "operator".
 
-        Raises TypeError for an unknown part, a y that does not hold floating values, and parameters that the operator
-        does not take or that it takes and `cond` lacks; ValueError for a missing y.
+        Raises TypeError for an unknown part, a y that does not hold floating values, and parameters that are missing or
+        that the operator does not take; ValueError for a missing y.
         """
         parts = cond if isinstance(cond, dict) else {"y": cond}
         if unknown := [name for name in parts if name not in _PARTS]:
-            raise TypeError(f"cond has the part {unknown[0]!r}; a measurement takes y, cond and operator alone")
+            raise TypeError(f"cond has the part {unknown[0]!r}; a measurement takes only y, cond and operator")
         y = parts.get("y")
         if y is None:
             raise ValueError(
-                'cond has no y; expected the measurement y [n, *measurement], or {"y": y} and what goes beside it: '
-                '"cond", for the denoiser, and "operator", its parameters'
+                'cond has no y; expected the measurement y [n, *measurement], or {"y": y} with, optionally, '
+                '"cond", for the denoiser, and "operator", the parameters of the operator'
             )
         array = as_array(y)
         if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
-            raise TypeError(
-                f"{with_dtype('y', y)}; expected floating values, what operator(x0) returns of each example"
-            )
+            raise TypeError(f"{with_dtype('y', y)}; expected floating values, operator(x0) of each example")
         given = "operator" in parts
         if not _takes(self.operator, 1 + given):
-            known = "x0 alone; leave them out of cond" if given else 'its parameters too; give them as cond["operator"]'
+            known = (
+                "x0 alone; leave parameters out of cond"
+                if given
+                else 'its parameters too; give them as cond["operator"]'
+            )
             raise TypeError(f"operator = {said(self.operator)} takes {known}")
         return Observation(jnp.asarray(array), parts.get("cond"), (parts["operator"],) if given else ())
 
     def check(self, x0, observation: Observation) -> None:
-        """Raise ValueError where y differs from A(x0) in shape, TypeError where A(x0) is not one floating array."""
+        """Raise ValueError if y and A(x0) differ in shape, TypeError if A(x0) is not one floating array."""
         of_one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype))
         x0_of_one, *parameters = jax.tree.map(of_one, (x0, *observation.parameters))
         made, given = jax.eval_shape(self.operator, x0_of_one, *parameters), observation.y.shape[1:]
@@ -117,8 +119,8 @@ class Measurement:
             raise TypeError(f"operator returned {what} for x0 of shape {x0_of_one.shape}; expected one floating array")
         if made.shape != given:
             raise ValueError(
-                f"y has shape {given} an example, but operator makes shape {made.shape} of an x0 of shape "
-                f"{x0_of_one.shape}; expected y [n, *measurement] of the operator's own"
+                f"y has shape {given} per example, but operator returns shape {made.shape} for x0 of shape "
+                f"{x0_of_one.shape}; expected y [n, *measurement], operator(x0) of each example"
             )
 
     def applied(self, x0, observation: Observation) -> jax.Array:
@@ -147,7 +149,7 @@ class Measurement:
 
 
 class OfMeasurement:
-    """What is a frozen dataclass with the fields of a measurement."""
+    """Base of frozen dataclasses with the fields of a measurement."""
 
     operator: Callable[..., jax.Array]
     noise_std: float
@@ -157,7 +159,7 @@ class OfMeasurement:
         return Measurement(self.operator, self.noise_std)
 
     def _check_measurement(self, method) -> None:
-        """Keep the checked fields; ValueError for a noise_std of 0 where `method` is not `noiseless`."""
+        """Replace the fields by the checked ones; ValueError for a noise_std of 0 if `method` is not `noiseless`."""
         measurement = self._measurement
         object.__setattr__(self, "operator", measurement.operator)
         object.__setattr__(self, "noise_std", measurement.noise_std)
@@ -166,7 +168,7 @@ class OfMeasurement:
 
 
 def _takes(function, arguments: int) -> bool:
-    """Whether `function` can be called with this number of arguments; True where it has no signature."""
+    """Whether `function` accepts this number of arguments; True if it has no signature."""
     try:
         inspect.signature(function).bind(*range(arguments))
     except ValueError:  # some functions written in C
@@ -218,7 +220,7 @@ def _conjugate_residuals(matvec, b, iterations) -> jax.Array:
         square = dot(rest, rest)
         largest = jnp.maximum(largest, over(size, square))  # below |M| eps |rest|², rest·M rest is rounding
         active = active & (size > least) & (size > 10 * jnp.finfo(b.dtype).eps * largest * square)
-        length = jnp.where(active, over(dot(rest, product), dot(product, product)), 0 * size)  # a NaN in size stays
+        length = jnp.where(active, over(dot(rest, product), dot(product, product)), 0 * size)  # keeps a NaN in size
         return _State(taken + 1, u + length * p, rest - length * product, p, product, least, largest, active)
 
     zero, one = jnp.zeros_like(b), jnp.zeros_like(dot(b, b))

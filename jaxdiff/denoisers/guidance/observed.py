@@ -1,4 +1,4 @@
-"""Guidance by a measurement y = A(x_0) + s n: a denoiser of p(x_0 | y), made of one of p(x_0)."""
+"""Guidance by a measurement y = A(x_0) + s n: a denoiser of p(x_0 | y) from a denoiser of p(x_0)."""
 
 import dataclasses
 import math
@@ -24,33 +24,47 @@ _LEAST = 1e-3
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Observed(OfMeasurement, Scaled):
-    """The denoiser of p(x_0 | y): E[x_0 | x_t, y] for a measurement y = operator(x_0) + noise_std n, n standard normal.
-
-        guided = jd.guidance.Observed(denoiser, jd.guidance.operators.average(4), noise_std=0.1)
-        x = jd.sample(key, guided, (16, 32, 32, 3), cond=y)                                    y [16, 8, 8, 3]
+    """The denoiser of p(x_0 | y) for a measurement y = operator(x_0) + noise_std n, n standard normal.
 
     The prediction x̂_0 = E[x_0 | x_t] moves by scale W Hᵀ (s² I + H U Hᵀ)⁻¹ (y - A(x̂_0)), with H the operator's
-    derivative at x̂_0 and s = noise_std. `spread` chooses W and U (`jaxdiff.denoisers.guidance.spreads` has the table);
-    `Moment()` is exact for Gaussian data. The result is a denoiser like any other: samplers, `encode` and
-    likelihoods take it.
-
-    - `cond`: y [n, *measurement], or {"y": y, "cond": what the denoiser takes, "operator": parameters}, of which only y
-      is required. A class or a text for the denoiser is given as "cond".
-    - `operator(x0)` is called on one example, without a batch axis, or `operator(x0, parameters)` where cond has
-      "operator", leaves [n, ...], such as one mask an example. A nonlinear operator is linearised at x̂_0. A plain
-      function is compiled into the program; the leaves of a callable pytree, such as those of
-      `jaxdiff.guidance.operators`, are arguments of the program.
-    - `noise_std` is a number of 0 or more, or one an example. For 0 the measurement is fitted by least squares.
-      `Point` requires a number above 0.
-    - `scale` is a number or an `Interval`; 1 is Bayes' rule.
+    derivative at x̂_0 and s = noise_std. The result is a denoiser like any other: samplers, `encode` and likelihoods
+    accept it. Its cond is y `[n, *measurement]`, or `{"y": y, "cond": cond, "operator": parameters}`, in which only y
+    is required: "cond" is the cond of the wrapped denoiser, and "operator" holds parameters of the operator, leaves
+    `[n, ...]`.
 
     At t = 0 of a process that ends at clean data the prediction does not move. Where α/σ is below 0.001, as at t = 1 of
-    Flow and Cosine, the derivative of x̂_0 is lost in rounding: spreads that need it are then evaluated where α/σ =
-    0.001. `Proximal` and `Prior` do not need it.
+    Flow and Cosine, the derivative of x̂_0 is lost in rounding: spreads that need it are then evaluated at α/σ = 0.001.
+    `Proximal` and `Prior` do not need it.
 
-    Raises TypeError for a bridge, a process that is not of numbers, an operator that takes other arguments, or a y
-    that does not hold floating values; ValueError for a y of another shape than operator(x_0), a noise_std below 0, or
-    0 under `Point`; and what the denoiser raises.
+    Args:
+        denoiser: a denoiser of numbers.
+        operator: a function `operator(x0)` of one example, without a batch axis, or `operator(x0, parameters)` if cond
+            has "operator". A nonlinear operator is linearised at x̂_0. A plain function is compiled into the program;
+            the leaves of a callable pytree, such as those of `jaxdiff.guidance.operators`, are arguments of the
+            program.
+        noise_std: s, a number of 0 or more, or one per example `[batch]`. With 0 the measurement is fitted by least
+            squares.
+        spread: the choice of W and U (see the table in `jaxdiff.denoisers.guidance.spreads`). `Moment()` is exact for
+            Gaussian data; `Point` requires noise_std above 0.
+        scale: a number, one per example `[batch]`, or an `Interval`; 1 is Bayes' rule.
+
+    Raises:
+        TypeError: if the denoiser is a bridge, the process is not one of numbers, the operator takes other arguments,
+            or y does not hold floating values.
+        ValueError: if y has another shape than operator(x_0), or `noise_std` is below 0, or 0 under `Point`.
+
+    Source:
+        Rozet et al. 2024, "Learning diffusion priors from observations by expectation maximization", for `Moment`; the
+        module `spreads` has the others.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.zeros(2), jnp.eye(2))
+        >>> guided = jd.guidance.Observed(denoiser, lambda x0: x0.sum(keepdims=True), noise_std=0.0)
+        >>> y = jnp.array([[4.0]])  # the sum of both values, without noise
+        >>> guided(jnp.zeros((1, 2)), 1.0, y).data.round(2).tolist()
+        [[2.0, 2.0]]
     """
 
     denoiser: DenoiserLike
@@ -64,7 +78,7 @@ class Observed(OfMeasurement, Scaled):
         check_numbers(self.denoiser, "Observed")
         if is_of_bridge(self.denoiser):
             raise TypeError(
-                "denoiser is a bridge, whose x_t is not data and Gaussian noise; expected a denoiser of such"
+                "denoiser is a bridge, whose x_t is not data with Gaussian noise; expected a denoiser of such an x_t"
             )
         check_instance("spread", self.spread, Spread, "one of jaxdiff.guidance's, such as Moment() or Isotropic(0.5)")
         self._check_measurement(self.spread)
@@ -74,11 +88,11 @@ class Observed(OfMeasurement, Scaled):
         return [(self.denoiser, self._measurement.read(cond).cond)]
 
     def check_cond(self, cond) -> None:
-        """Raise for a missing y, a y that is not finite, and a part "cond" that the denoiser does not take."""
+        """Raise for a missing y, a y that is not finite, and a part "cond" that the denoiser does not accept."""
         y = self._measurement.read(cond).y
         if is_concrete(y) and not np.isfinite(np.asarray(y)).all():
             raise ValueError(
-                "y holds a NaN or an infinity; what was not measured goes into the operator, as mask(mask)"
+                "y holds a NaN or an infinity; the operator leaves out what was not measured, as mask(mask) does"
             )
         super().check_cond(cond)
 

@@ -1,4 +1,4 @@
-r"""What guidance does to x_0 where it is strong, and two ways to undo it.
+"""What strong guidance does to x_0, and two ways to undo it.
 
 Guidance multiplies a difference, so that x_0 leaves the range of the data. Both remedies multiply x_0 alone and
 recompute the noise, so that x = α x_0 + σ ε still holds (where σ > 0).
@@ -16,7 +16,7 @@ from jaxdiff.processes import Prediction, expand_time, pytree
 
 
 def with_data(process: Any, predicted: Prediction, data, t) -> Prediction:
-    """`predicted` with another `data`, and the noise that goes with it at the same x."""
+    """`predicted` with another `data`, and the matching noise at the same x."""
     alpha, sigma = (expand_time(c, data) for c in process.marginal(t))
     ratio = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
     before, noise = predicted
@@ -29,9 +29,9 @@ def rescaled(process: Any, guided: Prediction, conditional: Prediction, share, t
 
         x_0 <- x_0 (share std(x_0 conditional)/std(x_0 guided) + 1 - share)
 
-    with the standard deviation over all values of an example. The paper takes it of whatever the network predicts; here
-    it is of x_0, which every parameterisation has, and whose contrast is what guidance exaggerates: at high noise that
-    is also the v of the paper, up to a sign. Where one of both is constant nothing changes.
+    with the standard deviation over all values of an example. The paper uses that of the network's output; here it is
+    that of x_0, which every parameterisation has, and whose contrast guidance exaggerates. At high noise it is also
+    that of the paper's v, up to a sign. If one of the two predictions is constant nothing changes.
     """
     variance = lambda one: jnp.var(one.data, range(1, one.data.ndim), keepdims=True)
     ours, like = variance(guided), variance(conditional)
@@ -44,12 +44,31 @@ def rescaled(process: Any, guided: Prediction, conditional: Prediction, share, t
 @pytree
 @dataclasses.dataclass(frozen=True)
 class DynamicThreshold(Wrapper):
-    """Dynamic thresholding (Saharia et al. 2022, "Imagen", section 2.3), for guidance so strong that x_0 saturates.
+    """Dynamic thresholding, for guidance so strong that x_0 leaves the range of the data.
 
-    s is the `quantile` of |x_0| within each example, at least `bound`; x_0 is clipped to [-s, s] and divided by
-    s/bound, so that it lies within ±bound, the range of the data. The noise follows: x = α x_0 + σ ε still holds
-    (where σ > 0). It wraps the guided model. Raises ValueError for a quantile outside [0, 1] or a bound that is not
-    positive.
+    s is the `quantile` of |x_0| within each example, at least `bound`. x_0 is clipped to [-s, s] and divided by
+    s/bound, so that it lies within ±bound. The noise is recomputed: x = α x_0 + σ ε still holds (where σ > 0).
+
+    Args:
+        denoiser: a denoiser of numbers, usually a guided one.
+        quantile: a fraction in [0, 1], or one per example `[batch]`.
+        bound: the largest absolute value of the data, above 0, or one per example `[batch]`.
+
+    Raises:
+        TypeError: if the process is not one of numbers.
+        ValueError: if `quantile` is outside [0, 1] or `bound` is not above 0 (traced ones give NaN instead).
+
+    Source:
+        Saharia et al. 2022, "Photorealistic text-to-image diffusion models with deep language understanding" (Imagen),
+        section 2.3.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), jnp.array([4.0, -2.0]), 0.01 * jnp.eye(2))
+        >>> limited = jd.guidance.DynamicThreshold(denoiser, quantile=1.0, bound=1.0)
+        >>> limited(jnp.zeros((1, 2)), 1.0).data.round(2).tolist()  # about (4, -2), divided by 4
+        [[1.0, -0.5]]
     """
 
     denoiser: DenoiserLike

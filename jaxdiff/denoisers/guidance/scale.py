@@ -1,4 +1,4 @@
-"""How far guidance goes: a number, or one between two noise levels."""
+"""The scale of guidance: a number, or a number between two noise levels."""
 
 import dataclasses
 import math
@@ -30,10 +30,29 @@ else:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """`scale` where low < σ/α <= high and no guidance elsewhere (Kynkäänniemi et al. 2024, section 3).
+    """A guidance scale that applies where low < σ/α <= high, with no guidance elsewhere.
 
-    It goes where a scale goes. No guidance is 1 for ClassifierFree and Auto, 0 for the classifiers. Each of the three
-    is a number, or one an example. Raises ValueError for an interval that is empty.
+    It may be given wherever a scale is expected. Outside, the scale is 1 for `ClassifierFree` and `Auto`, and 0 for
+    classifiers and measurements.
+
+    Args:
+        scale: the scale inside, a number or one per example `[batch]`.
+        low: the lower noise level, 0 or more, or one per example `[batch]`.
+        high: the upper noise level, above `low`, or one per example `[batch]`.
+
+    Raises:
+        ValueError: if the interval is empty (a traced one gives NaN instead).
+
+    Source:
+        Kynkäänniemi et al. 2024, "Applying guidance in a limited interval improves sample and distribution quality in
+        diffusion models", section 3.
+
+    Examples:
+        >>> import jaxdiff as jd
+        >>> scale = jd.guidance.Interval(3.0, low=0.5, high=2.0)
+        >>> process = jd.Flow()  # σ/α = t/(1 - t)
+        >>> [float(scale.at(process, t, 1.0)) for t in (0.2, 0.5, 0.8)]
+        [1.0, 3.0, 1.0]
     """
 
     scale: Scale
@@ -48,7 +67,7 @@ class Interval:
         check_field_above(self, "high", "low", message)
 
     def at(self, process: Process, t, otherwise: float) -> jax.Array:
-        """The scale at `t`, of its shape."""
+        """The scale at `t`, of the shape of `t`; `otherwise` outside the interval."""
         ratio = jnp.exp(-process.log_snr(t) / 2)
         scale, low, high = (along_batch(getattr(self, name), ratio, name) for name in ("scale", "low", "high"))
         within = jnp.where((low < ratio) & (ratio <= high), scale, otherwise)
@@ -65,7 +84,7 @@ class Parts:
 
 
 def as_parts(scale: dict) -> Parts:
-    """A dictionary of scales as `Parts`, in its order, which JAX would sort; raises for what is no scale."""
+    """A dictionary of scales as `Parts`, which keep its order (JAX would sort it); raises for anything else."""
     if not scale or not all(isinstance(name, str) for name in scale):
         raise ValueError(f"scale = {said(scale)}; expected a scale for each named part of cond, at least one")
     if "token_mask" in scale:
@@ -90,7 +109,7 @@ class Scaled(Wrapper):
 
 
 def scale_at(scale, process: Process, t, x, otherwise: float):
-    """`scale` at t: one number, or one an example; `otherwise` outside of an interval."""
+    """`scale` at t: one number, or one per example; `otherwise` outside an interval."""
     if isinstance(scale, Interval):
         return scale.at(process, jnp.broadcast_to(t, count(x)), otherwise)
     return scale

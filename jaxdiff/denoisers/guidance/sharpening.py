@@ -1,13 +1,15 @@
-r"""Sharper draws of categories: a temperature, the k most probable, or those that hold a mass p.
+"""Sharper draws of categories: a temperature, the k most probable, or those that hold a mass p.
 
-All three act on p(x_0 | x_t), the network's logits and the evidence together, and so on what a sampler draws. Of masks
-it makes no difference, since a mask has no evidence. Of uniform noise x_t speaks for itself: the k best of the logits
-alone may leave x_t out, and a temperature of the logits alone sharpens what the others say and not what x_t says.
+All three act on p(x_0 | x_t), that is on the network's logits and the evidence together, and so on what a sampler
+draws. For masks it makes no difference, since a mask has no evidence. Under uniform noise x_t itself is evidence: the k
+best of the logits alone may leave x_t out, and a temperature of the logits alone sharpens the information in the other
+tokens and not that in x_t.
 
-They are not the same as sharpening the law of whole samples: p(x_0)^{1/τ} is no product of tempered conditionals.
+This is not the same as sharpening the distribution of whole samples: p(x_0)^{1/τ} is not a product of tempered
+conditionals.
 
-The smallest set is found by its threshold on -log p, bit by bit: a float that is not negative has the order of its
-bits, so that as many counts over the categories as a float has bits find the threshold exactly, without sorting.
+The smallest set is found by its threshold on -log p, bit by bit: non-negative floats have the same order as their bits,
+so that as many counts over the categories as a float has bits find the threshold exactly, without sorting.
 """
 
 import dataclasses
@@ -37,9 +39,9 @@ def _nucleus(log_p, number) -> jax.Array:
 
 
 def _best(log_p, number, enough) -> jax.Array:
-    """log_p [..., K] of the fewest most probable categories that are `enough`, -inf elsewhere; equal ones go together.
+    """log_p [..., K] of the fewest most probable categories that are `enough`, -inf elsewhere; ties go together.
 
-    `enough(inside)` says of sets [..., K], which grow, whether each is. NaN where the `number` of it is.
+    `enough(inside)` says for growing sets [..., K] whether each is large enough. NaN where `number` is NaN.
     """
     kind = np.dtype(f"int{8 * log_p.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(jnp.abs(log_p), kind)
@@ -55,7 +57,7 @@ def _best(log_p, number, enough) -> jax.Array:
 
 
 class _Sharpened(Wrapper):
-    """A denoiser of categories whose p(x_0 | x_t) goes through a function of it and of a number."""
+    """Base of denoisers of categories that apply a function with one number to p(x_0 | x_t)."""
 
     denoiser: DenoiserLike
 
@@ -71,11 +73,24 @@ class _Sharpened(Wrapper):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Temperature(_Sharpened):
-    """p(x_0 | x_t)^(1/tau), normalised: below 1 sharper, 1 as it is, above 1 flatter.
+    """p(x_0 | x_t)^(1/tau), normalised: sharper below 1, unchanged at 1, flatter above 1.
 
-        jd.guidance.Temperature(denoiser, 0.8)
+    Args:
+        denoiser: a denoiser of categories.
+        tau: the temperature, above 0, or one per example `[batch]`.
 
-    Raises TypeError for a process without categories, ValueError for a tau that is not above 0 (traced, NaN).
+    Raises:
+        TypeError: if the process is not one of categories.
+        ValueError: if `tau` is not above 0 (a traced one gives NaN instead).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(2), [0.25, 0.75])
+        >>> sharper = jd.guidance.Temperature(denoiser, 0.5)  # squares the probabilities, 1 : 3 becomes 1 : 9
+        >>> p = sharper(jnp.array([[2]]), 1.0).probabilities()
+        >>> round(float(p[0, 0, 1]), 3)
+        0.9
     """
 
     denoiser: DenoiserLike
@@ -92,9 +107,23 @@ class Temperature(_Sharpened):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class TopK(_Sharpened):
-    """p(x_0 | x_t) of its `k` most probable categories, normalised; those that are equal to the last stay too.
+    """p(x_0 | x_t) restricted to its `k` most probable categories, normalised; ties with the last one stay too.
 
-    Raises TypeError for a process without categories, ValueError for a k below 1 (traced, NaN).
+    Args:
+        denoiser: a denoiser of categories.
+        k: the number of categories, 1 or more, or one per example `[batch]`.
+
+    Raises:
+        TypeError: if the process is not one of categories.
+        ValueError: if `k` is below 1 (a traced one gives NaN instead) or not a whole number.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(3), [0.2, 0.5, 0.3])
+        >>> best = jd.guidance.TopK(denoiser, 1)
+        >>> best(jnp.array([[3]]), 1.0).probabilities().round(3).ravel().tolist()
+        [0.0, 1.0, 0.0]
     """
 
     denoiser: DenoiserLike
@@ -113,10 +142,26 @@ class TopK(_Sharpened):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Nucleus(_Sharpened):
-    """p(x_0 | x_t) of its most probable categories that together have at least the mass `p`, normalised.
+    """p(x_0 | x_t) restricted to the fewest most probable categories whose total mass is at least `p`, normalised.
 
-    (Holtzman et al. 2020, "The curious case of neural text degeneration".) 1 is p(x_0 | x_t) as it is. Raises TypeError
-    for a process without categories, ValueError for a p outside (0, 1] (traced, NaN).
+    Args:
+        denoiser: a denoiser of categories.
+        p: the mass, in (0, 1], or one per example `[batch]`; 1 leaves p(x_0 | x_t) unchanged.
+
+    Raises:
+        TypeError: if the process is not one of categories.
+        ValueError: if `p` is outside (0, 1] (a traced one gives NaN instead).
+
+    Source:
+        Holtzman et al. 2020, "The curious case of neural text degeneration".
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxdiff as jd
+        >>> denoiser = jd.exact.Table(jd.Absorbing(3), [0.1, 0.6, 0.3])
+        >>> nucleus = jd.guidance.Nucleus(denoiser, 0.5)
+        >>> nucleus(jnp.array([[3]]), 1.0).probabilities().round(3).ravel().tolist()
+        [0.0, 1.0, 0.0]
     """
 
     denoiser: DenoiserLike
