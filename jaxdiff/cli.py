@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
+import difflib
+import inspect
 import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -16,61 +18,31 @@ import tyro
 from jaxdiff import pretrained, runs, training
 from jaxdiff.arrays import check_path, check_whole, own_folder, remove_folder
 from jaxdiff.config import Config, check_seed
-from jaxdiff.likelihood import Trace
-from jaxdiff.processes.grids import Grid
+from jaxdiff.options import (
+    Compared,
+    Devices,
+    Drawing,
+    Estimate,
+    Hosts,
+    Learned,
+    Logging,
+    Model,
+    Scored,
+    Training,
+    values,
+)
 from jaxdiff.runs.console import log_to_stderr
 from jaxdiff.runs.programs import keep_compiled
-from jaxdiff.samplers import ProbabilityFlow, Sampler
+from jaxdiff.samplers import ProbabilityFlow
 from jaxdiff.training.hosts import INTERRUPTED, agree, first
-from jaxdiff.vocabulary import Data, Guidance, listing, primitive
+from jaxdiff.vocabulary import listing, primitive
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress bars.")]
-
-
-@dataclasses.dataclass(frozen=True)
-class Hosts:
-    """Several processes, each with its own devices: give every one the same command, and these."""
-
-    coordinator: str | None = None
-    """HOST:PORT of process 0."""
-    processes: int | None = None
-    """How many processes there are."""
-    process_id: int | None = None
-    """Which one this is, from 0 on."""
-    cluster: bool = False
-    """Take all three from the cluster: SLURM, TPU pods, Open MPI, Kubernetes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """How samples are drawn.
-
-    Args:
-        sampler: How noise becomes data: dpm_solver, heun(churn=40), ddim(eta=1), ...; by default dpm_solver, of texts
-            and maps ancestral.
-        steps: Denoising steps (probability_flow chooses its own).
-        grid: Where the steps lie: karras(rho=7), time, angle, log_snr; by default the sampler's own.
-        condition: What to draw, of a run trained with --condition: labels by number or name (3 cat 7, or 3,cat,7),
-            which are drawn in turn, or the given columns (y=1.5,z=2); of a mixed table any columns (age=41,job=cook).
-            By default sample draws all classes, and evaluate what the training examples have.
-        guidance: classifier_free(3) exaggerates the condition, dynamic_threshold clips; by default none.
-        seed: Seed of the noise.
-        batch_size: Samples drawn at once.
-        precision: What the network is computed in: bfloat16, or float32 with products of default, high or highest
-            precision; by default as it was trained.
-    """
-
-    sampler: Sampler | None = None
-    steps: int = 50
-    grid: Grid | None = None
-    condition: tuple[str, ...] = ()
-    guidance: Guidance | None = None
-    seed: int = 0
-    batch_size: int = 256
-    precision: runs.Computed | None = None
-
-
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Json = Annotated[
+    bool,
+    tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress.", help_behavior_hint=""),
+]
 KEPT = "what is done is kept; the same command goes on"
 
 
@@ -98,57 +70,46 @@ def _together(hosts: Hosts, folder: Path, asked: tuple, at_once: str, agreed: bo
 
 def train(
     folder: Folder,
-    config: Annotated[Config, tyro.conf.arg(name="")],
-    model_devices: int = 1,
-    accumulate: int = 1,
-    allow: tuple[str, ...] = (),
-    checkpoint_every: int = 500,
-    log_every: int = 50,
-    pictures: float = runs.PICTURES,
-    tensorboard: bool = False,
-    wandb: str | None = None,
-    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
+    data: Learned = Learned(),
+    model: Model = Model(),
+    how: Annotated[Training, tyro.conf.arg(name="training")] = Training(),
+    log: Annotated[Logging, tyro.conf.arg(name="logging")] = Logging(),
+    machine: Devices = Devices(),
     json_: Json = False,
 ) -> dict:
-    """Train a diffusion model into FOLDER. The same command again continues a run that was stopped.
+    """Train a diffusion model into FOLDER, or continue the run there.
 
     Settings such as edm(sigma_max=160) are words: `jaxdiff words` lists them.
 
+    Example: jaxdiff train runs/mine --data fashion_mnist --steps 20000
+
     Args:
-        folder: The run's folder; new, or that of the same run.
-        config: What to train.
-        model_devices: Devices that share one copy of the weights (FSDP); the others multiply the batch (data parallel).
-        accumulate: Parts a batch is computed in, one after another: less memory.
-        allow: What may differ from the run that is continued, by the names an error gave.
-        checkpoint_every: Steps between checkpoints.
-        log_every: Steps between lines in metrics.jsonl.
-        pictures: The largest share of the time that pictures of samples may take meanwhile; 0 for no such pictures.
-        tensorboard: Log to TensorBoard too, into FOLDER/tensorboard.
-        wandb: Log to this project of Weights & Biases too.
-        hosts: Several processes.
-        json_: Print the result as one line of JSON.
+        folder: Folder of the run: a new one, or the same to continue.
     """
 
     def writers(folder: Path) -> list:
-        told = [training.tensorboard(folder)] if tensorboard else []
-        return told + ([training.wandb(folder, wandb, config.written())] if wandb else [])
+        found = [training.tensorboard(folder)] if log.tensorboard else []
+        return found + ([training.wandb(folder, log.wandb, config.written())] if log.wandb else [])
 
     folder = check_path("folder", folder)
+    settings = {field.name for field in dataclasses.fields(Config)}
+    config = Config(**{name: value for name, value in values(data, model, how).items() if name in settings})
     if config.data is None:
         raise ValueError("data = None; expected what to learn from, such as digits or folder('pictures')")
-    asked = config.written(), model_devices, accumulate, allow, checkpoint_every, log_every
-    with _together(hosts, folder, asked, "nothing is lost; the same command goes on", agreed=True):
+    shared = machine.model_devices, machine.accumulate
+    asked = config.written(), *shared, how.allow, how.checkpoint_every, log.log_every
+    with _together(machine, folder, asked, "nothing is lost; the same command goes on", agreed=True):
         runs.train(
             config,
             folder,
             progress=not json_,
-            model=model_devices,
-            accumulate=accumulate,
+            model=machine.model_devices,
+            accumulate=machine.accumulate,
             writers=writers,
-            allow=allow,
-            checkpoint_every=checkpoint_every,
-            log_every=log_every,
-            pictures=pictures,
+            allow=how.allow,
+            checkpoint_every=how.checkpoint_every,
+            log_every=log.log_every,
+            pictures=log.pictures,
         )
         return runs.read_summary(folder)
 
@@ -156,28 +117,28 @@ def train(
 def sample(
     folder: Folder,
     n: int = 64,
-    how: Annotated[Drawing, tyro.conf.arg(name="")] = Drawing(),
-    infill: str | None = None,
-    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
+    how: Annotated[Drawing, tyro.conf.arg(name="sampling")] = Drawing(),
+    infill: Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = None,
+    machine: Hosts = Hosts(),
     json_: Json = False,
 ) -> dict:
-    """Draw samples from the run in FOLDER into samples.npy, samples.csv or samples.txt, as its data are, and a picture.
+    """Draw samples from a run.
 
-    The same command again goes on where it was interrupted.
+    They are written to samples.npy, samples.csv or samples.txt in FOLDER, and to a picture. The same command continues
+    after an interruption.
+
+    Example: jaxdiff sample runs/mine --n 16 --sampler 'heun(churn=40)' --steps 40
 
     Args:
-        folder: A run's folder.
-        n: How many samples. Sample i is the same whatever their number and the batch size.
-        how: How they are drawn.
-        infill: Of texts, a text of which each "_" is drawn and all else stays: "in the beginning ___ created the".
-        hosts: Several processes.
-        json_: Print the result as one line of JSON.
+        folder: Folder of a run, or of an exported model.
+        n: Number of samples. Sample i does not depend on their number, nor on the batch size.
+        infill: For texts: a text in which each "_" is drawn and all else is kept.
     """
     folder = check_path("folder", folder)
     for name, count in (("n", n), ("steps", how.steps), ("batch_size", how.batch_size)):
         check_whole(name, count)
     check_seed(how.seed)
-    with _together(hosts, folder, (n, infill, how), KEPT):
+    with _together(machine, folder, (n, infill, how), KEPT):
         run = runs.load(folder)
         cond = run.known.condition(run.config, how.condition, n)
         if how.guidance is not None:
@@ -196,125 +157,83 @@ def sample(
 
 def likelihood(
     folder: Folder,
-    data: Data | None = None,
-    split: Literal["train", "validation", "test"] | None = None,
-    limit: int | None = None,
-    unconditional: bool = False,
-    condition: tuple[str, ...] = (),
-    dequantization_samples: int | None = None,
-    target_error: float | None = None,
-    budget: int | None = None,
-    draws: int | None = None,
-    chain: int | None = None,
-    flow: ProbabilityFlow | None = None,
-    trace: Trace | None = None,
-    precision: runs.Computed | None = None,
-    seed: int = 0,
-    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts(),
+    what: Annotated[Scored, tyro.conf.arg(name="data")] = Scored(),
+    how: Annotated[Estimate, tyro.conf.arg(name="estimate")] = Estimate(),
+    machine: Hosts = Hosts(),
     json_: Json = False,
 ) -> dict:
-    """Likelihood of data under the run in FOLDER, and its error: bits/dim of pictures, nats of rows, bits a character.
+    """Likelihood of data under a run: bits/dim of pictures, nats per row, bits per character, with the error.
 
-    Of a run with --condition it is that of p(x | condition). The same command again goes on where it was interrupted.
+    A run with --condition scores p(x | condition). The same command continues after an interruption.
+
+    Example: jaxdiff likelihood runs/mine --split validation --limit 500
 
     Args:
-        folder: A run's folder, or one that `jaxdiff export` wrote.
-        data: What to score: folder('mine', size=32), table('mine.csv'), ...; by default what the run learned from.
-        split: Which part of the data; by default the test split of the run's own data, and all of others.
-        limit: Use the first examples only; unless given, of rows the first 2,000, of texts and maps the first 500.
-        unconditional: Of a run with --condition: p(x), as if nothing were given.
-        condition: Of a run of mixed columns: which of them are given (age,job).
-        dequantization_samples: 1 is uniform dequantisation; more give the tighter importance-weighted bound.
-        target_error: Add pictures in random order, then repeats of them, until the standard error is this small.
-        budget: Pictures to measure the error budget on, 64 unless given; 0 leaves it out.
-        draws: Of texts and maps: random times an example that the bound is computed by, 16 unless given.
-        chain: Of texts and maps under masks: how many examples are scored by the chain rule too, 16 unless given.
-        flow: The flow's solver and its tolerances; probability_flow(rtol=1e-4, atol=1e-4) unless given.
-        trace: Of the flow's Jacobian: hutchinson (unless given), hutchinson(2) with a standard error, or exact.
-        precision: What the network is computed in: bfloat16, or float32 with products of default (unless given), high
-            or highest precision.
-        seed: Seed of dequantisation and probes.
-        hosts: Several processes.
-        json_: Print the result as one line of JSON.
+        folder: Folder of a run, or of an exported model.
     """
     folder = check_path("folder", folder)
-    if limit is not None:
-        check_whole("limit", limit)
-    check_seed(seed)
-    given = {"dequantization_samples": dequantization_samples, "target_error": target_error, "budget": budget}
-    given |= {"draws": draws, "chain": chain, "flow": flow, "trace": trace}
-    settings = {name: value for name, value in given.items() if value is not None}
-    with _together(hosts, folder, (data, split, limit, seed, unconditional, precision, condition, settings), KEPT):
-        progress = not json_ and first()
+    if what.limit is not None:
+        check_whole("limit", what.limit)
+    check_seed(how.seed)
+    names = "dequantization_samples", "target_error", "budget", "draws", "chain", "flow", "trace"
+    settings = {name: value for name in names if (value := getattr(how, name)) is not None}
+    with _together(machine, folder, (what, how), KEPT):
         run = runs.load(folder)
-        settings = run.known.LIKELIHOOD | settings | {"progress": progress, "condition": condition}
-        return runs.likelihood(run, folder, data, split, limit, seed, unconditional, precision=precision, **settings)
+        settings = run.known.LIKELIHOOD | settings | {"progress": not json_ and first(), "condition": what.condition}
+        asked = what.data, what.split, what.limit, how.seed, what.unconditional
+        return runs.likelihood(run, folder, *asked, precision=how.precision, **settings)
 
 
 def evaluate(
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    samples: int | None = None,
-    features: Literal["classifier", "pixels", "inception"] | None = None,
-    inception: Path | None = None,
-    data: Data | None = None,
-    split: Literal["validation", "test"] = "test",
-    how: Annotated[Drawing, tyro.conf.arg(name="")] = Drawing(),
+    folder: Run,
+    what: Annotated[Compared, tyro.conf.arg(name="comparison")] = Compared(),
+    how: Annotated[Drawing, tyro.conf.arg(name="sampling")] = Drawing(),
     json_: Json = False,
 ) -> dict:
-    """How good samples of RUN are: Fréchet and kernel distance, precision, recall, density and coverage.
+    """Quality of samples: Fréchet and kernel distance, precision, recall, density and coverage.
 
-    Samples are compared with the training examples, at most 10,000. Each metric has a standard error and its floor
-    beside it: the metric of as many real examples that the model has not seen. The result is written to evaluation.json
-    in the run's folder. An interrupted command continues when it is run again.
+    Each metric has its standard error, and a floor: the same metric of real examples that the model has not seen. The
+    result is written to evaluation.json in RUN. The same command continues after an interruption.
 
-    Pictures are compared by the features of a small classifier, which is trained on the training pictures and their
-    labels and kept in the run's folder. Results of two runs are comparable where its hash is the same. Rows are
-    compared by their standardised columns, and by Wasserstein distances in their own units.
+    Example: jaxdiff evaluate runs/mine --samples 500 --features pixels
 
     Args:
-        folder: A run's folder, or one that `jaxdiff export` wrote.
-        samples: How many samples; by default as many as the split has examples, at most 2,000.
-        features: What pictures are compared by: a classifier, their pixels (the default without labels), or the
-            FID's Inception (for colour pictures).
-        inception: The folder with Inception's weights in one safetensors file, for --features inception.
-        data: What to compare with: folder('mine', size=32), table('mine.csv'), ...; by default the training data.
-        split: The split of real examples for the floor.
-        how: How samples are drawn.
-        json_: Print the result as one line of JSON.
+        folder: Folder of a run, or of an exported model.
     """
     folder = check_path("folder", folder)
-    if (features == "inception") != (inception is not None):
+    if (what.features == "inception") != (what.inception is not None):
         raise ValueError("--features inception and --inception FOLDER, where its weights are, go together")
-    chosen: Any = features if inception is None else pretrained.inception(inception)
-    settings = {field.name: getattr(how, field.name) for field in dataclasses.fields(how)}
-    with _together(Hosts(), folder, (samples, how), KEPT):
+    chosen: Any = what.features if what.inception is None else pretrained.inception(what.inception)
+    with _together(Hosts(), folder, (what.samples, how), KEPT):
         run = runs.load(folder)
-        return runs.evaluate(run, folder, samples, chosen, data, split, progress=not json_, **settings)
+        asked = what.samples, chosen, what.data, what.split
+        return runs.evaluate(run, folder, *asked, progress=not json_, **values(how))
 
 
-def export(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")], folder: Folder, json_: Json = False
-) -> dict:
-    """Write the model of a run as three files: its averaged weights, as safetensors, its config, and what it keeps of
-    its data.
+def export(run: Run, folder: Folder, json_: Json = False) -> dict:
+    """Write the model of a run as three files: weights.safetensors, config.json and data.json.
 
-    FOLDER is then a run's folder to all that reads one: `jaxdiff sample`, `jaxdiff likelihood`, jaxdiff.runs.load.
+    FOLDER can then be used like a run: by `jaxdiff sample`, `jaxdiff likelihood` and `jaxdiff evaluate`.
+
+    Example: jaxdiff export runs/mine model
 
     Args:
-        run: A run's folder.
-        folder: Where to; new or empty.
-        json_: Print the result as one line of JSON.
+        run: Folder of a run.
+        folder: Where to write; a new or an empty folder.
     """
     config, data, weights = runs.export(runs.load(check_path("run", run)), check_path("folder", folder))
     return {"weights": str(weights), "config": str(config), "data": str(data)}
 
 
-def words(kind: Annotated[str, tyro.conf.Positional] = "", json_: Json = False) -> dict:
-    """List the words that settings are written in, with their fields and defaults: `jaxdiff words sampler`.
+def words(
+    kind: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="")] = "", json_: Json = False
+) -> dict:
+    """List the words in which settings are written, with their fields and defaults.
+
+    Example: jaxdiff words sampler
 
     Args:
-        kind: Which words: process, loss, weighting, sampler, network, data set, ...; all unless given.
-        json_: Print them as one line of JSON.
+        kind: process, loss, weighting, sampler, network, data set, ...; by default all.
     """
     found = {noun: lines for noun, lines in listing().items() if kind in noun}
     if not found:
@@ -333,12 +252,13 @@ BASELINES = {
 
 
 def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False) -> dict:
-    """Train on real digits, draw samples, and report the likelihood of held-out digits: about 4 minutes on two cores.
+    """Train on real digits, draw samples, and score held-out digits: about 4 minutes on two cores.
+
+    Example: jaxdiff demo
 
     Args:
-        folder: The run's folder; run again, a finished demo only reports.
+        folder: Folder of the run. A finished demo only reports.
         seed: Seed of everything.
-        json_: Print the result as one line of JSON.
     """
     say = lambda text: print(text, file=sys.stderr)
     folder, config = check_path("folder", folder), Config(seed=seed)
@@ -355,23 +275,54 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
     return summary
 
 
-ABOUT = """Diffusion models in JAX. Every run lives in one folder.
+COMMANDS = ("demo", "train", "sample", "likelihood", "evaluate", "export", "words")
+ABOUT = """usage: jaxdiff COMMAND [OPTIONS]
 
-Compiled programs are kept for the next start in the user's cache folder (~/.cache/jaxdiff): JAX_COMPILATION_CACHE_DIR
-names another one, JAX_ENABLE_COMPILATION_CACHE=false keeps none."""
+Diffusion models in JAX. Every run lives in one folder.
+
+{commands}
+
+Example: jaxdiff demo
+
+`jaxdiff COMMAND --help` lists the options of a command, `jaxdiff --version` prints the version. Compiled programs are
+kept in ~/.cache/jaxdiff; JAX_ENABLE_COMPILATION_CACHE=false keeps none."""
+
+
+def _about() -> str:
+    summary = lambda name: (inspect.getdoc(globals()[name]) or "").partition("\n")[0]
+    return ABOUT.format(commands="\n".join(f"  {name:<12}{summary(name)}" for name in COMMANDS))
+
+
+def _call(arguments: Sequence[str]) -> dict:
+    """Run the command that the arguments name. SystemExit with 2 for one that does not exist, as for its options."""
+    name, *rest = arguments or [""]
+    settings: dict[str, Any] = {"registry": _words(), "config": (tyro.conf.OmitArgPrefixes,)}
+    if name.startswith("--tyro-"):  # shell completion
+        app = tyro.extras.SubcommandApp()
+        for each in COMMANDS:
+            app.command(globals()[each])
+        return app.cli(prog="jaxdiff", args=arguments, **settings)
+    if name in ("-h", "--help"):
+        print(_about())
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        wrong = f"{name!r} is not a command" if name else "no command was given"
+        guess = f"; did you mean {near[0]}?" if near else "."
+        print(f"jaxdiff: {wrong}{guess} See `jaxdiff --help`", file=sys.stderr)
+        raise SystemExit(2)
+    command: Callable[..., dict] = globals()[name]
+    return tyro.cli(command, prog=f"jaxdiff {name}", args=rest, **settings)
 
 
 def main() -> None:
     """Entry point of `jaxdiff`: errors are one line and exit code 1."""
-    for name in ("absl", "asyncio"):  # Orbax tells of an error in hundreds of lines, and then raises it
+    for name in ("absl", "asyncio"):  # Orbax logs an error in hundreds of lines before it raises it
         logging.getLogger(name).setLevel(logging.CRITICAL)
     log_to_stderr()
     warnings.formatwarning = lambda message, *_: f"jaxdiff: {message}\n"
-    app = tyro.extras.SubcommandApp()
-    for command in (demo, train, sample, likelihood, evaluate, export, words):
-        app.command(command)
     try:
-        result = app.cli(description=ABOUT, registry=_words())
+        result = _call(sys.argv[1:])
     except (ValueError, TypeError, FloatingPointError, ImportError, OSError) as error:
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -387,7 +338,7 @@ def main() -> None:
 
 
 def _words() -> tyro.constructors.ConstructorRegistry:
-    """What has tyro read words with numbers."""
+    """The rule by which tyro reads words with numbers."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule

@@ -1,6 +1,9 @@
+import dataclasses
 import json
+import re
 import shutil
 import sys
+import typing
 from pathlib import Path
 
 import jax
@@ -10,6 +13,7 @@ from conftest import within
 
 import jaxdiff as jd
 from jaxdiff import cli, runs
+from jaxdiff.options import Learned, Model, Training
 from jaxdiff.vocabulary import Network, parse
 
 TINY = ["--steps", "20", "--batch-size", "16", "--network", "mlp((8,))"]
@@ -303,9 +307,68 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
     assert not (tmp_path / "c").exists()
 
 
-def test_every_command_has_a_help(monkeypatch, capsys):
-    for command in ("", "demo", "train", "sample", "likelihood", "evaluate", "export", "words"):
-        code, out, err = jaxdiff(monkeypatch, capsys, *command.split(), "--help")
-        assert code == 0
-        assert "usage" in out
-        assert "Traceback" not in err
+GROUPS = {  # of options, and one option of each
+    "train": {"data": "--flip", "model": "--loss", "training": "--steps", "logging": "--wandb", "machine": "--cluster"},
+    "sample": {"sampling": "--guidance", "machine": "--process-id"},
+    "likelihood": {"data": "--limit", "estimate": "--trace", "machine": "--coordinator"},
+    "evaluate": {"comparison": "--features", "sampling": "--sampler"},
+    **{name: {} for name in ("demo", "export", "words")},
+}
+
+
+@pytest.mark.parametrize("command", GROUPS)
+def test_the_help_of_a_command_has_groups_an_example_and_no_path_of_this_machine(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, err = jaxdiff(monkeypatch, capsys, command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: jaxdiff {command} ")
+    assert f"\nExample: jaxdiff {command}" in out
+    assert out.count("Example:") == 1
+    for group, option in GROUPS[command].items():
+        assert option in out.partition(f"\n {group} options ")[2].partition("\n  \n")[0]
+    assert not re.search(r"default: (None|False)?\)|default: ?/|" + re.escape(str(Path.home())), out)
+    assert len(out.splitlines()) < 100
+
+
+def test_the_help_of_all_commands_is_one_line_each(monkeypatch, capsys):
+    code, out, err = jaxdiff(monkeypatch, capsys, "--help")
+    assert (code, err) == (0, "")
+    for command in GROUPS:
+        assert re.search(rf"^  {command} +\S.*\.$", out, re.MULTILINE), command
+    assert max(map(len, out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest", "fuller"),
+    [
+        (("train", "runs/a", "--batchsize", "3"), "--batch-size INT", "jaxdiff train --help"),
+        (("sample", "runs/a", "--step", "3"), "--steps INT", "jaxdiff sample --help"),
+        (("trian", "runs/a"), "did you mean train?", "jaxdiff --help"),
+        ((), "no command was given.", "jaxdiff --help"),
+        (("likelihood",), "FOLDER", "jaxdiff likelihood --help"),
+    ],
+    ids=str,
+)
+def test_an_unknown_option_is_answered_with_the_nearest_and_the_help(arguments, nearest, fuller, monkeypatch, capsys):
+    code, out, err = jaxdiff(monkeypatch, capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert nearest in err
+    assert fuller in err
+
+
+def test_a_setting_of_a_run_is_an_option_of_train():
+    options = {field.name: field for group in (Learned, Model, Training) for field in dataclasses.fields(group)}
+    settings = {field.name: field for field in dataclasses.fields(runs.Config)}
+    assert {*options} - {*settings} == {"checkpoint_every", "allow"}
+    for name, setting in settings.items():
+        kind = typing.get_type_hints(runs.Config)[name]
+        assert options[name].type == kind, name
+        assert options[name].default in (setting.default, None)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_commands_and_options(shell, monkeypatch, capsys):
+    code, out, err = jaxdiff(monkeypatch, capsys, "--tyro-print-completion", shell)
+    assert (code, err) == (None, "")
+    for word in ("likelihood", "batch-size", "jaxdiff"):
+        assert word in out

@@ -22,7 +22,7 @@ LAYERS = [
     "data",
     "metrics",
 ]
-LAYERS += ["training", "plotting", "pretrained", "words", "vocabulary", "config", "runs", "cli", "__main__"]
+LAYERS += ["training", "plotting", "pretrained", "words", "vocabulary", "config", "runs", "options", "cli", "__main__"]
 ROOMS = {
     "flax": {"networks", "training"},
     "diffrax": {"samplers", "likelihood", "vocabulary"},
@@ -33,7 +33,7 @@ ROOMS = {
     "orbax": {"training"},
     "safetensors": {"pretrained"},
     "tokenizers": {"pretrained", "data"},
-    "tyro": {"cli"},
+    "tyro": {"options", "cli"},
     "ot": {"metrics"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -27,7 +27,7 @@ jd.guidance.ClassifierFree(mixture, jnp.ones(4))
 jd.guidance.ClassifierFree(mixture, jd.guidance.Interval(2.0, 0.1, 10.0))
 jd.guidance.Observed(exact, jd.guidance.operators.mask(np.array([True, False])), 0.1, jd.guidance.Isotropic(1.0))
 
-jd.data.batches({"x": [[0.0, 1.0]] * 10, "label": np.zeros(10)}, batch_size=5, seed=0)
+jd.data.batches({"x": [[0.0, 1.0]] * 10}, batch_size=5, seed=0)
 assert jd.metrics.wasserstein([[0.0], [1.0]], np.zeros((2, 1))) > 0
 config = jd.runs.Config(data="two_moons", process=jd.EDM(sigma_max=160), loss="denoising", network="mlp((8,))")
 assert config.steps + 1 == 4001
