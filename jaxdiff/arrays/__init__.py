@@ -33,6 +33,7 @@ from jaxdiff.arrays.checks import (
 )
 from jaxdiff.arrays.extras import require
 from jaxdiff.arrays.files import (
+    NOFOLLOW,
     atomic_write,
     check_file,
     check_path,

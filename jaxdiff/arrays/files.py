@@ -6,7 +6,6 @@ place of a folder is an error. Only regular files are read: reading from a pipe 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -17,6 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from jaxdiff.arrays.locks import WINDOWS, lock
+
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
@@ -73,8 +75,13 @@ def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if WINDOWS:
+                file.close()
             os.replace(draft, path)
         except BaseException:
+            if WINDOWS:
+                with contextlib.suppress(OSError):
+                    file.close()
             draft.unlink(missing_ok=True)
             raise
 
@@ -82,9 +89,11 @@ def atomic_write(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 def _made(draft: Path) -> int:
     """A descriptor of the new file `draft`, locked so that `sweep` does not remove it while it is written."""
     while True:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o666)
+        if WINDOWS:
+            return descriptor
         with contextlib.suppress(OSError):  # without locks on the file system, `sweep` removes nothing either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, wait=True)
         if os.fstat(descriptor).st_nlink:
             return descriptor
         os.close(descriptor)  # swept before it was locked
@@ -99,9 +108,12 @@ def sweep(folder: str | os.PathLike) -> None:
     """Remove the temporary files that killed writers left in `folder`, except links and files being written."""
     for path in filter(is_leftover, Path(folder).iterdir()):
         with contextlib.suppress(OSError):  # a link, a folder, or a file that is locked or has another owner
-            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            if WINDOWS:
+                path.unlink()
+                continue
+            descriptor = os.open(path, os.O_WRONLY | NOFOLLOW | os.O_NONBLOCK)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(descriptor)
                 if stat.S_ISREG(os.fstat(descriptor).st_mode):
                     path.unlink()
             finally:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -24,6 +25,8 @@ def check_room(what: str, *shape: int, itemsize: int = 4, on_device: bool = True
 
 def _memory() -> int:
     """The memory of this machine in bytes, or the limit of its container."""
+    if not hasattr(os, "sysconf"):  # Windows, where it is not measured
+        return sys.maxsize
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max"
         there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))

@@ -165,7 +165,7 @@ class ImageFolder:
 
     def _look(self, index: int) -> None:
         """Record the length of a file. Raises ValueError if it is not a picture, or is too large to read."""
-        descriptor = os.open(os.path.join(self.folder, self.paths[index]), os.O_RDONLY)
+        descriptor = os.open(os.path.join(self.folder, self.paths[index]), os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
             head, self._bytes[index] = os.read(descriptor, HEAD), os.fstat(descriptor).st_size
         finally:

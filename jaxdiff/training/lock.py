@@ -1,13 +1,14 @@
 """A lock on a run's folder: one process uses it at a time."""
 
 import contextlib
-import fcntl
 import os
+import platform
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from jaxdiff.arrays import own_folder, sweep
+from jaxdiff.arrays.locks import lock
 from jaxdiff.training.hosts import first
 
 
@@ -27,14 +28,14 @@ def in_use(folder: Path) -> Iterator[None]:
         raise ValueError(f"{path} is a link, a folder or a pipe; expected a file that a run made: remove it")
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno())
         except OSError:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             raise ValueError(f"{folder} is in use by {holder}; stop that run, or give another folder") from None
         if os.fstat(file.fileno()).st_nlink == 1:  # a hard link to another file is not overwritten
             file.truncate(0)
-            file.write(f"process {os.getpid()} of {os.uname().nodename}")
+            file.write(f"process {os.getpid()} of {platform.node()}")
             file.flush()
         sweep(folder)
         yield

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxdiff.arrays import atomic_write, check_file, check_path, fingerprint, own_folder, require
+from jaxdiff.arrays import NOFOLLOW, atomic_write, check_file, check_path, fingerprint, own_folder, require
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:
@@ -83,7 +83,7 @@ class MetricsLog:
         with atomic_write(path) as file:
             file.write("".join(json.dumps(r) + "\n" for r in kept).encode())
         self._file = open(  # noqa: SIM115
-            path, "a", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW)
+            path, "a", opener=lambda path, flags: os.open(path, flags | NOFOLLOW)
         )
 
     def write(self, record: dict) -> None:

@@ -118,7 +118,8 @@ class Preemption:
         self._listening = _in_main_thread()
         if self._listening:
             self._out, self._in = os.pipe()
-            os.set_blocking(self._in, False)
+            if hasattr(os, "set_blocking"):  # not on Windows before Python 3.12, which does not ask for it either
+                os.set_blocking(self._in, False)
             self._pipe = signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
             if not self._agreed:  # otherwise JAX's service handles SIGTERM
                 self._handler = signal.signal(signal.SIGTERM, lambda *_: None)
