@@ -277,7 +277,7 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         (("train", tmp_path / "b", "--batch-size", 5000), "5000"),
         (
             ("train", tmp_path / "c", "--data", "circles", "--condition", "label"),
-            "of the columns that the data give it is none",
+            "but the table has the condition none",
         ),
         (("train", tmp_path / "c", "--data", "circles", "--flip"), "flip = True is for pictures"),
         (("train", tmp_path / "c", "--data", "circles", "--network", "unet"), "unet"),
