@@ -1,4 +1,4 @@
-"""Log messages on stderr, for the command line: those of a library user go where their own handlers write."""
+"""Shows log messages on stderr, for the command line. In other programs they go to the handlers of the program."""
 
 import logging
 import sys
