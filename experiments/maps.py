@@ -1,7 +1,7 @@
 """Maps of categories: silhouettes of clothes and emoji, by masks and by uniform noise, beside a causal model of counts.
 
-    python experiments/maps.py --maps fashion       for 12 minutes of two CPU cores a process; not measured yet
-    python experiments/maps.py --maps emoji         not measured yet
+    python experiments/maps.py --maps fashion       MINUTES minutes of CPU time for each process
+    python experiments/maps.py --maps emoji
     python experiments/maps.py --setting gpu        not measured yet
 
 Silhouettes of Fashion-MNIST, 28 x 28 in 11 categories, and emoji, 32 x 32 in 8 colours (`jaxdiff.data.maps`). The model
