@@ -10,6 +10,7 @@ lengths: it draws the end and the padding after it, which costs almost no bits o
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -19,6 +20,8 @@ import numpy as np
 from jaxdiff.arrays import check_choice, check_file, check_path, check_whole
 from jaxdiff.data.splits import Split, check_split
 from jaxdiff.data.symbols import ALPHABET, Symbols, character_codes
+
+_log = logging.getLogger(__name__)
 
 BLOCK = 4096  # characters
 CYCLE: dict[int, Split] = {9: "validation", 19: "test"}  # among every twenty blocks; the others are for training
@@ -142,6 +145,11 @@ def text(
     if not whole.strip():
         raise ValueError(f"{path} is empty; expected a text")
     symbols.check(whole, str(path), beside="\n" if cut == "lines" else "")
+    if split == "train" and len(whole) <= BLOCK * max(CYCLE):
+        _log.warning(
+            f"{path} has {len(whole):,} characters and no split 'test', which is the 20th of every twenty blocks of "
+            f"{BLOCK:,}: to measure a likelihood, give another text"
+        )
     make = _lines if cut == "lines" else _windows
     tokens, weight, words = (np.concatenate(parts) for parts in zip(*make(path, whole, length, split, symbols)))
     return Texts(tokens, weight, words, symbols)

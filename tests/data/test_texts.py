@@ -171,3 +171,12 @@ def test_batches_are_made_of_them(long):
     found = text(long, 100, "validation")
     batch = jd.data.batches(found.examples, 8, 0)[3]
     assert batch["x"].shape == batch["weight"].shape == (8, 100)
+
+
+def test_a_training_text_without_a_test_split_is_named(tmp_path, caplog):
+    path = tmp_path / "short.txt"
+    path.write_text("anna " * 1000)
+    text(path, 8)
+    assert not caplog.records
+    text(path, 8, "train")
+    assert "short.txt has 5,000 characters and no split 'test'" in caplog.text
