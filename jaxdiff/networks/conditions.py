@@ -112,7 +112,8 @@ class Conditions:
             return {}
         if not self.names:
             raise ValueError(
-                "cond was given to a network that accepts no condition; build it with classes=..., or leave cond out"
+                "cond was given to a network without classes or other conditions; build it with classes=..., or "
+                "leave cond out"
             )
         if isinstance(cond, dict):
             return self._named(cond)

@@ -98,7 +98,7 @@ def test_what_a_network_was_not_built_to_take_is_refused_by_name(cond, error, me
 
 def test_a_network_that_takes_nothing_and_one_without_tokens_refuse_them():
     for cond in (COND["label"], {}, less("label")):
-        with pytest.raises(ValueError, match="cond was given to a network that accepts no condition"):
+        with pytest.raises(ValueError, match="cond was given to a network without classes or other conditions"):
             Conditions().check(cond)
     with pytest.raises(TypeError, match="cond has 'token_mask', which this network does not take"):
         Conditions(classes=5).check({"label": COND["label"], "token_mask": COND["token_mask"]})

@@ -110,7 +110,7 @@ def test_it_is_the_network_of_a_denoiser_of_a_product_with_parts_given():
 
     cond = {"image": X["image"], "label": np.array([0, 1, 3])}
     assert jax.tree.map(jnp.shape, jax.eval_shape(draw, params, cond)) == shape
-    with pytest.raises(ValueError, match="cond was given to a network without"):
+    with pytest.raises(ValueError, match="cond was given to a network without classes or other conditions"):
         network.check_cond(params, cond)
 
 
