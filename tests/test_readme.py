@@ -9,10 +9,14 @@ from jaxdiff import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+REPOSITORY = (
+    r"https://(?:(?:colab\.research\.google\.com/github|github\.com)/jaxdiff/jaxdiff/(?:blob|tree)"
+    r"|raw\.githubusercontent\.com/jaxdiff/jaxdiff)/main/"
+)
 
 
-def test_the_lines_of_a_run_and_the_fifteen_run_as_they_stand(tmp_path):
-    run, fifteen = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_fifteen_lines_and_those_of_a_run_run_as_they_stand(tmp_path):
+    fifteen, run = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert sum(bool(line.strip()) for line in fifteen.splitlines()) <= 15
     short = run.replace("steps=2000", "steps=2").replace('config, "runs/', 'config, pictures=0, folder="runs/')
     code = fifteen.replace("steps=1000", "steps=50") + short + "assert points.shape == (500, 2)"
@@ -21,10 +25,22 @@ def test_the_lines_of_a_run_and_the_fifteen_run_as_they_stand(tmp_path):
     assert re.search(r"nats; 500 of 500 converged", done.stdout)
 
 
-def test_what_it_points_to_exists():
-    for path in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"|^\| `([\w/]+)`", README, re.MULTILINE):
-        (path,) = filter(None, path)
-        assert (ROOT / path).exists(), path
+def test_every_link_is_absolute_and_those_into_the_repository_exist():
+    links = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", README)
+    seen = set()
+    for link in map("".join, links):
+        assert link.startswith("https://"), link  # a package index does not resolve relative ones
+        if "jaxdiff/jaxdiff/" not in link:
+            continue
+        found = re.fullmatch(REPOSITORY + r"([^#]+)(?:#(.+))?", link)
+        assert found, link
+        path, anchor = ROOT / found[1], found[2]
+        seen.add(path)
+        assert path.is_dir() if "/tree/" in link else path.is_file(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], link
+    assert {*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("docs/guides/*.md")} <= seen
 
 
 def test_every_command_of_the_guides_is_one_that_the_command_line_takes(monkeypatch, capsys):
