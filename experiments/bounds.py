@@ -1,18 +1,18 @@
-r"""The variational bound and the probability flow's value of one model, side by side.
+r"""The variational bound of a model, next to the value of its probability flow.
 
-    python experiments/bounds.py        2 minutes on two cores after `jaxdiff demo`, which it runs if need be
+    python experiments/bounds.py        2 minutes on two cores after `jaxdiff demo`, which it runs if needed
 
-The demo's model on the 447 test digits, in bits/dim. Expect (± the standard error over images)
+Bits/dim of the demo's model on the 447 test digits. Expect (± the standard error over images)
 
     10 levels            2.795 ± 0.023
     100 levels           2.123 ± 0.012
     1,000 levels         2.084 ± 0.012
-    continuous time      2.082 ± 0.012      of which 1.18 to read the integers off x at t_min
+    continuous time      2.082 ± 0.012      1.18 of it for rounding x at t_min to integers
     probability flow     1.995 ± 0.013
 
-The bound falls as its levels grow, towards that in continuous time. The flow's value lies below: it belongs to the same
-denoiser, but to another model of the integers, dequantised ones, and pays nothing for reading them off x at t_min. The
-spread over images is common to all lines, so that they differ by more than their errors say.
+The bound falls towards that in continuous time as the number of levels grows. The flow's value is lower: it has the
+same denoiser, but it models dequantised integers, and has no cost for rounding x at t_min to integers. The standard
+errors share the spread over images, so the differences between lines are more certain than the errors suggest.
 """
 
 from pathlib import Path

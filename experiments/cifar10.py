@@ -1,9 +1,9 @@
 """CIFAR-10: 32 x 32 colour images, a U-Net, bits/dim of the test set and a picture of samples. For a GPU.
 
-    python experiments/cifar10.py        run again, it goes on where it stopped
+    python experiments/cifar10.py        run again to resume
 
-Its result is not measured yet. A forward pass is 7.9 GFLOP an image (XLA's count), so that training is 7.9 x 3 x 128 x
-100,000 = 0.3 EFLOP: an hour and a half at 60 TFLOP/s, a guess for TF32 on one H100.
+Its result is not measured yet. A forward pass is 7.9 GFLOP an image (XLA's count), so training is 7.9 x 3 x 128 x
+100,000 = 0.3 EFLOP: an hour and a half at 60 TFLOP/s, an estimate for TF32 on one H100.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ CONFIG = runs.Config(
 
 
 def run(config: runs.Config, folder: Path, limit: int | None = None, **likelihood) -> dict:
-    """Train, picture and score the first `limit` test images; the run's summary."""
+    """Train, plot samples, and score the first `limit` test images; returns the run's summary."""
     return runs.likelihood(runs.train(config, folder), folder, limit=limit, **likelihood)
 
 

@@ -1,4 +1,4 @@
-"""A small classifier of grey images: it judges samples, and on its features experiments measure Fréchet distances."""
+"""A small classifier of grey images, which judges samples and gives the features of Fréchet distances."""
 
 import dataclasses
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Convolutional(nnx.Module):
 @jd.pytree
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A network with its parameters, which `jaxdiff.training` trains as it trains a denoiser."""
+    """A network with its parameters, in the form that `jaxdiff.training` can train."""
 
     network: Callable = dataclasses.field(metadata={"static": True})
     params: Any
@@ -52,7 +52,7 @@ class Classifier:
 
 
 def centres(images: jax.Array) -> jax.Array:
-    """The middle of each pixel's cell, on [-1, 1]."""
+    """The centre of each pixel's quantisation interval, on [-1, 1]."""
     return 2 * (images + 0.5) / 256 - 1
 
 
@@ -61,7 +61,7 @@ def cross_entropy(classifier: Classifier, key, x, label) -> jax.Array:
 
 
 def shifted(key, batch: dict) -> tuple[jax.Array, jax.Array]:
-    """Images moved by at most one pixel each way, drawn anew each step."""
+    """Images shifted at random by at most one pixel in each direction."""
     n, *size = batch["image"].shape
     x = jnp.pad(centres(batch["image"]), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1.0)
     crop = lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), size)
@@ -71,7 +71,7 @@ def shifted(key, batch: dict) -> tuple[jax.Array, jax.Array]:
 def load(
     folder: Path, data: Callable[[], jd.data.Images], shape: tuple[int, int], classes: int, epochs: int = 8
 ) -> Classifier:
-    """The classifier in `folder` of images of `shape`, trained first on `data()` where it is missing."""
+    """The classifier of images of `shape` in `folder`; if it is missing, it is trained on `data()` first."""
     network, params = initialize(jax.random.key(0), lambda rngs: Convolutional(*shape, classes, rngs=rngs))
     classifier, path = Classifier(network, params), folder / "classifier.safetensors"
     if not path.is_file():

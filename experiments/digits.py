@@ -1,11 +1,11 @@
-"""The digits, trained longer than the demo: test bits/dim under 2.0.
+"""The digits, trained longer than in the demo, to test bits/dim below 2.0.
 
-    python experiments/digits.py        about 12 minutes on two cores; run again, it continues or only reports
+    python experiments/digits.py        about 12 minutes on two cores; run again to resume, or to report
 
 Expect 1.995 +- 0.015 (the standard error over the 447 test images; uniform dequantisation; 276,097 parameters).
 
-The demo's data and model family (scikit-learn's 8x8 digits, 17 levels, train = the first 1,000, test = from 1,350; VP,
-v-prediction, U-Net), wider and for more steps.
+The data and the kind of model are the demo's (scikit-learn's 8x8 digits, 17 levels, train = the first 1,000, test =
+from 1,350; VP, v-prediction, U-Net); the network is wider and trained for more steps.
 """
 
 from pathlib import Path

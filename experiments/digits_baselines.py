@@ -1,11 +1,11 @@
-r"""What models without a network reach on the digits, in test bits/dim.
+r"""Test bits/dim of models without a network on the digits.
 
     python experiments/digits_baselines.py        half a minute on two cores
 
 Expect (± the standard error over the 447 test images):
 
     one Gaussian           2.964 ± 0.020
-    ten Gaussians          2.731 ± 0.024      2.98 with a ridge on the diagonals in place of shrinkage
+    ten Gaussians          2.731 ± 0.024      2.98 with a ridge on the diagonals instead of shrinkage
     autoregressive ridge   2.140 ± 0.009
 
 An image is 64 integers k in 0..16; train is the first 1,000, validation the next 350, test the rest. Bits/dim
@@ -35,7 +35,7 @@ def gaussian(train):
 
 
 def ten_gaussians(train, shrinkage, draws=8):
-    """Ten groups by EM; each covariance is drawn towards their average by `shrinkage`. E_u from `draws`."""
+    """Ten components by EM; `shrinkage` moves each covariance towards their average. E_u is a mean over `draws`."""
     rng = np.random.default_rng(0)
     em = GaussianMixture(10, reg_covar=1.0, random_state=0).fit(train + rng.random(train.shape))
     share = em.predict_proba(train + 0.5)
@@ -53,7 +53,7 @@ def ten_gaussians(train, shrinkage, draws=8):
 def autoregressive_ridge(train, penalty, groups):
     """P(k) = Π_i P(k_i | k_<i), row by row: a discretised logistic around a ridge regression on k_<i.
 
-    Its scale is the likeliest for the leave-one-out errors, one for each of `groups` ranges of prediction.
+    Each of `groups` ranges of the prediction has its own scale, the most likely one for its leave-one-out errors.
     """
     scales = np.geomspace(0.05, 8, 40)
     pixels = []
@@ -86,7 +86,7 @@ def log_normal(x, mean, covariance):
 
 
 def logistic_nats(k, mean, scale):
-    """-log of a logistic's mass on [k - 1/2, k + 1/2]; the lowest and the highest level take its tails."""
+    """-log of a logistic's mass on [k - 1/2, k + 1/2]; the lowest and the highest level include the tails."""
     low = np.where(k == 0, -np.inf, (k - 0.5 - mean) / scale)
     high = np.where(k == HIGHEST, np.inf, (k + 0.5 - mean) / scale)
     upper = low > 0  # there expit rounds to 1: take the mirrored interval
@@ -95,12 +95,12 @@ def logistic_nats(k, mean, scale):
 
 
 def before(k, i):
-    """A constant and the pixels before pixel i."""
+    """The regressors of pixel i: a constant and the pixels before it."""
     return np.column_stack([np.ones(len(k)), k[:, :i]])
 
 
 def main():
-    """Fit the three, choose their settings on the validation images, and print their test bits/dim."""
+    """Fit the three models, choose their settings on the validation images, and print their test bits/dim."""
     train, validation, test = (
         load_digits(split).image.reshape(-1, DIM).astype(float) for split in ("train", "validation", "test")
     )

@@ -1,23 +1,23 @@
-r"""Three ways to guide digits to their class, by scale; and the class of a digit by Bayes' rule.
+r"""Three kinds of guidance to a digit's class, at several scales; and the class of a digit by Bayes' rule.
 
     python experiments/digits_conditional.py                      7 minutes of CPU time
     python experiments/digits_conditional.py --setting gpu        not measured yet
 
-One conditional denoiser, a tenth of whose labels are dropped in training, and one classifier of noised digits, both of
-the first 1,000 digits of scikit-learn's. The same noise is drawn from under
+One conditional denoiser, trained with a tenth of the labels dropped, and one classifier of noised digits, both trained
+on the first 1,000 of scikit-learn's digits. Samples start from the same noise under
 
     (a) the noisy classifier          guidance.Classifier(denoiser, classifier, scale)
     (b) the clean one, by Tweedie     guidance.TweedieClassifier(denoiser, classifier.clean, scale)
     (c) classifier-free               guidance.ClassifierFree(denoiser, scale)
 
-each of which is the unconditional model at scale 0 and meant to be p(x | y) at scale 1. The clean classifier is the
-noisy one at t = 0.
+At scale 0 each is the unconditional model, and at scale 1 each approximates p(x | y). The clean classifier is the noisy
+one at t = 0.
 
-    right      the share that an SVM of the same 1,000 digits takes for their class; 0.942 of the test digits
-    spread     the variance of the pixels, on [0, 1], within a class, summed; 2.66 of the training digits
-    Fréchet    of the 64 pixels, to the training digits; 0.288 of the 447 test digits, which are fewer
+    right      the share that an SVM trained on the same digits assigns to the requested class; 0.942 for test digits
+    spread     the variance of the pixels, on [0, 1], within a class, summed; 2.66 for the training digits
+    Fréchet    the Fréchet distance of the 64 pixels to the training digits; 0.288 for the (fewer) 447 test digits
 
-Expect, of 500 samples each,
+Expect, for 500 samples each,
 
     scale                   0     0.5       1     1.5       2       3       5      10
     right      (a)       .116    .410    .678    .818    .900    .962    .984    .996
@@ -30,9 +30,9 @@ Expect, of 500 samples each,
                (b)       .170    .187    .170    .182    .206    .263    .371    .619
                (c)       .170    .138    .074    .105    .176    .369    .822   1.852
 
-and .990 ± .010 of 100 test digits told by Bayes' rule. The noisy classifier is right on .93 of the test digits at
-t = 0, .69 at t = 0.25, .20 at t = 0.5: it has too little to say where a digit is decided. Classifier-free guidance
-needs no scale above 1 to be right, and a classifier of 1,000 digits needs 3.
+and .990 ± .010 of 100 test digits classified correctly by Bayes' rule. The noisy classifier's accuracy on the test
+digits is .93 at t = 0, .69 at t = 0.25 and .20 at t = 0.5, so it says little at the times when the class is decided.
+Classifier-free guidance is right at scale 1; a classifier trained on 1,000 digits needs scale 3.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ CLASSES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A run, the classifier beside it, how many samples of how many steps, and how many digits are told by Bayes."""
+    """A run, its classifier, the numbers of samples and steps, and of digits classified by Bayes' rule."""
 
     config: runs.Config
     channels: tuple[int, ...]
@@ -89,7 +89,7 @@ SETTINGS = {
 
 
 def classifier_of(folder, denoiser, data, channels, steps) -> jd.NoisyClassifier:
-    """A classifier of noised digits, trained once."""
+    """The classifier of noised digits, trained if it is missing."""
     x = np.asarray(denoiser.process.clean(data.image, data.levels), np.float32)
     make = lambda rngs: Classifier(1, CLASSES, channels, blocks=1, rngs=rngs)
     network, params = initialize(jax.random.key(1), make)
@@ -100,7 +100,7 @@ def classifier_of(folder, denoiser, data, channels, steps) -> jd.NoisyClassifier
 
 
 def guides(denoiser, classifier):
-    """The three, by name, each a function of the scale."""
+    """The three kinds of guidance by name, each a function of the scale."""
     return {
         "noisy classifier": lambda scale: jd.guidance.Classifier(denoiser, classifier, scale),
         "clean classifier": lambda scale: jd.guidance.TweedieClassifier(denoiser, classifier.clean, scale),
@@ -114,14 +114,14 @@ def pixels(images) -> np.ndarray:
 
 
 def scores(svm, real, images, label) -> tuple[float, float, Distance]:
-    """(right, spread, Fréchet) of images that were asked to be of `label`."""
+    """(right, spread, Fréchet) of images that were drawn for `label`."""
     drawn = pixels(images)
     spread = np.mean([drawn[label == k].var(0).sum() for k in range(CLASSES)])
     return float(np.mean(svm.predict(drawn) == label)), float(spread), frechet_distance(drawn, real)
 
 
 def told_right(denoiser, images, label, levels) -> tuple[float, float]:
-    """The share of images whose class Bayes' rule tells, from their middles, and its standard error."""
+    """The share of images, at their pixel centres, that Bayes' rule classifies correctly, and its standard error."""
     x = np.asarray(denoiser.process.clean(images, levels), np.float32)
     flow = ProbabilityFlow(rtol=1e-2, atol=1e-2)
     found = jd.likelihood.class_posterior(
@@ -140,11 +140,11 @@ def told_right(denoiser, images, label, levels) -> tuple[float, float]:
 
 
 def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> dict:
-    """Train, draw under the three at every scale, and score; the tables' numbers, by name and scale.
+    """Train, sample with every guidance and scale, and score; returns the table's numbers by name and scale.
 
     Args:
         setting: For two CPU cores, or for one GPU.
-        folder: Where runs and pictures are kept.
+        folder: The folder of runs and pictures.
     """
     chosen, folder = SETTINGS[setting], folder or Path(f"runs/digits_conditional_{setting}")
     train, test = (jd.data.load_digits(split) for split in ("train", "test"))

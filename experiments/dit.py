@@ -1,21 +1,21 @@
-"""A transformer beside a U-Net on Fashion-MNIST: one loss, one number of steps, and as many FLOPs an image.
+"""A transformer and a U-Net on Fashion-MNIST, with the same loss, number of steps and FLOPs an image.
 
     python experiments/dit.py                     20 minutes of CPU time
     python experiments/dit.py --setting gpu       not measured yet
 
-FLOPs are those of a training step divided by its images, as XLA counts those of the compiled program. Each is scored by
-the loss of held-out images, with the same noise for both, and by the FMNIST-FID of `fashion_mnist.py` with its floor.
-Run again, it goes on where it stopped. Expect, after 1,000 steps of 64,
+FLOPs are XLA's count of the compiled training step, divided by its images. Both networks are scored by the loss of
+held-out images, with the same noise, and by the FMNIST-FID of `fashion_mnist.py` with its floor. Run again to resume.
+Expect, after 1,000 steps of 64 images,
 
               parameters   MFLOP   loss               FMNIST-FID (floor 7.9)
     U-Net           265k     127   0.2221 ± 0.0030      96.9
     DiT             592k     132   0.2504 ± 0.0030     242.0
 
-So few steps, and patches of 4 x 4, which this budget asks of the DiT, favour the U-Net, whose convolutions need not be
-learned. Learning rates were not tuned for either.
+So few steps, and the patches of 4 x 4 that this budget requires of the DiT, favour the U-Net, whose locality is built
+in. Learning rates were not tuned for either.
 
-The GPU setting, by XLA's count: a forward pass is 1.51 GFLOP an image of the U-Net, 5.2M parameters, and 1.45 of the
-DiT, 4.8M, patches of 2 x 2; 3 x 256 x 25,000 of them are 29 and 28 PFLOP of training, 45 minutes in all at 21 TFLOP/s.
+The GPU setting, by XLA's count: a forward pass is 1.51 GFLOP an image for the U-Net (5.2M parameters), and 1.45 for the
+DiT (4.8M, patches of 2 x 2); 3 x 256 x 25,000 of them are 29 and 28 PFLOP of training, 45 minutes in all at 21 TFLOP/s.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ ROWS, SHOWN = 3, 14
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The networks, by name, with their learning rates; their training; and how much is drawn and scored."""
+    """The networks by name, with their learning rates; their training; and the numbers of samples and test images."""
 
     networks: dict[str, tuple[Callable, float]]
     steps: int
@@ -85,7 +85,7 @@ def prepare(key, batch: dict) -> tuple[jax.Array, None]:
 
 
 def flops(denoiser: jd.Denoiser, batch_size: int) -> float:
-    """FLOPs of a training step, an image, as XLA counts those of the compiled program."""
+    """FLOPs of a training step for each image, by XLA's count of the compiled program."""
     optimizer = clipped_adam(1)
     step = make_step(denoiser, Denoising(), optimizer, prepare=prepare)
     state = TrainState.create(jax.random.key(0), denoiser.params, optimizer)
@@ -94,7 +94,7 @@ def flops(denoiser: jd.Denoiser, batch_size: int) -> float:
 
 
 def loss_of(denoiser: jd.Denoiser, images: np.ndarray) -> tuple[float, float]:
-    """The loss of held-out images, and its standard error; the same noise for every denoiser."""
+    """The loss of held-out images, and its standard error, with the same noise for every denoiser."""
     loss = jax.jit(lambda denoiser, key, images: Denoising()(denoiser, key, *prepare(key, {"image": images})))
     parts = [images[start : start + 500] for start in range(0, len(images), 500)]
     losses = np.concatenate([loss(denoiser, jax.random.key(i), part) for i, part in enumerate(parts)])
@@ -102,7 +102,7 @@ def loss_of(denoiser: jd.Denoiser, images: np.ndarray) -> tuple[float, float]:
 
 
 def scored(name: str, setting: Setting, folder: Path, data: jd.data.Images, test: jd.data.Images, judge) -> np.ndarray:
-    """Train a network, print what it costs and how good it is, and return its samples, uint8."""
+    """Train a network, print its cost and its scores, and return its samples, uint8."""
     make, learning_rate = setting.networks[name]
     network, params = initialize(jax.random.key(0), make)
     denoiser = jd.Denoiser(network, params, jd.VP(), data_std=2 / 256 * jd.data.pixel_moments(data)[1])
@@ -133,7 +133,7 @@ def scored(name: str, setting: Setting, folder: Path, data: jd.data.Images, test
 
 
 def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
-    """Count, train, score and draw both.
+    """Count FLOPs, train, sample and score both networks.
 
     Args:
         setting: For two CPU cores, or for one GPU.

@@ -1,20 +1,21 @@
 """Fashion-MNIST: 28 x 28 grey images, a U-Net, bits/dim of the test set, FMNIST-FID, and a picture of samples.
 
-    python experiments/fashion_mnist.py                     10 minutes 41 seconds on two cores, the classifier trained
+    python experiments/fashion_mnist.py                     10 minutes 41 seconds on two cores, given the classifier
     python experiments/fashion_mnist.py --setting gpu       not measured yet
 
-Run again, they go on where they stopped. Expect on two cores, after 2,000 steps of 265,409 parameters: 3.99 +- 0.05
-bits/dim (uniform dequantisation, as many test images as that error needs: 288), FMNIST-FID 52.6 with a floor of 4.5.
-After 2,500 steps it was 3.90 and 45.4. At rtol 1e-3 encode and decode do not bring an image back: the largest error is
-130 levels, and the report says so; on eight images it was 248, 5.0 and 0.7 levels at rtol 1e-3, 1e-4 and 1e-5.
+Run again to resume. Expect on two cores, with 265,409 parameters after 2,000 steps: 3.99 +- 0.05 bits/dim (uniform
+dequantisation, on the 288 test images that this error requires), FMNIST-FID 52.6 with a floor of 4.5. After 2,500 steps
+the values were 3.90 and 45.4. At rtol 1e-3, decoding an encoded image does not recover it: the largest error is 130
+levels, which the report says; on eight images it was 248, 5.0 and 0.7 levels at rtol 1e-3, 1e-4 and 1e-5.
 
 FMNIST-FID is the Fréchet distance of the 128 features of `fashion_mnist_classifier.py` between n samples (2,000 on CPU,
-10,000 on GPU; 8 bits) and the 10,000 test images; its floor is that of n training images, drawn at random, in the
-samples' place. Its scale is the classifier's, so that only distances by one classifier.safetensors can be compared.
+10,000 on GPU; 8 bits) and the 10,000 test images; its floor is the distance of n random training images instead of the
+samples. Its scale depends on the classifier: compare only distances that were computed with the same
+classifier.safetensors.
 
-The GPU setting by XLA's count: a forward pass is 1.39 GFLOP an image; 1.39 x 3 x 256 x 25,000 = 27 PFLOP of training,
-0.7 of sampling, and for the likelihood of all 10,000 test images, three passes an evaluation, 4 if it takes 100
-evaluations. 32 PFLOP are 25 minutes at 21 TFLOP/s, which one H100 should pass in TF32.
+The GPU setting, by XLA's count: a forward pass is 1.39 GFLOP an image; training is 1.39 x 3 x 256 x 25,000 = 27 PFLOP,
+sampling 0.7, and the likelihood of all 10,000 test images 4, at three passes an evaluation and 100 evaluations. The
+sum, 32 PFLOP, takes 25 minutes at 21 TFLOP/s, which one H100 should exceed in TF32.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ from jaxdiff.samplers import ProbabilityFlow
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A run, how many samples its FID is of, in how many steps each, and how its likelihood is measured."""
+    """A run, the numbers of samples and steps for its FID, and the settings of its likelihood."""
 
     config: runs.Config
     samples: int
@@ -77,14 +78,14 @@ SETTINGS = {
 
 
 def distances(classifier, images_uint8, train: np.ndarray, test: np.ndarray) -> tuple[Distance, Distance]:
-    """FMNIST-FID of n images against the test images, and its floor: that of n training images, drawn at random."""
+    """FMNIST-FID of n images against the test images, and its floor: that of n random training images."""
     chosen = np.random.default_rng(0).choice(len(train), len(images_uint8), replace=False)
     drawn, real, held_out = (classifier(images)[0] for images in (images_uint8, train[chosen], test))
     return frechet_distance(drawn, held_out), frechet_distance(real, held_out)
 
 
 def samples(setting: Setting, run: runs.Run, folder: Path) -> np.ndarray:
-    """The samples of the FID, uint8, drawn once."""
+    """The samples for the FID, uint8; they are drawn once and kept."""
     path = folder / "fid_samples.npy"
     if not path.is_file():
         np.save(path, run.restore(runs.draw(run, setting.samples, steps=setting.sampler_steps, batch_size=250)))
@@ -92,7 +93,7 @@ def samples(setting: Setting, run: runs.Run, folder: Path) -> np.ndarray:
 
 
 def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
-    """Train, draw and score.
+    """Train, sample and score.
 
     Args:
         setting: For two CPU cores, or for one GPU.

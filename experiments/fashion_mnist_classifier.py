@@ -1,8 +1,8 @@
-"""A small classifier of Fashion-MNIST, whose features are those of the FMNIST-FID.
+"""A small classifier of Fashion-MNIST, which gives the features of the FMNIST-FID.
 
-    python experiments/fashion_mnist_classifier.py        about a minute on two cores; run again, it only reports
+    python experiments/fashion_mnist_classifier.py        about a minute on two cores; run again to report only
 
-Expect 0.914 +- 0.003 of the 10,000 test images.
+Expect an accuracy of 0.914 +- 0.003 on the 10,000 test images.
 """
 
 import functools
@@ -17,7 +17,7 @@ FOLDER = Path("runs/fashion_mnist_classifier")
 
 
 def load(folder: Path = FOLDER) -> classifier.Classifier:
-    """The classifier in `folder`, trained first where it is missing."""
+    """The classifier in `folder`; if it is missing, it is trained first."""
     return classifier.load(folder, functools.partial(jd.data.load_fashion_mnist, "train"), (28, 28), 10)
 
 

@@ -1,17 +1,17 @@
-"""How far `log_likelihood` in float32 is from float64, by dimensions and tolerances.
+"""The error of `log_likelihood` in float32 against float64, by dimension and tolerance.
 
     python experiments/float32_likelihood.py        3 minutes on two cores
 
 A mixture of three Gaussians in D dimensions, whose variances fall from 1.02 to 0.02 + 1/D along random axes, under VP,
-EDM and Flow, with an exact trace; float64 is solved at tolerances of 1e-10. Expect the largest error of 16 examples, of
-the three processes the worst, in nats, and the evaluations of the process that takes most:
+EDM and Flow, with an exact trace; float64 is solved at tolerances of 1e-10. Expect the largest error in nats over 16
+examples and the three processes, and the number of evaluations of the process that takes most:
 
     rtol = atol       1e-4          1e-5          1e-6          1e-7
     D = 2        5.3e-3   34   4.4e-4   46   4.3e-6   66   3.3e-6   90
     D = 16       1.2e-2   47   2.5e-3   61   1.4e-4   84   1.9e-5  125
     D = 64       8.5e-2   52   4.2e-3   75   3.3e-4  106   4.0e-5  148
 
-So the solver's tolerance is most of the error, down to 1e-6, and the rounding of float32 the rest.
+So down to 1e-6 the solver's tolerance causes most of the error, and the rounding of float32 the rest.
 """
 
 import jax
@@ -24,7 +24,7 @@ TOLERANCES = 1e-4, 1e-5, 1e-6, 1e-7
 
 
 def problem(d: int, components: int = 3, n: int = 16):
-    """The arguments of the mixture, and n draws of it."""
+    """The arguments of the mixture, and n samples of it."""
     rng = np.random.default_rng(d)
     means = rng.standard_normal((components, d))
     bases = [np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in means]

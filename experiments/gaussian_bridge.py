@@ -2,16 +2,16 @@ r"""The Schrödinger bridge N(-0.1, I) to N(0.1, I), σ = 1, learned in 5, 20 an
 
     python experiments/gaussian_bridge.py        3 minutes on two cores
 
-Expect KL 0.001, 0.018, 0.094 at the end; by minibatches alone 0.001, 0.025, 0.133.
+Expect KL 0.001, 0.018, 0.094 at the end, and 0.001, 0.025, 0.133 with minibatch pairs alone.
 
-KL is that of the Gaussian fitted to 10,000 points of the learned flow from the exact marginal
-N(0.2 t - 0.1, [(1 - t)² + t² + t (1 - t) √(4 + σ⁴)] I), mean over the flow's 21 times; the floor is what 10,000 exact
-points would give, (d + d (d + 1)/2)/20,000 to first order. Published (Tong et al. 2024, arXiv 2307.03672, [SF]²M):
+KL: that of a Gaussian fitted to 10,000 points of the learned flow from the exact marginal
+N(0.2 t - 0.1, [(1 - t)² + t² + t (1 - t) √(4 + σ⁴)] I), averaged over the flow's 21 times. The floor is the value for
+10,000 exact points, (d + d (d + 1)/2)/20,000 to first order. Published (Tong et al. 2024, arXiv 2307.03672, [SF]²M):
 0.007, 0.029, 0.124.
 
-The pairs are those of minibatches at first, which in many dimensions are far from the plan: the covariance of x_0 and
-x_1, (√(4 + σ⁴) - σ²)/2 = 0.618 in each dimension, is printed beside. Then, as DSBM does, each round matches the pairs
-that the learned SDE makes of fresh points of one end, and of the other in turn.
+The first pairs are those of minibatches, which in many dimensions are far from the exact plan. The covariance of x_0
+and x_1, which is (√(4 + σ⁴) - σ²)/2 = 0.618 in each dimension of the plan, is printed with the KL. Then, as in DSBM,
+each round matches the pairs that the learned SDE generates from fresh points of one end, and in turn of the other.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ def minibatch_pairs(key, n, data, source):
 
 @jax.jit
 def match(key, bridge, data, source):
-    """The bridge after STEPS steps on batches of the pairs."""
+    """The bridge after STEPS training steps on batches of the pairs."""
     loss, optimizer = BridgeMatching(Paired()), optax.adamw(optax.cosine_decay_schedule(2e-3, STEPS), weight_decay=1e-5)
     pairs = jnp.stack([data, source], axis=1)
 

@@ -1,11 +1,11 @@
-"""Characters in many typefaces: drawn unconditionally, by name, and guided to the name (Murphy 2023, figure 25.4).
+"""Characters in many typefaces: unconditional, conditional and guided samples (Murphy 2023, figure 25.4).
 
     python experiments/glyphs.py                     22 minutes of CPU time, so 11 minutes on two idle cores
     python experiments/glyphs.py --setting gpu       not measured yet
 
-62 characters, 0-9, A-Z, a-z, in the typefaces that are installed; where there are too few it says what to install. The
-families are split in two: one half teaches the model, the other a classifier, the judge. Over 1,240 samples of each
-kind, of a model of 502k parameters after 4,000 steps, 16 x 16, expect
+62 characters, 0-9, A-Z, a-z, in the typefaces that are installed; if there are too few, an error says what to install.
+The families are split in two: one half trains the model, the other a classifier, the judge. For 1,240 samples of each
+kind, 16 x 16, from a model of 502k parameters after 4,000 steps, expect
 
                          legible           right             spread
     real                 0.925 +- 0.007    0.953 +- 0.006    5.69
@@ -13,20 +13,20 @@ kind, of a model of 502k parameters after 4,000 steps, 16 x 16, expect
     conditional          0.843 +- 0.010    0.858 +- 0.010    5.05
     guided, scale 2      0.961 +- 0.005    0.980 +- 0.004    4.08
 
-legible: the judge gives one character more than 0.9. right: the likeliest is the one that was asked for, of all 62: O
-and 0, l, I and 1, c and C are not counted as one. Capitals have one height and all characters one line, so that size
-and place tell most of them apart; what cannot be told is in the row of real ones, whose typefaces the judge never saw.
-spread: the variance within a character, summed over pixels on [0, 1]. Guided samples are more legible than real ones,
-and more alike.
+legible: the judge gives one character a probability above 0.9. right: the most likely of the 62 characters is the
+requested one; O and 0, l, I and 1, c and C count as different. All capitals have the same height and all characters the
+same baseline, so size and position distinguish most of these; the row of real characters, in typefaces that the judge
+was not trained on, shows the remaining ambiguity. spread: the variance within a character, summed over pixels on [0,
+1]. Guided samples are more legible than real ones, and less diverse.
 
-These numbers are of 75 typefaces of 15 families for the model and 70 of 14 for the judge; other packages have others:
+These numbers are for 75 typefaces of 15 families for the model and 70 of 14 for the judge, from the packages
 fonts-dejavu fonts-noto-core fonts-liberation fonts-freefont-ttf fonts-urw-base35 fonts-lato fonts-roboto-unhinted
 fonts-open-sans fonts-cantarell fonts-linuxlibertine fonts-sil-gentium fonts-junicode fonts-crosextra-carlito
 fonts-crosextra-caladea fonts-hack fonts-inconsolata fonts-comfortaa fonts-quicksand fonts-ebgaramond fonts-mononoki
 fonts-firacode fonts-jetbrains-mono, of Debian 12.
 
-The GPU setting, 28 x 28 and 12.9M parameters, by XLA's count: a forward pass is 2.28 GFLOP an image; 2.28 x 3 x 256 x
-15,000 = 26 PFLOP of training and 4.5 of sampling, 24 minutes at 21 TFLOP/s.
+The GPU setting (28 x 28, 12.9M parameters), by XLA's count: a forward pass is 2.28 GFLOP an image; training is 2.28 x 3
+x 256 x 15,000 = 26 PFLOP and sampling 4.5, together 24 minutes at 21 TFLOP/s.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ SHOWN = "02458ABEGKQRaegkqt"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The size of a picture, a run, and how many samples are drawn in how many steps."""
+    """The size of a picture, a run, and the numbers of samples and of steps."""
 
     size: int
     config: runs.Config
@@ -96,10 +96,10 @@ SETTINGS = {
 
 
 def faces(folders: Sequence[Path] = FOLDERS) -> dict[str, list[Path]]:
-    """The files of the typefaces that have every character of `ALPHABET`, by family: by the first word of its name.
+    """The files of the typefaces that have every character of `ALPHABET`, by family (the first word of the name).
 
-    Two files that draw the same alphabet count once. Raises FileNotFoundError, with what to install, for fewer than
-    `FAMILIES` families.
+    Files that draw identical alphabets count once. With fewer than `FAMILIES` families it raises FileNotFoundError,
+    which says what to install.
     """
     found, seen = {}, set()
     for path in sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in (".ttf", ".otf")):
@@ -126,9 +126,10 @@ def faces(folders: Sequence[Path] = FOLDERS) -> dict[str, list[Path]]:
 
 
 def draw(path: Path, character: str, size: int) -> Image.Image:
-    """`character` in white on black, four times as fine as `size`, in a margin of a pixel of `size`.
+    """`character` in white on black at four times the resolution of `size`, with a margin of one pixel of `size`.
 
-    A capital is as high in every typeface and all characters stand on one line, so that the size tells c from C.
+    Capitals have the same height in every typeface and all characters the same baseline, so size distinguishes c from
+    C.
     """
     fine, margin = 4 * size, 4
     font = ImageFont.truetype(path, 100)
@@ -141,7 +142,7 @@ def draw(path: Path, character: str, size: int) -> Image.Image:
 
 
 def jittered(canvas: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [size, size] of what `draw` drew: a little larger or smaller, turned and moved."""
+    """The result of `draw` as uint8 [size, size], slightly scaled, rotated and shifted at random."""
     cut, shift = rng.uniform(2, 6), tuple(rng.uniform(-2, 2, 2))
     turned = canvas.rotate(rng.uniform(-4, 4), Image.Resampling.BILINEAR, translate=shift)
     box = (cut, cut, canvas.width - cut, canvas.height - cut)
@@ -160,15 +161,15 @@ def drawn(paths: Sequence[Path], size: int, seed: int) -> jd.data.Images:
 
 
 def halves(families: dict[str, list[Path]]) -> tuple[list[Path], list[Path]]:
-    """The typefaces of every other family, and those of the others."""
+    """The typefaces of every second family, and those of the remaining families."""
     every = list(families.values())
     return [path for paths in every[::2] for path in paths], [path for paths in every[1::2] for path in paths]
 
 
 def reading(judge: classifier.Classifier, images: np.ndarray, label: np.ndarray | None) -> dict[str, float]:
-    """The share that the judge reads with a probability over `LEGIBLE`; with labels the share it reads rightly too.
+    """The share that the judge reads with a probability above `LEGIBLE`; given labels, the share read correctly too.
 
-    And the spread: the variance of pixels on [0, 1] within a label, in a typical one, summed over the picture.
+    Also the spread: the variance of pixels on [0, 1] within a typical label, summed over the picture.
     """
     probability = softmax(judge(images)[1].astype(np.float64), axis=1)
     found = {"legible": float(np.mean(probability.max(1) > LEGIBLE))}
@@ -179,7 +180,7 @@ def reading(judge: classifier.Classifier, images: np.ndarray, label: np.ndarray 
 
 
 def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
-    """Draw the characters, train the judge and the model, sample and read.
+    """Draw the characters, train the judge and the model, sample, and judge the samples.
 
     Args:
         setting: For two CPU cores, or for one GPU.
@@ -211,7 +212,7 @@ def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
 
 
 def draw_rows(pictures: dict[str, tuple], path: Path, rows: int = 3) -> None:
-    """A picture: three rows of each kind, a column a character of `SHOWN`, unconditional ones as they come."""
+    """Plot three rows of each kind, one column for each character of `SHOWN`; unconditional samples have no order."""
     shown, names = [], []
     for name, (images, label) in pictures.items():
         of = [np.arange(len(images))] * len(SHOWN)

@@ -1,11 +1,12 @@
 """ImageNet at 64 x 64: a class-conditional U-Net of ADM's widths, bits/dim of a thousand test images. For a pod.
 
-    python experiments/imagenet64.py ARCHIVES        run again, it goes on where it stopped
+    python experiments/imagenet64.py ARCHIVES        run again to resume
 
-ARCHIVES is where the published train_data_batch_1.npz to train_data_batch_10.npz and val_data.npz lie
-(`jaxdiff.data.load_imagenet64`); preparing them takes 16 GB. Several machines: the same settings by `jaxdiff train`, as
-docs/running.md says. Dhariwal and Nichol (2021, table 11) train 540,000 steps of 2,048 images; docs/scaling.md says on
-how many devices that pays. Its result is not measured: the tests run its path on made-up archives.
+ARCHIVES is the folder of the published train_data_batch_1.npz to train_data_batch_10.npz and val_data.npz
+(`jaxdiff.data.load_imagenet64`); the prepared data take 16 GB. For several machines give the same settings to `jaxdiff
+train` (docs/running.md). Dhariwal and Nichol (2021, table 11) train for 540,000 steps of 2,048 images; docs/scaling.md
+estimates on how many devices that is efficient. Its result is not measured: the tests run the code on synthetic
+archives.
 """
 
 import dataclasses
