@@ -1,19 +1,19 @@
-r"""Inverse problems on digits: samples given a measurement, by every method, beside the exact posterior.
+r"""Inverse problems on digits: samples given a measurement, by every method, against the exact posterior.
 
     python experiments/inverse_problems.py                  13 minutes of CPU time
     python experiments/inverse_problems.py --half exact     no training
 
-**First half.** The prior is ten Gaussians fitted to the first 1,000 of scikit-learn's digits, one a class, on [-1, 1].
-Under it the denoiser is exact, and so is the posterior of a linear measurement y = A x_0 + s n, a mixture again: with
+**First half.** The prior is ten Gaussians fitted to the first 1,000 of scikit-learn's digits, one for each class, on
+[-1, 1]. Its denoiser is exact, and the posterior of a linear measurement y = A x_0 + s n is again a mixture: with
 S_k = A C_k Aᵀ + s² I and G_k = C_k Aᵀ S_k⁻¹,
 
     weights ∝ w_k N(y; A m_k, S_k),     means m_k + G_k (y - A m_k),     covariances C_k - G_k A C_k,
 
-so that all differences are errors of the method. One test digit of each class is measured, with s = 0.1, by the means
-of 2 x 2 pixels and by its upper half. For each y 200 samples are drawn in 50 steps of `Ancestral`, and compared with as
-many draws from the exact posterior:
+so all differences are errors of the method. The measurements of one test digit of each class are the means of 2 x 2
+pixels and the upper half, with s = 0.1. For each y, 200 samples in 50 steps of `Ancestral` are compared with as many
+samples of the exact posterior:
 
-    W2         sliced Wasserstein distance, averaged over the ten y; the floor is that of two sets of exact draws
+    W2         sliced Wasserstein distance, averaged over the ten y; the floor is that of two sets of exact samples
     mean       distance of the means, root mean square over pixels
     chi²       |y - A x_0|²/s², averaged over measured values; 1 for the true digit
     PSNR       of a sample against the true digit, dB, for pixels of range 2
@@ -33,17 +33,18 @@ Expect,
     DAPS       .181   .107   0.96   12.3        .220   .146   0.91   12.7
     RePaint                                     .104   .080   0.00   15.6
 
-The noise of the means of 200 draws from the prior is then estimated by its evidence, starting at twice the true value
-of 0.1: 0.104 ± 0.008 under MMPS, and 0.137 ± 0.004 under PiGDM, whose posterior is less accurate.
+The noise of the means of 200 samples of the prior is then estimated by maximising the evidence, starting at twice the
+true value of 0.1: 0.104 ± 0.008 under MMPS, and 0.137 ± 0.004 under PiGDM, whose posterior is less accurate.
 
-MMPS and PiGDM are the nearest to the posterior, as is RePaint on the upper half, which it takes for values without
-noise. None is exact: at noise levels where the class is decided, each method approximates ten Gaussians by one. Under
-DPS the chi² of 0.4 is below 1: samples fit y better than the true digit does. The exact denoiser has 0.77 where exact
-draws have 0.94, the error of 50 steps with the small variance.
+MMPS and PiGDM are closest to the posterior, and so is RePaint on the upper half, which it treats as free of noise. None
+is exact: at the noise levels where the class is decided, each method approximates ten Gaussians by one. The chi² of
+DPS, 0.4, is below 1: its samples fit y better than the true digit does. The exact denoiser has 0.77 and exact samples
+0.94; the difference is the error of 50 steps with the small variance.
 
-**Second half.** The prior is a network trained on the same digits. Two more measurements are the cosine transform of
-4 x 4 blocks, rounded as in JPEG to multiples of 0.35, with a rounding error of 0.35/√12, as large as the noise, and the
-magnitudes of the Fourier transform (phase retrieval). The exact posterior is not known. For 30 test digits,
+**Second half.** The prior is a network trained on the same digits. There are two more measurements: the cosine
+transform of 4 x 4 blocks, rounded as in JPEG to multiples of 0.35 (the rounding error, 0.35/√12, is as large as the
+noise), and the magnitudes of the Fourier transform (phase retrieval). The exact posterior is not known. For 30 test
+digits,
 
               means of 2 x 2    upper half    rounded cosines     spectrum
               chi²   PSNR      chi²   PSNR      chi²   PSNR      chi²   PSNR
@@ -56,8 +57,8 @@ magnitudes of the Fourier transform (phase retrieval). The exact posterior is no
     DAPS      1.02   13.9      0.83   13.3      1.94   23.2      1.01   17.2
     RePaint                    0.00   15.0
 
-The same network, which was trained without labels, then draws sevens under p(y = 7 | x) of a classifier of noised
-digits: an SVM of real digits takes 99 of 100 for sevens.
+Finally, a classifier of noised digits, p(y = 7 | x), guides the same network, which was trained without labels, to
+sevens: an SVM trained on real digits recognises 99 of 100 as sevens.
 """
 
 import dataclasses
@@ -83,20 +84,20 @@ UPPER = np.arange(8).reshape(8, 1, 1) < 4
 @jd.pytree
 @dataclasses.dataclass(frozen=True)
 class Clipped(guidance.Wrapper):
-    """Clips x_0 to ±bound, without which DPS diverges; the noise is adjusted."""
+    """Clips x_0 to ±bound and adjusts the noise; DPS diverges without clipping."""
 
     denoiser: Any
     bound: float = 3.0
 
     def __call__(self, x, t, cond=None) -> jd.Prediction:
-        """The clipped answer."""
+        """The clipped prediction."""
         alpha, sigma = self.process.marginal(t)
         data = jnp.clip(self.denoiser(x, t, cond).data, -self.bound, self.bound)
         return jd.Prediction(data, (x - alpha * data) / sigma)
 
 
 def ten_gaussians(images: jd.data.Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weights, means, covariances) of digits on [-1, 1], one Gaussian a class, with half of their mean covariance."""
+    """(weights, means, covariances) of digits on [-1, 1], one Gaussian a class, each covariance averaged with their mean."""
     x = (2 * (images.image + 0.5) / images.levels - 1).reshape(-1, DIM)
     classes = [x[images.label == k] for k in range(CLASSES)]
     own = np.stack([np.cov(part.T) for part in classes])
@@ -130,7 +131,7 @@ def draws(rng, mixture, n) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """y = operator(x_0) + NOISE_STD n of digits: where there is noise, and how y is shown as [8, 8, 1]."""
+    """y = operator(x_0) + NOISE_STD n of digits; which values are noisy, and how y is shown as [8, 8, 1]."""
 
     operator: Any
     sees: Any = True
@@ -237,7 +238,7 @@ def exact_half(samples: int, folder: Path) -> dict[tuple[str, str], dict[str, fl
 
 
 def estimated_noise(n: int) -> dict[str, samplers.NoiseEstimate]:
-    """The noise of the means of `n` draws from the exact prior, estimated from twice its value on."""
+    """The noise of the means of `n` samples of the exact prior, estimated starting at twice its value."""
     prior, rng = ten_gaussians(jd.data.load_digits("train")), np.random.default_rng(2)
     of, denoiser, found = LINEAR["means of 2 x 2"], jd.exact.Mixture(jd.VP(), *prior), {}
     y = of.measure(rng, draws(rng, prior, n))
@@ -290,7 +291,7 @@ def trained_half(run: runs.Run, shown: int, folder: Path) -> dict[tuple[str, str
 
 
 def sevens(run: runs.Run, folder: Path) -> float:
-    """The share of sevens, by an SVM of real digits, that a classifier guides the model to; and their picture."""
+    """The share of guided samples that an SVM of real digits recognises as sevens; also plots them."""
     train = jd.data.load_digits("train")
     classifier = digits_conditional.classifier_of(folder / "classifier", run.denoiser, train, (16, 32), 1_000)
     svm = SVC().fit(digits_conditional.pixels(train.image), train.label)
@@ -307,14 +308,14 @@ def main(
     steps: int = 3_000,
     folder: Path = Path("runs/inverse_problems"),
 ) -> dict[str, Any]:
-    """Measure test digits, draw what they may have been, and score the draws; the tables, by half.
+    """Measure test digits, sample their posteriors, and score the samples; returns the tables, by half.
 
     Args:
-        half: The exact prior, the trained one, or both.
-        samples: How many draws of each of the ten posteriors under the exact prior.
-        shown: How many test digits are measured under the trained one.
-        steps: Of training.
-        folder: Where the run and pictures are kept.
+        half: The exact prior, the trained prior, or both.
+        samples: The number of samples of each of the ten posteriors under the exact prior.
+        shown: The number of test digits measured under the trained prior.
+        steps: Training steps.
+        folder: The folder of the run and pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}

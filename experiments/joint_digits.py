@@ -1,31 +1,31 @@
-r"""Digits and their labels as one joint model: each given the other, and three bounds of both together.
+r"""A joint model of digits and their labels: each given the other, and three bounds of their joint probability.
 
     python experiments/joint_digits.py                      8 minutes of CPU time
     python experiments/joint_digits.py --setting gpu        not measured yet
 
-A transformer (`networks.Joint`) of the 16 patches of a digit and its label, trained at `times.Subsets`, is asked for
+A transformer (`networks.Joint`) of the 16 patches of a digit and its label, trained at `times.Subsets`, predicts
 
-    p(label | image)   Given(joint, "image") at t = 1: the share of 447 test digits that it is right on, -log2 p
-    p(image | label)   Given(joint, "label") of DPM-Solver++: the share of samples that an SVM of the training digits,
-                       right on .942 of the test digits, takes for their label; and a picture, label.png
+    p(label | image)   Given(joint, "image") at t = 1: its accuracy on 447 test digits, and -log2 p
+    p(image | label)   Given(joint, "label") with DPM-Solver++: the share of samples that an SVM of the training digits,
+                       with accuracy .942 on the test digits, assigns to their label; and a picture, label.png
     both, drawn        Each({"image": DPMSolverPP(), "label": Ancestral()}): the same share; joint.png
 
-and for the bits of an image and its label, 64 values of 17 levels and one of ten, on one clock and as two factors:
+and the bits of an image and its label (64 values of 17 levels and one of ten), jointly and as two factors:
 
-    -log2 p(image, label)                               the joint bound, both noised together
-    -log2 p(image | label) - log2 p(label)              a bound, and log2 10: labels are drawn evenly
+    -log2 p(image, label)                               the joint bound: both at the same noise level
+    -log2 p(image | label) - log2 p(label)              a bound, and log2 10: labels are uniform
     -log2 p(image) - log2 p(label | image)              a bound, and a probability
 
-which are one number for an exact model. What is printed beside each is a standard error over the digits; beside a
-difference from the joint bound, that of the differences. Expect
+These would be equal for an exact model. Each is printed with its standard error over the digits, and each difference
+from the joint bound with the standard error of the differences. Expect
 
-    right of test labels .913 ± .013, .573 ± .102 bits a label
-    right of images given a label .950 ± .010, of pairs .838 ± .016
+    test labels right .913 ± .013, .573 ± .102 bits a label
+    images given a label right .950 ± .010, pairs .838 ± .016
     bits of an image and its label        151.1 ± 0.8 together
                                           149.9 ± 0.8 image given label, 1.2 ± 0.4 below
                                           156.3 ± 0.7 label given image, 5.2 ± 0.5 above
 
-The third has p(image), of which the label is hidden at every t: the law that training asks for least.
+The third contains p(image), for which the label is hidden at every t: the case that training samples least.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ CLASSES, LEVELS, EVENT = 10, 17, (8, 8, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The network, its training, and how much is drawn and scored."""
+    """The network, its training, and the numbers of samples and of scored digits."""
 
     width: int
     depth: int
@@ -75,7 +75,7 @@ SETTINGS = {
 @jd.pytree
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """Every error counts `times`: of a label beside 64 pixels."""
+    """Weights every error by `times`, as a label is one value and an image 64."""
 
     times: float
 
@@ -118,14 +118,14 @@ def mean(values) -> tuple[float, float]:
 
 
 def labels(joint, image) -> np.ndarray:
-    """log p(label | image) of every label, [n, 10], of images as data."""
+    """log p(label | image) for every label, [n, 10]; images are scaled as data."""
     masks = np.full(len(image), CLASSES)
     ask = jax.jit(lambda image: jd.Given(joint, "image")(masks, 1.0, image).log_probabilities())
     return np.asarray(ask(image), np.float64)
 
 
 def bits(joint, image, label, log_p, draws: int) -> dict[str, np.ndarray]:
-    """Bits of each image with its label, [n], in three ways; images of integers, log_p as of `labels`."""
+    """Bits of each image with its label, [n], computed in three ways; images are integers, log_p is from `labels`."""
     bound = functools.partial(jd.continuous_bound, jax.random.key(4), draws=draws, batch_size=256, progress=True)
     image_alone = math.prod(EVENT)
     given = jd.Given(joint, "label")
@@ -140,16 +140,16 @@ def bits(joint, image, label, log_p, draws: int) -> dict[str, np.ndarray]:
 
 
 def right(svm, image, label) -> tuple[float, float]:
-    """The share of images, as a model has them, that the SVM takes for `label`, and its standard error."""
+    """The share of images, scaled as data, that the SVM assigns to `label`, and its standard error."""
     return mean(svm.predict(pixels(jd.quantize(image, LEVELS))) == label)
 
 
 def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> dict[str, Any]:
-    """Train, draw and score; the numbers with their standard errors, by name.
+    """Train, sample and score; returns the numbers with their standard errors, by name.
 
     Args:
         setting: For two CPU cores, or for one GPU.
-        folder: Where the model and pictures are kept.
+        folder: The folder of the model and pictures.
     """
     chosen, folder = SETTINGS[setting], folder or Path(f"runs/joint_digits_{setting}")
     data, test = (jd.data.load_digits(split) for split in ("train", "test"))

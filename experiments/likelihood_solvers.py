@@ -1,9 +1,9 @@
-r"""Which solver, in which coordinates, at which tolerance: the likelihood's evaluations and its error.
+r"""Evaluations and error of the likelihood, by solver, coordinates and tolerance.
 
-    python experiments/likelihood_solvers.py        12 minutes on two cores; and a picture
+    python experiments/likelihood_solvers.py        12 minutes on two cores; also plots the result
 
-Each of diffrax's explicit solvers with an error estimate, at rtol = atol = 1e-3 to 1e-6 in float32, on the same flow in
-three coordinates, u = x/c as a function of s:
+Each of diffrax's explicit solvers with an error estimate, at rtol = atol = 1e-3 to 1e-6 in float32, solves the same
+flow in three coordinate systems, u = x/c as a function of s:
 
     z, φ            c = q    s = φ         du/ds = cos φ E[ε|x] - sin φ E[x_0|x]
     x, t            c = 1    s = t         du/ds = α' E[x_0|x] + σ' E[ε|x]
@@ -11,9 +11,9 @@ three coordinates, u = x/c as a function of s:
 
 under VP from t = 1e-5 to 1, on two problems of 64 dimensions.
 
-    mixture    eight Gaussians with spectra like those of 8 x 8 images (`solvers.py`), the trace exact; held to the
-               density at t = 1e-5 in closed form, the prior in the place of the law at t = 1
-    network    the demo's (`jaxdiff demo`, trained here if it is not there) on test digits, one probe an image; held to
+    mixture    eight Gaussians with spectra like those of 8 x 8 images (`solvers.py`), with the exact trace; compared
+               with the closed-form density at t = 1e-5, with the prior in place of the distribution at t = 1
+    network    the demo's (`jaxdiff demo`, trained here if missing) on test digits, one probe an image; compared with
                Dopri8 at rtol 1e-9 in float64 with the same probe
 
 Expect, as evaluations and error in bits/dim (Heun, Midpoint and Ralston take two to twenty times more),
@@ -37,9 +37,9 @@ Expect, as evaluations and error in bits/dim (Heun, Midpoint and Ralston take tw
     x/α       Tsit5        72  1.2e-2   110  8.0e-4   166  7.8e-5   253  7.3e-6
               Dopri5       71  5.1e-3   100  2.4e-3   165  1.9e-4   244  2.4e-5
 
-Dopri5 in (z, φ) is the library's default: the fewest evaluations on the network down to 1e-5 bits/dim and, within a
-few, on the mixture. In (x, t) at rtol 1e-3 it steps over the first moments of a network's flow without noticing and is
-wrong by a tenth of a bit; in (x/α, log-SNR) most evaluations go where nothing happens.
+Dopri5 in (z, φ) is the library's default: it takes the fewest evaluations on the network down to 1e-5 bits/dim, and
+nearly the fewest on the mixture. In (x, t) at rtol 1e-3 its error control misses the start of a network's flow, and the
+result is wrong by a tenth of a bit; in (x/α, log-SNR) most evaluations are spent where the flow hardly changes.
 """
 
 import functools
@@ -103,7 +103,7 @@ COORDINATES = {  # name: t -> s, s -> t, t -> c, du/ds
 
 @functools.partial(jax.jit, static_argnames="coordinates")
 def log_prob(denoiser, x, vectors, flow, coordinates):
-    """log p [n] of x [n, *event] by the sum of the products with `vectors` [n, m, *event], evaluations, success."""
+    """log p [n] of x [n, *event], evaluations and success; the trace sums products with `vectors` [n, m, *event]."""
     process = denoiser.process
     s_of, t_of, scale_of, velocity_of = (part(process) if i < 3 else part for i, part in enumerate(coordinates))
     ends = jnp.asarray([T_MIN, 1.0], x.dtype)
@@ -126,7 +126,7 @@ def log_prob(denoiser, x, vectors, flow, coordinates):
 
 
 def mixture():
-    """The denoiser, x, its vectors, and log p."""
+    """The mixture's denoiser, x, the vectors of its trace, and log p."""
     (weights, means, covariances), _ = image_like()
     rng = np.random.default_rng(1)
     k = rng.integers(len(weights), size=N)
@@ -142,7 +142,7 @@ def mixture():
 
 
 def network():
-    """The same of the demo's network."""
+    """The same for the demo's network."""
     denoiser = runs.train(runs.Config(), Path("runs/demo"), pictures=0).denoiser
     data = jd.data.load_digits("test")
     x = jd.dequantize(jax.random.key(0), data.image[:N], data.levels).astype(jnp.float32)
@@ -154,7 +154,7 @@ def network():
 
 
 def measure(denoiser, x, vectors, truth):
-    """{coordinates: {solver: (evaluations, rms error in bits/dim)}}, each for the tolerances it can."""
+    """{coordinates: {solver: (evaluations, rms error in bits/dim)}}, each for the tolerances that it reaches."""
     to_bits = 1 / (x[0].size * np.log(2))
     found = {}
     for name, coordinates in COORDINATES.items():

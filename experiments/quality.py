@@ -1,14 +1,14 @@
-"""The metrics of samples against the number of samples and of sampling steps, each beside its floor.
+"""The metrics of samples against the numbers of samples and of sampling steps, each with its floor.
 
     python experiments/quality.py                         5 minutes of CPU time; quality_classifier.png
-    python experiments/quality.py --features pixels       the same samples by their 64 pixels, 2 minutes more
+    python experiments/quality.py --features pixels       the 64 pixels as features; 2 minutes more
 
-The 1,797 digits of scikit-learn are shuffled and halved, so that both halves have one law (the test split of
-load_digits has other writers). A diffusion model and a classifier learn from one half, which is also what samples are
-compared with; the floors are of the other half, always as many digits as there are samples. Samples are drawn by
+The 1,797 digits of scikit-learn are shuffled and halved, so both halves have the same distribution (the test split of
+load_digits has other writers). A diffusion model and a classifier are trained on one half, and samples are compared
+with this half. Floors are the metrics of as many digits of the other half as there are samples. Samples are drawn by
 DPM-Solver++. Standard errors are those of `jaxdiff.metrics`.
 
-Expect, by a classifier that is right about .989 of the other half, of 898 samples,
+Expect, for 898 samples and a classifier with an accuracy of .989 on the other half,
 
     steps                     3        5        8       12       20       50      floor
     Fréchet distance       1.69     1.11      .61      .45      .38      .34        .32
@@ -20,7 +20,7 @@ Expect, by a classifier that is right about .989 of the other half, of 898 sampl
     density                .528     .534     .608     .651     .685     .712       .975
     coverage               .806     .822     .890     .910     .921     .922       .977
 
-the standard errors of the first two below them, of the others .005 to .02; and of 50 steps
+with the standard errors of the first two below them, and .005 to .02 for the others; and for 50 steps
 
     samples                  25       50      100      200      400      898
     Fréchet distance       6.83     2.65     1.09     1.26      .48      .34
@@ -32,11 +32,11 @@ the standard errors of the first two below them, of the others .005 to .02; and 
     coverage               .090     .195     .296     .494     .732     .922
       its floor            .122     .210     .384     .626     .859     .977
 
-The Fréchet distance of 25 real digits is above that of 898 samples in three steps: a number without its floor says
-little. From 12 steps on neither distance tells samples from real digits. Precision and density do, by three standard
-errors of 100 samples and by ten of 898. Coverage grows with the number of samples, whatever they are. By pixels, digits
-in three steps, which are too smooth, have a density of 1.34 ± .03 where real ones have .97 ± .02, and a recall of .40
-where real ones have .90: only both say that they are wrong.
+The Fréchet distance of 25 real digits is above that of 898 samples in three steps: the value means little without its
+floor. From 12 steps on, neither distance distinguishes samples from real digits. Precision and density do: by three
+standard errors with 100 samples, and by ten with 898. Coverage always grows with the number of samples. With pixels as
+features, samples in three steps, which are too smooth, have a density of 1.34 ± .03 (real digits .97 ± .02) and a
+recall of .40 (real digits .90): density alone would rate them too high, and recall shows the fault.
 """
 
 from pathlib import Path
@@ -59,7 +59,7 @@ STEPS = (3, 5, 8, 12, 20, 50)  # in which the last number of samples is drawn
 
 
 def halves() -> list[jd.data.Images]:
-    """The digits in two halves, drawn at random."""
+    """The digits, split at random into two halves."""
     parts = [jd.data.load_digits(split) for split in ("train", "validation", "test")]
     image, label = (np.concatenate([getattr(part, name) for part in parts]) for name in ("image", "label"))
     order = np.random.default_rng(0).permutation(len(label))
@@ -67,11 +67,11 @@ def halves() -> list[jd.data.Images]:
 
 
 def main(features: Literal["classifier", "pixels"] = "classifier", folder: Path = FOLDER) -> dict[str, dict]:
-    """Train, draw and measure.
+    """Train, sample and measure.
 
     Args:
-        features: What digits are compared by.
-        folder: That of the run and of the picture.
+        features: The features by which digits are compared.
+        folder: The folder of the run and of the picture.
     """
     known, others = halves()
     run = runs.train(CONFIG, folder, known)

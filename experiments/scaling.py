@@ -1,24 +1,25 @@
-r"""What a step moves between devices, how long that takes, and when it would dominate; the reasons: `docs/scaling.md`.
+r"""What a step moves between devices, how long that takes, and when it dominates; derived in `docs/scaling.md`.
 
-    python experiments/scaling.py        5 minutes on two cores; and runs/scaling/scaling.png
+    python experiments/scaling.py        5 minutes on two cores; writes runs/scaling/scaling.png
 
-Measured: a small U-Net on 1, 2, 4 and 8 devices, the first of `jax.devices()`. Where those are CPUs, eight are
-simulated on the cores there are, which shows what sharing out costs and cannot show that it pays. Beside the time of a
-step stand the bytes its collectives give out, read off the compiled program, and those that the shapes of the
-parameters predict; the experiment fails where they differ.
+Measured: a small U-Net on 1, 2, 4 and 8 devices, the first of `jax.devices()`. On CPUs, eight devices are simulated on
+the available cores, which shows the cost of sharding but not its benefit. For each step it prints the time, the bytes
+that the collectives of the compiled program output, and the bytes that the shapes of the parameters predict; the
+experiment fails if these differ.
 
-Predicted, nothing of it measured: for published sizes, from their parameters and FLOPs and the makers' figures,
+Predicted, not measured: for published model sizes, from their parameters and FLOPs and the manufacturers' figures,
 
-    compute(b)      3 F b / (u peak)                           F FLOPs forward an example, b examples a device
-    communication   2 (k-1)/k 4P/near + 2 (m-1)/m (4P/k)/far   P parameters in float32, m nodes of k devices
-    b*              communication u peak / 3F                  where the two are equal
+    compute(b)      3 F b / (u peak)                           F: forward FLOPs of an example; b: examples a device
+    communication   2 (k-1)/k 4P/near + 2 (m-1)/m (4P/k)/far   P: float32 parameters; m nodes of k devices
+    b*              communication u peak / 3F                  the b for which the two are equal
 
-so that b/(b + b*) is the share of the time that computes when nothing overlaps.
+so b/(b + b*) is the share of the time spent computing when nothing overlaps.
 
-Expect, on every mesh of 2, 4 and 8 devices, 565,772 bytes summed and, where the weights are split, 552,960 gathered, as
-predicted, with 4 or 124 bytes of scalars; in two parts, the sum in the loop and so twice. A data-parallel step holds 16
-bytes of state a parameter and 16 more, FSDP over eight 2 and 7. On two cores a step of 32 images took 57 to 151 ms and
-one of 128 from 267 to 557, on one device or eight, in no order. Predicted at 40 % of the peak,
+Expect, on every mesh of 2, 4 and 8 devices, 565,772 bytes summed and, if the weights are sharded, 552,960 gathered, as
+predicted, with 4 or 124 bytes of scalars. For a batch in two parts the sum is in the loop, so it happens twice. A
+data-parallel step holds 16 bytes of state a parameter and 16 of temporaries; FSDP over eight devices 2 and 7. On two
+cores a step of 32 images took 57 to 151 ms and one of 128 from 267 to 557, on one device or eight, with no trend.
+Predicted at 40 % of the peak,
 
     b* on                      8 H100   128 H100   256 TPU v5e
     U-Net 32, DDPM's widths       7.3       16.0           8.2
@@ -52,7 +53,7 @@ UTILIZATION = 0.4  # of the peak in bfloat16: an assumption
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A kind of device in nodes of `node`: bytes a second that each sends, one way, to its node and out of it."""
+    """A kind of device in nodes of `node`; its one-way bandwidth, bytes/s, within the node and out of it."""
 
     name: str
     peak: float
@@ -69,7 +70,7 @@ MACHINES = (  # the makers' data sheets; Austin et al. 2025, How to Scale Your M
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """A network's parameters and FLOPs forward an example, two a multiply-add; the batch it was published with."""
+    """A network's parameters, its forward FLOPs an example (two for a multiply-add), and its published batch size."""
 
     name: str
     parameters: int
@@ -80,7 +81,7 @@ class Size:
 def dit(name: str, depth: int, width: int, tokens: int = 256, batch: int = 256) -> Size:
     """DiT-*/2 on latents of 32 x 32 x 4 (Peebles and Xie 2023), in closed form.
 
-    A block has 18 width² weights, of which the 6 of its modulation see one vector and the others every token.
+    Of a block's 18 width² weights, the 6 of the modulation apply to one vector, the others to every token.
     """
     d, patch, out = width, 4 * 4, 4 * 8
     ends = (patch + 1) * d + (257 + d + 1) * d + 1001 * d + 2 * (d + 1) * d + (d + 1) * out
@@ -90,7 +91,7 @@ def dit(name: str, depth: int, width: int, tokens: int = 256, batch: int = 256) 
 
 
 def unet(name: str, side: int, batch: int, classes: int, *shape) -> Size:
-    """`UNet(3, *shape)` on side x side images by XLA's count of the lowered program; nothing is computed."""
+    """`UNet(3, *shape)` on side x side images, by XLA's count of the lowered program, which is not run."""
     module = nnx.eval_shape(lambda: UNet(3, *shape, classes=classes, rngs=nnx.Rngs(0)))
     graphdef, state = nnx.split(module)
     params = nnx.to_pure_dict(state)
@@ -102,7 +103,7 @@ def unet(name: str, side: int, batch: int, classes: int, *shape) -> Size:
 
 
 def sizes() -> list[Size]:
-    """Our U-Net at the widths of Ho et al. 2020 and of Dhariwal and Nichol 2021, and the four DiTs."""
+    """Our U-Net with the widths of Ho et al. 2020 and of Dhariwal and Nichol 2021, and the four DiTs."""
     return [
         unet("U-Net 32, DDPM's widths", 32, 128, 0, (128, 256, 256, 256), 2, (1,)),
         unet("U-Net 64, ADM's widths", 64, 2048, 1000, (192, 384, 576, 768), 3, (1, 2, 3)),
@@ -115,14 +116,14 @@ def sizes() -> list[Size]:
 
 
 def compute(size: Size, machine: Machine, examples: float) -> float:
-    """Seconds a step of `examples` a device takes: the way back costs twice the way forward."""
+    """Seconds of a step with `examples` a device: the backward pass costs twice the forward pass."""
     return 3 * size.forward * examples / (UTILIZATION * machine.peak)
 
 
 def communication(size: Size, machine: Machine, devices: int) -> float:
-    """Seconds the gradient's sum takes, by rings: scattered in each node, summed across nodes, gathered in each node.
+    """Seconds of the gradient's sum by rings: reduce-scatter in each node, sum across nodes, gather in each node.
 
-    FSDP's gather and scatter are the two halves of the same.
+    FSDP's gather and reduce-scatter are the two halves of the same.
     """
     k = min(devices, machine.node)
     m = devices // k
@@ -131,12 +132,12 @@ def communication(size: Size, machine: Machine, devices: int) -> float:
 
 
 def break_even(size: Size, machine: Machine, devices: int) -> float:
-    """b*: examples a device whose computing takes as long as the communication."""
+    """b*: the number of examples a device for which computing takes as long as communication."""
     return communication(size, machine, devices) / compute(size, machine, 1)
 
 
 def most_devices(size: Size, machine: Machine, share: float) -> int:
-    """The most devices, a power of two, that compute for `share` of the time on the published batch, nothing hidden."""
+    """The most devices, a power of two, that compute for `share` of the time on the published batch, no overlap."""
     count = 1
     while 2 * count <= size.batch:
         examples = size.batch / (2 * count)
@@ -147,7 +148,7 @@ def most_devices(size: Size, machine: Machine, share: float) -> int:
 
 
 def moved(program: str) -> dict[str, list]:
-    """{collective: [how many, bytes given out]} of a program's text; those in a loop under "... in the loop"."""
+    """{collective: [count, output bytes]} of a program's text; those in a loop are under "... in the loop"."""
     found, entry = {}, False
     for line in program.splitlines():
         if line.endswith("{") and not line.startswith(" "):
@@ -163,9 +164,9 @@ def moved(program: str) -> dict[str, list]:
 
 
 def predicted(params, mesh) -> tuple[int, int, int]:
-    """Bytes gathered and bytes summed in a step by the shapes of the parameters, and at most so many more of scalars.
+    """Bytes gathered and summed in a step, from the parameters' shapes, and the most bytes of scalars besides.
 
-    They are the loss, and of every array that is split a part of the norms of gradient and update.
+    The scalars are the loss and, for every sharded array, a part of the norms of gradient and update.
     """
     if mesh.size == 1:
         return 0, 0, 0
@@ -175,7 +176,7 @@ def predicted(params, mesh) -> tuple[int, int, int]:
 
 
 def compiled(denoiser, batch: dict, mesh, accumulate: int = 1):
-    """The compiled step, and what it takes where it takes it: the state, the batch, and the parts of the step."""
+    """The compiled step, and its arguments with their shardings: the state, the batch, and the parts of the step."""
     state = TrainState.create(jax.random.key(0), denoiser.params, OPTIMIZER, mesh)
     batch = jax.device_put(batch, batch_sharding(mesh))
     step = make_step(denoiser, jd.losses.Denoising(), OPTIMIZER, mesh=mesh, accumulate=accumulate)
@@ -183,7 +184,7 @@ def compiled(denoiser, batch: dict, mesh, accumulate: int = 1):
 
 
 def traffic(denoiser, program, mesh) -> tuple[str, bool]:
-    """What the compiled step gathers and sums, in words, beside the prediction; whether they agree."""
+    """A text with what the compiled step gathers and sums and with the prediction; and whether they agree."""
     found = moved(program.as_text())
     of = lambda kind: [found.get(name, [0, 0]) for name in (kind, f"{kind} in the loop")]
     gathers, sums, scatters = (np.sum(of(kind), 0) for kind in ("all-gather", "all-reduce", "reduce-scatter"))
@@ -199,7 +200,7 @@ def traffic(denoiser, program, mesh) -> tuple[str, bool]:
 
 
 def step_time(program, state, *given) -> float:
-    """The median seconds of a step, after two."""
+    """The median seconds of a step, after two warm-up steps."""
     seconds = []
     for _ in range(2 + STEPS):
         start = time.perf_counter()
@@ -209,7 +210,7 @@ def step_time(program, state, *given) -> float:
 
 
 def measure(denoiser, batches: list[dict], meshes: list) -> list[bool]:
-    """Print a row a mesh and batch, and the same for a batch in two parts; whether what is moved is as predicted."""
+    """Print a row for each mesh and batch, and for a batch in two parts; returns whether traffic is as predicted."""
     agreed = []
     for mesh in meshes:
         for batch in batches:
@@ -229,7 +230,7 @@ def measure(denoiser, batches: list[dict], meshes: list) -> list[bool]:
 
 
 def memory(denoiser, side: int) -> dict[int, float]:
-    """{model: bytes a parameter on each device}, of a network so wide for its images that little else counts."""
+    """{model: bytes a parameter on each device}, for a network so wide that its parameters dominate."""
     parameters, found = sum(leaf.size for leaf in jax.tree.leaves(denoiser.params)), {}
     for model in sorted({1, jax.device_count()}):
         batch = {"x": np.zeros((jax.device_count(), side, side, 3), np.float32)}
@@ -247,7 +248,7 @@ def image_denoiser(*shape):
 
 
 def measured() -> tuple[bool, dict[int, float]]:
-    """The first half: whether every program moved what was predicted, and the memory it takes."""
+    """The measurements: whether every program moved what was predicted, and its memory."""
     devices = jax.devices()
     counts = [n for n in (1, 2, 4, 8) if n <= len(devices)]
     shapes = [(n, model) for n in counts for model in sorted({1, n, max(1, n // 2)}) if model in (1, n) or n >= 4]
@@ -263,7 +264,7 @@ def measured() -> tuple[bool, dict[int, float]]:
 
 
 def foretold(found: list[Size], bytes_a_parameter: dict[int, float]) -> None:
-    """The second half."""
+    """The predictions."""
     layouts = [(machine, n) for machine, n in zip(MACHINES[:1] * 2 + MACHINES[1:] * 2, (8, 128, 256, 1024))]
     print(f"\npredicted at {UTILIZATION:.0%} of the peak: parameters, GFLOP forward, FLOP a parameter; b* on")
     print(f"{'':25s}{'M':>8s}{'GFLOP':>8s}{'F/P':>6s}" + "".join(f"{n:6d} {m.name:7s}" for m, n in layouts))
@@ -284,7 +285,7 @@ def foretold(found: list[Size], bytes_a_parameter: dict[int, float]) -> None:
 
 
 def picture(found: list[Size]) -> None:
-    """Communication over compute against examples a device; the dashed line is where they are equal."""
+    """Plot communication over compute against examples a device; they are equal at the dashed line."""
     examples = 2.0 ** np.arange(9)
     panels = {
         f"{n} {machine.name}": {size.name: (examples, break_even(size, machine, n) / examples) for size in found}

@@ -1,13 +1,13 @@
-r"""The scores of a cat: learned in three ways, and the exact ones.
+r"""The scores of a drawing of a cat: learned in three ways, and exact.
 
-    python experiments/scores_of_a_cat.py        about 2 minutes on two cores; run again, it only draws
+    python experiments/scores_of_a_cat.py        about 2 minutes on two cores; run again to plot only
 
-4,000 points on the lines of a cat's face. Noised to level σ their density is a mixture of 4,000 Gaussians, whose score
-is known and minimises every loss used here. One network, three fits:
+The data are 4,000 points on the lines of a cat's face. At noise level σ their density is a mixture of 4,000 Gaussians,
+whose score is known and minimises every loss used here. One network is fitted in three ways:
 
     denoising   v-prediction, `Denoising`
-    sliced      v-prediction, `SlicedScoreMatching`: the same expectation in the error of ε, and ε is not its target
-    NCSN        noise-prediction, `Denoising`: a noise-conditional score network, drawn from by annealed Langevin
+    sliced      v-prediction, `SlicedScoreMatching`: the same expectation of the error of ε, without ε as a target
+    NCSN        noise-prediction, `Denoising`: a noise-conditional score network, sampled by annealed Langevin
                 dynamics (Song and Ermon 2019, 2020)
 
 Expect, as the root of E|s - exact|² / E|exact|² over x_t,
@@ -17,8 +17,8 @@ Expect, as the root of E|s - exact|² / E|exact|² over x_t,
     sliced      0.28   0.17   0.14   0.08
     NCSN        0.25   0.13   0.08   0.04
 
-and in runs/cat scores.png, the fields over the exact density, samples.png, and langevin.png, annealed Langevin dynamics
-on its way. (Two sets of points, 4,000 and 20,000, differ themselves by 0.23, 0.13, 0.06 and 0.02.)
+and in runs/cat: scores.png, the fields over the exact density; samples.png; and langevin.png, intermediate states of
+annealed Langevin dynamics. (The exact scores of 4,000 and of 20,000 points differ by 0.23, 0.13, 0.06 and 0.02.)
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ WAVES = 3 * np.random.default_rng(0).standard_normal((2, 32))
 
 
 def network_on_waves(key):
-    """An MLP that sees points as waves beside their coordinates, without which fine lines are slow to learn."""
+    """An MLP with Fourier features of the coordinates as further inputs; fine lines are slow to learn without them."""
     mlp, params = initialize(key, lambda rngs: MLP(2 + 2 * WAVES.shape[1], rngs=rngs))
 
     def network(params, x, c_noise, cond):
@@ -89,7 +89,7 @@ def score_errors(fits, exact, data):
 
 
 def picture_scores(fits, exact, errors):
-    """A row a model, a column a noise level: arrows over the exact density, scaled to its mode."""
+    """Plot a row for each model, a column for each noise level: arrows over the exact density, scaled to its mode."""
     at = jnp.asarray(plane(2.5, 120))
     log_prob = jax.jit(lambda t: jax.lax.map(lambda x: exact.log_prob(x[None], t)[0], at, batch_size=480))
     densities = {sigma: np.asarray(log_prob(time_of(sigma))) for sigma in SIGMAS}

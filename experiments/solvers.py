@@ -1,12 +1,12 @@
-r"""Which sampler, and how many evaluations: every sampler on mixtures whose flow and whose density are known.
+r"""Error against evaluations for every sampler, on mixtures whose flow and density are known.
 
-    python experiments/solvers.py        3 minutes on two cores; the table, and runs/solvers/solvers.{png,json}
+    python experiments/solvers.py        3 minutes on two cores; the table and runs/solvers/solvers.{png,json}
 
 Two closed-form mixtures under VP, each sampler on its own grid from pure noise to clean data: eight Gaussians in the
 plane, and eight Gaussians in 64 dimensions whose covariances have spectra like those of 8 x 8 images.
 
-    flow   deterministic samplers: the root mean squared distance of their ends to the exact flow's from the same noise,
-           over the standard deviation of the data
+    flow   deterministic samplers: the root mean squared distance of their results to the exact flow's from the same
+           noise, over the standard deviation of the data
     law    every sampler: the kernel distance (MMD) of 4,000 samples to the mixture itself, in closed form over the
            mixture: for k(x, y) = exp(-|x - y|²/2h²), E k(x, y) = (2πh²)^{D/2} Σ w N(x; m, C + h² I). True samples score
            the floor, about 1/√4000.
@@ -24,7 +24,7 @@ Expect, in 64 dimensions after about 12, 25, 50 and 100 evaluations,
           Euler-Maruyama     0.022   0.018   0.014   0.019
           reverse SDE, SRA1  0.12    0.051   0.028   0.018
 
-0.0076 is what the last step costs, the denoiser's answer at t = 0.001 in place of the flow's end.
+0.0076 is the error of the last step, which takes the denoiser's prediction at t = 0.001 for the end of the flow.
 """
 
 import json
@@ -73,12 +73,12 @@ STOCHASTIC = {
 
 
 def plane():
-    """Eight Gaussians on a circle, and the kernel's width."""
+    """Eight Gaussians on a circle, and the width of the kernel."""
     return jd.data.eight_gaussians_mixture(), 0.3
 
 
 def image_like(d=64, k=8):
-    """Means at the scale of the data, covariances with a spectrum falling as 1/i², each in a basis of its own."""
+    """Means at the scale of the data, covariances with a spectrum that falls as 1/i², each in its own basis."""
     rng = np.random.default_rng(0)
     spectrum = 1 / (1 + np.arange(d)) ** 2
     bases = np.linalg.qr(rng.standard_normal((k, d, d)))[0]
@@ -87,7 +87,7 @@ def image_like(d=64, k=8):
 
 
 def kernel_distance(mixture, width):
-    """x [n, d] -> its MMD to the mixture, and the value that n true samples have in the mean."""
+    """x [n, d] -> its MMD to the mixture, and the mean value for n true samples."""
     weights, means, covariances = mixture
     d = means.shape[1]
     smoothed = [
@@ -112,7 +112,7 @@ def kernel_distance(mixture, width):
 
 
 def curves(mixture, width):
-    """{name: (evaluations, error)} of the flow and of the law, and the law's floor."""
+    """{name: (evaluations, error)} for flow and for law, and the floor of law."""
     denoiser = jd.exact.Mixture(PROCESS, *mixture)
     weights, means, covariances = mixture
     d, centre = means.shape[1], weights @ means
@@ -149,9 +149,9 @@ STYLES = ["#1f6fb2 o", "#e07b1f s", "#2f9e62 ^", "#8453b8 D", "#c8324f v", "#222
 
 
 def draw(found, path):
-    """One row a mixture {title: (flow, law, floor)}, each curve {name: (evaluations, error)}.
+    """Plot one row for each mixture {title: (flow, law, floor)}; each curve is {name: (evaluations, error)}.
 
-    Deterministic and stochastic samplers have panels of their own, so that no panel has more than eight curves.
+    Deterministic and stochastic samplers have separate panels, so no panel has more than eight curves.
     """
     style = {name: STYLES[i].split() for group in (DETERMINISTIC, STOCHASTIC) for i, name in enumerate(group)}
     legends = 1.2 / (height := 4.1 * len(found) + 1.2)

@@ -1,21 +1,21 @@
-"""Spoken digits: a U-Net over one axis, time, draws the spectrogram of a word that it is given.
+"""Spoken digits: a U-Net over one axis, time, samples the spectrogram of a given word.
 
     python experiments/sound.py                     12 minutes of CPU time
     python experiments/sound.py --setting gpu       not measured yet
 
-It needs espeak-ng (apt-get install espeak-ng), which says zero to nine in five accents by 80 voices, each at a speed
-and a pitch of its own. A sound is its loudness in 40 bands at 64 times, 0.74 s in all; the bands are the channels of
-UNet(space=1), and the word is its label. The voices are split in two: one half teaches the model, the other a
-classifier, the judge. Run again, it goes on where it stopped.
+It needs espeak-ng (apt-get install espeak-ng), which speaks zero to nine in five accents and 80 voices, each at its own
+speed and pitch. A spectrogram has 40 bands at 64 times, 0.74 s in all; the bands are the channels of UNet(space=1), and
+the word is its label. The voices are split in two: one half trains the model, the other a classifier, the judge. Run
+again to resume.
 
-It prints the share of samples in which the judge hears the word that was asked for, beside that of real recordings of
-voices that the judge never heard, and the Fréchet distance of the judge's features between samples and recordings,
-beside that of two halves of the recordings. Expect 0.996 of 1,000 samples heard rightly, 0.991 of the recordings, and
-a distance of 11.2, of halves 8.7. The network has to be wider than the 40 bands, whose noise it passes on: with 32
-channels on its first level, 700 steps, it drew noise of the word's outline, at a distance of 448, 0.898 of which the
-judge still heard rightly.
+It prints the share of samples in which the judge recognises the requested word, and the same share for recordings of
+voices that the judge was not trained on; and the Fréchet distance of the judge's features between samples and
+recordings, and between two halves of the recordings. Expect 0.996 of 1,000 samples recognised, 0.991 of the recordings,
+a distance of 11.2, and 8.7 between the halves. The network must be wider than the 40 bands, whose noise has to pass
+through it: with 32 channels on its first level, after 700 steps, samples were noise in the outline of the word, at a
+distance of 448, and the judge still recognised 0.898 of them.
 
-runs/sound_cpu/sound.wav holds ten sampled words as sound, zero to nine; phases are those of Griffin and Lim (1984).
+runs/sound_cpu/sound.wav has ten sampled words, zero to nine, with phases by Griffin and Lim (1984).
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ FLOOR = 60.0  # dB under the loudest value of a word: what is quieter counts as 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How often each voice says each word, a U-Net, its training, and how many samples are drawn in how many steps."""
+    """The recordings of each word by each voice, a U-Net, its training, and the numbers of samples and of steps."""
 
     times: int
     network: dict[str, Any]
@@ -86,9 +86,9 @@ SETTINGS = {
 
 
 def voices() -> tuple[list[str], list[str]]:
-    """Two halves of the variants of espeak-ng that sound human; those that differ by a number alone are in one half.
+    """Two halves of espeak-ng's human-sounding variants; those that differ only by a number are in the same half.
 
-    Raises FileNotFoundError, with what to install, where espeak-ng is missing.
+    If espeak-ng is missing, it raises FileNotFoundError, which says what to install.
     """
     if shutil.which("espeak-ng") is None:
         raise FileNotFoundError("espeak-ng is missing. On Debian and Ubuntu: apt-get install espeak-ng")
@@ -101,7 +101,7 @@ def voices() -> tuple[list[str], list[str]]:
 
 
 def spoken(word: str, voice: str, speed: int, pitch: int) -> np.ndarray:
-    """`word` from its first sound on, floats [samples]; `speed` in words a minute, `pitch` from 0 to 99."""
+    """`word` without leading silence, floats [samples]; `speed` in words a minute, `pitch` from 0 to 99."""
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", word]
     with wave.open(io.BytesIO(subprocess.run(command, capture_output=True, check=True).stdout)) as file:
         sound = np.frombuffer(file.readframes(file.getnframes()), np.int16) / 2**15
@@ -110,7 +110,7 @@ def spoken(word: str, voice: str, speed: int, pitch: int) -> np.ndarray:
 
 
 def bands() -> np.ndarray:
-    """Triangles [MELS, WINDOW // 2 + 1] at equal distances in mel, 2595 log10(1 + f/700)."""
+    """Triangular filters [MELS, WINDOW // 2 + 1], equally spaced in mel, 2595 log10(1 + f/700)."""
     mel = np.linspace(*(2595 * np.log10(1 + np.array([80, 8000]) / 700)), MELS + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     frequency = np.fft.rfftfreq(WINDOW, 1 / RATE)
@@ -129,14 +129,14 @@ def transformed(sound: np.ndarray) -> np.ndarray:
 
 
 def spectrogram(sound: np.ndarray) -> np.ndarray:
-    """Decibels in each band, uint8 [FRAMES, MELS, 1]: 255 at the loudest value, 0 at `FLOOR` under it."""
+    """Decibels in each band, uint8 [FRAMES, MELS, 1]: 255 at the loudest value, 0 at `FLOOR` below it."""
     power = BANDS @ np.abs(transformed(sound)) ** 2
     decibels = 10 * np.log10(np.maximum(power / power.max(), 1e-12))
     return np.round(255 * (1 + decibels / FLOOR).clip(0)).astype(np.uint8).T[..., None]
 
 
 def heard(image: np.ndarray, rounds: int = 60) -> np.ndarray:
-    """A sound, floats [samples], of a spectrogram: phases by the iteration of Griffin and Lim (1984)."""
+    """The sound of a spectrogram, floats [samples], with phases by the iteration of Griffin and Lim (1984)."""
     power = 10 ** (FLOOR / 10 * (image[..., 0].T / 255 - 1)) * (image[..., 0].T > 0)
     magnitude = np.sqrt((np.linalg.pinv(BANDS) @ power).clip(0))
     phase = np.exp(2j * np.pi * np.random.default_rng(0).random(magnitude.shape))
@@ -147,9 +147,9 @@ def heard(image: np.ndarray, rounds: int = 60) -> np.ndarray:
 
 
 def recorded(variants: list[str], times: int, seed: int, path: Path) -> jd.data.Images:
-    """Every word by every variant in every accent, `times` times, at a speed and a pitch drawn anew; kept at `path`.
+    """Every word by every variant in every accent, `times` times, at random speeds and pitches; cached at `path`.
 
-    A spectrogram is an image of one channel, whose class is its word.
+    A spectrogram is an image with one channel; its class is the word.
     """
     if not path.is_file():
         rng = np.random.default_rng(seed)
@@ -169,12 +169,12 @@ def recorded(variants: list[str], times: int, seed: int, path: Path) -> jd.data.
 
 
 def prepare(key, batch: dict) -> tuple[jax.Array, jax.Array]:
-    """Spectrograms [batch, FRAMES, MELS] on [-1, 1], the bands being channels, and their words."""
+    """Spectrograms [batch, FRAMES, MELS] on [-1, 1], with the bands as channels, and their words."""
     return jd.dequantize(key, batch["image"])[..., 0], batch["label"]
 
 
 def trained(setting: Setting, data: jd.data.Images, folder: Path) -> jd.Denoiser:
-    """The denoiser in `folder`, trained first where it is not finished."""
+    """The denoiser in `folder`; its training is finished first if needed."""
     make = lambda rngs: UNet(MELS, **setting.network, classes=len(WORDS), space=1, rngs=rngs)
     network, params = initialize(jax.random.key(0), make)
     denoiser = jd.Denoiser(network, params, jd.VP(), data_std=2 / 256 * jd.data.pixel_moments(data)[1])
@@ -192,7 +192,7 @@ def trained(setting: Setting, data: jd.data.Images, folder: Path) -> jd.Denoiser
 
 
 def sampled(setting: Setting, denoiser: jd.Denoiser) -> tuple[np.ndarray, np.ndarray]:
-    """Spectrograms as `spectrogram` gives them, and the words that they were drawn for, in turn."""
+    """Spectrograms in the format of `spectrogram`, and the words for which they were drawn, in turn."""
     label = np.arange(setting.samples, dtype=np.int32) % len(WORDS)
     shape = (setting.samples, FRAMES, MELS)
     x = jd.samplers.draw(jax.random.key(2), denoiser, shape, 250, label, steps=setting.sampler_steps)
@@ -200,7 +200,7 @@ def sampled(setting: Setting, denoiser: jd.Denoiser) -> tuple[np.ndarray, np.nda
 
 
 def draw_rows(real: np.ndarray, real_label: np.ndarray, drawn: np.ndarray, label: np.ndarray, path: Path) -> None:
-    """A picture: a row a word, three of espeak-ng's, a gap, and three that were sampled; low notes below."""
+    """Plot a row for each word: three recordings, a gap, and three samples, with low frequencies at the bottom."""
     first = lambda images, labels, word: images[np.flatnonzero(labels == word)[:3]].transpose(0, 2, 1, 3)[:, ::-1]
     shades = lambda images: images.astype(np.float32) / 127.5 - 1
     gap = np.ones((1, MELS, FRAMES, 1), np.float32)
@@ -220,7 +220,7 @@ def write_sound(path: Path, sound: np.ndarray) -> None:
 
 
 def main(setting: Literal["cpu", "gpu"] = "cpu") -> None:
-    """Let espeak-ng speak, train the judge and the model, sample and score.
+    """Record espeak-ng, train the judge and the model, sample and score.
 
     Args:
         setting: For two CPU cores, or for one GPU.

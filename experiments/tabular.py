@@ -1,23 +1,23 @@
-r"""The density of a table, and the conditional density of one column given others, beside scikit-learn's.
+r"""The density of a table, and of some columns given others, compared with scikit-learn's models.
 
-    python experiments/tabular.py                 about 10 minutes on two cores; run again, it goes on
+    python experiments/tabular.py                 about 10 minutes on two cores; run again to resume
     python experiments/tabular.py --setting gpu   a wider network and six times the steps; not measured
 
 Two tables:
 
-    made      a and b from eight Gaussians on a ring, and y = a b ± 0.5 + s(a) ε, either sign as likely, with noise of
-              s(a) = 0.1 √(1 + a²): 10,000 rows to learn from. Every density is known exactly, so that the best
-              possible number is known too.
-    digits    the first six principal components of scikit-learn's digits, in their units: 1,000 rows to learn from, 447
-              to test. The conditional density is that of the last four given the first two.
+    made      a and b from eight Gaussians on a ring, and y = a b ± 0.5 + s(a) ε, with equally likely signs and noise of
+              s(a) = 0.1 √(1 + a²): 10,000 training rows. Every density is known exactly, and so is the best
+              possible number.
+    digits    the first six principal components of scikit-learn's digits, in their units: 1,000 training rows, 447
+              test rows. The conditional density is that of the last four given the first two.
 
 Models, each with its settings chosen on validation rows:
 
-    diffusion            this library, one run a line: `jaxdiff.runs.train` of the table, with `condition` for p(y | x)
+    diffusion            this library, one run for each number: `jaxdiff.runs.train`, with `condition` for p(y | x)
     Gaussian mixture     scikit-learn's GaussianMixture, full covariances; p(y | x) = p(x, y)/p(x), both in closed form
     kernel density       scikit-learn's KernelDensity, Gaussian kernels; p(y | x) likewise
-    boosted trees        scikit-learn's HistGradientBoostingRegressor for the mean, one Gaussian for the rest: what a
-                         regression says of p(y | x)
+    boosted trees        scikit-learn's HistGradientBoostingRegressor for the mean and one Gaussian for the residuals:
+                         p(y | x) as a regression models it
 
 Expect, in nats a test row ± the standard error of the difference to the first line,
 
@@ -76,7 +76,7 @@ WIDTH = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows to learn from, to choose settings on and to test on, [n, columns]; the last columns are the ones sought."""
+    """Training, validation and test rows, [n, columns]; the last columns are those to predict."""
 
     names: tuple[str, ...]
     given: int
@@ -103,7 +103,7 @@ def made(rows=10_000) -> Rows:
 
 
 def true_log_densities(rows):
-    """(log p(a, b, y), log p(y | a, b)) of the table that was made."""
+    """(log p(a, b, y), log p(y | a, b)) of the made table."""
     at, y = rows[:, :2], rows[:, 2]
     ring = [norm.logpdf(at, centre, WIDTH).sum(1) for centre in CENTRES]
     scale = 0.1 * np.sqrt(1 + at[:, 0] ** 2)
@@ -120,7 +120,7 @@ def digits() -> Rows:
 
 
 def fit_run(name, rows, setting, condition=()):
-    """The trained run of a table, in its folder; one that is there already is loaded."""
+    """The run of a table, trained in its folder, or loaded if it is finished."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     jd.data.write_rows(path := FOLDER / f"{name}.csv", rows.names, rows.train)
     table = jd.data.Table(path, condition=condition)
@@ -130,7 +130,7 @@ def fit_run(name, rows, setting, condition=()):
 
 
 def run_log_prob(run, rows):
-    """Log p of rows in their units, under a run."""
+    """log p of rows in their units, under a run."""
     columns = run.known.columns
     x, cond = columns.standardised(rows)
     flow = jd.samplers.ProbabilityFlow(rtol=1e-4, atol=1e-4)
@@ -141,7 +141,7 @@ def run_log_prob(run, rows):
 
 
 def marginal(mixture, given):
-    """The mixture of the first `given` columns."""
+    """The marginal mixture of the first `given` columns."""
     part = GaussianMixture(mixture.n_components)
     part.weights_, part.means_ = mixture.weights_, mixture.means_[:, :given]
     part.covariances_ = mixture.covariances_[:, :given, :given]
@@ -173,7 +173,7 @@ def kernels_of(train, given, bandwidth):
 
 
 def chosen(fit, train, given, settings, validation):
-    """rows -> (log p(x, y), log p(y | x)), each at the setting that is best on the validation rows."""
+    """rows -> (log p(x, y), log p(y | x)), each with the setting that is best on the validation rows."""
     fits = [fit(train, given, setting) for setting in settings if fit is kernels_of or setting < len(train) / 10]
     scores = np.array([[values.mean() for values in densities(validation)] for densities in fits])
     best = [fits[i] for i in scores.argmax(0)]
@@ -181,7 +181,7 @@ def chosen(fit, train, given, settings, validation):
 
 
 def regression(train, given, validation):
-    """rows -> log p(y | x): the mean by boosted trees, one Gaussian for the rest of each column."""
+    """rows -> log p(y | x): the mean by boosted trees, one Gaussian for the residuals of each column."""
     x, y = train[:, :given], train[:, given:]
     trees = [HistGradientBoostingRegressor(random_state=0).fit(x, column) for column in y.T]
     rest = lambda rows: rows[:, given:] - np.column_stack([tree.predict(rows[:, :given]) for tree in trees])
@@ -192,7 +192,7 @@ def regression(train, given, validation):
 
 
 def in_units(densities, rows: Rows):
-    """Densities of standardised rows as those of rows in their units, joint and conditional."""
+    """Joint and conditional log-densities of standardised rows, converted to the rows' units."""
     scale = rows.train.std(0)
     shift = np.log(scale).sum(), np.log(scale[rows.given :]).sum()
     return lambda values: tuple(
@@ -218,7 +218,7 @@ def compare(name, rows: Rows, setting):
 
 
 def report(name, rows, results):
-    """Print the table of a data set; returns its lines."""
+    """Print the results for a data set; returns the lines."""
     first = next(iter(results.values()))
     joint, rest = f"p({', '.join(rows.names)})", f"p(the rest | {', '.join(rows.condition)})"
     lines = [f"{name:20}{joint:>24}{rest:>24}"]
@@ -236,7 +236,7 @@ def report(name, rows, results):
 
 
 def picture_conditional(models):
-    """p(y | a, b) at four places: exact, and as each model has it."""
+    """Plot p(y | a, b) at four places: exact, and of each model."""
     y = np.linspace(-2.2, 2.2, 221)
     picture = Picture(11, 2.9)
     picture.set_layout_engine("constrained")

@@ -1,9 +1,9 @@
-r"""Flows and bridges between laws in the plane: the 2-D table of [SF]²M (Tong et al. 2024, arXiv 2307.03672).
+r"""Flows and bridges between distributions in the plane: the 2-D table of [SF]²M (Tong et al. 2024, arXiv 2307.03672).
 
-    python experiments/two_dimensions.py        17 minutes on two cores; pictures in runs/two_dimensions, the table it
-                                                printed in experiments/README.md
+    python experiments/two_dimensions.py        17 minutes on two cores; pictures in runs/two_dimensions, the resulting
+                                                table in experiments/README.md
 
-W2: 2-Wasserstein distance of what the flow draws from the data, by exact assignment of 2,000 points, mean of three
+W2: 2-Wasserstein distance between samples of the flow and the data, by exact assignment of 2,000 points, mean of three
 seeds; the floor is that of two sets of data. NPE: |∫ E|v|² dt - W2²(source, data)| / W2²(source, data), over 10,000
 points and 100 Euler steps. [SF]²M and DSBM are measured by their probability flow.
 
@@ -12,10 +12,10 @@ AdamW at 1e-3 with weight decay 1e-5, batches of 512, 20,000 steps, σ = 0.1 for
 data are those of the code: 8 gaussians of covariance √0.1 I on a circle of radius 5; as a source, 3x - 1 of scikit-
 learn's moons with noise 0.2; from a normal source 2x - (1, 0) of its moons and 1.5x of its s-curve, noise 0.05.
 
-Otherwise: pairings are drawn beforehand, 100 batches for each task and seed, and every method goes through its own in
-random order (a fresh assignment in each step would take an hour). [SF]²M takes its pairs from `couplings.Entropic`.
-DSBM matches five times for 4,000 steps, the first time to independent pairs, then to what its SDE makes of one end and
-of the other in turn.
+Differences: pairings are drawn beforehand, 100 batches for each task and seed, and every method uses its own in random
+order (a new assignment in each step would take an hour). [SF]²M takes its pairs from `couplings.Entropic`. DSBM matches
+five times for 4,000 steps: first independent pairs, then the pairs that its SDE generates from one end and from the
+other in turn.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ TASKS = {
 
 
 def perceptron(params, x, c_noise, cond):
-    """3 x 64 SELU on (x, t)."""
+    """An MLP with 3 x 64 SELU units on (x, t)."""
     h = jnp.concatenate([x, jax.nn.sigmoid(4 * c_noise)[:, None]], axis=1)
     *hidden, (weight, bias) = params
     for w, b in hidden:
@@ -87,7 +87,7 @@ def pair(params, *inputs):
 
 
 def initial(key):
-    """Weights and biases uniform within 1/√fan_in."""
+    """Weights and biases, uniform within ±1/√fan_in."""
     widths = [3, 64, 64, 64, 2]
     shapes = [[(a, b), (b,)] for a, b in zip(widths, widths[1:])]
     keys = jax.random.split(key, (len(shapes), 2))
@@ -97,7 +97,7 @@ def initial(key):
 
 @functools.partial(jax.jit, static_argnames="steps")
 def train(keys, params, model, loss, pools, steps):
-    """Parameters after `steps` of AdamW, one seed after another: keys [seeds], pools [seeds, batches, n, 2, 2]."""
+    """Parameters after `steps` of AdamW, for each seed in turn: keys [seeds], pools [seeds, batches, n, 2, 2]."""
     optimizer = optax.adamw(1e-3, weight_decay=1e-5)
 
     def one(seed):
@@ -118,7 +118,7 @@ def train(keys, params, model, loss, pools, steps):
 
 @functools.partial(jax.jit, static_argnames=("source", "data"))
 def pairings(keys, source, data, coupling):
-    """[seeds, BATCHES, BATCH, 2, 2], for keys [seeds]."""
+    """Pairs [seeds, BATCHES, BATCH, 2, 2] for keys [seeds]."""
 
     def batch(key):
         data_key, pair_key = jax.random.split(key)
@@ -129,7 +129,7 @@ def pairings(keys, source, data, coupling):
 
 
 def fit_dsbm(keys, params, model, pools):
-    """Iterative Markovian fitting: match, let the SDE carry the true source and the true data in turn, match again."""
+    """Iterative Markovian fitting: match, transport the true source or data by the SDE in turn, and match again."""
     loss, pairs = BridgeMatching(Paired()), pools
     for k in range(ROUNDS):
         params = train(keys, params, model, loss, pairs, STEPS // ROUNDS)
@@ -154,7 +154,7 @@ def recoupled(key, bridge, pool, k):
 
 
 def methods(source):
-    """name: the model without parameters, its coupling, and how it is fitted."""
+    """{name: (the model without parameters, its coupling, and its fit)}."""
     flow = jd.Denoiser(perceptron, None, jd.Flow(), "velocity", data_std=1.0)
     bridge = jd.Bridge(pair, None, SIGMA, data_std=1.0)
     fit = lambda loss: lambda keys, params, model, pools: train(keys, params, model, loss, pools, STEPS)
@@ -171,7 +171,7 @@ def methods(source):
 
 
 def euler(key, model, start):
-    """The flow's path from `start`, [steps + 1, n, 2], and ∫ E|v|² dt along it."""
+    """The path of the flow from `start`, [steps + 1, n, 2], and ∫ E|v|² dt along it."""
     path = jd.sample(
         key,
         model,
