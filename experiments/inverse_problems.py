@@ -97,7 +97,7 @@ class Clipped(guidance.Wrapper):
 
 
 def ten_gaussians(images: jd.data.Images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(weights, means, covariances) of digits on [-1, 1], one Gaussian a class, each covariance averaged with their mean."""
+    """(weights, means, covariances) of digits on [-1, 1], one Gaussian a class; covariances halfway to their mean."""
     x = (2 * (images.image + 0.5) / images.levels - 1).reshape(-1, DIM)
     classes = [x[images.label == k] for k in range(CLASSES)]
     own = np.stack([np.cov(part.T) for part in classes])
