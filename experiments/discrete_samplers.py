@@ -1,9 +1,6 @@
 r"""Which sampler of categories, and how many steps: every one of them beside a law that is known.
 
-    python experiments/discrete_samplers.py        the tables, and runs/discrete_samplers/samplers.png
-
-Most of its time goes into 117 programs, 3 to 7 seconds of CPU time each on two busy cores: some 8 minutes. As a whole
-it has not been timed.
+    python experiments/discrete_samplers.py        8 minutes of CPU time; runs/discrete_samplers/samplers.png
 
 The denoisers are exact, so that what is left is what a sampler makes of them: values that are drawn in one step are
 drawn independently of each other.
@@ -13,14 +10,29 @@ drawn independently of each other.
     chain   a Markov chain of 32 letters of twelve, with the transitions of a sparse language: the total variation of
             the pairs of neighbours of 500 samples, all places together
 
-The floor is what as many draws from the law itself have in the mean. Steps include the last, the denoiser's answer, and
-TauLeaping(1) takes two evaluations for each but the last. Expect of masks, in 4 and 32 steps,
+The floor is the mean for as many draws from the law itself. The last step counts; TauLeaping(1) evaluates the denoiser
+twice in every other step. Expect of masks and of uniform noise, beside floors of 0.033 and 0.025,
 
-    table   Ancestral           0.207   0.043      floor 0.033
-            Unmask, confidence  0.150   0.032
-    chain   Ancestral           0.155   0.040      floor 0.025
-            Unmask, confidence  0.358   0.031
+                                    table                             chain
+    steps                      2       4       8      32         4      16      32
+    masks
+    Ancestral              0.355   0.207   0.117   0.043     0.155   0.042   0.040
+    Ancestral, remask 0.3  0.357   0.220   0.151   0.066     0.149   0.056   0.038
+    Ancestral, remask 1    0.357   0.269   0.198   0.111     0.191   0.087   0.055
+    TauLeaping             0.405   0.234   0.130   0.048     0.149   0.048   0.031
+    TauLeaping, corrected  0.397   0.222   0.112   0.044     0.112   0.036   0.025
+    Unmask, random         0.251   0.071   0.033   0.032     0.141   0.029   0.026
+    Unmask, confidence     0.318   0.150   0.028   0.032     0.358   0.062   0.031
+    Unmask, entropy        0.295   0.109   0.030   0.031     0.319   0.041   0.027
+    Unmask, margin         0.368   0.167   0.030   0.034     0.345   0.075   0.029
+    Unmask, left to right  0.368   0.158   0.034   0.028     0.519   0.218   0.020
+    uniform noise
+    Ancestral              0.473   0.324   0.187   0.055     0.159   0.037   0.025
+    TauLeaping             0.470   0.338   0.203   0.067     0.224   0.042   0.028
+    TauLeaping, corrected  0.472   0.336   0.197   0.063     0.207   0.037   0.021
 
+One token a step is exact in every order (table, 8 steps; chain, 32). In fewer steps random places are best, since tokens
+far from each other depend least on each other; left to right is worst on a chain, and orders by confidence lie between.
 """
 
 from pathlib import Path

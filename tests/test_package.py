@@ -50,15 +50,15 @@ print("complete")
     assert out.endswith("complete\n")
 
 
-def test_what_is_done_to_a_lazy_module_is_done_to_the_module(monkeypatch):
+def test_what_is_done_to_a_lazy_module_is_done_to_the_module():
     module = importlib.import_module("jaxdiff.metrics")
     lazy = LazyModule("jaxdiff.metrics")
     assert lazy.__doc__ == module.__doc__
     assert lazy.wasserstein is module.wasserstein
-    monkeypatch.setattr(lazy, "wasserstein", len)
-    assert module.wasserstein is len
-    monkeypatch.delattr(lazy, "wasserstein")
-    assert not hasattr(module, "wasserstein")
+    lazy.of_this_test = len
+    assert module.of_this_test is len
+    del lazy.of_this_test
+    assert not hasattr(module, "of_this_test")
 
 
 def test_without_an_extra_an_error_names_it():
