@@ -31,8 +31,9 @@ twice in every other step. Expect of masks and of uniform noise, beside floors o
     TauLeaping             0.470   0.338   0.203   0.067     0.224   0.042   0.028
     TauLeaping, corrected  0.472   0.336   0.197   0.063     0.207   0.037   0.021
 
-One token a step is exact in every order (table, 8 steps; chain, 32). In fewer steps random places are best, since tokens
-far from each other depend least on each other; left to right is worst on a chain, and orders by confidence lie between.
+`Unmask` with one token a step is exact in every order (table, 8 steps; chain, 32). In fewer steps random places are
+best, since tokens far from each other depend least on each other; left to right is worst on a chain, and orders by
+confidence lie between.
 """
 
 from pathlib import Path

@@ -1,14 +1,14 @@
 """Maps of categories: silhouettes of clothes and emoji, by masks and by uniform noise, beside a causal model of counts.
 
-    python experiments/maps.py --maps fashion       13 minutes of CPU time for each process
-    python experiments/maps.py --maps emoji         13 minutes of CPU time for each process
+    python experiments/maps.py --maps fashion       16 minutes of CPU time for each process
+    python experiments/maps.py --maps emoji         16 minutes of CPU time for each process
     python experiments/maps.py --setting gpu        not measured yet
 
 Silhouettes of Fashion-MNIST, 28 x 28 in 11 categories, and emoji, 32 x 32 in 8 colours (`jaxdiff.data.maps`). The model
 of counts goes through a map row by row: a pixel given its neighbours W, N, NW, NE, WW and NN, what lies outside being a
 category of its own, counted in at most 20,000 training maps and mixed as Witten and Bell (1991) do, one neighbour
-after another. The models are U-Nets with categories at both ends; their bound on 200 test maps is printed with its standard
-error. Expect, bits a pixel of the test maps,
+after another. The models are U-Nets with categories at both ends; their bound on 200 test maps is printed with its
+standard error. Expect, bits a pixel of the test maps,
 
                counts    masks              uniform noise
     fashion    0.193     0.164 ± 0.010      not measured yet
