@@ -1,10 +1,17 @@
 """A swiss roll on a grid of 32 x 32 cells under three kernels: masks, uniform noise, and steps to neighbours.
 
-    python experiments/swiss_roll_discrete.py        about 8 minutes on two cores; the picture in
-                                                     runs/swiss_roll_discrete
+    python experiments/swiss_roll_discrete.py        18 minutes of CPU time; the picture in runs/swiss_roll_discrete
 
-Expect bounds within 0.03 nats of the entropy of the cells, which is computed, for all three. What is printed beside is
-how far the bound of the test points lies above -log p of the same points, whose error is smaller.
+Expect bounds that are above the entropy of the cells, 5.0773 nats, by less than 0.03 nats,
+
+    masks            0.0075 ± 0.0009
+    uniform noise    0.0242 ± 0.0020
+    neighbours       0.0137 ± 0.0017
+    D3PM's table     0.0130 ± 0.0013, and what 100 steps cost
+
+The difference is one to the bound of the exact denoiser, of the same points and the same noise, whose expectation in
+continuous time is the entropy; it is far less noisy than the bound itself. In 100 steps the exact denoiser's own bound
+is above the entropy: by 0.032 ± 0.014 here, beside -0.018 to -0.049 ± 0.02 to 0.03 of the others on these points.
 
 A point is two categories, its row and its column (Austin et al. 2021, "Structured denoising diffusion models in
 discrete state-spaces", figure 1). The probability of each cell is an integral along the roll, so data are drawn from
