@@ -369,6 +369,6 @@ def test_a_setting_of_a_run_is_an_option_of_train():
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_can_complete_commands_and_options(shell, monkeypatch, capsys):
     code, out, err = jaxdiff(monkeypatch, capsys, "--tyro-print-completion", shell)
-    assert (code, err) == (None, "")
+    assert (code or 0, err) == (0, "")
     for word in ("likelihood", "batch-size", "jaxdiff"):
         assert word in out

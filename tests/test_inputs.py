@@ -489,7 +489,7 @@ row("jd.samplers.ProbabilityFlow without tolerances", jd.samplers.ProbabilityFlo
 row("jd.samplers.Switch", jd.samplers.Switch, {"first": jd.samplers.DDIM(), "second": jd.samplers.DDIM()},
     first=SAMPLER, second=SAMPLER, t=TIME)
 row("jd.samplers.RePaint", jd.samplers.RePaint, repeats=COUNT, jump=COUNT, sampler=[*SAMPLER,
-    *says("chooses its own", T(jd.samplers.ProbabilityFlow())), *says("looks back", T(jd.samplers.DPMSolverPP()),
+    *says("is adaptive", T(jd.samplers.ProbabilityFlow())), *says("looks back", T(jd.samplers.DPMSolverPP()),
     T(jd.samplers.UniPC(1)), T(jd.samplers.Switch(jd.samplers.DDIM(), jd.samplers.DPMSolverPP()))),
     *says("known and mask", T(jd.samplers.RePaint()))])
 row("jd.samplers.LinearDraw", jd.samplers.LinearDraw, iterations=COUNT)

@@ -40,7 +40,7 @@ def test_what_a_run_cannot_use_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="steps = 1, but the run in .* has 2 already"):
         runs.train(dataclasses.replace(config, steps=1), tmp_path, progress=False, pictures=0)
     assert (tmp_path / "config.json").read_text() == written
-    with pytest.raises(ValueError, match="budget = 3: for pictures"):
+    with pytest.raises(ValueError, match="budget = 3 is for pictures"):
         runs.likelihood(run, tmp_path, limit=2, budget=3)
 
 
@@ -262,7 +262,7 @@ def test_a_label_is_its_number_or_the_name_of_its_class():
 
 def test_a_folder_of_the_library_s_own_train_says_who_knows_its_parts(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="has no config.json: jaxdiff.training.train wrote it"):
+    with pytest.raises(ValueError, match="has no config.json: jaxdiff.training.train wrote the run"):
         runs.load(tmp_path)
 
 

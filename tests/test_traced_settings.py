@@ -179,6 +179,7 @@ def test_every_number_of_a_class_has_its_row():
     rooms = jd, S, G, jd.grids, T, W, C, jd.losses, jd.denoisers, jd.likelihood, dequantization
     kinds = {kind for room in rooms for kind in vars(room).values() if dataclasses.is_dataclass(kind)}
     fields = {(kind, field.name) for kind in kinds for field in dataclasses.fields(kind) if "float" in str(field.type)}
+    fields.add((jd.Denoiser, "data_std"))  # a number, or a tree of them
     static = {"Denoiser.condition_dropout", *SOLVED}
     static |= {"Ancestral.remask"}  # it draws categories, which no NaN can mark
     plain = {f"{kind.__name__}.{name}" for kind, name in fields if hasattr(kind, "__post_init__")}

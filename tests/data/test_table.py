@@ -264,7 +264,7 @@ def test_rows_and_conditions_of_other_columns_are_refused_by_name(path):
     for given, message in [
         ({}, r"the condition has the columns none; expected 'time'.*lacks 'time'"),
         ({"time": 1.0, "mass": 2.0}, "does not know 'mass'"),
-        ({"time": np.zeros((2, 1))}, r"time \[2, 1\]; expected a number for each"),
+        ({"time": np.zeros((2, 1))}, r"time \[2, 1\]; expected one number each"),
         ({"time": math.nan}, "time = nan"),
         ({"time": 1e300}, r"column 'time' holds 1e\+300, .* standard deviations from its mean"),
     ]:

@@ -120,7 +120,7 @@ def test_networks_say_their_label_for_none():
 # What may enter
 
 
-ONES = r"has the label 4, which means no label to a network of 4 classes.*are 0 to 3.*subtract 1"
+ONES = r"has the label 4, which means no label to a network of 4 classes.*must be 0 to 3.*subtract 1"
 
 
 @pytest.mark.parametrize("share", [None, 0.1])
@@ -217,12 +217,12 @@ def test_the_share_without_any_condition_is_known_where_nothing_else_drops():
     assert share(loss(rate={"label": 0.2}), prepare_as_given) == 0.0
     assert share(jd.losses.Denoising(), parts) == 0.0
     assert share(loss({"vector": np.zeros(2)}, {"vector": 0.2}), drops_a_part) is None
-    with pytest.raises(ValueError, match="ConditionDropout drops labels, and prepare drops some itself"):
+    with pytest.raises(ValueError, match="ConditionDropout drops labels, and so does prepare"):
         share(loss(rate={"label": 0.2}), drops_a_part)
 
 
 REFUSED = [
-    ({"prepare": drops}, "prepare drops some itself"),
+    ({"prepare": drops}, "and so does prepare"),
     ({"model": denoiser(0)}, "the network has no label that means none"),
     ({"batches": [{"x": b["x"]} for b in GOOD]}, "cond = None leaves ConditionDropout nothing to drop"),
 ]

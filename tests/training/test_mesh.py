@@ -73,7 +73,7 @@ def keeps_a_piece_of_the_state(held, whole, split, pieces):
 
 
 def test_a_mesh_of_other_axes_is_refused():
-    with pytest.raises(ValueError, match=r"mesh has the axes \('data',\); expected .* make it by .*make_mesh"):
+    with pytest.raises(ValueError, match=r"mesh has the axes \('data',\); expected .*: make it with .*make_mesh"):
         training_mesh(jax.make_mesh((1,), ("data",)))
     with pytest.raises(TypeError, match="mesh = 2; expected a mesh"):
         training_mesh(2)
