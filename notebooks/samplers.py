@@ -28,7 +28,7 @@
 try:
     import jaxdiff as jd
 except ModuleNotFoundError:
-    # %pip install --quiet jaxdiff
+    # %pip install --quiet "jaxdiff[cli] @ git+https://github.com/jaxdiff/jaxdiff"
     import jaxdiff as jd
 
 import jax

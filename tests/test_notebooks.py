@@ -5,6 +5,7 @@ After a change of the text: jupytext --sync notebooks/*.py && jupyter execute --
 
 import gc
 import re
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -83,6 +84,12 @@ def test_notebook_and_text_are_in_sync(notebook, text):
     assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
         (cell.cell_type, cell.source) for cell in text.cells
     ]
+
+
+def test_the_first_cell_installs_from_the_address_of_the_repository(notebook):
+    address = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+    assert f'%pip install --quiet "jaxdiff[cli] @ git+{address}"' in code_cells(notebook)[0].source
+    assert f"{address.removeprefix('https://github.com/')}/blob/main/notebooks" in notebook.cells[0].source
 
 
 def test_notebook_was_run_from_top_to_bottom(notebook):
