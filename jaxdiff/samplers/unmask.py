@@ -111,7 +111,8 @@ class Unmask(Sampler):
         elif self.order == "left to right":
             rank = jnp.zeros(masked.shape)
         else:
-            rank = -prediction.ask(_ASKED[self.order])
+            unsharpened = dataclasses.replace(prediction, sharpenings=())  # TopK(1) makes all values equally certain
+            rank = -unsharpened.ask(_ASKED[self.order])
         flat = masked.reshape(masked.shape[0], -1)
         block = jnp.arange(flat.shape[1]) // (flat.shape[1] if self.block is None else self.block)
         order = jnp.lexsort((rank.reshape(flat.shape), jnp.broadcast_to(block, flat.shape), ~flat))

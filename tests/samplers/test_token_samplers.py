@@ -243,6 +243,14 @@ def test_as_many_masks_are_left_as_the_grid_says():
         assert not ((path == MASK) & (np.arange(12) // block < begun)).any(), "no block before one that is begun"
 
 
+def test_the_most_certain_token_comes_first_under_sharpenings_that_make_all_certain():
+    """Two independent tokens: of the second more is known than of the first, whichever value is drawn."""
+    exact = jd.exact.Table(jd.Absorbing(2), np.outer([0.6, 0.4], [0.1, 0.9]))
+    for denoiser in (exact, jd.guidance.TopK(exact, 1), jd.guidance.Temperature(exact, 1e-3)):
+        x = jd.sample(KEY, denoiser, (4, 2), Unmask("confidence"), grid=np.array([1.0, 0.5]))
+        assert ((np.asarray(x) == 2) == [True, False]).all()
+
+
 def test_other_blocks_and_shares_compile_nothing():
     traces = []
 
