@@ -1,6 +1,7 @@
 """The same U-Net with the same weights in diffusers/PyTorch and here, and how the benchmarks time the two in turns."""
 
 import dataclasses
+import json
 import statistics
 import tempfile
 import time
@@ -104,14 +105,28 @@ def report(found: Mapping[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def machine(settings) -> str:
+    """How a program was timed, and where."""
+    return (
+        f"medians of {settings.repetitions} turns;\njaxdiff {jd.__version__}, jax {jax.__version__}, torch "
+        f"{torch.__version__} on {jax.devices()[0].device_kind}, {torch.get_num_threads()} threads"
+    )
+
+
 def heading(denoiser: jd.Denoiser, settings: Settings) -> str:
     """What was measured where."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(denoiser.params))
-    return (
-        f"U-Net of {parameters:,} parameters, {settings.batch} images of 32 x 32 x 3 at once, medians of "
-        f"{settings.repetitions} turns;\njaxdiff {jd.__version__}, jax {jax.__version__}, torch {torch.__version__} on "
-        f"{jax.devices()[0].device_kind}, {torch.get_num_threads()} threads"
-    )
+    return f"U-Net of {parameters:,} parameters, {settings.batch} images of 32 x 32 x 3 at once, {machine(settings)}"
+
+
+def print_programs(what: str, found: Mapping[str, dict], settings) -> None:
+    """Print the figures of several programs of `what`, to read or as one line of JSON."""
+    if settings.json:
+        print(json.dumps(found))
+        return
+    print(f"{what}, {machine(settings)}")
+    for name, figures in found.items():
+        print(f"\n{name}\n{report(figures)}")
 
 
 def as_images(x: torch.Tensor) -> jax.Array:

@@ -29,6 +29,13 @@ class Program(NamedTuple):
     run: Callable[[], int]
 
 
+def moved(params):
+    """Weights that are all away from their initial values, some of which are 0."""
+    leaves, form = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return form.unflatten([leaf + 0.02 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)])
+
+
 def model(kind: str, sizes: dict) -> jd.Denoiser:
     """A denoiser whose weights are all moved away from their initial values: those of the last layer are 0."""
     event = sizes["size"], sizes["size"], 1
@@ -37,10 +44,7 @@ def model(kind: str, sizes: dict) -> jd.Denoiser:
         "U-Net": lambda rngs: UNet(1, sizes["channels"], 1, sizes["attention"], rngs=rngs),
     }
     network, params = initialize(jax.random.key(0), make[kind])
-    leaves, form = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [leaf + 0.02 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
-    return jd.Denoiser(network, form.unflatten(moved), jd.VP())
+    return jd.Denoiser(network, moved(params), jd.VP())
 
 
 def loss_gradient(denoiser: jd.Denoiser, x0) -> Program:

@@ -11,7 +11,6 @@ and takes the weighted cross-entropy of the masked tokens (`jaxdiff.losses.Bound
 """
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,8 @@ import optax
 import torch
 import torch.nn.functional as F
 import tyro
-from peers import device, in_turns, report
+from peers import device, in_turns, print_programs
+from programs import moved
 
 import jaxdiff as jd
 from jaxdiff.networks import Transformer, initialize
@@ -115,13 +115,6 @@ def peer_step(module: Peer, run, x):
     return step
 
 
-def moved(params):
-    """Weights all away from their first values, some of which are 0."""
-    leaves, form = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return form.unflatten([leaf + 0.02 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)])
-
-
 def measure(settings: Settings) -> dict[str, dict]:
     """{program: {code: seconds}}."""
     sizes = settings.categories, settings.length, settings.width, settings.depth, settings.heads
@@ -178,15 +171,8 @@ def measure(settings: Settings) -> dict[str, dict]:
 
 if __name__ == "__main__":
     settings = tyro.cli(Settings, description=__doc__)
-    found = measure(settings)
-    if settings.json:
-        print(json.dumps(found))
-    else:
-        print(
-            f"{settings.batch} texts of {settings.length} symbols out of {settings.categories}, {settings.depth} "
-            f"blocks of width {settings.width}, medians of {settings.repetitions} turns;\njaxdiff {jd.__version__}, "
-            f"jax {jax.__version__}, torch {torch.__version__} on {jax.devices()[0].device_kind}, "
-            f"{torch.get_num_threads()} threads"
-        )
-        for name, figures in found.items():
-            print(f"\n{name}\n{report(figures)}")
+    what = (
+        f"{settings.batch} texts of {settings.length} symbols out of {settings.categories}, {settings.depth} blocks of "
+        f"width {settings.width}"
+    )
+    print_programs(what, measure(settings), settings)

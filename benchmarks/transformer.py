@@ -11,7 +11,6 @@ attention, MLP. A training step is the gradient of a mean squared error, and Ada
 """
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +19,8 @@ import optax
 import torch
 import tyro
 from diffusers.models.attention import BasicTransformerBlock
-from peers import device, in_turns, report
+from peers import device, in_turns, print_programs
 
-import jaxdiff as jd
 from jaxdiff.networks import initialize
 from jaxdiff.networks.dit import DiTBlock
 
@@ -169,14 +167,6 @@ def measure(settings: Settings) -> dict[str, dict]:
 
 if __name__ == "__main__":
     settings = tyro.cli(Settings, description=__doc__)
-    found = measure(settings)
-    if settings.json:
-        print(json.dumps(found))
-    else:
-        print(
-            f"A block of width {settings.width}, {settings.heads} heads, {settings.batch} images of {settings.places} "
-            f"patches, medians of {settings.repetitions} turns;\njaxdiff {jd.__version__}, jax {jax.__version__}, "
-            f"torch {torch.__version__} on {jax.devices()[0].device_kind}, {torch.get_num_threads()} threads"
-        )
-        for name, figures in found.items():
-            print(f"\n{name}\n{report(figures)}")
+    examples = f"{settings.batch} images of {settings.places} patches"
+    what = f"A block of width {settings.width}, {settings.heads} heads, {examples}"
+    print_programs(what, measure(settings), settings)

@@ -43,6 +43,7 @@ from sklearn.svm import SVC
 
 import jaxdiff as jd
 from jaxdiff import plotting
+from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import Denoising, weightings
 from jaxdiff.losses.times import Subsets
 from jaxdiff.networks import Categories, Joint, Patches, initialize
@@ -111,12 +112,6 @@ def trained(setting: Setting, folder: Path, data: jd.data.Images) -> jd.Denoiser
     )
 
 
-def mean(values) -> tuple[float, float]:
-    """The mean of [n], and its standard error."""
-    values = np.asarray(values, np.float64)
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
 def labels(joint, image) -> np.ndarray:
     """log p(label | image) for every label, [n, 10]; images are scaled as data."""
     masks = np.full(len(image), CLASSES)
@@ -141,7 +136,7 @@ def bits(joint, image, label, log_p, draws: int) -> dict[str, np.ndarray]:
 
 def right(svm, image, label) -> tuple[float, float]:
     """The share of images, scaled as data, that the SVM assigns to `label`, and its standard error."""
-    return mean(svm.predict(pixels(jd.quantize(image, LEVELS))) == label)
+    return mean_of(svm.predict(pixels(jd.quantize(image, LEVELS))) == label)
 
 
 def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> dict[str, Any]:
@@ -158,8 +153,8 @@ def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> 
     joint = trained(chosen, folder, data)
     log_p = labels(joint, np.asarray(jd.VP().clean(image, LEVELS), np.float32))
     found = {
-        "right of test labels": mean(log_p.argmax(1) == label),
-        "bits of a label given its image": mean(-log_p[np.arange(len(label)), label] / math.log(2)),
+        "right of test labels": mean_of(log_p.argmax(1) == label),
+        "bits of a label given its image": mean_of(-log_p[np.arange(len(label)), label] / math.log(2)),
     }
     asked = np.arange(chosen.samples) % CLASSES
     draw = functools.partial(jd.samplers.draw, jax.random.key(3), batch_size=250, steps=chosen.sampler_steps)
@@ -176,9 +171,9 @@ def main(setting: Literal["cpu", "gpu"] = "cpu", folder: Path | None = None) -> 
         plotting.strip(rows, folder / "joint.png", names=[str(k) for k in first])
     ways = bits(joint, image, label, log_p, chosen.draws)
     for name, values in ways.items():
-        found[f"bits, {name}"] = mean(values)
+        found[f"bits, {name}"] = mean_of(values)
         if name != "together":
-            found[f"bits, {name}, beyond together"] = mean(values - ways["together"])
+            found[f"bits, {name}, beyond together"] = mean_of(values - ways["together"])
     for name, (value, error) in found.items():
         print(f"{name:45s} {value:8.3f} ± {error:.3f}")
     return found

@@ -23,7 +23,6 @@ steps.
 import dataclasses
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -33,6 +32,7 @@ from scipy.stats import norm
 
 import jaxdiff as jd
 from jaxdiff import plotting
+from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import Bound, Steps
 from jaxdiff.networks import MLP, initialize
 from jaxdiff.processes import gaussian_transitions
@@ -107,21 +107,6 @@ def nats_of(bound_of, denoiser, points: np.ndarray) -> np.ndarray:
     return bound_of(jax.random.key(2), denoiser, points, batch_size=1_000).per_example * 2 * np.log(2)
 
 
-class Mean(NamedTuple):
-    """A mean with its standard error."""
-
-    value: float
-    error: float
-
-    def __str__(self):
-        return f"{self.value:.4f} ± {self.error:.4f}"
-
-
-def mean(values: np.ndarray) -> Mean:
-    """Of values an example."""
-    return Mean(values.mean(), values.std() / np.sqrt(len(values)))
-
-
 def backward(denoiser: jd.Denoiser, n: int, steps: int = STEPS) -> np.ndarray:
     """n samples on their way, [times, n, 2], where t is one of `TIMES`, from noise to data."""
     grid = np.linspace(1, 0, steps + 1)
@@ -156,10 +141,11 @@ def main(steps: int = 10_000, width: int = 256, points: int = 8_000, folder: Pat
             ema_decay=0.999,
         )
         nats, least = (nats_of(bound_of, asked, test) for asked in (denoiser, jd.exact.Table(process, cells)))
-        found[name] = mean(nats - least), mean(least + np.log(cells[*test.T]))
+        found[name] = mean_of(nats - least), mean_of(least + np.log(cells[*test.T]))
+        above, exact = (f"{figure.mean:.4f} ± {figure.standard_error:.4f}" for figure in found[name])
         print(
-            f"{name:>12}: {nats.mean():.4f} nats, {found[name][0]} above the exact denoiser's bound, which is "
-            f"{found[name][1]} above -log p",
+            f"{name:>12}: {nats.mean():.4f} nats, {above} above the exact denoiser's bound, which is "
+            f"{exact} above -log p",
             flush=True,
         )
         laws = [noised(cells, process, t) for t in TIMES] + [seen(x) for x in backward(denoiser, points)]
