@@ -19,7 +19,7 @@ def test_the_fifteen_lines_and_those_of_a_run_run_as_they_stand(tmp_path):
     fifteen, run = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert sum(bool(line.strip()) for line in fifteen.splitlines()) <= 15
     short = run.replace("steps=2000", "steps=2").replace('config, "runs/', 'config, pictures=0, folder="runs/')
-    code = fifteen.replace("steps=1000", "steps=50") + short + "assert points.shape == (500, 2)"
+    code = fifteen.replace("steps=2000", "steps=50") + short + "assert points.shape == (500, 2)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"nats; 500 of 500 converged", done.stdout)
