@@ -138,7 +138,9 @@ def test_the_training_curve_shows_what_was_recorded_and_its_trend():
 @pytest.mark.parametrize(("last", "scale"), [(0.5, "linear"), (0.01, "log"), (-0.5, "linear")])
 def test_the_loss_is_logarithmic_where_it_spans_decades_and_is_positive(last, scale):
     metrics = [{"step": step, "loss": last if step > 500 else 1.0} for step in range(1, 1001)]
-    assert training_curve(metrics).axes[0].get_yscale() == scale
+    axes = training_curve(metrics).axes[0]
+    assert axes.get_yscale() == scale
+    assert axes.get_ylabel() == {"linear": "loss", "log": "loss (log scale)"}[scale]
 
 
 def test_one_record_is_a_curve():
@@ -161,7 +163,8 @@ def _log_normal(mean, std):
 def test_a_density_lies_where_it_should_and_two_share_one_scale(tmp_path):
     narrow, wide = _log_normal([1.5, -1.0], 0.2), _log_normal([0.0, 0.0], 0.6)
     figure = panels({"narrow": Density(narrow), "wide": Density(wide(plane(2.5, 50)), resolution=50)})
-    first, second = (axes.images[0] for axes in figure.axes)
+    *panes, bar = figure.axes
+    first, second = (axes.images[0] for axes in panes)
     row, column = np.unravel_index(np.argmax(first.get_array()), first.get_array().shape)
     x, y = plane(2.5, 160).reshape(160, 160, 2)[row, column]
     assert np.hypot(x - 1.5, y + 1.0) < 5 / 160
@@ -170,6 +173,8 @@ def test_a_density_lies_where_it_should_and_two_share_one_scale(tmp_path):
     peak = 1 / (2 * np.pi * 0.2**2)
     assert first.get_clim() == second.get_clim()
     np.testing.assert_allclose(first.get_clim(), (0, peak), rtol=0.01)
+    assert bar.get_ylabel() == "density"
+    assert bar.get_ylim() == first.get_clim()
 
 
 def test_a_density_is_evaluated_once():
@@ -215,6 +220,7 @@ def test_panels_stand_in_rows_and_hold_several_layers(tmp_path):
     boxes = [axes.get_position() for axes in figure.axes]
     assert boxes[0].y0 == boxes[1].y0 > boxes[2].y1
     assert boxes[0].x1 < boxes[1].x0
+    assert [(axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes] == [("", "x₂"), ("x₁", ""), ("x₁", "x₂")]
     assert (tmp_path / "panels.png").stat().st_size > 0
 
 
@@ -229,6 +235,7 @@ def test_lines_keep_a_names_colour_and_mark_across_panels():
     assert list(two.lines[-1].get_ydata()) == [0.01, 0.01]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     assert (one.get_xscale(), one.get_yscale()) == ("log", "log")
+    assert (one.get_xlabel(), one.get_ylabel()) == ("evaluations (log scale)", "error (log scale)")
 
 
 @pytest.mark.parametrize(

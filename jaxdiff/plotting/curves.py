@@ -45,7 +45,7 @@ def training_curve(metrics: Sequence[Mapping], path: PathLike = None, title: str
     at, smooth = _smoothed(step, loss)
 
     picture = Picture(6.4, 3.4)
-    axes = picture.add_axes((0.08, 0.16, 0.82, 0.7))
+    axes = picture.add_axes((0.11, 0.16, 0.79, 0.7))
     axes.plot(step, loss, color=BLUE, alpha=0.3, linewidth=0.8, marker="." if len(step) == 1 else None)
     axes.plot(at, smooth, color=BLUE, linewidth=2.0)
     last = axes.annotate(f"{smooth[-1]:.3g}", (at[-1], smooth[-1]), (6, 0), textcoords="offset points")
@@ -58,6 +58,7 @@ def training_curve(metrics: Sequence[Mapping], path: PathLike = None, title: str
     axes.set_xlim(min(0, step[0]), step[-1] + (step[-1] == step[0]))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axes.set_xlabel("step", color=GREY, size=9)
+    axes.set_ylabel("loss (log scale)" if axes.get_yscale() == "log" else "loss", color=GREY, size=9)
     axes.set_title(title or "training loss", loc="left", color=INK, size=11, pad=10)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(GREY)
@@ -121,8 +122,8 @@ def lines(
             axes.plot(at, value, color=color, marker=mark, markersize=3.5, linewidth=1.4)
         if title in level:
             axes.axhline(level[title], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.set_xlabel(x if bottom else "", color=GREY, size=9)
-        axes.set_ylabel(y if left else "", color=GREY, size=9)
+        axes.set_xlabel(f"{x} (log scale)".lstrip() if bottom else "", color=GREY, size=9)
+        axes.set_ylabel(f"{y} (log scale)".lstrip() if left else "", color=GREY, size=9)
         for axis in (axes.xaxis, axes.yaxis):
             _number(axis)
     return picture.saved(path)
@@ -195,7 +196,8 @@ def _laid_out(panels: Mapping[str, Mapping], columns: int) -> tuple[Picture, lis
 def _number(axis) -> None:
     """Label a logarithmic axis with plain numbers."""
     decades = np.ptp(np.log10(axis.get_view_interval()))
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
+    subs = (1,) if decades >= 2.5 else (1, 2, 5) if decades >= 0.6 else tuple(range(1, 10))
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 

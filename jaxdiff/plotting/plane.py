@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.ticker import MaxNLocator
 
 from jaxdiff.arrays import (
     check_function,
@@ -53,8 +54,8 @@ class Density(Layer):
         >>> import jaxdiff as jd
         >>> normal = jd.plotting.Density(lambda x: -(x**2).sum(1) / 2, resolution=20)
         >>> picture = jd.plotting.panels({"normal": normal})
-        >>> len(picture.axes)
-        1
+        >>> len(picture.axes)  # the panel and the bar of colours
+        2
     """
 
     log_prob: Callable | np.ndarray
@@ -226,7 +227,7 @@ def panels(
 ) -> Picture:
     """Draw layers over the square [-extent, extent]², in one panel for each name.
 
-    All densities of a picture share one scale of colour, so that they can be compared.
+    All densities of a picture share one scale of colour, so that they can be compared; a bar to their right shows it.
 
     Args:
         panels: {name: layer or layers}, drawn in their order.
@@ -265,24 +266,39 @@ def panels(
                 raise TypeError(f"panel {name!r} holds a {kind}; expected Density, Points, Field or Paths")
     columns = min(columns or 4, len(stacks))
     rows = math.ceil(len(stacks) / columns)
+    shaded = any(isinstance(layer, Density) for layers in stacks.values() for layer in layers)
     side, gap, head, above = 2.5, 0.12, 0.3, 0.4 if title else 0.0  # inches
-    width, height = columns * (side + gap) + gap, rows * (side + head) + gap + above
+    margin, beside = 0.5, 0.75 if shaded else 0.0
+    width = margin + columns * (side + gap) + beside
+    height = above + rows * (side + head) + margin
     picture = Picture(width, height)
     for i, (name, layers) in enumerate(stacks.items()):
         row, column = divmod(i, columns)
-        left, bottom = gap + column * (side + gap), height - above - (row + 1) * (side + head)
+        left, bottom = margin + column * (side + gap), height - above - (row + 1) * (side + head)
         axes = picture.add_axes((left / width, bottom / height, side / width, side / height))
         axes.set_title(name, loc="left", color=INK, size=10, pad=5)
         for layer in layers:
             layer.draw(axes, extent)
-        axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
+        axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
         axes.spines[:].set_color(FAINT)
+        first, last = column == 0, i + columns >= len(stacks)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
+        axes.tick_params(colors=GREY, labelsize=8, length=2, labelleft=first, labelbottom=last)
+        axes.set_xlabel("x₁" if last else "", color=GREY, size=9)
+        axes.set_ylabel("x₂" if first else "", color=GREY, size=9, labelpad=0)
     densities = [image for axes in picture.axes for image in axes.images]
     highest = max((image.get_clim()[1] for image in densities), default=1)
     for image in densities:
         image.set_clim(0, highest)
+    if shaded:
+        left, bottom = width - beside, height - above - side - head
+        bar = picture.add_axes((left / width, bottom / height, 0.1 / width, side / height))
+        picture.colorbar(densities[0], cax=bar).set_label("density", color=GREY, size=9)
+        bar.tick_params(colors=GREY, labelsize=8, length=2)
+        bar.spines[:].set_color(FAINT)
     if title:
-        picture.text(gap / width, 1 - above / 2 / height, title, va="center", color=INK, size=12)
+        picture.text(margin / width, 1 - above / 2 / height, title, va="center", color=INK, size=12)
     return picture.saved(path)
 
 
