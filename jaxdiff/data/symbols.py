@@ -128,14 +128,17 @@ class Symbols:
         )
 
     def pieces(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(ids [n], the first and last+1 character of each [n, 2]) for each text. `check` must have passed them."""
+        """(ids [n], stops [n]) for each text: token i has the characters from stops[i - 1], or 0, to stops[i] - 1.
+
+        Tokens have each character once, the first of the tokens that share it; what a tokenizer drops belongs to the
+        token after it, or to the last one. `check` must have passed the texts.
+        """
         if self.tokenizer:
             found = self._pieces.encode_batch(list(texts), add_special_tokens=False)
-            return [(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found]
+            return [(np.array(e.ids, np.int32), _stops(e.offsets, len(text))) for e, text in zip(found, texts)]
         order = np.argsort(codes := character_codes(self.alphabet))
-        places = [np.arange(len(text), dtype=np.int32) for text in texts]
         found = [order[np.searchsorted(codes[order], character_codes(text))].astype(np.int32) for text in texts]
-        return [(ids, np.stack([place, place + 1], 1)) for ids, place in zip(found, places)]
+        return [(ids, np.arange(1, len(ids) + 1)) for ids in found]
 
     def encode(self, texts: str | Sequence[str], length: int) -> np.ndarray:
         """Convert texts to categories. `blank` in a text is a mask, which a sampler draws.
@@ -201,6 +204,13 @@ class Symbols:
         if self.tokenizer:
             return self.blank.join(self._pieces.decode(part, skip_special_tokens=False) for part in known)
         return self.blank.join("".join(self.alphabet[i] for i in part) for part in known)
+
+
+def _stops(offsets: Sequence[tuple[int, int]], length: int) -> np.ndarray:
+    """Where tokens at these offsets (first, last + 1) stop so that together they are the whole text: int64 [n]."""
+    stops = np.maximum.accumulate(np.array([last for _, last in offsets], np.int64))
+    stops[-1:] = length
+    return stops
 
 
 def character_codes(text: str) -> np.ndarray:

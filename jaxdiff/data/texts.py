@@ -185,7 +185,7 @@ def _windows(path, whole: str, length: int, split: Split | None, symbols: Symbol
     stops = np.cumsum([len(ids) for ids, _ in pieces])
     ids = np.concatenate([ids for ids, _ in pieces])
     begun = np.concatenate([[0], np.cumsum(_word_starts(whole))])
-    words = np.concatenate([np.diff(begun[place + start]).ravel() for (start, _), (_, place) in zip(runs, pieces)])
+    words = np.concatenate([np.diff(begun[start + np.append(0, own)]) for (start, _), (_, own) in zip(runs, pieces)])
     found = False
     for (start, _), stop, (own, _) in zip(runs, stops, pieces):
         if split not in (None, _split_of(start)) or not len(own):
@@ -197,9 +197,9 @@ def _windows(path, whole: str, length: int, split: Split | None, symbols: Symbol
                 f"split {split!r}; give a smaller length, or a longer text"
             )
         at = np.unique(np.append(np.arange(first, stop - length + 1, length), stop - length))  # all windows are full
-        paid = np.append(first, at[:-1] + length)  # the first token of each window that was not counted before
+        fresh = np.append(first, at[:-1] + length)  # the first token of each window that no earlier one counts
         index = at[:, None] + np.arange(length)
-        weight = index >= paid[:, None]
+        weight = index >= fresh[:, None]
         yield ids[index], weight, (words[index] * weight).sum(1)
     if not found:
         raise ValueError(

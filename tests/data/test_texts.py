@@ -33,11 +33,11 @@ def long(tmp_path_factory):
 
 @pytest.mark.parametrize("split", [*SPLITS, None])
 @pytest.mark.parametrize("length", [128, 100, 5000])
-def test_every_character_of_a_split_is_paid_for_once_in_its_order(long, split, length):
+def test_every_character_of_a_split_counts_once_in_its_order(long, split, length):
     found = text(long, length, split)
     assert found.tokens.shape == found.weight.shape == (len(found), length)
-    paid = "".join(found.decode(found.tokens[found.weight][None]))
-    assert paid == "".join(blocks_of(split))
+    counted = "".join(found.decode(found.tokens[found.weight][None]))
+    assert counted == "".join(blocks_of(split))
     assert found.categories == 27
     if length == 128 and split in ("validation", "test"):
         assert list(found.examples) == ["x"]
@@ -125,6 +125,16 @@ def test_the_ids_of_a_tokenizer_are_the_categories(long, pieces):
     assert lines.categories == 302
     assert lines.decode(lines.tokens) == ["bad cage", "face é"]
     assert lines.words.tolist() == [2, 2]
+
+
+def test_a_word_is_counted_once_where_several_tokens_are_one_character(pieces, tmp_path):
+    content = "été à Zürich, 東京 \U0001f600\U0001f600 na\u00efve\u00a0" * 7
+    path = file(tmp_path, content)
+    for length in (1, 5, 100):
+        found = text(path, length, tokenizer=pieces)
+        assert found.words.sum() == len(content.split())
+    assert found.weight.sum() > len(content)
+    assert found.decode(found.tokens[found.weight]) == content
 
 
 def test_symbols_are_json(pieces):
