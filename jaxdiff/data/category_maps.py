@@ -4,14 +4,14 @@ import colorsys
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from jaxdiff.arrays import check_choice, check_path
 from jaxdiff.data.emoji import DEBIAN, read_emoji
 from jaxdiff.data.images import load_fashion_mnist
-from jaxdiff.data.splits import Split, check_split
+from jaxdiff.data.splits import Split
 
 DARK = 32  # pixels of Fashion-MNIST below are background
 COLOURS = (  # the centres of k-means on the training pixels, the most frequent first
@@ -94,7 +94,7 @@ def maps(
         (55000, 28, 28)
     """
     check_choice("name", name, ("fashion", "emoji"))
-    check_split(split)
+    check_choice("split", split, get_args(Split))
     if name == "fashion":
         clothes = load_fashion_mnist(split, folder, data_dir)
         label = clothes.label
@@ -107,7 +107,7 @@ def maps(
     emoji = read_emoji(DEBIAN if folder is None else check_path("folder", folder))
     at = np.arange(len(emoji))
     place = np.select([at % 10 == 9, at % 20 == 4], ["test", "validation"], "train")
-    emoji = emoji if split is None else emoji[place == split]
+    emoji = emoji[place == split]
     return Maps(_nearest(emoji), np.zeros(len(emoji), np.int32), 1, COLOURS)
 
 

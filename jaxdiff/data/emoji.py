@@ -1,7 +1,8 @@
 """The pictures in a font of emoji: Debian's package fonts-noto-color-emoji.
 
-Such a font has one PNG per glyph in its table CBDT, indexed by the table CBLC (OpenType 1.9). A picture is composed on
-a white square and resized to 32 x 32 pixels by Lanczos' filter.
+Such a font has one PNG per glyph in its table CBDT, indexed by the table CBLC (OpenType 1.9). If it has its pictures in
+several sizes, the largest is read. A picture is composed on a white square and resized to 32 x 32 pixels by Lanczos'
+filter.
 """
 
 import functools
@@ -46,11 +47,13 @@ def read_emoji(folder: Path) -> np.ndarray:
 
 
 def _pngs(font: bytes) -> Iterator[bytes]:
-    """The PNG of each glyph that has one, in the order of the glyphs."""
+    """The PNG of each glyph that has one in the largest size, in the order of the glyphs."""
     (count,) = struct.unpack_from(">H", font, 4)
     tables = {font[at : at + 4]: struct.unpack_from(">I", font, at + 8)[0] for at in range(12, 12 + 16 * count, 16)}
     index, pictures = tables[b"CBLC"], tables[b"CBDT"]
-    within, _, ranges = struct.unpack_from(">III", font, index + 8)  # the first and only size
+    (sizes,) = struct.unpack_from(">I", font, index + 4)
+    largest = max(range(index + 8, index + 8 + 48 * sizes, 48), key=lambda at: font[at + 45])  # pixels per em
+    within, _, ranges = struct.unpack_from(">III", font, largest)
     for i in range(ranges):
         first, last, further = struct.unpack_from(">HHI", font, index + within + 8 * i)
         at = index + within + further
