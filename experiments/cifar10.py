@@ -24,7 +24,7 @@ CONFIG = runs.Config(
 
 
 def run(config: runs.Config, folder: Path, limit: int | None = None, **likelihood) -> dict:
-    """Train, plot samples, and score the first `limit` test images; returns the run's summary."""
+    """Train, plot samples, and score `limit` random test images; returns the run's summary."""
     return runs.likelihood(runs.train(config, folder), folder, limit=limit, **likelihood)
 
 

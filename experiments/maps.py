@@ -7,8 +7,8 @@
 Silhouettes of Fashion-MNIST, 28 x 28 in 11 categories, and emoji, 32 x 32 in 8 colours (`jaxdiff.data.maps`). The model
 of counts goes through a map row by row: a pixel given its neighbours W, N, NW, NE, WW and NN, what lies outside being a
 category of its own, counted in at most 20,000 training maps and mixed as Witten and Bell (1991) do, one neighbour
-after another. The models are U-Nets with categories at both ends; their bound on 200 test maps is printed with its
-standard error. Expect, bits a pixel of the test maps,
+after another. The models are U-Nets with categories at both ends; their bound on 200 random test maps is printed with
+its standard error. Expect, bits a pixel of the test maps (of masks, of the first 200),
 
                counts    masks              uniform noise
     fashion    0.193     0.164 ± 0.010      not measured yet

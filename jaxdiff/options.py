@@ -191,7 +191,8 @@ class Scored:
     Args:
         data: folder('mine', size=32), table('mine.csv'), ...; by default the data of the run.
         split: Part of the data; by default the test split of the run's own data, and all of any other.
-        limit: Use the first examples only; by default 2,000 rows, 500 texts or maps, all pictures.
+        limit: Use that many random examples, the same in every call; by default 2,000 rows, 500 texts or maps, all
+            pictures.
         unconditional: For a run with --condition: score p(x) without a condition.
         condition: For a run of mixed columns: the columns that are given (age,job).
     """

@@ -14,6 +14,7 @@ from conftest import within
 import jaxdiff as jd
 from jaxdiff import cli, runs
 from jaxdiff.options import Learned, Model, Training
+from jaxdiff.runs.known import shuffled
 from jaxdiff.vocabulary import Network, parse
 
 TINY = ["--steps", "20", "--batch-size", "16", "--network", "mlp((8,))"]
@@ -123,16 +124,18 @@ def test_a_conditional_run_is_scored_under_its_labels_or_says_that_it_is_not(dig
     denoiser.params["embed"]["label"]["table"]["embedding"] *= 300
     monkeypatch.setattr(runs, "load", lambda folder: run)
     data = jd.data.load_digits("test")
+    chosen = shuffled(len(data))[:4]
+    image, label = data.image[chosen], data.label[chosen]
     settings = {"flow": within(1e-2), "budget": 0}
     given = {}
     for words, cond, kind in (
-        ([], data.label[:4], "uniform dequantisation, p(x | label)"),
+        ([], label, "uniform dequantisation, p(x | label)"),
         (["--unconditional"], None, "uniform dequantisation, p(x) of a conditional model: no cond was given"),
     ):
         arguments = ("--limit", 4, "--flow", COARSE, "--budget", 0, *words, "--json")
         code, out, said = jaxdiff(monkeypatch, capsys, "likelihood", digits_run, *arguments)
         assert code == 0
-        expected = jd.bits_per_dim(jax.random.key(0), denoiser, data.image[:4], 1, data.levels, cond=cond, **settings)
+        expected = jd.bits_per_dim(jax.random.key(0), denoiser, image, 1, data.levels, cond=cond, **settings)
         given[kind] = json.loads(out)["bits_per_dim"]
         assert given[kind] == pytest.approx(expected.bits_per_dim, rel=1e-6)
         assert json.loads(out)["kind"] == expected.kind == kind

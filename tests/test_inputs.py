@@ -757,7 +757,7 @@ row("jd.data.text", jd.data.text, {"path": "nowhere.txt", "length": 8}, path=PAT
 row("jd.data.Symbols", jd.data.Symbols, alphabet=["a", "aba", "", T(3), T(None)], tokenizer=["{}", T(3), T(None)],
     ended=FLAG)
 row("jd.data.maps", jd.data.maps, {"name": "emoji", "folder": "nowhere"}, name=["faces", None, 3],
-    split=[v for v in SPLIT if v is not None], folder=[T(3), "", "a\0b"], data_dir=["prepared"])
+    split=SPLIT, folder=[T(3), "", "a\0b"], data_dir=["prepared"])
 row("jd.data.read_columns", jd.data.read_columns, path=[*PATH, *says("ends in", "table.txt", "t")])
 row("jd.data.write_columns", jd.data.write_columns, {"path": "nowhere.csv", "columns": {}}, path=[*PATH,
     *says("ends in", "table.txt")])

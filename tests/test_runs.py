@@ -302,7 +302,9 @@ def test_nats_of_a_table_are_those_of_the_user_s_units(tmp_path, condition):
     )
     run = runs.Run(config, known, exact)
     flow = jd.samplers.ProbabilityFlow(rtol=1e-5, atol=1e-5)
-    figures = runs.likelihood(run, tmp_path, config.data, limit=50, flow=flow, trace=jd.likelihood.Exact())
+    write_rows(tmp_path / "few.csv", ("mass", "time", "force"), rows[:50])
+    few = runs.Config(data=f"table({str(tmp_path / 'few.csv')!r})").data
+    figures = runs.likelihood(run, tmp_path, few, flow=flow, trace=jd.likelihood.Exact())
     truth = [scipy.stats.multivariate_normal(mean(row[at]), rest).logpdf(row[order]) for row in rows[:50]]
     assert figures["log_likelihood"] == pytest.approx(np.mean(truth), abs=2e-3)
     assert figures["standard_error"] == pytest.approx(np.std(truth, ddof=1) / 50**0.5, abs=2e-3)

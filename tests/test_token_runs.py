@@ -11,7 +11,7 @@ from test_cli import jaxdiff
 
 import jaxdiff as jd
 from jaxdiff import runs
-from jaxdiff.data import Images, category_maps
+from jaxdiff.data import Images, Symbols, category_maps
 from jaxdiff.runs.texts import GRAMS, repetition
 
 RNG = np.random.default_rng(0)
@@ -70,14 +70,14 @@ def test_bits_and_perplexity_of_random_characters_are_those_of_their_entropy(tex
     run, _ = text
     uniform = np.full((4, 4), 0.25)
     exact = jd.exact.Markov(run.denoiser.process, uniform[0], uniform)
-    source = runs.read(run.config.data, "test")
+    whole = runs.read(run.config.data, "test")
+    source = dataclasses.replace(whole, tokens=whole.tokens[:40], weight=whole.weight[:40], words=whole.words[:40])
     lasting = {"record": None, "progress": False, "mesh": None, "precision": None}
-    found, words = run.known.score(jax.random.key(0), exact, source, 40, False, lasting, chain=3)
+    found, words = run.known.score(jax.random.key(0), exact, source, None, False, lasting, chain=3)
     assert found["chain_bits_per_character"] == pytest.approx(2.0, abs=1e-5)
     assert abs(found["bits_per_character"] - 2.0) < 4 * found["standard_error"]
     assert found["characters"] == 40 * 8
-    chosen = np.sort(np.random.default_rng(0).permutation(len(source))[:40])
-    a_word = 8 * 40 / source.words[chosen].sum()
+    a_word = 8 * 40 / source.words.sum()
     expected = 2 ** (found["bits_per_character"] * a_word)
     assert found["perplexity_per_word"] == pytest.approx(expected, rel=1e-6)
     assert "bits a character" in words
@@ -104,6 +104,22 @@ def test_an_exported_text_needs_neither_its_file_nor_its_checkpoints(text, tmp_p
     loaded = runs.load(tmp_path / "model")
     assert loaded.known == run.known
     assert loaded.known.symbols.decode(loaded.known.symbols.encode("cab", 3)) == "cab"
+
+
+def test_a_run_goes_on_only_with_the_tokenizer_that_it_began_with():
+    tokenizers = pytest.importorskip("tokenizers")
+    model = lambda words: tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, words[0])
+    symbols = lambda *words: Symbols("", tokenizers.Tokenizer(model(words)).to_str())
+    known = lambda symbols: runs.Texts((4,), 1.0, symbols, (0.0, 0.0, 0.0))
+    lasting = lambda symbols: known(symbols).lasting(runs.Config(data=None, process="absorbing"))
+    assert lasting(symbols("a", "b")) == lasting(symbols("a", "b"))
+    for others in (
+        symbols("a", "c"),
+        symbols("a", "b", "c"),
+        Symbols("ab"),
+        dataclasses.replace(symbols("a", "b"), ended=True),
+    ):
+        assert lasting(symbols("a", "b")) != lasting(others)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +174,19 @@ def test_what_cannot_be_asked_of_categories_is_refused_first(text, maps, tmp_pat
         with pytest.raises(ValueError, match=words):
             runs.train(config(**given), tmp_path / "no", progress=False, pictures=0)
         assert not (tmp_path / "no" / "checkpoints").exists()
+    for known, network, words in (
+        (run.known, "unet(channels=(8, 8))", "rank 2, and texts have rank 1; give transformer"),
+        (run.known, "dit(width=8, heads=2)", "rank 2, and texts have rank 1; give transformer"),
+        (
+            maps[0].known,
+            "transformer",
+            "network = transformer is for examples of rank 1, and maps have rank 2; give unet",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            runs.build(runs.Config(data=None, network=network, process="absorbing"), known)
+    line = runs.Config(data=None, network="unet(channels=(8, 8), blocks=1, space=1)", process="absorbing")
+    assert jax.eval_shape(runs.build(line, run.known), np.zeros((2, 8), int), 0.5).logits.shape == (2, 8, 4)
     with pytest.raises(ValueError, match="the data decide its number of categories; give it as a word"):
         config(process=jd.Absorbing(4))
     with pytest.raises((ValueError, TypeError), match="Ancestral"):
@@ -167,7 +196,7 @@ def test_what_cannot_be_asked_of_categories_is_refused_first(text, maps, tmp_pat
     pictures = dataclasses.replace(run, known=runs.Pictures((4, 4, 1), 0.5, 256, 3))
     with pytest.raises(ValueError, match="infill = 'a_' is for texts"):
         pictures.known.start("a_", 1)
-    with pytest.raises(ValueError, match="the texts have 4 characters of 4; expected 8 of 4"):
+    with pytest.raises(ValueError, match="the texts have 4 characters of the alphabet 'abc '; expected 8 of the"):
         runs.likelihood(run, folder, runs.Config(data=str(data_of(data, length=4))).data, progress=False)
     clothes = Images(np.zeros((9, 4, 4, 1), np.uint8), np.zeros(9, np.int32), 256, 10)
     monkeypatch.setattr(category_maps, "load_fashion_mnist", lambda *given: clothes)

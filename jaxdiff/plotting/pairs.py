@@ -16,8 +16,8 @@ def pairs(
 ) -> Picture:
     """Plot the columns of tables against each other: histograms on the diagonal, scatter plots below it.
 
-    The first set, such as the data, is grey, and the next one blue. At most the first six columns and the first 2,000
-    rows are shown.
+    The first set, such as the data, is grey, and the next one blue. At most the first six columns are shown, and in
+    scatter plots 2,000 random rows.
 
     Args:
         sets: tables {name: `[n, columns]`} that are drawn over each other.
@@ -51,6 +51,7 @@ def pairs(
     picture = Picture(width, height)
     colors = [GREY, BLUE, *HUES[1:]] if len(rows) > 1 else [BLUE]
     first = next(iter(rows.values()))
+    crowds = [values[np.random.default_rng(0).permutation(len(values))[:CROWD]] for values in rows.values()]
     for i in range(shown):
         for j in range(i + 1):
             box = (left + j * side, height - above - (i + 1) * side, side * 0.9, side * 0.9)
@@ -61,13 +62,13 @@ def pairs(
                 spread > 1e-12 * np.abs(high), 0.15 * spread, np.maximum(np.abs(high), 1.0)
             )  # a constant column
             low, high = low - margin, high + margin
-            for color, values in zip(colors, rows.values()):
+            for color, values, crowd in zip(colors, rows.values(), crowds):
                 if i == j:
                     axes.hist(
                         values[:, i], bins=40, range=(low[0], high[0]), density=True, histtype="step", color=color
                     )
                 else:
-                    axes.scatter(values[:CROWD, j], values[:CROWD, i], s=3, alpha=0.4, color=color, linewidths=0)
+                    axes.scatter(crowd[:, j], crowd[:, i], s=3, alpha=0.4, color=color, linewidths=0)
             axes.set_xlim(low[0], high[0])
             axes.set_yticks([]) if i == j else axes.set_ylim(low[1], high[1])
             axes.set_xlabel(columns[j] if i == shown - 1 else "", color=INK, size=9)

@@ -202,9 +202,18 @@ class Known(abc.ABC):
     ) -> tuple[dict, str]:
         """The likelihood of the examples in `source`: figures for the summary, and a report in words.
 
+        Of more than `limit` examples the first of `shuffled` are scored; None is a default of the kind of data.
         `lasting` has the record, the progress bar, the mesh and the precision of products. Raises ValueError for
         examples unlike those of the training, and for settings that do not apply.
         """
+
+
+def shuffled(n: int) -> np.ndarray:
+    """The numbers 0 to n - 1 in a random order that is always the same, so that the first of them are a random sample.
+
+    A smaller sample is thus part of a larger one.
+    """
+    return np.random.default_rng(0).permutation(n)
 
 
 def kind_of(source) -> type[Known]:

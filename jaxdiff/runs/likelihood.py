@@ -43,7 +43,8 @@ def likelihood(
         folder: the run's folder, whose summary.json is updated.
         data: the data to score; None means the run's own data.
         split: "train", "validation" or "test"; None means "test" of the run's own data, and all examples of other data.
-        limit: how many of the first examples are scored; None means all pictures, 2,000 rows, 500 texts or maps.
+        limit: how many examples are scored, drawn at random with a fixed seed; None means all pictures, in their order,
+            2,000 rows, or 500 texts or maps.
         seed: the seed of noise, 0 to 2^32 - 1.
         unconditional: for a conditional run, score p(x), which it learned from examples with a dropped condition.
         progress: whether to show a progress bar.

@@ -12,6 +12,7 @@ import jaxdiff as jd
 from jaxdiff.arrays import atomic_write, check_whole, said
 from jaxdiff.config import Config
 from jaxdiff.metrics import Distance
+from jaxdiff.runs.known import shuffled
 from jaxdiff.runs.labels import Labelled, check_label
 from jaxdiff.runs.tokens import LIMIT, Tokens
 from jaxdiff.vocabulary import WORDS, Network
@@ -93,7 +94,7 @@ class Maps(Labelled, Tokens):
     def real(self, source, config, condition, most) -> tuple[np.ndarray, np.ndarray]:
         """Categories and labels."""
         self._check_alike(source)
-        order = np.random.default_rng(0).permutation(len(source))
+        order = shuffled(len(source))
         if wanted := [label for text in condition for label in self._labels(text)]:
             order = order[np.isin(source.label[order], wanted)]
         return source.tokens[order[:most]], source.label[order[:most]]
@@ -135,10 +136,10 @@ class Maps(Labelled, Tokens):
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
         """The bound in bits per pixel."""
         self._check_alike(source)
-        x, label = source.tokens[: limit or LIMIT], source.label[: limit or LIMIT]
-        paid = np.full(len(x), x[0].size)
-        cond = label if conditional else None
-        figures, _ = self.bits(key, denoiser, jnp.asarray(x), None, paid, cond, lasting, **settings)
+        chosen = shuffled(len(source))[: limit or LIMIT]
+        x, cond = source.tokens[chosen], source.label[chosen] if conditional else None
+        counted = np.full(len(x), x[0].size)
+        figures, _ = self.bits(key, denoiser, jnp.asarray(x), None, counted, cond, lasting, **settings)
         return figures, self.in_words(figures)
 
     def _check_alike(self, source) -> None:

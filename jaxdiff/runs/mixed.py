@@ -27,7 +27,7 @@ from jaxdiff.denoisers import Denoiser, arithmetic
 from jaxdiff.losses import Denoising, Loss
 from jaxdiff.losses.times import Subsets
 from jaxdiff.metrics import Distance, sliced_wasserstein, wasserstein
-from jaxdiff.runs.known import Known
+from jaxdiff.runs.known import Known, shuffled
 from jaxdiff.runs.laws import Asked, in_words, law_of
 from jaxdiff.runs.rows import LIMIT, PAIRED, error_of
 from jaxdiff.vocabulary import WORDS, Network
@@ -143,10 +143,7 @@ class Mixed(Known):
 
     def examples(self, source) -> dict[str, np.ndarray]:
         """The rows as the model sees them, each column under its name."""
-        return {f"x.{name}": part for name, part in self._parts(source).items()}
-
-    def _parts(self, source, limit: int | None = None) -> dict[str, np.ndarray]:
-        return self.columns.parts(self.columns.read(source.raw)[:limit])
+        return {f"x.{name}": part for name, part in self.columns.parts(self.columns.read(source.raw)).items()}
 
     def prepare(self, config: Config) -> Callable:
         """The columns unchanged."""
@@ -228,7 +225,7 @@ class Mixed(Known):
                 "leave it out"
             )
         values = self.columns.read(source.raw)
-        return values[np.random.default_rng(0).permutation(len(values))[:most]], None
+        return values[shuffled(len(values))[:most]], None
 
     def as_given(self, config, given, n) -> None:
         """None: no column is given."""
@@ -286,7 +283,8 @@ class Mixed(Known):
         given = settings.pop("condition", ())
         if wrong := sorted(settings.keys() - {"flow", "trace"}):
             raise ValueError(f"{wrong[0]} = {settings[wrong[0]]} is for pictures; these are rows: leave it out")
-        values = self.columns.read(source.raw)[: limit or LIMIT]
+        values = self.columns.read(source.raw)
+        values = values[shuffled(len(values))[: limit or LIMIT]]
         asked = Asked(self, key, denoiser, self.columns.parts(values), given, lasting, settings)
         own = lambda names: tuple(name for name in names if name not in given)
         numbers, categories = own(self.columns.of_numbers), own(self.columns.categories)

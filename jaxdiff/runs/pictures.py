@@ -14,7 +14,7 @@ from jaxdiff.arrays import atomic_write, check_whole
 from jaxdiff.config import Config
 from jaxdiff.metrics import Distance
 from jaxdiff.runs.features import centres, of_classifier
-from jaxdiff.runs.known import SEEN, Known
+from jaxdiff.runs.known import SEEN, Known, shuffled
 from jaxdiff.runs.labels import Labelled, check_label
 from jaxdiff.vocabulary import WORDS, Network
 
@@ -62,7 +62,7 @@ class Pictures(Labelled, Known):
     def learned(cls, config: Config, source, seen: int = SEEN) -> "Pictures":
         """From images of `jaxdiff.data`."""
         check_label(config, "pictures", source.classes, "; put each class into a sub-folder")
-        event = _first(source, 1)[0].shape[1:]
+        event = _at(source, np.arange(1))[0].shape[1:]
         std = 2 / source.levels * jd.data.pixel_moments(source, seen)[1]
         names = tuple(getattr(source, "names", ()))
         return cls(event, std, source.levels, source.classes, names)
@@ -99,8 +99,7 @@ class Pictures(Labelled, Known):
         """Pixels and labels."""
         wanted = [label for text in condition for label in self._labels(text)]
         images, labels = [], []
-        order = np.random.default_rng(0).permutation(len(source))
-        for indices in np.split(order, range(AT_ONCE, len(order), AT_ONCE)):
+        for indices in np.split(shuffled(len(source)), range(AT_ONCE, len(source), AT_ONCE)):
             image, label = _at(source, indices)
             label = self._own_labels(source, label) if config.condition else label
             kept = np.isin(label, wanted) if wanted else slice(None)
@@ -155,7 +154,7 @@ class Pictures(Labelled, Known):
         count = 44
         times = np.append(jd.grids.Angle()(denoiser.process, count)[::4], 0.0)
         alpha, sigma = (np.asarray(c).reshape(-1, 1, 1, 1) for c in denoiser.process.marginal(times))
-        x0 = jd.dequantize(jax.random.key(1), _first(source, 1)[0], self.levels)
+        x0 = jd.dequantize(jax.random.key(1), _at(source, np.arange(1))[0], self.levels)
         noising = alpha * x0 + sigma * jax.random.normal(jax.random.key(2), x0.shape)
         denoising = draw(1, jd.samplers.DDIM(), count, seed=1, grid=jd.grids.Angle(), trajectory=True)[::4, 0]
         scale = np.hypot(alpha, sigma).clip(1.0)
@@ -163,8 +162,8 @@ class Pictures(Labelled, Known):
         jd.plotting.strip(rows, folder / "denoising.png", names=["data to noise", "noise to data"])
 
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
-        """Bits per dimension, by `jaxdiff.bits_per_dim`."""
-        images, labels = _first(source, limit)
+        """Bits per dimension, by `jaxdiff.bits_per_dim`: of all pictures in their order, or of the first `shuffled`."""
+        images, labels = _at(source, np.arange(len(source)) if limit is None else shuffled(len(source))[:limit])
         self._check_alike(source, images)
         cond = self._own_labels(source, labels) if conditional else None
         if wrong := sorted(settings.keys() & {"draws", "chain"}):
@@ -194,13 +193,8 @@ class Pictures(Labelled, Known):
         return labels.astype(np.int32)
 
 
-def _first(source, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The first n pictures of a set, or all, uint8 [n, height, width, channels], and their labels [n]."""
-    return _at(source, np.arange(len(source))[:n])
-
-
 def _at(source, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures at `indices`, and their labels."""
+    """The pictures at `indices`, uint8 [n, height, width, channels], and their labels [n]."""
     if isinstance(source, jd.data.Images):
         return source.image[indices], source.label[indices]
     indices = indices.tolist()

@@ -17,7 +17,7 @@ from jaxdiff.data import Columns, write_rows
 from jaxdiff.data.rows import SUFFIXES
 from jaxdiff.denoisers import arithmetic, uncast
 from jaxdiff.metrics import Distance, sliced_wasserstein, wasserstein
-from jaxdiff.runs.known import Known
+from jaxdiff.runs.known import Known, shuffled
 from jaxdiff.vocabulary import WORDS, Network
 
 LIMIT = 2000  # rows of a likelihood by default
@@ -132,8 +132,9 @@ class Rows(Known):
         return np.tile(self.columns.conditions(values), (n, 1))
 
     def in_turn(self, source, n: int) -> np.ndarray:
-        """The given columns of the rows in turn."""
-        return np.resize(self.examples(source)["cond"], (n, len(self.columns.condition)))
+        """The given columns of the rows, in a random order."""
+        given = self.examples(source)["cond"]
+        return np.resize(given[shuffled(len(given))], (n, len(self.columns.condition)))
 
     def real(self, source, config, condition, most) -> tuple[np.ndarray, np.ndarray | None]:
         """Rows with all columns, and their given columns, standardised."""
@@ -142,8 +143,7 @@ class Rows(Known):
                 f"condition = {' '.join(condition)}, but no rows of the data have just these values to compare with; "
                 "leave it out: samples are given those of the rows"
             )
-        order = np.random.default_rng(0).permutation(len(source.values))[:most]
-        rows = self.columns.rows(source.names, source.values)[order]
+        rows = self.columns.rows(source.names, source.values)[shuffled(len(source.values))[:most]]
         return rows, self.columns.standardised(rows)[1]
 
     def as_given(self, config, given, n) -> np.ndarray | None:
@@ -204,7 +204,7 @@ class Rows(Known):
             raise ValueError(
                 f"{wrong[0]} = {settings[wrong[0]]} is for pictures; these are rows of numbers: leave it out"
             )
-        rows = self.columns.rows(source.names, source.values)[: limit or LIMIT]
+        rows = self.columns.rows(source.names, source.values)[shuffled(len(source.values))[: limit or LIMIT]]
         x, cond = self.columns.standardised(rows)
         precision = lasting["precision"]
         found = jd.log_likelihood(key, denoiser, jnp.asarray(x), cond=cond, precision=precision, **settings)

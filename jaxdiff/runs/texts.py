@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff.arrays import atomic_write, said
+from jaxdiff.arrays import atomic_write, digest, said
 from jaxdiff.config import Config
 from jaxdiff.data import Symbols
 from jaxdiff.likelihood.mean import ratio_of
 from jaxdiff.metrics import Distance
+from jaxdiff.runs.known import shuffled
 from jaxdiff.runs.tokens import LIMIT, Tokens
 from jaxdiff.vocabulary import WORDS, Network
 
@@ -67,7 +68,8 @@ class Texts(Tokens):
                 f"condition = {' '.join(config.condition)}, but texts have no label; leave it out. To give part of a "
                 "text, sample with --infill"
             )
-        return cls((source.length,), 1.0, source.symbols, repetition(source.tokens[:ASKED], source.symbols.padding))
+        some = source.tokens[shuffled(len(source))[:ASKED]]
+        return cls((source.length,), 1.0, source.symbols, repetition(some, source.symbols.padding))
 
     @property
     def categories(self) -> int:
@@ -89,8 +91,7 @@ class Texts(Tokens):
 
     def lasting(self, config: Config) -> dict[str, Any]:
         """The length and the symbols."""
-        alphabet = self.symbols.alphabet or f"those of a tokenizer of {self.symbols.size}"
-        return super().lasting(config) | {"symbols": alphabet, "ended": self.symbols.ended}
+        return super().lasting(config) | {"symbols": described(self.symbols)}
 
     def examples(self, source) -> Any:
         """The tokens, and their weight if some of them are given."""
@@ -129,7 +130,7 @@ class Texts(Tokens):
         """Tokens, and None for labels."""
         self.condition(config, condition, 1)
         self._check_alike(source)
-        return source.tokens[np.random.default_rng(0).permutation(len(source))[:most]], None
+        return source.tokens[shuffled(len(source))[:most]], None
 
     def as_given(self, config, given, n) -> None:
         """None: texts have no label."""
@@ -190,14 +191,10 @@ class Texts(Tokens):
     def score(self, key, denoiser, source, limit, conditional, lasting, **settings) -> tuple[dict, str]:
         """The bound in bits per character or token, and the perplexity per word if there are words."""
         self._check_alike(source)
-        n = limit or LIMIT
-        if len(source) > n:  # from all parts of the text, the same for any settings
-            chosen = np.sort(np.random.default_rng(0).permutation(len(source))[:n])
-        else:
-            chosen = np.arange(len(source))
-        x, paid, words = source.tokens[chosen], source.weight[chosen].sum(1), source.words[chosen]
+        chosen = shuffled(len(source))[: limit or LIMIT]
+        x, counted, words = source.tokens[chosen], source.weight[chosen].sum(1), source.words[chosen]
         weight = source.weight[chosen] if "weight" in source.examples else None
-        figures, bits = self.bits(key, denoiser, jnp.asarray(x), weight, paid, None, lasting, **settings)
+        figures, bits = self.bits(key, denoiser, jnp.asarray(x), weight, counted, None, lasting, **settings)
         text = self.in_words(figures)
         if words.sum():
             of_word, error = ratio_of(bits, words)
@@ -209,9 +206,17 @@ class Texts(Tokens):
     def _check_alike(self, source) -> None:
         if (source.length, source.symbols) != (self.event[0], self.symbols):
             raise ValueError(
-                f"the texts have {source.length} {source.symbols.noun}s of {source.categories}; expected "
-                f"{self.event[0]} of {self.categories}, the symbols that the run was trained on"
+                f"the texts have {source.length} {source.symbols.noun}s of {described(source.symbols)}; expected "
+                f"{self.event[0]} of {described(self.symbols)}, as those that the run was trained on"
             )
+
+
+def described(symbols: Symbols) -> str:
+    """Symbols in words. Those of other symbols are others."""
+    ended = ", and an end" if symbols.ended else ""
+    if symbols.alphabet:
+        return f"the alphabet {symbols.alphabet!r}{ended}"
+    return f"a tokenizer with {symbols.size} ids, SHA-256 {digest([symbols.tokenizer.encode()])[:16]}{ended}"
 
 
 def _written(path: Path, texts: Sequence[str]) -> Path:

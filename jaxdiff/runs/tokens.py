@@ -18,7 +18,7 @@ from jaxdiff.denoisers import arithmetic
 from jaxdiff.likelihood.mean import ratio_of
 from jaxdiff.runs.known import Known
 from jaxdiff.samplers import Ancestral
-from jaxdiff.vocabulary import WORDS, Noise
+from jaxdiff.vocabulary import WORDS, Network, Noise
 
 FEATURES = 16  # channels in which a U-Net or an MLP takes a category
 LIMIT = 500  # examples of a likelihood by default
@@ -60,6 +60,13 @@ class Tokens(Known):
 
     def network(self, recipe, asked: dict[str, Any], rngs) -> Any:
         """The network; a U-Net or an MLP is wrapped in `jaxdiff.networks.Tokens`."""
+        rank = recipe.values.get("space", 2) if "channels_in" in recipe.asks else len(self.event)
+        rank = 1 if "length" in recipe.asks else rank
+        if rank != len(self.event):
+            raise ValueError(
+                f"network = {WORDS.write(recipe, Network)} is for examples of rank {rank}, and {self.KIND} have rank "
+                f"{len(self.event)}; give {WORDS.write(self.NETWORK, Network)}"
+            )
         network = recipe(**asked, rngs=rngs)
         if "categories" in recipe.asks:
             return network
@@ -79,12 +86,12 @@ class Tokens(Known):
         return np.asarray(x)
 
     def bits(
-        self, key, denoiser, x, weight, paid, cond, lasting: dict, draws: int = DRAWS, chain: int = CHAINS, **unknown
+        self, key, denoiser, x, weight, counted, cond, lasting: dict, draws: int = DRAWS, chain: int = CHAINS, **unknown
     ) -> tuple[dict[str, Any], np.ndarray]:
         """The bound of examples x under `weight`, and the chain rule of the first ones: figures, and bits [n].
 
-        `paid` [n] is the number of counted values of each example, for bits per value. Raises ValueError for a setting
-        that does not apply to categories.
+        `counted` [n] is how many values of each example count, for bits per value. Raises ValueError for a setting that
+        does not apply to categories.
         """
         if unknown:
             name, value = next(iter(unknown.items()))
@@ -95,15 +102,16 @@ class Tokens(Known):
         settings = {name: lasting[name] for name in ("progress", "mesh", "precision")}
         found = jd.continuous_bound(key, denoiser, x, draws=draws, cond=cond, weight=weight, **settings)
         bits, name = _whole(found, x), f"bits_per_{self.noun}"
-        figures: dict[str, Any] = {"kind": found.kind, "examples": len(x), f"{self.noun}s": int(paid.sum())}
-        figures[name], figures["standard_error"] = ratio_of(bits, paid)
+        figures: dict[str, Any] = {"kind": found.kind, "examples": len(x), f"{self.noun}s": int(counted.sum())}
+        figures[name], figures["standard_error"] = ratio_of(bits, counted)
         if chain and not depends_on_time(denoiser, x, cond):
             first = lambda tree: jax.tree.map(lambda leaf: leaf[:chain], tree)
             given = {"cond": first(cond), "weight": first(weight), **settings}
             other = jd.likelihood.chain(jax.random.fold_in(key, 1), denoiser, first(x), "random", **given)
-            figures[f"chain_{name}"], figures["chain_standard_error"] = ratio_of(_whole(other, first(x)), first(paid))
+            by_chain = ratio_of(_whole(other, first(x)), first(counted))
+            figures[f"chain_{name}"], figures["chain_standard_error"] = by_chain
             figures["chain_examples"] = len(first(x))
-            figures["bound_of_the_same"] = ratio_of(first(bits), first(paid))[0]
+            figures["bound_of_the_same"] = ratio_of(first(bits), first(counted))[0]
         figures["precision"] = arithmetic(denoiser, np.float32, lasting["precision"])
         return figures, bits
 
