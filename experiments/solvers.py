@@ -18,7 +18,7 @@ Expect, in 64 dimensions after about 12, 25, 50 and 100 evaluations,
           DPM-Solver++ 2M    0.19    0.081   0.037   0.024
           DPM-Solver++ 3M    0.14    0.055   0.021   0.0076
           UniPC-2            0.15    0.055   0.019   0.0076
-          UniPC-3            0.13    0.048   0.0078  0.0076
+          UniPC-3            0.14    0.048   0.0078  0.0076
     law   DPM-Solver++ 2M    0.024   0.016   0.015   0.015       floor 0.015
           Ancestral          0.13    0.074   0.042   0.027
           Euler-Maruyama     0.022   0.018   0.014   0.019
@@ -170,7 +170,7 @@ def draw(found, path):
                 axes.plot(evaluations, errors, color=color, marker=mark, markersize=5, linewidth=1.5, alpha=0.9)
             if i:
                 axes.axhline(floor, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-                axes.annotate(f"{N:,} true samples", (1, floor), (-2, -4), color=GREY, size=8, ha="right", va="top",
+                axes.annotate(f"{N:,} true samples", (0, floor), (2, -4), color=GREY, size=8, ha="left", va="top",
                               xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
             axes.set(xscale="log", yscale="log")
             axes.set_title(f"{title}: {heading}", loc="left", color=INK, size=10)
