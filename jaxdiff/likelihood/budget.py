@@ -9,9 +9,13 @@ trace is the variance of its estimates in one solve, dequantisation is the furth
 image, and images is the rest of the variance over the data set, which no computation reduces.
 
 Repeats do not show biases. These are measured as differences image by image, with standard errors of their own: that of
-the solver by tolerances ten times finer for the same x and probes; that of starting at t_min instead of 0 by a t_min
-ten times smaller; that of the arithmetic by the same model in full precision (float32 products at "highest", networks
-without their `jaxdiff.networks.Cast`). The prior's term is KL(q(x_1 | x_0) || prior), since x_1 is not exactly noise.
+the solver by tolerances ten times finer for the same x and probes; that of the arithmetic by the same model in full
+precision (float32 products at "highest", networks without their `jaxdiff.networks.Cast`). The prior's term is
+KL(q(x_1 | x_0) || prior), since x_1 is not exactly noise.
+
+The flow takes the data for x at t_min, where x has noise s = σ/α. Where the density is smooth at the scale of s, this
+moves log p by c s² + O(s⁴), so that starting where s is doubled moves it by 3 c s² more (Richardson's extrapolation):
+the shift to s = 0 is -1/3 of that. A smaller t_min would not do, since a process such as `EDM` has noise at t = 0.
 """
 
 import dataclasses
@@ -45,7 +49,8 @@ class ErrorBudget:
         dequantisation: part that is due to the noise of dequantisation.
         trace: part that is due to random probes.
         solver: change by tolerances ten times finer, (mean, standard error).
-        truncation: change by a t_min ten times smaller, (mean, standard error).
+        truncation: change by data without the noise of x at t_min, extrapolated from twice that noise, (mean, standard
+            error).
         arithmetic: change by full precision, (mean, standard error); 0 if everything was computed in it.
         prior: KL(q(x_1 | x_0) || prior).
         round_trip: largest |x - decode(encode(x))| in levels, over images for which both converge.
@@ -91,7 +96,7 @@ class ErrorBudget:
         )
         beside = (
             ("solver", shift(self.solver), f"what tolerances ten times finer change, {below} the standard error"),
-            ("truncation", shift(self.truncation), "what a t_min ten times smaller changes"),
+            ("truncation", shift(self.truncation), "what no noise at t_min changes, by extrapolation"),
             ("arithmetic", shift(self.arithmetic), "what full precision changes"),
             ("prior", f"{self.prior:.5f}", "KL(q(x_1 | x_0) || prior): x at t = 1 is not exactly noise"),
             ("round trip", f"{self.round_trip:.1e}", "the largest |x - decode(encode(x))|, in levels"),
@@ -134,7 +139,9 @@ def measure(
     dequantisation = max((spread - trace - known) / 2, 0.0)
 
     finer = changed("budget: solver", flow=dataclasses.replace(flow, rtol=flow.rtol / 10, atol=flow.atol / 10))
-    earlier = changed("budget: truncation", t_min=settings["t_min"] / 10)
+    process, t_min = estimator.denoiser.process, settings["t_min"]
+    doubled = process.time_at_log_snr(process.log_snr(t_min) - 2 * math.log(2))
+    later = changed("budget: truncation", t_min=float(doubled))
 
     full = estimator.in_full()
     in_full = base  # nothing to compute again if everything was in full precision
@@ -145,9 +152,9 @@ def measure(
         cond = estimator.cond_of(part)
         with at_precision(estimator.precision):
             x = estimator.draw(part, 0)[1][0][0]
-            z = encode(estimator.denoiser, x, cond, flow, settings["t_min"])
+            z = encode(estimator.denoiser, x, cond, flow, t_min)
             failed = jnp.isnan(z).any(range(1, z.ndim), keepdims=True)
-            back = decode(estimator.denoiser, jnp.where(failed, 0.0, z), cond, flow, settings["t_min"])
+            back = decode(estimator.denoiser, jnp.where(failed, 0.0, z), cond, flow, t_min)
         return jnp.where(failed, jnp.nan, jnp.abs(back - x)).max(range(1, x.ndim)) * estimator.levels / 2
 
     bound = continuous_bound(
@@ -171,7 +178,7 @@ def measure(
         dequantisation=part(dequantisation / each),
         trace=part(trace / each),
         solver=mean_of(finite(finer.bits_per_dim - base)),
-        truncation=mean_of(finite(earlier.bits_per_dim - base)),
+        truncation=mean_of(finite((base - later.bits_per_dim) / 3)),
         arithmetic=mean_of(finite(in_full - base)),
         prior=float(np.mean(bound.prior, dtype=np.float64)),
         round_trip=float(max(finite(over(trip, "budget: round trip")), default=math.nan)),
