@@ -50,6 +50,13 @@ print("complete")
     assert out.endswith("complete\n")
 
 
+def test_the_word_of_a_data_set_leads_to_its_function():
+    with pytest.raises(AttributeError, match="no attribute 'digits'; did you mean load_digits"):
+        jd.data.digits  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'zebra'$"):
+        jd.data.zebra  # noqa: B018
+
+
 def test_what_is_done_to_a_lazy_module_is_done_to_the_module():
     module = importlib.import_module("jaxdiff.metrics")
     lazy = LazyModule("jaxdiff.metrics")

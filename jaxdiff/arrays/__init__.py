@@ -56,6 +56,6 @@ from jaxdiff.arrays.precision import (
     in_float64,
     reduced,
 )
-from jaxdiff.arrays.pytree import as_argument, as_pytree, pytree, rebuilt, replaced
+from jaxdiff.arrays.pytree import as_argument, as_pytree, check_pytree, pytree, rebuilt, replaced
 from jaxdiff.arrays.room import check_room
 from jaxdiff.arrays.shown import in_full, readable

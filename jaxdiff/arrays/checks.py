@@ -325,7 +325,7 @@ def check_time(t, name: str = "t") -> jax.Array:
         >>> jd.processes.check_time(250)
         Traceback (most recent call last):
         ValueError: t = 250 is outside [0, 1]: t is 0 at the data and 1 at the noise; divide the step of a table of T
-        steps by T
+        steps by T, or turn levels σ/α above 0 into times by process.time_at_log_snr(-2 * jnp.log(levels))
     """
     times = t if isinstance(t, jax.Array) else as_array(t)
     if _kind(times) is None:
@@ -336,7 +336,8 @@ def check_time(t, name: str = "t") -> jax.Array:
         if outside.any():
             raise ValueError(
                 f"{name} = {values[outside].flat[0]} is outside [0, 1]: t is 0 at the data and 1 at the noise; "
-                "divide the step of a table of T steps by T"
+                "divide the step of a table of T steps by T, or turn levels σ/α above 0 into times by "
+                "process.time_at_log_snr(-2 * jnp.log(levels))"
             )
         return floating(times)
     times = floating(times)

@@ -162,6 +162,13 @@ def as_pytree(function: Callable) -> Callable:
     return jax.tree_util.Partial(function)
 
 
+def check_pytree(name: str, value) -> None:
+    """Raise TypeError for an object that is not a pytree and so cannot be an argument of a compiled program."""
+    if jax.tree_util.all_leaves([value]):
+        kind = type(value).__name__
+        raise TypeError(f"{name} = {kind} is no pytree; make {kind} a frozen dataclass and put @jaxdiff.pytree above")
+
+
 def as_argument(name: str, value) -> Any:
     """`value` as an argument of a compiled function: a pytree of numbers and arrays, or a plain function.
 
@@ -176,15 +183,13 @@ def as_argument(name: str, value) -> Any:
                     "program; give jax.tree_util.Partial(function, arrays)"
                 )
         elif not (inspect.isroutine(value) or hasattr(value, "__wrapped__")):
-            raise TypeError(
-                f"{name} = {said(value)} is no pytree, so that its numbers would be constants of the compiled program; "
-                "put @jaxdiff.pytree above its @dataclasses.dataclass(frozen=True)"
-            )
+            check_pytree(name, value)
     value = as_pytree(value)
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         if not isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray | jax.Array):
             raise TypeError(
-                f"{name}{jax.tree_util.keystr(path)} = {said(leaf)}; expected numbers and arrays. Declare other fields "
-                'with dataclasses.field(metadata={"static": True})'
+                f"{name}{jax.tree_util.keystr(path)} = {said(leaf)}; expected numbers and arrays. Put @jaxdiff.pytree "
+                "above a class of your own, and declare other fields with "
+                'dataclasses.field(metadata={"static": True})'
             )
     return value

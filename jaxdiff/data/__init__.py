@@ -1,5 +1,8 @@
 """Data sets: images, tables, texts, maps of categories and toy distributions, and batches by (seed, step)."""
 
+import difflib
+from typing import TYPE_CHECKING
+
 from jaxdiff.data.batches import Source, batches, fingerprint
 from jaxdiff.data.category_maps import Maps, maps
 from jaxdiff.data.folder import ImageFolder
@@ -70,3 +73,11 @@ __all__ = [
 
 def __dir__():
     return __all__
+
+
+if not TYPE_CHECKING:  # a type checker would take every name for one of the module
+
+    def __getattr__(name: str):
+        """AttributeError that suggests the nearest public name, such as load_digits for the word digits."""
+        near = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(name, __all__, n=1))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{near}")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_shared, example_keys, is_concrete, said
+from jaxdiff.arrays import check_pytree, check_shared, example_keys, is_concrete, said
 from jaxdiff.denoisers.denoiser import check_denoiser
 from jaxdiff.processes import Process
 
@@ -17,13 +17,6 @@ def check_model(denoiser) -> None:
     check_pytree("denoiser", denoiser)
     check_pytree("process", denoiser.process)
     check_shared("process", denoiser.process)
-
-
-def check_pytree(name: str, value) -> None:
-    """Raise TypeError for an object that is not a pytree and so cannot be an argument of a compiled program."""
-    if jax.tree_util.all_leaves([value]):
-        kind = type(value).__name__
-        raise TypeError(f"{name} = {kind} is no pytree; make {kind} a frozen dataclass and put @jaxdiff.pytree above")
 
 
 def check_answer(denoiser, shape: Any, cond) -> None:

@@ -175,6 +175,9 @@ def bits_per_dim(
         ValueError: for values out of range, an empty set, fewer than one sample or example a batch, a target error that
             is not above 0, or a record of other settings.
 
+    Warns:
+        UserWarning: if the largest value of all images is at most an eighth of `levels`.
+
     Source:
         Theis et al. 2016, "A note on the evaluation of generative models", section 3.1; Burda et al. 2016 for K > 1.
 

@@ -46,7 +46,9 @@ class ErrorBudget:
         examples: number of images it was measured on.
         images: part of the standard error that is due to the spread of the data. The squares of the three parts add up
             to the square of the standard error.
-        dequantisation: part that is due to the noise of dequantisation.
+        dequantisation: part that is due to the noise of dequantisation. It is what the noise of all estimates has more
+            than that of the probes, and 0 if that is negative.
+        dequantisation_most: what this part is at most: its square and two standard errors of that more.
         trace: part that is due to random probes.
         solver: change by tolerances ten times finer, (mean, standard error).
         truncation: change by data without the noise of x at t_min, extrapolated from twice that noise, (mean, standard
@@ -71,6 +73,7 @@ class ErrorBudget:
     examples: int
     images: float
     dequantisation: float
+    dequantisation_most: float
     trace: float
     solver: Mean
     truncation: Mean
@@ -89,7 +92,7 @@ class ErrorBudget:
             ("images", f"{self.images:.4f}", "spread of the data; only more images reduce it"),
             (
                 "dequantisation",
-                f"{self.dequantisation:.4f}",
+                f"{self.dequantisation:.4f} (< {self.dequantisation_most:.4f})",
                 "noise of dequantisation; repeats reduce it, too",
             ),
             ("trace", f"{self.trace:.4f}", "noise of the probes; repeats or more probes reduce it, too"),
@@ -133,10 +136,11 @@ def measure(
     flow, several = settings["flow"], settings["trace"].with_spread()
     size, dtype = math.prod(estimator.images.shape[1:]), np.float32
     second = changed("budget: noise", SECOND, trace=several)
-    known = mean_of(finite(second.trace_error**2)).mean
-    trace = known * estimates_of(several, size, dtype) / estimates_of(settings["trace"], size, dtype)
-    spread = mean_of(finite((second.bits_per_dim - base) ** 2)).mean
-    dequantisation = max((spread - trace - known) / 2, 0.0)
+    known = second.trace_error**2
+    fewer = estimates_of(several, size, dtype) / estimates_of(settings["trace"], size, dtype)
+    trace = mean_of(finite(known)).mean * fewer
+    rest = mean_of(finite(((second.bits_per_dim - base) ** 2 - (1 + fewer) * known) / 2))
+    dequantisation = max(rest.mean, 0.0)
 
     finer = changed("budget: solver", flow=dataclasses.replace(flow, rtol=flow.rtol / 10, atol=flow.atol / 10))
     process, t_min = estimator.denoiser.process, settings["t_min"]
@@ -176,6 +180,7 @@ def measure(
         examples=len(index),
         images=part(total - (dequantisation + trace) / each),
         dequantisation=part(dequantisation / each),
+        dequantisation_most=part((dequantisation + 2 * rest.standard_error) / each),
         trace=part(trace / each),
         solver=mean_of(finite(finer.bits_per_dim - base)),
         truncation=mean_of(finite((base - later.bits_per_dim) / 3)),

@@ -14,6 +14,7 @@ section 3.1): u is the logistic function of y, and y an invertible map of normal
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -48,11 +49,22 @@ def _spacing(levels: int) -> float:
 
 
 def check_images(images, levels: int, batch_size: int) -> np.ndarray:
-    """`images` as a NumPy array [n, *event]; raise unless they are integers in 0..levels-1."""
+    """`images` as a NumPy array [n, *event]; raise unless they are integers in 0..levels-1.
+
+    Warns if their largest value is at most an eighth of `levels`, as that of images of fewer levels is.
+    """
     check_whole("batch_size", batch_size)
     if isinstance(images, jax.core.Tracer):
         raise TypeError("images are traced; this function works through a data set in batches: call it outside of jit")
-    return np.asarray(check_integers(images, levels))
+    images = np.asarray(check_integers(images, levels))
+    if 0 < (most := images.max()) <= levels / 8:
+        warnings.warn(
+            f"the largest value of the images is {most}, but levels = {levels}: if the data have {most + 1} levels, "
+            f"give levels={most + 1}",
+            UserWarning,
+            stacklevel=3,
+        )
+    return images
 
 
 class Dequantizer(Protocol):

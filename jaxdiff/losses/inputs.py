@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.arrays import check_event, check_function, check_key, count, said
+from jaxdiff.arrays import check_event, check_function, check_key, check_pytree, count, said
 from jaxdiff.denoisers import check_cond, check_denoiser, with_key
-from jaxdiff.denoisers.checks import check_pytree
 from jaxdiff.losses import weightings
 from jaxdiff.processes import Process
 

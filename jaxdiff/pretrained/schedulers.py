@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxdiff.arrays import check_choice, check_instance, check_scalar, check_whole, said
 from jaxdiff.processes import EDM, Flow, Process, from_betas
+from jaxdiff.processes.parameterization import OF_DIFFUSERS
 
 _EARLY = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 _LATE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
@@ -34,7 +35,6 @@ TABLES = {  # {class: its defaults for fields that a config leaves out}
 }
 FLOWS = ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete")
 EDMS = ("EDMEuler", "EDMDPMSolverMultistep")
-_PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
 
 SAMPLING = {
     # grids
@@ -190,13 +190,13 @@ def _table(config: dict[str, Any]) -> Trained:
     read = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
     _check_fields(config, (*read, "use_flow_sigmas"), passed_over=("sigma_min", "sigma_max"))
     prediction = config.get("prediction_type", "epsilon")
-    check_choice("prediction_type", prediction, _PREDICTIONS)
+    check_choice("prediction_type", prediction, OF_DIFFUSERS)
     betas = betas_of(config)
     process = from_betas(betas)
     levels = np.asarray(process.c_noise(np.arange(1, len(betas) + 1) / len(betas)), float)
     channels_out = (2, 2) if config.get("variance_type") == "learned_range" else (1, 2)
     clock = TableClock(tuple(levels.tolist()))
-    return Trained(process, _PREDICTIONS[prediction], 1.0, clock, channels_out=channels_out)
+    return Trained(process, OF_DIFFUSERS[prediction], 1.0, clock, channels_out=channels_out)
 
 
 def _flow(config: dict[str, Any]) -> Trained:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import (
+    as_argument,
     check_above,
     check_field,
     check_room,
@@ -85,7 +86,7 @@ def check_grid(grid) -> "Grid | jax.Array":
     """`grid` if it is a grid, or as an array of decreasing times; an error for anything else."""
     if isinstance(grid, str | type) or (callable(grid) and not isinstance(grid, Grid)):
         raise TypeError(f"grid = {said(grid)}; expected one of jaxdiff.grids, such as Angle(), or an array of times")
-    return grid if isinstance(grid, Grid) else check_times(grid)
+    return as_argument("grid", grid) if isinstance(grid, Grid) else check_times(grid)
 
 
 class Grid(abc.ABC):

@@ -58,10 +58,16 @@ def _edm(process, t, alpha, sigma, data_std):
 ROWS = {"data": _data, "noise": _noise, "score": _score, "v": _v, "velocity": _velocity, "edm": _edm}
 
 
+OF_DIFFUSERS = {"epsilon": "noise", "sample": "data", "v_prediction": "v"}
+"""Our name of each `prediction_type` of diffusers."""
+
+
 def check_parameterization(name: str) -> None:
     """Raise ValueError for an unknown parameterisation."""
     if not isinstance(name, str) or name not in ROWS:
-        raise ValueError(f"parameterization {said(name)} is unknown; expected one of {', '.join(ROWS)}")
+        ours = OF_DIFFUSERS.get(name) if isinstance(name, str) else None
+        fix = f": {name} of diffusers is {ours}" if ours else ""
+        raise ValueError(f"parameterization {said(name)} is unknown; expected one of {', '.join(ROWS)}{fix}")
 
 
 def row(name: str, process, t, data_std: Any = 0.5) -> tuple[jax.Array, jax.Array]:

@@ -11,10 +11,12 @@ two ends, so every sampler runs on every process and on every grid. Only Euler-M
 """
 
 import functools
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff.arrays import (
     Precision,
@@ -30,13 +32,14 @@ from jaxdiff.arrays.dtypes import same_dtype, working, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
-from jaxdiff.processes import is_concrete
+from jaxdiff.processes import EDM, VE, is_concrete
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
 from jaxdiff.samplers.sampler import Sampler, check_run, grid_of
 
 ADAPTIVE_END = 1e-5
+ENOUGH = 8  # the fewest values of x_start whose size is compared with that of the prior
 
 
 def sample(
@@ -92,6 +95,9 @@ def sample(
             another shape, a denoiser or sampler that is undefined at `t_start`, or arrays that do not fit in memory.
         TypeError: for a key that is not typed, or if `denoiser`, `sampler` or `grid` is not one.
 
+    Warns:
+        UserWarning: if `x_start` at t = 1 of `EDM` or `VE` is under a tenth of their prior's size, as unit noise is.
+
     Examples:
         >>> import jax
         >>> import jaxdiff as jd
@@ -131,6 +137,7 @@ def sample(
             sampler.check_start(process, start)
     if x_start is not None:
         x_start = check_start_of_shape(process, x_start, shape)
+        warn_unit_noise(process, x_start, start)
     else:
         warn_uncovered(denoiser)
     split = split_of(denoiser, keys, x_start, cond)
@@ -146,6 +153,20 @@ def check_start_of_shape(process, x_start, shape) -> Any:
     if found != process.split(shape, "shape"):
         raise ValueError(f"x_start has shape {process.joined(found)}; expected shape = {shape}")
     return x_start
+
+
+def warn_unit_noise(process, x_start, t_start) -> None:
+    """Warn if `x_start` at t = 1 of an EDM or VE is far smaller than the prior, as noise of unit size is."""
+    if not isinstance(process, EDM | VE) or not all(map(is_concrete, (x_start, t_start, process.prior_std))):
+        return
+    size, expected = float(np.sqrt(np.mean(np.square(x_start)))), float(process.prior_std)
+    if t_start == 1 and x_start.size >= ENOUGH and size < expected / 10:
+        warnings.warn(
+            f"x_start has root mean square {size:.3g}, but x at t = 1 of {type(process).__name__} has {expected:.3g}; "
+            "give process.prior_std times unit noise, or leave x_start out",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("shapes", "steps", "trajectory", "split"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from jaxdiff.arrays import check_field, check_instance, check_shared, said
+from jaxdiff.arrays import as_argument, check_field, check_instance, check_shared, said
 from jaxdiff.denoisers import DenoiserLike, check_cond, guidance
 from jaxdiff.denoisers.checks import check_answer, check_model
 from jaxdiff.processes import Process, check_gaussian
@@ -83,8 +83,9 @@ class Sampler:
 
 
 def check_sampler(sampler, name: str = "sampler") -> None:
-    """Raise TypeError if `sampler` is not a `Sampler`."""
+    """Raise TypeError if `sampler` is not a `Sampler` and a pytree of numbers."""
     check_instance(name, sampler, Sampler, "an instance such as jaxdiff.samplers.DDIM(), of a subclass of Sampler")
+    as_argument(name, sampler)
 
 
 def check_inner(name: str, sampler) -> None:

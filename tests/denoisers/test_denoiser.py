@@ -126,6 +126,9 @@ def test_unknown_rows_other_shapes_and_times_without_an_answer_are_refused():
     echo = jd.Denoiser(lambda params, x, c, cond: x, None, jd.Flow(), "noise")
     with pytest.raises(ValueError, match="'eps' is unknown; expected one of data, noise"):
         jd.Denoiser(lambda *a: None, None, jd.VP(), "eps")
+    for theirs, ours in (("epsilon", "noise"), ("sample", "data"), ("v_prediction", "v")):
+        with pytest.raises(ValueError, match=f"{theirs} of diffusers is {ours}$"):
+            jd.Denoiser(lambda *a: None, None, jd.VP(), theirs)
     with pytest.raises(ValueError, match=r"returned shape \(4, 2\) for x of shape \(4, 3\)"):
         jd.Denoiser(lambda params, x, c, cond: x[:, :2], None, jd.VP())(jnp.zeros((4, 3)), 0.5)
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):

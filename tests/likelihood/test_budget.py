@@ -13,6 +13,7 @@ from scipy.stats import multivariate_normal, norm
 
 import jaxdiff as jd
 from jaxdiff.likelihood import Exact, Hutchinson, XTrace
+from jaxdiff.likelihood.dequantization import check_images
 
 LEVELS = 16
 
@@ -56,6 +57,8 @@ def test_dequantisation_is_the_spread_within_a_cell():
     assert budget.trace < 1e-4 * budget.dequantisation + 1e-5
     # a variance from n differences is known to √(2/n) of itself for a normal, here a little more or less
     assert budget.dequantisation**2 * n == pytest.approx(variance, rel=5 * np.sqrt(2 / n))
+    # and so to within a few standard errors of √(2/n) each, the bound to two
+    assert 1 < budget.dequantisation_most**2 / budget.dequantisation**2 < 1 + 4 * np.sqrt(2 / n)
     assert report.standard_error**2 * n == pytest.approx(variance, rel=5 * np.sqrt(2 / n))
     assert budget.images**2 < 5 * np.sqrt(3 / n) * report.standard_error**2
 
@@ -110,6 +113,7 @@ def test_samples_that_share_their_probes_share_the_error_of_these():
     total = trace + left
     assert report.standard_error**2 * n == pytest.approx(total, rel=5 * np.sqrt(3 / n))
     assert report.budget.dequantisation**2 * n == pytest.approx(left, abs=5 * np.sqrt(3 / n) * total)
+    assert left < report.budget.dequantisation_most**2 * n < left + 10 * np.sqrt(3 / n) * total
 
 
 @pytest.mark.slow
@@ -271,6 +275,13 @@ def test_records_of_something_else_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a record of likelihoods"):
         call()
+
+
+def test_images_of_fewer_levels_are_warned_of():
+    with pytest.warns(UserWarning, match="largest value of the images is 16, but levels = 256.*give levels=17"):
+        check_images(np.array([[0, 16], [3, 4]]), 256, 1)
+    for image, levels in (([0, 16], 17), ([0, 33], 256), ([0, 0], 256), ([0, 1], 2)):
+        check_images(np.array([image]), levels, 1)
 
 
 def test_nothing_is_hashed_for_a_record_that_nobody_asked_for(tmp_path, monkeypatch):

@@ -191,6 +191,7 @@ def test_what_cannot_be_sampled_is_refused_with_the_value_and_the_fix():
         (lambda: jd.sample(key, denoiser, (2, 2), t_start=0.2, t_end=0.5), "decrease"),
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.1, 0.9])), "decrease strictly"),
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.9])), "at least two times"),
+        (lambda: jd.sample(key, denoiser, (2, 2), grid=[80.0, 5.0]), r"grid = 80.0 is outside.*time_at_log_snr"),
         (lambda: jd.sample(key, denoiser, (2, 2), grid=np.array([0.9, 0.1]), t_end=0.1), "leave t_end out"),
         (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.zeros((3, 2))), r"x_start has shape \(3, 2\)"),
         (lambda: jd.sample(key, denoiser, (2, 2), x_start=jnp.full((2, 2), jnp.nan)), "NaN"),
@@ -219,3 +220,32 @@ def test_what_cannot_be_sampled_is_refused_with_the_value_and_the_fix():
         jd.sample(key, denoiser, (2, 2), DDIM)
     with pytest.raises(TypeError, match="uint8"):
         jd.encode(denoiser, np.zeros((2, 2), np.uint8))
+
+
+def test_noise_of_unit_size_at_the_start_of_edm_is_warned_of():
+    unit = np.linspace(-1.5, 1.5, 8, dtype=np.float32)[:, None]
+    of = lambda x_start, grid: jd.sample(
+        jax.random.key(0), jd.exact.Gaussian(jd.EDM(), [0.0], [[1.0]]), (8, 1), DDIM(), grid=grid, x_start=x_start
+    )
+    with pytest.warns(UserWarning, match=r"x_start .* 0.982, but .* of EDM has 80; give process.prior_std times"):
+        of(unit, [1.0, 0.5])
+    of(80 * unit, [1.0, 0.5])
+    of(unit, [0.5, 0.2])  # data with some noise, as for infilling
+
+
+def test_a_sampler_or_grid_that_is_no_pytree_is_refused_with_what_makes_it_one():
+    class Still(Sampler):
+        def move(self, keys, process, prediction, x, t, s, state):
+            return x, state
+
+    class Even(jd.grids.Time):
+        pass
+
+    of = lambda *given, **more: jd.sample(jax.random.key(0), mixture(jd.VP()), (2, 2), *given, **more)
+    for call, name in (
+        (lambda: of(Still()), "sampler = Still"),
+        (lambda: of(jd.samplers.Switch(Still(), DDIM(), 0.5)), "first = Still"),
+        (lambda: of(grid=Even()), "grid = Even"),
+    ):
+        with pytest.raises(TypeError, match=f"{name} is no pytree; make .* a frozen dataclass and put @jaxdiff.pytree"):
+            call()
