@@ -150,7 +150,7 @@ def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path, run_he
     [
         (["--coordinator", "localhost:1"], "several processes need --coordinator, --processes and --process-id"),
         (["--model-devices", "3"], "model = 3 does not divide 1 devices"),
-        (["--accumulate", "5"], "batch_size = 32 on 1 devices in 5 parts; expected a multiple of 5"),
+        (["--accumulate", "5"], "batch_size = 32 on 1 devices, accumulate = 5; expected a multiple of 5"),
         (["--data", "folder('/nowhere')"], "/nowhere"),
         (["--data", "None"], "data = None; expected what to learn from"),
         (["--seed", "-1"], "seed = -1; expected"),

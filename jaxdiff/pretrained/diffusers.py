@@ -24,7 +24,10 @@ def _find_json(folder: Path, *places: str) -> Path:
         if (folder / place).exists():
             return folder / place
     names = " or ".join(places)
-    raise ValueError(f"{folder} has no {names}; expected a folder that diffusers' save_pretrained wrote")
+    raise ValueError(
+        f"{folder} has no {names}; expected the folder of a pipeline, or of a model and its scheduler, "
+        "each written by diffusers' save_pretrained"
+    )
 
 
 class _Asked(dict):
@@ -118,7 +121,7 @@ def _network(config: dict[str, Any], trained: Trained) -> UNet2D:
 
 
 def from_diffusers(folder: str | os.PathLike, variant: str | None = None) -> Denoiser:
-    """The denoiser of a `UNet2DModel` with its scheduler, from a folder written by diffusers' `save_pretrained`.
+    """The denoiser of a `UNet2DModel` with its scheduler, from folders written by diffusers' `save_pretrained`.
 
     The scheduler's config defines what the network was trained on: a table of betas with its prediction_type, flow
     matching, or EDM. A network with twice the channels has a learned variance. How samples are drawn (solvers, grids,

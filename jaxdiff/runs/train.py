@@ -163,6 +163,12 @@ def train(
     check_whole("model", model)
     check_whole("accumulate", accumulate)
     check_number("pictures", pictures, least=0, most=1)
+    mesh = training.make_mesh(model)
+    if config.batch_size % (mesh.size * accumulate):
+        raise ValueError(
+            f"batch_size = {config.batch_size} on {mesh.size} devices, accumulate = {accumulate}; expected a multiple "
+            f"of {mesh.size * accumulate}"
+        )
     if (data is None) == (config.data is None):
         raise ValueError(f"config.data = {config.data} and data = {data!r:.80}; expected one of them, the other None")
     source = read(config.data, "train", config.condition, progress) if data is None else data
@@ -173,12 +179,6 @@ def train(
     if training.saved_steps(folder) and (folder / "data.json").exists():
         known = _began(config, folder, known)
     read_summary(folder)
-    mesh = training.make_mesh(model)
-    if config.batch_size % (mesh.size * accumulate):
-        raise ValueError(
-            f"batch_size = {config.batch_size} on {mesh.size} devices in {accumulate} parts; expected a multiple of "
-            f"{mesh.size * accumulate}"
-        )
     shard, alone = (jd.data.process_shard(), None) if several() else (None, every_device())
     batches = jd.data.batches(known.examples(source), config.batch_size, config.seed, shard)
     denoiser = build(config, known)

@@ -55,8 +55,9 @@ def first() -> bool:
 def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Connect the processes of a run. Call it before any other use of JAX.
 
-    With None for all three arguments JAX reads them from the cluster (SLURM, TPU pods, ...). If some processes do not
-    connect within a minute, the others log an error and end.
+    With None for all three arguments JAX reads them from the cluster (SLURM, TPU pods, ...). If SLURM started one
+    process per node, it uses all GPUs of its node, otherwise one; JAX_LOCAL_DEVICE_IDS="0,1" in the environment chooses
+    others. If some processes do not connect within a minute, the others log an error and end.
 
     Args:
         coordinator: the address of process 0, "HOST:PORT".
@@ -90,7 +91,12 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
         raise ConnectionError(f"the processes cannot connect ({str(error).strip().splitlines()[0]}); {fix}") from error
     finally:
         timer.cancel()
+    nodes = os.environ.get("SLURM_STEP_NUM_NODES")
+    if nodes and nodes == os.environ.get("SLURM_NTASKS") and not os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        for name in ("jax_cuda_visible_devices", "jax_rocm_visible_devices"):
+            jax.config.update(name, "all")  # JAX gives every SLURM task one GPU, also the only task of a node
     _listen()
+    _log.info("%d processes, %d devices", jax.process_count(), jax.device_count())
 
 
 def _listen() -> None:

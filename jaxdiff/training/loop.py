@@ -10,6 +10,7 @@ interval's metrics so far for the restart. At most two steps are in flight at a 
 """
 
 import contextlib
+import logging
 import operator
 import os
 import time
@@ -59,6 +60,7 @@ from jaxdiff.training.step import (
     prepared_by,
 )
 
+_log = logging.getLogger(__name__)
 MOST = 2**31 - 1  # the most steps, an int32
 TOO_LARGE = 20.0  # root mean square over data_std that is an error; 0..255 in place of [-1, 1] gives about 250
 FAR = 3.0  # mean over standard deviation that is warned of
@@ -291,6 +293,8 @@ def train(
         trained = lambda: with_params(denoiser, _local(state.averaged))
         if done == steps:
             return trained()
+        if done and hosts.first():
+            _log.info("resuming from step %d of %d, in %s", done, steps, folder)
         if longer != ends:
             now["schedule"] = longer
             warnings.warn(

@@ -132,6 +132,8 @@ def test_a_measurement_is_read_linearised_and_scored(x64):
             ValueError,
             r"y has shape \(4,\) per example, but operator returns shape \(3,\)",
         ),
+        (lambda x: x[:, :1], 0.1, np.ones((2, 3)), TypeError, "failed for x0 of shape .* without a batch axis"),
+        (lambda x: np.sin(x), 0.1, np.ones((2, 3)), TypeError, "failed for x0 of shape .* in jax.numpy"),
         (lambda x: (x, x), 0.1, np.ones((2, 3)), TypeError, "operator returned .* expected one floating array"),
         (lambda x: x > 0, 0.1, np.ones((2, 3)), TypeError, "operator returned bool for x0 of shape"),
     ],

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 import run
 from test_checkpoints import HERE, fresh, logged, steps_in, wait_for_step
 from test_mesh import devices
 
-from jaxdiff.training import Checkpoints
+from jaxdiff.training import Checkpoints, connect, hosts
 
 
 def together(folders, devices_each=1, **settings):
@@ -184,3 +185,16 @@ def test_a_host_that_does_not_come_is_told_after_a_minute(tmp_path):
     codes, errors = ends([first], timeout=90)
     assert codes[0] != 0
     assert "the processes have not found each other within 60 s; start all of them" in errors[0]
+
+
+@pytest.mark.parametrize(("tasks", "seen"), [("4", "all"), ("32", "0")])
+def test_the_only_slurm_task_of_a_node_sees_all_of_its_gpus(tasks, seen, monkeypatch):
+    """JAX shows a task only the GPU of its number on the node; four nodes here, with one or eight tasks each."""
+    own, set_ = "jax_cuda_visible_devices", {}
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", "4")
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    monkeypatch.setattr(jax.config, "update", set_.__setitem__)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *address, **settings: jax.config.update(own, "0"))
+    monkeypatch.setattr(hosts, "_listen", lambda: None)
+    connect(None, None, None)
+    assert set_[own] == seen

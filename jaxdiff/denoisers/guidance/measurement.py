@@ -113,7 +113,14 @@ class Measurement:
         """Raise ValueError if y and A(x0) differ in shape, TypeError if A(x0) is not one floating array."""
         of_one = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype))
         x0_of_one, *parameters = jax.tree.map(of_one, (x0, *observation.parameters))
-        made, given = jax.eval_shape(self.operator, x0_of_one, *parameters), observation.y.shape[1:]
+        try:
+            made, given = jax.eval_shape(self.operator, x0_of_one, *parameters), observation.y.shape[1:]
+        except (IndexError, TypeError) as error:
+            raise TypeError(
+                f"operator = {said(self.operator)} failed for x0 of shape {x0_of_one.shape} "
+                f"({str(error).splitlines()[0]}); expected a "
+                "function of one example, without a batch axis, in jax.numpy"
+            ) from error
         if not hasattr(made, "shape") or not jnp.issubdtype(made.dtype, jnp.floating):
             what = made.dtype if hasattr(made, "dtype") else said(made)
             raise TypeError(f"operator returned {what} for x0 of shape {x0_of_one.shape}; expected one floating array")
