@@ -1,3 +1,4 @@
+import io
 import re
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def test_the_strip_shows_every_frame_under_its_t(tmp_path):
 def test_a_strip_of_rows_names_them():
     figure = strip(np.zeros((2, 3, 8, 8, 1)), names=["noising", "denoising"], title="both ways")
     assert {text.get_text() for text in figure.axes[0].texts} == {"noising", "denoising", "both ways"}
+
+
+@pytest.mark.parametrize("dpi", [72, 144])
+@pytest.mark.parametrize("name", ["WMWMWMWM WMWM", "DPMSolverPP(order=2), 20 steps", "i", ""])
+def test_no_name_of_a_row_is_cut(name, dpi):
+    file = io.BytesIO()
+    strip(np.zeros((2, 3, 8, 8, 1)), names=[name, "x"]).savefig(file, format="png", dpi=dpi)
+    picture = np.asarray(Image.open(file).convert("L"))
+    assert (picture[:, :4] == 255).all()
+    assert (picture[:, 4:] < 255).any()
 
 
 def test_a_grid_names_its_rows():
