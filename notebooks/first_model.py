@@ -100,6 +100,8 @@ curve
 # The average clean point shows which way the data lie. Scaled by the noise level it is the **score**
 # $\nabla \log p_t(x)$, the direction in which the density of the noisy data rises fastest. For a mixture of Gaussians
 # the score has a closed form, so here is the truth to hold the network to: arrows over the density $p_t$ they climb.
+# An arrow's direction is exact, and its length is on a logarithmic scale, since far from the data a score is a thousand
+# times longer than at a mode.
 
 # %%
 truth = jd.exact.Mixture(process, *jd.data.eight_gaussians_mixture())
