@@ -30,7 +30,7 @@ def steps_of(process, sampler, times, x):
     """(x after each step [steps, n], the noise of each step [steps, n, 1]) from x at times[0]."""
     denoiser = jd.exact.Gaussian(process, np.array([MEAN]), np.array([[VARIANCE]]))
     x, times = jnp.asarray(x), jnp.asarray(times, jnp.float32)
-    state = sampler.init(denoiser, x, len(times) - 1)
+    state = sampler.init(process, x, len(times) - 1)
     path, noise = [], []
     for step, (t, s) in enumerate(zip(times, times[1:])):
         keys = jd.samplers.example_keys(jax.random.key(step), len(x))

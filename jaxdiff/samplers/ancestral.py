@@ -21,7 +21,7 @@ are drawn again in a better one, which takes more steps.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,9 +83,8 @@ class Ancestral(Sampler):
         if self.remask is not None:
             check_absorbing(process, "remask", "leave it out")
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """Which values of x are data and must stay; only with `remask`."""
-        process: Any = denoiser.process
         return () if self.remask is None else process.known(x)
 
     def move(self, keys, process, prediction, x, t, s, state):

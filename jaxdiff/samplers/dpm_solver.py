@@ -68,7 +68,7 @@ class DPMSolverPP(Sampler):
         """True for order 2 and 3."""
         return self.order > 1
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """An empty history: the last predictions of x_0 [order - 1], newest first, and their ℓ, -inf if missing."""
         history = self.order - 1
         return jnp.broadcast_to(jnp.zeros_like(x), (history, *x.shape)), jnp.full(history, -jnp.inf, x.dtype)

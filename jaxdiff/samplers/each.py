@@ -68,10 +68,10 @@ class Each(Sampler):
         for sampler, part, start in zip(process.split(self.samplers), process.processes, process.clocks(t)):
             sampler.check_start(part, start)
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """The initial state of each sampler."""
-        parts = zip(denoiser.process.split(self.samplers), denoiser.process.split(x))
-        return [sampler.init(denoiser, part, steps) for sampler, part in parts]
+        parts = zip(process.split(self.samplers), process.processes, process.split(x))
+        return [sampler.init(*part, steps) for sampler, *part in parts]
 
     def move(self, keys, process, prediction, x, t, s, state):
         """Move each part by its own sampler."""

@@ -60,10 +60,10 @@ class EulerMaruyama(Sampler):
                 "start below, for example t_start=0.999, or use Ancestral, whose step is finite there"
             )
 
-    def init(self, denoiser, x, steps):
-        """No state. Raise ValueError if guidance leaves the predicted noise unguided."""
+    def check_cond(self, denoiser, cond, shape):
+        """`cond`, checked. Raise ValueError if guidance leaves the predicted noise unguided."""
         check_guides_noise(denoiser, "Euler-Maruyama")
-        return ()
+        return super().check_cond(denoiser, cond, shape)
 
     def move(self, keys, process, prediction, x, t, s, state):
         """One Euler-Maruyama step."""

@@ -68,7 +68,7 @@ class Heun(Sampler):
         """Whether churn = 0; False if it is traced."""
         return is_concrete(self.churn) and bool(np.all(np.asarray(self.churn) == 0))
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """γ of every step; NaN if a setting is out of range."""
         known = (self.churn >= 0) & (self.s_min <= self.s_max)
         return nan_unless(known, jnp.minimum(jnp.asarray(self.churn / steps, x.dtype), math.sqrt(2) - 1))

@@ -97,5 +97,5 @@ def _invert(denoiser, x0, sampler, cond, times) -> jax.Array:
         x, state = carry
         return same_dtype(sampler.step(keys, denoiser, x, *ends, state, cond), carry), None
 
-    start = (x, vary(sampler.init(denoiser, x, len(times) - 1), x))
+    start = (x, vary(sampler.init(denoiser.process, x, len(times) - 1), x))
     return jax.lax.scan(advance, start, (times[:0:-1], times[-2::-1]))[0][0].astype(x0.dtype)

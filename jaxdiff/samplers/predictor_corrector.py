@@ -110,11 +110,15 @@ class PredictorCorrector(Sampler):
         """Whether the predictor looks back."""
         return self.predictor.looks_back
 
-    def init(self, denoiser, x, steps):
-        """The predictor's state. Raise ValueError if guidance leaves the noise unguided, which the corrector reads."""
+    def check_cond(self, denoiser, cond, shape):
+        """`cond`, checked. Raise ValueError if guidance leaves the noise unguided, which the corrector reads."""
         if self.corrector_steps:
             check_guides_noise(denoiser, "a Langevin step")
-        return self.predictor.init(denoiser, x, steps)
+        return self.predictor.check_cond(denoiser, cond, shape)
+
+    def init(self, process, x, steps):
+        """The predictor's state."""
+        return self.predictor.init(process, x, steps)
 
     def check_start(self, process, t) -> None:
         """Raise ValueError if the predictor cannot start at `t`."""

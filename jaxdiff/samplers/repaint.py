@@ -137,9 +137,9 @@ class RePaint(Sampler):
             raise ValueError(f"cond['known'][{int(bad.argmax())}] holds a NaN or an infinity where the mask is true")
         return {"known": known, "mask": mask, "cond": self.sampler.check_cond(denoiser, cond.get("cond"), shape)}
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """The times of a block, the index in it of the next step, and the sampler's state."""
-        return jnp.zeros(self.jump + 1, x.dtype), jnp.zeros((), jnp.int32), self.sampler.init(denoiser, x, steps)
+        return jnp.zeros(self.jump + 1, x.dtype), jnp.zeros((), jnp.int32), self.sampler.init(process, x, steps)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """A step from t to s; at the end of a block, repeat the block `repeats` - 1 times."""

@@ -89,6 +89,7 @@ def sample(
     Returns:
         Samples `[n, *event]`, or for a product a tree of them. With `trajectory=True`, `[steps + 1, n, *event]` from
             the start to the result. An adaptive sampler that goes on to clean data has one more, the end of its solve.
+        Where the denoiser's prediction is NaN, numbers are NaN and categories -1.
 
     Raises:
         ValueError: for times outside [0, 1] or not decreasing (traced, NaN), fewer than one step, an `x_start` of
@@ -208,7 +209,7 @@ def run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_st
         return (x, state), x if trajectory else None
 
     x = vary(working(x_start), (keys, cond, denoiser))
-    state = vary(sampler.init(denoiser, x, len(times) - 1 + to_data), x)
+    state = vary(sampler.init(process, x, len(times) - 1 + to_data), x)
     steps_taken = (jnp.arange(len(times) - 1), times[:-1], times[1:])
     (last, _), path = jax.lax.scan(advance, (x, state), steps_taken)
     if to_data:

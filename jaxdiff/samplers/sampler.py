@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-
 from jaxdiff.arrays import as_argument, check_field, check_instance, check_shared, said
 from jaxdiff.denoisers import DenoiserLike, check_cond, guidance
 from jaxdiff.denoisers.checks import check_answer, check_model
@@ -49,8 +47,8 @@ class Sampler:
     takes: tuple[str, ...] = ()
     """The parts of `cond` that it reads itself, by name; if empty, `cond` is the denoiser's."""
 
-    def init(self, denoiser: DenoiserLike, x: jax.Array, steps: int) -> Any:
-        """The initial state, which is carried from step to step."""
+    def init(self, process: Any, x: Any, steps: int) -> Any:
+        """The initial state, which is carried from step to step, for x at the start of a run of `steps` steps."""
         return ()
 
     def check_cond(self, denoiser: DenoiserLike, cond: Any, shape: Any) -> Any:

@@ -81,9 +81,9 @@ class Switch(Sampler):
         if is_concrete(self.t):
             (self.first if t > self.t else self.second).check_start(process, t)
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """The state of each of the two."""
-        return self.first.init(denoiser, x, steps), self.second.init(denoiser, x, steps)
+        return self.first.init(process, x, steps), self.second.init(process, x, steps)
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """A step of the sampler used at t."""

@@ -5,8 +5,8 @@ r"""Tau-leaping: the reverse process as jumps whose rates are held constant for 
     1 - exp(-rate (t - s)), independently of the others (Campbell et al. 2022, "A continuous time framework for discrete
     denoising models", section 4.3; Lou et al. 2024, section 4.2, for one jump a value).
 2.  A corrector goes forward to t by the noise and back to s by such a step, which keeps p_s if the step is exact:
-values
-    that were drawn together, hence independently, are drawn again (section 4.4 there runs both directions at once).
+    values that were drawn together, hence independently, are drawn again (section 4.4 there runs both directions at
+    once).
 3.  Rates that are held too long leave noise behind: for masks at α = 1 - t a share exp(-H_T) after T equal steps, 12 %
     for T = 4. So a step to a time without noise draws the rest from the denoiser's prediction.
 """
@@ -58,9 +58,8 @@ class TauLeaping(Sampler):
         """Raise TypeError if the data of the process are not categorical."""
         check_instance("process", process, Discrete, "a process of categories for TauLeaping; take Ancestral()")
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """Which values of x are data and must stay."""
-        process: Any = denoiser.process
         return process.known(x)
 
     def step(self, keys, denoiser, x, t, s, state, cond):

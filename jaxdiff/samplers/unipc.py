@@ -64,7 +64,7 @@ class UniPC(Sampler):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order = {self.order}; expected 1, 2 or 3")
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """The corrected x of the step before, its t, whether there was one, and the history.
 
         The history is the last predictions [order], newest first, and their ℓ, infinite if missing.

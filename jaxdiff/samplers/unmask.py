@@ -89,7 +89,7 @@ class Unmask(Sampler):
         """Raise TypeError for a process without masks."""
         check_absorbing(process, "Unmask", "take Ancestral()")
 
-    def init(self, denoiser, x, steps):
+    def init(self, process, x, steps):
         """The number of masks of each sample at the start of the run, and σ there: 0 before the first step."""
         return jnp.zeros(x.shape[0], int), jnp.zeros(())
 

@@ -20,6 +20,14 @@ def test_parts_by_unlike_samplers_have_the_moments_of_the_pair():
     assert_moments(draw(Each({"number": DPMSolverPP(), "label": Ancestral()}), 4000, 100))
 
 
+def test_a_part_that_is_masked_again_has_the_law_of_the_pair_and_keeps_what_was_seen_at_the_start():
+    sampler = Each({"number": DPMSolverPP(), "label": Ancestral(remask=0.5)})
+    assert_moments(draw(sampler, 4000, 100))
+    seen = np.array([0, 3, 2, 3, 1])  # 3 is the mask
+    x = draw(sampler, steps=8, x_start={"number": np.zeros((5, 2), np.float32), "label": seen})
+    np.testing.assert_array_equal(x["label"][seen < 3], seen[seen < 3])
+
+
 def test_each_by_the_same_is_the_one():
     """Keys, steps and answers are those of the sampler of the whole product."""
     whole, each = draw(Ancestral()), draw(Each({"number": Ancestral(), "label": Ancestral()}))
