@@ -27,6 +27,7 @@ from jaxdiff.networks.dit import DiTBlock, check_patches, cut, together
 from jaxdiff.networks.embeddings import LevelEmbedding, Sinusoidal, Waves, check_rngs
 from jaxdiff.networks.functional import computed_twice
 from jaxdiff.networks.positions import positions
+from jaxdiff.networks.tokens import Table
 from jaxdiff.networks.transformer import layer_norm
 
 _zeros = nnx.initializers.zeros
@@ -195,8 +196,7 @@ class Categories(End):
 
     def reader(self, width, rngs):
         """A table with a row for each category and one for the mask."""
-        check_room("a table of categories", self.categories + 1, width)
-        return _Table(self.categories + 1, width, rngs=rngs)
+        return Table(self.categories + 1, width, rngs=rngs)
 
     def cut(self, name, x):
         """One token for each category."""
@@ -207,17 +207,6 @@ class Categories(End):
     def whole(self, out, x):
         """Logits."""
         return out.reshape(*x.shape, self.categories)
-
-
-class _Table(nnx.Module):
-    """A table with a row for each of `states` integers; NaN for any other integer."""
-
-    def __init__(self, states: int, width: int, *, rngs: nnx.Rngs):
-        self.rows = nnx.Embed(states, width, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        rows = self.rows.embedding[...]
-        return rows.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 class Joint(nnx.Module):

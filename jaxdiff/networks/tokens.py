@@ -144,7 +144,7 @@ class Transformer(nnx.Module):
             check_whole(name, size)
         for name, flag in (("noise", noise), ("tied", tied), ("qk_norm", qk_norm), ("remat", remat)):
             check_flag(name, flag)
-        Conditions(classes)
+        self.conditions = Conditions(classes)
         if width % (2 * heads):
             raise ValueError(
                 f"heads = {heads} does not divide width = {width} into even numbers per head, whose pairs are rotated"
@@ -153,7 +153,6 @@ class Transformer(nnx.Module):
         self.categories = categories
         self.length = length
         self.remat = remat
-        self.conditions = Conditions(classes)
         self.read = Table(categories + 1, width, rngs=rngs)
         if noise:
             self.embed = NoiseEmbedding(width, waves, classes, rngs=rngs)

@@ -51,6 +51,15 @@ def test_every_part_begins_at_zero_in_the_shape_of_its_output(model):
     assert all((leaf == 0).all() for leaf in out.values())
 
 
+def test_categories_begin_as_large_as_numbers():
+    """Both of unit variance, of 51 x 64 and 1,000 x 64 numbers."""
+    rngs = nnx.Rngs(0)
+    of_category = Categories(50).reader(64, rngs)(jnp.arange(51))
+    of_number = Numbers(4).reader(64, rngs)(jnp.asarray(RNG.standard_normal((1000, 4)), jnp.float32))
+    assert float(of_category.std()) == pytest.approx(1, abs=0.1)
+    assert float(of_number.std()) == pytest.approx(1, abs=0.2)  # of 4 x 64 weights
+
+
 def test_a_block_begins_as_the_identity_so_that_no_part_reads_another(model):
     run, params, moved = model
     params = params | {"writers": moved["writers"]}
