@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdiff.arrays import check_function, noise_dtype, normal, pytree, rebuilt
+from jaxdiff.arrays import check_function, is_concrete, nan_unless, noise_dtype, normal, pytree, rebuilt
 from jaxdiff.denoisers.denoiser import check_params
 from jaxdiff.likelihood.dequantization import check_pair
 
@@ -69,13 +70,21 @@ class Argmax:
         return rebuilt(self, params=check_params(params))
 
     def place(self, keys, images, levels: int) -> tuple[jax.Array, jax.Array]:
-        """Draw v [n, *event, levels], one key an example, and return it with log q(v | images) [n], nats."""
-        own = jnp.arange(levels) == jnp.asarray(images)[..., None]
+        """Draw v [n, *event, levels], one key an example, and return it with log q(v | images) [n], nats.
+
+        Raises ValueError for a concrete value that is not a category 0 to `levels` - 1; a traced one gives NaN.
+        """
+        images = jnp.asarray(images)
+        own = jnp.arange(levels) == images[..., None]
+        known = own.any(-1, keepdims=True)
+        if is_concrete(known) and not known.all():
+            wrong = np.asarray(images)[~np.asarray(known[..., 0])][0]
+            raise ValueError(f"images hold {wrong}, which is not a category; expected 0..{levels - 1}")
         x = own.astype(noise_dtype(levels))
         noise = normal(keys, x)
         over_event = lambda a: a.sum(range(1, a.ndim))
         u, log_det = (noise, jnp.zeros(len(x), x.dtype)) if self.network is None else self._moved(noise, x)
-        top = jnp.sum(jnp.where(own, u, 0.0), -1, keepdims=True)
+        top = nan_unless(known, jnp.sum(jnp.where(own, u, 0.0), -1, keepdims=True))
         below = top - jax.nn.softplus(top - u)
         below = jnp.where(below < top, below, jnp.nextafter(jax.lax.stop_gradient(top), -jnp.inf))  # no tie by rounding
         log_slope = jnp.where(own, 0.0, jax.nn.log_sigmoid(top - u))

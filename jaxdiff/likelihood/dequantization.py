@@ -32,6 +32,7 @@ from jaxdiff.arrays import (
     check_output,
     check_whole,
     example_keys,
+    nan_unless,
     noise_dtype,
     normal,
     rebuilt,
@@ -218,8 +219,12 @@ class DequantizationLoss:
         """`images`, integers or their floating values; TypeError or ValueError for anything else."""
         if not jnp.issubdtype(getattr(images, "dtype", np.dtype(int)), jnp.floating):
             return check_integers(images, self.levels)
-        images = check_event(images, "images")
-        return check_number("images", images, least=0, most=self.levels - 1)
+        images = check_number("images", check_event(images, "images"), least=0, most=self.levels - 1)
+        whole = images == jnp.round(images)
+        if is_concrete(whole) and not whole.all():
+            wrong = np.asarray(images)[~np.asarray(whole)][0]
+            raise ValueError(f"images hold {wrong}; expected whole numbers 0..{self.levels - 1}")
+        return nan_unless(whole, images)
 
     def __call__(self, dequantizer: Dequantizer, key, images, cond=None) -> jax.Array:
         """The loss of each of images [batch, *event], integers or their floating values."""

@@ -118,3 +118,19 @@ def test_what_it_cannot_do_is_refused():
         jd.bits_per_dim(KEY, denoiser, tokens + 3, levels=K, dequantizer=Argmax(), budget=0)
     with pytest.raises(ValueError, match=r"network returned shape \(2, 1\)"):
         Argmax(lambda params, noise, x: (noise[..., 0], noise), None)(example_keys(KEY, 2), tokens, K)
+
+
+def test_what_is_no_category_is_refused_and_is_nan_where_it_is_traced():
+    halves, keys = np.array([[0.0, 0.5]], np.float32), example_keys(KEY, 1)
+    denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(2 * K), np.eye(2 * K))
+    loss = lambda x: DequantizationLoss(denoiser, K)(Argmax(), KEY, x)
+    with pytest.raises(ValueError, match="images hold 0.5; expected whole numbers 0..2"):
+        loss(halves)
+    assert np.isfinite(loss(np.array([[0.0, 2.0]], np.float32))).all(), "whole numbers as floats are categories"
+    for wrong in (halves, np.array([[0, 3]]), np.array([[0, -1]])):
+        with pytest.raises(ValueError, match=f"images hold {wrong[0, 1]}, which is not a category; expected 0..2"):
+            Argmax()(keys, wrong, K)
+        v, log_q = jax.jit(lambda x: Argmax()(keys, x, K))(wrong)
+        assert np.isfinite(v[0, 0]).all()
+        assert np.isnan(v[0, 1]).all()
+        assert np.isnan(log_q).all()
