@@ -1,14 +1,14 @@
 r"""The chain rule of masking models: the exact log-probability of data in one order of revealing it.
 
-A masking model that reveals one value a step, in the order σ, has
+A masking model that reveals one value a step, in the order π, has
 
-    log p_σ(x) = Σ_j log p(x_σ(j) | x_σ(1), ..., x_σ(j-1)),
+    log p_π(x) = Σ_j log p(x_π(j) | x_π(1), ..., x_π(j-1)),
 
 in which each term is the denoiser's prediction with the earlier values visible and all others masked: n evaluations an
 example, without noise and without a bound (Uria et al. 2014, "A deep and tractable density estimator"; Hoogeboom et al.
-2022, "Autoregressive diffusion models", section 3). For a network that does not depend on t, the mean of -log p_σ(x)
+2022, "Autoregressive diffusion models", section 3). For a network that does not depend on t, the mean of -log p_π(x)
 over orders is the variational bound in continuous time, computed another way: by Jensen's inequality it is above -log
-of the mean of p_σ(x). A single order, such as left to right, gives another number of the same model.
+of the mean of p_π(x). A single order, such as left to right, gives another number of the same model.
 """
 
 import dataclasses
@@ -37,6 +37,7 @@ class Chain(OfValues):
 
     Attributes:
         kind: description of the number, with the order.
+        order: "left to right" or "random".
         per_order: -log2 p of each example in each of its orders, `[n, orders]`, in bits a value.
         counted: number of values of each example that count, `[n]`, by which its bits are divided; None if all count.
 
@@ -51,6 +52,7 @@ class Chain(OfValues):
     """
 
     kind: str
+    order: str
     per_order: np.ndarray = dataclasses.field(repr=False)
     counted: np.ndarray | None = dataclasses.field(default=None, repr=False)
 
@@ -65,7 +67,7 @@ class Chain(OfValues):
 
         NaN for one random order an example.
         """
-        if self.kind.startswith(ORDERS[0]):
+        if self.order == ORDERS[0]:
             return 0.0
         n, orders = self.per_order.shape
         if orders < 2:
@@ -142,7 +144,7 @@ def chain(
     compute = functools.partial(_nats, steps=steps, orders=orders, random=order == "random")
     nats, counted, note = nats_of(compute, key, denoiser, data, cond, weight, "chain", batches)
     kind = f"{order}, exact" if order == ORDERS[0] else f"random order, mean of {orders} an example"
-    return Chain(f"{kind}{note}", nats.T, counted)
+    return Chain(f"{kind}{note}", order, nats.T, counted)
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "orders", "random"))

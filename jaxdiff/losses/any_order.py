@@ -1,8 +1,8 @@
 r"""The bound of `Absorbing` by the number of masks, without a noise level.
 
-By the chain rule, unmasking tokens one by one in a random order σ costs
+By the chain rule, unmasking tokens one by one in a random order π costs
 
-    E_σ Σ_j -log p(x_σ(j) | x_σ(1), ..., x_σ(j-1)) = Σ_k 1/k E Σ_masked -log p(x_i | the others),
+    E_π Σ_j -log p(x_π(j) | x_π(1), ..., x_π(j-1)) = Σ_k 1/k E Σ_masked -log p(x_i | the others),
 
 where k is the number of masks and E is over which of the n tokens they are (Hoogeboom et al. 2022, "Autoregressive
 diffusion models", section 3.1; Uria et al. 2014). For a network that does not take t this is the bound in continuous
