@@ -239,6 +239,7 @@ def variational_bound(
         if t_min is not None:
             raise ValueError("t_min was given, but an array as grid sets it; leave t_min out, or end the array there")
         times = grid
+        process.check_times(lambda: times)
         _end(process, levels, times[-1])
     check_start(denoiser, times[0])
     compute = functools.partial(_discrete, times=times, variance=variance)

@@ -88,7 +88,8 @@ class Steps:
 
     Raises:
         TypeError: as `Denoising`.
-        ValueError: as `Denoising`, if `steps` is less than 1, or if levels do not decrease (traced, NaN).
+        ValueError: as `Denoising`, if `steps` is less than 1, or if levels do not decrease or are no steps of a table
+            (traced, NaN).
 
     Source:
         Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces", L_vb of eq. 1.
@@ -111,6 +112,11 @@ class Steps:
         check_whole("steps", self.steps, noun="noise level")
         check_grid(self.grid)
 
+    def check(self, denoiser, x0, cond) -> None:
+        """Raise for data or levels that the process does not have."""
+        denoiser.process.check(x0, "x0")
+        self._levels(denoiser.process)
+
     def __call__(self, denoiser, key, x0, cond=None, weight=None) -> jax.Array:
         denoiser, x0, cond = prepared(denoiser, key, x0, cond)
         process, n = denoiser.process, count(x0)
@@ -131,6 +137,7 @@ class Steps:
         """The noise levels, and the time at which the last step ends in each part: the last level, or 0 (data)."""
         if not isinstance(self.grid, Grid):
             levels = check_times(self.grid)
+            process.check_times(lambda: levels)
         elif (end := process.last_time(None)) is None:
             levels = self.grid(process, self.steps, 1.0)
         else:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxdiff.arrays import check_output, expand_time, pytree, split_keys, uniform
 from jaxdiff.processes import ends
 from jaxdiff.processes.discrete import Mixing
-from jaxdiff.processes.heads import Seen
+from jaxdiff.processes.heads import Seen, nan_unless_category
 from jaxdiff.processes.predictions import Categorical, Certain
 from jaxdiff.processes.process import check_kind
 
@@ -136,8 +136,8 @@ class Absorbing(Mixing):
 
     def error(self, prediction: Categorical, truth: Certain, x, t) -> jax.Array:
         """-log p(x_0 | x_t) of the masks, nats, 0 for visible values; NaN where x_0 is not a category."""
-        there = (truth.data >= 0) & (truth.data < self.categories)
-        return jnp.where((x == truth.data) & there, 0.0, -prediction.log_prob(truth.data))
+        found = jnp.where(x == truth.data, 0.0, -prediction.log_prob(truth.data))
+        return nan_unless_category(truth.data, self.categories, found)
 
     def kl(self, prediction: Categorical, truth: Certain, x, t, s) -> jax.Array:
         """The error times the probability that a step unmasks a mask."""

@@ -72,8 +72,12 @@ class Curves(Process):
         return curve(_log_snr_slope, self, check_time(t))
 
     def rate(self, t) -> jax.Array:
-        """d log(σ/q)/dt = -1/2 dλ/dt sigmoid(p λ/2), the weight of an error in the bound, of the shape of `t`."""
-        return -self.log_snr_slope(t) / 2 * jax.nn.sigmoid(self.power / 2 * self.log_snr(t))
+        """d log(σ/q)/dt = -1/2 dλ/dt sigmoid(p λ/2), the weight of an error in the bound, of the shape of `t`.
+
+        It is 0 where α is 0, or so small that the sigmoid is 0.
+        """
+        left = jax.nn.sigmoid(self.power / 2 * self.log_snr(t))
+        return jnp.where(left > 0, -self.log_snr_slope(t), 0.0) / 2 * left
 
     def log_share(self, t) -> jax.Array:
         """log σ/q = -1/p log(1 + exp(p λ/2)), of the shape of `t`; its derivative in t is the rate."""

@@ -282,3 +282,15 @@ class Mixing(Scheduled):
     def _mixed(self, keys, x, kept) -> jax.Array:
         which, what = split_keys(keys)
         return jnp.where(uniform(which, x) < expand_time(kept, x), x, self.prior(what, x.shape, 1.0))
+
+
+def divergence(log_q, log_p) -> jax.Array:
+    """KL(q || p) of two normalised laws [..., K], nats: Σ q (e^d - 1 - d) with d = log(p/q), Σ p where q = 0.
+
+    No term is below 0, so that the sum keeps its digits where the two laws nearly agree.
+    """
+    q, p = jnp.exp(log_q), jnp.exp(log_p)
+    held = q > 0
+    d = jnp.where(held, log_p - jnp.where(held, log_q, 0.0), 0.0)
+    near = q * (jnp.expm1(jnp.minimum(d, 1.0)) - d)
+    return jnp.sum(jnp.where(held, jnp.where(d < 1, near, p - q - q * d), p), -1)

@@ -250,7 +250,8 @@ class Karras(Grid):
 class Kept(Grid):
     """Equal steps in α/(α + σ), which for categories is α: each step of `Absorbing` unmasks as many values on average.
 
-    On this grid samplers of categories do not depend on the schedule.
+    On this grid the steps of `Ancestral` and `Unmask` do not depend on the schedule. Those of `TauLeaping` do, since it
+    holds the rates at t for a time t - s.
 
     Source:
         Shi et al. 2024, "Simplified and generalized masked diffusion for discrete data".

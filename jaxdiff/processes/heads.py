@@ -92,6 +92,11 @@ def is_category(x, categories: int) -> jax.Array:
     return x[..., None] == jnp.arange(categories).reshape(*[1] * x.ndim, categories)
 
 
+def nan_unless_category(x, categories: int, value) -> jax.Array:
+    """`value`, of the shape of x, where x is one of the categories, and NaN elsewhere."""
+    return jnp.where((x >= 0) & (x < categories), value, jnp.nan)
+
+
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Seen:

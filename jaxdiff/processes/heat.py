@@ -30,6 +30,7 @@ from jax.scipy.special import gammaln
 
 from jaxdiff.arrays import expand_time, pytree, split_keys, uniform
 from jaxdiff.processes.discrete import Scheduled
+from jaxdiff.processes.heads import nan_unless_category
 from jaxdiff.processes.predictions import Certain
 from jaxdiff.processes.rows import ByRows
 
@@ -153,7 +154,7 @@ class DiscretizedGaussian(ByRows, Scheduled):
             self._heat(jnp.stack([x, *jnp.clip(beside, 0, self.categories - 1)], 1), spent), axis=1
         )
         ratios = jnp.stack(there) - here
-        return jax.nn.logsumexp(self._log_p(prediction) + ratios, -1), ratios, exist
+        return jax.nn.logsumexp(prediction.log_probabilities() + ratios, -1), ratios, exist
 
     def _pace(self, t) -> jax.Array:
         """σ/(α λ_1), which is dτ/dt over the rate; 0 where α = 0."""
@@ -167,7 +168,7 @@ class DiscretizedGaussian(ByRows, Scheduled):
         right = jnp.take_along_axis(ratios, at, -1)[..., 0]
         d = ours - right
         paid = jnp.where(exist, jnp.exp(right) * (jnp.expm1(d) - d), 0.0)
-        return self._there(truth, expand_time(self._pace(t), x) * paid.sum(0))
+        return nan_unless_category(truth.data, self.categories, expand_time(self._pace(t), x) * paid.sum(0))
 
     def leap(self, keys, prediction, x, t, s) -> jax.Array:
         """x with each value moved to a neighbour with probability 1 - exp(-rate (t - s)), in proportion to its rate."""

@@ -8,8 +8,9 @@ multinomial diffusion", section 4).
 
         r̂_y = (c Q̄)_y/(c Q̄)_x = (1 + g c_y)/(1 + g c_x),        y ≠ x,
 
-    and so is r, by c_y = [y = x_0]: 1/(1 + g) for every y where x = x_0, and elsewhere 1 but for 1 + g at x_0. With d =
-    log r̂_y/r_y each term of the bound is r (e^d - 1 - d), which loses no digits where the two agree.
+    The ratios r given x_0 are the same with c_y = [y = x_0]: where x = x_0, r_y is 1/(1 + g) for every y; elsewhere it
+    is 1 + g for y = x_0 and 1 for every other y. With d = log(r̂_y/r_y) a term r̂ - r + r log(r/r̂) of the bound is
+    r (e^d - 1 - d). It is computed in this form, since the difference of r̂ and r loses its digits where they agree.
 3.  For the same reason a step back of the model is p(x_s = y | x_t) ∝ q(x_t | y) (c Q̄_s)_y, K numbers beside those of
     q(x_s | x_t, x_0): the divergence of a step is a sum over K.
 4.  The reverse rates of a value sum to rate (1 - p_x) towards the data, by c without x, and to β (K - 1)/K m towards
@@ -24,8 +25,8 @@ import numpy as np
 from jax.scipy.special import xlog1py
 
 from jaxdiff.arrays import check_output, expand_time, pytree, split_keys, uniform
-from jaxdiff.processes.discrete import Mixing
-from jaxdiff.processes.heads import Head, Seen
+from jaxdiff.processes.discrete import Mixing, divergence
+from jaxdiff.processes.heads import Head, Seen, is_category, nan_unless_category
 from jaxdiff.processes.predictions import Categorical, Certain
 
 _MOST = 40.0  # upper bound of log(1 + g): σ is then so small that no draw in floating point is noise
@@ -132,7 +133,8 @@ class Multinomial(Mixing):
         away = rate * expand_time(self.sigma(t), x) * unseen / alpha
         jumps = uniform(which, x) < -jnp.expm1(-(towards + away) * expand_time(t - s, x))
         clean = uniform(where, x) * (towards + away) < towards
-        drawn = dataclasses.replace(prediction, evidence=Seen(x, jnp.full(x.shape, -jnp.inf))).draw(what, jumps & clean)
+        elsewhere = prediction.sharpened(_other_than, x)
+        drawn = elsewhere.draw(what, jumps & clean)
         shift = jax.vmap(lambda key: jax.random.randint(key, x.shape[1:], 1, self.categories, jnp.int32))(noise)
         return jnp.where(jumps, jnp.where(clean, drawn, (x + shift) % self.categories), x)
 
@@ -143,11 +145,9 @@ class Multinomial(Mixing):
 
     def _asked(self, question, prediction, truth: Certain, x, *values) -> jax.Array:
         """`prediction.ask(question, x, x_0, *values)`, `values` one per t; NaN where x_0 is not a category."""
-        if isinstance(prediction, Certain):
-            prediction = Categorical(jnp.log(self._own(prediction.data)))
         values = (jnp.broadcast_to(expand_time(value, x), x.shape) for value in values)
-        there = (truth.data >= 0) & (truth.data < self.categories)
-        return jnp.where(there, prediction.ask(question, x, truth.data, *values), jnp.nan)
+        found = prediction.ask(question, x, truth.data, *values)
+        return nan_unless_category(truth.data, self.categories, found)
 
     def error(self, prediction, truth: Certain, x, t) -> jax.Array:
         """The score entropy: the divergence of the reverse rates over the rate; 0 where σ = 0."""
@@ -169,13 +169,12 @@ class Multinomial(Mixing):
         return expand_time(jnp.where(paid, 1 / jnp.where(paid, g, 1.0), 0.0), x) * found
 
     def kl(self, prediction, truth: Certain, x, t, s) -> jax.Array:
-        def divergence(log_p, x, x0, gain_t, gain_s, kept_s, gain):
+        def cost(log_p, x, x0, gain_t, gain_s, kept_s, gain):
             log_c, own = self._left_out(log_p, x, gain_t)
             gain_s, kept_s, step = gain_s[..., None], kept_s[..., None], jnp.where(own, gain[..., None], 0.0)
             ours = jax.nn.log_softmax(step + jnp.logaddexp(-gain_s, kept_s + log_c), -1)
             right = jax.nn.log_softmax(step + jnp.where(self._own(x0), 0.0, -gain_s), -1)
-            p, q = jnp.exp(ours), jnp.exp(right)
-            return jnp.sum(p - q + jnp.where(q > 0, q * (right - jnp.where(q > 0, ours, 0.0)), 0.0), -1)
+            return divergence(right, ours)
 
         gain_t = jnp.minimum(self._gain(t), _MOST)
         kept_s = jax.nn.log_sigmoid(self.log_snr(s) / 2 + np.log(self.categories))
@@ -184,10 +183,15 @@ class Multinomial(Mixing):
         step = jnp.log1p(self.categories * self.alpha(t) / jnp.where(moves, lost, 1.0))
         step = jnp.where(moves, step, _CERTAIN)
         gain_s = jnp.minimum(self._gain(s), _CERTAIN)
-        return self._asked(divergence, prediction, truth, x, gain_t, gain_s, kept_s, step)
+        return self._asked(cost, prediction, truth, x, gain_t, gain_s, kept_s, step)
 
     def prior_kl(self, x0, t) -> jax.Array:
         """KL(q(x_t | x_0) || uniform), nats: the mean over categories of f(K q), f(1 + e) = (1 + e) log(1 + e) - e."""
         alpha, k = self.alpha(t), self.categories
         f = lambda e: xlog1py(1 + e, e) - e
         return jnp.broadcast_to(expand_time((f(alpha * (k - 1)) + (k - 1) * f(-alpha)) / k, x0), x0.shape)
+
+
+def _other_than(log_p, number) -> jax.Array:
+    """log_p without the category `number`, not normalised."""
+    return jnp.where(is_category(number, log_p.shape[-1]), -jnp.inf, log_p)

@@ -15,7 +15,16 @@ import jax.numpy as jnp
 
 from jaxdiff.arrays import along_batch, check_choice, pytree
 from jaxdiff.arrays.dtypes import working
-from jaxdiff.processes.heads import Head, Seen, in_chunks, is_category, mixed_heads, token_keys, where_needed
+from jaxdiff.processes.heads import (
+    Head,
+    Seen,
+    in_chunks,
+    is_category,
+    mixed_heads,
+    nan_unless_category,
+    token_keys,
+    where_needed,
+)
 
 VARIANCES = ("small", "large", "learned")
 
@@ -145,7 +154,7 @@ class Categorical:
         """The prediction with log p replaced by `function(log_p [..., K], number [...])`, normalised.
 
         `number` has one entry per token, [n, *event]. The function is applied after the evidence and after earlier
-        sharpenings. Guidance keeps the sharpenings of the last model.
+        sharpenings. Guidance mixes the logits and then applies the sharpenings, which all models must share.
         """
         added = jax.tree_util.Partial(function, number=number)
         return dataclasses.replace(self, sharpenings=(*self.sharpenings, added))
@@ -188,13 +197,12 @@ class Categorical:
 
         def chosen(log_p, x0):
             there = is_category(x0, log_p.shape[-1])
-            exists = (x0 >= 0) & (x0 < log_p.shape[-1])
-            return jnp.where(exists, jnp.sum(jnp.where(there, log_p, 0.0), -1), jnp.nan)
+            return nan_unless_category(x0, log_p.shape[-1], jnp.sum(jnp.where(there, log_p, 0.0), -1))
 
         return self.ask(chosen, x0)
 
     def draw(self, keys, where=None) -> jax.Array:
-        """Draw categories [n, *event] from the distribution, each token independently.
+        """Draw categories [n, *event] from the distribution, each token independently; -1 where it is NaN.
 
         Args:
             keys: one key per example, `[n]`.
@@ -221,8 +229,12 @@ class Categorical:
     def extrapolated(self, others: Sequence["Categorical"], scales: Sequence) -> "Categorical":
         """The logits self + Σ_k scale_k (other_k - other_{k-1}), other_0 = self, with the evidence of the last.
 
-        Where all models have the same logit, such as -inf, it is kept. Heads are mixed by their features.
+        Where all models have the same logit, such as -inf, it is kept. Heads are mixed by their features. Raises
+        ValueError if the logits of one are p(x_0 | x_t) and those of another have evidence, or if the numbers of
+        sharpenings differ.
         """
+        for other in others:
+            self._check_alike(other)
         models = [self.logits, *(other.logits for other in others)]
         weights = _weights([along_batch(scale, self.logits, "scale") for scale in scales])
         heads = [logits for logits in models if isinstance(logits, Head)]
@@ -233,6 +245,20 @@ class Categorical:
         mixed = functools.reduce(operator.add, map(part, weights, models))
         alike = functools.reduce(operator.and_, [logits == models[-1] for logits in models[:-1]])
         return dataclasses.replace(others[-1], logits=jnp.where(alike, models[-1], mixed))
+
+    def _check_alike(self, other: "Categorical") -> None:
+        if (self.evidence is None) != (other.evidence is None):
+            raise ValueError(
+                'guidance mixes logits, but those of one model are log p(x_0 | x_t), as in parameterization "data", '
+                'and those of another lack the evidence of x_t, as in "leave_one_out"; expected models of the same '
+                "parameterization: train one of them anew"
+            )
+        if len(self.sharpenings) != len(other.sharpenings):
+            raise ValueError(
+                f"guidance mixes logits before they are sharpened, but one model has {len(self.sharpenings)} "
+                f"sharpenings and another {len(other.sharpenings)}; sharpen what is guided instead, such as "
+                "TopK(Auto(denoiser, weak), 5)"
+            )
 
 
 def _log_p(logits: jax.Array, evidence, sharpenings) -> jax.Array:
@@ -248,16 +274,22 @@ def _log_p(logits: jax.Array, evidence, sharpenings) -> jax.Array:
 
 
 def _drawn(keys, log_p: jax.Array) -> jax.Array:
-    """A category for each token, by its key; mode="high", since 23 random bits cannot draw events rarer than 1e-7."""
+    """A category for each token, by its key, -1 where log_p is NaN.
+
+    mode="high", since 23 random bits cannot draw events rarer than 1e-7.
+    """
     rows = log_p.reshape(-1, log_p.shape[-1])
     one = lambda key, log_p: jax.random.categorical(key, log_p, mode="high")
-    return jax.vmap(one)(keys.ravel(), rows).reshape(keys.shape).astype(jnp.int32)
+    drawn = jax.vmap(one)(keys.ravel(), rows).reshape(keys.shape).astype(jnp.int32)
+    return jnp.where(jnp.isnan(log_p[..., 0]), -1, drawn)
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Certain:
     """The prediction of categories that is certain of x_0: the truth that `perturb` returns.
+
+    It has draws and log-probabilities of given categories, as a step back needs, and no law over all of them.
 
     Args:
         data: x_0, integers `[n, *event]`.

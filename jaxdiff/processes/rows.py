@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import check_output, split_keys
-from jaxdiff.processes.discrete import Discrete
+from jaxdiff.processes.discrete import Discrete, divergence
+from jaxdiff.processes.heads import nan_unless_category
 from jaxdiff.processes.predictions import Categorical, Certain
 
 
@@ -61,9 +62,10 @@ class ByRows(Discrete):
         return drawn(keys, self._onward(x, s, t))
 
     def reverse(self, keys, prediction, x, t, s) -> jax.Array:
-        """A draw of x_0, and then of x_s given x_0."""
+        """A draw of x_0, and then of x_s given x_0; -1 where the prediction is NaN."""
         what, which = split_keys(keys)
-        return drawn(which, self._before(x, s, t) + self._after(prediction.draw(what), s))
+        x0 = prediction.draw(what)
+        return jnp.where(x0 < 0, x0, drawn(which, self._before(x, s, t) + self._after(x0, s)))
 
     def read(self, parameterization, out, x, t, data_std) -> Categorical:
         """The logits by their parameterization, with the evidence of x."""
@@ -77,38 +79,26 @@ class ByRows(Discrete):
         one = lambda t: jax.nn.log_softmax(self._after(every, jnp.broadcast_to(t, every.shape)), -1).T
         return jax.vmap(one)(t.ravel()).reshape(*t.shape, self.categories, self.categories)
 
-    def _log_p(self, prediction) -> jax.Array:
-        if isinstance(prediction, Certain):
-            return jnp.log(jnp.arange(self.categories) == prediction.data[..., None])
-        return prediction.log_probabilities()
-
-    def _there(self, truth: Certain, cost) -> jax.Array:
-        """`cost`, NaN where x_0 is not a category."""
-        return jnp.where((truth.data >= 0) & (truth.data < self.categories), cost, jnp.nan)
-
     def kl(self, prediction, truth: Certain, x, t, s) -> jax.Array:
         evidence, before = self.evidence(x, t), self._before(x, s, t)
         possible = evidence > -jnp.inf
-        log_c = jnp.where(possible, self._log_p(prediction) - jnp.where(possible, evidence, 0.0), -jnp.inf)
+        log_p = prediction.log_probabilities()
+        log_c = jnp.where(possible, log_p - jnp.where(possible, evidence, 0.0), -jnp.inf)
         c = jnp.exp(log_c - jnp.max(log_c, -1, keepdims=True))
         row = lambda v: jnp.exp(self._after(jnp.full(len(x), v), s))
         mixed = jnp.log(jnp.maximum(contracted(c, row), jnp.finfo(c.dtype).tiny))
         ours = jax.nn.log_softmax(before + mixed, -1)
         right = jax.nn.log_softmax(before + self._after(truth.data, s), -1)
-        p, q = jnp.exp(ours), jnp.exp(right)
-        terms = p - q + jnp.where(q > 0, q * (jnp.where(q > 0, right, 0.0) - jnp.where(q > 0, ours, 0.0)), 0.0)
-        return self._there(truth, jnp.sum(terms, -1))
+        return nan_unless_category(truth.data, self.categories, divergence(right, ours))
 
     def prior_kl(self, x0, t) -> jax.Array:
-        log_q, prior = jax.nn.log_softmax(self._after(x0, t), -1), self._log_prior()
-        q = jnp.exp(log_q)
-        return jnp.sum(jnp.where(q > 0, q * (jnp.where(q > 0, log_q, 0.0) - prior), 0.0), -1)
+        return divergence(jax.nn.log_softmax(self._after(x0, t), -1), self._log_prior())
 
 
 def drawn(keys, logits) -> jax.Array:
-    """A draw from each row of logits [n, *event, K], one key per example."""
+    """A draw from each row of logits [n, *event, K], one key per example; -1 where no category is possible, or NaN."""
     one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
-    return jax.vmap(one)(keys, logits).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(jnp.max(logits, -1)), jax.vmap(one)(keys, logits).astype(jnp.int32), -1)
 
 
 def contracted(weights, row: Callable) -> jax.Array:

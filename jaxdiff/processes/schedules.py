@@ -49,11 +49,6 @@ class Schedule(abc.ABC):
         """1 - α, the probability that a token has been replaced by noise at t."""
         return 1 - self.alpha(t)
 
-    def slope(self, t) -> jax.Array:
-        """dσ/dt = -dα/dt, the rate at which tokens become noise."""
-        t = jnp.asarray(t, jnp.result_type(t, float))
-        return jax.jvp(self.sigma, (t,), (jnp.ones_like(t),))[1]
-
     def log_odds(self, t) -> jax.Array:
         """log α/σ, half the log-SNR; infinite where α or σ is 0."""
         return jnp.log(self.alpha(t)) - jnp.log(self.sigma(t))

@@ -31,6 +31,8 @@ from jaxdiff.arrays import (
 from jaxdiff.processes import ends
 from jaxdiff.processes.discrete import LARGEST_TABLE
 from jaxdiff.processes.grids import Time
+from jaxdiff.processes.heads import Head, nan_unless_category
+from jaxdiff.processes.predictions import Categorical
 from jaxdiff.processes.rows import ByRows, contracted
 
 _NO_RATE = (
@@ -60,11 +62,18 @@ class Transitions(ByRows):
         return self.log_steps.shape[0]
 
     def _index(self, t) -> jax.Array:
-        """The step k of each t = k/T, rounded up otherwise: for uniform times the steps 1 to T are equally likely."""
+        """The step k of each t = k/T; of other times the next step.
+
+        A time up to 0.01 steps above k/T is step k. So for t uniform on [0, 1] each of the steps 1 to T - 1 has
+        probability 1/T, step T has 0.99/T, and step 0, the data, has 0.01/T.
+        """
         return jnp.ceil(t * self._steps - _CLOSE).astype(int)
 
     def check_times(self, times) -> None:
-        """Raise ValueError if a concrete time is not k/T; the message has the nearest."""
+        """Raise ValueError if a concrete time is not k/T; the message has the nearest.
+
+        The costs of steps at such a traced time are NaN, and the draws -1.
+        """
         with jax.ensure_compile_time_eval():
             found = times()
         if not is_concrete(found):
@@ -110,7 +119,16 @@ class Transitions(ByRows):
         return jnp.broadcast_to(expand_time(self._index(t), x), x.shape)
 
     def evidence(self, x, t) -> jax.Array:
-        return jnp.asarray(self.log_cumulative)[self._each(x, t), :, x]
+        rows = jnp.asarray(self.log_cumulative)[self._each(x, t), :, x]
+        return nan_unless_category(x[..., None], self.categories, rows)
+
+    def read(self, parameterization, out, x, t, data_std) -> Categorical:
+        """The logits by their parameterization; an x_0 from which x cannot come has probability 0 under each."""
+        prediction = super().read(parameterization, out, x, t, data_std)
+        if parameterization != "data":
+            return prediction
+        logits = out.logits() if isinstance(out, Head) else out
+        return dataclasses.replace(prediction, logits=jnp.where(self.evidence(x, t) > -jnp.inf, logits, -jnp.inf))
 
     def _after(self, x0, t) -> jax.Array:
         return jnp.asarray(self.log_cumulative)[self._each(x0, t), x0]
@@ -124,11 +142,20 @@ class Transitions(ByRows):
 
     def _before(self, x, s, t) -> jax.Array:
         (first, last), steps = self._ends(x, s, t), jnp.asarray(self.log_steps)
-        return self._product(x, last - first, lambda i, v: steps[self._step(last - 1 - i), :, v])
+        rows = self._product(x, last - first, lambda i, v: steps[self._step(last - 1 - i), :, v])
+        return self._between(s, t, rows)
 
     def _onward(self, x, s, t) -> jax.Array:
         (first, last), steps = self._ends(x, s, t), jnp.asarray(self.log_steps)
-        return self._product(x, last - first, lambda i, v: steps[self._step(first + i), v])
+        rows = self._product(x, last - first, lambda i, v: steps[self._step(first + i), v])
+        return self._between(s, t, rows)
+
+    def _between(self, s, t, rows) -> jax.Array:
+        """`rows` [n, ..., K] of the steps from s to t, NaN where one of these is not k/T, as traced times may be."""
+        for time in (s, t):
+            steps = expand_time(time, rows) * self._steps
+            rows = nan_unless(jnp.abs(steps - jnp.round(steps)) <= _CLOSE, rows)
+        return rows
 
     def _product(self, x, count, row) -> jax.Array:
         """log of row x of a product of `count` [n] matrices; row v of the i-th is exp(row(i, v)), [n, K]."""
@@ -150,8 +177,8 @@ def from_transitions(matrices) -> Transitions:
     """The process of a table of T transition matrices (D3PM): step k of the table is the time t = k/T.
 
     Samplers and bounds need a number of steps that divides T; continuous time raises ValueError. Times that a loss
-    draws are rounded up to the next step, so that all steps are equally likely (`losses.Denoising`, `losses.Steps(T)`).
-    A mask is a category like the others, which data do not hold.
+    draws are rounded up to the next step (`losses.Denoising`): for uniform times the steps are equally likely, but for
+    1 % of the last one's share, which is step 0. A mask is a category like the others, which data do not hold.
 
     Args:
         matrices: shape `[T, K, K]`, K at most 256; entry `[k - 1, i, j]` is q(x_k = j | x_{k-1} = i), and rows sum

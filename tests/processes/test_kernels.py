@@ -143,7 +143,23 @@ def test_a_steps_cost_is_the_divergence_of_two_laws(kernel):
         truth = jd.processes.Certain(jnp.asarray(x0))
         found = kernel.process.kl(read(kernel, c, x, t), truth, jnp.asarray(x), t, s)
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
-        np.testing.assert_allclose(kernel.process.kl(truth, truth, jnp.asarray(x), t, s), 0.0, atol=1e-6)
+        certain = read(kernel, np.eye(K)[x0], x, t)
+        np.testing.assert_allclose(kernel.process.kl(certain, truth, jnp.asarray(x), t, s), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [KERNELS[name] for name in ("multinomial", "gaussian", "table")])
+def test_the_cost_of_a_step_keeps_its_digits_where_the_two_laws_nearly_agree(kernel):
+    """By definition in float64: a sum of terms of both signs would be wrong by 1e-7, as much as the cost itself."""
+    t, s = 0.75, 0.5
+    x, x0, c = pairs(kernel, t)
+    c = 0.999 * np.eye(K)[x0] + 0.001 * c
+    by_data = back(kernel, x, s, t)
+    ours = np.einsum("nv,nvj->nj", posterior(kernel, c, x, t), by_data)
+    expected = divergence(by_data[np.arange(len(x)), x0], ours)
+    truth = jd.processes.Certain(jnp.asarray(x0))
+    found = kernel.process.kl(read(kernel, c, x, t), truth, jnp.asarray(x), t, s)
+    assert expected.min() < 2e-7
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-10)
 
 
 def reverse_rates(kernel, weights, x, t):
@@ -170,7 +186,8 @@ def test_the_rate_of_the_bound_is_the_divergence_of_the_reverse_rates(kernel):
         truth = jd.processes.Certain(jnp.asarray(x0))
         found = kernel.process.rate(t) * kernel.process.error(read(kernel, c, x, t), truth, jnp.asarray(x), t)
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
-        np.testing.assert_array_equal(kernel.process.error(truth, truth, jnp.asarray(x), t), 0.0)
+        certain = read(kernel, np.eye(K)[x0], x, t)
+        np.testing.assert_array_equal(kernel.process.error(certain, truth, jnp.asarray(x), t), 0.0)
 
 
 def assert_frequencies(draws, law):
@@ -199,6 +216,23 @@ def test_draws_follow_the_laws_of_their_definitions(kernel):
         law = jumps * rates / np.where(total > 0, total, 1.0)
         law[np.arange(len(x)), x] = 1 - jumps[:, 0]
         assert_frequencies(jax.jit(process.leap)(keys, prediction, events, t, s), law)
+
+
+def test_a_leap_of_a_sharpened_law_is_one_of_its_rates():
+    """The two most probable x_0, of which x_t may be one: no other category is jumped to as data."""
+    kernel, t, s, m = KERNELS["multinomial"], 0.75, 0.5, 20_000
+    x, _, c = pairs(kernel, t)
+    p = posterior(kernel, c, x, t)
+    p = np.where(p >= np.sort(p)[:, [1]], p, 0.0)
+    rates = reverse_rates(kernel, p / p.sum(1, keepdims=True), x, t)
+    total = rates.sum(1, keepdims=True)
+    law = (1 - np.exp(-total * (t - s))) * rates / total
+    law[np.arange(len(x)), x] = np.exp(-total[:, 0] * (t - s))
+    events = jnp.broadcast_to(jnp.asarray(x)[:, None], (len(x), m))
+    prediction = read(kernel, np.broadcast_to(c[:, None], (len(x), m, K)), events, t)
+    best = lambda log_p, number: jnp.where(log_p >= jnp.sort(log_p)[..., [1]], log_p, -jnp.inf)
+    sharp = prediction.sharpened(best, jnp.zeros((len(x), m)))
+    assert_frequencies(jax.jit(kernel.process.leap)(example_keys(KEY, len(x)), sharp, events, t, s), law)
 
 
 def of_joint(kernel, t):
@@ -336,6 +370,9 @@ OF_STEPS = {
     "bound": lambda: jd.variational_bound(KEY, DRAW, data(3), 3),
     "perturb": lambda: jd.perturb(KEY, DRAW.process, data(3), 0.6),
     "Steps": lambda: jd.losses.Steps(3)(DRAW, KEY, data(3)),
+    "Steps of an array": lambda: jd.losses.Steps(2, np.array([1.0, 0.6]))(DRAW, KEY, data(3)),
+    "before training": lambda: jd.losses.Steps(3).check(DRAW, data(3), None),
+    "bound of an array": lambda: jd.variational_bound(KEY, DRAW, data(3), grid=np.array([1.0, 0.6])),
 }
 
 
@@ -343,6 +380,42 @@ OF_STEPS = {
 def test_a_time_that_is_no_step_of_a_table_is_refused_with_the_nearest(call):
     with pytest.raises(ValueError, match=r"t = 0.6\d* is no step of a table of 4; .* nearest is [23]/4 = 0.\d*: take"):
         call()
+
+
+def test_of_a_traced_table_times_that_are_no_steps_cost_nan_and_draw_no_category():
+    loss = jax.jit(lambda denoiser: jd.losses.Steps(3)(denoiser, KEY, data(3)))
+    assert np.isnan(loss(DRAW)).all()
+    draw = jax.jit(lambda denoiser: jd.sample(KEY, denoiser, (3, N), jd.samplers.Ancestral(), 3))
+    np.testing.assert_array_equal(draw(DRAW), -1)
+
+
+RISING = np.array([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]])  # a category never falls
+
+
+def test_data_that_a_table_cannot_noise_to_x_have_probability_0_under_every_parameterization():
+    process, p = jd.from_transitions(np.stack([RISING, RISING])), np.array([0.1, 0.2, 0.7], np.float32)
+    x, m = jnp.array([[0, 1, 2]]), 2000
+    for head in (False, True):
+        out = jnp.log(jnp.broadcast_to(p, (1, 3, K)))
+        out = jd.Head(out, jnp.eye(K)) if head else out
+        found = process.read("data", out, x, jnp.full(1, 0.5), None).probabilities()[0]
+        np.testing.assert_allclose(found, [[1, 0, 0], [1 / 3, 2 / 3, 0], [0, 2 / 9, 7 / 9]], rtol=1e-5)
+    x = jnp.broadcast_to(jnp.array([[0], [1]]), (2, m))
+    prediction = process.read("data", jnp.log(jnp.broadcast_to(p, (2, m, K))), x, jnp.full(2, 1.0), None)
+    drawn = process.reverse(example_keys(KEY, 2), prediction, x, 1.0, 0.5)
+    np.testing.assert_array_equal(drawn[0], 0)
+    # x_0 is 0 with probability 1/3, which has risen by now with probability 1/2; 1 has stayed
+    assert_frequencies(drawn[1:], np.array([[1 / 6, 5 / 6, 0.0]]))
+
+
+@pytest.mark.parametrize("row", ["data", "leave_one_out"])
+def test_a_value_that_no_data_can_be_noised_to_has_no_law_and_no_draw(row):
+    process = jd.from_transitions(np.tile(np.array([[0.5, 0.5, 0.0]]), (2, K, 1)))  # 2 is never reached
+    denoiser = jd.Denoiser(score, None, process, row)
+    assert np.isnan(denoiser(np.array([[2, 2]]), 1.0).probabilities()).all()
+    x = jd.sample(KEY, denoiser, (1, 2), jd.samplers.Ancestral(), 2, x_start=np.array([[2, 1]]))
+    assert x[0, 0] == -1
+    assert 0 <= x[0, 1] < K
 
 
 TIMELESS = {

@@ -234,3 +234,30 @@ def test_own_processes_that_fit_are_looked_at_once():
         Quarter(0.75).check_curves()
     after = plausible._check.cache_info()
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 2)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Fast(Gaussian):
+    """α = exp(-300 t), which is 0 in float32 from t = 0.35 on."""
+
+    speed: float = 300.0
+
+    def alpha(self, t):
+        return jnp.exp(-self.speed * t)
+
+    def sigma(self, t):
+        return jnp.sqrt(-jnp.expm1(-2 * self.speed * t))
+
+
+def test_where_no_data_are_left_the_bound_has_weight_0():
+    """d log(σ/q)/dt = 300/(exp(600 t) - 1), as q = 1; of `Flow` at t = 1 it is 0."""
+    t = jnp.array([1e-3, 0.01, 0.3, 0.4, 1.0])
+    with np.errstate(over="ignore"):
+        expected = 300 / np.expm1(600 * np.asarray(t, np.float64))
+    np.testing.assert_allclose(Fast().rate(t), expected, rtol=1e-4, atol=1e-30)
+    assert jd.Flow().rate(1.0) == 0
+    for weighting in (jd.losses.weightings.Likelihood(), jd.losses.weightings.Sigmoid()):
+        weights = weighting(gaussian(Fast()), t)
+        np.testing.assert_array_equal(weights[3:], 0)
+        assert np.isfinite(weights).all()

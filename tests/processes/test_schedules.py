@@ -44,7 +44,6 @@ def test_a_schedule_is_exact_in_float32_at_both_ends(name):
     np.testing.assert_allclose(process.alpha(TIMES), alpha, **near)
     np.testing.assert_allclose(process.sigma(TIMES), sigma, **near)
     np.testing.assert_allclose(process.log_snr(TIMES), 2 * odds, rtol=4 * EPS, atol=80 * EPS)
-    np.testing.assert_allclose(process.schedule.slope(TIMES), slope, rtol=2e-5)
     np.testing.assert_allclose(process.rate(TIMES), rate, rtol=2e-5)
     np.testing.assert_allclose(process.time_at_log_snr(process.log_snr(TIMES)), TIMES, rtol=2e-5, atol=4 * EPS)
     ends = process.alpha(np.array([0.0, 1.0], np.float32))
