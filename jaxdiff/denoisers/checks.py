@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxdiff.arrays import check_pytree, check_shared, example_keys, is_concrete, said
 from jaxdiff.denoisers.denoiser import check_denoiser
-from jaxdiff.processes import Process
 
 
 def check_model(denoiser) -> None:
@@ -45,8 +44,8 @@ def check_same_process(name: str, other, denoiser, fix: str) -> None:
         )
 
 
-def differ(one: Process, other: Process) -> bool:
-    """Whether two processes are of different classes or differ in a number. Traced numbers are not compared."""
+def differ(one: Any, other: Any) -> bool:
+    """Whether two processes, or trees, have different structures or numbers. Traced numbers are not compared."""
     if jax.tree.structure(one) != jax.tree.structure(other):
         return True
     as_computed = lambda leaf: np.asarray(leaf, jnp.result_type(float))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.denoisers.guidance import ClassifierFree, Nucleus, Temperature, TopK
+from jaxdiff.denoisers.guidance import Auto, ClassifierFree, Nucleus, Temperature, TopK
 from jaxdiff.processes import Head
 
 K, N = 5, 4
@@ -153,3 +153,32 @@ def test_numbers_have_no_categories_to_sharpen():
     for wrapper, _ in WRAPPERS.values():
         with pytest.raises(TypeError, match="denoiser.process = VP.*expected a process of categories"):
             wrapper(Nothing())
+
+
+def test_guidance_of_two_models_that_are_sharpened_differently_is_refused():
+    """The logits are mixed before they are sharpened, once: by what both models share."""
+    process, x = jd.Multinomial(K), np.array([[0, 3, 4, 1]])
+    one, other = (jd.Denoiser(network, RNG.normal(0, 1, (1, K)).astype(np.float32), process) for _ in range(2))
+    message = r"weak is sharpened by nothing, the denoiser by Temperature\(0.5\).* sharpen what is guided instead"
+    with pytest.raises(ValueError, match=message):
+        Auto(Temperature(one, 0.5), other, 2.0)
+    with pytest.raises(ValueError, match=r"weak is sharpened by TopK\(2\), Nucleus\(0.5\), the denoiser by TopK\(2\)"):
+        Auto(TopK(one, 2), Nucleus(TopK(other, 2), 0.5), 2.0)
+    with pytest.raises(ValueError, match=r"free is sharpened by TopK\(3\), the denoiser by TopK\(2\)"):
+        ClassifierFree(TopK(one, 2), 2.0, free=TopK(other, 3))
+    with pytest.raises(ValueError, match="one model has 1 sharpenings and another 0"):
+        jd.processes.extrapolated([TopK(one, 2)(x, 0.5), other(x, 0.5)], [2.0])
+    both, after = Auto(TopK(one, 2), TopK(other, 2), 2.0), TopK(Auto(one, other, 2.0), 2)
+    np.testing.assert_array_equal(both(x, 0.5).log_probabilities(), after(x, 0.5).log_probabilities())
+
+
+def test_guidance_of_models_with_and_without_the_evidence_in_their_logits_is_refused():
+    """For masks both are the same law, and are mixed."""
+    x, logits = np.array([[0, 3, 4, 1]]), [RNG.normal(0, 1, (1, K)).astype(np.float32) for _ in range(2)]
+    guided = lambda process, row: Auto(*(jd.Denoiser(network, p, process, r) for p, r in zip(logits, row)), 2.0)
+    for row in (("data", "leave_one_out"), ("leave_one_out", "data")):
+        with pytest.raises(ValueError, match='lack the evidence of x_t, as in "leave_one_out"; expected models of the'):
+            jd.sample(jax.random.key(0), guided(PROCESSES["Multinomial"], row), (3, N), jd.samplers.Ancestral(), 2)
+        found = guided(PROCESSES["Absorbing"], row)(np.full_like(x, K), 0.5).log_probabilities()
+        expected = 2 * logits[0][0] - logits[1][0]
+        np.testing.assert_allclose(found[0, 0], expected - np.log(np.exp(expected).sum()), atol=2e-6)

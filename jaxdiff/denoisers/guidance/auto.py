@@ -6,6 +6,7 @@ from typing import Any
 from jaxdiff.denoisers.checks import check_same_process
 from jaxdiff.denoisers.denoiser import DenoiserLike, check_denoiser, check_start_of
 from jaxdiff.denoisers.guidance.scale import Interval, Scale, Scaled, scale_at
+from jaxdiff.denoisers.guidance.sharpening import check_same_sharpenings
 from jaxdiff.processes import extrapolated, pytree
 
 
@@ -22,7 +23,8 @@ class Auto(Scaled):
 
     Raises:
         TypeError: if one of the two is not a denoiser.
-        ValueError: if their processes differ.
+        ValueError: if their processes or their sharpenings (`TopK`, ...) differ; when called, if the logits of one
+            model of categories are read as "data" and those of the other as "leave_one_out".
 
     Source:
         Karras et al. 2024, "Guiding a diffusion model with a bad version of itself".
@@ -47,6 +49,7 @@ class Auto(Scaled):
         super().__post_init__()
         check_denoiser(self.weak, "weak")
         check_same_process("weak", self.weak, self.denoiser, "wrap weak in OnProcess")
+        check_same_sharpenings("weak", self.weak, self.denoiser)
 
     def asked(self, cond) -> list[tuple[DenoiserLike, Any]]:
         """Both denoisers, with the same cond."""

@@ -26,6 +26,7 @@ from jaxdiff.denoisers.denoiser import (
 )
 from jaxdiff.denoisers.guidance.saturation import rescaled
 from jaxdiff.denoisers.guidance.scale import Interval, Parts, Scale, Scaled, as_parts, scale_at
+from jaxdiff.denoisers.guidance.sharpening import check_same_sharpenings
 from jaxdiff.processes import Gaussian, Prediction, extrapolated, of_examples, pytree
 
 
@@ -40,6 +41,7 @@ class _TowardsCond(Scaled):
         if self.free is not None:
             check_denoiser(self.free, "free")
             check_same_process("free", self.free, self.denoiser, "wrap free in OnProcess")
+            check_same_sharpenings("free", self.free, self.denoiser)
         check_null(self.null)
         if self.null is None and getattr(innermost(self._unconditional), "condition_dropout", None) == 0:
             warnings.warn(
@@ -172,7 +174,8 @@ class ClassifierFree(_TowardsCond):
     Raises:
         TypeError: if `rescale` is not 0 and the process is not one of numbers.
         ValueError: if a part with a scale is missing, `null` does not match one example of cond, or `free` has another
-            process; when called, if cond is None or the denoiser has no unconditional model.
+            process or other sharpenings (`TopK`, ...); when called, if cond is None, the denoiser has no unconditional
+            model, or the logits of one model are read as "data" and those of the other as "leave_one_out".
 
     Source:
         Ho and Salimans 2022, "Classifier-free diffusion guidance", eq. 6; Brooks et al. 2023, "InstructPix2Pix", eq. 3,

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.arrays import along_batch, check_field, check_instance, is_concrete, said
+from jaxdiff.denoisers.checks import differ
 from jaxdiff.denoisers.denoiser import DenoiserLike, Wrapper, check_denoiser
 from jaxdiff.processes import Discrete, pytree
 
@@ -60,14 +61,39 @@ class _Sharpened(Wrapper):
     """Base of denoisers of categories that apply a function with one number to p(x_0 | x_t)."""
 
     denoiser: DenoiserLike
+    _number: str
+    """The name of the field with its number."""
 
     def _check_denoiser(self) -> None:
         check_denoiser(self.denoiser)
         check_instance("denoiser.process", self.denoiser.process, Discrete, "a process of categories")
 
-    def _through(self, function, name: str, x, t, cond) -> Any:
-        prediction, number = self.denoiser(x, t, cond), along_batch(getattr(self, name), x, name)
+    def _through(self, function, x, t, cond) -> Any:
+        number = along_batch(getattr(self, self._number), x, self._number)
+        prediction = self.denoiser(x, t, cond)
         return prediction.sharpened(function, jnp.broadcast_to(number, jnp.shape(x)))
+
+
+def check_same_sharpenings(name: str, other, denoiser) -> None:
+    """Raise ValueError if `other`, a user's `name`, and `denoiser` are sharpened differently.
+
+    Guidance mixes their logits and then sharpens once. Traced numbers are not compared.
+    """
+    one, two = _sharpenings(other), _sharpenings(denoiser)
+    if differ(one, two):
+        words = lambda found: ", ".join(f"{kind}({said(of[kind])})" for of in found for kind in of) or "nothing"
+        raise ValueError(
+            f"{name} is sharpened by {words(one)}, the denoiser by {words(two)}, but guidance mixes logits before they "
+            "are sharpened; sharpen what is guided instead, such as TopK(Auto(denoiser, weak), 5)"
+        )
+
+
+def _sharpenings(denoiser) -> list[dict[str, Any]]:
+    """{class: number} of each sharpening in `denoiser`, the first one applied first."""
+    inside = _sharpenings(denoiser.denoiser) if hasattr(denoiser, "denoiser") else []
+    if not isinstance(denoiser, _Sharpened):
+        return inside
+    return [*inside, {type(denoiser).__name__: getattr(denoiser, denoiser._number)}]
 
 
 @pytree
@@ -96,12 +122,14 @@ class Temperature(_Sharpened):
     denoiser: DenoiserLike
     tau: float = 1.0
 
+    _number = "tau"
+
     def __post_init__(self):
         self._check_denoiser()
         check_field(self, "tau", above=0, noun="a temperature")
 
     def __call__(self, x, t, cond=None):
-        return self._through(_tempered, "tau", x, t, cond)
+        return self._through(_tempered, x, t, cond)
 
 
 @pytree
@@ -129,6 +157,8 @@ class TopK(_Sharpened):
     denoiser: DenoiserLike
     k: int = 1
 
+    _number = "k"
+
     def __post_init__(self):
         self._check_denoiser()
         check_field(self, "k", least=1, noun="a whole number of categories")
@@ -136,7 +166,7 @@ class TopK(_Sharpened):
             raise ValueError(f"k = {said(self.k)}; expected a whole number of categories")
 
     def __call__(self, x, t, cond=None):
-        return self._through(_k_best, "k", x, t, cond)
+        return self._through(_k_best, x, t, cond)
 
 
 @pytree
@@ -167,9 +197,11 @@ class Nucleus(_Sharpened):
     denoiser: DenoiserLike
     p: float = 0.9
 
+    _number = "p"
+
     def __post_init__(self):
         self._check_denoiser()
         check_field(self, "p", above=0, most=1, noun="a probability")
 
     def __call__(self, x, t, cond=None):
-        return self._through(_nucleus, "p", x, t, cond)
+        return self._through(_nucleus, x, t, cond)
