@@ -310,17 +310,18 @@ def train(
         log = held.enter_context(MetricsLog(folder / "metrics.jsonl" if hosts.first() else None, done - len(history)))
         update = make_step(denoiser, loss, chosen, ema_decay, prepare, mesh, accumulate)
         placed = place_batch(mesh, batch)
+        show = progress and hosts.first()
+        bar = held.enter_context(tqdm(total=steps, initial=done, unit="step", desc="compiling", disable=not show))
         compiled = update.lower(state, placed).compile()
+        bar.set_description()
+        bar.unpause()  # its rate is that of the steps
         watch = labels.Watch(prepare, key, denoiser, mesh)
         speed, waiting = Speed(compiled, mesh, len(jax.tree.leaves(placed)[0])), Waiting()
 
         def save(history):
             checkpoints.save(state, identity=now, data={"next_index": int(state.step)}, interval=history)
 
-        with (
-            tqdm(total=steps, initial=done, unit="step", disable=not (progress and hosts.first())) as bar,
-            preemption.held(),
-        ):
+        with preemption.held():
             source = read_from(batches, done, batch)
             stop = False
             while done < steps:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import time
 from typing import Any
@@ -135,6 +136,13 @@ def test_resume_is_bitwise(finished, tmp_path, killed_at):
     assert [line["step"] for line in lines] == list(range(5, 41, 5))
     seconds = [r["seconds"] for r in read_metrics(tmp_path / "metrics.jsonl")]
     assert (np.diff(seconds) > 0).all()
+
+
+def test_the_bar_says_that_it_compiles_before_it_counts(tmp_path, capsys):
+    train(KEY, tmp_path, linear(), denoising, Batches(), steps=2)
+    shown = capsys.readouterr().err
+    assert re.search(r"^\s*compiling:   0%.*0/2.*\r.*100%.*2/2", shown, re.DOTALL), shown
+    assert "compiling" not in shown.split("\r")[-1]
 
 
 def test_longer_run_continues_the_shorter(tmp_path):
