@@ -47,8 +47,9 @@ from jaxdiff.plotting import ORANGE, Density, Field, Paths, Points, panels, plan
 # ## Data, and how it becomes noise
 #
 # Our data are eight small Gaussians on a circle. A process mixes each point with Gaussian noise,
-# $x_t = \alpha(t)\,x_0 + \sigma(t)\,\varepsilon$: at $t = 0$ the point is still itself, at $t = 1$ nothing of it is
-# left. `VP`, the process of DDPM, fades the data out as the noise comes in, so that the variance stays the same.
+# $x_t = \alpha(t)\,x_0 + \sigma(t)\,\varepsilon$: at $t = 0$ the point is still itself, at $t = 1$ almost nothing of it
+# is left. `VP`, the process of DDPM, fades the data out as the noise comes in, so that $\alpha^2 + \sigma^2 = 1$ and data of
+# variance 1 keep it.
 
 # %%
 process = jd.VP()
@@ -97,8 +98,9 @@ curve
 #
 # ## What it learned: a field of arrows
 #
-# The average clean point shows which way the data lie. Scaled by the noise level it is the **score**
-# $\nabla \log p_t(x)$, the direction in which the density of the noisy data rises fastest. For a mixture of Gaussians
+# The average clean point shows which way the data lie. The difference to it, over the variance of the noise, is the
+# **score**: $\nabla \log p_t(x) = (\alpha\,\mathbb{E}[x_0 \mid x_t = x] - x)/\sigma^2$, the direction in which the density of
+# the noisy data rises fastest. For a mixture of Gaussians
 # the score has a closed form, so here is the truth to hold the network to: arrows over the density $p_t$ they climb.
 # An arrow's direction is exact, and its length is on a logarithmic scale, since far from the data a score is a thousand
 # times longer than at a mode.
@@ -173,6 +175,6 @@ print(f"KL(truth, model):  {difference.mean():.3f} ± {difference.std() / len(di
 # %% [markdown]
 # ## Your turn
 #
-# Every part can be exchanged for another without touching the rest. Try `jd.Flow()` for the process,
-# `jd.samplers.Heun()` for a sampler, `jd.data.two_moons` or `jd.data.pinwheel` for the data; halve the steps, or give
-# the network a day. Images go the same way, with a U-Net for the network: `jaxdiff demo` does it on handwritten digits.
+# Every part can be exchanged for another. Try `jd.Flow()` for the process, `jd.samplers.Heun()` for a sampler; halve the
+# steps, or give the network a day. Other data, such as `jd.data.two_moons`, train as well, but `truth` and `unseen` are
+# those of the eight Gaussians: leave out what is compared with them. Images go the same way, with a U-Net for the network: `jaxdiff demo` does it on handwritten digits.
