@@ -6,6 +6,7 @@ A word is the public name in snake case. Networks, guidance and data sets are re
 their arguments when it calls them.
 """
 
+import os
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ import diffrax
 
 import jaxdiff as jd
 from jaxdiff import data, guidance, losses, networks, samplers
+from jaxdiff.data.rows import SUFFIXES
 from jaxdiff.likelihood import Trace
 from jaxdiff.losses import Loss
 from jaxdiff.losses.couplings import Coupling
@@ -66,6 +68,16 @@ def _named(room: Any, names: str) -> dict[str, Any]:
     return {word(name): getattr(room, name) for name in names.split()}
 
 
+def _data_of_path(text: str) -> str | None:
+    """The word for the data at a path; None if `text` is not a path."""
+    ending = os.path.splitext(text)[1].lower()
+    if ending in SUFFIXES:
+        return f"table({text!r})"
+    if os.path.isdir(text):
+        return f"folder({text!r}, size=64)"
+    return f"text({text!r}, length=128)" if ending == ".txt" or os.path.isfile(text) else None
+
+
 _PICTURES = "load_digits load_fashion_mnist load_cifar10 load_imagenet64 ImageFolder"
 _POINTS = "two_moons eight_gaussians checkerboard swiss_roll s_curve pinwheel circles cat"
 _LOSSES = (
@@ -107,7 +119,7 @@ WORDS = Vocabulary(
         Guidance: Table("a guidance", _named(guidance, f"ClassifierFree ClassifierFreePP DynamicThreshold {_SHARPER}")),
         Network: Table("a network", _named(networks, "UNet MLP DiT Joint Transformer")),
         Waves: Table("a set of waves", _named(networks, "Sinusoidal Fourier")),
-        Data: Table("a data set", _named(data, f"{_PICTURES} Table MixedTable text maps {_POINTS}")),
+        Data: Table("a data set", _named(data, f"{_PICTURES} Table MixedTable text maps {_POINTS}"), _data_of_path),
     },
     {"diffrax": diffrax},
 )

@@ -327,6 +327,22 @@ def test_a_wrong_spelling_is_answered_by_the_nearest_word_or_by_what_the_word_is
     assert expected in message
 
 
+def test_a_path_is_answered_by_the_data_set_that_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "poem").write_text("a rose")
+    for text, expected in (
+        ("people.csv", "table('people.csv')"),
+        ("../my rows.NPZ", "table('../my rows.NPZ')"),
+        ("kjv.txt", "text('kjv.txt', length=128)"),
+        ("poem", "text('poem', length=128)"),
+        ("pictures", "folder('pictures', size=64)"),
+    ):
+        assert refusal(text, Data | None) == f"setting = {text!r}: write {expected}"
+        parse(expected, Data)
+    assert "is neither a word, a call of one, a constant nor a tuple" in refusal("people.csv", jd.Process)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "expected"),
     [

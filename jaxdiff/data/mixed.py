@@ -118,7 +118,7 @@ class MixedColumns:
         missing, unknown = set(self.names) - set(columns), set(columns) - set(self.names)
         if missing or unknown:
             wrong = [f"lack {listed(sorted(missing))}"] * bool(missing)
-            wrong += [f"have {listed(sorted(unknown))}, which the model does not know"] * bool(unknown)
+            wrong += [f"have {listed(sorted(unknown))}, which the model does not know: leave it out"] * bool(unknown)
             raise ValueError(f"the rows {' and '.join(wrong)}; expected the columns {listed(self.names)}")
         values = [self.place(name, columns[name]) for name in self.names]
         return np.stack(values, axis=1)

@@ -233,7 +233,7 @@ def _values(path: Path, lines, names: tuple[str, ...], words: Sequence[str], del
             row, plain = [], False
         if not plain:
             for name, cell in zip(names, cells):
-                if reason := _reason(cell, name in words):
+                if reason := _reason(cell, name in words, _mixed(path, words, name)):
                     raise ValueError(f"{path}, line {lines.line_num}, column {name!r}: {reason}")
         values.append(np.array(row))
         texts.append(text)
@@ -243,7 +243,12 @@ def _values(path: Path, lines, names: tuple[str, ...], words: Sequence[str], del
     return {name: columns[name] for name in names}
 
 
-def _reason(cell: str, word: bool = False) -> str | None:
+def _mixed(path: Path, words: Sequence[str], name: str) -> str:
+    """The call that reads the column `name` as one of words, too."""
+    return f"mixed_table({str(path)!r}, categories={(*words, name)!r})"
+
+
+def _reason(cell: str, word: bool = False, mixed: str = "") -> str | None:
     """What is wrong with a cell; None for a finite number, or for any text if `word`."""
     text = cell.strip()
     if not text:
@@ -253,7 +258,7 @@ def _reason(cell: str, word: bool = False) -> str | None:
     try:
         number = float("_" if "_" in text else text)
     except ValueError:
-        fix = "write 1.5 for 1,5" if "," in text else "remove the column, or take its words as categories (MixedTable)"
+        fix = "write 1.5 for 1,5" if "," in text else f"remove the column, or take its words as categories: {mixed}"
         return f"{text!r:.80} is not a number; {fix}"
     if not math.isfinite(number):
         return f"{text!r} is not a finite number; fill it in, or remove the row or the column"
@@ -277,7 +282,10 @@ def _from_arrays(path: Path, words: Sequence[str]) -> dict[str, np.ndarray]:
         )
     _check_names(path, list(columns), words)
     _check_size(path, len(arrays[0]), len(columns))
-    return {name: (_words if name in words else _column)(path, name, array) for name, array in columns.items()}
+    return {
+        name: _words(path, name, array) if name in words else _column(path, name, array, words)
+        for name, array in columns.items()
+    }
 
 
 def _words(path: Path, name: str, column: np.ndarray) -> np.ndarray:
@@ -306,9 +314,12 @@ def _loaded(path: Path) -> Mapping[str, np.ndarray]:
         raise ValueError(f"{path} holds {why}; save plain numbers: numpy.save(path, array.astype(float))") from None
 
 
-def _column(path: Path, name: str, column: np.ndarray) -> np.ndarray:
+def _column(path: Path, name: str, column: np.ndarray, words: Sequence[str]) -> np.ndarray:
     if column.dtype.kind not in "biuf":
-        raise ValueError(f"{path}, column {name!r} has dtype {column.dtype}; expected real numbers: convert or drop it")
+        fix = f", or take its words as categories: {_mixed(path, words, name)}" if column.dtype.kind == "U" else ""
+        raise ValueError(
+            f"{path}, column {name!r} has dtype {column.dtype}; expected real numbers: convert or drop it{fix}"
+        )
     values = column.astype(np.float64)
     bad = ~np.isfinite(values)
     if column.dtype.kind in "iu":

@@ -182,7 +182,8 @@ class Columns:
         missing = [name for name in expected if name not in found]
         unknown = [name for name in found if name not in expected]
         if missing or unknown or len(found) != len(expected):
-            wrong = [f"lacks {listed(missing)}"] * bool(missing) + [f"does not know {listed(unknown)}"] * bool(unknown)
+            wrong = [f"lacks {listed(missing)}"] * bool(missing)
+            wrong += [f"does not know {listed(unknown)}, which must be left out"] * bool(unknown)
             raise ValueError(
                 f"{what} the columns {listed(found) or 'none'}; expected {listed(expected) or 'none'}, those of the "
                 f"model{': it ' + ' and '.join(wrong) if wrong else ', each once'}"

@@ -21,6 +21,7 @@ class Table:
     Args:
         noun: what a word is called in messages, with its article: "a process".
         makers: the class or function of each word.
+        meant: given a text that is rejected, returns the text that was probably meant, or None.
 
     Examples:
         >>> from fractions import Fraction
@@ -32,6 +33,7 @@ class Table:
 
     noun: str
     makers: Mapping[str, Callable[..., Any]]
+    meant: Callable[[str], str | None] = lambda text: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Vocabulary:
             return self._read(Source(text), tree_of(text), kind)
         except Refused as refused:
             given = f"{name} = {said(text)}" if name else said(text)
-            raise ValueError(f"{given}: {refused}") from None
+            meant = [found for one in self._kinds(kind) if (found := self.tables[one].meant(text))]
+            raise ValueError(f"{given}: {f'write {meant[0]}' if meant else refused}") from None
 
     def write(self, value: Any, kind: Any, whole: bool = False) -> str:
         """Write a value as text, which `parse` reads back.

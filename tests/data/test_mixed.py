@@ -79,7 +79,7 @@ def test_rows_of_another_table_come_in_its_own_order_and_by_known_words(path):
         columns.read(rows | {"job": np.array(["é", "pilot", "é"])})
     with pytest.raises(ValueError, match="the rows lack 'age'; expected the columns 'age', 'job'"):
         columns.read({name: column for name, column in rows.items() if name != "age"})
-    with pytest.raises(ValueError, match="the rows have 'size', which the model does not know"):
+    with pytest.raises(ValueError, match="the rows have 'size', which the model does not know: leave it out"):
         columns.read(rows | {"size": rows["age"]})
 
 
@@ -95,7 +95,12 @@ def test_whole_numbers_and_truth_values_may_be_categories_of_arrays(tmp_path):
 
 
 WRONG = {
-    "words of numbers": ("a,b\n1,x\n", (), r"line 2, column 'b': 'x' is not a number; .*categories \(MixedTable\)"),
+    "words of numbers": (
+        "a,b\n1,x\n",
+        (),
+        r"line 2, column 'b': 'x' is not .*mixed_table\('.*', categories=\('b',\)\)",
+    ),
+    "words of two columns": ("a,b,c\n1,x,y\n", ("c",), r"column 'b': 'x' is not .*categories=\('c', 'b'\)\)"),
     "no such column": ("a,b\n1,x\n", ("c",), "has no column 'c'; expected some of 'a', 'b'"),
     "an empty word": ("a,b\n1,x\n2, \n", ("b",), "line 3, column 'b': the cell is empty"),
     "one word": ("a,b\n1,x\n2,x\n", ("b",), "column 'b' has 1 words, 'x'; expected 2 to 1000"),
