@@ -863,7 +863,8 @@ row("jd.plotting.panels", plotting.panels, {"panels": {"x": plotting.Points(X)}}
     T({"x": X}), T({"x": [None]})), T(None), T("x"), T([plotting.Points(X)])], extent=POSITIVE,
     columns=[v for v in COUNT if not (isinstance(v, T) and v.value is None)], path=PICTURE_PATH)
 row("jd.plotting.pairs", plotting.pairs, {"sets": {"x": X}, "columns": ("a", "b")}, path=PICTURE_PATH, sets=[{},
-    *says("x", {"x": HOLES}, {"x": X[:0]}, {"x": np.zeros(2)}, {"x": np.zeros((3, 3))}), T(None), T(X)])
+    *says("x", {"x": HOLES}, {"x": X[:0]}, {"x": np.zeros(2)}, {"x": np.zeros((3, 3))}), T(None), T(X)],
+    words=[{"c": ("u", "v")}, *says("x has a", {"a": ()}), T("x")])
 CURVES = {"panel": {"curve": ([1, 2], [1, 2])}}
 row("jd.plotting.lines", plotting.lines, {"panels": CURVES}, panels=[{}, {"panel": {}}, *says("",
     {"panel": {"curve": ([1, 2], [1])}}, {"panel": {"curve": ([1], [-1])}}), T(None), T("x"), T({"panel": 3})],

@@ -288,6 +288,19 @@ def test_a_notebook_shows_a_picture_as_png():
     assert re.match(rb"\x89PNG\r\n", png)
 
 
+def test_columns_of_words_have_bars_and_points_at_their_words():
+    rows = np.array([[5.0, 0], [6.0, 2], [7.0, 2], [8.0, 1]])
+    words = {"job": ("cook", "nurse", "a very long profession")}
+    figure = plotting.pairs({"samples": rows}, ("age", "job"), words=words)
+    _, points, bars = figure.axes
+    assert [label.get_text() for label in points.get_yticklabels()] == ["cook", "nurse", "a very long…"]
+    at = points.collections[0].get_offsets()
+    assert {(x, round(y)) for x, y in at} == {*map(tuple, rows)}
+    (outline,) = bars.patches
+    assert sorted(set(outline.get_xy()[:, 1])) == [0, 0.25, 0.5]
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["cook", "nurse", "a very long…"]
+
+
 @pytest.mark.parametrize("rows", [[[0.0, 5.0]], [[1e30, -1e30], [1e30, -1e30]], [[1e5 + 1e-3, 1.0], [1e5, 2.0]]])
 def test_rows_of_one_value_have_a_picture_by_pairs(tmp_path, rows):
     plotting.pairs({"samples": np.array(rows)}, ("a", "b"), tmp_path / "pairs.png")
