@@ -149,7 +149,7 @@ def sample(
         x = runs.draw(run, n, *settings, grid=how.grid, x_start=run.known.start(infill, n), **lasting)
         written, picture = None, None
         if first():
-            written = run.known.write(run.restore(x), folder)
+            written = run.known.write(run.known.with_given(run.restore(x), how.condition), folder)
             picture = run.known.picture(x, None, folder / "samples.png", cond=cond)
             remove_folder(keep)
     return {"samples": str(written), "picture": picture and str(picture), "n": n} | run.known.figures(x)
@@ -179,7 +179,7 @@ def likelihood(
     settings = {name: value for name in names if (value := getattr(how, name)) is not None}
     with _together(machine, folder, (what, how), KEPT):
         run = runs.load(folder)
-        settings = run.known.LIKELIHOOD | settings | {"progress": not json_ and first(), "condition": what.condition}
+        settings = run.known.estimate() | settings | {"progress": not json_ and first(), "condition": what.condition}
         asked = what.data, what.split, what.limit, how.seed, what.unconditional
         return runs.likelihood(run, folder, *asked, precision=how.precision, **settings)
 
@@ -332,9 +332,10 @@ def main() -> None:
     if "--json" in sys.argv:
         print(json.dumps(result))
     else:
-        for name, value in result.items():
-            if not isinstance(value, dict | None):
-                print(f"{name:<31}{value:.6g}" if isinstance(value, float) else f"{name:<31}{value}")
+        shown = {name: value for name, value in result.items() if not isinstance(value, dict | None)}
+        width = max(map(len, shown), default=0)
+        for name, value in shown.items():
+            print(f"{name:<{width}}  {value:.6g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
 
 
 def _words() -> tyro.constructors.ConstructorRegistry:

@@ -31,7 +31,8 @@ class Config:
     Args:
         data: The data set: digits, folder('pictures', size=64), table('mine.csv'), text('mine.txt', length=128), ...;
             None if `jaxdiff.runs.train` is given the data.
-        condition: What the model is given: the label of pictures, or columns of a table by their names (y,z).
+        condition: What the model is given: the label of pictures, or columns of a table by their names: a tuple, or
+            one text "y,z".
         dropout: With a condition: the share of labels that are dropped, from which guidance learns p(x); 0.1 by
             default.
         flip: Mirror half of the pictures, at random in each step; not for pictures whose sides matter, such as digits.
@@ -82,7 +83,7 @@ class Config:
         def __init__(
             self,
             data: Data | str | None = ...,
-            condition: tuple[str, ...] = ...,
+            condition: tuple[str, ...] | str = ...,
             dropout: float | None = ...,
             flip: bool = ...,
             network: Network | str | None = ...,
@@ -99,6 +100,8 @@ class Config:
 
     def __post_init__(self):
         kinds = get_type_hints(Config)
+        if isinstance(self.condition, str):
+            object.__setattr__(self, "condition", (self.condition,))
         if isinstance(self.process, jd.Discrete):
             raise ValueError(
                 f"process = {said(self.process)}: the data decide its number of categories; give it as a word, such as "

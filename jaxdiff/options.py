@@ -112,7 +112,8 @@ class Logging:
 
     Args:
         log_every: Steps between lines of metrics.jsonl.
-        pictures: Largest share of the time spent on pictures of samples; 0 draws none.
+        pictures: Largest share of the training time spent on pictures of samples. The last pictures, of the trained
+            model, come on top of it; 0 draws none.
         tensorboard: Log to TensorBoard too, in FOLDER/tensorboard.
         wandb: Log to this project of Weights & Biases too.
     """
@@ -216,7 +217,8 @@ class Estimate:
         draws: For texts and maps: random times per example for the bound, by default 16.
         chain: For texts and maps under masks: examples also scored by the chain rule, by default 16.
         flow: Solver and tolerances of the flow; by default probability_flow(rtol=1e-4, atol=1e-4).
-        trace: Trace of the flow's Jacobian: hutchinson (the default), hutchinson(2) with a standard error, or exact.
+        trace: Trace of the flow's Jacobian: hutchinson, hutchinson(2) with a standard error, or exact; by default exact
+            for tables of numbers of up to 16 columns, and hutchinson for others.
         precision: What the network computes in: bfloat16, or float32 with products at default, high or highest
             precision; by default float32 at default.
         seed: Seed of dequantisation and probes.

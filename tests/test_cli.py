@@ -249,8 +249,9 @@ def test_toy_run(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "moons"
     settings = ["--data", "two_moons", "--process", "flow", "--steps", 10, "--network", "mlp(hidden=(16,))"]
     settings += ["--loss", "denoising(times=logit_normal)"]
-    code, _, _ = jaxdiff(monkeypatch, capsys, "train", folder, *settings, "--json")
+    code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *settings, "--json")
     assert code == 0
+    assert f"drawing pictures of the trained model in {folder}" in err
     assert (folder / "density.png").is_file()
     code, out, _ = jaxdiff(monkeypatch, capsys, "likelihood", folder, "--limit", 50, "--flow", COARSE, "--json")
     assert code == 0
@@ -308,6 +309,12 @@ def test_errors_are_one_line_with_the_fix(digits_run, tmp_path, monkeypatch, cap
         assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "b").exists()
     assert not (tmp_path / "c").exists()
+
+
+def test_a_result_is_a_line_for_each_figure_with_space_after_its_name(monkeypatch, capsys):
+    names = "steps", "numbers_given_categories_standard_error"
+    monkeypatch.setattr(cli, "_call", lambda arguments: dict.fromkeys(names, 0.25) | {"budget": {}})
+    assert [line.split() for line in jaxdiff(monkeypatch, capsys)[1].splitlines()] == [[name, "0.25"] for name in names]
 
 
 GROUPS = {  # of options, and one option of each

@@ -17,6 +17,7 @@ from jaxdiff import runs
 from jaxdiff.data import Columns, MixedColumns, MixedTable, read_columns, write_columns
 from jaxdiff.denoisers import SideBySide
 from jaxdiff.runs import Config, Mixed
+from jaxdiff.runs.rows import EXACT
 
 KEY = jax.random.key(0)
 WORDS = ("a", "b", "c")
@@ -143,11 +144,29 @@ def test_any_columns_are_read_as_a_condition_by_numbers_and_words():
     assert known().condition(Config(), [], 3) is None
 
 
+def test_samples_hold_the_numbers_that_were_given_as_they_were_given():
+    given = ["u=0.1, label=b"]
+    parts = known().condition(Config(), given, 2) | {"v": np.ones((2, 1), np.float32)}
+    rounded = known().restore(parts)
+    found = known().with_given(rounded, given)
+    assert found["u"].tolist() == [0.1, 0.1] != rounded["u"].tolist()
+    assert (found["label"].tolist(), found["v"].tolist()) == (["b", "b"], rounded["v"].tolist())
+
+
+def test_the_trace_of_rows_is_exact_by_default_if_there_are_few_columns():
+    assert known().estimate()["trace"] == jd.likelihood.Hutchinson()
+    names = tuple(map(str, range(EXACT + 1)))
+    for condition, trace in ((names[:1], jd.likelihood.Exact()), ((), jd.likelihood.Hutchinson())):
+        columns = Columns(names, (0.0,) * len(names), (1.0,) * len(names), condition)
+        rows = runs.Rows((len(columns.modelled),), 1.0, columns, (0.0,) * len(names), np.eye(len(names)).tolist())
+        assert rows.estimate()["trace"] == trace
+
+
 CONDITIONS = {
     "unknown": (["w=3"], "condition names 'w'; expected some of the columns 'u', 'label', 'v'"),
     "twice": (["u=3", "u=4"], "expected each column once"),
     "all": (["u=3,label=a,v=1"], "and not all columns"),
-    "a word": (["label=d"], "'d', unknown to the model; expected one of 'a', 'b', 'c'"),
+    "a word": (["label=d"], "condition label = 'd'; expected one of 'a', 'b', 'c'"),
     "no number": (["u=tall"], "condition u = 'tall'; expected a number"),
     "infinite": (["u=inf"], "expected a finite number"),
 }
@@ -211,11 +230,11 @@ def test_the_command_line_trains_samples_scores_evaluates_and_exports(table, tmp
     call("train", "run", "--data", recipe, "--network", network, "--steps", "40", "--batch-size", "32")
     call("export", "run", "out")
     for folder in ("run", "out"):
-        call("sample", folder, "--n", "8", "--steps", "3", "--condition", "label=b", "u=5")
+        call("sample", folder, "--n", "8", "--steps", "3", "--condition", "label=b", "u=5.1")
         drawn = read_columns(tmp_path / folder / "samples.csv", ("label",))
         assert set(drawn) == {"u", "label", "v"}
         assert set(drawn["label"]) == {"b"}
-        np.testing.assert_allclose(drawn["u"], 5, rtol=1e-6)
+        assert set(drawn["u"]) == {5.1}
         assert len(set(drawn["v"])) == 8
     call("sample", "run", "--n", "8", "--steps", "3")
     loose = ["--flow", "probability_flow(rtol=1e-2, atol=1e-2)", "--trace", "exact"]

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -60,6 +61,7 @@ def test_a_config_is_the_same_as_text_objects_and_json(tmp_path):
     assert dataclasses.replace(config, loss=config.loss, process=jd.EDM(sigma_max=160)) == config
     (tmp_path / "config.json").write_text(json.dumps(config.written()))
     assert runs.read_config(tmp_path) == config
+    assert runs.Config(data="circles", condition="x, y").condition == ("x", "y")
 
 
 def test_a_config_from_before_there_were_words_is_read(tmp_path):
@@ -200,9 +202,11 @@ def test_rows_come_back_as_the_file_had_them_under_a_condition(tmp_path, monkeyp
     cond = np.tile(run.known.columns.conditions({"mass": 0.001, "force": 2.0}), (3, 1))
     np.testing.assert_allclose(rows, run.restore(runs.draw(run, 3, steps=2, cond=cond)), rtol=1e-9)
     assert np.abs(rows - MEAN[1]).max() < 6 * SPREAD[1, 1]
+    with warnings.catch_warnings(action="error"), pytest.raises(TypeError, match="cannot do without vector"):
+        runs.draw(run, 3, steps=2)
     for condition, message in (
         (["mass=0.001"], "lacks 'force'"),
-        (["mass=0.001,force=2,time=3"], "does not know 'time'"),
+        (["mass=0.001,force=2,time=3"], "does not know 'time', which must be left out"),
         (["mass=heavy,force=2"], "could not convert string to float: 'heavy'"),
         ([], "the condition has the columns none; expected 'mass', 'force'"),
     ):
@@ -460,7 +464,10 @@ def test_what_is_no_row_of_the_model_is_told_in_a_line(tmp_path, monkeypatch, ca
 
 def test_of_an_older_model_a_summary_holds_nothing(moons, tmp_path):
     run = shutil.copytree(moons, tmp_path / "run")
-    runs.likelihood(runs.load(run), run, limit=2)
+    found = [runs.likelihood(runs.load(run), run, split=split, limit=2) for split in ("test", "train")]
+    lines = [json.loads(line) for line in (run / "likelihoods.jsonl").read_text().splitlines()]
+    assert [line["split"] for line in lines] == ["test", "train"]
+    assert all(line.items() <= summary.items() for line, summary in zip(lines, found))
     train = lambda steps: runs.train(
         dataclasses.replace(runs.read_config(run), steps=steps), run, progress=False, pictures=0
     )
@@ -469,6 +476,7 @@ def test_of_an_older_model_a_summary_holds_nothing(moons, tmp_path):
     with pytest.warns(UserWarning, match="warm restart"):
         train(3)
     assert "log_likelihood" not in runs.read_summary(run)
+    assert [json.loads(line) for line in (run / "likelihoods.jsonl").read_text().splitlines()] == lines
 
 
 def test_several_labels_are_drawn_in_turn_and_pictured_in_a_row_each(tmp_path, monkeypatch):

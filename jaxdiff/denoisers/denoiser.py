@@ -322,6 +322,7 @@ class Denoiser(OfNetwork):
 
         Warns (UserWarning) for cond = None if the condition was never dropped in training.
         """
+        super().check_cond(cond)
         if cond is None and self.condition_dropout == 0:
             warnings.warn(
                 "cond = None, but the denoiser's condition was never dropped in training (condition_dropout = 0): its "
@@ -330,7 +331,6 @@ class Denoiser(OfNetwork):
                 UserWarning,
                 stacklevel=2,
             )
-        super().check_cond(cond)
 
     def check_start(self, t) -> None:
         """Raise ValueError if x_0 cannot be read at a concrete `t`: α = 0 under "noise" or "score"."""

@@ -108,7 +108,9 @@ class Conditions:
         if cond is None:
             for name in self.names:
                 if name not in ("label", "tokens"):
-                    raise TypeError(f"cond = None; expected {self._expected()}: {name} has no value for none")
+                    raise TypeError(
+                        f"cond = None, but the network cannot do without {name}; expected {self._expected()}"
+                    )
             return {}
         if not self.names:
             raise ValueError(

@@ -81,7 +81,7 @@ class MLP(nnx.Module):
         """The output for x `[batch, *event]` and c_noise `[batch]`: the shape of x, the last axis times `outputs`."""
         x = check_batch(x)
         if x.shape[1:] != self.event:
-            raise ValueError(f"x has shape {x.shape}; expected [batch, {', '.join(map(str, self.event))}]")
+            raise ValueError(f"x has examples of shape {x.shape[1:]}; expected {self.event}")
         embedding = self.embed(x, c_noise, cond)
         h = x.reshape(len(x), -1)
         for layer, level in zip(self.layers, self.levels):

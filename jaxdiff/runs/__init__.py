@@ -3,7 +3,8 @@
     config.json                       data, model and training: `Config`
     data.json                         what the run keeps of its data: `Known`
     checkpoints/, metrics.jsonl       see `jaxdiff.training`
-    summary.json                      figures of training, and likelihoods
+    summary.json                      figures of training, and the last likelihood
+    likelihoods.jsonl                 all likelihoods, a line for each call
     evaluation.json, classifier_*     the quality of its samples
     *.png                             pictures of samples, of denoising and of the training
 

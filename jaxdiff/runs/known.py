@@ -53,10 +53,6 @@ class Known(abc.ABC):
     NETWORK: ClassVar[Network]  # the default network
     SHOWN: ClassVar[int]  # how many samples a picture shows
     SAMPLER: ClassVar[Sampler] = DPMSolverPP()  # the default sampler
-    LIKELIHOOD: ClassVar[dict[str, Any]] = {  # the command line's default settings of a likelihood
-        "flow": ProbabilityFlow(rtol=1e-4, atol=1e-4),
-        "trace": Hutchinson(),
-    }
 
     event: tuple[int, ...]
     data_std: float
@@ -123,6 +119,10 @@ class Known(abc.ABC):
         """Draw n samples, as the model sees them; `settings` are those of `jaxdiff.samplers.draw`."""
         return samplers.draw(key, denoiser, (n, *self.event), batch_size, cond, sampler=sampler, **settings)
 
+    def estimate(self) -> dict[str, Any]:
+        """The settings of a likelihood by default, for the command line."""
+        return {"flow": ProbabilityFlow(rtol=1e-4, atol=1e-4), "trace": Hutchinson()}
+
     def given(self, names: Sequence[str]) -> tuple[str, ...]:
         """The columns to condition a likelihood on; ValueError if the model is not a joint one of all columns."""
         raise ValueError(
@@ -179,6 +179,10 @@ class Known(abc.ABC):
     @abc.abstractmethod
     def restore(self, x) -> Any:
         """Samples in the form of the user's data, from samples as the model sees them."""
+
+    def with_given(self, x, given: Sequence[str]) -> Any:
+        """Restored samples x, in which the values of `given`, a user's text, are exactly as they were given."""
+        return x
 
     @abc.abstractmethod
     def write(self, x, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from jaxdiff.data.splits import Split
 from jaxdiff.denoisers import arithmetic
 from jaxdiff.runs.data import SPLITS
 from jaxdiff.runs.run import Computed, Run, computed, every_device, examples
-from jaxdiff.runs.summary import read_summary, update_summary
+from jaxdiff.runs.summary import append_likelihood, read_likelihoods, read_summary, update_summary
 from jaxdiff.vocabulary import WORDS, Data
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,8 @@ def likelihood(
 
     Args:
         run: the run, such as `jaxdiff.runs.load(folder)`.
-        folder: the run's folder, whose summary.json is updated.
+        folder: the run's folder. The figures are written to its summary.json, in place of those of an earlier call, and
+            appended to its likelihoods.jsonl as a line.
         data: the data to score; None means the run's own data.
         split: "train", "validation" or "test"; None means "test" of the run's own data, and all examples of other data.
         limit: how many examples are scored, drawn at random with a fixed seed; None means all pictures, in their order,
@@ -81,7 +82,8 @@ def likelihood(
     if unconditional and not dropout:
         why = "was trained without a condition" if dropout is None else "never dropped it, so it has not learned p(x)"
         raise ValueError(f"unconditional = True, but the run in {folder} {why}; leave it out")
-    read_summary(folder)
+    steps = read_summary(folder).get("steps")
+    read_likelihoods(folder)
     began = time.perf_counter()
     conditional = bool(run.config.condition) and not unconditional
     split = split or ("test" if data is None else None)
@@ -100,4 +102,5 @@ def likelihood(
         "condition": given,
         "likelihood_seconds": time.perf_counter() - began,
     }
+    append_likelihood(folder, steps=steps, **scored, **figures)
     return update_summary(folder, **figures, **scored)

@@ -162,13 +162,8 @@ class Mixed(Known):
 
     def condition(self, config: Config, given: Sequence[str], n: int) -> dict[str, np.ndarray] | None:
         """Values of any columns, from "age=41" and "job=nurse", or "age=41,job=nurse"."""
-        pairs = [part.partition("=") for text in given for part in re.split(r",(?=[^,=]+=)", text)]
-        if not pairs:
+        if not (row := self._row(given)):
             return None
-        values = {name.strip(): value.strip() for name, _, value in pairs}
-        if len(values) < len(pairs):
-            raise ValueError(f"condition = {' '.join(given)}; expected each column once")
-        row = {name: self._value(name, values[name]) for name in self.given(tuple(values))}
         place = self.columns.names.index
         rows = np.zeros((n, len(self.columns.names)))
         for name, value in row.items():
@@ -176,9 +171,25 @@ class Mixed(Known):
         parts = self.columns.parts(rows)
         return {name: parts[name] for name in row}
 
+    def with_given(self, x: dict[str, np.ndarray], given: Sequence[str]) -> dict[str, np.ndarray]:
+        """Restored samples x with the numbers of `given`, which float32 rounded."""
+        numbers = {name: value for name, value in self._row(given).items() if name in self.columns.of_numbers}
+        return x | {name: np.full_like(x[name], value) for name, value in numbers.items()}
+
+    def _row(self, given: Sequence[str]) -> dict[str, float]:
+        """Values of columns by name, words as indices, from texts such as "age=41,job=nurse"."""
+        pairs = [part.partition("=") for text in given for part in re.split(r",(?=[^,=]+=)", text)]
+        values = {name.strip(): value.strip() for name, _, value in pairs}
+        if len(values) < len(pairs):
+            raise ValueError(f"condition = {' '.join(given)}; expected each column once")
+        return {name: self._value(name, values[name]) for name in self.given(tuple(values))}
+
     def _value(self, name: str, text: str) -> float:
         if name in self.columns.categories:
-            return float(self.columns.place(name, np.array([text]))[0])
+            words = self.columns.words[self.columns.categories.index(name)]
+            if text not in words:
+                raise ValueError(f"condition {name} = {text!r:.80}; expected one of {listed(words)}")
+            return float(words.index(text))
         try:
             value = float(text)
         except ValueError:
@@ -265,14 +276,10 @@ class Mixed(Known):
         return path
 
     def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> Any:
-        """Draw pairs of columns next to those of the data. Words are indices, jittered so that points are visible."""
-        sets = {} if source is None else {"data": self.columns.read(source.raw)}
-        places = [self.columns.names.index(name) for name in self.columns.categories]
-        rng = np.random.default_rng(0)
-        for name, values in (sets | {"samples": self.columns.values(x)}).items():
-            sets[name] = values = np.array(values)
-            values[:, places] += rng.uniform(-0.3, 0.3, (len(values), len(places)))
-        jd.plotting.pairs(sets, self.columns.names, path, title)
+        """Draw pairs of columns next to those of the data."""
+        beside = {} if source is None else {"data": self.columns.read(source.raw)}
+        words = dict(zip(self.columns.categories, self.columns.words))
+        jd.plotting.pairs(beside | {"samples": self.columns.values(x)}, self.columns.names, path, title, words)
         return path
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:

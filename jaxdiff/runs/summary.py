@@ -1,4 +1,4 @@
-"""The figures of a run: summary.json and the last line of metrics.jsonl."""
+"""The figures of a run: summary.json, likelihoods.jsonl and the last line of metrics.jsonl."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import training
-from jaxdiff.arrays import atomic_write, read_json
+from jaxdiff.arrays import atomic_write, check_file, read_json
 from jaxdiff.training.hosts import first
 
 
@@ -54,6 +54,21 @@ def update_summary(folder: Path, **figures) -> dict[str, Any]:
     if first():
         write_json(folder / "summary.json", summary)
     return summary
+
+
+def read_likelihoods(folder: Path) -> bytes:
+    """The content of likelihoods.jsonl, b"" if there is none; ValueError if it is not a file."""
+    path = folder / "likelihoods.jsonl"
+    return check_file(path).read_bytes() if path.exists() else b""
+
+
+def append_likelihood(folder: Path, **figures) -> None:
+    """Append `figures` to likelihoods.jsonl as a line, which process 0 writes."""
+    line = json.dumps(_finite(figures), allow_nan=False) + "\n"
+    if first():
+        before = read_likelihoods(folder)
+        with atomic_write(folder / "likelihoods.jsonl") as file:
+            file.write(before + line.encode())
 
 
 def last_line(folder: Path) -> dict:

@@ -32,7 +32,10 @@ class Tokens(Known):
 
     SOURCES: ClassVar = ()
     SAMPLER: ClassVar = Ancestral()
-    LIKELIHOOD: ClassVar = {}
+
+    def estimate(self) -> dict:
+        """Empty: tokens have no flow."""
+        return {}
 
     @property
     def categories(self) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ PARTS = {  # the parts of a run's identity in `training.train` that a setting de
     "learning_rate": ("optimizer",),
     "seed": ("key", "initial_weights", "first_batch", "data"),
 }
+_log = logging.getLogger(__name__)
 PICTURES = 0.02  # the default share of the training time that pictures of samples may take
 
 
@@ -137,9 +139,9 @@ def train(
         allow: names of settings that may differ from the run that is continued.
         checkpoint_every: a checkpoint is saved at the first log at or after each multiple of it, and at the end.
         log_every: the number of steps between two lines of metrics.jsonl.
-        pictures: the largest share of the training time that pictures of samples may take; 0 draws none. The time they
-            took is `picture_seconds` in metrics.jsonl and summary.json, and `last_pictures_seconds` for those of the
-            trained model.
+        pictures: the largest share of the training time that pictures of samples may take, in addition to those of the
+            trained model; 0 draws none. The time they took is `picture_seconds` in metrics.jsonl and summary.json, and
+            `last_pictures_seconds` for those of the trained model.
 
     Returns:
         The run with its averaged weights.
@@ -226,6 +228,7 @@ def train(
     began, last = time.perf_counter(), last_line(folder)
     jd.plotting.training_curve(training.read_metrics(folder / "metrics.jsonl"), folder / "training.png")
     if pictures:
+        _log.info("drawing pictures of the trained model in %s", folder)
         picture(denoiser)
         known.last_pictures(denoiser, source, functools.partial(drawn, denoiser), folder)
     if read_summary(folder).get("steps") != last["step"]:

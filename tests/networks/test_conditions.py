@@ -55,7 +55,7 @@ def test_a_label_or_a_vector_alone_may_come_bare_and_a_label_for_all():
 
 
 REFUSED = [  # the whole of cond, its error, and what it says
-    (None, TypeError, "cond = None; expected a dict of .*: vector has no value for none"),
+    (None, TypeError, "cond = None, but the network cannot do without vector; expected a dict of"),
     (less("label"), TypeError, "cond has no label; expected a dict of label: integer labels 0 to 4"),
     (less("level"), TypeError, r"cond has no level; .*level: floats \[batch\], one log-SNR per example"),
     (less("tokens"), TypeError, "cond has no tokens"),
