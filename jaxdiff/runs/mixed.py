@@ -24,12 +24,13 @@ from jaxdiff.config import Config
 from jaxdiff.data import Columns, MixedColumns, MixedTable, write_columns
 from jaxdiff.data.rows import SUFFIXES, listed
 from jaxdiff.denoisers import Denoiser, arithmetic
+from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.losses import Denoising, Loss
 from jaxdiff.losses.times import Subsets
 from jaxdiff.metrics import Distance, sliced_wasserstein, wasserstein
 from jaxdiff.runs.known import Known, shuffled
 from jaxdiff.runs.laws import Asked, in_words, law_of
-from jaxdiff.runs.rows import LIMIT, PAIRED, error_of
+from jaxdiff.runs.rows import LIMIT, PAIRED
 from jaxdiff.vocabulary import WORDS, Network
 
 LAWS = "numbers", "numbers_given_categories", "categories_bound", "row_bound"  # the likelihoods in a report
@@ -316,7 +317,7 @@ class Mixed(Known):
             )
         figures = dict.fromkeys(FIGURES)  # None overwrites the figures of an earlier likelihood in the summary
         for name, (_, nats, baseline) in laws.items():
-            figures |= {name: float(nats[converged].mean()), f"{name}_standard_error": error_of(nats[converged])}
+            figures[name], figures[f"{name}_standard_error"] = mean_of(nats[converged])
             if baseline is not None:
                 figures[f"{name}_baseline"] = float(baseline[converged].mean())
         precision = arithmetic(denoiser, np.float32, lasting["precision"])

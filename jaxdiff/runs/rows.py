@@ -16,6 +16,7 @@ from jaxdiff.config import Config
 from jaxdiff.data import Columns, write_rows
 from jaxdiff.data.rows import SUFFIXES
 from jaxdiff.denoisers import arithmetic, uncast
+from jaxdiff.likelihood.mean import mean_of
 from jaxdiff.metrics import Distance, sliced_wasserstein, wasserstein
 from jaxdiff.runs.known import Known, shuffled
 from jaxdiff.vocabulary import WORDS, Network
@@ -225,10 +226,10 @@ class Rows(Known):
         gaussian = self.columns.gaussian_log_prob(self.mean, self.covariance, rows)[converged]
         figures = {
             "log_likelihood": float(nats.mean()),
-            "standard_error": error_of(nats),
+            "standard_error": mean_of(nats).standard_error,
             "gaussian": float(gaussian.mean()),
             "above_gaussian": float((nats - gaussian).mean()),
-            "above_gaussian_standard_error": error_of(nats - gaussian),
+            "above_gaussian_standard_error": mean_of(nats - gaussian).standard_error,
             "examples": len(rows),
             "not_converged": int((~converged).sum()),
             "precision": arithmetic(denoiser, jnp.asarray(x).dtype, precision),
@@ -240,8 +241,3 @@ class Rows(Known):
             "{above_gaussian_standard_error:.4f} above"
         ).format(**figures, given=given)
         return figures, words
-
-
-def error_of(values: np.ndarray) -> float:
-    """The standard error of the mean."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
