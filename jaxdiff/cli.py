@@ -6,6 +6,8 @@ import difflib
 import inspect
 import json
 import logging
+import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +45,7 @@ Json = Annotated[
     bool,
     tyro.conf.arg(name="json", help="Print the result as one line of JSON, and no progress.", help_behavior_hint=""),
 ]
+UNREAD = 141  # the exit code of a program that SIGPIPE ended
 KEPT = "what is done is kept; the same command goes on"
 
 
@@ -315,8 +318,28 @@ def _call(arguments: Sequence[str]) -> dict:
     return tyro.cli(command, prog=f"jaxdiff {name}", args=rest, **settings)
 
 
+def _unread() -> bool:
+    """Whether the reader of the output has closed it, as `head` does; False on Windows, which cannot tell."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout, 0)  # nothing but errors
+    return bool(poll.poll(0))
+
+
 def main() -> None:
-    """Entry point of `jaxdiff`: errors are one line and exit code 1."""
+    """Entry point of `jaxdiff`: errors are one line and exit code 1. It ends silently if its output is not read."""
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end
+        raise SystemExit(UNREAD) from None
+
+
+def _main() -> None:
     for name in ("absl", "asyncio"):  # Orbax logs an error in hundreds of lines before it raises it
         logging.getLogger(name).setLevel(logging.CRITICAL)
     log_to_stderr()
@@ -324,6 +347,8 @@ def main() -> None:
     try:
         result = _call(sys.argv[1:])
     except (ValueError, TypeError, FloatingPointError, ImportError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise
         print(f"jaxdiff: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:

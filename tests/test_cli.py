@@ -1,7 +1,9 @@
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 import typing
 from pathlib import Path
@@ -374,6 +376,19 @@ def test_a_setting_of_a_run_is_an_option_of_train():
         kind = typing.get_type_hints(runs.Config)[name]
         assert options[name].type == kind, name
         assert options[name].default in (setting.default, None)
+
+
+@pytest.mark.parametrize("arguments", [("words",), ("words", "process"), ("--help",)], ids=str)
+def test_a_command_whose_output_is_no_longer_read_ends_silently(arguments, monkeypatch, capsys):
+    read, written = os.pipe()
+    os.close(read)
+    with open(written, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(sys, "argv", ["jaxdiff", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert stop.value.code == 128 + signal.SIGPIPE
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
