@@ -113,14 +113,14 @@ class Symbols:
         """Raise ValueError if a character is in neither the alphabet nor `beside`.
 
         The message calls the text `what`, names the first such character, its line and column, and an alphabet to
-        paste.
+        paste into Python, or between the double quotes of a shell.
         """
         strange = set() if self.tokenizer else {*text} - {*self.alphabet, *beside}
         if not strange:
             return
         at = min(text.index(character) for character in strange)
         own = "".join(sorted({*text} - {*beside}))
-        fix = f"its own, alphabet={own!r}" if len(own) <= 120 else f"one of its own, of {len(own)} characters"
+        fix = f"its own, alphabet={_literal(own)}" if len(own) <= 120 else f"one of its own, of {len(own)} characters"
         raise ValueError(
             f"{what} has {text[at]!r} in line {1 + text.count(chr(10), 0, at)}, column "
             f"{at - text.rfind(chr(10), 0, at)}, which is not in the alphabet {self.alphabet!r:.120}; clean the text, "
@@ -204,6 +204,11 @@ class Symbols:
         if self.tokenizer:
             return self.blank.join(self._pieces.decode(part, skip_special_tokens=False) for part in known)
         return self.blank.join("".join(self.alphabet[i] for i in part) for part in known)
+
+
+def _literal(text: str) -> str:
+    """A Python literal of `text` that a shell leaves as it is between double quotes."""
+    return "'" + "".join(f"\\x{ord(c):02x}" if c in "'\"\\`$!" else repr(c)[1:-1] for c in text) + "'"
 
 
 def _stops(offsets: Sequence[tuple[int, int]], length: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from jaxdiff.data.symbols import ALPHABET, Symbols, character_codes
 _log = logging.getLogger(__name__)
 
 BLOCK = 4096  # characters
+TOKENIZER = "the tokenizer.json of a Hugging Face tokenizer"
 CYCLE: dict[int, Split] = {9: "validation", 19: "test"}  # among every twenty blocks; the others are for training
 
 
@@ -138,7 +139,7 @@ def text(
     if tokenizer is None:
         symbols = Symbols(ALPHABET if alphabet is None else alphabet, ended=cut == "lines")
     else:
-        symbols = Symbols("", _read(check_path("tokenizer", tokenizer)), ended=cut == "lines")
+        symbols = Symbols("", _read(check_path("tokenizer", tokenizer), TOKENIZER), ended=cut == "lines")
     whole = _read(path)
     if symbols.alphabet and "\n" not in symbols.alphabet:
         whole = whole.removesuffix("\n")
@@ -148,16 +149,17 @@ def text(
     if split == "train" and len(whole) <= BLOCK * max(CYCLE):
         _log.warning(
             f"{path} has {len(whole):,} characters and no split 'test', which is the 20th of every twenty blocks of "
-            f"{BLOCK:,}: to measure a likelihood, give another text"
+            f"{BLOCK:,}: to measure a likelihood, give another text of the same length and symbols, jaxdiff likelihood "
+            f"RUN --data \"text('other.txt', length={length}, ...)\""
         )
     make = _lines if cut == "lines" else _windows
     tokens, weight, words = (np.concatenate(parts) for parts in zip(*make(path, whole, length, split, symbols)))
     return Texts(tokens, weight, words, symbols)
 
 
-def _read(path) -> str:
+def _read(path, what: str = "a text file") -> str:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a text file")
+        raise FileNotFoundError(f"{path} does not exist; expected {what}")
     try:
         return check_file(path).read_text("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -143,7 +143,8 @@ def chain(
     steps = int(np.max(counts(process, check_weight(process, weight, data), data)))
     compute = functools.partial(_nats, steps=steps, orders=orders, random=order == "random")
     nats, counted, note = nats_of(compute, key, denoiser, data, cond, weight, "chain", batches)
-    kind = f"{order}, exact" if order == ORDERS[0] else f"random order, mean of {orders} an example"
+    mean = f", mean of {orders} an example" if orders > 1 else ""
+    kind = f"{order}, exact" if order == ORDERS[0] else f"random order{mean}"
     return Chain(f"{kind}{note}", order, nats.T, counted)
 
 

@@ -94,7 +94,8 @@ def nats_of(
     weight, counted, note = jax.tree.map(np.asarray, check_weight(process, weight, data)), None, ""
     if weight is not None:
         counted = check_counted(np.asarray(counts(process, weight, data), np.float64))
-        note = f", {counted.sum():.0f} of {n * values} values, given the others"
+        if counted.sum() < n * values:
+            note = f", {counted.sum():.0f} of {n * values} values, given the others"
     keys, cond = example_keys(key, n), check_cond(denoiser, cond, n)
     check_answer(denoiser, process.joined([part.shape for part in process.split(data)]), cond)
     model = copied(denoiser, batches.mesh)

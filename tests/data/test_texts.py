@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import subprocess
 
 import numpy as np
 import pytest
 
 import jaxdiff as jd
 from jaxdiff.data import Symbols, text
+from jaxdiff.vocabulary import WORDS, Data
 
 RNG = np.random.default_rng(0)
 LONG = "".join(RNG.choice(list("abcdefgh  "), 41 * 4096 + 777))
@@ -161,6 +163,21 @@ def test_what_cannot_be_read_is_refused_in_words(tmp_path, content, arguments, w
     assert "\n" not in str(caught.value)
 
 
+def test_the_alphabet_of_the_message_can_be_pasted_into_a_shell(tmp_path):
+    strange = "a'\"`$HOME!\\n\n\té東\U0001f600"
+    with pytest.raises(ValueError, match="or give its own, alphabet=") as caught:
+        text(file(tmp_path, strange), 3)
+    alphabet = str(caught.value).rpartition("alphabet=")[2]
+    command = f"printf %s \"text('x.txt', length=3, alphabet={alphabet})\""
+    pasted = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert WORDS.parse(pasted, Data).values["alphabet"] == "".join(sorted(set(strange)))
+
+
+def test_a_tokenizer_that_does_not_exist_is_named_as_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gpt2 does not exist; expected the tokenizer.json of a Hugging Face"):
+        text(file(tmp_path, "ann jo"), 3, tokenizer="gpt2")
+
+
 def test_texts_and_tokens_that_do_not_fit_are_refused():
     lines = Symbols("ab", ended=True)
     with pytest.raises(ValueError, match="text 1 has 4 characters, its end included; expected at most 3"):
@@ -190,3 +207,4 @@ def test_a_training_text_without_a_test_split_is_named(tmp_path, caplog):
     assert not caplog.records
     text(path, 8, "train")
     assert "short.txt has 5,000 characters and no split 'test'" in caplog.text
+    assert "jaxdiff likelihood RUN --data \"text('other.txt', length=8, ...)\"" in caplog.text
