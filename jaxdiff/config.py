@@ -30,7 +30,7 @@ class Config:
 
     Args:
         data: The data set: digits, folder('pictures', size=64), table('mine.csv'), text('mine.txt', length=128), ...;
-            None if `jaxdiff.runs.train` is given the data.
+            None if `jaxdiff.runs.train` is given the data, which then decide the defaults below.
         condition: What the model is given: the label of pictures, or columns of a table by their names: a tuple, or
             one text "y,z".
         dropout: With a condition: the share of labels that are dropped, from which guidance learns p(x); 0.1 by
@@ -113,8 +113,8 @@ class Config:
                 (check_whole if kind is int else check_scalar)(field.name, value, **field.metadata)
             object.__setattr__(self, field.name, fitting(value, kind, field.name))
         tokens = isinstance(self.process, Noise) or (self.data is not None and self.data.make in OF_TOKENS)
-        for name, value in (_TOKENS if tokens else _NUMBERS).items():
-            if getattr(self, name) is None:
+        if self.data is not None or self.process is not None:
+            for name, value in missing(self, TOKENS if tokens else NUMBERS).items():
                 object.__setattr__(self, name, value)
         names = tuple(name.strip() for text in self.condition for name in text.split(","))
         object.__setattr__(self, "condition", names)
@@ -127,12 +127,17 @@ class Config:
         return {field.name: plain(getattr(self, field.name), kinds[field.name]) for field in dataclasses.fields(self)}
 
 
-_NUMBERS = {"process": jd.VP(), "parameterization": "v", "loss": jd.losses.Denoising()}
-_TOKENS = {
+NUMBERS = {"process": jd.VP(), "parameterization": "v", "loss": jd.losses.Denoising()}
+TOKENS = {
     "process": WORDS.parse("absorbing", Noise),
     "parameterization": "leave_one_out",
     "loss": jd.losses.Bound(),
 }
+
+
+def missing(config: Config, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The `defaults` of the settings that the config leaves out."""
+    return {name: value for name, value in defaults.items() if getattr(config, name) is None}
 
 
 def fitting(value, kind, name: str) -> Any:

@@ -669,8 +669,9 @@ row("jd.networks.Encoded", networks.Encoded, {"encoder": networks.TextEncoder(**
     encoder=[T(None), T("text"), T(networks.TextEncoder)], network=[T(None), T(NETWORK), T(networks.DiT)])
 TRANSFORMER = {"categories": 3, "length": 4, "width": 8, "depth": 1, "heads": 2, "rngs": RNGS}
 row("jd.networks.Transformer", networks.Transformer, TRANSFORMER, categories=[1, *says("GiB", 10**12), *WIDTHS],
-    length=WIDTHS, width=[7, *says("GiB", 10**6), *WIDTHS], depth=WIDTHS, heads=[3, 8, *WIDTHS], noise=FLAG,
-    classes=TAKES, tied=FLAG, qk_norm=FLAG, waves=FUNCTION, remat=FLAG, rngs=[T(None), T(KEY), T(0)])
+    length=WIDTHS, width=[7, *says("GiB", 10**6), *WIDTHS], depth=WIDTHS, heads=[3, 8, *WIDTHS],
+    noise=[T("yes"), T(1), T(jnp.ones(2))], classes=TAKES, tied=FLAG, qk_norm=FLAG, waves=FUNCTION, remat=FLAG,
+    rngs=[T(None), T(KEY), T(0)])
 row("jd.networks.Transformer called", networks.Transformer(**TRANSFORMER), {"x": jnp.zeros((3, 4), int),
     "c_noise": jnp.zeros(3)}, x=[jnp.zeros((3, 5), int), jnp.zeros(3, int), T(X)], c_noise=[np.zeros((3, 1)),
     np.zeros(2)])

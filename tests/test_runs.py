@@ -370,8 +370,10 @@ def test_what_a_notebook_gives_is_loaded_by_the_command_line(tmp_path, monkeypat
     code, _, err = jaxdiff(monkeypatch, capsys, "likelihood", tmp_path / "run", "--json")
     assert code == 1
     assert "data = None: the data were given by a script; name a data set" in err
-    with pytest.raises(ValueError, match="expected one of them"):
+    with pytest.raises(ValueError, match="config.data = None, and no data were given; expected one of them"):
         runs.train(config, tmp_path / "none")
+    with pytest.raises(ValueError, match=r"config.data is digits, and data were given; .* give Config\(data=None\)$"):
+        runs.train(dataclasses.replace(config, data="digits"), tmp_path / "none", images)
 
 
 @pytest.mark.parametrize(

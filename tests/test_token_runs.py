@@ -5,6 +5,7 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_cli import jaxdiff
@@ -16,6 +17,8 @@ from jaxdiff.runs.texts import GRAMS, repetition
 
 RNG = np.random.default_rng(0)
 LETTERS = "abc "
+N = 160
+LASTING = {"record": None, "progress": False, "mesh": None, "precision": None}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,54 @@ def test_a_text_alone_picks_process_parameterization_and_loss(text):
     masks = [line.count("_") for line in lines]
     assert masks == sorted(masks, reverse=True)
     assert all(set(line) <= {*LETTERS, "_"} and len(line) == 8 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        jd.data.Maps(np.zeros((5, 4, 4), np.int32), np.arange(5, dtype=np.int32) % 2, 2, [(0, 0, 0), (255, 255, 255)]),
+        jd.data.Texts(np.zeros((5, 8), np.int32), np.ones((5, 8), bool), np.ones(5, np.int64), Symbols(LETTERS)),
+    ],
+    ids=["maps", "texts"],
+)
+def test_data_of_categories_that_are_given_pick_the_same(source):
+    config = runs.Config(data=None, network="mlp((8,))")
+    known = runs.learned(config, source)
+    denoiser = runs.build(config, known)
+    assert (denoiser.process, denoiser.parameterization) == (jd.Absorbing(source.categories), "leave_one_out")
+    named = runs.Config(data="maps(emoji)", network="mlp((8,))")
+    assert known.completed(config) == dataclasses.replace(named, data=None)
+    other = runs.Config(data=None, process="multinomial", parameterization="data", network="mlp((8,))")
+    assert known.completed(other) == other
+    with pytest.raises(ValueError, match=r"process = vp.* is for numbers, and .* are categories; give absorbing"):
+        runs.learned(runs.Config(data=None, process="vp"), source)
+
+
+def test_a_transformer_of_any_size_takes_t_unless_masks_show_it(text):
+    known = text[0].known
+    config = lambda **given: known.completed(runs.Config(data=None, **given))
+    small = {"network": "transformer(width=32)"}
+    for given, noise in (
+        ({}, False),
+        (small, False),
+        ({"process": "multinomial"}, True),
+        (small | {"process": "multinomial"}, True),
+        ({"network": "transformer(width=32, noise=True)"}, True),
+    ):
+        found = config(**given)
+        assert found.network.values["noise"] is noise
+        assert runs.Config(**found.written()) == found
+    assert config(**small).network.values["width"] == 32
+
+
+def test_the_head_of_samples_in_training_is_apart_from_them(text, tmp_path):
+    run, _ = text
+    x = RNG.integers(0, 4, (3, 8))
+    run.known.picture(x, "the data", tmp_path / "samples.png", "samples after 2 steps")
+    head, rule, samples = (tmp_path / "samples.txt").read_text().partition("-" * 40 + "\n")
+    assert rule
+    assert head.startswith("samples after 2 steps\nrepeated_2_grams: ")
+    assert samples.splitlines() == run.restore(x)
 
 
 def test_samples_are_lines_and_what_is_given_of_one_stays(text, monkeypatch, capsys):
@@ -71,20 +122,45 @@ def test_bits_and_perplexity_of_random_characters_are_those_of_their_entropy(tex
     run, _ = text
     uniform = np.full((4, 4), 0.25)
     config = dataclasses.replace(run.config, process=process)
+    chain: dict[str, int] = {"chain": 3} if process == "absorbing" else {}
     exact = jd.exact.Markov(run.known.reading(config)["process"], uniform[0], uniform)
     whole = runs.read(run.config.data, "test")
-    source = dataclasses.replace(whole, tokens=whole.tokens[:40], weight=whole.weight[:40], words=whole.words[:40])
-    lasting = {"record": None, "progress": False, "mesh": None, "precision": None}
-    found, words = run.known.score(jax.random.key(0), exact, source, None, False, lasting, chain=3)
+    source = dataclasses.replace(whole, tokens=whole.tokens[:N], weight=whole.weight[:N], words=whole.words[:N])
+    found, words = run.known.score(jax.random.key(0), exact, source, None, False, LASTING, **chain)
     assert abs(found["bits_per_character"] - 2.0) < 4 * found["standard_error"]
-    assert found["characters"] == 40 * 8
-    a_word = 8 * 40 / source.words.sum()
+    assert found["characters"] == N * 8
+    a_word = 8 * N / source.words.sum()
     expected = 2 ** (found["bits_per_character"] * a_word)
     assert found["perplexity_per_word"] == pytest.approx(expected, rel=1e-6)
     assert "bits a character" in words
     if process == "absorbing":
         assert found["chain_bits_per_character"] == pytest.approx(2.0, abs=1e-5)
         assert "by the chain rule in random orders 2.0000" in words
+    rare = dataclasses.replace(source, words=(np.arange(N) == 0).astype(int))  # one word in all texts
+    found, words = run.known.score(jax.random.key(0), exact, rare, None, False, LASTING, draws=1, chain=0)
+    assert found["perplexity_per_word"] is None
+    assert "too few texts to measure a perplexity a word" in words
+    if process == "absorbing":
+        assert "chain_examples" not in found
+
+
+def test_a_chain_that_there_is_not_is_refused(text):
+    run, _ = text
+    source = runs.read(run.config.data, "test")
+    logits = lambda params, x, c_noise, cond: jnp.tile(c_noise[:, None, None] * jnp.arange(4), (1, 8, 1))
+    sees_t = jd.Denoiser(logits, None, jd.Absorbing(4))
+    for denoiser, words in (
+        (sees_t, "chain = 2, but there is no chain rule: the network depends on t; leave it out, or train"),
+        (
+            jd.Denoiser(logits, None, jd.Multinomial(4)),
+            r"the process is Multinomial.*, which has no masks; leave it out",
+        ),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run.known.score(jax.random.key(0), denoiser, source, 4, False, LASTING, chain=2)
+    for given in ({}, {"chain": 0}):
+        found, _ = run.known.score(jax.random.key(0), sees_t, source, 4, False, LASTING, draws=1, **given)
+        assert not any(name.startswith("chain") for name in found)
 
 
 def test_repetition_is_the_share_of_n_grams_that_stood_before():

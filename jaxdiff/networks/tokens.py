@@ -95,7 +95,8 @@ class Transformer(nnx.Module):
         depth: the number of blocks.
         heads: heads of attention; `width` is an even number per head.
         noise: whether the network sees the noise level, which masks show by their number. Without it its distribution
-            of a token given the visible ones is the same at every t, as `jaxdiff.likelihood.chain` requires.
+            of a token given the visible ones is the same at every t, as `jaxdiff.likelihood.chain` requires. None means
+            True; a run (`jaxdiff.runs`) whose process is masks makes it False.
         classes: the number of labels in cond, 0 for none.
         tied: whether one table both reads and writes tokens.
         qk_norm: whether queries and keys are normalised.
@@ -129,7 +130,7 @@ class Transformer(nnx.Module):
         width: int = 256,
         depth: int = 6,
         heads: int = 4,
-        noise: bool = True,
+        noise: bool | None = None,
         classes: int = 0,
         tied: bool = True,
         qk_norm: bool = True,
@@ -142,6 +143,7 @@ class Transformer(nnx.Module):
         check_whole("categories", categories, least=2)
         for name, size in (("length", length), ("width", width), ("depth", depth), ("heads", heads)):
             check_whole(name, size)
+        noise = True if noise is None else noise
         for name, flag in (("noise", noise), ("tied", tied), ("qk_norm", qk_norm), ("remat", remat)):
             check_flag(name, flag)
         self.conditions = Conditions(classes)

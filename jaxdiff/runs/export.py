@@ -42,7 +42,8 @@ def export(run: Run, folder: str | os.PathLike) -> list[Path]:
         raise ValueError(f"{folder} is not an empty folder; give one that is new or empty")
     jd.pretrained.write_params(own_folder(folder) / WEIGHTS, run.denoiser.params)
     write_known(folder, run.known)
-    write_json(folder / "config.json", run.config.written())  # last, because it makes the folder a run
+    config = run.known.completed(run.config)
+    write_json(folder / "config.json", config.written())  # last, because it makes the folder a run
     return [folder / name for name in FILES]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxdiff import samplers
 from jaxdiff.arrays import check_choice, check_instance, check_number, check_whole, read_json, said
-from jaxdiff.config import Config
+from jaxdiff.config import NUMBERS, Config, missing
 from jaxdiff.likelihood import Hutchinson
 from jaxdiff.losses import ConditionDropout, Loss
 from jaxdiff.metrics import Distance
@@ -51,6 +51,7 @@ class Known(abc.ABC):
     KIND: ClassVar[str]  # the name in KINDS and in data.json
     SOURCES: ClassVar[tuple[type, ...]]  # the types of data sets of this kind
     NETWORK: ClassVar[Network]  # the default network
+    DEFAULTS: ClassVar[dict[str, Any]] = NUMBERS  # the other defaults of a config
     SHOWN: ClassVar[int]  # how many samples a picture shows
     SAMPLER: ClassVar[Sampler] = DPMSolverPP()  # the default sampler
 
@@ -92,9 +93,9 @@ class Known(abc.ABC):
         """The fields of the denoiser besides its network: process, parameterization and data_std."""
         return {"process": config.process, "parameterization": config.parameterization, "data_std": self.data_std}
 
-    def default_network(self, config: Config) -> Network:
-        """The network if the config names none."""
-        return self.NETWORK
+    def completed(self, config: Config) -> Config:
+        """The config with the defaults of this kind of data in place of settings that it leaves out."""
+        return dataclasses.replace(config, **missing(config, self.DEFAULTS | {"network": self.NETWORK}))
 
     def network(self, recipe: Network, asked: dict[str, Any], rngs) -> Any:
         """The module that a recipe makes with the arguments that the data determine."""

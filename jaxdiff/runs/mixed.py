@@ -92,7 +92,7 @@ class Mixed(Known):
                 f"condition = {', '.join(config.condition)}: a model of mixed columns can be conditioned on any of "
                 "them afterwards (jaxdiff sample --condition); leave it out of training"
             )
-        if not isinstance(config.process, jd.Gaussian):
+        if not isinstance(config.process, jd.Gaussian | None):
             raise ValueError(f"process = {said(config.process)} is not for numbers (categories are masked); give vp")
         columns, values = source.columns, source.values
         if len(columns.names) < 2:

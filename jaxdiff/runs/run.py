@@ -79,7 +79,8 @@ def build(config: Config, known: Known) -> Any:
     from jaxdiff.networks import Cast, initialize
 
     check_instance("config", config, Config, "a Config, such as jaxdiff.runs.load(folder).config")
-    recipe = config.network or known.default_network(config)
+    config = known.completed(config)
+    recipe: Any = config.network
     learns = getattr(config.loss, "learns", "denoiser")
     if learns == "bridge":
         raise ValueError(
@@ -129,7 +130,7 @@ def load(folder: str | os.PathLike) -> Run:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = runs.export(runs.Run(config, known, runs.build(config, known)), folder)
         ...     run = runs.load(folder)
-        >>> run.known == known, run.config == config
+        >>> run.known == known, run.config.network == config.network
         (True, True)
     """
     folder = check_path("folder", folder)

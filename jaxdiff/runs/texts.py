@@ -1,6 +1,7 @@
 """Runs of texts."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ ASKED = 1000  # the most texts it is measured on
 BUCKETS = 256  # of tokens and of pairs of tokens, whose frequencies are the features
 FRAMES = 16  # steps shown in denoising.txt
 RULE = "-" * 40  # between texts with line breaks
+MEASURED = 0.5  # a perplexity is reported if its standard error is a smaller share of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,16 @@ class Texts(Tokens):
         some = source.tokens[shuffled(len(source))[:ASKED]]
         return cls((source.length,), 1.0, source.symbols, repetition(some, source.symbols.padding))
 
+    def completed(self, config: Config) -> Config:
+        """The config with its defaults; a transformer takes t unless masks show it by their number."""
+        config = super().completed(config)
+        network: Any = config.network
+        noise: Any = config.process
+        if network.values.get("noise", True) is not None:
+            return config
+        sees = {"noise": noise.make is not jd.Absorbing}
+        return dataclasses.replace(config, network=Network(network.make, network.values | sees))
+
     @property
     def categories(self) -> int:
         """The number of values of a token, the mask not counted."""
@@ -80,14 +92,6 @@ class Texts(Tokens):
     def noun(self) -> str:
         """What one token is called."""
         return self.symbols.noun
-
-    def default_network(self, config: Config) -> Network:
-        """A transformer; with masks it takes no t, which the number of masks shows."""
-        arguments = dict(self.NETWORK.arguments)
-        process: Any = config.process
-        if process.make is jd.Absorbing and "noise" in self.NETWORK.values:
-            arguments["noise"] = False
-        return Network(self.NETWORK.make, arguments)
 
     def lasting(self, config: Config) -> dict[str, Any]:
         """The length and the symbols."""
@@ -164,16 +168,19 @@ class Texts(Tokens):
         return _written(folder / "samples.txt", x)
 
     def picture(self, x, source, path: Path, title: str | None = None, cond=None) -> None:
-        """Write samples.txt during training, with the title and the shares of repeated n-grams. There is no picture."""
+        """Write samples.txt during training: the title, the shares of repeated n-grams, a rule, and the samples.
+
+        There is no picture.
+        """
         if source is not None:
             figures = [f"{name}: {value:.3f}" for name, value in self.figures(x).items()]
-            _written(path.with_suffix(".txt"), [*([title, ""] if title else []), *self.restore(x), "", *figures])
+            _written(path.with_suffix(".txt"), self.restore(x), [*([title] if title else []), *figures, RULE])
 
     def last_pictures(self, denoiser, source, draw: Callable, folder: Path) -> None:
         """Write denoising.txt: a sample at several times from noise to data, with blanks for masks."""
         path = np.asarray(draw(1, None, FRAMES, seed=1, trajectory=True))[:, 0]
         texts = [self._shown(tokens) for tokens in path]
-        _written(folder / "denoising.txt", ["from noise to data", "", *texts])
+        _written(folder / "denoising.txt", texts, ["from noise to data", ""])
 
     def _shown(self, tokens: np.ndarray) -> str:
         """A noised text on one line, including what follows its end."""
@@ -198,9 +205,15 @@ class Texts(Tokens):
         text = self.in_words(figures)
         if words.sum():
             of_word, error = ratio_of(bits, words)
-            figures["perplexity_per_word"] = 2.0**of_word
-            figures["perplexity_standard_error"] = 2.0**of_word * np.log(2) * error
-            text += f"; perplexity a word at most {figures['perplexity_per_word']:.1f}"
+            with np.errstate(over="ignore"):
+                perplexity, share = float(np.exp2(of_word)), math.log(2) * error
+            found = (perplexity, perplexity * share) if share < MEASURED else (None, None)
+            # None overwrites the figures of an earlier likelihood in the summary
+            figures["perplexity_per_word"], figures["perplexity_standard_error"] = found
+            if share < MEASURED:
+                text += f"; perplexity a word {found[0]:.1f} +- {found[1]:.1f}, an upper bound in the mean"
+            else:
+                text += "; too few texts to measure a perplexity a word"
         return figures, text
 
     def _check_alike(self, source) -> None:
@@ -219,10 +232,10 @@ def described(symbols: Symbols) -> str:
     return f"a tokenizer with {symbols.size} ids, SHA-256 {digest([symbols.tokenizer.encode()])[:16]}{ended}"
 
 
-def _written(path: Path, texts: Sequence[str]) -> Path:
+def _written(path: Path, texts: Sequence[str], head: Sequence[str] = ()) -> Path:
     between = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
     with atomic_write(path) as file:
-        file.write((between.join(texts) + "\n").encode("utf-8", "surrogateescape"))
+        file.write(("\n".join([*head, between.join(texts)]) + "\n").encode("utf-8", "surrogateescape"))
     return path
 
 

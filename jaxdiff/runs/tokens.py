@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff.arrays import said
-from jaxdiff.config import Config
+from jaxdiff.arrays import check_whole, said
+from jaxdiff.config import TOKENS, Config
 from jaxdiff.denoisers import arithmetic
 from jaxdiff.likelihood.mean import ratio_of
 from jaxdiff.runs.known import Known
@@ -31,6 +31,7 @@ class Tokens(Known):
     """What a run of categories keeps of its data; data_std is 1 and not used."""
 
     SOURCES: ClassVar = ()
+    DEFAULTS: ClassVar = TOKENS
     SAMPLER: ClassVar = Ancestral()
 
     def estimate(self) -> dict:
@@ -52,7 +53,7 @@ class Tokens(Known):
         """Raise ValueError for a config that is not for categories."""
         if config.flip:
             raise ValueError(f"flip = True is for pictures; {cls.KIND} are not mirrored: leave it out")
-        if not isinstance(config.process, Noise):
+        if not isinstance(config.process, Noise | None):
             written = WORDS.write(config.process, jd.Process)
             raise ValueError(f"process = {written} is for numbers, and {cls.KIND} are categories; give absorbing")
 
@@ -89,12 +90,23 @@ class Tokens(Known):
         return np.asarray(x)
 
     def bits(
-        self, key, denoiser, x, weight, counted, cond, lasting: dict, draws: int = DRAWS, chain: int = CHAINS, **unknown
+        self,
+        key,
+        denoiser,
+        x,
+        weight,
+        counted,
+        cond,
+        lasting: dict,
+        draws: int = DRAWS,
+        chain: int | None = None,
+        **unknown,
     ) -> tuple[dict[str, Any], np.ndarray]:
         """The bound of examples x under `weight`, and the chain rule of the first ones: figures, and bits [n].
 
         `counted` [n] is how many values of each example count, for bits per value. Raises ValueError for a setting that
-        does not apply to categories.
+        does not apply to categories, and for a number of examples `chain` where the chain rule does not apply; None
+        leaves it out there.
         """
         if unknown:
             name, value = next(iter(unknown.items()))
@@ -102,13 +114,17 @@ class Tokens(Known):
                 f"{name} = {said(value)} is for numbers, whose likelihood is the flow's; {self.KIND} are categories "
                 "and have a bound: leave it out"
             )
+        chained = CHAINS if chain is None else check_whole("chain", chain, least=0)
+        reason = no_chain(denoiser, x, cond) if chained else ""
+        if chain and reason:
+            raise ValueError(f"chain = {chain}, but there is no chain rule: {reason}")
         settings = {name: lasting[name] for name in ("progress", "mesh", "precision")}
         found = jd.continuous_bound(key, denoiser, x, draws=draws, cond=cond, weight=weight, **settings)
         bits, name = _whole(found, x), f"bits_per_{self.noun}"
         figures: dict[str, Any] = {"kind": found.kind, "examples": len(x), f"{self.noun}s": int(counted.sum())}
         figures[name], figures["standard_error"] = ratio_of(bits, counted)
-        if chain and not depends_on_time(denoiser, x, cond):
-            first = lambda tree: jax.tree.map(lambda leaf: leaf[:chain], tree)
+        if chained and not reason:
+            first = lambda tree: jax.tree.map(lambda leaf: leaf[:chained], tree)
             given = {"cond": first(cond), "weight": first(weight), **settings}
             other = jd.likelihood.chain(jax.random.fold_in(key, 1), denoiser, first(x), "random", **given)
             by_chain = ratio_of(_whole(other, first(x)), first(counted))
@@ -134,15 +150,17 @@ class Tokens(Known):
         return words
 
 
-def depends_on_time(denoiser, x, cond) -> bool:
-    """Whether a denoiser depends on t, or its process has no masks: the chain rule then does not apply."""
+def no_chain(denoiser, x, cond) -> str:
+    """Why the chain rule does not apply to a denoiser; "" if it does."""
     process = denoiser.process
     if not isinstance(process, jd.Absorbing):
-        return True
+        return f"the process is {said(process)}, which has no masks; leave it out"
     one = jax.tree.map(lambda leaf: np.asarray(leaf)[:1], cond)
     masks = process.unknown((1, *x.shape[1:]))
     early, late = (np.asarray(denoiser(masks, t, one).log_prob(x[:1])) for t in (0.3, 0.9))
-    return not np.array_equal(early, late)
+    if np.array_equal(early, late):
+        return ""
+    return "the network depends on t; leave it out, or train a model of texts with transformer(noise=False)"
 
 
 def _whole(found, x) -> np.ndarray:

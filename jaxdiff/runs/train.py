@@ -1,7 +1,6 @@
 """Trains a run by a config."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
@@ -32,6 +31,7 @@ from jaxdiff.runs.known import Known, learned, read_known, write_known
 from jaxdiff.runs.run import WEIGHTS, Run, build, draw, every_device
 from jaxdiff.runs.summary import last_line, read_summary, update_summary, write_json
 from jaxdiff.training.hosts import first, several
+from jaxdiff.vocabulary import WORDS, Data
 
 STARTED = ("lock", "failure.json", ".checkpoints.unsaved", "config.tmp")  # files that an aborted start can leave behind
 DATA = ("data", "data_std", "batch", "first_batch")
@@ -171,11 +171,14 @@ def train(
             f"batch_size = {config.batch_size} on {mesh.size} devices, accumulate = {accumulate}; expected a multiple "
             f"of {mesh.size * accumulate}"
         )
-    if (data is None) == (config.data is None):
-        raise ValueError(f"config.data = {config.data} and data = {data!r:.80}; expected one of them, the other None")
+    if data is None and config.data is None:
+        raise ValueError("config.data = None, and no data were given; expected one of them")
+    if data is not None and config.data is not None:
+        named = WORDS.write(config.data, Data)
+        raise ValueError(f"config.data is {named}, and data were given; to train on them give Config(data=None)")
     source = read(config.data, "train", config.condition, progress) if data is None else data
     known = learned(config, source)
-    config = dataclasses.replace(config, network=config.network or known.default_network(config))
+    config = known.completed(config)
     if first():
         _check_folder(config, folder, allow)
     if training.saved_steps(folder) and (folder / "data.json").exists():
