@@ -135,7 +135,8 @@ def sample(
     Args:
         folder: Folder of a run, or of an exported model.
         n: Number of samples. Sample i does not depend on their number, nor on the batch size.
-        infill: For texts: a text in which each "_" is drawn and all else is kept.
+        infill: For texts: a text in which each "_" is drawn ("□" if the alphabet has "_", or of a tokenizer) and all
+            else is kept.
     """
     folder = check_path("folder", folder)
     for name, count in (("n", n), ("steps", how.steps), ("batch_size", how.batch_size)):
