@@ -822,7 +822,7 @@ RUN = runs.Run(runs.Config(), KNOWN, DENOISER)
 NO_RUN = [T(None), T("run"), T(DENOISER), T(runs.Run)]
 row("jd.runs.Config", runs.Config, steps=COUNT, batch_size=COUNT, learning_rate=[*POSITIVE, *ONE],
     seed=[-1, 2**32, T(0.5)], ema_decay=RATIO, flip=[T(1), T("yes")], process=["edn", "vp(", T(3), T(jd.VP)],
-    condition=[T("y"), T([3])], network=["vp", T(4)], loss=["denoising(heun)"], data=["nothing", T(3)],
+    condition=[T([3]), T(3)], network=["vp", T(4)], loss=["denoising(heun)"], data=["nothing", T(3)],
     dropout=[0.1, T("a")])
 row("jd.runs.Pictures", runs.Pictures, {"event": (4, 4, 1), "data_std": 0.5, "levels": 256, "classes": 3},
     event=[(4, 4), (4, 4, 0), T(4), T("abc")], data_std=POSITIVE, levels=[*COUNT, 1], classes=COUNT,
