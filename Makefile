@@ -7,7 +7,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo       train on real digits, draw samples, report the likelihood (4 minutes on two cores)"
 	@echo "make test       run the tests"
-	@echo "make test-slow  run the longer proofs as well"
+	@echo "make test-slow  run the slow tests, which make test leaves out"
 	@echo "make benchmark  measure training, sampling and likelihood on this machine"
 	@echo "make lint       ruff and pyright"
 	@echo "make site       build the documentation into site/"
@@ -41,6 +41,7 @@ test: install
 
 test-slow: install
 	XLA_FLAGS= $(BIN)/python -m pytest -m slow --numprocesses auto
+	XLA_FLAGS= JAX_ENABLE_X64=1 $(BIN)/python -m pytest -m slow --numprocesses auto
 
 benchmark: install
 	$(BIN)/python benchmarks/speed.py

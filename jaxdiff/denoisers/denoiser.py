@@ -133,11 +133,13 @@ class Wrapper:
         ... class Clipped(jd.denoisers.Wrapper):
         ...     denoiser: jd.denoisers.DenoiserLike
         ...     def __call__(self, x, t, cond=None):
-        ...         data, noise = self.denoiser(x, t, cond)
-        ...         return jd.Prediction(jnp.clip(data, -1, 1), noise)
-        >>> denoiser = Clipped(jd.exact.Gaussian(jd.VP(), jnp.full(2, 5.0), jnp.eye(2)))
-        >>> denoiser(jnp.zeros((1, 2)), 1.0).data.tolist()
-        [[1.0, 1.0]]
+        ...         data = jnp.clip(self.denoiser(x, t, cond).data, -1, 1)
+        ...         alpha, sigma = (jnp.broadcast_to(c, len(x))[:, None] for c in self.process.marginal(t))
+        ...         return jd.Prediction(data, (x - alpha * data) / sigma)  # x = alpha data + sigma noise
+        >>> denoiser = Clipped(jd.exact.Gaussian(jd.Flow(), jnp.full(2, 5.0), jnp.eye(2)))
+        >>> data, noise = denoiser(jnp.full((1, 2), 0.3), 0.5)
+        >>> data.tolist(), bool(jnp.allclose(0.5 * data + 0.5 * noise, 0.3))
+        ([[1.0, 1.0]], True)
     """
 
     denoiser: DenoiserLike

@@ -11,13 +11,13 @@ from typing import Any
 import jax
 
 from jaxdiff.arrays import check_whole, example_keys
-from jaxdiff.arrays.dtypes import same_dtype, working_dtype
+from jaxdiff.arrays.dtypes import working_dtype
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start
 from jaxdiff.processes import check_event
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid
 from jaxdiff.samplers.ancestral import DDIM
-from jaxdiff.samplers.sampler import Sampler, check_run, grid_of
+from jaxdiff.samplers.sampler import Sampler, check_run, grid_of, take_step
 
 
 def invert(
@@ -95,7 +95,7 @@ def _invert(denoiser, x0, sampler, cond, times) -> jax.Array:
 
     def advance(carry, ends):
         x, state = carry
-        return same_dtype(sampler.step(keys, denoiser, x, *ends, state, cond), carry), None
+        return take_step(sampler, keys, denoiser, x, *ends, state, cond), None
 
     start = (x, vary(sampler.init(denoiser.process, x, len(times) - 1), x))
     return jax.lax.scan(advance, start, (times[:0:-1], times[-2::-1]))[0][0].astype(x0.dtype)

@@ -58,7 +58,7 @@ from jaxdiff.denoisers import score
 from jaxdiff.processes import check_event, pytree
 from jaxdiff.processes.grids import LogSNR
 from jaxdiff.samplers.ancestral import Ancestral
-from jaxdiff.samplers.sampler import Sampler, check_guides_noise, check_inner
+from jaxdiff.samplers.sampler import Sampler, check_guides_noise, check_inner, take_step
 
 
 def _langevin_step(keys, x, gradient, root) -> jax.Array:
@@ -126,7 +126,7 @@ class PredictorCorrector(Sampler):
 
     def step(self, keys, denoiser, x, t, s, state, cond):
         """The predictor's step from t to s, then Langevin steps at s; none if s is clean data."""
-        x, state = same_dtype(self.predictor.step(keys, denoiser, x, t, s, state, cond), (x, state))
+        x, state = take_step(self.predictor, keys, denoiser, x, t, s, state, cond)
         process: Any = denoiser.process
         sigma = process.sigma(s)
         level = jnp.where(sigma > 0, s, t)

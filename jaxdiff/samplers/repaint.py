@@ -41,7 +41,7 @@ from jaxdiff.arrays.dtypes import same_dtype
 from jaxdiff.denoisers.bridge import is_of_bridge
 from jaxdiff.processes import pytree, transition
 from jaxdiff.samplers.ancestral import Ancestral
-from jaxdiff.samplers.sampler import Sampler, check_inner
+from jaxdiff.samplers.sampler import Sampler, check_inner, take_step
 
 _EXPECTED = (
     'expected {"known": values [n, *event], "mask": truth values that broadcast against them}, and optionally "cond", '
@@ -154,7 +154,8 @@ class RePaint(Sampler):
             shrink, std = transition(process, times[-1], times[0])
             x = jnp.where((turn > 0) & (at == 0), shrink * x + std * normal(folded(own, 0), x), x)
             drawn = jnp.where(turn == 0, keys, folded(own, 1))
-            unknown, _ = self.sampler.step(drawn, denoiser, x, times[at], times[at + 1], carried, cond["cond"])
+            ends = times[at], times[at + 1]
+            unknown, _ = take_step(self.sampler, drawn, denoiser, x, *ends, carried, cond["cond"])
             noised, _ = process.perturb(folded(own, 2), known, times[at + 1])
             return same_dtype(jnp.where(cond["mask"], noised, unknown), x)
 

@@ -28,7 +28,7 @@ from jaxdiff.arrays import (
     example_keys,
     folded,
 )
-from jaxdiff.arrays.dtypes import same_dtype, working, working_dtype
+from jaxdiff.arrays.dtypes import working, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
@@ -36,7 +36,7 @@ from jaxdiff.processes import EDM, VE, is_concrete
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.sampler import Sampler, check_run, grid_of
+from jaxdiff.samplers.sampler import Sampler, check_run, grid_of, take_step
 
 ADAPTIVE_END = 1e-5
 ENOUGH = 8  # the fewest values of x_start whose size is compared with that of the prior
@@ -204,7 +204,7 @@ def run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_st
         # A step between times that are NaN is taken, and gives NaN.
         moves = ~(s >= t)
         t, s = jnp.where(moves, t, 0.6), jnp.where(moves, s, 0.4)
-        moved = same_dtype(sampler.step(step_keys, denoiser, x, t, s, state, cond), carry)
+        moved = take_step(sampler, step_keys, denoiser, x, t, s, state, cond)
         x, state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, carry)
         return (x, state), x if trajectory else None
 

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jaxdiff.arrays import as_argument, check_field, check_instance, check_shared, said
+from jaxdiff.arrays.dtypes import same_dtype
 from jaxdiff.denoisers import DenoiserLike, check_cond, guidance
 from jaxdiff.denoisers.checks import check_answer, check_model
 from jaxdiff.processes import Process, check_gaussian
@@ -68,7 +72,7 @@ class Sampler:
         """Raise ValueError if it cannot start at the concrete `t`."""
 
     def step(self, keys, denoiser: DenoiserLike, x: Any, t, s, state: Any, cond) -> tuple[Any, Any]:
-        """x [n, *event] at the scalar s < t from x at t, with one key a sample, and the new state."""
+        """x [n, *event] at the scalar s < t from x at t, with one key a sample, and a state like `init`'s."""
         return self.move(keys, denoiser.process, denoiser(x, t, cond), x, t, s, state)
 
     def move(self, keys, process: Any, prediction: Any, x: Any, t, s, state: Any) -> tuple[Any, Any]:
@@ -78,6 +82,26 @@ class Sampler:
     def answer(self, keys, denoiser: DenoiserLike, x: Any, t, cond) -> Any:
         """Clean data from x [n, *event] at t, the end of a run: by default the denoiser's prediction."""
         return denoiser.process.answer(keys, denoiser(x, t, cond))
+
+
+def take_step(sampler: Sampler, keys, denoiser: DenoiserLike, x: Any, t, s, state: Any, cond) -> tuple[Any, Any]:
+    """`sampler.step`, with the dtypes of x and state; TypeError or ValueError unless the result has their shapes."""
+    moved = sampler.step(keys, denoiser, x, t, s, state, cond)
+    what = f"a step of {type(sampler).__name__} returned"
+    if not isinstance(moved, tuple) or len(moved) != 2:
+        raise TypeError(f"{what} {_shapes(moved)}; it must return (x, state), with a state like init's")
+    for name, like, new, old in zip(("x", "state"), ("the x it is given", "init's"), moved, (x, state)):
+        alike = jax.tree.structure(new) == jax.tree.structure(old)
+        if not alike or jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, old):
+            raise ValueError(
+                f"{what} {name} = {_shapes(new)}; it must return (x, state), with {name} like {like}, {_shapes(old)}"
+            )
+    return same_dtype(moved, (x, state))
+
+
+def _shapes(tree) -> str:
+    """`tree` with its arrays as float32[4, 2]."""
+    return str(jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{[*jnp.shape(leaf)]}", tree)).replace("'", "")
 
 
 def check_sampler(sampler, name: str = "sampler") -> None:

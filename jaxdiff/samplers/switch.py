@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.arrays import nan_unless
-from jaxdiff.arrays.dtypes import same_dtype
 from jaxdiff.processes import check_time, is_concrete, pytree
-from jaxdiff.samplers.sampler import Sampler, check_sampler
+from jaxdiff.samplers.sampler import Sampler, check_sampler, take_step
 
 
 @pytree
@@ -89,12 +88,12 @@ class Switch(Sampler):
         """A step of the sampler used at t."""
 
         def by_first(x):
-            moved, carried = self.first.step(keys, denoiser, x, t, s, state[0], cond)
-            return same_dtype((moved, (carried, state[1])), (x, state))
+            x, carried = take_step(self.first, keys, denoiser, x, t, s, state[0], cond)
+            return x, (carried, state[1])
 
         def by_second(x):
-            moved, carried = self.second.step(keys, denoiser, x, t, s, state[1], cond)
-            return same_dtype((moved, (state[0], carried)), (x, state))
+            x, carried = take_step(self.second, keys, denoiser, x, t, s, state[1], cond)
+            return x, (state[0], carried)
 
         x = nan_unless(self.t >= 0, x)
         return jax.lax.cond(t > jnp.asarray(self.t, t.dtype), by_first, by_second, x)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -220,6 +222,31 @@ def test_what_cannot_be_sampled_is_refused_with_the_value_and_the_fix():
         jd.sample(key, denoiser, (2, 2), DDIM)
     with pytest.raises(TypeError, match="uint8"):
         jd.encode(denoiser, np.zeros((2, 2), np.uint8))
+
+
+def test_a_step_that_returns_no_x_and_state_like_those_it_is_given_is_refused():
+    """Each would otherwise be broadcast, or fail within JAX."""
+
+    @jd.pytree
+    @dataclasses.dataclass(frozen=True)
+    class Returns(Sampler):
+        moved: jax.tree_util.Partial
+
+        def move(self, keys, process, prediction, x, t, s, state):
+            return self.moved(x, state)
+
+    given = r"x = float32\[2, 1\]; it must return \(x, state\), with x like the x it is given, float32\[2, 2\]"
+    for moved, error, message in (
+        (lambda x, state: (x[:, :1], state), ValueError, given),
+        (lambda x, state: (x, x), ValueError, r"state = float32\[2, 2\]; .* with state like init's, \(\)"),
+        (lambda x, state: (x, None), ValueError, r"state = None; .* with state like init's, \(\)"),
+        (lambda x, state: x, TypeError, r"returned float32\[2, 2\]; it must return \(x, state\), with a state like"),
+        (lambda x, state: None, TypeError, r"a step of Returns returned None; it must return \(x, state\)"),
+    ):
+        returns = Returns(jax.tree_util.Partial(moved))
+        for sampler in (returns, jd.samplers.Switch(returns, DDIM(), 0.5)):
+            with pytest.raises(error, match=message):
+                jd.sample(jax.random.key(0), mixture(jd.VP()), (2, 2), sampler)
 
 
 def test_noise_of_unit_size_at_the_start_of_edm_is_warned_of():
