@@ -84,7 +84,7 @@ GRIDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """`order`: of convergence to the flow, where the table's tests hold it. `below`: it starts where α > 0 alone."""
+    """`order`: of convergence to the flow, measured in samplers/test_order.py. `below`: it starts where α > 0 alone."""
 
     sampler: Sampler
     random: bool = False

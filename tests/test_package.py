@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +114,8 @@ def test_the_command_says_its_version(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["jaxdiff", "--version"])
     __main__.main()
     assert capsys.readouterr().out == f"jaxdiff {jd.__version__}\n"
+
+
+def test_the_citation_has_the_version():
+    citation = Path(__file__).parents[1] / "CITATION.cff"
+    assert f"\nversion: {jd.__version__}\n" in citation.read_text()

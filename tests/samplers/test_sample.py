@@ -35,6 +35,20 @@ def test_every_public_sampler_stands_in_the_table_as_it_is():
         assert row.sampler.reversible == row.reversible
 
 
+def test_samplers_look_back_exactly_if_a_step_changes_their_state():
+    """A state that a step hands on unchanged, as Heun's number of steps, is no history."""
+    denoiser, keys, x = mixture(jd.VP()), jax.random.split(jax.random.key(0), 3), jnp.zeros((3, 2))
+    for name, row in SAMPLERS.items():
+        sampler, changed = row.sampler, []
+        state = sampler.init(denoiser.process, x, 4)
+        if jax.tree.leaves(state) and not sampler.takes:
+            step = lambda x, state: sampler.step(keys, denoiser, x, jnp.array(0.6), jnp.array(0.4), state, None)
+            program = jax.make_jaxpr(step)(x, state).jaxpr
+            pairs = zip(program.outvars[1:], program.invars[1:])
+            changed = [new for new, old in pairs if new is not old and new.aval.size]
+        assert sampler.looks_back == bool(changed), name
+
+
 LIKE_OTHERS = {"Switch", "DPMSolverPP of order 1", "DPMSolverPP of order 3", "UniPC of order 3", "AnnealedLangevin"}
 
 
