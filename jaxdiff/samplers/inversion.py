@@ -94,8 +94,8 @@ def _invert(denoiser, x0, sampler, cond, times) -> jax.Array:
     times = times.astype(x.dtype)
 
     def advance(carry, ends):
-        x, state = carry
-        return take_step(sampler, keys, denoiser, x, *ends, state, cond), None
+        (x, state), (t, s) = carry, ends
+        return take_step(sampler, keys, denoiser, x, t, s, state, cond), None
 
     start = (x, vary(sampler.init(denoiser.process, x, len(times) - 1), x))
     return jax.lax.scan(advance, start, (times[:0:-1], times[-2::-1]))[0][0].astype(x0.dtype)

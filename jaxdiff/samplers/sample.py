@@ -32,7 +32,8 @@ from jaxdiff.arrays.dtypes import working, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
-from jaxdiff.processes import EDM, VE, is_concrete
+from jaxdiff.denoisers.bridge import is_of_bridge
+from jaxdiff.processes import is_concrete
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
@@ -40,6 +41,7 @@ from jaxdiff.samplers.sampler import Sampler, check_run, grid_of, take_step
 
 ADAPTIVE_END = 1e-5
 ENOUGH = 8  # the fewest values of x_start whose size is compared with that of the prior
+WIDE = 10.0  # the least standard deviation of a prior that noise of unit size is far from
 
 
 def sample(
@@ -97,7 +99,8 @@ def sample(
         TypeError: for a key that is not typed, or if `denoiser`, `sampler` or `grid` is not one.
 
     Warns:
-        UserWarning: if `x_start` at t = 1 of `EDM` or `VE` is under a tenth of their prior's size, as unit noise is.
+        UserWarning: if `x_start` at t = 1 is under a tenth of the process's `prior_std`, where that is 10 or more, as
+            unit noise is for `EDM` and `VE`.
 
     Examples:
         >>> import jax
@@ -138,7 +141,7 @@ def sample(
             sampler.check_start(process, start)
     if x_start is not None:
         x_start = check_start_of_shape(process, x_start, shape)
-        warn_unit_noise(process, x_start, start)
+        warn_unit_noise(denoiser, x_start, start)
     else:
         warn_uncovered(denoiser)
     split = split_of(denoiser, keys, x_start, cond)
@@ -156,11 +159,12 @@ def check_start_of_shape(process, x_start, shape) -> Any:
     return x_start
 
 
-def warn_unit_noise(process, x_start, t_start) -> None:
-    """Warn if `x_start` at t = 1 of an EDM or VE is far smaller than the prior, as noise of unit size is."""
-    if not isinstance(process, EDM | VE) or not all(map(is_concrete, (x_start, t_start, process.prior_std))):
+def warn_unit_noise(denoiser, x_start, t_start) -> None:
+    """Warn if `x_start` at t = 1 is far smaller than a wide prior, that of EDM or VE, as noise of unit size is."""
+    process, std = denoiser.process, getattr(denoiser.process, "prior_std", 1.0)
+    if is_of_bridge(denoiser) or not all(map(is_concrete, (x_start, t_start, std))) or std < WIDE:
         return
-    size, expected = float(np.sqrt(np.mean(np.square(x_start)))), float(process.prior_std)
+    size, expected = float(np.sqrt(np.mean(np.square(x_start)))), float(std)
     if t_start == 1 and x_start.size >= ENOUGH and size < expected / 10:
         warnings.warn(
             f"x_start has root mean square {size:.3g}, but x at t = 1 of {type(process).__name__} has {expected:.3g}; "
