@@ -272,6 +272,8 @@ def test_noise_of_unit_size_at_the_start_of_edm_is_warned_of():
         of(unit, [1.0, 0.5])
     of(80 * unit, [1.0, 0.5])
     of(unit, [0.5, 0.2])  # data with some noise, as for infilling
+    bridge = jd.Bridge(lambda params, x, c_noise, cond: (x, x), None, sigma=80.0)  # its x at t = 1 is no noise
+    jd.sample(jax.random.key(0), jd.denoisers.ToData(bridge), (8, 1), DDIM(), grid=[1.0, 0.5], x_start=unit)
 
 
 def test_a_sampler_or_grid_that_is_no_pytree_is_refused_with_what_makes_it_one():
