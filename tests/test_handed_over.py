@@ -139,6 +139,7 @@ def test_training_writes_files_of_its_own_where_links_are(toy, tmp_path, outside
 # What a start that came to nothing leaves
 
 
+@pytest.mark.slow
 def test_a_first_try_that_fails_does_not_refuse_the_corrected_command(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     code, _, err = jaxdiff(monkeypatch, capsys, "train", folder, *DIGITS, "unet((4, 4, 4, 4, 4))")

@@ -186,6 +186,7 @@ def test_every_number_of_a_class_has_its_row():
     assert {name for name in plain if not name.startswith("_")} - static == set(FIELDS)
 
 
+@pytest.mark.slow
 def test_a_traced_number_outside_its_range_gives_nan_and_within_it_the_value_of_the_known_one():
     within = tried({name: jnp.float32(good) for name, (_, good, _) in ROWS.items()})
     for name, value in within.items():

@@ -245,7 +245,7 @@ LONG = {
     "VE",
     "OU",
 }
-LONG |= {"EDM", "Brownian"}  # of which others have the like
+LONG |= {"EDM", "Brownian", "decode"}  # of which others have the like
 
 
 @pytest.mark.parametrize("name", few_names(ROWS, *(ROWS.keys() - LONG)))

@@ -50,7 +50,7 @@ def test_errors():
     with pytest.raises(ValueError, match="hidden is empty"):
         initialize(jax.random.key(0), lambda rngs: MLP(2, hidden=(), rngs=rngs))
     network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, hidden=(4,), rngs=rngs))
-    with pytest.raises(ValueError, match=r"x has shape \(5, 3\); expected \[batch, 2\]"):
+    with pytest.raises(ValueError, match=r"x has examples of shape \(3,\); expected \(2,\)"):
         network(params, jnp.ones((5, 3)), 0.0)
 
 

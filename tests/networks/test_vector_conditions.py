@@ -41,7 +41,7 @@ def test_every_number_of_its_vector_and_no_other_reaches_an_example(denoiser):
 @pytest.mark.parametrize(
     ("cond", "error", "message"),
     [
-        (None, TypeError, r"cond = None; expected floats \[batch, 4\], one vector per example"),
+        (None, TypeError, r"cond = None, but .* without vector; expected floats \[batch, 4\], one vector per example"),
         (COND[0], ValueError, r"cond has shape \(4,\); expected (floats \[batch, 4\]|one entry each for 3 examples)"),
         (COND[:, :3], ValueError, r"cond has shape \(3, 3\); expected floats \[batch, 4\]"),
         (COND[:2], ValueError, r"expected (one entry each for 3 examples|\[3, 4\])"),

@@ -69,8 +69,8 @@ class _Sharpened(Wrapper):
         check_instance("denoiser.process", self.denoiser.process, Discrete, "a process of categories")
 
     def _through(self, function, x, t, cond) -> Any:
-        number = along_batch(getattr(self, self._number), x, self._number)
         prediction = self.denoiser(x, t, cond)
+        number = along_batch(getattr(self, self._number), x, self._number)
         return prediction.sharpened(function, jnp.broadcast_to(number, jnp.shape(x)))
 
 
