@@ -27,7 +27,12 @@ def blocks(page):
     return [textwrap.dedent(code) for _, code in FENCE.findall(PAGES[page].read_text())]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+LONG = {f"docs/guides/{name}.md" for name in ("own", "inverse", "joint", "table")}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * (page in LONG)) for page in PAGES if blocks(page)]
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("page")  # dataclasses look their module up
