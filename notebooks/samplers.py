@@ -139,8 +139,9 @@ for name, sampler in flow_samplers.items():
 # ## Deterministic or stochastic?
 #
 # So why would anyone add noise? Because real denoisers make mistakes. Let us make one: start every sample one standard
-# deviation off, at $z + 1$. The mixture's mean and variance are known exactly, so here is how far the samples miss
-# them from the right start and from the wrong one, at 40 evaluations each. Chance alone moves the mean of this many
+# deviation off, at $z + 1$. The mixture's mean and variance are known exactly. The table has the errors of both, from the
+# right start and from the wrong one: the distance of the means, and the variance of the samples minus the exact one, at 40
+# evaluations each (`ReverseSDE` and the corrector evaluate twice a step). Chance alone moves the mean of this many
 # samples by about 0.01.
 
 # %%
@@ -190,7 +191,7 @@ compare(dial | {"ReverseSDE, from t = 0.3 Heun": (samplers.Switch(samplers.Rever
 
 # %% [markdown]
 # More noise forgives more, and at ten steps a lot of it costs variance. The switch forgives nearly as much as
-# `noise = 1`, at about half its price.
+# `noise = 1`, with about half its error of the variance.
 #
 # ## From data to noise
 #
@@ -293,7 +294,7 @@ panels(
 # ## So which?
 #
 # - To begin: DPM-Solver++ 2M, 20 to 50 steps. Little time: UniPC or 3M, 15.
-# - A denoiser that you do not quite trust, and time: `ReverseSDE`, `Ancestral`, a corrector, or a `Switch`.
+# - A denoiser that you do not quite trust, and time: `EulerMaruyama`, which missed least above, a corrector, or a `Switch`.
 # - To go from data to noise: `encode`, or `invert` with Heun.
 # - Guidance: begin at 1 and raise it while you look at what is lost.
 #
