@@ -65,7 +65,6 @@ def few_names(table, *quick):
 # For long tests.
 OF_FEW_PROCESSES = few(PROCESSES, "VP", "VE", "EDM", "Cosine", "Flow")
 OF_THREE_PROCESSES = few(PROCESSES, "VP", "EDM", "Flow")
-OF_TWO_PROCESSES = few(PROCESSES, "EDM", "Flow")
 
 
 @pytest.fixture(params=PROCESSES.values(), ids=PROCESSES.keys())

@@ -159,9 +159,8 @@ def test_derivatives_of_a_likelihood_go_through():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), split, alone)
 
 
-@pytest.mark.parametrize(
-    "mesh", [MESH, pytest.param(None, marks=pytest.mark.slow)], ids=["eight devices", "one device"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [MESH, None], ids=["eight devices", "one device"])
 def test_a_solver_that_fails_is_flagged_and_disturbs_nobody(mesh):
     """Batches of 16, 13 of them images: the same with the bad examples and with good ones in their place."""
     bad = np.resize(BAD, N)

@@ -117,7 +117,7 @@ def steps_of(model, scheduler, n=4):
     ("name", "settings"),
     [
         ("EulerDiscrete", {"prediction_type": "v_prediction", "use_karras_sigmas": True, "num_train_timesteps": 100}),
-        ("FlowMatchEulerDiscrete", {"shift": 3.0}),
+        pytest.param("FlowMatchEulerDiscrete", {"shift": 3.0}, marks=pytest.mark.slow),
         pytest.param(
             "EDMEuler",
             {"prediction_type": "v_prediction", "sigma_data": 0.8, "sigma_max": 20.0},

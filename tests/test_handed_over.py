@@ -90,6 +90,7 @@ def test_sampling_deletes_nothing_that_a_link_leads_to(toy, tmp_path, outside, m
     assert "samples.partial is a symbolic link; expected a folder of this run: remove it" in err
 
 
+@pytest.mark.slow
 def test_a_likelihood_writes_files_of_its_own_where_links_are(digits, tmp_path, outside, monkeypatch, capsys):
     folder = tmp_path / "run"
     shutil.copytree(digits, folder)

@@ -151,6 +151,7 @@ def folder(tmp_path_factory, weights):
     return folder
 
 
+@pytest.mark.slow
 def test_features_are_those_of_a_pytorch_reading_whatever_the_batch(folder, weights):
     """Three images in batches of two; PyTorch is given what resizing and scaling made of them."""
     torch = pytest.importorskip("torch")

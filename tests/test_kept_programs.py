@@ -35,6 +35,7 @@ def asked(tmp_path, monkeypatch, capsys):
     return lambda: jaxdiff(monkeypatch, capsys, "sample", tmp_path / "nothing", "--json")
 
 
+@pytest.mark.slow
 def test_a_second_start_takes_the_programs_of_the_first_and_compiles_torn_ones_anew(
     tmp_path, cache, monkeypatch, capsys
 ):

@@ -161,6 +161,7 @@ def test_a_killed_likelihood_goes_on(tmp_path):
     killed_likelihoods(tmp_path, (0.0,))
 
 
+@pytest.mark.slow
 def test_killed_sampling_goes_on(tmp_path):
     killed_samples(tmp_path, (0.0,))
 

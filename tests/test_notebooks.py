@@ -60,6 +60,7 @@ def run(text, tmp_path, monkeypatch):
     specs = KernelSpecManager(kernel_dirs=[])  # none but this interpreter's own
     kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
     client = NotebookClient(text, km=kernel, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client.owns_km = True  # so that the kernel ends with it
     client.execute()
     assert any("image/png" in output.get("data", {}) for output in outputs(text))
     del client, kernel

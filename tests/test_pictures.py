@@ -51,6 +51,7 @@ def test_a_model_that_saw_labels_alone_is_pictured_by_its_classes_in_turn():
     np.testing.assert_array_equal(runs.Pictures((8, 8, 1), 0.5, 17, 3).in_turn(None, 5), [0, 1, 2, 0, 1])
 
 
+@pytest.mark.slow
 def test_what_pictures_take_is_in_every_line_and_in_the_summary(tmp_path):
     config = runs.Config(data="two_moons", network="mlp(hidden=(8,))", steps=6, batch_size=16)
     for folder, pictures in ((tmp_path / "all", 1.0), (tmp_path / "none", 0.0)):

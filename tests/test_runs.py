@@ -376,12 +376,10 @@ def test_what_a_notebook_gives_is_loaded_by_the_command_line(tmp_path, monkeypat
         runs.train(dataclasses.replace(config, data="digits"), tmp_path / "none", images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("process", "loss"),
-    [
-        pytest.param("vp", "hybrid(steps=10)", marks=pytest.mark.slow),
-        ("learned_vp", "least_variance(denoising(likelihood))"),
-    ],
+    [("vp", "hybrid(steps=10)"), ("learned_vp", "least_variance(denoising(likelihood))")],
 )
 def test_a_loss_trains_the_model_that_it_is_of(tmp_path, process, loss):
     config = runs.Config(data="circles", network="mlp((8,))", process=process, loss=loss, steps=2, batch_size=8)
@@ -464,6 +462,7 @@ def test_what_is_no_row_of_the_model_is_told_in_a_line(tmp_path, monkeypatch, ca
         runs.likelihood(run, "run", jd.vocabulary.parse("table('far.csv')", jd.vocabulary.Data))
 
 
+@pytest.mark.slow
 def test_of_an_older_model_a_summary_holds_nothing(moons, tmp_path):
     run = shutil.copytree(moons, tmp_path / "run")
     found = [runs.likelihood(runs.load(run), run, split=split, limit=2) for split in ("test", "train")]

@@ -235,6 +235,7 @@ def shapes(tree):
 
 LONG = {
     "encode",
+    "log_likelihood",
     "ProbabilityFlow",
     "ReverseSDE",
     "BrownianVE",
@@ -338,6 +339,7 @@ def test_processes_and_denoisers_make_ensembles():
     np.testing.assert_allclose(alphas, [jd.VP(0.1, b).marginal(0.5)[0] for b in (10.0, 20.0)], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_sampling_from_the_data_gives_it_back():
     for sampler in (S.DDIM(), S.DPMSolverPP(3), S.UniPC(), S.ReverseSDE(), S.Heun(1.0)):
         x = jd.sample(KEYS, MODEL, (N, D), sampler, 3, t_start=0.0, x_start=X)

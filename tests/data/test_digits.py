@@ -39,6 +39,7 @@ def test_a_second_call_reads_what_the_first_prepared(data_dir, monkeypatch):
     assert len(load_digits("test", data_dir)) == 447
 
 
+@pytest.mark.slow
 def test_preparing_is_silent_and_two_processes_may_do_it_at_once(tmp_path):
     code = "import sys; from jaxdiff.data import load_digits; assert len(load_digits('test', sys.argv[1]))"
     warnings = ["-W", "error", "-W", "ignore::DeprecationWarning"]

@@ -110,6 +110,7 @@ def test_every_potential_is_an_inner_product(x64):
     np.testing.assert_allclose(product(PARAMS, x, c_noise, None), truth, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_it_trains():
     """A small network's gradient comes near the loss of the exact denoiser, which nothing can undercut on average."""
     from jaxdiff.networks import MLP, initialize

@@ -78,6 +78,7 @@ def test_the_number_given_is_the_classifier():
     assert bound.bits_per_dim == pytest.approx(right, abs=4 * bound.standard_error)
 
 
+@pytest.mark.slow
 def test_a_loss_and_a_derivative_go_through():
     loss = lambda given: jd.losses.Denoising(jd.losses.weightings.Likelihood())(given, KEY, X, LABELS).mean()
     (value, gradients), (right, expected) = (jax.jit(jax.value_and_grad(loss))(model) for model in (GIVEN, mixture()))
@@ -105,6 +106,7 @@ def three():
     return Three(joint(), tokens())
 
 
+@pytest.mark.slow
 def test_several_parts_are_a_dictionary():
     text = np.array([[0, 1]] * 6)
     both = jd.Given(three(), ("label", "text"), event={"label": (), "text": (2,)})

@@ -85,6 +85,7 @@ def test_a_vp_network_sampled_through_the_ve_form(x64):
         assert float(jnp.abs(a - z).max()) > 0.1
 
 
+@pytest.mark.slow
 def test_a_vp_network_scored_through_the_ve_form(x64):
     """x = q z, so log p(x) of the two forms differ by D log q of the ends and by their priors at the same z_1."""
     vp, ve, model = of_equal_ends()

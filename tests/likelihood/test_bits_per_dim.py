@@ -51,6 +51,7 @@ def test_bits_against_quadrature(levels):
     assert report.standard_error == pytest.approx(report.per_example.std(ddof=1) / np.sqrt(n))
 
 
+@pytest.mark.slow
 def test_importance_weighting_approaches_the_integral():
     """More samples tighten the bound towards -log2 of the probability that a sharp density gives the cell itself."""
     levels, std = 4, 0.3

@@ -37,6 +37,7 @@ def cell_variance(k, std):
     return norm.logpdf(x, scale=std).var() / np.log(2) ** 2
 
 
+@pytest.mark.slow
 def test_dequantisation_is_the_spread_within_a_cell():
     """An isotropic model has no trace noise, and images that are all alike have no spread of their own."""
     d, n, std = 5, 600, 0.4
@@ -171,6 +172,7 @@ def test_truncation_is_the_shift_to_data_without_noise(process, t_min):
     assert found.mean == pytest.approx(shift, rel=0.1)  # O(s⁴), and one draw for each level
 
 
+@pytest.mark.slow
 def test_a_target_error_takes_as_many_images_as_it_needs():
     """Images from the model itself, whose spread is known to be that of |x|²/2: √(D/2) nats."""
     d, n = 8, 2000

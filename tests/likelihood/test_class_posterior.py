@@ -51,6 +51,7 @@ class Named:
         return mixture(self.process)(x, t, cond["which"][:, 0])
 
 
+@pytest.mark.slow
 def test_classes_are_a_number_a_list_or_a_tree_of_conds():
     x, fast = X.astype(np.float32), {"flow": within(1e-4)}
     expected = class_posterior(KEY, mixture(jd.Flow()), x, 2, **fast)

@@ -45,6 +45,7 @@ def test_the_flow_of_a_bridge(x64):
     np.testing.assert_allclose(got.log_prob, half(x, -2.1, 1.9), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_optimal_transport_from_eight_gaussians(x64):
     """x_0 = A x_1 + b with A positive definite is optimal: log p_0(x_0) = log p_1(x_1) - log det A, and straight."""
     matrix, shift = np.array([[0.8, 0.3], [0.3, 0.5]]), np.array([1.0, -2.0])
@@ -61,6 +62,7 @@ def test_optimal_transport_from_eight_gaussians(x64):
     np.testing.assert_allclose(one_step, x_0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_new_numbers_compile_nothing():
     """And the prior given as a source is no source: x at t = 1 of VE is not of unit scale."""
     traces = []

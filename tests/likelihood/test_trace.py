@@ -119,6 +119,7 @@ class NormalProbes(Trace):
         return jax.vmap(lambda e: e @ product(e))(vectors) / self.scale**2
 
 
+@pytest.mark.slow
 def test_a_trace_of_ones_own_is_that_of_its_vectors():
     """On N(0, s² I) the flow scales each of D directions by e^g, so that an estimate is g |e|²: of mean g D, which is
     the exact trace, and of variance 2 g² D."""

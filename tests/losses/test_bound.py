@@ -242,6 +242,7 @@ class Unsure:
         return jd.Categorical(jnp.zeros((*x.shape, K)))
 
 
+@pytest.mark.slow
 def test_denoising_counts_every_value_and_the_bound_those_that_are_masked():
     """D3PM's auxiliary loss, log K a value here; by the evidence of `Denoiser` what is seen costs nothing of it."""
     at = times.Fixed(0.5)  # where the rate is 2

@@ -59,6 +59,7 @@ def test_it_reads_log_p_of_the_label_at_every_noise_level_and_of_clean_data():
     assert np.isnan(outside).tolist() == [False] * 3 + [True] * 2 + [False]
 
 
+@pytest.mark.slow
 def test_it_guides_to_the_conditional_model():
     x, label = drawn(2, 6)
     for t in (0.1, 0.6):

@@ -101,7 +101,8 @@ def thicker(leaf, axes):
     return jnp.pad(leaf[..., None, :, :], [(0, 0)] * axes + [(1, 1), (0, 0), (0, 0)]) if kernel else leaf
 
 
-@pytest.mark.parametrize("fewer", [(1,), pytest.param((1, 2), marks=pytest.mark.slow)], ids=["one", "one and two"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fewer", [(1,), (1, 2)], ids=["one", "one and two"])
 def test_a_network_of_fewer_axes_is_one_of_more_where_nothing_changes_along_the_others(fewer):
     """A kernel that is 0 but in the middle of an axis keeps an input constant along it, at the edges too."""
     of = lambda axes: initialize(
@@ -118,6 +119,7 @@ def test_a_network_of_fewer_axes_is_one_of_more_where_nothing_changes_along_the_
         out = more
 
 
+@pytest.mark.slow
 def test_dropout_leaves_the_mean_of_a_block_and_each_example_its_own_key():
     """The block is linear in what is dropped: its mean over keys is what it is without."""
     block = ResidualBlock(4, 4, 3, dropout=0.3, rngs=nnx.Rngs(0))
@@ -183,6 +185,7 @@ def test_pooling_that_attends_to_all_alike_is_the_mean():
     np.testing.assert_allclose(pool(x), values(mean) @ pool.out.kernel[...], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_classifier_begins_undecided_and_all_of_it_can_learn():
     make = lambda rngs, space: Classifier(2, 3, (4, 4), 1, (1,), 2, space=space, rngs=rngs)
     for sides in ((8,), (2, 2, 4)):

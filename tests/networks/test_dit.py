@@ -161,6 +161,7 @@ def test_patches_are_put_together_as_they_were_cut_and_each_holds_its_pixels():
     np.testing.assert_array_equal(together(patches, [2, 3], 2), x)
 
 
+@pytest.mark.slow
 def test_long_skips_read_the_block_or_its_opposite():
     """By one half of its weights alone the last of three blocks reads the one before, by the other half the first."""
     network, params = built(skips=True)
@@ -178,6 +179,7 @@ def test_long_skips_read_the_block_or_its_opposite():
     assert np.abs(opposite - before).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_blocks_computed_twice_give_the_same_gradient_and_bfloat16_a_rounded_answer():
     network, params = built(tokens=4, joint=True, depth=1)
     x, cond = floats(2, 4, 4, 1), {"tokens": floats(2, 3, 4)}

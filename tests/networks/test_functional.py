@@ -126,6 +126,7 @@ def test_equal_networks_share_one_trace():
     assert first[0] == second[0] != other[0]
 
 
+@pytest.mark.slow
 def test_equality_is_that_of_the_structure():
     def unet(**options):
         split = jax.eval_shape(lambda key: nnx.split(small_unet(nnx.Rngs(key), **options)), jax.random.key(0))
@@ -172,6 +173,7 @@ def test_c_noise_of_another_shape_is_refused(case):
         network(params, x, jnp.zeros((3, 1)))
 
 
+@pytest.mark.slow
 def test_cast_computes_in_bfloat16_over_float32_weights():
     network, params = built(CASES["unet"][0])
     params = randomised(params)

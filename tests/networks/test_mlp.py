@@ -7,6 +7,7 @@ import pytest
 from jaxdiff.networks import MLP, initialize
 
 
+@pytest.mark.slow
 def test_it_learns_the_score_of_two_points():
     """x = ±m + noise: the best estimate of the noise is (x - α m tanh(α m·x / σ²)) / σ, in closed form."""
     network, params = initialize(jax.random.key(0), lambda rngs: MLP(2, hidden=(64, 64), rngs=rngs))

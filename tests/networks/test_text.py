@@ -66,6 +66,7 @@ def test_ids_that_are_in_no_row_are_refused_or_nan(encoder):
     assert np.isnan(network(params, IDS.clip(0, 3) + 3, None)).any()
 
 
+@pytest.mark.slow
 def test_a_network_that_reads_text_is_trained_with_its_encoder():
     def make(rngs):
         return Encoded(TextEncoder(6, 8, 1, 2, 5, rngs=rngs), DiT(1, 2, 8, 1, 2, classes=2, tokens=8, rngs=rngs))

@@ -70,6 +70,7 @@ def test_attention_is_at_the_levels_that_ask_for_it():
     assert count((0, 1)) - count(()) == 5 * one
 
 
+@pytest.mark.slow
 def test_the_way_up_reads_the_level_below_and_the_skip():
     network, params = initialize(jax.random.key(0), two_levels(()))
     rng = np.random.default_rng(0)

@@ -55,6 +55,7 @@ def test_ends_are_kept_and_the_path_falls():
         assert (jnp.diff(log_snr) <= 0).all()
 
 
+@pytest.mark.slow
 def test_it_is_a_process(x64):
     """What holds for every process: its maps, its SDE beside its curves, its conditionals."""
     process = jd.LearnedVP(logits=WAVY)
@@ -87,6 +88,7 @@ def test_the_mean_of_the_loss_knows_only_the_ends():
         assert abs(values.mean() - truth) < 4 * values.std() / np.sqrt(n)
 
 
+@pytest.mark.slow
 def test_the_squared_loss_teaches_the_best_path():
     """The loss at t is -λ' h χ²/2, h = S/(1 + S): its second moment 3/4 ∫ (λ' h)² dt is least, 3 times the squared
     mean, where -λ' h is the same at every t: log(1 + S) falls on a straight line."""

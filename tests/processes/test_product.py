@@ -88,6 +88,7 @@ def test_a_product_takes_equal_steps_in_log_snr_unless_told():
     assert grid_of(jd.samplers.Ancestral(), jd.VP()) == jd.grids.Angle()
 
 
+@pytest.mark.slow
 def test_a_pair_depends_on_its_key_and_index_alone(tmp_path):
     shape = lambda n: {"number": (n, 2), "label": (n,)}
     settings = {"sampler": jd.samplers.Ancestral(), "steps": 3}

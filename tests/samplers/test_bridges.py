@@ -117,6 +117,7 @@ def linear(params, x, c_noise, cond):
     return out[:, 0], out[:, 1]
 
 
+@pytest.mark.slow
 def test_a_trained_bridge_is_the_schrodinger_bridge(x64):
     """The loss is quadratic in a linear network's parameters: one Newton step on 2^16 entropic pairs is its minimum."""
     n, batch = 10_000, 1024
@@ -148,6 +149,7 @@ def test_a_trained_bridge_is_the_schrodinger_bridge(x64):
     assert abs(plan - c) < 4 * np.sqrt((1 + c**2) / n)
 
 
+@pytest.mark.slow
 def test_iterative_markovian_fitting_finds_the_plan():
     """DSBM from pairs that run against each other: match, cross from either end in turn, pair anew.
 

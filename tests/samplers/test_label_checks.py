@@ -81,6 +81,7 @@ def test_every_network_knows_its_labels():
         jd.encode(bridge, X, np.array([0, 4]))
 
 
+@pytest.mark.slow
 def test_under_a_trace_it_is_nan_and_its_neighbours_are_not():
     network, params = mlp(3)
     for denoiser in (MIXTURE, jd.Denoiser(network, params, jd.VP())):

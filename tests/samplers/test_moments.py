@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import OF_THREE_PROCESSES, OF_TWO_PROCESSES, draw_mixture, mixture, mixture_moments
+from conftest import OF_THREE_PROCESSES, PROCESSES, draw_mixture, few, mixture, mixture_moments
 from scipy.integrate import quad
 
 import jaxdiff as jd
@@ -37,7 +37,7 @@ def check_moments(x, mean, covariance):
 
 
 @pytest.mark.parametrize("sampler", STOCHASTIC, ids=str)
-@pytest.mark.parametrize("process", OF_TWO_PROCESSES)
+@pytest.mark.parametrize("process", few(PROCESSES, "EDM"))
 def test_stochastic_samplers_draw_the_mixture(sampler, process):
     """Started from the true x at t_start, so that only the sampler can be wrong."""
     n, t_start = 4000, 0.97 if isinstance(sampler, EulerMaruyama) else 1.0
@@ -76,6 +76,7 @@ def test_ddim_of_a_gaussian(x64):
     np.testing.assert_allclose(got, (0.498184986416912, 0.223198715518999), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_ddpm_of_a_gaussian():
     """The same data by all 1,000 ancestral steps with the small variance."""
     process, n = jd.from_betas(np.linspace(1e-4, 0.02, 1000)), 20_000
@@ -170,7 +171,7 @@ def dpm_sde(alpha, sigma, alpha_s, sigma_s):
     return sigma_s / sigma * np.exp(-h) + alpha_s * lost * slope, alpha_s * lost * constant, sigma_s * np.sqrt(lost)
 
 
-@pytest.mark.parametrize("process", [jd.VP(), jd.SubVP(), jd.EDM()], ids=["VP", "SubVP", "EDM"])
+@pytest.mark.parametrize("process", few({"VP": jd.VP(), "SubVP": jd.SubVP(), "EDM": jd.EDM()}, "VP", "EDM"))
 def test_every_stochastic_step_has_its_moments(process):
     """Ten steps, far from converged, so that only the method's own recursion fits."""
     n = 20_000

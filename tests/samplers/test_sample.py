@@ -49,10 +49,16 @@ def test_samplers_look_back_exactly_if_a_step_changes_their_state():
         assert sampler.looks_back == bool(changed), name
 
 
-LIKE_OTHERS = {"Switch", "DPMSolverPP of order 1", "DPMSolverPP of order 3", "UniPC of order 3", "AnnealedLangevin"}
+LONG = {"DAPS", "RePaint", "AnnealedLangevin"}
+LONG |= {
+    "Switch",
+    "DPMSolverPP of order 1",
+    "DPMSolverPP of order 3",
+    "UniPC of order 3",
+}  # of which others have the like
 
 
-@pytest.mark.parametrize("name", few_names(SAMPLERS, *(SAMPLERS.keys() - LIKE_OTHERS)))
+@pytest.mark.parametrize("name", few_names(SAMPLERS, *(SAMPLERS.keys() - LONG)))
 def test_a_trajectory_runs_from_its_start_to_samples_that_depend_on_their_key_and_index_alone(name):
     sampler = SAMPLERS[name].sampler
     denoiser, key = mixture(jd.VP()), jax.random.key(1)

@@ -243,6 +243,7 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew_without_a_word(sav
     assert steps_in(tmp_path) == [10]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(tmp_path):
     process = start(tmp_path, steps=10**6, delay=0.01, checkpoint_every=10**6)
     wait_for_step(tmp_path, 10, process)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxdiff as jd
 
@@ -38,6 +39,7 @@ class Learned:
         return jd.Prediction(where(free.data, given.data), where(free.noise, given.noise))
 
 
+@pytest.mark.slow
 def test_a_model_trained_with_dropping_is_guided_as_bayes_rule_guides(tmp_path):
     """The score of p(x) p(y | x)^3, its classifier that of the mixture the data are drawn from."""
     label = np.random.default_rng(0).integers(0, 3, 30_000)

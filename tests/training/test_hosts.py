@@ -137,6 +137,7 @@ def test_ctrl_c_to_one_of_two_saves_and_stops_both_after_the_same_step(tmp_path)
     assert all(f"saved at step {at}" in err for err in errors), errors
 
 
+@pytest.mark.slow
 def test_folders_that_are_not_shared_are_told_by_all(tmp_path):
     codes, errors = ends(together([tmp_path / "a", tmp_path / "b"]), timeout=45)
     assert codes == [1, 1], errors

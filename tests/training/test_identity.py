@@ -215,6 +215,7 @@ def test_added_steps_have_a_schedule_of_their_own(tmp_path):
         np.testing.assert_allclose(state.params["w"], [-lost, lost], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_longer_run_by_default_restarts_its_schedule_says_so_and_is_reproducible(tmp_path):
     def kill(model, metrics):
         if metrics["step"] == 15:

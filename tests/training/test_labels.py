@@ -98,6 +98,7 @@ def test_the_share_is_recorded_and_guidance_without_it_warns(tmp_path):
     assert go(tmp_path / "b", denoiser(), None, 0.1).condition_dropout == 0.1
 
 
+@pytest.mark.slow
 def test_without_labels_nothing_is_recorded_and_where_prepare_drops_it_is_not_known(tmp_path):
     plain = [{"x": batch["x"]} for batch in GOOD]
     assert go(tmp_path / "a", denoiser(0), plain).condition_dropout is None

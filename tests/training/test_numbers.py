@@ -71,6 +71,7 @@ def test_data_that_the_noise_does_not_cover_are_warned_of(tmp_path):
     go(tmp_path / "flow", points(scale=100.0), jd.Flow(), data_std=100.0)  # alpha(1) = 0
 
 
+@pytest.mark.slow
 def test_training_holds_under_strict_promotion_of_types_and_ranks(tmp_path):
     network, params = initialize(KEY, lambda rngs: MLP(2, hidden=(4,), classes=2, rngs=rngs))
     loss = jd.losses.ConditionDropout(jd.losses.Denoising(times=jd.losses.times.Uniform()))
