@@ -21,7 +21,7 @@
 # Letters, the labels of a map, the levels of a pixel: data that are categories have no noise to add. What mixes is not
 # the values but their distributions: a token is $x_0$ with probability $\alpha_t$, and is drawn from the noise with
 # probability $\sigma_t = 1 - \alpha_t$. The rest of the library is the same for both. This notebook takes about
-# six minutes on two cores and shows
+# two minutes on two cores and shows
 #
 # 1. three kinds of noise,
 # 2. a language whose law is known, with its likelihood and samplers,
@@ -111,10 +111,10 @@ print("bound     ", jd.continuous_bound(jax.random.key(0), chain, texts, draws=1
 print("chain rule", jd.likelihood.chain(jax.random.key(0), chain, texts, batch_size=256))
 
 # %% [markdown]
-# **Samplers.** Values that are shown in one step are drawn independently of each other: that is the error of few steps.
-# `Ancestral` shows each mask by chance, `Unmask` exactly as many as the grid says, in an order. Below, the distance of the
-# samples' pairs of letters from the chain's, half the sum of absolute differences; the floor is that of texts of the
-# chain itself.
+# **Samplers.** Values that are filled in one step are drawn independently of each other: that is the error of few steps.
+# `Ancestral` fills each mask with some probability, `Unmask` exactly as many as the grid says, in an order. The figure shows
+# the total variation distance between the pairs of letters in samples and those of the chain; the floor is the distance of
+# texts drawn from the chain itself.
 
 
 # %%
@@ -138,9 +138,9 @@ lines({"masks": curves}, x="steps", y="total variation of pairs", floors={"masks
 # %% [markdown]
 # ## 3. A transformer that learns to spell
 #
-# `jd.data.text` reads a file as windows of characters, with blocks set aside for testing. A `Transformer` has the mask as
-# one more row of its table, and no output for it; without `noise` it is not told $t$, which masks show by themselves, so
-# that `chain` and the bound speak of one model. `Bound` is the continuous bound as a loss; `AnyOrder` draws the number of
+# `jd.data.text` reads a file as windows of characters, with blocks set aside for testing. A `Transformer` has an
+# embedding for the mask, and no output for it. With `noise=False` it does not get $t$, which the number of masks shows, so
+# that `chain` and the bound evaluate the same model. `Bound` is the continuous bound as a loss; `AnyOrder` draws the number of
 # masks instead of $t$, which has the same mean and less variance.
 
 # %%
@@ -149,16 +149,16 @@ folder = Path(tempfile.mkdtemp())
 train, test = (jd.data.text(folder / "python.txt", LENGTH, split) for split in ("train", "test"))
 
 network, params = networks.initialize(
-    jax.random.key(0), lambda rngs: networks.Transformer(27, LENGTH, 128, 3, 4, noise=False, rngs=rngs)
+    jax.random.key(0), lambda rngs: networks.Transformer(27, LENGTH, 96, 2, 4, noise=False, rngs=rngs)
 )
 denoiser = jd.training.train(
     jax.random.key(1),
     folder / "run",
     jd.Denoiser(network, params, jd.Absorbing(27)),
     losses.AnyOrder(),
-    jd.data.batches(train.examples, 64, seed=0),
-    steps=1500,
-    optimizer=optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-3, 100, 1500)),
+    jd.data.batches(train.examples, 32, seed=0),
+    steps=1000,
+    optimizer=optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 4e-3, 100, 1000)),
     ema_decay=0.99,
     progress=False,
 )
@@ -179,7 +179,7 @@ for name, model in (("as it is", denoiser), ("temperature 0.7", jd.guidance.Temp
         print("   ", text)
 
 # %% [markdown]
-# A text on its way, masks shown as `_`: the prediction of one token waits for those beside it.
+# One text during sampling, with masks shown as `_`. `Unmask("confidence")` fills the most certain tokens first.
 
 # %%
 path = jd.sample(
@@ -189,7 +189,7 @@ for step in (0, 6, 12, 24, 36, 48):
     print(f"{step:3}", train.decode(path[step])[0])
 
 # %% [markdown]
-# **Filling gaps** needs nothing new: what `x_start` holds beside masks stays.
+# **Filling gaps** needs no other sampler: the values of `x_start` that are not masks are kept.
 
 # %%
 gaps = train.encode(["the value of the ______ is ________ by the method"[:LENGTH].ljust(LENGTH)])
@@ -200,6 +200,12 @@ for text in train.decode(
     print(text)
 
 # %% [markdown]
+# ## Your turn
+#
+# Train with `jd.Multinomial(27)` in place of `jd.Absorbing(27)`: it takes `losses.Bound()` and a network with `noise=True`, and
+# samples come from `samplers.Ancestral()`. Compare the bounds. Draw with 4 steps in place of 48, and read what becomes of the
+# words. Hide every second letter of a text and fill the gaps.
+#
 # Where to go on: `experiments/text.py` trains on the King James Bible and on WordNet, beside n-grams and a compressor;
 # `experiments/swiss_roll_discrete.py`, `digits_discrete.py` and `maps.py` have pixels and maps; `experiments/joint_digits.py`
 # has an image and its label in one model, either given the other.

@@ -18,17 +18,16 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxdiff/jaxdiff/blob/main/notebooks/first_model.ipynb)
 #
-# To make data out of noise, first turn data into noise, and learn the way back. That is all a diffusion model is,
-# and `jaxdiff` cuts it into five parts:
+# A diffusion model turns data into noise step by step, and learns the way back. In `jaxdiff` it has five parts:
 #
 # - a **process**: how data becomes noise,
-# - a **denoiser**: what the network sees behind the noise,
+# - a **denoiser**: what the data were, as the network predicts from $x_t$,
 # - a **loss**: how the denoiser learns,
 # - a **sampler**: how noise becomes data,
 # - a **likelihood**: how probable an example is.
 #
-# We build one of each in the plane, where everything can be seen, on data whose density we know, so that everything
-# can be checked. It takes less than a minute on a laptop and needs no GPU.
+# This notebook builds one of each for points in the plane, so that everything can be seen. The density of the data is known,
+# so that everything can be checked. It takes about a minute on two cores and needs no GPU.
 
 # %%
 try:
@@ -40,16 +39,16 @@ except ModuleNotFoundError:
 import tempfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxdiff.plotting import ORANGE, Density, Field, Paths, Points, panels, plane, training_curve
+from jaxdiff.plotting import GREY, ORANGE, Density, Field, Paths, Points, panels, plane, training_curve
 
 # %% [markdown]
 # ## Data, and how it becomes noise
 #
-# Our data are eight small Gaussians on a circle. A process mixes each point with Gaussian noise,
-# $x_t = \alpha(t)\,x_0 + \sigma(t)\,\varepsilon$: at $t = 0$ the point is still itself, at $t = 1$ almost nothing of it
-# is left. `VP`, the process of DDPM, fades the data out as the noise comes in, so that $\alpha^2 + \sigma^2 = 1$ and data of
-# variance 1 keep it.
+# The data are eight small Gaussians on a circle. A process mixes each point with Gaussian noise,
+# $x_t = \alpha(t)\,x_0 + \sigma(t)\,\varepsilon$: at $t = 0$ there is no noise, and at $t = 1$ almost nothing else. `VP`, the
+# process of DDPM, has $\alpha^2 + \sigma^2 = 1$, so that data of variance 1 keep this variance at every $t$.
 
 # %%
 process = jd.VP()
@@ -59,11 +58,11 @@ noisy = {t: jd.perturb(jax.random.key(1), process, data[:1000], t)[0] for t in (
 panels({f"t = {t}": Points(x) for t, x in noisy.items()})
 
 # %% [markdown]
-# ## A network that sees through noise
+# ## A network that predicts the data
 #
-# Given a noisy point and its $t$, many clean points could lie behind it. A denoiser answers with their average,
-# $\mathbb{E}[x_0 \mid x_t]$. Here a small neural network does the guessing. What it puts out is the "v" of the
-# literature, a blend of data and noise that is of the same size at every noise level.
+# A noised point $x_t$ can come from many clean points. A denoiser predicts their mean, $\mathbb{E}[x_0 \mid x_t]$. Here a
+# small neural network does so. Its output is the "v" of the literature, a blend of data and noise that has the same size at
+# every noise level.
 
 # %%
 network, params = jd.networks.initialize(
@@ -74,14 +73,15 @@ denoiser = jd.Denoiser(network, params, process, parameterization="v", data_std=
 # %% [markdown]
 # ## Training
 #
-# Take a data point, add noise, let the denoiser guess, and punish the squared error. The guess is hardest, and matters
-# most, while the noise is about as wide as the gaps between the Gaussians: `LogNormal` draws most of the noise levels
-# from there.
+# The loss takes a data point, adds noise, and measures the squared error of the prediction. The prediction is hardest while
+# the noise is about as wide as the gaps between the Gaussians: `LogNormal` draws most noise levels there.
 #
-# `train` returns the denoiser with its weights averaged over the last steps. It keeps everything about a run in one
-# folder, from which a run that was cut short continues; we need ours for the curve only.
+# `train` returns the denoiser with its weights averaged over the last steps. It keeps a run in a folder, from which the same
+# call continues after an interruption; here the folder is needed for the curve only. The dashed line is the loss of the exact
+# denoiser, which is known for these data.
 
 # %%
+truth = jd.exact.Mixture(process, *jd.data.eight_gaussians_mixture())
 loss = jd.losses.Denoising(times=jd.losses.times.LogNormal())
 batches = jd.data.batches({"x": data}, batch_size=512, seed=0)
 optimizer = jd.training.clipped_adam(steps=2000, learning_rate=1e-2)
@@ -91,24 +91,26 @@ with tempfile.TemporaryDirectory() as folder:
         jax.random.key(3), folder, denoiser, loss, batches, steps=2000, optimizer=optimizer, progress=False
     )
     curve = training_curve(jd.training.read_metrics(f"{folder}/metrics.jsonl"))
+errors_of_v = jd.losses.Denoising(lambda denoiser, t: jnp.ones_like(t), loss.times)  # as the loss of a "v" network
+floor = float(errors_of_v(truth, jax.random.key(8), jnp.tile(data, (10, 1))).mean())
+(axes,) = curve.axes
+axes.axhline(floor, color=GREY, linestyle="--")
+axes.text(50, floor + 0.005, f"exact denoiser: {floor:.2f}", color=GREY)
+axes.set_ylim(bottom=floor - 0.03)
 curve
 
 # %% [markdown]
-# The loss does not go to zero, and should not: a noisy point does not tell where it came from, and no network can know.
+# The loss does not go to zero, not even that of the exact denoiser: a noised point does not determine where it came from.
 #
-# ## What it learned: a field of arrows
+# ## What it learned: the score
 #
-# The average clean point shows which way the data lie. The difference to it, over the variance of the noise, is the
-# **score**: $\nabla \log p_t(x) = (\alpha\,\mathbb{E}[x_0 \mid x_t = x] - x)/\sigma^2$, the direction in which the density of
-# the noisy data rises fastest. For a mixture of Gaussians
-# the score has a closed form, so here is the truth to hold the network to: arrows over the density $p_t$ they climb.
-# An arrow's direction is exact, and its length is on a logarithmic scale, since far from the data a score is a thousand
-# times longer than at a mode.
+# The prediction gives the **score**, $\nabla \log p_t(x) = (\alpha\,\mathbb{E}[x_0 \mid x_t = x] - x)/\sigma^2$, the direction in
+# which the density of the noised data rises fastest. For a mixture of Gaussians the score has a closed form, so that the
+# network can be compared with it. The arrows are the score, over the density $p_t$. Their directions are exact, and their
+# lengths are on a logarithmic scale, since far from the data a score is a thousand times longer than at a mode.
+
 
 # %%
-truth = jd.exact.Mixture(process, *jd.data.eight_gaussians_mixture())
-
-
 def climb(model, t):
     return [Density(lambda x: truth.log_prob(x, t), 80), Field(lambda x: jd.score(model, x, t), 13)]
 
@@ -122,10 +124,10 @@ panels(
 # %% [markdown]
 # ## From noise to data, three ways
 #
-# A sampler starts from pure noise and walks back to $t = 0$, asking the denoiser at every step. Three classics: DDIM
-# follows the field along a smooth curve; DPM-Solver++ follows the same curve but remembers its last answer, and
-# gets by with fewer steps; ancestral sampling, DDPM's own, adds a little fresh noise at every step and forgives the
-# network more. The lines show the second half of a few walks, the orange dots where they end.
+# A sampler starts from pure noise and goes back to $t = 0$ in steps, each of which evaluates the denoiser. Three classics:
+# DDIM follows a smooth curve, the probability flow; DPM-Solver++ follows the same curve, also uses the previous prediction,
+# and needs fewer steps; ancestral sampling, that of DDPM, adds a little noise in every step, which corrects errors of the
+# network. The grey lines are the second half of a few paths, and the orange points their ends.
 
 # %%
 samplers = {
@@ -142,9 +144,9 @@ panels({name: [Paths(walk[len(walk) // 2 :, :20], color=ORANGE), Points(walk[-1]
 # %% [markdown]
 # ## How probable is a point?
 #
-# Between noise and data runs a smooth flow, and a flow carries density along: where it squeezes space, density rises.
-# Adding up the squeezing on the way from a point to the noise gives the exact density of the model at that point.
-# Here it is on the whole plane, beside the true one.
+# The probability flow connects noise and data, and where it compresses space, the density rises. The sum of this compression
+# on the way from a point to its noise gives the exact density of the model at that point. Here it is on the whole plane,
+# beside the true one.
 
 # %%
 side, extent = 64, 2.0
@@ -154,15 +156,15 @@ likelihood = jd.log_likelihood(jax.random.key(5), denoiser, plane(extent, side),
 panels({"learned density": Density(likelihood.log_prob), "true density": Density(truth.log_prob, side)}, extent=extent)
 
 # %% [markdown]
-# Nobody told the model that a density must integrate to one; the flow sees to it. And on data the model has never
-# seen, its log-density can be compared with the truth point by point. The mean of the difference estimates the
-# Kullback-Leibler divergence, the nats that are lost by taking the model for the truth.
+# The density of a flow integrates to one, whatever the network has learned. On data that the model has not seen, its
+# log-density can be compared with the truth at each point. The mean of the difference estimates the Kullback-Leibler
+# divergence, the nats that are lost when the model is used in place of the truth.
 
 # %%
 unseen = jd.data.eight_gaussians(jax.random.key(6), side**2)
 model = jd.log_likelihood(jax.random.key(7), denoiser, unseen, **settings)
 assert model.converged.all()
-true = truth.log_prob(unseen, t=1e-5)  # log_likelihood reads its points at this t, a hair from the data
+true = truth.log_prob(unseen, t=1e-5)  # the t at which log_likelihood takes its points
 difference = np.asarray(true - model.log_prob)
 
 mass = np.exp(likelihood.log_prob).sum() * (2 * extent / side) ** 2
@@ -175,6 +177,6 @@ print(f"KL(truth, model):  {difference.mean():.3f} ± {difference.std() / len(di
 # %% [markdown]
 # ## Your turn
 #
-# Every part can be exchanged for another. Try `jd.Flow()` for the process, `jd.samplers.Heun()` for a sampler; halve the
-# steps, or give the network a day. Other data, such as `jd.data.two_moons`, train as well, but `truth` and `unseen` are
-# those of the eight Gaussians: leave out what is compared with them. Images go the same way, with a U-Net for the network: `jaxdiff demo` does it on handwritten digits.
+# Every part can be replaced by another. Try `jd.Flow()` as the process, `jd.samplers.Heun()` as a sampler, half the steps, or
+# a larger network. With other data, such as `jd.data.two_moons`, leave out the comparisons with `truth`, which is that of the
+# eight Gaussians. Images need only another network, a U-Net: `jaxdiff demo` trains one on handwritten digits.

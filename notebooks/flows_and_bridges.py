@@ -18,15 +18,14 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxdiff/jaxdiff/blob/main/notebooks/flows_and_bridges.ipynb)
 #
-# You have made your first diffusion model, and now everyone speaks of flow matching and Schrödinger bridges. They are
-# close relatives, and each is one part exchanged:
+# Flow matching and Schrödinger bridges are close relatives of diffusion models: each replaces one part of them.
 #
 # - **flow matching**: connect noise and data by straight lines, and learn to follow them,
 # - **optimal transport**: choose the lines well, and a few steps suffice,
-# - **any source**: start from something else than noise,
+# - **any source**: start from something other than noise,
 # - **Schrödinger bridges**: fixed at both ends, noise in between.
 #
-# Again everything happens in the plane, where it can be seen and checked. It takes a minute or two on a laptop.
+# All data here are points in the plane, so that results can be seen and checked. It takes about two minutes on two cores.
 
 # %%
 try:
@@ -48,16 +47,16 @@ from jaxdiff.plotting import ORANGE, Density, Paths, Points, panels, plane
 # ## A straight line between noise and data
 #
 # Take a data point $x_0$ and a noise point $x_1$, and walk from one to the other on a straight line,
-# $x_t = (1 - t)\,x_0 + t\,x_1$: the velocity is $x_1 - x_0$ all the way. Do so with many pairs. Where their lines cross,
-# a network that is shown only $x_t$ and $t$ cannot know which line it is on, and the best it can answer is the average
-# velocity, $\mathbb{E}[x_1 - x_0 \mid x_t]$. The average is enough: whoever follows it carries the whole of the noise to
-# the whole of the data. That is flow matching.
+# $x_t = (1 - t)\,x_0 + t\,x_1$, with the constant velocity $x_1 - x_0$. Do so with many pairs. Where their lines cross, a
+# network that sees only $x_t$ and $t$ cannot know which line it is on, and its best prediction is the mean velocity,
+# $\mathbb{E}[x_1 - x_0 \mid x_t]$. The mean is enough: the flow along it carries the distribution of the noise to that of the
+# data. This is flow matching.
 #
-# The line is the process `Flow`, the network's answer is read as a `"velocity"`, and a **coupling** says who is paired
-# with whom. At first it is anyone with anyone.
+# The line is the process `Flow`, the network's output is a `"velocity"`, and a **coupling** says which data point is paired
+# with which noise point. The first coupling pairs them at random.
 #
-# On the left, such pairs. In the middle, what the network made of them, followed in a hundred small steps: no two points
-# of a flow can be in one place at one time, so that its paths bend where the lines would meet.
+# Left: such pairs. Middle: the flow that the network has learned, in a hundred small steps. Two points of a flow cannot be at
+# one place at the same time, so that its paths bend where the lines would cross.
 
 # %%
 data = jd.data.eight_gaussians(jax.random.key(0), 20_000)
@@ -104,9 +103,9 @@ show(random_pairs, random_paths)
 # %% [markdown]
 # ## Better pairs, straighter paths
 #
-# Nobody says that pairs must be random. In every batch, let each data point take a noise point nearby, such that the sum
-# of all squared distances is the least possible. Data and noise stay what they were, only who belongs to whom is new. On
-# the lines of such an **optimal transport** no two points meet, and where nothing meets nothing bends.
+# Pairs need not be random. In each batch, pair every data point with a noise point nearby, such that the sum of all squared
+# distances is as small as possible. The distributions of data and noise stay the same, only the pairs are new. The lines of
+# such an **optimal transport** do not meet at any $t$, so that the paths need not bend.
 
 # %%
 optimal_pairs = OptimalTransport()
@@ -116,8 +115,8 @@ optimal_paths = follow(optimal_flow, noise, 100)
 show(optimal_pairs, optimal_paths)
 
 # %% [markdown]
-# How much does it matter? Straight paths forgive large steps. The number beside each name is the Wasserstein distance
-# from unseen data: how far, in the root mean square, the points must be carried to become them.
+# Why does it matter? Along straight paths large steps are accurate. The number beside each name is the Wasserstein distance
+# from unseen data: how far, in the root mean square, the points must be moved to become them.
 
 # %%
 unseen = jd.data.eight_gaussians(jax.random.key(6), 64**2)
@@ -142,13 +141,13 @@ print(f"Wasserstein distance of two sets of data: {jd.metrics.wasserstein(data[:
 panels({f"{name}: {jd.metrics.wasserstein(x, unseen[:1000]):.2f}": Points(x) for name, x in few.items()})
 
 # %% [markdown]
-# One step along the average of random lines ends in the middle, where nobody lives. Along optimal lines it comes close.
-# (Two sets of a thousand points differ by chance alone: a distance like that of two sets of data is as good as it gets.)
+# One step along the mean of random lines ends in the middle, where there are no data. Along optimal lines it comes close.
+# (Two sets of a thousand data points are apart as well, by chance. Samples at about this distance cannot be told from data.)
 #
 # ## Start anywhere
 #
-# Nothing so far asked the noise to be noise: it was the other end of a line. Anything you can draw from will do. Here
-# two moons become eight Gaussians.
+# Flow matching does not need Gaussian noise at the other end of the line. Any distribution from which you can draw will do.
+# Here two moons become eight Gaussians.
 
 # %%
 source = jd.data.two_moons
@@ -161,8 +160,8 @@ moon_paths = follow(moon_flow, moons, 20)
 show(moon_pairs, moon_paths)
 
 # %% [markdown]
-# A flow carries density along, no matter from where. Give `log_likelihood` the log-density of the source, and it returns
-# that of the model. (The moons' own is the average of many small Gaussians along their arcs.)
+# With the log-density of the source, `log_likelihood` returns that of the model. (The density of the moons is the mean of
+# many small Gaussians along their arcs.)
 
 # %%
 arcs = source(jax.random.key(8), 2000, noise=0.0)
@@ -196,20 +195,20 @@ panels(
 )
 
 # %% [markdown]
-# The faint threads between the Gaussians are the price: a smooth flow may stretch the moons, but never tear them.
+# The faint threads between the Gaussians are there because a smooth flow can stretch the moons, but cannot tear them.
 #
 # ## Noise in between
 #
-# In 1931 Schrödinger asked: many particles, in Brownian motion of variance $\sigma^2$, were seen in one shape and a
-# unit of time later in quite another. What did they most probably do in between? The answer is a random walk that begins
-# in the one shape, ends in the other, and is otherwise as close to Brownian motion as it can be: the **Schrödinger
-# bridge**. For small $\sigma$ it is optimal transport, and the larger $\sigma$, the less an end knows of its start.
+# In 1931 Schrödinger asked: many particles in Brownian motion of variance $\sigma^2$ had one distribution, and a unit of
+# time later quite another. What did they most probably do in between? The answer is the random process that has these two
+# distributions at its ends and is otherwise as close to Brownian motion as possible: the **Schrödinger bridge**. For small
+# $\sigma$ it is optimal transport; the larger $\sigma$, the less its end depends on its start.
 #
-# Two things change. The coupling, `Entropic(sigma)`, pairs the ends as those particles would. And the model answers two
-# questions, how the ends lie apart and where the walkers are dense; two copies of the network will do.
+# Two things change. The coupling, `Entropic(sigma)`, pairs the ends as those particles would. And the model predicts two
+# things, the mean difference of the ends and the score; here two copies of the network do so.
 #
-# One bridge can then be crossed in three ways: by a random walk from the source to the data, by another back from the
-# data to the source, and by a flow, which has no noise but spreads its points at every time just as the walks do.
+# There are then three ways from one end to the other: a random walk from the source to the data, another from the data to the
+# source, and a flow, which has no noise but the same distribution at every time.
 
 
 # %%
@@ -237,8 +236,8 @@ panels(
 )
 
 # %% [markdown]
-# The more noise, the further the walkers stray from optimal transport, on the way to pairs at random. And halfway, where
-# nothing holds them, walk and flow are in the same places, as close as two halves of the walkers are to each other.
+# The more noise, the further the ends are from those of optimal transport, and the nearer to random pairs. Halfway, walk and
+# flow have the same distribution: their distance is that of two halves of the walkers from each other.
 
 
 # %%
@@ -285,7 +284,7 @@ print(f"exact:          covariance {c:.3f}, variance halfway {(1 + c) / 2 + 1 / 
 # %% [markdown]
 # ## Your turn
 #
-# Exchange the ends: `jd.data.pinwheel`, `jd.data.swiss_roll`, or any `source(key, n)` of your own. Pairs that you have
-# already are a coupling too, `jd.losses.couplings.Paired()`. And where a batch is too small to hold good pairs, as with
-# images, a bridge makes its own: cross it with `jd.cross`, take starts and ends for the new pairs, and train again. This
-# is DSBM; `jaxdiff.losses.bridge_matching` has it in two lines.
+# Take other ends: `jd.data.pinwheel`, `jd.data.swiss_roll`, or any `source(key, n)` of your own. For data that come in pairs
+# there is the coupling `jd.losses.couplings.Paired()`. A batch of images is too small to contain good pairs; a bridge can make
+# its own: cross it with `jd.cross`, take starts and ends for the new pairs, and train again. This is DSBM;
+# `jaxdiff.losses.bridge_matching` has it in two lines.

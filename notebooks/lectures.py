@@ -18,19 +18,20 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxdiff/jaxdiff/blob/main/notebooks/lectures.ipynb)
 #
-# Lectures and textbooks on diffusion models draw the same few pictures. This notebook draws them from code, so that you
-# can change a number and see what happens:
+# Lectures and textbooks on diffusion models share a few figures. This notebook draws them from code, so that you can change
+# a number and see what happens:
 #
 # 1. many $x_0$ for one $x_t$, and their mean
 # 2. the density over $(x, t)$ in one dimension, with trajectories
-# 3. Langevin dynamics on two Gaussians: where it fails, and how noise levels mend it
+# 3. Langevin dynamics on two Gaussians: where it fails, and how noise levels help
 # 4. one-step denoising at every $t$
 # 5. four steps: deterministic, stochastic and mixed
 # 6. many outputs from one start
 # 7. the score of real pictures
 #
 # Books write $z_t$ or $z_n$ for the noised data; here it is $x_t$, and $x_0$ is the data. Figures 1 to 3 and 7 use models
-# whose denoiser is known in closed form. Figures 4 to 6 train a small network on digits, which takes a minute or two.
+# whose denoiser is known in closed form. Figures 4 to 6 train a small network on digits. All of it takes about two
+# minutes on two cores.
 
 # %%
 try:
@@ -96,7 +97,7 @@ picture
 # ## 2. The density over $(x, t)$, with trajectories
 #
 # Three Gaussians on a line. Each column of the picture is the density $p_t(x)$, and time runs from data on the left to
-# noise on the right. Lines of the probability flow never cross. Paths of the reverse SDE do, and have the same density at
+# noise on the right. Paths of the probability flow never cross. Paths of the reverse SDE do, and have the same density at
 # every $t$.
 
 # %%
@@ -118,10 +119,11 @@ picture = Picture(10.5, 3.4)
 picture.set_layout_engine("constrained")
 both = {"the probability flow": paths_back(0.0), "the reverse SDE": paths_back(1.0)}
 for axes, (name, x) in zip(picture.subplots(1, 2, sharey=True), both.items()):
-    axes.imshow(density, cmap=DEPTHS, vmax=1.0, origin="lower", extent=(0, 1, -3, 3), aspect="auto")
+    shown = axes.imshow(density, cmap=DEPTHS, vmax=1.0, origin="lower", extent=(0, 1, -3, 3), aspect="auto")
     axes.plot(t, np.asarray(x)[..., 0], color=ORANGE, linewidth=0.6)
     axes.set_title(name, loc="left", size=10, color=INK)
     axes.set(xlabel="t", ylabel="x" if name.endswith("flow") else "", ylim=(-3, 3))
+picture.colorbar(shown, ax=picture.axes, extend="max", label="density $p_t(x)$")
 picture
 
 # %% [markdown]
@@ -129,11 +131,11 @@ picture
 #
 # Langevin dynamics needs nothing but the score, $\nabla \log p(x)$. Here it is given the exact score of two Gaussians, of
 # which the upper right has 80 % of the probability (Song and Ermon 2019, section 3.2). It still fails: between the two
-# the density is practically 0, so that a chain that has come to one never finds the other, and the shares of the two
-# are those of the start, half and half. The number over each panel is the share of points in the upper right.
+# the density is practically 0, so that a chain in one of them never reaches the other, and each keeps the half of the chains
+# that started near it. The number over each panel is the share of points in the upper right.
 #
-# Noise fills the gap. Annealed Langevin dynamics begins where the noise is so wide that there is one bump alone, and lowers
-# the noise level by level, 1,000 steps in all as before. Chains are divided while the two bumps are still connected.
+# Noise fills the gap. Annealed Langevin dynamics begins with so much noise that the two Gaussians are one, and lowers the
+# noise level by level, in 1,000 steps as before. Chains choose their Gaussian while the two still overlap.
 
 # %%
 means, shares = np.array([[-1.3, -1.3], [1.3, 1.3]]), np.array([0.2, 0.8])
@@ -156,11 +158,18 @@ panels({f"{name}: {in_upper[name]:.0%}": [behind, Points(x, color=ORANGE)] for n
 # ## 4. One-step denoising at every $t$
 #
 # Now a network, trained on 1,000 handwritten digits of 8 x 8 pixels. One digit is noised to each $t$ (upper row) and
-# denoised in a single step (lower row): the network's answer, $\mathbb{E}[x_0 \mid x_t]$.
+# denoised in a single step (lower row): the network's prediction of $\mathbb{E}[x_0 \mid x_t]$.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
-    config = jd.runs.Config(data="digits", steps=2000)
+    config = jd.runs.Config(
+        data="digits",
+        network="unet(channels=(16, 32), blocks=1)",
+        steps=600,
+        batch_size=32,
+        learning_rate=5e-3,
+        ema_decay=0.99,
+    )
     digits = jd.runs.train(config, folder, progress=False, pictures=0).denoiser
 
 test = jd.data.load_digits("test")
@@ -171,16 +180,14 @@ noised, _ = jd.perturb(jax.random.key(9), process, jnp.repeat(four, len(times), 
 strip(jnp.stack([noised, digits(noised, times).data]), times=times, names=["x_t", "E[x_0 | x_t]"])
 
 # %% [markdown]
-# With little noise the answer is the four. From $t$ of about 0.3 on it is another digit that fits $x_t$ as well, then a
-# blurred one, since more and more digits fit. At $t = 1$ nothing is left of the four, and the answer is the mean of all
-# digits.
+# With little noise the prediction is the four. From $t$ of about 0.3 on it is blurred, since more and more digits fit $x_t$.
+# At $t = 1$ nothing is left of the four, and the prediction is the mean of all digits.
 #
 # ## 5. Four steps: deterministic, stochastic and mixed
 #
-# Sampling from pure noise in four steps only. Deterministic: each step keeps the noise that the network found (DDIM,
-# $\eta = 0$). Stochastic: each step puts fresh noise in the place of much of it ($\eta = 1$, ancestral sampling). Mixed:
-# $\eta = 0.5$, or first stochastic, then deterministic. Columns show what the sampler holds after each step; the last is
-# the sample.
+# Sampling from pure noise in only four steps. Deterministic: each step keeps the noise that the network predicts (DDIM,
+# $\eta = 0$). Stochastic: each step replaces much of it by new noise ($\eta = 1$, ancestral sampling). Mixed: $\eta = 0.5$,
+# or first stochastic, then deterministic. The columns are $x_t$ after each step; the last is the sample.
 
 # %%
 samplers = {
@@ -200,8 +207,8 @@ def four_steps(sampler):
 strip(jnp.stack([four_steps(sampler) for sampler in samplers.values()]), names=list(samplers))
 
 # %% [markdown]
-# All rows begin at the same noise. Which of them gives the best digits is a question for many samples: here is the
-# Fréchet distance of 500 samples to the training digits, in pixels, at 4 and at 32 steps.
+# All rows start from the same noise. To see which of them gives the best digits takes many samples: here is the Fréchet
+# distance of 300 samples to the training digits, in the space of pixels, at 4 and at 16 steps.
 
 # %%
 train = jd.data.load_digits("train")
@@ -209,23 +216,23 @@ real = np.asarray(jd.dequantize(jax.random.key(12), train.image, train.levels)).
 
 
 def distance(sampler, steps):
-    x = jd.sample(jax.random.key(13), digits, (500, 8, 8, 1), sampler, steps)
-    found = jd.metrics.frechet_distance(np.asarray(x).reshape(500, -1), real)
+    x = jd.sample(jax.random.key(13), digits, (300, 8, 8, 1), sampler, steps)
+    found = jd.metrics.frechet_distance(np.asarray(x).reshape(300, -1), real)
     return f"{found.value:8.2f} ± {found.standard_error:.2f}"
 
 
-table = [f"{name:16}{distance(sampler, 4)}{distance(sampler, 32)}" for name, sampler in samplers.items()]
-print(f"{'':16}{'4 steps':>15}{'32 steps':>15}", *table, sep="\n")
+table = [f"{name:16}{distance(sampler, 4)}{distance(sampler, 16)}" for name, sampler in samplers.items()]
+print(f"{'':16}{'4 steps':>15}{'16 steps':>15}", *table, sep="\n")
 
 # %% [markdown]
-# Few steps favour the deterministic row: a large step that draws fresh noise loses more of what was found. With more steps
+# With few steps the deterministic sampler is best: a large step with new noise loses more of the prediction. With more steps
 # the difference shrinks.
 #
 # ## 6. Many outputs from one start
 #
-# The reverse SDE draws noise on the way, so that one start has many ends. How different they are depends on where it
-# starts. Each row starts from one and the same $x_t$, the four above noised to that $t$, and runs back to the data eight
-# times with different noise. The first column is the start.
+# The reverse SDE adds noise during sampling, so that one start has many ends. How different they are depends on the $t$ of
+# the start. Each row starts from one $x_t$, the four above noised to that $t$, and is sampled eight times with different
+# noise. The first column is the start.
 
 
 # %%
@@ -236,18 +243,19 @@ def many_ends(t, n=8):
     return jnp.concatenate([x_t, ends])
 
 
-starts = (0.1, 0.3, 0.5, 0.7, 1.0)
+starts = (0.1, 0.2, 0.3, 0.4, 1.0)
 strip(jnp.stack([many_ends(t) for t in starts]), names=[f"t = {t}" for t in starts])
 
 # %% [markdown]
-# From $t = 0.1$ all ends are the four. From the middle they are digits that share its coarse shape, and from $t = 1$ any
-# digit. SDEdit and other ways of editing pictures with a diffusion model choose this $t$.
+# From $t = 0.1$ all ends are the four. The higher the start, the less of it they keep, and from $t = 1$ they are any digit.
+# Every row uses the same noise, so that a column shows one path from several starts. SDEdit and other ways of editing
+# pictures with a diffusion model choose this $t$.
 #
 # ## 7. The score of real pictures
 #
-# What does a score look like for pictures? The data set: the cats among the emoji. A sum over them gives the exact score
-# of the noised data set, $\nabla \log p_t(x)$, one number for every pixel and colour. Each column is a noise level, from
-# σ = 0.05 to σ = 100: a noised cat, its score times σ (grey is 0), and where the score points,
+# What does a score look like for pictures? The data set is the ten cats among the emoji. A sum over them gives the exact
+# score of the noised data set, $\nabla \log p_t(x)$, one number for every pixel and colour. The columns are the noise levels
+# σ = 0.05, 0.2, 0.5, 1, 5, 10, 20, 40 and 100. The rows are a noised cat, its score times σ (grey is 0), and
 # $x + \sigma^2 \nabla \log p_t(x)$, which is $\mathbb{E}[x_0 \mid x_t]$ by Tweedie's formula.
 
 # %%
@@ -281,9 +289,9 @@ names = ["x_t", "score", "E[x_0 | x_t]"]
 strip(jnp.stack([row.reshape(-1, *pictures.shape[1:]) for row in rows]), names=names)
 
 # %% [markdown]
-# The score looks like noise, because that is what it is: the noise that was added, with its sign turned, as far as it can
-# be told. It points from the noised picture to a mean of clean ones. As long as σ is small beside the distance of two
-# pictures, which in 3,072 dimensions is large, this is the one cat. At the end it is the mean of all cats.
+# The score looks like noise, because it is the best estimate of the noise that was added, with its sign changed. It points
+# from the noised picture to a mean of clean ones. While σ is small compared with the distance between two pictures, which in
+# 3,072 dimensions is large, this is the one cat. At the largest σ it is the mean of all cats.
 #
 # ## Your turn
 #

@@ -18,12 +18,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxdiff/jaxdiff/blob/main/notebooks/likelihood.ipynb)
 #
-# A diffusion model draws pictures, and it can also say how probable a picture is. Here a small model learns handwritten
-# digits, and we ask it about digits that it has not seen: how many bits it needs for them, how sure we can be of that
-# number, and which of them it finds likely. Then we show it what is no digit at all, and see how far a likelihood can be
-# trusted to tell.
+# A diffusion model draws pictures, and also tells how probable a picture is. Here a small model learns handwritten digits, and
+# scores digits that it has not seen: how many bits they need, how certain this number is, and which of them are likely. Then
+# it scores pictures that are no digits, which shows how far a likelihood can be trusted to tell them from digits.
 #
-# It takes a minute or two on a laptop and needs no GPU.
+# It takes about two minutes on two cores and needs no GPU.
 
 # %%
 try:
@@ -41,13 +40,13 @@ from jaxdiff.plotting import BLUE, GREY, ORANGE, Picture, lines, sample_grid, st
 # %% [markdown]
 # ## A small model of digits
 #
-# The digits have 8 x 8 pixels of 17 grey levels. A thousand of them are for training, and we ask about 256 others. A
+# The digits have 8 x 8 pixels of 17 grey levels. A thousand of them are for training, and 96 others are scored. A
 # density needs numbers on a line, not integers: `dequantize` puts every pixel somewhere in its level, at random and anew
 # in each training step, and the 17 levels side by side fill [-1, 1].
 
 # %%
 test = jd.data.load_digits("test")
-digits = test.image[:256]
+digits = test.image[:96]
 
 
 def model_values(images):
@@ -57,7 +56,8 @@ def model_values(images):
 config = jd.runs.Config(
     data="digits",
     network="unet(channels=(16, 32), blocks=1)",
-    steps=700,
+    steps=600,
+    batch_size=32,
     learning_rate=5e-3,
     ema_decay=0.99,
 )
@@ -67,43 +67,44 @@ with tempfile.TemporaryDirectory() as folder:
 sample_grid(jd.sample(jax.random.key(2), denoiser, (16, 8, 8, 1), steps=15), columns=16)
 
 # %% [markdown]
-# A longer training would draw better ones (`jaxdiff demo` does), but for these twenty seconds they will do.
+# Longer training gives better digits (`jaxdiff demo` does), but these are good enough here.
 #
 # ## Bits per dimension
 #
-# Between data and noise runs a smooth flow, and following it from a picture to its noise gives the density of the model
-# at that picture. Averaged over where in their levels the pixels are put, its logarithm is a bound on that of the
-# probability of the integers. The negative of it, to base 2, is how many bits it takes to write the picture down with
-# this model for a code; divided by the 64 pixels, it is bits per dimension. Who knows nothing of digits needs
-# $\log_2 17 = 4.09$. Fewer are better.
+# The probability flow connects data and noise. Following it from a picture to its noise gives the model's density at that
+# picture. The mean of its logarithm over the random places of the pixels in their levels is a lower bound on the
+# log-probability of the integers. Its negative, to base 2, is the number of bits that a code built on this model needs for the
+# picture; divided by the 64 pixels, it is bits per dimension. Without any knowledge of digits it is $\log_2 17 = 4.09$. Lower
+# is better.
 
 # %%
 flow = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
-settings = {"levels": test.levels, "flow": flow}
-report = jd.bits_per_dim(jax.random.key(3), denoiser, digits, **settings)
+settings = {"levels": test.levels, "flow": flow, "batch_size": 32}
+report = jd.bits_per_dim(jax.random.key(3), denoiser, digits, budget=32, **settings)
 print(report)
 
 # %% [markdown]
-# The first line is the answer with its standard error, and what it cost: `evaluations` counts how often the network was
-# asked for each picture. What follows is the budget: where the error comes from, and so what to do about it.
+# The first line is the result with its standard error, and its cost: `evaluations` is the number of evaluations of the
+# network for each picture. The budget follows: where the error comes from, and so how to reduce it.
 #
-# Three parts make up the standard error, their squares add up to its square:
+# Three parts make up the standard error; their squares add up to its square:
 #
-# - **images**: pictures differ, some are easy and some are hard. No computing helps here, only more pictures.
-# - **dequantisation**: every picture was put at one random place in its levels. Another place, another number.
-# - **trace**: the flow's squeezing of space is a sum over all pixels, and is estimated by a random probe instead. The
-#   mean of the estimate is right; more `probes` make it less noisy.
+# - **images**: some pictures need more bits than others. Only more pictures reduce this part.
+# - **dequantisation**: every picture was evaluated at one random place in its levels, and another place gives another number.
+# - **trace**: the flow's change of volume is a sum over all pixels, and is estimated from a random probe. The estimate is
+#   unbiased; more `probes` make it less noisy.
 #
-# The other lines are no noise. Repeating would not show them, so they are measured by doing better:
+# The other lines are systematic errors, which repeating would not show. Each is the change under a better computation:
 #
-# - **solver**: the same pictures, the same noise, tolerances ten times finer. The mean moves by so much.
-# - **truncation**: the flow begins a little above $t = 0$. This is what beginning ten times closer changes.
-# - **arithmetic**: what full precision changes; nothing here, since a CPU computes in it.
-# - **prior**: at $t = 1$ a trace of the picture is left, which the noise we compare it to does not have.
-# - **round trip**: pictures to noise and back again; how far the worst pixel of all comes out from where it was.
-# - **bound**: another number, found without any flow from the denoising error at random noise levels. It bounds the bits
-#   of a slightly different model, one that draws fresh noise on its way, and may come out on either side of the flow's.
-#   Far apart, they would say that something is wrong.
+# - **solver**: the mean at tolerances ten times finer, with the same pictures and the same noise.
+# - **truncation**: the flow starts at a small $t$ and ignores the little noise that is there. This is the change if there
+#   were none, extrapolated from twice that noise.
+# - **arithmetic**: the change in full precision; zero here, since a CPU always computes in it.
+# - **prior**: at $t = 1$ a trace of the picture is left, which the prior ignores.
+# - **round trip**: pictures are encoded and decoded; this is the largest error of any pixel.
+# - **bound**: the variational bound, computed without a flow, from the denoising error at random noise levels. It bounds the
+#   bits of a slightly different model, that of the reverse SDE, and may be on either side of the flow's. A large difference
+#   would be a sign of an error.
 
 # %%
 budget = report.budget
@@ -117,20 +118,19 @@ for bars, color in ((noise, BLUE), (shifts, ORANGE)):
     axes.barh(list(bars), list(bars.values()), color=color, height=0.6)
 axes.axvline(report.standard_error, color=GREY, linestyle="--", linewidth=1)
 axes.set_title("standard error", loc="right", color=GREY, size=9)
-axes.set(xscale="log", xlabel="bits/dim")
+axes.set(xscale="log", xlabel="bits/dim (log scale)", ylabel="where the error comes from")
 axes.invert_yaxis()
 axes.spines[["top", "right"]].set_visible(False)
 picture
 
 # %% [markdown]
-# What repeating cannot show (orange) is far below the standard error, most of which comes from the pictures themselves. So
-# finer tolerances would be wasted on this number. More digits would make it better, and then more probes.
+# The systematic errors (orange) are far below the standard error, to which all three parts contribute. So finer tolerances
+# would be wasted on this number. More digits would improve it, and so would more probes.
 #
 # ## Which digits are likely?
 #
-# A single estimate of a single picture is too noisy to put pictures in order: as the budget says, the noise of placing
-# and probing is nearly as large as the differences that we are looking for. So each digit gets four estimates, by other
-# keys.
+# A single estimate is too noisy to order pictures: by the budget, dequantisation and trace vary nearly as much as pictures
+# do. So each digit gets four estimates, with different keys.
 
 # %%
 estimates = [report.per_example] + [
@@ -145,18 +145,17 @@ for name, index in ends.items():
 strip(model_values(digits[np.stack(list(ends.values()))]), names=list(ends))
 
 # %% [markdown]
-# The likeliest are plain strokes, white on black. The unlikeliest are tangled and grey. A likelihood does not judge
-# handwriting: it counts what is left to write down when the model has said what it expects, and a plain stroke leaves
-# little. Likely is what compresses well (Serrà et al. 2020).
+# The likeliest are plain strokes, white on black. The unlikeliest are tangled and grey. A likelihood does not measure how good
+# the handwriting is, but how well the model can compress the picture, and plain strokes compress well (Serrà et al. 2020).
 #
 # ## Does it know what is not a digit?
 #
-# It is tempting to turn this around and to take pictures of many bits for strange ones. So here are sixty-four digits,
-# and what can be done to them. The last column is how often a changed picture takes more bits than a digit, over all
-# pairs: 50 % would be a coin, and 100 % a perfect detector.
+# Can we conclude that a picture of many bits is not a digit? Here are thirty-two digits, and changed versions of them. The
+# last column is the share of all pairs in which the changed picture takes more bits than the digit: 50 % would be chance,
+# and 100 % a perfect detector.
 
 # %%
-some = digits[:64].astype(int)
+some = digits[:32].astype(int)
 rng = np.random.default_rng(0)
 padded = np.pad(some, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
 changed = {
@@ -168,10 +167,10 @@ changed = {
     "blurred": sum(padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)) // 9,
     "inverted": 16 - some,
     "noise": rng.integers(0, 17, some.shape),
-    "one grey": np.arange(64).reshape(64, 1, 1, 1) % 17 + np.zeros_like(some),
+    "one grey": np.arange(32).reshape(32, 1, 1, 1) % 17 + np.zeros_like(some),
 }
 asked = jd.bits_per_dim(jax.random.key(7), denoiser, np.concatenate(list(changed.values())), budget=0, **settings)
-answers = dict(zip(changed, asked.per_example.reshape(len(changed), 64)))
+answers = dict(zip(changed, asked.per_example.reshape(len(changed), 32)))
 for name, answer in answers.items():
     above = (answer[:, None] > answers["digits"]).mean()
     spread = f"from {answer.min():.2f} to {answer.max():.2f}"
@@ -179,58 +178,60 @@ for name, answer in answers.items():
 strip(model_values(np.stack([images[:10] for images in changed.values()])), names=list(changed))
 
 # %% [markdown]
-# Smears, negatives and noise are told without fail, plain greys nearly so. Do not rely on it: a model of small photographs
-# of animals and cars finds photographs of house numbers likelier than its own test pictures, as they are smoother
-# (Nalisnick et al. 2019). Our digits are hard-edged, so that here the smooth pictures are the ones that were never seen.
+# Blurred and inverted digits and noise are always detected, plain greys nearly always. Do not rely on it: a model of small
+# photographs of animals and cars finds photographs of house numbers likelier than its own test pictures, as they are
+# smoother (Nalisnick et al. 2019). Our digits have hard edges, so that here it is smooth pictures that are unlike the data.
 #
-# But turn a digit upside down, which a child would notice, and in nearly one of four pairs it takes fewer bits than a
-# digit that stands upright; of half digits it is one of seven. Digits simply differ by more than the change costs. Over
-# many pictures the means leave no doubt. About a single picture, its bits say little.
+# But turn a digit upside down, which a child would notice, and in one of four pairs it takes fewer bits than an upright
+# digit; for half digits it is one in five. The differences between digits are larger than what the change costs.
+# The means of many pictures are clearly apart; the bits of a single picture say little.
 #
 # ## The likeliest picture is not typical
 #
-# There is a reason not to be surprised. Let us go and look for pictures that the model finds likelier than any digit: take
-# the noise that belongs to some digits, shrink it, and follow the flow back to pictures. Shorter noise is likelier noise.
-# What is printed is the density at the picture itself, in the same units as above.
+# One reason is that the likeliest pictures are not typical ones. To find pictures that are likelier than any digit, encode
+# some digits, shrink their noise, and decode it. Shorter noise is likelier noise. The numbers are the density at the picture
+# itself, in the same units as above.
 
 # %%
 per_dim = 64 * np.log(2)
-x = jd.dequantize(jax.random.key(8), digits[:64], test.levels)
+x = jd.dequantize(jax.random.key(8), digits[:32], test.levels)
 factors = np.array([1.0, 0.7, 0.4, 0.0])
-z = jd.encode(denoiser, x, flow=flow)[:16]
+z = jd.encode(denoiser, x, flow=flow)[:8]
 shrunk = jd.decode(denoiser, (factors.reshape(4, 1, 1, 1, 1) * z).reshape(x.shape), flow=flow)
 found = jd.log_likelihood(jax.random.key(9), denoiser, shrunk, flow=flow)
-density = np.log2(test.levels / 2) - np.asarray(found.log_prob).reshape(4, 16) / per_dim
+density = np.log2(test.levels / 2) - np.asarray(found.log_prob).reshape(4, 8) / per_dim
 
 for factor, values in zip(factors, density):
     print(f"noise times {factor:.1f}: {values.mean():5.2f} bits/dim, from {values.min():5.2f} to {values.max():5.2f}")
-strip(shrunk.reshape(4, 16, 8, 8, 1)[:, :10], names=[f"noise times {factor:.1f}" for factor in factors])
+strip(shrunk.reshape(4, 8, 8, 8, 1), names=[f"noise times {factor:.1f}" for factor in factors])
 
 # %% [markdown]
-# A little less than half the noise, and every picture takes fewer bits than any of the digits above it. They are smoother,
-# fainter, more alike. With no noise at all they are one and the same picture, a smudge that nobody wrote (its bits
-# differ by the probes only), and still likelier than all that we have of real ones.
+# A little less than half the noise, and every picture takes fewer bits than any of the digits above it. They are smoother
+# and fainter. With no noise at all they are one and the same picture, which nobody wrote (its bits differ by the probes
+# only), and still likelier than all that we have of real ones. It is not the likeliest of these rows, although no noise is
+# likelier than zero: the density of a picture also counts how far the flow has stretched space on its way.
 #
-# It is no fault of the model. Noise of 64 numbers has a length close to $\sqrt{64} = 8$ and practically never one below 5,
-# although zero is its likeliest value: there is so much more room further out. Pictures likewise are found where there are
-# many of them, not where a single one is likeliest. Models of photographs keep cartoons and blurs there (Karczewski et al.
-# 2025). A likelihood compares models on the same pictures. It is no detector of what is new, and no judge of what is good.
+# This is not an error of the model. Noise of 64 numbers has a length close to $\sqrt{64} = 8$ and practically never one
+# below 5, although zero is its likeliest value, because there is much more volume further out. In the same way, samples come
+# from where there are many pictures, not from where a single one is likeliest. In models of photographs, the likeliest
+# pictures are cartoons and blurs (Karczewski et al. 2025). A likelihood compares models on the same pictures. It does not
+# detect what is new, and it does not measure quality.
 #
 # ## How the error falls
 #
-# Back to the mean over all digits, and what makes it more certain. On the left, the noise that the probes leave in one
-# picture, measured by ten estimates at one place in the levels; on the right, the standard error of the mean over so many
-# pictures, estimated once and four times each.
+# Back to the mean over all digits, and how to make it more precise. Left: the standard error that the probes cause in one
+# picture, measured by ten estimates at one place in the levels. Right: the standard error of the mean over a number of
+# pictures, with one and with four estimates of each.
 
 # %%
 probed = np.stack(
     [jd.log_likelihood(jax.random.key(seed), denoiser, x, flow=flow).log_prob / per_dim for seed in range(10, 20)]
 )
-probes, counts = np.array([1, 2, 5]), np.array([16, 32, 64, 128, 256])
+probes, counts = np.array([1, 2, 5]), np.array([6, 12, 24, 48, 96])
 
 
 def error_of_probes(m):
-    means = probed.reshape(10 // m, m, 64).mean(1)
+    means = probed.reshape(10 // m, m, 32).mean(1)
     return np.sqrt(means.var(axis=0, ddof=1).mean())
 
 
@@ -251,13 +252,13 @@ lines(
 )
 
 # %% [markdown]
-# Both fall like one over the square root: four times as many for half the error. Four estimates of each
-# picture cost as much as four times the pictures, and gain less, for they leave the differences between pictures as they
-# are: if there are more pictures, take them. `bits_per_dim(target_error=...)` does it in this order, pictures first and
-# repeats after, and stops when the error is as small as you asked.
+# Both fall like one over the square root: four times as many halve the error. Four estimates of each picture cost as much as
+# four times the pictures, and gain less, since the differences between pictures remain: if there are more pictures, take
+# them. `bits_per_dim(target_error=...)` does so, first more pictures and then more estimates, and stops when the error is
+# small enough.
 #
 # ## Your turn
 #
-# Train for longer, or ask with `trace=jd.likelihood.Exact()`: which line of the budget goes to zero, and what does it
-# cost? Train on the zeros alone, by `data=None` in the config and `jd.runs.train(config, folder, data=zeros)`, and ask about
-# the ones. A run of the command line can be asked alike: `denoiser = jd.runs.load("runs/demo").denoiser`.
+# Train for longer, or set `trace=jd.likelihood.Exact()`: which line of the budget becomes zero, and what does it cost?
+# Train on the zeros alone, by `data=None` in the config and `jd.runs.train(config, folder, data=zeros)`, and score the ones.
+# A run of the command line can be scored in the same way: `denoiser = jd.runs.load("runs/demo").denoiser`.

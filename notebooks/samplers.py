@@ -19,10 +19,10 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxdiff/jaxdiff/blob/main/notebooks/samplers.ipynb)
 #
 # You have a denoiser, perhaps [your first](first_model.ipynb). Now you want samples, and have to choose: a sampler, a
-# number of steps, noise on the way or none, guidance or none. This is a place to play with these choices.
+# number of steps, noise during sampling or none, guidance or none. This notebook compares these choices.
 #
-# Nothing is trained here. For a mixture of Gaussians the perfect denoiser is a formula, `jd.exact.Mixture`, so whatever
-# goes wrong below, the network is not to blame. Everything runs in a minute on a laptop.
+# Nothing is trained here. For a mixture of Gaussians the perfect denoiser is a formula, `jd.exact.Mixture`, so every error
+# below is that of a sampler. Everything runs in about two minutes on two cores.
 
 # %%
 try:
@@ -41,10 +41,10 @@ process = jd.VP()
 # %% [markdown]
 # ## The way there, and two ways back
 #
-# Data on a line: two bumps. Noise comes in from left to right, as a random walk that forgets where it began. There are
-# two ways back, from right to left, with the same density at every $t$, the blue behind the lines. One is a random walk again, the
-# **reverse SDE**. The other draws no noise at all, the **probability flow**: smooth lines that never cross. They are
-# the two ends of one dial; `EulerMaruyama` calls it `noise`.
+# The data are numbers from a mixture of two Gaussians. Noise grows from left to right, until the starting point is
+# forgotten. There are two ways back, from right to left, with the same density at every $t$ (blue). The **reverse SDE** is a
+# random walk. The **probability flow** draws no noise: its paths are smooth and never cross. Everything between the two is
+# possible as well; `EulerMaruyama` has the setting `noise`.
 
 # %%
 line = jd.exact.Mixture(process, [0.3, 0.7], [[1.3], [-0.8]], [[[0.02]], [[0.06]]])
@@ -70,38 +70,40 @@ density = np.exp(line.log_prob(up[:, None], across)).reshape(len(height), -1)
 picture = Picture(10.5, 3.2)
 picture.set_layout_engine("constrained")
 for axes, (name, x) in zip(picture.subplots(1, 3, sharey=True), paths.items()):
-    axes.imshow(density, cmap=DEPTHS, vmax=1.6, origin="lower", extent=(0, 1, -3, 3), aspect="auto")
+    shown = axes.imshow(density, cmap=DEPTHS, vmax=1.6, origin="lower", extent=(0, 1, -3, 3), aspect="auto")
     for path in np.asarray(x)[..., 0].T:
         axes.plot(t, path, color=ORANGE if path[0] > 0.4 else INK, linewidth=0.6)
     axes.set_title(name, loc="left", size=10, color=INK)
-    axes.set(xlabel="t", ylim=(-3, 3))
+    axes.set(xlabel="t", ylabel="x" if name == "forward" else "", ylim=(-3, 3))
+picture.colorbar(shown, ax=picture.axes, extend="max", label="density $p_t(x)$")
 picture
 
 # %% [markdown]
-# Orange lines are those in the upper bump at $t = 0$. On the flow the start decides: the highest lines go there, the
-# others do not. On the reverse SDE it stays open until $t$ is about 0.2.
+# Orange paths are those that are in the upper Gaussian at $t = 0$. On the flow, the starting point decides which these are:
+# the highest ones. On the reverse SDE, a path can change sides until $t$ is about 0.2.
 #
 # ## How many steps?
 #
-# Few steps are coarse steps. Here is a cat, five hundred narrow Gaussians along its lines, sampled by DDIM from the
-# same noise in more and more steps. The network is asked once a step, so this is also the price.
+# Few steps are large steps, with large errors. Here is a cat, made of three hundred narrow Gaussians along its lines, sampled
+# by DDIM from the same noise in more and more steps. The denoiser is evaluated once in each step, so that the number of steps
+# is also the cost.
 
 # %%
-strokes = jd.data.cat(jax.random.key(3), 500, noise=0.0)
-cat = jd.exact.Mixture(process, np.ones(500), strokes, np.tile(0.03**2 * np.eye(2), (500, 1, 1)))
+strokes = jd.data.cat(jax.random.key(3), 300, noise=0.0)
+cat = jd.exact.Mixture(process, np.ones(300), strokes, np.tile(0.03**2 * np.eye(2), (300, 1, 1)))
 
 
 def draw(denoiser, sampler, steps):
-    return Points(jd.sample(jax.random.key(4), denoiser, (1500, 2), sampler, steps))
+    return Points(jd.sample(jax.random.key(4), denoiser, (1000, 2), sampler, steps))
 
 
 panels({f"DDIM, {steps} steps": draw(cat, samplers.DDIM(), steps) for steps in (5, 10, 20, 50)})
 
 # %% [markdown]
-# A better sampler needs fewer. How far is each from the flow that it follows? `jd.decode` follows the flow with an
-# adaptive solver to any accuracy we ask for, so we can measure: same noise, same noise levels, the root mean square
-# distance of the results. Data are two Gaussians from here on, which will be two classes soon. Heun asks the denoiser
-# twice a step, so it gets half the steps.
+# A better sampler needs fewer steps. How far is each from the flow that it follows? `jd.decode` follows the flow with an
+# adaptive solver as accurately as we like. So we can measure the root mean square distance from it, with the same noise and
+# the same noise levels. From here on the data are two Gaussians in the plane. Heun evaluates the denoiser twice in each
+# step, so it gets half the steps.
 
 # %%
 weights, means = np.array([0.3, 0.7]), np.array([[1.0, -0.5], [-1.0, 0.5]])
@@ -133,16 +135,16 @@ for name, sampler in flow_samplers.items():
 
 # %% [markdown]
 # Twice the evaluations halve the error of DDIM, a method of first order, and divide those of Heun and 2M, of second, by
-# a little more than four. 3M and UniPC gain more still. What DDIM reaches with 64 evaluations, 2M, 3M and UniPC have
-# with 16. So 15 to 30 steps of one of these are a good start; `jd.sample` takes 50 steps of 2M unless told otherwise.
+# a little more than four. 3M and UniPC gain even more. The error of DDIM at 64 evaluations is that of 2M, 3M and UniPC at
+# 16. So 15 to 30 steps of one of these are a good start; `jd.sample` takes 50 steps of 2M unless told otherwise.
 #
 # ## Deterministic or stochastic?
 #
-# So why would anyone add noise? Because real denoisers make mistakes. Let us make one: start every sample one standard
-# deviation off, at $z + 1$. The mixture's mean and variance are known exactly. The table has the errors of both, from the
-# right start and from the wrong one: the distance of the means, and the variance of the samples minus the exact one, at 40
-# evaluations each (`ReverseSDE` and the corrector evaluate twice a step). Chance alone moves the mean of this many
-# samples by about 0.01.
+# Why add noise at all? Because a real denoiser makes errors, and noise can correct them. To see this, start every sample
+# one standard deviation off, at $z + 1$. The mixture's mean and variance are known exactly. The table has the errors of both,
+# from the right start and from the wrong one: the distance of the means, and the variance of the samples minus the exact
+# one, at 40 evaluations each (`ReverseSDE` and the corrector evaluate twice in each step). The mean of this many samples has
+# a standard error of about 0.01.
 
 # %%
 n = 10_000
@@ -177,26 +179,26 @@ compare(
 )
 
 # %% [markdown]
-# The two that draw no noise carry the mistake to the end; the others forget it, and come out nearly as from the right
-# start. From there all get the mean, and the price shows in the variance: at this number of steps DDIM, Ancestral and
-# ReverseSDE come out too narrow. `PredictorCorrector` gives any sampler the gift of forgetting, for one evaluation more
-# a step. Annealed Langevin dynamics, the oldest of them, took ten times the evaluations and is still too wide.
+# The two samplers without noise keep the error of the start; the others lose nearly all of it. From the right start all have
+# the right mean, but at this number of steps the variance of DDIM, Ancestral and ReverseSDE is too small.
+# `PredictorCorrector` corrects any sampler by Langevin steps, for one more evaluation in each step. Annealed Langevin
+# dynamics, the oldest of them, takes ten times the evaluations and its variance is still too large.
 #
-# How much noise is a dial, not a switch. `ReverseSDE` has `noise` too. And `Switch` takes one sampler above a noise
-# level and another below: random while the picture is made, deterministic for the finish.
+# The amount of noise can be chosen: `ReverseSDE` has the setting `noise`. And `Switch` uses one sampler above a noise level
+# and another below it, such as a stochastic one first and a deterministic one at the end.
 
 # %%
 dial = {f"ReverseSDE, noise = {noise}": (samplers.ReverseSDE(noise=noise), 10) for noise in (0.0, 0.5, 1.0, 2.0)}
 compare(dial | {"ReverseSDE, from t = 0.3 Heun": (samplers.Switch(samplers.ReverseSDE(), samplers.Heun(), t=0.3), 10)})
 
 # %% [markdown]
-# More noise forgives more, and at ten steps a lot of it costs variance. The switch forgives nearly as much as
-# `noise = 1`, with about half its error of the variance.
+# More noise removes more of the start's error, but at ten steps much noise makes the variance wrong. The switch removes
+# nearly as much as `noise = 1`, with about half its error of the variance.
 #
 # ## From data to noise
 #
-# A deterministic sampler can be run backwards: `jd.samplers.invert` takes the same steps upwards and finds the noise
-# that an example would have come from. `jd.encode` and `jd.decode` do it with the adaptive solver.
+# A deterministic sampler can be run backwards: `jd.samplers.invert` takes the same steps from data to noise, and finds the
+# noise from which an example would be sampled. `jd.encode` and `jd.decode` do so with the adaptive solver.
 
 # %%
 pet = jd.data.cat(jax.random.key(9), 500)
@@ -224,14 +226,14 @@ back = {f"back: {name}": halves(trips[name][1]) for name in ("DDIM, 50 steps", "
 panels({"a cat": halves(pet), "its noise": halves(latent)} | back)
 
 # %% [markdown]
-# The noise of a cat looks like any other noise, but its left half is still on the left: the flow keeps
-# neighbours together.
+# The noise of a cat looks like any other noise, but its left half is still on the left: the flow is continuous, so that
+# neighbours stay neighbours.
 #
 # ## Guidance
 #
-# The two Gaussians are two classes now; the label goes in as `cond`. `ClassifierFree` blends the prediction with the
-# label and the one without: scale 0 ignores the label, 1 obeys it, and above 1 it exaggerates. The blue behind the
-# points is the density of class 1, which samples should follow.
+# The two Gaussians are two classes now, and the label is `cond`. `ClassifierFree` combines the predictions with the label and
+# without it: scale 0 ignores the label, 1 is the conditional model, and above 1 the label is exaggerated. The density of
+# class 1, which samples should follow, is blue.
 
 # %%
 n = 2000
@@ -263,21 +265,21 @@ for name, x in drawn.items():
     print(f"{name:28}  mean ({a:.2f}, {b:.2f})  variance {np.var(x, 0).sum():.2f}")
 
 behind = Density(lambda x: pair.log_prob(x, cond=1))
-panels({name: [behind, Points(x, color=ORANGE)] for name, x in drawn.items()})
+panels({name: [behind, Points(x, color=ORANGE)] for name, x in drawn.items()}, extent=3.0)
 
 # %% [markdown]
-# Scale 1 is the class, a little narrow, as DDIM was above. Scale 4 leaves the class behind: it goes where class 1 is
-# most unlike class 0, and variety is lost. Keeping it to the middle noise levels moves the mean less, but brings back
-# no variety here. CFG++ has a scale of its own, from 0 to 1; at 50 steps 0.6 of it does more than 4 of the other.
+# Scale 1 is the class, a little too narrow, as DDIM was above. Scale 4 goes beyond it, to where class 1 is most unlike
+# class 0, and loses variety. Guidance at the middle noise levels only moves the mean less, but gives no variety back here.
+# CFG++ has a scale from 0 to 1; at 50 steps its 0.6 has more effect than a scale of 4.
 #
-# The classifiers turn an unconditional model into a conditional one. The exact classifier of noisy data at scale 1 is
-# Bayes' rule, and gives the numbers of scale 1 above. A classifier that knows clean data only is asked about the
-# denoiser's guess. That is an approximation, and here it shows: many points end on an arc between the classes.
+# The classifiers turn an unconditional model into a conditional one. The exact classifier of noised data at scale 1 is
+# Bayes' rule, and gives the numbers of scale 1 above. `TweedieClassifier` applies a classifier of clean data to the
+# denoiser's prediction. This is an approximation, and here it shows: many points end on an arc between the classes.
 #
 # ## One model, another process
 #
-# The cat's denoiser belongs to `VP`. `OnProcess` lets it serve any other process, as it would a network trained on
-# `VP`: same model, other curves, other noise levels. The key is the same too.
+# The cat's denoiser belongs to `VP`. `OnProcess` makes it a denoiser of any other process, and does the same for a network
+# that was trained on `VP`. All three panels are drawn with the same key.
 
 # %%
 processes = {"VP": process, "VE": jd.VE(), "Flow": jd.Flow()}
@@ -289,16 +291,17 @@ panels(
 )
 
 # %% [markdown]
-# The same noise makes the same cat: the probability flow is one flow, whatever the process.
+# The three cats are the same but for the error of 20 steps: all these processes have the same probability flow.
 #
 # ## So which?
 #
-# - To begin: DPM-Solver++ 2M, 20 to 50 steps. Little time: UniPC or 3M, 15.
-# - A denoiser that you do not quite trust, and time: `EulerMaruyama`, which missed least above, a corrector, or a `Switch`.
-# - To go from data to noise: `encode`, or `invert` with Heun.
-# - Guidance: begin at 1 and raise it while you look at what is lost.
+# - To begin with: DPM-Solver++ 2M, 20 to 50 steps. With little time: UniPC or 3M, 15 steps.
+# - For a denoiser with errors, if there is time: `EulerMaruyama`, which has the smallest errors above, a corrector, or a
+#   `Switch`.
+# - From data to noise: `encode`, or `invert` with Heun.
+# - Guidance: begin with scale 1, and raise it while you look at the variety.
 #
 # ## Your turn
 #
-# Put your own denoiser in the place of `pair` and `cat`: every line works as it is, except those that ask for the exact
-# density. Try `samplers.Heun(churn=20)`, another grid from `jd.grids`, or start the wrong way by 3.
+# Put your own denoiser in the place of `pair` and `cat`: every line works as it is, except those that need the exact
+# density. Try `samplers.Heun(churn=20)`, another grid from `jd.grids`, or a start that is wrong by 3.

@@ -1,6 +1,6 @@
 """Every notebook runs as it stands, says what its text pair says, and shows what it printed when it ran.
 
-After a change of the text: jupytext --sync notebooks/*.py && jupyter execute --inplace notebooks/*.ipynb
+After a change of the text: jupytext --to ipynb --update notebooks/*.py && jupyter execute --inplace notebooks/*.ipynb
 """
 
 import gc
