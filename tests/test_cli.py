@@ -247,6 +247,7 @@ def test_what_is_wrong_with_an_export_is_said_in_one_line(digits_run, tmp_path, 
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_toy_run(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "moons"
     settings = ["--data", "two_moons", "--process", "flow", "--steps", 10, "--network", "mlp(hidden=(16,))"]

@@ -224,6 +224,7 @@ def test_weights_that_are_a_pipe_are_not_waited_for(toy, tmp_path, monkeypatch, 
 # The home folder, and settings without a meaning
 
 
+@pytest.mark.slow
 def test_a_run_in_the_home_folder_is_found_by_every_command(toy, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -95,6 +95,7 @@ def train_and_press(folder, *arguments):
     return process.returncode, err
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_the_command_line_says_what_is_saved_and_exits_with_130(tmp_path):
     code, err = train_and_press(tmp_path)
     assert code == 130, err

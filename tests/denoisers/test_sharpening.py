@@ -91,6 +91,7 @@ def test_the_best_categories_of_uniform_noise_may_be_x_itself():
         np.testing.assert_allclose(np.exp(sharp(x, 0.1).log_probabilities())[0, 0], np.eye(K)[0])
 
 
+@pytest.mark.slow
 def test_a_head_is_sharpened_as_its_logits_are():
     params = {"features": RNG.normal(0, 1, (2, N, 3)), "table": RNG.normal(0, 1, (40, 3))}
     params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)

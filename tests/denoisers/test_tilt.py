@@ -69,6 +69,7 @@ def test_it_is_the_step_under_classifier_to_first_order(process, share, x64):
     assert apart < 0.05 * whole
 
 
+@pytest.mark.slow
 def test_it_guides_samples_and_an_interval_and_leaves_the_denoiser_at_scale_zero():
     draw = lambda model: jd.sample(KEY, model, (4, 2), jd.samplers.Ancestral("large"), 5, cond=LABELS)
     process = jd.VP()

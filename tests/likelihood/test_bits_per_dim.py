@@ -103,6 +103,7 @@ def test_report_does_not_depend_on_the_batch_size():
     np.testing.assert_allclose(whole.budget.bound.per_example, parts.budget.bound.per_example, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_failures_are_counted_and_left_out():
     def network(params, x, c_noise, cond):
         return x * jnp.where(cond > 0, jnp.nan, 0.0)[:, None]

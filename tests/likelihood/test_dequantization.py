@@ -38,6 +38,7 @@ def test_densities_of_u_integrate_to_one():
     np.testing.assert_allclose(log_density, log_q + np.log(LEVELS / 2), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_closes_the_gap():
     """Under N(0, 0.3²) with four levels, uniform draws lose 0.15 bits; what is learned from the bound gets a tenth."""
     denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(1), STD**2 * np.eye(1))

@@ -82,7 +82,8 @@ def test_exact_in_chunks(size):
     np.testing.assert_allclose(estimates(Exact(), matrix, 2), np.trace(matrix), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [pytest.param(HutchPP, marks=pytest.mark.slow), XTrace])
+@pytest.mark.parametrize("kind", [HutchPP, XTrace])
+@pytest.mark.slow
 def test_likelihoods_agree_with_the_exact_trace(kind):
     """A Gaussian of 12 correlated values, of images: events need not be vectors."""
     d, n = 12, 400

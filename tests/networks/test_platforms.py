@@ -30,7 +30,8 @@ def likelihood(unet):
     return jax.jit(lambda params, key: of(params, key).log_prob), params
 
 
-@pytest.mark.parametrize("make", [loss_gradient, pytest.param(likelihood, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make", [loss_gradient, likelihood])
+@pytest.mark.slow
 def test_accelerators_get_convolutions_and_a_cpu_gets_matrix_products(unet, make):
     function, params = make(unet)
     with an_h100():

@@ -66,7 +66,7 @@ def test_the_noise_level_and_a_label_are_read_where_they_are_told():
     np.testing.assert_array_equal(bare(params, X, C_NOISE, None), bare(params, X, -C_NOISE, None))
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "two tables"])
+@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False], ids=["tied", "two tables"])
 def test_a_large_vocabulary_comes_as_a_head_of_one_table_or_two(tied):
     """All probabilities are equal at the start; the table has no row of the mask's; bfloat16 leaves float32 logits."""
     network, params = initialize(jax.random.key(0), functools.partial(small, categories=1025, tied=tied))
@@ -84,6 +84,7 @@ def test_a_small_vocabulary_comes_in_float32_of_a_network_in_bfloat16():
     assert Cast(network, jnp.bfloat16)(params, X, C_NOISE, None).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_a_u_net_and_an_mlp_have_categories_at_both_ends():
     x = RNG.integers(0, K + 1, (3, 4, 2))
     for make in (

@@ -115,6 +115,7 @@ def test_a_start_holds_what_is_known():
     np.testing.assert_array_less(np.abs(np.mean(x["number"], 0) - MEANS[1]), 4 * STD[1] / math.sqrt(n))
 
 
+@pytest.mark.slow
 def test_the_joint_bound_is_above_minus_log_p_and_near_it():
     """Where numbers are read in cells the end of the bound costs .002 bits each; a Riemann sum is above its limit."""
     n, levels = 1000, {"number": 256, "label": None}

@@ -20,6 +20,7 @@ def test_parts_by_unlike_samplers_have_the_moments_of_the_pair():
     assert_moments(draw(Each({"number": DPMSolverPP(), "label": Ancestral()}), 4000, 100))
 
 
+@pytest.mark.slow
 def test_a_part_that_is_masked_again_has_the_law_of_the_pair_and_keeps_what_was_seen_at_the_start():
     sampler = Each({"number": DPMSolverPP(), "label": Ancestral(remask=0.5)})
     assert_moments(draw(sampler, 4000, 100))

@@ -102,6 +102,7 @@ def test_a_model_without_labels_refuses_them_before_it_is_traced():
 UNLEARNED = r"cond = None, but .* never dropped in training .*unconditional prediction was not learned\. Give cond"
 
 
+@pytest.mark.slow
 def test_a_model_that_saw_labels_alone_warns_where_it_is_asked_without():
     network, params = mlp(3)
     model = jd.Denoiser(network, params, jd.VP(), condition_dropout=0)

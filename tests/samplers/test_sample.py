@@ -84,6 +84,7 @@ def test_the_start_of_a_sample_depends_on_its_key_and_index_alone():
     np.testing.assert_array_equal(start(jd.samplers.example_keys(key, 7)[4:], 3), many[4:])
 
 
+@pytest.mark.slow
 def test_new_numbers_compile_nothing():
     """Parameters, guidance scale, η, churn, tolerances, processes' numbers and grids' numbers are traced once."""
     for make in (lambda k: DDIM(eta=k), lambda k: Heun(churn=k), lambda k: ProbabilityFlow(rtol=k * 1e-3)):
