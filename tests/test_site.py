@@ -27,10 +27,7 @@ def blocks(page):
     return [textwrap.dedent(code) for _, code in FENCE.findall(PAGES[page].read_text())]
 
 
-LONG = {
-    f"docs/{name}.md"
-    for name in ("first_model", *(f"guides/{name}" for name in ("own", "inverse", "joint", "table", "discrete")))
-}
+LONG = {"docs/first_model.md", *(f"docs/guides/{name}.md" for name in ("own", "inverse", "joint", "table", "discrete"))}
 
 
 @pytest.mark.parametrize(

@@ -50,15 +50,10 @@ def test_samplers_look_back_exactly_if_a_step_changes_their_state():
 
 
 LONG = {"DAPS", "RePaint", "AnnealedLangevin"}
-LONG |= {
-    "Switch",
-    "DPMSolverPP of order 1",
-    "DPMSolverPP of order 3",
-    "UniPC of order 3",
-}  # of which others have the like
+LIKE_OTHERS = {"Switch", "DPMSolverPP of order 1", "DPMSolverPP of order 3", "UniPC of order 3"}
 
 
-@pytest.mark.parametrize("name", few_names(SAMPLERS, *(SAMPLERS.keys() - LONG)))
+@pytest.mark.parametrize("name", few_names(SAMPLERS, *(SAMPLERS.keys() - LONG - LIKE_OTHERS)))
 def test_a_trajectory_runs_from_its_start_to_samples_that_depend_on_their_key_and_index_alone(name):
     sampler = SAMPLERS[name].sampler
     denoiser, key = mixture(jd.VP()), jax.random.key(1)
