@@ -80,7 +80,7 @@ def composed(one, two, few):
 DRAWN = sorted(KINDS.keys() - {"ProbabilityFlow", "ReverseSDE"})
 
 
-@pytest.mark.parametrize("name", few_names(DRAWN, "DDIM", "RePaint"))
+@pytest.mark.parametrize("name", few_names(DRAWN, "DDIM"))
 def test_samples_of_settings_one_an_example_are_a_loop_over_them(name):
     sampler = KINDS[name]
     draw = lambda keys, model, cond: jd.sample(

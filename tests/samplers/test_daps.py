@@ -73,9 +73,9 @@ SHORT = LangevinDraw(8, 0.4)
 CASES = {
     "VP exact": (jd.VP(), LinearDraw(), math.inf),
     "VE by Langevin steps": (jd.VE(), SHORT, math.inf),
-    "Flow of bounded data, exact": (jd.Flow(), LinearDraw(), 0.9),
 }
 SLOW = {
+    "Flow of bounded data, exact": (jd.Flow(), LinearDraw(), 0.9),
     "VP by Langevin steps": (jd.VP(), SHORT, math.inf),
     "VE exact": (jd.VE(), LinearDraw(), math.inf),
     "Flow of bounded data, by Langevin steps": (jd.Flow(), SHORT, 0.9),

@@ -114,9 +114,14 @@ def handed_on(a_t, s_t, a_s, s_s):
     ("process", "sampler", "predictor_step", "corrections", "tau"),
     [
         (jd.SubVP(), PredictorCorrector(corrector_steps=3, snr=0.4), ancestral_step, 3, 0.64),
-        (jd.EDM(sigma_max=20.0), PredictorCorrector(DDIM(), snr=0.16), ddim_step, 1, 0.1024),
+        pytest.param(
+            *(jd.EDM(sigma_max=20.0), PredictorCorrector(DDIM(), snr=0.16), ddim_step, 1, 0.1024),
+            marks=pytest.mark.slow,
+        ),
         (jd.SubVP(), AnnealedLangevin(4, epsilon=0.5), handed_on, 4, 0.5),
-        (jd.EDM(sigma_max=20.0), AnnealedLangevin(10, epsilon=0.2), handed_on, 10, 0.2),
+        pytest.param(
+            *(jd.EDM(sigma_max=20.0), AnnealedLangevin(10, epsilon=0.2), handed_on, 10, 0.2), marks=pytest.mark.slow
+        ),
     ],
     ids=["Ancestral on SubVP", "DDIM on EDM", "AnnealedLangevin on SubVP", "AnnealedLangevin on EDM"],
 )

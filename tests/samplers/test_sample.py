@@ -50,7 +50,16 @@ def test_samplers_look_back_exactly_if_a_step_changes_their_state():
 
 
 LONG = {"DAPS", "RePaint", "AnnealedLangevin"}
-LIKE_OTHERS = {"Switch", "DPMSolverPP of order 1", "DPMSolverPP of order 3", "UniPC of order 3"}
+LIKE_OTHERS = {
+    "EulerMaruyama",
+    "DDIM",
+    "UniPC",
+    "ReverseSDE",
+    "Switch",
+    "DPMSolverPP of order 1",
+    "DPMSolverPP of order 3",
+    "UniPC of order 3",
+}
 
 
 @pytest.mark.parametrize("name", few_names(SAMPLERS, *(SAMPLERS.keys() - LONG - LIKE_OTHERS)))
