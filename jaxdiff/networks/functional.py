@@ -7,6 +7,7 @@ either a wrapper that gives a network (`Cast`) or an argument of its module (`UN
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +71,7 @@ class Network:
 
     def __call__(self, params: dict, *inputs):
         """The output of the module for `inputs`: x, c_noise and cond in a denoiser, as in `jaxdiff.networks.UNet`."""
-        return self._module(params)(*inputs)
+        return _output(self, params, inputs)
 
     def features(self, params: dict, *inputs) -> jax.Array:
         """The input of the module's last layer for `inputs`, by the module's `features(*inputs)`."""
@@ -81,6 +82,12 @@ class Network:
             return nnx.merge(self.graphdef, params)
         except ValueError as error:
             raise ValueError(f"params = {said(params)} are not those of this network: {error}") from None
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _output(network: Network, params: dict, inputs: tuple):
+    """The output of the module, traced once where a solver, a derivative or a loss asks for it many times."""
+    return network._module(params)(*inputs)
 
 
 @dataclasses.dataclass(frozen=True)
