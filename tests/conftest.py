@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax._src import pjit
+from jax._src.interpreters import pxla
 
 import jaxdiff as jd
 from jaxdiff.denoisers import BridgeLike, TwoEnded
@@ -112,6 +113,7 @@ def pytest_runtest_teardown():
     if next(TORN_DOWN) % 25:
         return
     pjit._pjit_lower.cache_clear()
+    pxla._cached_lowering_to_hlo.cache_clear()
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
