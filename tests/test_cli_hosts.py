@@ -53,6 +53,7 @@ def two(*arguments, own=((), ())):
     return finish(*(start(*arguments, "--json", *hosts(i)) for i in range(2)))
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_sample_as_one(tmp_path, run_here):
     """They train by SLURM's own variables, as srun sets them on two tasks of one node, and sample by ours."""
     slurm = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import wadler_lindig
 from flax import nnx
 
-from jaxdiff.arrays import check_function, check_instance, check_key, check_room, readable, said
+from jaxdiff.arrays import check_function, check_instance, check_key, check_room, is_concrete, readable, said
 from jaxdiff.denoisers import check_cond_of, no_label_of, takes_key_of
 
 
@@ -71,7 +71,8 @@ class Network:
 
     def __call__(self, params: dict, *inputs):
         """The output of the module for `inputs`: x, c_noise and cond in a denoiser, as in `jaxdiff.networks.UNet`."""
-        return _output(self, params, inputs)
+        known = any(map(is_concrete, jax.tree.leaves(inputs)))
+        return self._module(params)(*inputs) if known else _traced_once(self, params, inputs)
 
     def features(self, params: dict, *inputs) -> jax.Array:
         """The input of the module's last layer for `inputs`, by the module's `features(*inputs)`."""
@@ -85,8 +86,11 @@ class Network:
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
-def _output(network: Network, params: dict, inputs: tuple):
-    """The output of the module, traced once where a solver, a derivative or a loss asks for it many times."""
+def _traced_once(network: Network, params: dict, inputs: tuple):
+    """The output for traced inputs, of which a solver under a derivative asks twenty times in one program.
+
+    Known inputs are not handed over by `jit`, which would hide them from the module's checks.
+    """
     return network._module(params)(*inputs)
 
 
