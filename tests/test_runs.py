@@ -285,7 +285,7 @@ def test_what_joins_or_leaves_a_folder_of_pictures_changes_nothing_that_is_loade
         runs.likelihood(loaded, tmp_path / "run", run.config.data, budget=0)
 
 
-@pytest.mark.parametrize("condition", [(), ("time",)])
+@pytest.mark.parametrize("condition", [pytest.param((), marks=pytest.mark.slow), ("time",)])
 def test_nats_of_a_table_are_those_of_the_user_s_units(tmp_path, condition):
     """With the exact denoiser of the standardised rows in the network's place: SciPy's density of the raw ones."""
     rows = made(tmp_path)

@@ -30,7 +30,7 @@ def some_matrix(size=30):
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-@pytest.mark.parametrize("probes", [1, 2, 6])
+@pytest.mark.parametrize("probes", [1, 2, pytest.param(6, marks=pytest.mark.slow)])
 def test_unbiased(kind, probes):
     matrix = some_matrix()
     means = estimates(kind(probes), matrix, 20_000).mean(1)
