@@ -123,7 +123,7 @@ def distance(texts):
     return 0.5 * np.abs(counts / counts.sum() - pairs / pairs.sum()).sum()
 
 
-steps = np.array([4, 8, 16, 48])
+steps = np.array([4, 12, 48])
 curves = {}
 for name, sampler in {
     "Ancestral": samplers.Ancestral(),

@@ -79,7 +79,7 @@ sample_grid(jd.sample(jax.random.key(2), denoiser, (16, 8, 8, 1), steps=15), col
 
 # %%
 flow = jd.samplers.ProbabilityFlow(rtol=1e-3, atol=1e-3)
-settings = {"levels": test.levels, "flow": flow, "batch_size": 32}
+settings = {"levels": test.levels, "flow": flow, "trace": jd.likelihood.Hutchinson(2), "batch_size": 32}
 report = jd.bits_per_dim(jax.random.key(3), denoiser, digits, budget=32, **settings)
 print(report)
 
@@ -91,8 +91,8 @@ print(report)
 #
 # - **images**: some pictures need more bits than others. Only more pictures reduce this part.
 # - **dequantisation**: every picture was evaluated at one random place in its levels, and another place gives another number.
-# - **trace**: the flow's change of volume is a sum over all pixels, and is estimated from a random probe. The estimate is
-#   unbiased; more `probes` make it less noisy.
+# - **trace**: the flow's change of volume is a sum over all pixels, and is estimated from random probes, here two for each
+#   picture. The estimate is unbiased; more `probes` make it less noisy.
 #
 # The other lines are systematic errors, which repeating would not show. Each is the change under a better computation:
 #
@@ -129,8 +129,8 @@ picture
 #
 # ## Which digits are likely?
 #
-# A single estimate is too noisy to order pictures: by the budget, dequantisation and trace vary nearly as much as pictures
-# do. So each digit gets four estimates, with different keys.
+# A single estimate is too noisy to order pictures: by the budget, dequantisation and trace together vary nearly as much as
+# pictures do. So each digit gets four estimates, with different keys.
 
 # %%
 estimates = [report.per_example] + [
