@@ -172,13 +172,14 @@ def test_outputs_are_those_of_diffusers(name, diffusers, tmp_path):
     labels = np.array([3, 0, 9, 1]) if "num_class_embeds" in config else None
     x, theirs = outputs(model, denoiser, steps, labels)
     assert np.abs(theirs).max() > 0.1
-    ours = denoiser.network.at_step(denoiser.params, jnp.asarray(x), jnp.asarray(steps, jnp.float32), labels)
+    at_step = jax.jit(denoiser.network.at_step)
+    ours = at_step(denoiser.params, jnp.asarray(x), jnp.asarray(steps, jnp.float32), labels)
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1.0, np.abs(theirs).max()))
 
     # and by the noise level alone: step k of a table counted from 0 is t = (k + 1)/T
     t = jnp.asarray((steps + 1) / 1000, jnp.float32)
     alpha = np.sqrt(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))[steps].reshape(-1, 1, 1, 1)
-    prediction = denoiser(jnp.asarray(x), t, labels)
+    prediction = jax.jit(lambda *given: denoiser(*given))(jnp.asarray(x), t, labels)
     noise = theirs[..., : x.shape[-1]]
     np.testing.assert_allclose(prediction.noise, noise, atol=2e-3)
     np.testing.assert_allclose(alpha * prediction.data, x - np.sqrt(1 - alpha**2) * noise, atol=2e-3)
