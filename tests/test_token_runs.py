@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names
 from test_cli import jaxdiff
 
 import jaxdiff as jd
@@ -17,6 +18,7 @@ from jaxdiff.runs.texts import GRAMS, repetition
 
 RNG = np.random.default_rng(0)
 LETTERS = "abc "
+HEAT = "discretized_gaussian(schedule=polynomial(3))"
 N = 160
 LASTING = {"record": None, "progress": False, "mesh": None, "precision": None}
 
@@ -116,9 +118,7 @@ def test_samples_are_lines_and_what_is_given_of_one_stays(text, monkeypatch, cap
         assert words in err
 
 
-@pytest.mark.parametrize(
-    "process", [pytest.param("absorbing", marks=pytest.mark.slow), "discretized_gaussian(schedule=polynomial(3))"]
-)
+@pytest.mark.parametrize("process", few_names(["absorbing", HEAT], HEAT))
 def test_bits_and_perplexity_of_random_characters_are_those_of_their_entropy(text, process):
     """With the exact denoiser in the network's place: log2 of the letters a character, that times characters a word."""
     run, _ = text

@@ -24,7 +24,7 @@ class Squared(jd.Absorbing):
         return (1 - t) ** 2
 
 
-SCHEDULES = [jd.Absorbing(K), Squared(K)]
+SCHEDULES = {"linear": jd.Absorbing(K), "squared": Squared(K)}
 
 
 def network(log_table, x, c_noise, cond):
@@ -36,7 +36,7 @@ def network(log_table, x, c_noise, cond):
     return jax.nn.logsumexp(log_table.reshape(-1, 1, 1), 1, where=summed)
 
 
-def tokens(process=SCHEDULES[0]):
+def tokens(process=SCHEDULES["linear"]):
     """The denoiser that says what the table says."""
     return jd.Denoiser(network, np.log(TABLE).astype(np.float32), process)
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import within
+from conftest import few_names, within
 from tables import TRACES
 
 import jaxdiff as jd
@@ -30,7 +30,7 @@ def some_matrix(size=30):
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-@pytest.mark.parametrize("probes", [1, 2, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("probes", few_names([1, 2, 6], 1, 2))
 def test_unbiased(kind, probes):
     matrix = some_matrix()
     means = estimates(kind(probes), matrix, 20_000).mean(1)

@@ -18,7 +18,7 @@ from jaxdiff.samplers import example_keys
 KEY = jax.random.key(0)
 PATTERNS = list(itertools.product([False, True], repeat=N))  # which tokens are masked
 STATES = np.array(list(itertools.product(range(K + 1), repeat=N)))
-schedules = pytest.mark.parametrize("process", few(dict(zip(["linear", "squared"], SCHEDULES)), "squared"))
+schedules = pytest.mark.parametrize("process", few(SCHEDULES, "squared"))
 
 
 def masked_entropy(masked):

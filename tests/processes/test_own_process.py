@@ -52,7 +52,8 @@ class Root(Written):
         return jnp.sqrt(1 - jnp.cos(self._angle(t)) ** 2)
 
 
-KINDS = pytest.mark.parametrize("kind", [Quarter, Written], ids=lambda kind: kind.__name__)
+BOTH = {"Quarter": Quarter, "Written": Written}
+KINDS = pytest.mark.parametrize("kind", few(BOTH, *BOTH))
 
 
 MEAN, VARIANCES = np.array([0.5, -1.0]), np.array([0.2, 0.5])
@@ -82,7 +83,7 @@ def test_a_process_written_plainly_samples(sampler, kind):
     assert (np.abs(x.mean(0) - MEAN) < 4 * error + 0.02).all()
 
 
-@pytest.mark.parametrize("kind", few({"Quarter": Quarter, "Written": Written}, "Quarter"))
+@pytest.mark.parametrize("kind", few(BOTH, "Quarter"))
 def test_a_process_written_plainly_has_likelihoods(kind):
     x = jnp.asarray(MEAN + np.array([[0.0, 0.0], [0.3, -0.6], [-1.0, 0.4]]), jnp.float32)
     found = jd.log_likelihood(jax.random.key(0), gaussian(kind()), x, trace=jd.likelihood.Exact())

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few
 
 import jaxdiff as jd
 from jaxdiff.denoisers.guidance.measurement import Measurement
@@ -73,8 +74,6 @@ SHORT = LangevinDraw(8, 0.4)
 CASES = {
     "VP exact": (jd.VP(), LinearDraw(), math.inf),
     "VE by Langevin steps": (jd.VE(), SHORT, math.inf),
-}
-SLOW = {
     "Flow of bounded data, exact": (jd.Flow(), LinearDraw(), 0.9),
     "VP by Langevin steps": (jd.VP(), SHORT, math.inf),
     "VE exact": (jd.VE(), LinearDraw(), math.inf),
@@ -82,12 +81,9 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize(
-    ("process", "inner", "data_std"),
-    [pytest.param(*case, id=name) for name, case in CASES.items()]
-    + [pytest.param(*case, id=name, marks=pytest.mark.slow) for name, case in SLOW.items()],
-)
-def test_its_moments_on_a_gaussian_are_those_of_the_recursion(process, inner, data_std):
+@pytest.mark.parametrize("case", few(CASES, "VP exact", "VE by Langevin steps"))
+def test_its_moments_on_a_gaussian_are_those_of_the_recursion(case):
+    process, inner, data_std = case
     n, times = 40_000, np.asarray(jd.grids.Angle()(process, 6))
     sampler = DAPS(OPERATOR, NOISE, 3, inner, data_std)
     denoiser = jd.exact.Gaussian(process, MEAN, COVARIANCE)

@@ -110,23 +110,18 @@ def handed_on(a_t, s_t, a_s, s_s):
     return a_s / a_t, 0.0, 0.0
 
 
-@pytest.mark.parametrize(
-    ("process", "sampler", "predictor_step", "corrections", "tau"),
-    [
-        (jd.SubVP(), PredictorCorrector(corrector_steps=3, snr=0.4), ancestral_step, 3, 0.64),
-        pytest.param(
-            *(jd.EDM(sigma_max=20.0), PredictorCorrector(DDIM(), snr=0.16), ddim_step, 1, 0.1024),
-            marks=pytest.mark.slow,
-        ),
-        (jd.SubVP(), AnnealedLangevin(4, epsilon=0.5), handed_on, 4, 0.5),
-        pytest.param(
-            *(jd.EDM(sigma_max=20.0), AnnealedLangevin(10, epsilon=0.2), handed_on, 10, 0.2), marks=pytest.mark.slow
-        ),
-    ],
-    ids=["Ancestral on SubVP", "DDIM on EDM", "AnnealedLangevin on SubVP", "AnnealedLangevin on EDM"],
-)
-def test_a_gaussian_by_its_own_recursion(process, sampler, predictor_step, corrections, tau):
+RECURSIONS = {
+    "Ancestral on SubVP": (jd.SubVP(), PredictorCorrector(corrector_steps=3, snr=0.4), ancestral_step, 3, 0.64),
+    "DDIM on EDM": (jd.EDM(sigma_max=20.0), PredictorCorrector(DDIM(), snr=0.16), ddim_step, 1, 0.1024),
+    "AnnealedLangevin on SubVP": (jd.SubVP(), AnnealedLangevin(4, epsilon=0.5), handed_on, 4, 0.5),
+    "AnnealedLangevin on EDM": (jd.EDM(sigma_max=20.0), AnnealedLangevin(10, epsilon=0.2), handed_on, 10, 0.2),
+}
+
+
+@pytest.mark.parametrize("case", few(RECURSIONS, "Ancestral on SubVP", "AnnealedLangevin on SubVP"))
+def test_a_gaussian_by_its_own_recursion(case):
     """12 levels from the prior; mean and variance at the last level, and after the denoiser's answer there."""
+    process, sampler, predictor_step, corrections, tau = case
     n, grid = 40_000, jd.grids.LogSNR()(process, 12)
     curves = np.stack(process.marginal(grid), 1).astype(np.float64)
     mean, variance = 0.0, float(process.prior_std) ** 2

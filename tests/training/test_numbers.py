@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import few_names
 
 import jaxdiff as jd
 from jaxdiff.networks import MLP, initialize
@@ -88,7 +89,7 @@ def test_training_holds_under_strict_promotion_of_types_and_ranks(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, strict.params, loose.params)
 
 
-@pytest.mark.parametrize("impl", ["rbg", pytest.param("unsafe_rbg", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("impl", few_names(["rbg", "unsafe_rbg"], "rbg"))
 def test_a_run_with_other_keys_resumes_bitwise(tmp_path, impl):
     key = jax.random.key(0, impl=impl)
     whole = go(tmp_path / "a", points() * 20, key=key, steps=20)
