@@ -1,4 +1,4 @@
-"""Run by test_mesh.py in a process with eight simulated devices: prints one JSON object of what it found."""
+"""Run by test_mesh.py in a process with eight simulated devices: prints what it found in the proofs of these names."""
 
 import dataclasses
 import json
@@ -44,14 +44,13 @@ def images(k):
     return {"x": np.random.default_rng(k).uniform(-1, 1, (16, 8, 8, 1)).astype(np.float32)}
 
 
-def collectives():
-    denoiser = unet()
+def collectives(denoiser, batch):
     found = {"parameters": sum(p.size for p in jax.tree.leaves(denoiser.params))}
     for name, shape in SHAPES.items():
         mesh = make_mesh(shape[1])
         state = TrainState.create(KEY, denoiser.params, OPTIMIZER, mesh)
         step = make_step(denoiser, jd.losses.Denoising(), OPTIMIZER, mesh=mesh)
-        compiled = step.lower(state, images(0)).compile()
+        compiled = step.lower(state, batch(0)).compile()
         split = [not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params)]
         values = [leaf.size for leaf in jax.tree.leaves(state.params)]
         found[name] = {
@@ -65,16 +64,16 @@ def collectives():
             "aliased": compiled.memory_analysis().alias_size_in_bytes,
         }
         for k in range(3):
-            placed = jax.device_put(images(k), jd.training.batch_sharding(mesh))
+            placed = jax.device_put(batch(k), jd.training.batch_sharding(mesh))
             state, metrics = compiled(state, placed, *step.parts)
         found[name]["loss"] = float(metrics["loss"])
-    found["batch_bytes"] = images(0)["x"].nbytes // 8
+    found["batch_bytes"] = batch(0)["x"].nbytes // 8
     found["split_bytes"] = 4 * 4 * found["both"]["split"]  # weights, their average, two moments
     mesh = make_mesh(devices=jax.devices()[:1])
     state = TrainState.create(KEY, denoiser.params, OPTIMIZER, mesh)
     step = make_step(denoiser, jd.losses.Denoising(), OPTIMIZER, mesh=mesh)
     for k in range(3):
-        state, metrics = step(state, images(k))
+        state, metrics = step(state, batch(k))
     found["one"] = {"loss": float(metrics["loss"])}
     return found
 
@@ -95,30 +94,45 @@ class Points:
         return points(step)
 
 
-def numbers(folder):
-    """Fifty steps on every mesh, and on one mesh after another, against one device."""
-    found = {}
-    settings = {"optimizer": OPTIMIZER, "log_every": 10, "checkpoint_every": 10, "progress": False}
-    run = lambda name, mesh, steps: (
-        train(
-            KEY, f"{folder}/{name}", linear(), jd.losses.Denoising(), Points(), steps=steps, mesh=mesh, **settings
-        ).params
-    )
-    one = run("one", make_mesh(devices=jax.devices()[:1]), 50)
-    move = lambda tree: jax.tree.map(np.asarray, tree)
-    distance = lambda params: max(float(abs(params[name] - np.asarray(one[name])).max()) for name in one)
-    for k, (name, shape) in enumerate(SHAPES.items(), 1):
-        found[name] = distance(move(run(name, make_mesh(shape[1]), 50)))
-        run("moves", make_mesh(shape[1]), 10 * k)
-    found["moves"] = distance(move(run("moves", make_mesh(devices=jax.devices()[:1]), 50)))
-    with jax.set_mesh(jax.make_mesh((8,), ("x",))):  # explicit axes, by default
-        found["given explicit axes"] = distance(move(run("explicit", jax.make_mesh((2, 4), ("data", "model")), 50)))
-    found["moved"] = distance(PARAMS)
+SETTINGS = {"optimizer": OPTIMIZER, "log_every": 10, "checkpoint_every": 50, "progress": False}
+
+
+def weights(folder, mesh, steps=50):
+    loss = jd.losses.Denoising()
+    state = train(KEY, folder, linear(), loss, Points(), steps=steps, mesh=mesh, **SETTINGS)
+    return jax.tree.map(np.asarray, state.params)
+
+
+def on_one_device(folder):
+    return weights(f"{folder}/one", make_mesh(devices=jax.devices()[:1]))
+
+
+def far(a, b):
+    return max(float(abs(a[name] - b[name]).max()) for name in a)
+
+
+def moves(folder):
+    """Fifty steps on one mesh after another, against one device."""
+    one = on_one_device(folder)
+    for k, (_, model) in enumerate(SHAPES.values(), 1):
+        weights(f"{folder}/moves", make_mesh(model), 10 * k)
+    found = {"one after another": far(weights(f"{folder}/moves", make_mesh(devices=jax.devices()[:1])), one)}
+    found["moved"] = far(PARAMS, one)
+    odd = [{"x": points(0)["x"][:20]}]
     try:
-        train(KEY, f"{folder}/odd", linear(), jd.losses.Denoising(), [{"x": points(0)["x"][:20]}], steps=1, **settings)
+        train(KEY, f"{folder}/odd", linear(), jd.losses.Denoising(), odd, steps=1, **SETTINGS)
     except ValueError as error:
         found["odd"] = str(error)
     return found
+
+
+def numbers(folder):
+    """Fifty steps on every mesh against one device."""
+    one = on_one_device(folder)
+    found = {name: far(weights(f"{folder}/{name}", make_mesh(model)), one) for name, (_, model) in SHAPES.items()}
+    with jax.set_mesh(jax.make_mesh((8,), ("x",))):  # explicit axes, by default
+        explicit = weights(f"{folder}/explicit", jax.make_mesh((2, 4), ("data", "model")))
+    return found | {"given explicit axes": far(explicit, one)}
 
 
 @jd.pytree
@@ -132,8 +146,8 @@ class Distillation:
 
 def distilled():
     """The loss under a teacher that lies in pieces, and whole; how its weights lie."""
-    found, weights = {}, np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
-    teacher = dataclasses.replace(linear(), params=PARAMS | {"w": weights})
+    found, w = {}, np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    teacher = dataclasses.replace(linear(), params=PARAMS | {"w": w})
     for name, mesh in (("pieces", make_mesh(8)), ("one", make_mesh(devices=jax.devices()[:1]))):
         step = make_step(linear(), Distillation(teacher), OPTIMIZER, mesh=mesh)
         state = TrainState.create(KEY, PARAMS, OPTIMIZER, mesh)
@@ -156,19 +170,22 @@ def trees():
             for k in range(10):
                 state, _ = compiled(state, put(k), *step.parts)
             params[name] = jax.tree.map(np.asarray, state.params)
-        far = lambda a, b: max(float(abs(np.asarray(a[name]) - np.asarray(b[name])).max()) for name in a)
         found[kind] = {
             "apart": far(params["one"], params["eight"]),
-            "went": far(params["one"], denoiser.params),
+            "went": far(params["one"], jax.tree.map(np.asarray, denoiser.params)),
             "moved": moved(compiled),
             "parameters": sum(np.size(leaf) for leaf in jax.tree.leaves(denoiser.params)),
         }
     return found
 
 
-def main(folder):
-    found = {"collectives": collectives(), "numbers": numbers(folder), "distilled": distilled(), "trees": trees()}
-    print(json.dumps(found))
-
-
-main(sys.argv[1])
+PROOFS = {
+    "of_a_layer": lambda folder: collectives(linear(), points),
+    "of_a_unet": lambda folder: collectives(unet(), images),
+    "moves": moves,
+    "numbers": numbers,
+    "distilled": lambda folder: distilled(),
+    "trees": lambda folder: trees(),
+}
+_, FOLDER, *NAMES = sys.argv
+print(json.dumps({name: PROOFS[name](FOLDER) for name in NAMES}))
