@@ -86,9 +86,8 @@ def likelihoods(keys, x, trace=jd.likelihood.Hutchinson(2)):
     return jd.log_likelihood(keys, denoiser(), x, trace=trace, flow=LOOSE)
 
 
-@pytest.mark.parametrize(
-    "sampler", [SAMPLERS["ancestral"], pytest.param(SAMPLERS["flow"], marks=pytest.mark.slow)], ids=SAMPLERS.keys()
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
 def test_samples_are_those_of_one_device(sampler):
     x, program = run("samplers.sample._sample", lambda: draw(*on_mesh(KEYS), sampler))
     assert_split(x)
@@ -96,6 +95,7 @@ def test_samples_are_those_of_one_device(sampler):
     np.testing.assert_allclose(x, draw(KEYS, sampler), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trajectory_is_split_as_its_samples_are_and_so_are_named_parts_of_a_condition():
     told = lambda params, x, c_noise, cond: network(params, x, c_noise, cond["label"]) + cond["vector"]
     model = jd.Denoiser(told, denoiser().params, jd.VP(), "v")
@@ -122,6 +122,7 @@ def test_likelihoods_are_those_of_one_device(trace):
     assert found.converged.all()
 
 
+@pytest.mark.slow
 def test_both_halves_of_guidance_lie_where_their_example_does():
     """One batch of 2 n, of which XLA moves nothing between devices."""
     guided, cond = jd.guidance.ClassifierFree(denoiser(), 2.0, null=FINE), np.full(N, 3)
@@ -236,10 +237,8 @@ OF_CATEGORIES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in ("tokens", "given") else pytest.mark.slow) for name in OF_CATEGORIES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_CATEGORIES)
 def test_categories_and_what_is_given_are_those_of_one_device(name):
     """Where each example has its own label: that of no other."""
     inputs = KEYS, PAIRS["number"], PAIRS["label"]
@@ -304,11 +303,11 @@ def sampled(sampler):
     return lambda x: jd.sample(KEY, denoiser(), X.shape, sampler, 3, x_start=x)
 
 
-EXPLICIT = {"UniPC": sampled(jd.samplers.UniPC(3))}
+EXPLICIT = {"DDIM": sampled(jd.samplers.DDIM())}
 MORE = {
+    "UniPC": sampled(jd.samplers.UniPC(3)),
     "ReverseSDE": sampled(jd.samplers.ReverseSDE()),
     "likelihood": lambda x: jd.log_likelihood(KEY, denoiser(), x, flow=LOOSE).log_prob,
-    "DDIM": sampled(jd.samplers.DDIM()),
     "DPMSolverPP": sampled(jd.samplers.DPMSolverPP()),
     "encode": lambda x: jd.encode(denoiser(), x, flow=LOOSE),
 }

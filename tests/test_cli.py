@@ -102,6 +102,7 @@ def test_a_run_that_never_dropped_labels_warns_of_guidance_and_of_no_label(digit
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_likelihood_goes_into_the_summary(digits_run, monkeypatch, capsys):
     arguments = ["likelihood", digits_run, "--limit", 6, "--flow", COARSE, "--trace", "hutchinson(2)", "--json"]
     code, out, _ = jaxdiff(monkeypatch, capsys, *arguments)

@@ -141,7 +141,7 @@ def test_a_folder_of_pictures_trains_and_a_corrupt_one_is_named(tmp_path, run_he
     assert (code, out) == (1, "")
     assert "torn.png" in err
     assert len(err.strip().splitlines()) == 1
-    ((code, _, err),) = finish(start(*command(on_corrupt="skip")))
+    code, _, err = run_here(*command(on_corrupt="skip"))
     assert code == 0, err
     assert "left out torn.png" in err
 

@@ -142,6 +142,7 @@ def test_samples_by_eulers_steps_are_those_of_diffusers(name, settings, model, t
     assert np.abs(theirs - of_torch(to_torch(X))).max() > 0.1
 
 
+@pytest.mark.slow
 def test_heuns_first_step_on_a_flow_is_that_of_diffusers(model, tmp_path):
     scheduler = diffusers.FlowMatchHeunDiscreteScheduler(shift=2.0)
     denoiser = saved(tmp_path, model, scheduler)

@@ -5,6 +5,7 @@ import importlib
 import inspect
 
 import pytest
+from conftest import few_names
 
 PACKAGES = [  # that have names of their own
     "jaxdiff",
@@ -74,7 +75,18 @@ def test_every_public_name_has_an_example():
     assert not [name for name in PUBLIC if not examples(name).examples]
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+# Modules whose examples compile whole programs for seconds; what they show has tests beside them.
+LONG = {"likelihood.bits_per_dim", "likelihood.budget", "likelihood.class_posterior", "likelihood.evidence"}
+LONG |= {f"samplers.{name}" for name in ("daps", "each", "noise", "repaint", "switch", "tau_leaping")}
+LONG |= {f"networks.{name}" for name in ("classifier", "joint", "text", "tokens", "unet")}
+LONG |= {"losses.any_order", "runs.train", "training.loop"}
+
+
+def is_long(name):
+    return name.split(".", 1)[1].rpartition(".")[0] in LONG
+
+
+@pytest.mark.parametrize("name", few_names(PUBLIC, *(name for name in PUBLIC if not is_long(name))))
 def test_the_example_of_a_public_name_runs(name):
     said = []
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import few_names
 
 import jaxdiff
 
@@ -129,27 +130,37 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_the_core_works_without_the_packages_of_the_extras():
-    code = """
+CORE = """
 import sys
 for name in ("tyro", "matplotlib", "tensorflow_datasets", "grain", "sklearn", "orbax", "tqdm", "optax", "PIL", "flax",
              "safetensors", "importlib_resources"):
     sys.modules[name] = None
 import jax, jax.numpy as jnp, numpy as np, jaxdiff as jd
 denoiser = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2))
+"""
+USES = {
+    "samples, losses and networks": """
 x = jd.sample(jax.random.key(0), denoiser, (3, 2), steps=4)
 jd.losses.Denoising()(jd.Denoiser(lambda p, x, c, y: x, None, jd.VP()), jax.random.key(1), x)
-assert jd.log_likelihood(jax.random.key(2), denoiser, x, trace=jd.likelihood.Exact()).converged.all()
-images = np.zeros((2, 2), np.uint8)
-assert jd.bits_per_dim(jax.random.key(3), denoiser, images, batch_size=2, budget=0).not_converged == 0
 del sys.modules["flax"]
 for name in ("orbax", "optax", "tqdm", "importlib_resources", "PIL"):
     sys.modules.pop(name)  # flax imports some of them
 from jaxdiff.networks import MLP, initialize
 network, params = initialize(jax.random.key(4), lambda rngs: MLP(2, rngs=rngs))
 assert network(params, x, 0.0).shape == x.shape
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+""",
+    "likelihoods": """
+x = np.ones((3, 2), np.float32)
+assert jd.log_likelihood(jax.random.key(2), denoiser, x, trace=jd.likelihood.Exact()).converged.all()
+images = np.zeros((2, 2), np.uint8)
+assert jd.bits_per_dim(jax.random.key(3), denoiser, images, batch_size=2, budget=0).not_converged == 0
+""",
+}
+
+
+@pytest.mark.parametrize("use", few_names(USES, "samples, losses and networks"))
+def test_the_core_works_without_the_packages_of_the_extras(use):
+    done = subprocess.run([sys.executable, "-c", CORE + USES[use]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -157,6 +157,7 @@ def killed_samples(tmp_path, waits):
     np.testing.assert_allclose(samples[:100], runs.draw(run, 100, steps=4), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_likelihood_goes_on(tmp_path):
     killed_likelihoods(tmp_path, (0.0,))
 

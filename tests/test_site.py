@@ -27,7 +27,8 @@ def blocks(page):
     return [textwrap.dedent(code) for _, code in FENCE.findall(PAGES[page].read_text())]
 
 
-LONG = {"docs/first_model.md", *(f"docs/guides/{name}.md" for name in ("own", "inverse", "joint", "table", "discrete"))}
+LONG = {"docs/first_model.md", "docs/likelihoods.md"}
+LONG |= {f"docs/guides/{name}.md" for name in ("conditional", "discrete", "inverse", "joint", "own", "table")}
 
 
 @pytest.mark.parametrize(

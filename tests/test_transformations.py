@@ -246,7 +246,8 @@ LONG = {
     "VE",
     "OU",
 }
-LONG |= {"EDM", "Brownian", "decode"}  # of which others have the like
+LONG |= {"Brownian", "Cosine", "DAPS", "decode", "Each", "EDM", "Flow", "UniPC"}  # of which others have the like
+LONG |= {"loss Denoising Simple Importance", "loss LeastVariance", "loss ScoreMatching"}
 
 
 @pytest.mark.parametrize("name", few_names(ROWS, *(ROWS.keys() - LONG)))

@@ -152,7 +152,7 @@ GONE = "ended without a word: killed, or its machine is gone"
     ("settings", "cause"),
     [
         slow({"leaves": [None, "3"]}, f"process 1 ended: {LEFT}"),
-        ({"dies_at": [7, None]}, f"process 0 ended: {GONE}"),
+        slow({"dies_at": [7, None]}, f"process 0 ended: {GONE}"),
         slow({"leaves": ["3", None]}, f"process 0 ended: {LEFT}"),
         slow({"leaves": [None, "0"]}, f"process 1 ended: {LEFT}"),
         slow({"leaves": [None, "error"]}, "process 1 ended: the data of this host are missing"),

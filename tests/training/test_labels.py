@@ -1,6 +1,7 @@
 """Labels that enter training, the share of them that is dropped, and guidance by what was learned so."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -22,6 +23,7 @@ KEY = jax.random.key(0)
 CLASSES = 4
 
 
+@functools.cache
 def denoiser(classes=CLASSES):
     network, params = initialize(KEY, lambda rngs: MLP(2, hidden=(4,), classes=classes, rngs=rngs))
     return jd.Denoiser(network, params, jd.VP())
