@@ -78,6 +78,7 @@ def test_every_public_name_has_an_example():
 # Modules whose examples compile whole programs for seconds; what they show has tests beside them.
 LONG = {"likelihood.bits_per_dim", "likelihood.budget", "likelihood.class_posterior", "likelihood.evidence"}
 LONG |= {f"samplers.{name}" for name in ("daps", "each", "noise", "repaint", "switch", "tau_leaping")}
+LONG |= {"samplers.probability_flow", "samplers.reverse_sde"}
 LONG |= {f"networks.{name}" for name in ("classifier", "joint", "text", "tokens", "unet")}
 LONG |= {"losses.any_order", "runs.train", "training.loop"}
 

@@ -112,6 +112,7 @@ def test_a_likelihood_writes_files_of_its_own_where_links_are(digits, tmp_path, 
     assert "is not a record of likelihoods" in jaxdiff(monkeypatch, capsys, "likelihood", folder, *SCORE)[2]
 
 
+@pytest.mark.slow
 def test_training_writes_files_of_its_own_where_links_are(toy, tmp_path, outside, monkeypatch, capsys):
     folder = tmp_path / "run"
     folder.mkdir()

@@ -117,6 +117,7 @@ def test_ctrl_c_before_the_first_step_says_so_too(tmp_path, monkeypatch, capsys)
     assert "jaxdiff: interrupted; nothing is lost; the same command goes on" in err
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_no_notebook(tmp_path):
     """IPython's shell runs the cell: both presses come within a step, and control is given back once it is saved."""
     pytest.importorskip("IPython")

@@ -143,6 +143,7 @@ def test_what_cannot_be_read_or_encoded_is_refused(folder):
         jd.pretrained.from_sentence_transformers(folder)
 
 
+@pytest.mark.slow
 def test_a_frozen_text_goes_through_a_network_that_reads_tokens(folder):
     encoder = jd.pretrained.from_sentence_transformers(folder)
     make = lambda rngs: jd.networks.DiT(1, patch=2, width=8, depth=1, heads=2, tokens=encoder.width, rngs=rngs)

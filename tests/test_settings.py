@@ -60,13 +60,16 @@ def models(factor):
 ALL, EACH = models(FACTORS), [models(factor) for factor in FACTORS]
 
 
+ask = jax.jit(lambda model, x, t, cond: model(x, t, cond))
+
+
 @pytest.mark.parametrize("x", few({"points": POINTS, "images": IMAGES}, "images"))
 @pytest.mark.parametrize("name", ALL)
 def test_a_denoiser_of_settings_one_an_example_is_a_loop_over_them(name, x):
     t = np.array([0.2, 0.4, 0.7])
-    together = ALL[name](x, t, COND)
+    together = ask(ALL[name], x, t, COND)
     for i, each in enumerate(EACH):
-        alone = each[name](x[i : i + 1], t[i], COND[i : i + 1])
+        alone = ask(each[name], x[i : i + 1], t[i], COND[i : i + 1])
         np.testing.assert_allclose(together.data[i : i + 1], alone.data, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(together.noise[i : i + 1], alone.noise, rtol=1e-5, atol=1e-6)
 

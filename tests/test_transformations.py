@@ -355,6 +355,7 @@ def test_log_snr_grids_below_their_last_time_stay_in_order():
         assert (times >= 0).all()
 
 
+@pytest.mark.slow
 def test_nans_that_are_meant_are_no_error_where_jax_looks_for_them():
     with jax.debug_nans(True):
         found = jd.log_likelihood(KEYS, MODEL, X, flow=FAST)

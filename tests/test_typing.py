@@ -13,6 +13,7 @@ TESTS = Path(__file__).parent
 GUIDES = {"readme": TESTS.parent / "README.md", "own": TESTS.parent / "docs" / "guides" / "own.md"}
 
 
+@pytest.mark.slow
 def test_what_type_checkers_accept_runs():
     runpy.run_path(str(TESTS / "typed_use.py"))
 

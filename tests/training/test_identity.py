@@ -159,6 +159,7 @@ def test_a_run_that_is_given_what_it_returned_goes_on(run, tmp_path):
     np.testing.assert_array_equal(go(tmp_path / "a", steps=20).params["w"], go(tmp_path / "b", steps=20).params["w"])
 
 
+@pytest.mark.slow
 def test_networks_of_flax_and_denoisers_of_ones_own_are_compared(tmp_path):
     def flax(width, key=KEY):
         net, params = initialize(key, lambda rngs: MLP(2, hidden=(width,), rngs=rngs))

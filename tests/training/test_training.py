@@ -120,7 +120,7 @@ def kill_at(step):
 # Resuming
 
 
-@pytest.mark.parametrize("killed_at", [20, 25])  # at a checkpoint, and past it
+@pytest.mark.parametrize("killed_at", [pytest.param(20, marks=pytest.mark.slow), 25])  # at a checkpoint, and past it
 def test_resume_is_bitwise(finished, tmp_path, killed_at):
     whole_folder, whole = finished
     with pytest.raises(Killed):
