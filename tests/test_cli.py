@@ -87,6 +87,7 @@ def test_sample_is_the_same_in_any_batch(digits_run, monkeypatch, capsys):
     np.testing.assert_allclose(*drawn.astype(int), atol=1)  # a value within rounding of the next level
 
 
+@pytest.mark.slow
 def test_a_run_that_never_dropped_labels_warns_of_guidance_and_of_no_label(digits_run, tmp_path, monkeypatch, capsys):
     never = shutil.copytree(digits_run, tmp_path / "never")
     config = json.loads((never / "config.json").read_text())

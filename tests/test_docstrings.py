@@ -75,16 +75,15 @@ def test_every_public_name_has_an_example():
     assert not [name for name in PUBLIC if not examples(name).examples]
 
 
-# Modules whose examples compile whole programs for seconds; what they show has tests beside them.
-LONG = {"likelihood.bits_per_dim", "likelihood.budget", "likelihood.class_posterior", "likelihood.evidence"}
-LONG |= {f"samplers.{name}" for name in ("daps", "each", "noise", "repaint", "switch", "tau_leaping")}
-LONG |= {"samplers.probability_flow", "samplers.reverse_sde"}
-LONG |= {f"networks.{name}" for name in ("classifier", "joint", "text", "tokens", "unet")}
-LONG |= {"losses.any_order", "runs.train", "training.loop"}
+# Packages and modules whose examples compile whole programs; what they show has tests beside them.
+LONG = {"likelihood", "losses.any_order", "networks", "runs", "training"}
+LONG |= {f"samplers.{name}" for name in ("daps", "each", "noise", "probability_flow", "repaint", "reverse_sde")}
+LONG |= {f"samplers.{name}" for name in ("switch", "tau_leaping")}
 
 
 def is_long(name):
-    return name.split(".", 1)[1].rpartition(".")[0] in LONG
+    _, package, module, *_ = name.split(".")
+    return {package, f"{package}.{module}"} & LONG
 
 
 @pytest.mark.parametrize("name", few_names(PUBLIC, *(name for name in PUBLIC if not is_long(name))))

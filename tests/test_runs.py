@@ -37,9 +37,9 @@ def test_flips_mirror_about_half_of_a_batch_and_nothing_else():
         assert 16 < mirrored.sum() < 48 if flip else same.all()
 
 
-def test_what_a_run_cannot_use_is_refused_before_anything_is_written(tmp_path):
-    config = runs.Config(data="two_moons", network="mlp(hidden=(4,))", steps=2, batch_size=8)
-    run = runs.train(config, tmp_path, progress=False, pictures=0)
+def test_what_a_run_cannot_use_is_refused_before_anything_is_written(moons, tmp_path):
+    shutil.copytree(moons, tmp_path, dirs_exist_ok=True)
+    run, config = runs.load(tmp_path), runs.read_config(tmp_path)
     written = (tmp_path / "config.json").read_text()
     with pytest.raises(ValueError, match="steps = 1, but the run in .* has 2 already"):
         runs.train(dataclasses.replace(config, steps=1), tmp_path, progress=False, pictures=0)

@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 import run
-from conftest import few_names
 from test_checkpoints import digest, finish, fresh, logged, reference, start, steps_in, wait_for_step
 
 from jaxdiff.training import Checkpoints, Preempted, train
@@ -83,7 +82,8 @@ def saves_and_ends(folder, seconds):
     assert f"KeyboardInterrupt: interrupted; saved at step {at}; the same command goes on from there" in err
 
 
-@pytest.mark.parametrize("milliseconds", few_names([0, 4, 12], 4))
+@pytest.mark.slow
+@pytest.mark.parametrize("milliseconds", [0, 4, 12])
 def test_ctrl_c_within_a_checkpoint_saves_and_ends(tmp_path, milliseconds):
     saves_and_ends(tmp_path, milliseconds / 1000)
 
