@@ -1,6 +1,7 @@
 """The rules of docs/design.md that imports can show."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -43,14 +44,21 @@ def layer_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    found = []
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def test_every_file_has_a_layer_and_every_layer_has_files():
@@ -104,9 +112,9 @@ def test_the_ground_floor_alone_hashes_replaces_files_and_splits_arrays():
         assert "jax.vmap(jax.random.fold_in, (0, None))" not in code, path
 
 
-def of_docstrings(tree):
+def of_docstrings(path):
     """How many lines of a file are docstrings."""
-    holders = [node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    holders = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
     first = [node.body[0] for node in holders if ast.get_docstring(node) is not None]
     return sum(node.end_lineno - node.lineno + 1 for node in first)
 
@@ -114,7 +122,7 @@ def of_docstrings(tree):
 def test_no_file_holds_two_things():
     for path in FILES:
         text = path.read_text()
-        assert len(text.splitlines()) - of_docstrings(ast.parse(text)) <= 400, path
+        assert len(text.splitlines()) - of_docstrings(path) <= 400, path
         assert path.stem not in ("utils", "util", "helpers", "misc", "common")
 
 
@@ -174,8 +182,8 @@ def test_nothing_is_pickled():
 def test_pytrees_know_their_class():
     """`jaxdiff.arrays.pytree` says why they are not registered by JAX itself."""
     for path in FILES:
-        code = ast.dump(ast.parse(path.read_text()))
-        assert "'register_dataclass'" not in code, path
+        names = {value for node in ast.walk(tree(path)) for value in vars(node).values() if isinstance(value, str)}
+        assert "register_dataclass" not in names, path
 
 
 PROCESSES = {
@@ -200,7 +208,7 @@ ABOVE = [path for path in FILES if layer_of(path) in ("samplers", "losses", "lik
 
 @pytest.mark.parametrize("path", ABOVE, ids=str)
 def test_no_sampler_loss_or_likelihood_asks_which_process_it_has(path):
-    assert not PROCESSES & {*questions(ast.parse(path.read_text()))}
+    assert not PROCESSES & {*questions(tree(path))}
 
 
 @pytest.mark.parametrize("code", ["isinstance(p, Gaussian)", "type(p) is Absorbing", "process.power == 2"])
