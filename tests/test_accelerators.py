@@ -483,6 +483,7 @@ def own(rooms):
     return denoiser, x, lambda name: getattr(rooms["accelerators"], name)(denoiser, x, mesh)
 
 
+@pytest.mark.slow
 def test_the_training_step_names_optimizer_and_average(own):
     names = own[2]("training").as_text(debug_info=True)
     for name in ("transpose(jvp", "/optimizer/", "/optimizer/average/"):

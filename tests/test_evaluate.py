@@ -38,6 +38,7 @@ def digits(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_once_named_and_the_same_for_all_runs_of_the_data(digits, tmp_path, monkeypatch):
     train = jd.data.load_digits("train")
     of_classifier = lambda folder: features.of_classifier(

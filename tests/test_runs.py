@@ -430,6 +430,7 @@ def a_table(path, rows):
     return f"table({str(path)!r})"
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_other_rows_keeps_the_means_and_scales_it_began_with(tmp_path):
     """The rows that it goes on with are standardised by the scale by which its samples are restored."""
     rows = np.random.default_rng(0).multivariate_normal(MEAN, COVARIANCE, 200)

@@ -27,7 +27,7 @@ def blocks(page):
     return [textwrap.dedent(code) for _, code in FENCE.findall(PAGES[page].read_text())]
 
 
-LONG = {"docs/first_model.md", "docs/likelihoods.md", "docs/samplers.md"}
+LONG = {"CONTRIBUTING.md", "docs/first_model.md", "docs/likelihoods.md", "docs/samplers.md"}
 LONG |= {
     f"docs/guides/{name}.md" for name in ("coming_from", "conditional", "discrete", "inverse", "joint", "own", "table")
 }

@@ -247,7 +247,9 @@ LONG = {
     "OU",
 }
 LONG |= {"Brownian", "Cosine", "DAPS", "decode", "Each", "EDM", "Flow", "UniPC"}  # of which others have the like
-LONG |= {"loss Denoising Simple Importance", "loss LeastVariance", "loss ScoreMatching"}
+LONG |= {"AnnealedLangevin", "EulerMaruyama", "Heun", "PredictorCorrector", "Product", "RePaint", "TauLeaping"}
+LONG |= {"Observed by Isotropic", "Observed by Proximal", "cross", "loss Denoising EDM LogNormal", "loss Hybrid"}
+LONG |= {"loss Denoising Simple Importance", "loss FlowMatching Entropic", "loss LeastVariance", "loss ScoreMatching"}
 
 
 @pytest.mark.parametrize("name", few_names(ROWS, *(ROWS.keys() - LONG)))

@@ -114,11 +114,12 @@ def test_a_host_that_is_different_or_throws_is_told_by_all(tmp_path, settings, m
     assert message.split(": ")[-1] in errors[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "code", "cause"),
     [
-        slow({"exits_at": [None, 7]}, 3, "process 1 ended: left by sys.exit(3) before the others"),
-        slow({"interrupted_at": [7, None]}, 130, "process 0 ended: interrupted (Ctrl-C)"),
+        ({"exits_at": [None, 7]}, 3, "process 1 ended: left by sys.exit(3) before the others"),
+        ({"interrupted_at": [7, None]}, 130, "process 0 ended: interrupted (Ctrl-C)"),
     ],
 )
 def test_whatever_ends_one_host_ends_all_and_each_log_says_so(tmp_path, settings, code, cause):
@@ -148,24 +149,25 @@ LEFT = "left by sys.exit, or by the end of its program, before the others"
 GONE = "ended without a word: killed, or its machine is gone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "cause"),
     [
-        slow({"leaves": [None, "3"]}, f"process 1 ended: {LEFT}"),
-        slow({"dies_at": [7, None]}, f"process 0 ended: {GONE}"),
-        slow({"leaves": ["3", None]}, f"process 0 ended: {LEFT}"),
-        slow({"leaves": [None, "0"]}, f"process 1 ended: {LEFT}"),
-        slow({"leaves": [None, "error"]}, "process 1 ended: the data of this host are missing"),
-        slow({"leaves": ["error", None]}, "process 0 ended: the data of this host are missing"),
-        slow({"leaves": [None, "Ctrl-C"]}, "process 1 ended: interrupted (Ctrl-C)"),
-        slow({"leaves": [None, "kill"]}, f"process 1 ended: {GONE}"),
-        slow({"leaves": ["kill", None]}, f"process 0 ended: {GONE}"),
-        slow({"leaves": [None, "abort"]}, f"process 1 ended: {GONE}"),
-        slow({"goes_by": [None, True]}, f"process 1 ended: {LEFT}"),
-        slow({"goes_by": [True, None]}, f"process 0 ended: {LEFT}"),
-        slow({"dies_at": [None, 7]}, f"process 1 ended: {GONE}"),
-        slow({"dies_at": [None, None, 7]}, f"process 2 ended: {GONE}"),
-        slow({"leaves": [None, "3", None]}, f"process 1 ended: {LEFT}"),
+        ({"leaves": [None, "3"]}, f"process 1 ended: {LEFT}"),
+        ({"dies_at": [7, None]}, f"process 0 ended: {GONE}"),
+        ({"leaves": ["3", None]}, f"process 0 ended: {LEFT}"),
+        ({"leaves": [None, "0"]}, f"process 1 ended: {LEFT}"),
+        ({"leaves": [None, "error"]}, "process 1 ended: the data of this host are missing"),
+        ({"leaves": ["error", None]}, "process 0 ended: the data of this host are missing"),
+        ({"leaves": [None, "Ctrl-C"]}, "process 1 ended: interrupted (Ctrl-C)"),
+        ({"leaves": [None, "kill"]}, f"process 1 ended: {GONE}"),
+        ({"leaves": ["kill", None]}, f"process 0 ended: {GONE}"),
+        ({"leaves": [None, "abort"]}, f"process 1 ended: {GONE}"),
+        ({"goes_by": [None, True]}, f"process 1 ended: {LEFT}"),
+        ({"goes_by": [True, None]}, f"process 0 ended: {LEFT}"),
+        ({"dies_at": [None, 7]}, f"process 1 ended: {GONE}"),
+        ({"dies_at": [None, None, 7]}, f"process 2 ended: {GONE}"),
+        ({"leaves": [None, "3", None]}, f"process 1 ended: {LEFT}"),
     ],
     ids=str,
 )

@@ -151,6 +151,7 @@ def test_a_name_that_no_part_has_cannot_be_allowed(run, tmp_path):
     go(run[0], allow=["first_batch", "condition_dropout"])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_given_what_it_returned_goes_on(run, tmp_path):
     shutil.copytree(run[0], tmp_path / "a")
     shutil.copytree(run[0], tmp_path / "b")

@@ -151,6 +151,7 @@ def test_a_label_out_of_range_in_a_later_batch_is_refused_there(tmp_path, label,
     assert saved_steps(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_labels_that_prepare_drops_are_no_error_in_any_batch(tmp_path):
     """Under two keys one of 800 labels is dropped twice at a rate of a half for certain (but for 1e-99)."""
     batches = [batch([0, 1, 2, 3] * 50, step) for step in range(4)]

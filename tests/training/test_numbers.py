@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import few_names
 
 import jaxdiff as jd
 from jaxdiff.networks import MLP, initialize
@@ -89,7 +88,8 @@ def test_training_holds_under_strict_promotion_of_types_and_ranks(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, strict.params, loose.params)
 
 
-@pytest.mark.parametrize("impl", few_names(["rbg", "unsafe_rbg"], "rbg"))
+@pytest.mark.slow
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 def test_a_run_with_other_keys_resumes_bitwise(tmp_path, impl):
     key = jax.random.key(0, impl=impl)
     whole = go(tmp_path / "a", points() * 20, key=key, steps=20)

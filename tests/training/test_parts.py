@@ -237,7 +237,8 @@ def test_the_network_follows_the_loss_and_the_process_its_square():
     np.testing.assert_allclose(found["process"], square["process"], atol=1e-5 * size)
 
 
-def test_a_part_of_a_product_learns_and_what_cannot_learn_is_refused():
+@pytest.mark.slow
+def test_a_part_of_a_product_learns():
     network = lambda params, x, c_noise, cond: {"a": params * x["a"], "b": jnp.zeros((*x["b"].shape, 3))}
     parts = {"a": jd.LearnedVP(HIGH, LOW, STEEP), "b": jd.Absorbing(3)}
     model = jd.denoisers.WithProcess(jd.Denoiser(network, jnp.array(0.3), jd.Product(parts)))
@@ -246,6 +247,9 @@ def test_a_part_of_a_product_learns_and_what_cannot_learn_is_refused():
     gradient = jax.jit(jax.grad(loss))(model.params)
     assert len(jax.tree.leaves(gradient["process"])) == 1
     assert np.abs(gradient["process"][0]).max() > 0
+
+
+def test_a_process_that_cannot_learn_is_refused():
     for wrong, message in (
         (student(), r"VP\(.*\) has nothing to learn; expected a process with `params`"),
         (jd.exact.Gaussian(jd.LearnedVP(), np.zeros(1), np.eye(1)), "expected one with `params` to train"),

@@ -34,6 +34,7 @@ def test_sigterm_saves_within_a_step_and_the_run_goes_on_bit_for_bit(tmp_path):
     assert [line["loss"] for line in lines] == [float(np.mean(losses[k - 5 : k])) for k in range(5, 41, 5)]
 
 
+@pytest.mark.slow
 def test_sigterm_while_compiling_ends_at_once(tmp_path):
     process = start(tmp_path, slow=True)
     assert process.stdout.readline() == "compiling\n"

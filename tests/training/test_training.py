@@ -145,6 +145,7 @@ def test_the_bar_says_that_it_compiles_before_it_counts(tmp_path, capsys):
     assert "compiling" not in shown.split("\r")[-1]
 
 
+@pytest.mark.slow
 def test_longer_run_continues_the_shorter(tmp_path):
     optimizer = optax.adam(1e-2)
     whole = train(KEY, tmp_path / "a", linear(), denoising, Batches(), **settings(optimizer=optimizer))

@@ -75,7 +75,7 @@ def test_tokens_and_products_are_learned_and_a_resumed_run_is_the_same_to_the_bi
         assert abs(whole.params["w"]) > 0.02
 
 
-def test_parts_of_a_batch_are_checked_before_the_first_step_and_named_where_a_step_fails(tmp_path):
+def test_parts_of_a_batch_are_checked_before_the_first_step(tmp_path):
     token, number = (Batches()[0][name] for name in ("token", "number"))
     bad = np.where(np.arange(64)[:, None] == 5, 3, token)
     for kind, first, error, message in (
@@ -90,6 +90,12 @@ def test_parts_of_a_batch_are_checked_before_the_first_step_and_named_where_a_st
     missing = lambda key, batch: ({"number": batch["number"]}, None)
     with pytest.raises(ValueError, match="x0 .*has another form than the product of"):
         go(tmp_path / "first", prepare=missing)
+
+
+@pytest.mark.slow
+def test_the_part_in_which_a_step_fails_is_named(tmp_path):
+    token, number = (Batches()[0][name] for name in ("token", "number"))
+    bad = np.where(np.arange(64)[:, None] == 5, 3, token)
     hole = np.where(np.arange(64)[:, None] == 9, np.float32("nan"), number)
     for special, where in (
         ({"number": hole}, "example 9 of its batch, in the data"),
