@@ -4,6 +4,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import pytest
+
 from jaxdiff import cli
 
 ROOT = Path(__file__).parent.parent
@@ -12,6 +14,15 @@ REPOSITORY = (
     r"https://(?:(?:colab\.research\.google\.com/github|github\.com)/jaxdiff/jaxdiff/(?:blob|tree)"
     r"|raw\.githubusercontent\.com/jaxdiff/jaxdiff)/main/"
 )
+
+
+@pytest.mark.slow
+def test_its_code_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fifteen, run = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(fifteen, {})
+    assert re.search(r"nats; 500 of 500 converged", capsys.readouterr().out)
+    exec(run + "assert points.shape == (500, 2)", {})
 
 
 def test_the_fifteen_lines_and_those_of_a_run_run_with_fewer_steps_of_smaller_networks(tmp_path, monkeypatch, capsys):
