@@ -157,6 +157,7 @@ def test_messages_are_short_whatever_the_value():
     assert len(said(list(range(10**4)))) == 120
 
 
+@pytest.mark.slow
 def test_checks_do_not_meet_the_librarys_own_steps_where_nothing_is_traced():
     """Under `jax.disable_jit` all values are concrete, and some steps run from s to t > s or raise t a little."""
     denoiser, x = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2)), np.ones((1, 2), np.float32)

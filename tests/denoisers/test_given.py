@@ -46,12 +46,14 @@ def test_every_sampler_draws_what_it_draws_of_the_mixture(name):
     near(ours, right, 1e-3, 1e-4)
 
 
+@pytest.mark.slow
 def test_none_and_a_scalar_stand_for_all():
     draw = lambda model, cond: jd.sample(KEY, model, (6, 2), jd.samplers.DDIM(), 2, cond)
     near(draw(GIVEN, 1), draw(GIVEN, np.full(6, 1)))
     near(draw(GIVEN, None), draw(mixture(), None), 1e-3, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_likelihood_is_the_density_of_the_component():
     """With one label an example, of which a solve sees one at a time."""
     x0 = (MEANS[LABELS] + STD[LABELS] * np.random.default_rng(1).standard_normal((6, 2))).astype(np.float32)

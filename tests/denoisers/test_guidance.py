@@ -83,6 +83,7 @@ def test_where_alpha_is_zero_a_classifier_leaves_the_prediction():
     assert float(jnp.abs(steep(x, 0.9).data - model(x, 0.9).data).min()) > 1
 
 
+@pytest.mark.slow
 def test_the_exact_noisy_classifier_draws_conditional_samples():
     n = 4000
     guided, labels = classifier(mixture(jd.VP())), np.arange(n) % 2

@@ -349,7 +349,8 @@ def test_other_numbers_compile_nothing():
     assert call(0.5) == call(0.25) > 0
 
 
-@pytest.mark.parametrize("name", ["Moment", pytest.param("Prior", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("name", ["Moment", "Prior"])
 def test_the_truth_is_ranked_uniformly_among_samples_of_its_posterior(name):
     """χ² of 2,000 ranks in 20 cells, whose 99.99 % quantile is 51; under Point, samples are too narrow."""
     truths, others = 2_000, 19

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import within
+from conftest import few_names, within
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
@@ -64,7 +64,7 @@ def test_dequantisation_is_the_spread_within_a_cell():
     assert budget.images**2 < 5 * np.sqrt(3 / n) * report.standard_error**2
 
 
-@pytest.mark.parametrize("probes", [1, 3])
+@pytest.mark.parametrize("probes", few_names([1, 3], 3))
 def test_trace_is_the_known_variance_of_the_probes(probes):
     """The symmetric ∫J of a Gaussian is diagonal in its eigenbasis: log of the growth of each direction."""
     d, n = 5, 600
@@ -155,9 +155,8 @@ def test_shifts_are_what_refining_changes():
     assert f"measured on {n} of the images" in str(coarse)
 
 
-@pytest.mark.parametrize(
-    ("process", "t_min"), [(jd.EDM(sigma_min=0.03), 1e-5), pytest.param(jd.VP(), 3e-3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("process", "t_min"), [(jd.EDM(sigma_min=0.03), 1e-5), (jd.VP(), 3e-3)])
 def test_truncation_is_the_shift_to_data_without_noise(process, t_min):
     """`EDM` has noise at t = 0, so that no t_min is small. The bits of a Gaussian with and without noise are known."""
     std, images = 0.3, np.arange(LEVELS)[:, None]

@@ -31,7 +31,7 @@ def test_exact_divergence_reaches_the_closed_form(process, x64):
         assert (got.standard_error == 0).all()
 
 
-@pytest.mark.parametrize("process", few(PROCESSES, "VE"))
+@pytest.mark.parametrize("process", few(PROCESSES))
 def test_exact_divergence_in_float32(process):
     x = jnp.asarray(draw_mixture(0, 6), jnp.float32)
     denoiser = mixture(process)
@@ -102,7 +102,8 @@ def test_hutchinson_is_unbiased_with_the_known_variance_and_an_honest_error(proc
         assert abs(estimate - variance / probes) < 4 * error
 
 
-@pytest.mark.parametrize("process", [jd.VE(), pytest.param(jd.Flow(), marks=pytest.mark.slow)], ids=["VE", "Flow"])
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [jd.VE(), jd.Flow()], ids=["VE", "Flow"])
 def test_an_isotropic_gaussian_needs_no_luck(process):
     """A multiple of I has the trace kD under every Rademacher probe: one probe is exact."""
     denoiser = jd.exact.Gaussian(process, np.ones(7), 0.3 * np.eye(7))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names
 from tokens import TABLE, K, N, data, entropy, tokens
 
 import jaxdiff as jd
@@ -186,6 +187,7 @@ def test_a_product_counts_part_by_part():
         Denoising()(Split(), KEY, tree, weight=half)
 
 
+@pytest.mark.slow
 def test_the_bound_of_numbers_that_are_inpainted_is_that_of_the_conditional():
     """For (x, y) Gaussian and y given: the mutual information log(1 + v S)/2 with v = Var[x | y] (Guo et al. 2005)."""
     process, n, t_min = jd.Flow(), 4000, 0.05
@@ -230,7 +232,7 @@ def by_place(params, x, c_noise, cond):
     return params["w"] * x
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", few_names([1, 2], 2))
 def test_training_learns_what_counts_of_a_batch(accumulate, tmp_path):
     model = jd.Denoiser(by_place, {"w": np.zeros(3, np.float32)}, jd.Flow(), "velocity")
     batches = jd.data.batches({"x": np.tile(X, (2, 1)), "weight": np.tile([0, 1, 0], (8, 1))}, 8, seed=0)

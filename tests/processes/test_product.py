@@ -71,6 +71,7 @@ def test_rates_add_and_every_inverse_inverts():
     np.testing.assert_allclose(PROCESS.rate(tree), np.asarray(jd.VP().rate(0.5)) + 10, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ancestral_samples_of_a_pair_have_its_moments():
     n = 3000
     shape = {"number": (n, 2), "label": (n,)}

@@ -29,6 +29,7 @@ def test_a_part_that_is_masked_again_has_the_law_of_the_pair_and_keeps_what_was_
     np.testing.assert_array_equal(x["label"][seen < 3], seen[seen < 3])
 
 
+@pytest.mark.slow
 def test_each_by_the_same_is_the_one():
     """Keys, steps and answers are those of the sampler of the whole product."""
     whole, each = draw(Ancestral()), draw(Each({"number": Ancestral(), "label": Ancestral()}))

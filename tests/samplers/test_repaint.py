@@ -96,6 +96,7 @@ def test_the_figures_of_its_module_are_those_of_the_recursion(row):
     np.testing.assert_allclose([m[1], c[1, 1]], figures, atol=5.1e-4)
 
 
+@pytest.mark.slow
 def test_without_repeats_or_anything_known_it_is_its_sampler():
     sampler = Switch(PredictorCorrector(), Heun(1.0))
     cond = {"known": np.full((3, 2), np.nan, np.float32), "mask": False}
