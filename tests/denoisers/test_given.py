@@ -26,9 +26,10 @@ def near(a, b, rtol=1e-4, atol=1e-5):
 @pytest.mark.parametrize("t", [0.01, 0.5, 1.0, np.linspace(0.1, 0.9, 6)], ids=str)
 def test_a_part_given_is_the_conditional_model_and_none_the_marginal_one(t):
     assert GIVEN.process == jd.VP()
-    near(GIVEN(X, t, LABELS), mixture()(X, t, LABELS))
-    near(GIVEN(X, t), mixture()(X, t))
-    near(jax.jit(lambda given, t, y: given(X, t, y))(GIVEN, t, LABELS), mixture()(X, t, LABELS))
+    predict = jax.jit(lambda model, t, y: model(X, t, y))
+    near(GIVEN(X, t, LABELS), predict(mixture(), t, LABELS))
+    near(predict(GIVEN, t, None), predict(mixture(), t, None))
+    near(predict(GIVEN, t, LABELS), predict(mixture(), t, LABELS))
 
 
 def test_guidance_is_that_of_the_mixture():

@@ -339,10 +339,10 @@ def test_other_numbers_compile_nothing():
             guidance.Prior(k * np.eye(2)),
         )
         for row in widths:
-            predict(Observed(model, measured_by(k * MATRIX), k, row, k), k * x, k, k * y)
+            jax.eval_shape(predict, Observed(model, measured_by(k * MATRIX), k, row, k), k * x, k, k * y)
         hidden = Observed(model, operators.mask(np.array([True, k > 0.3])), k)
-        jd.sample(jax.random.key(0), hidden, (2, 2), steps=2, cond=k * x)
-        predict(Observed(model, scaled, k), x, k, {"y": k * x, "operator": k * y[:, 0]})
+        jax.eval_shape(lambda: jd.sample(jax.random.key(0), hidden, (2, 2), steps=2, cond=k * x))
+        jax.eval_shape(predict, Observed(model, scaled, k), x, k, {"y": k * x, "operator": k * y[:, 0]})
         return len(asked)
 
     x, y, scaled = np.ones((2, 2), np.float32), np.ones((2, 1), np.float32), lambda x0, a: a * x0

@@ -151,7 +151,10 @@ def test_a_new_number_of_a_trace_compiles_nothing():
 
     denoiser = jd.Denoiser(network, 0.3, jd.VP())
     for scale in (1.0, 2.0):
-        jd.log_likelihood(jax.random.key(0), denoiser, jnp.ones((2, 3)), trace=NormalProbes(scale))
+        trace = NormalProbes(scale)
+        jax.eval_shape(
+            lambda trace=trace: jd.log_likelihood(jax.random.key(0), denoiser, jnp.ones((2, 3)), trace=trace)
+        )
         counts.append(len(traced))
     assert counts[0] == counts[1] > 0
 

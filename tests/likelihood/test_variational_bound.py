@@ -100,8 +100,9 @@ def test_more_levels_tend_to_the_continuous_bound():
 
     def closed(times):
         """Σ (ρ + e^{-ρ} (1 + c S_s)/(1 + c S_t) - 1)/2."""
-        s = np.exp(np.asarray(process.log_snr(times), np.float64))
-        rho = -2 * np.diff(np.log(np.asarray(process.marginal(times)[1], np.float64)))
+        log_snr, sigma = jax.jit(lambda times: (process.log_snr(times), process.marginal(times)[1]))(times)
+        s = np.exp(np.asarray(log_snr, np.float64))
+        rho = -2 * np.diff(np.log(np.asarray(sigma, np.float64)))
         return (rho + np.exp(-rho) * (1 + 0.04 * s[1:]) / (1 + 0.04 * s[:-1]) - 1).sum() / 2, s[[0, -1]]
 
     times = jd.grids.LogSNR()(process, 99, 1.0, 0.01)

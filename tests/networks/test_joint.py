@@ -161,6 +161,7 @@ def test_each_part_is_given_hidden_or_at_the_one_time_of_its_example():
         assert abs(value - p) < 4 * np.sqrt(p * (1 - p) / n), (value, p)
 
 
+@pytest.mark.slow
 def test_nothing_is_paid_for_what_is_given_and_only_a_product_has_parts():
     """Of a pair that all know: both are noised of 1/3 of the examples, the label alone is given of 1/6, and the number
     alone of 1/6, where the cross-entropy is that of the label of a number, times rate and share of the masks, 1."""

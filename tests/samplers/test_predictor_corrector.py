@@ -252,7 +252,7 @@ def test_new_numbers_compile_nothing():
         return [jd.sample(jax.random.key(0), denoiser, (2, 2), sampler, 3) for sampler in samplers]
 
     for k in (0.1, 0.2):
-        run(mixture(jd.VP(k)), [PredictorCorrector(DDIM(k), snr=k), AnnealedLangevin(2, k)])
+        jax.eval_shape(run, mixture(jd.VP(k)), [PredictorCorrector(DDIM(k), snr=k), AnnealedLangevin(2, k)])
 
 
 def test_steps_that_diverge_and_starts_without_a_score_are_refused():
