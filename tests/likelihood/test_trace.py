@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def some_matrix(size=30):
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-@pytest.mark.parametrize("probes", few_names([1, 2, 6], 1, 2))
+@pytest.mark.parametrize("probes", few_names([1, 2, 6], 2))
 def test_unbiased(kind, probes):
     matrix = some_matrix()
     means = estimates(kind(probes), matrix, 20_000).mean(1)
@@ -151,10 +152,8 @@ def test_a_new_number_of_a_trace_compiles_nothing():
 
     denoiser = jd.Denoiser(network, 0.3, jd.VP())
     for scale in (1.0, 2.0):
-        trace = NormalProbes(scale)
-        jax.eval_shape(
-            lambda trace=trace: jd.log_likelihood(jax.random.key(0), denoiser, jnp.ones((2, 3)), trace=trace)
-        )
+        call = functools.partial(jd.log_likelihood, trace=NormalProbes(scale))
+        jax.eval_shape(call, jax.random.key(0), denoiser, jnp.ones((2, 3)))
         counts.append(len(traced))
     assert counts[0] == counts[1] > 0
 

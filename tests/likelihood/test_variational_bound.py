@@ -92,6 +92,7 @@ def test_the_continuous_bound_of_a_gaussian_is_its_entropy(case):
     assert abs(bound.bits_per_dim - truth) < 4 * bound.standard_error
 
 
+@pytest.mark.slow
 def test_more_levels_tend_to_the_continuous_bound():
     """The large variance, for few levels and for many: the closed form, which tends to the integral's."""
     process, n = jd.VP(), 400

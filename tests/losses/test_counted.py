@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few_names
+from conftest import few, few_names
 from tokens import TABLE, K, N, data, entropy, tokens
 
 import jaxdiff as jd
@@ -133,11 +133,12 @@ def test_a_traced_weight_that_is_neither_0_nor_1_gives_nan():
     np.testing.assert_array_equal(np.isnan(loss(SOME * np.array([[1], [0.5], [1], [2]]))), [False, True, False, True])
 
 
+BOUNDS = jd.variational_bound, jd.continuous_bound
 COUNTS = np.array([[1, 1], [1, 0], [0, 1]])  # of the two tokens
 EXPECTED = np.array([entropy(TABLE, [0, 1], []), entropy(TABLE, [0], [1]), entropy(TABLE, [1], [0])])  # nats
 
 
-@pytest.mark.parametrize("bound", [jd.variational_bound, jd.continuous_bound])
+@pytest.mark.parametrize("bound", few({of.__name__: of for of in BOUNDS}, "continuous_bound"))
 def test_the_bound_of_tokens_is_the_entropy_of_those_that_count_given_the_others(bound):
     """By the truth. In T steps that of two tokens is the right Riemann sum of σ H(both)/2 + ..., the limit H itself."""
     n = 3000

@@ -182,6 +182,7 @@ def test_the_bound_is_tight_at_any_number_of_levels():
         assert abs(known.mean() - inner - prior) < 4 * known.std() / np.sqrt(n)
 
 
+@pytest.mark.slow
 def test_everything_else_takes_a_denoiser_with_a_learned_variance():
     denoiser, plain = learned(BEST), jd.exact.Gaussian(VP, [MEAN], [[VARIANCE]])
     x = jnp.linspace(-1.0, 1.0, 8)[:, None]

@@ -76,7 +76,8 @@ def test_hidden_tokens_change_nothing_and_all_others_do(case):
     np.testing.assert_allclose(network(params, x, C_NOISE, cond | longer), out, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", few_names(NETWORKS, "UNet"), indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", few_names(NETWORKS), indirect=True)
 def test_no_tokens_are_those_that_are_all_hidden(case):
     network, params, x, cond = case
     none = cond | {"token_mask": np.zeros((2, 5), bool)}
@@ -138,6 +139,7 @@ def test_dropout_leaves_the_mean_of_a_block_and_each_example_its_own_key():
     assert abs((values == 0).mean() - 0.3) < 4 * np.sqrt(0.21 / values.size)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_network_drop_other_values_and_none_without_keys():
     network, params = built("UNet")
     x, cond, keys = floats(2, 4, 4, 1), conditions(4, 4), jax.random.split(jax.random.key(0), 2)

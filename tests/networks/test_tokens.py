@@ -43,12 +43,12 @@ def test_a_place_is_turned_as_a_complex_number():
 
 def test_a_text_knows_the_order_of_its_tokens_and_no_other_text():
     """The last token is told what the first two are: exchanged, its logits change, unlike those of the other texts."""
-    network, params = built()
+    network, params = built(classes=3, noise=True)
     x = X.copy()
     x[0, :2] = 0, 1
     other = x.copy()
     other[0, :2] = 1, 0
-    one, two = (np.asarray(network(params, x, C_NOISE, None)) for x in (x, other))
+    one, two = (np.asarray(network(params, x, C_NOISE, LABELS)) for x in (x, other))
     assert np.abs(one[0, -1] - two[0, -1]).max() > 1e-3
     np.testing.assert_allclose(one[1:], two[1:], atol=1e-6)
 

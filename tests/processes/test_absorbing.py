@@ -129,7 +129,7 @@ def test_logits_are_read_with_what_is_seen():
     np.testing.assert_array_equal(p[seen], np.eye(K)[STATES[seen]])
 
 
-@schedules
+@pytest.mark.parametrize("process", few(SCHEDULES, "linear"))
 def test_the_loss_is_the_term_of_diffusion(process):
     """Its mean is the integral of the rate times the mean cost, here by a fine midpoint sum over sigma."""
     n, t_min = 20_000, 0.01
@@ -177,7 +177,7 @@ def test_the_bound_in_steps_is_a_riemann_sum(process, steps):
     np.testing.assert_array_equal(found.prior, 0.0)
 
 
-@schedules
+@pytest.mark.parametrize("process", few(SCHEDULES, "linear"))
 def test_the_bound_in_continuous_time_is_the_entropy(process):
     n = 5000
     found = jd.continuous_bound(KEY, tokens(process), data(n), 16, batch_size=n)
@@ -223,6 +223,7 @@ def test_256_categories_of_uint8_have_a_mask_of_their_own():
     assert found.bits_per_dim == pytest.approx(8, abs=6 * found.standard_error), "log2 of 256 even categories"
 
 
+@pytest.mark.slow
 def test_an_event_may_be_a_single_category():
     logits = np.log([0.5, 0.3, 0.2]).astype(np.float32)
     denoiser = jd.Denoiser(uniform_network, logits, jd.Absorbing(3))

@@ -190,7 +190,7 @@ def assert_frequencies(draws, law):
     np.testing.assert_array_less(np.abs(found - law), 4 * np.sqrt(law * (1 - law) / draws.shape[1]) + 1e-6)
 
 
-@pytest.mark.parametrize("kernel", few(KERNELS, "gaussian", "table"))  # the others' samples are enumerated
+@pytest.mark.parametrize("kernel", few(KERNELS, "table"))
 def test_draws_follow_the_laws_of_their_definitions(kernel):
     """Forward, a step back by a denoiser, and one of the reverse rates, each of every x."""
     t, s, m = 0.75, 0.5, 5000

@@ -81,7 +81,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", few(CASES, "VP exact", "VE by Langevin steps"))
+@pytest.mark.parametrize("case", few(CASES, "VE by Langevin steps"))
 def test_its_moments_on_a_gaussian_are_those_of_the_recursion(case):
     process, inner, data_std = case
     n, times = 40_000, np.asarray(jd.grids.Angle()(process, 6))

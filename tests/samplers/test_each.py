@@ -36,6 +36,7 @@ def test_each_by_the_same_is_the_one():
     jax.tree.map(np.testing.assert_array_equal, each, whole)
 
 
+@pytest.mark.slow
 def test_the_model_is_asked_once_a_step():
     asked = []
 

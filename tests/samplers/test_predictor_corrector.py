@@ -169,6 +169,7 @@ def score_network(params, x, c_noise, cond):
     return -mixture(params)(x, params.time_at_log_snr(-2 * jnp.log(sigma))).noise / sigma[:, None]
 
 
+@pytest.mark.slow
 def test_a_noise_conditional_score_network():
     """Its loss is Denoising (Song and Ermon 2019, eq. 5 and 6, λ = σ²) and its sampler AnnealedLangevin (algorithm 1).
 

@@ -125,6 +125,7 @@ def test_what_the_denoiser_takes_is_handed_on_and_batches_are_one_run():
     np.testing.assert_array_equal(one, same)
 
 
+@pytest.mark.slow
 def test_switched_repaints_take_one_condition():
     cond = {"known": np.full((3, 2), 0.5, np.float32), "mask": MASK}
     x = jd.sample(KEY, mixture(jd.VP()), (3, 2), Switch(RePaint(repeats=2), RePaint(repeats=1)), 4, cond)
