@@ -96,6 +96,7 @@ def test_the_exact_noisy_classifier_draws_conditional_samples():
             assert (np.abs(values.mean(0) - truth) < 4 * standard_error).all()
 
 
+@pytest.mark.slow
 def test_the_exact_noisy_classifier_gives_conditional_likelihoods(x64):
     """log p(x | y); the model starts from the prior where p_1 is N(α m, S_1), and the flow to x_1 is affine."""
     process, x, labels = jd.VP(), jnp.asarray(draw_mixture(3, 6)), np.arange(6) % 2

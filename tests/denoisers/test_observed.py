@@ -214,6 +214,7 @@ def test_derivatives_go_through_forward_and_backward(x64):
     np.testing.assert_allclose(jax.jit(jax.vmap(jax.jacrev(one)))(x, y), expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_the_guided_flow_is_the_posteriors(x64):
     """log p(x_0 | y); the flow starts from the prior where p_1 is N(α m, S), and is affine from x_0 to x_1."""
     process, y, x0 = PROCESSES["VP"], np.array([[0.4], [-1.0]]), RNG.normal(size=(2, 2))

@@ -60,7 +60,7 @@ def derivatives(f, x, dx):
     }
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("masked", few({"whole": False, "masked": True}, "masked"))
 def test_values_and_all_derivatives_are_those_of_the_softmax_written_out(x64, monkeypatch, masked):
     monkeypatch.setattr(module, "_WEIGHTS", 2 * 2 * 9 * 7)  # two examples at a time, and a rest
     x, dx, _, mask = draws(3, 9, 7, 2, 4)
