@@ -144,6 +144,7 @@ def test_one_batch_of_conditions_leaves_the_table_whole():
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None], (2, 4, K)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_thousandth_of_a_step_neither_cools_a_vocabulary_nor_shows_too_few():
     """Zipf's law over 50,257 categories: one draw over them and "stays a mask" in float32 shows 0.63 times as many
     tokens, with 5.2 nats in place of their 7.6."""

@@ -83,7 +83,7 @@ def test_a_process_written_plainly_samples(sampler, kind):
     assert (np.abs(x.mean(0) - MEAN) < 4 * error + 0.02).all()
 
 
-@pytest.mark.parametrize("kind", few(BOTH, "Quarter"))
+@pytest.mark.parametrize("kind", few(BOTH))
 def test_a_process_written_plainly_has_likelihoods(kind):
     x = jnp.asarray(MEAN + np.array([[0.0, 0.0], [0.3, -0.6], [-1.0, 0.4]]), jnp.float32)
     found = jd.log_likelihood(jax.random.key(0), gaussian(kind()), x, trace=jd.likelihood.Exact())
