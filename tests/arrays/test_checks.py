@@ -127,12 +127,12 @@ def test_a_time_that_leaves_its_range_under_a_trace_is_nan(compiled):
     curves = jax.vmap(lambda t: jnp.stack(jd.VP().marginal(t)))
     alpha, sigma = (jax.jit(curves) if compiled else curves)(t).T
     inside = np.array([False, True, True, True, False, False])
-    for curve, truth in zip((alpha, sigma), jd.VP().marginal(t[inside])):
+    for curve, truth in zip((alpha, sigma), jax.jit(jd.VP().marginal)(t[inside])):
         np.testing.assert_array_equal(np.isfinite(curve), inside)
         np.testing.assert_allclose(curve[inside], truth, rtol=1e-6)
-    slope = jax.vmap(jax.grad(lambda t: jd.VP().log_snr(t)))(t[2:3])
-    h = 1e-2
-    np.testing.assert_allclose(slope, (jd.VP().log_snr(0.3 + h) - jd.VP().log_snr(0.3 - h)) / (2 * h), rtol=1e-3)
+    log_snr, h = jax.jit(lambda t: jd.VP().log_snr(t)), 1e-2
+    slope = jax.vmap(jax.grad(log_snr))(t[2:3])
+    np.testing.assert_allclose(slope, (log_snr(0.3 + h) - log_snr(0.3 - h)) / (2 * h), rtol=1e-3)
 
 
 def test_steps_the_wrong_way_round_are_nan_under_a_trace():
@@ -157,6 +157,7 @@ def test_messages_are_short_whatever_the_value():
     assert len(said(list(range(10**4)))) == 120
 
 
+@pytest.mark.slow
 def test_checks_do_not_meet_the_librarys_own_steps_where_nothing_is_traced():
     """Under `jax.disable_jit` all values are concrete, and some steps run from s to t > s or raise t a little."""
     denoiser, x = jd.exact.Gaussian(jd.VP(), np.zeros(2), np.eye(2)), np.ones((1, 2), np.float32)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import draw_mixture, mixture
+from conftest import OF_FEW_PROCESSES, draw_mixture, mixture
 from flax import nnx
 
 import jaxdiff as jd
@@ -33,6 +33,7 @@ def target(name, process, t, x0, noise, data_std):
     }[name]
 
 
+@pytest.mark.parametrize("process", OF_FEW_PROCESSES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameterization_gives_the_same_truth(name, process, x64):
     x0, noise = jnp.asarray(draw_mixture(0, 8)), jnp.asarray(draw_mixture(1, 8))

@@ -59,7 +59,7 @@ def test_the_table_has_every_loss():
     assert {*ROWS} == {name for name in jd.losses.__all__ if name[0].isupper()} - others
 
 
-@pytest.mark.parametrize("name", few_names(ROWS, "Denoising", "ScoreMatching", "BridgeMatching"))
+@pytest.mark.parametrize("name", few_names(ROWS, "Denoising"))
 def test_dropout_adds_its_variance_to_every_loss(name):
     """The error of slope m x, E m = 1, is that of slope x and slope² Var m |x|²; the network's x has unit variance."""
     loss, denoiser = ROWS[name]

@@ -214,6 +214,7 @@ def test_derivatives_go_through_forward_and_backward(x64):
     np.testing.assert_allclose(jax.jit(jax.vmap(jax.jacrev(one)))(x, y), expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_the_guided_flow_is_the_posteriors(x64):
     """log p(x_0 | y); the flow starts from the prior where p_1 is N(α m, S), and is affine from x_0 to x_1."""
     process, y, x0 = PROCESSES["VP"], np.array([[0.4], [-1.0]]), RNG.normal(size=(2, 2))
@@ -339,17 +340,18 @@ def test_other_numbers_compile_nothing():
             guidance.Prior(k * np.eye(2)),
         )
         for row in widths:
-            predict(Observed(model, measured_by(k * MATRIX), k, row, k), k * x, k, k * y)
+            jax.eval_shape(predict, Observed(model, measured_by(k * MATRIX), k, row, k), k * x, k, k * y)
         hidden = Observed(model, operators.mask(np.array([True, k > 0.3])), k)
-        jd.sample(jax.random.key(0), hidden, (2, 2), steps=2, cond=k * x)
-        predict(Observed(model, scaled, k), x, k, {"y": k * x, "operator": k * y[:, 0]})
+        jax.eval_shape(lambda: jd.sample(jax.random.key(0), hidden, (2, 2), steps=2, cond=k * x))
+        jax.eval_shape(predict, Observed(model, scaled, k), x, k, {"y": k * x, "operator": k * y[:, 0]})
         return len(asked)
 
     x, y, scaled = np.ones((2, 2), np.float32), np.ones((2, 1), np.float32), lambda x0, a: a * x0
     assert call(0.5) == call(0.25) > 0
 
 
-@pytest.mark.parametrize("name", ["Moment", pytest.param("Prior", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("name", ["Moment", "Prior"])
 def test_the_truth_is_ranked_uniformly_among_samples_of_its_posterior(name):
     """χ² of 2,000 ranks in 20 cells, whose 99.99 % quantile is 51; under Point, samples are too narrow."""
     truths, others = 2_000, 19

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names
 from scipy import integrate
 from scipy.stats import norm
 
@@ -30,7 +31,7 @@ def test_dequantize_and_quantize():
     np.testing.assert_array_equal(tail, x[9:])
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("levels", few_names([2, 17, 256], 256))
 def test_bits_against_quadrature(levels):
     """E_u log p(x) of a standard normal over each level's cell, by quadrature; for 256 levels it holds the +7 bits."""
     d, n = 3, 400

@@ -31,6 +31,7 @@ def test_mixture_from_mixture(x64):
     np.testing.assert_allclose(got.log_prob, mixture(jd.Flow()).log_prob(x), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_flow_of_a_bridge(x64):
     """Two Gaussian Schrödinger bridges in one, N(±2 - 0.1, 1) to N(±2 + 0.1, 1), in halves."""
     sigma = 0.7

@@ -1,10 +1,11 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few_names, within
+from conftest import few, few_names, within
 from tables import TRACES
 
 import jaxdiff as jd
@@ -30,14 +31,14 @@ def some_matrix(size=30):
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-@pytest.mark.parametrize("probes", few_names([1, 2, 6], 1, 2))
+@pytest.mark.parametrize("probes", few_names([1, 2, 6], 2))
 def test_unbiased(kind, probes):
     matrix = some_matrix()
     means = estimates(kind(probes), matrix, 20_000).mean(1)
     assert abs(means.mean() - np.trace(matrix)) < 4 * means.std() / np.sqrt(len(means))
 
 
-@pytest.mark.parametrize("kind", RANDOM)
+@pytest.mark.parametrize("kind", few({kind.__name__: kind for kind in RANDOM}, "XTrace"))
 def test_the_spread_of_the_probes_is_their_error(kind):
     """Where few of many directions are spent on the basis: XTrace's estimates share theirs."""
     rng = np.random.default_rng(1)
@@ -66,6 +67,7 @@ def test_a_multiple_of_the_identity_is_never_estimated(kind, k):
     np.testing.assert_allclose(found, 20 * k, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_basis_pays_where_few_directions_differ():
     """2 I but on three of 100 dimensions: for the same 49 products, a tenth of the error of signs and less."""
     basis = np.linalg.qr(np.random.default_rng(2).standard_normal((100, 3)))[0]
@@ -150,7 +152,8 @@ def test_a_new_number_of_a_trace_compiles_nothing():
 
     denoiser = jd.Denoiser(network, 0.3, jd.VP())
     for scale in (1.0, 2.0):
-        jd.log_likelihood(jax.random.key(0), denoiser, jnp.ones((2, 3)), trace=NormalProbes(scale))
+        call = functools.partial(jd.log_likelihood, trace=NormalProbes(scale))
+        jax.eval_shape(call, jax.random.key(0), denoiser, jnp.ones((2, 3)))
         counts.append(len(traced))
     assert counts[0] == counts[1] > 0
 

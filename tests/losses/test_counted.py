@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few, few_names
 from tokens import TABLE, K, N, data, entropy, tokens
 
 import jaxdiff as jd
@@ -132,11 +133,12 @@ def test_a_traced_weight_that_is_neither_0_nor_1_gives_nan():
     np.testing.assert_array_equal(np.isnan(loss(SOME * np.array([[1], [0.5], [1], [2]]))), [False, True, False, True])
 
 
+BOUNDS = jd.variational_bound, jd.continuous_bound
 COUNTS = np.array([[1, 1], [1, 0], [0, 1]])  # of the two tokens
 EXPECTED = np.array([entropy(TABLE, [0, 1], []), entropy(TABLE, [0], [1]), entropy(TABLE, [1], [0])])  # nats
 
 
-@pytest.mark.parametrize("bound", [jd.variational_bound, jd.continuous_bound])
+@pytest.mark.parametrize("bound", few({of.__name__: of for of in BOUNDS}, "continuous_bound"))
 def test_the_bound_of_tokens_is_the_entropy_of_those_that_count_given_the_others(bound):
     """By the truth. In T steps that of two tokens is the right Riemann sum of σ H(both)/2 + ..., the limit H itself."""
     n = 3000
@@ -186,6 +188,7 @@ def test_a_product_counts_part_by_part():
         Denoising()(Split(), KEY, tree, weight=half)
 
 
+@pytest.mark.slow
 def test_the_bound_of_numbers_that_are_inpainted_is_that_of_the_conditional():
     """For (x, y) Gaussian and y given: the mutual information log(1 + v S)/2 with v = Var[x | y] (Guo et al. 2005)."""
     process, n, t_min = jd.Flow(), 4000, 0.05
@@ -230,7 +233,7 @@ def by_place(params, x, c_noise, cond):
     return params["w"] * x
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", few_names([1, 2], 2))
 def test_training_learns_what_counts_of_a_batch(accumulate, tmp_path):
     model = jd.Denoiser(by_place, {"w": np.zeros(3, np.float32)}, jd.Flow(), "velocity")
     batches = jd.data.batches({"x": np.tile(X, (2, 1)), "weight": np.tile([0, 1, 0], (8, 1))}, 8, seed=0)

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import OF_THREE_PROCESSES, PROCESSES, few
 from scipy import integrate, stats
 from tables import TIMES
 
@@ -21,6 +22,7 @@ def _constant(params, x, c_noise, cond):
     return params
 
 
+@pytest.mark.parametrize("process", OF_THREE_PROCESSES)
 @pytest.mark.parametrize("name", ["data", "noise", "score", "v", "velocity", "edm"])
 def test_simple_is_the_error_of_the_output(name, process, x64):
     """With x_0 = 0 the target is b ε: the loss is the mean of |out - b ε|² over the draws it made itself."""
@@ -34,6 +36,7 @@ def test_simple_is_the_error_of_the_output(name, process, x64):
     np.testing.assert_allclose(got, jnp.mean((out - b * noise) ** 2, 1), rtol=1e-9)
 
 
+@pytest.mark.parametrize("process", OF_THREE_PROCESSES)
 def test_weightings_are_the_papers(process, x64):
     """Each weight on the errors of x_0 or ε that the papers state, read off a denoiser with a known error of x_0."""
     t, n, e = 0.4003, 4, 0.3
@@ -90,10 +93,8 @@ def test_times_follow_their_density(name, process):
 
 def test_times_stay_below_one():
     """(n - 1 + u)/n rounds to 1 in float32 for a large n; the shift that does it is found by trying."""
-    n = 2**16
-    for seed in range(200):
-        t, _ = times.Stratified()(jax.random.key(seed), jd.Flow(), n)
-        assert t.max() < 1
+    largest = jax.jit(lambda seed: times.Stratified()(jax.random.key(seed), jd.Flow(), 2**16)[0].max())
+    assert all(largest(seed) < 1 for seed in range(200))
 
 
 def test_stratified_times_are_one_in_each_part():
@@ -101,6 +102,7 @@ def test_stratified_times_are_one_in_each_part():
     np.testing.assert_array_equal(np.floor(np.asarray(t) * 50), np.arange(50))
 
 
+@pytest.mark.parametrize("process", few(PROCESSES, "VP", "from_betas"))
 def test_importance_leaves_the_likelihood_integral_unchanged(process, x64):
     """∫ h cot φ dφ = E[h cot φ dφ/dt factor] for a smooth h, to the error of a stratified sum of 4,000 terms."""
     t, factor = times.Importance(0.01)(jax.random.key(2), process, 4000)
@@ -111,6 +113,7 @@ def test_importance_leaves_the_likelihood_integral_unchanged(process, x64):
     np.testing.assert_allclose(np.mean(h(np.asarray(angle)) * slope * factor), truth, rtol=2e-3)
 
 
+@pytest.mark.parametrize("process", few(PROCESSES, "VP", "EDM"))
 def test_likelihood_weighting_integrates_to_the_mutual_information(process, x64):
     """For x_0 ~ N(0, s²) the best loss, -∫ SNR' mmse / 2, is log((1 + s² SNR_0)/(1 + s² SNR_1))/2 (Guo et al. 2005)."""
     s, n, t_min = 0.8, 40_000, 0.01
@@ -139,9 +142,8 @@ def test_the_exact_denoiser_is_the_minimum():
         phi = jd.VP().angle(t)[:, None]
         return params * (jnp.cos(phi) * predicted.noise - jnp.sin(phi) * predicted.data)
 
-    values = [
-        float(loss(jd.Denoiser(scaled, k, jd.VP(), "v"), jax.random.key(4), data).mean()) for k in (0.9, 1.0, 1.1)
-    ]
+    mean = jax.jit(lambda k: loss(jd.Denoiser(scaled, k, jd.VP(), "v"), jax.random.key(4), data).mean())
+    values = [float(mean(k)) for k in (0.9, 1.0, 1.1)]
     assert values[1] < values[0]
     assert values[1] < values[2]
 
@@ -175,7 +177,8 @@ def test_integer_data_and_a_nan_are_refused():
 @pytest.mark.parametrize("law", [times.Stratified(0.0), times.Importance(0.1)], ids=["Stratified", "Importance"])
 def test_every_place_in_a_batch_has_times_of_the_whole_law(law):
     """Or classes that stand in a fixed order would each be trained on times of their own."""
-    drawn = jax.vmap(lambda key: draw_times(law, key, jd.VP(), 4)[0])(jax.random.split(jax.random.key(0), 1000))
-    whole = jax.vmap(lambda key: law(key, jd.VP(), 4)[0])(jax.random.split(jax.random.key(1), 1000)).ravel()
+    draw = lambda of, seed: jax.jit(jax.vmap(of))(jax.random.split(jax.random.key(seed), 1000))
+    drawn = draw(lambda key: draw_times(law, key, jd.VP(), 4)[0], 0)
+    whole = draw(lambda key: law(key, jd.VP(), 4)[0], 1).ravel()
     for place in range(4):
         assert stats.ks_2samp(np.asarray(drawn[:, place]), np.asarray(whole)).pvalue > 1e-3

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import shaped
 from flax import nnx
 from pairs import MEANS, PROCESS, STD, WEIGHTS, data, joint
 
 import jaxdiff as jd
 from jaxdiff.losses import Denoising, times
-from jaxdiff.networks import Cast, Categories, Joint, Network, Numbers, Patches, initialize
+from jaxdiff.networks import Cast, Categories, Joint, Numbers, Patches, initialize
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -97,18 +98,11 @@ def test_remat_changes_no_number(model):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
 
 
-@functools.cache
-def abstract():
-    """The network, with parameters that have shapes alone."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: small(nnx.Rngs(0))))
-    return Network(graphdef), nnx.to_pure_dict(state)
-
-
 PARTS = {"image": jd.VP(), "row": jd.Flow(), "text": jd.Absorbing(5), "label": jd.Absorbing(10)}
 
 
 def test_it_is_the_network_of_a_denoiser_of_a_product_with_parts_given():
-    network, params = abstract()
+    network, params = shaped(small)
     shape = {"row": (3, 3), "text": (3, 4)}
     each = jd.samplers.Each({"row": jd.samplers.DDIM(), "text": jd.samplers.Ancestral()})
 
@@ -126,8 +120,7 @@ def test_it_is_the_network_of_a_denoiser_of_a_product_with_parts_given():
 @pytest.mark.parametrize("names", [tuple(ENDS), ("text", "label")], ids=["numbers", "tokens alone"])
 def test_in_bfloat16_what_comes_out_has_the_dtype_of_the_numbers_in_x(names):
     parts = lambda tree: {name: tree[name] for name in names}
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: small(nnx.Rngs(0), parts(ENDS))))
-    network, params, seen = Network(graphdef), nnx.to_pure_dict(state), []
+    (network, params), seen = shaped(lambda rngs: small(rngs, parts(ENDS))), []
     watched = lambda params, x, *inputs: seen.extend([*jax.tree.leaves((params, x))]) or network(params, x, *inputs)
     out = jax.eval_shape(Cast(watched, jnp.bfloat16), params, parts(X), parts(LEVELS), None)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(out)} == {"float32" if "row" in names else "bfloat16"}
@@ -147,7 +140,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("given", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_none_of_its_parts_is_refused_by_name(given, error, message):
-    network, params = abstract()
+    network, params = shaped(small)
     with pytest.raises(error, match=message):
         jax.eval_shape(network, params, *({"x": X, "c_noise": LEVELS} | given).values(), None)
 
@@ -168,6 +161,7 @@ def test_each_part_is_given_hidden_or_at_the_one_time_of_its_example():
         assert abs(value - p) < 4 * np.sqrt(p * (1 - p) / n), (value, p)
 
 
+@pytest.mark.slow
 def test_nothing_is_paid_for_what_is_given_and_only_a_product_has_parts():
     """Of a pair that all know: both are noised of 1/3 of the examples, the label alone is given of 1/6, and the number
     alone of 1/6, where the cross-entropy is that of the label of a number, times rate and share of the masks, 1."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import few_names, shaped
 from scipy.special import expit
 
 import jaxdiff as jd
@@ -42,26 +43,27 @@ def test_a_place_is_turned_as_a_complex_number():
 
 def test_a_text_knows_the_order_of_its_tokens_and_no_other_text():
     """The last token is told what the first two are: exchanged, its logits change, unlike those of the other texts."""
-    network, params = built()
+    network, params = built(classes=3, noise=True)
     x = X.copy()
     x[0, :2] = 0, 1
     other = x.copy()
     other[0, :2] = 1, 0
-    one, two = (np.asarray(network(params, x, C_NOISE, None)) for x in (x, other))
+    one, two = (np.asarray(network(params, x, C_NOISE, LABELS)) for x in (x, other))
     assert np.abs(one[0, -1] - two[0, -1]).max() > 1e-3
     np.testing.assert_allclose(one[1:], two[1:], atol=1e-6)
 
 
-def test_the_noise_level_and_a_label_are_read_where_they_are_told():
-    of = lambda options, c_noise, label: built(**options)[0](built(**options)[1], X, c_noise, label)
-    differs = lambda options, *inputs: (
-        np.abs(of(options, C_NOISE, LABELS) - of(options, *inputs)).max(axis=(1, 2)) > 1e-4
-    )
-    told, untold = {"classes": 3}, {"classes": 3, "noise": False}
-    assert differs(told, -C_NOISE, LABELS).all()
-    assert not differs(untold, -C_NOISE, LABELS).any()
-    for options in (told, untold):
-        np.testing.assert_array_equal(differs(options, C_NOISE, np.array([0, 1, 3])), [False, False, True])
+@pytest.mark.parametrize("noise", few_names([True, False], True))
+def test_the_noise_level_and_a_label_are_read_where_they_are_told(noise):
+    network, params = built(classes=3, noise=noise)
+    out = network(params, X, C_NOISE, LABELS)
+    differs = lambda *inputs: np.abs(out - network(params, X, *inputs)).max(axis=(1, 2)) > 1e-4
+    np.testing.assert_array_equal(differs(-C_NOISE, LABELS), noise)
+    np.testing.assert_array_equal(differs(C_NOISE, np.array([0, 1, 3])), [False, False, True])
+
+
+@pytest.mark.slow
+def test_a_network_that_is_told_nothing_reads_its_tokens_alone():
     bare, params = built(noise=False)
     np.testing.assert_array_equal(bare(params, X, C_NOISE, None), bare(params, X, -C_NOISE, None))
 
@@ -70,18 +72,18 @@ def test_the_noise_level_and_a_label_are_read_where_they_are_told():
 def test_a_large_vocabulary_comes_as_a_head_of_one_table_or_two(tied):
     """All probabilities are equal at the start; the table has no row of the mask's; bfloat16 leaves float32 logits."""
     network, params = initialize(jax.random.key(0), functools.partial(small, categories=1025, tied=tied))
-    head = network(params, X, C_NOISE, None)
+    head = jax.jit(network)(params, X, C_NOISE, None)
     assert isinstance(head, jd.Head)
     np.testing.assert_array_equal(head.logits(), np.zeros((*X.shape, 1025)))
     written = params["read"]["rows"]["embedding"][:1025] if tied else params["write"]["rows"]["embedding"]
     np.testing.assert_array_equal(head.table, written)
-    half = Cast(network, jnp.bfloat16)(params, X, C_NOISE, None)
+    half = jax.eval_shape(Cast(network, jnp.bfloat16), params, X, C_NOISE, None)
     assert (half.table.dtype, half.dtype) == (jnp.bfloat16, jnp.float32)
 
 
 def test_a_small_vocabulary_comes_in_float32_of_a_network_in_bfloat16():
-    network, params = initialize(jax.random.key(0), small)
-    assert Cast(network, jnp.bfloat16)(params, X, C_NOISE, None).dtype == jnp.float32
+    network, params = shaped(small)
+    assert jax.eval_shape(Cast(network, jnp.bfloat16), params, X, C_NOISE, None).dtype == jnp.float32
 
 
 @pytest.mark.slow

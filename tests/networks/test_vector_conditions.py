@@ -81,6 +81,7 @@ def test_guidance_away_from_no_vector_is_refused(denoiser):
         jd.guidance.ClassifierFree(denoiser, 2.0).check_cond(np.zeros((3, 2), np.float32))
 
 
+@pytest.mark.slow
 def test_samples_and_likelihoods_are_those_of_their_own_vectors(denoiser):
     """Examples in another order are the same in that order."""
     keys, order = jax.random.split(jax.random.key(0), 3), np.array([2, 0, 1])

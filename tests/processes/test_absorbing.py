@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few
+from conftest import few, few_names
 from tokens import MASK, SCHEDULES, TABLE, K, N, Squared, conditionals, data, entropy, network, tokens
 
 import jaxdiff as jd
@@ -102,7 +102,7 @@ def test_the_cost_of_a_step_is_its_divergence(process):
     """KL between the two laws of x_s over all K + 1 values of a token, summed; the error is its limit over the rate."""
     x = STATES[(STATES == MASK).any(1)]
     x0 = np.where(x == MASK, np.arange(N) % K, x)
-    prediction = tokens(process)(x, 0.7)
+    prediction, cost = jax.jit(lambda model: model(x, 0.7))(tokens(process)), jax.jit(process.kl)
     p = np.exp(conditionals(x))  # [b, N, K], by the table
     truth = process.perturb(example_keys(KEY, len(x)), jnp.asarray(x0), jnp.ones(len(x)))[1]
     for t, s in ((0.7, 0.4), (0.7, 0.0), (1.0, 0.5), (0.7, 0.7)):
@@ -115,7 +115,7 @@ def test_the_cost_of_a_step_is_its_divergence(process):
                 right = np.append(shown * np.eye(K)[x0[at]], 1 - shown)
                 there = right > 0
                 expected[at] = np.sum(right[there] * np.log(right[there] / ours[there]))
-        np.testing.assert_allclose(process.kl(prediction, truth, x, t, s), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(cost(prediction, truth, x, t, s), expected, rtol=1e-4, atol=1e-6)
     expected = np.where(x == MASK, -np.log(np.take_along_axis(p, x0[..., None], -1)[..., 0]), 0.0)
     np.testing.assert_allclose(process.error(prediction, truth, x, 0.7), expected, rtol=1e-4, atol=1e-6)
 
@@ -129,7 +129,7 @@ def test_logits_are_read_with_what_is_seen():
     np.testing.assert_array_equal(p[seen], np.eye(K)[STATES[seen]])
 
 
-@schedules
+@pytest.mark.parametrize("process", few(SCHEDULES, "linear"))
 def test_the_loss_is_the_term_of_diffusion(process):
     """Its mean is the integral of the rate times the mean cost, here by a fine midpoint sum over sigma."""
     n, t_min = 20_000, 0.01
@@ -164,7 +164,7 @@ def test_ancestral_samples_follow_their_enumerated_law(process):
 
 
 @schedules
-@pytest.mark.parametrize("steps", [4, 32])
+@pytest.mark.parametrize("steps", few_names([4, 32], 4))
 def test_the_bound_in_steps_is_a_riemann_sum(process, steps):
     n = 20_000
     sigmas = 1 - np.asarray(process.alpha(jnp.arange(steps + 1) / steps), np.float64)
@@ -177,7 +177,7 @@ def test_the_bound_in_steps_is_a_riemann_sum(process, steps):
     np.testing.assert_array_equal(found.prior, 0.0)
 
 
-@schedules
+@pytest.mark.parametrize("process", few(SCHEDULES, "linear"))
 def test_the_bound_in_continuous_time_is_the_entropy(process):
     n = 5000
     found = jd.continuous_bound(KEY, tokens(process), data(n), 16, batch_size=n)
@@ -191,13 +191,20 @@ def test_the_bound_in_continuous_time_is_the_entropy(process):
 def test_curves_follow_from_alpha(process):
     t = np.linspace(0.0, 1.0, 21)
     alpha = (1 - t) ** (2 if isinstance(process, Squared) else 1)
-    np.testing.assert_allclose(process.sigma(t), 1 - alpha, rtol=1e-5, atol=1e-7)
+
+    @jax.jit
+    def curves(process, t, log_share):
+        there_and_back = process.time_at_log_share(log_share), process.time_at_log_snr(process.log_snr(t))
+        return process.sigma(t), process.rate(t), *there_and_back, process.angle(t), process.c_noise(t)
+
+    sigma, rate, of_share, of_log_snr, angle, c_noise = curves(process, t, np.log(1 - alpha[1:]))
+    np.testing.assert_allclose(sigma, 1 - alpha, rtol=1e-5, atol=1e-7)
     slope = 2 * (1 - t) if isinstance(process, Squared) else np.ones_like(t)
-    np.testing.assert_allclose(process.rate(t)[1:], (slope / np.maximum(1 - alpha, 1e-9))[1:], rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(process.time_at_log_share(np.log(1 - alpha[1:])), t[1:], rtol=2e-4)
-    np.testing.assert_allclose(process.time_at_log_snr(process.log_snr(t)), t, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(process.angle(t), np.arctan2(1 - alpha, alpha), rtol=1e-5, atol=1e-6)
-    assert np.isfinite(process.c_noise(t)).all()
+    np.testing.assert_allclose(rate[1:], (slope / np.maximum(1 - alpha, 1e-9))[1:], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(of_share, t[1:], rtol=2e-4)
+    np.testing.assert_allclose(of_log_snr, t, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(angle, np.arctan2(1 - alpha, alpha), rtol=1e-5, atol=1e-6)
+    assert np.isfinite(c_noise).all()
     process.check_curves()
 
 
@@ -216,6 +223,7 @@ def test_256_categories_of_uint8_have_a_mask_of_their_own():
     assert found.bits_per_dim == pytest.approx(8, abs=6 * found.standard_error), "log2 of 256 even categories"
 
 
+@pytest.mark.slow
 def test_an_event_may_be_a_single_category():
     logits = np.log([0.5, 0.3, 0.2]).astype(np.float32)
     denoiser = jd.Denoiser(uniform_network, logits, jd.Absorbing(3))
@@ -260,7 +268,7 @@ def test_gradients_of_a_loss_are_finite(weighting):
     """What is seen has evidence -inf, which no gradient may meet; with NaNs looked for where they arise."""
     with jax.debug_nans(True):
         mean = lambda denoiser: Denoising(weighting)(denoiser, KEY, data(64)).mean()
-        gradient = jax.grad(mean)(tokens()).params
+        gradient = jax.jit(jax.grad(mean))(tokens()).params
         assert np.isfinite(gradient).all()
         assert np.abs(gradient).max() > 0
 
@@ -269,8 +277,9 @@ def test_gradients_are_those_of_finite_differences():
     """To the logits of one token, of a loss with x_t held: softmax minus truth, by hand."""
     process, logits = jd.Absorbing(3), np.array([0.3, -0.2, 0.5], np.float32)
     x0 = np.full(4000, 1)
-    loss = lambda params: Denoising(times=times.Fixed(0.5))(jd.Denoiser(uniform_network, params, process), KEY, x0)
-    gradient = jax.grad(lambda params: loss(params).mean())(logits)
+    model = lambda params: jd.Denoiser(uniform_network, params, process)
+    loss = jax.jit(lambda params: Denoising(times=times.Fixed(0.5))(model(params), KEY, x0))
+    gradient = jax.jit(jax.grad(lambda params: loss(params).mean()))(logits)
     p = np.exp(logits) / np.exp(logits).sum()
     share = np.mean(np.asarray(loss(logits)) > 0)  # of masks
     np.testing.assert_allclose(gradient, share * (p - np.eye(3)[1]), rtol=1e-3)

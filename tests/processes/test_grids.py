@@ -1,13 +1,15 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import PROCESSES, few, few_names
 from tables import GRIDS
 
 import jaxdiff as jd
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
-@pytest.mark.parametrize("steps", [1, 2, 17])
+@pytest.mark.parametrize("steps", few_names([1, 2, 17], 1, 17))
+@pytest.mark.parametrize("process", few(PROCESSES, "VP", "VE", "Flow", "from_betas"))
 def test_times_decrease_from_the_start(grid, steps, process):
     times = np.asarray(grid(process, steps))
     assert times.shape == (steps,)

@@ -77,13 +77,6 @@ KERNELS = {
     "table": Kernel(jd.from_transitions(STEPS), stepped),
 }
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-other_than_masks = pytest.mark.parametrize(  # of masks tests/processes/test_absorbing.py enumerates the same
-    "kernel",
-    [
-        pytest.param(kernel, id=name, marks=[pytest.mark.slow] if name == "absorbing" else [])
-        for name, kernel in KERNELS.items()
-    ],
-)
 continuous = pytest.mark.parametrize("kernel", [k for k in KERNELS.values() if k.rates], ids=list(KERNELS)[:3])
 VALUES = np.array(list(itertools.product(range(K), repeat=N)))
 
@@ -197,7 +190,7 @@ def assert_frequencies(draws, law):
     np.testing.assert_array_less(np.abs(found - law), 4 * np.sqrt(law * (1 - law) / draws.shape[1]) + 1e-6)
 
 
-@other_than_masks
+@pytest.mark.parametrize("kernel", few(KERNELS, "table"))
 def test_draws_follow_the_laws_of_their_definitions(kernel):
     """Forward, a step back by a denoiser, and one of the reverse rates, each of every x."""
     t, s, m = 0.75, 0.5, 5000
@@ -398,11 +391,16 @@ def test_data_that_a_table_cannot_noise_to_x_have_probability_0_under_every_para
     for head in (False, True):
         out = jnp.log(jnp.broadcast_to(p, (1, 3, K)))
         out = jd.Head(out, jnp.eye(K)) if head else out
-        found = process.read("data", out, x, jnp.full(1, 0.5), None).probabilities()[0]
+        found = jax.jit(lambda out: process.read("data", out, x, jnp.full(1, 0.5), None).probabilities()[0])(out)
         np.testing.assert_allclose(found, [[1, 0, 0], [1 / 3, 2 / 3, 0], [0, 2 / 9, 7 / 9]], rtol=1e-5)
-    x = jnp.broadcast_to(jnp.array([[0], [1]]), (2, m))
-    prediction = process.read("data", jnp.log(jnp.broadcast_to(p, (2, m, K))), x, jnp.full(2, 1.0), None)
-    drawn = process.reverse(example_keys(KEY, 2), prediction, x, 1.0, 0.5)
+    x = np.broadcast_to(np.array([[0], [1]]), (2, m))
+
+    @jax.jit
+    def step(x):
+        prediction = process.read("data", jnp.log(jnp.broadcast_to(p, (2, m, K))), x, jnp.full(2, 1.0), None)
+        return process.reverse(example_keys(KEY, 2), prediction, x, 1.0, 0.5)
+
+    drawn = step(x)
     np.testing.assert_array_equal(drawn[0], 0)
     # x_0 is 0 with probability 1/3, which has risen by now with probability 1/2; 1 has stayed
     assert_frequencies(drawn[1:], np.array([[1 / 6, 5 / 6, 0.0]]))

@@ -79,10 +79,10 @@ def test_the_mean_of_the_loss_knows_only_the_ends():
     t = jnp.linspace(0.0, 1.0, 4 * 64 + 1)  # Simpson's rule, its panels within the parts of the schedule
     n = 20_000
     x0 = jax.random.normal(jax.random.key(0), (n, 1))
-    loss = jax.jit(LOSS)
+    loss, weights = jax.jit(LOSS), jax.jit(lambda denoiser: LOSS.weighting(denoiser, t))
     for logits in (np.zeros(5), WAVY):
         denoiser = gaussian(logits)
-        weight = LOSS.weighting(denoiser, t)  # on the error of v, of variance 1 here at every t
+        weight = weights(denoiser)  # on the error of v, of variance 1 here at every t
         np.testing.assert_allclose(integrate.simpson(weight, x=t), truth, rtol=1e-5)
         values = np.asarray(loss(denoiser, jax.random.key(1), x0))
         assert abs(values.mean() - truth) < 4 * values.std() / np.sqrt(n)

@@ -73,8 +73,8 @@ SAMPLERS = [
 ]
 
 
-@KINDS
-@pytest.mark.parametrize("sampler", few({type(s).__name__: s for s in SAMPLERS}, "Ancestral", "ProbabilityFlow"))
+@pytest.mark.parametrize("kind", few(BOTH, "Quarter"))
+@pytest.mark.parametrize("sampler", few({type(s).__name__: s for s in SAMPLERS}, "Ancestral"))
 def test_a_process_written_plainly_samples(sampler, kind):
     """cos(π/2) is below 0 in float32, and its logarithm NaN."""
     x = jd.sample(jax.random.key(0), gaussian(kind()), (64, 2), sampler, 20)
@@ -83,7 +83,7 @@ def test_a_process_written_plainly_samples(sampler, kind):
     assert (np.abs(x.mean(0) - MEAN) < 4 * error + 0.02).all()
 
 
-@pytest.mark.parametrize("kind", few(BOTH, "Quarter"))
+@pytest.mark.parametrize("kind", few(BOTH))
 def test_a_process_written_plainly_has_likelihoods(kind):
     x = jnp.asarray(MEAN + np.array([[0.0, 0.0], [0.3, -0.6], [-1.0, 0.4]]), jnp.float32)
     found = jd.log_likelihood(jax.random.key(0), gaussian(kind()), x, trace=jd.likelihood.Exact())
@@ -191,11 +191,12 @@ def test_derivatives_of_a_process_written_plainly_are_finite_at_both_ends(kind):
         process = kind(turn)
         return jnp.stack([*process.marginal(t), jnp.where(t == 0, 0.0, process.log_snr(t))])
 
-    np.testing.assert_array_equal(jax.jacrev(values)(0.5, 0.0), 0)
-    np.testing.assert_array_equal(jax.jacfwd(values)(0.5, 0.0), 0)
+    backward, forward = jax.jit(jax.jacrev(values)), jax.jit(jax.jacfwd(values))
+    np.testing.assert_array_equal(backward(0.5, 0.0), 0)
+    np.testing.assert_array_equal(forward(0.5, 0.0), 0)
     angle = np.pi / 4
     expected = np.pi / 2 * np.array([-np.sin(angle), np.cos(angle), -2 / np.sin(angle) / np.cos(angle)])
-    np.testing.assert_allclose(jax.jacrev(values)(0.5, 1.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(backward(0.5, 1.0), expected, rtol=1e-5)
 
 
 def own(**methods):

@@ -61,16 +61,23 @@ def test_a_grid_takes_equal_steps_in_the_mean_of_its_parts(grid):
 
 def test_rates_add_and_every_inverse_inverts():
     t = np.linspace(0.01, 0.99, 15)
-    np.testing.assert_allclose(PROCESS.rate(t), np.asarray(jd.VP().rate(t)) + 1 / t, rtol=1e-4)
-    slope = jax.jit(jax.vmap(jax.grad(PROCESS.log_share)))(t)
-    np.testing.assert_allclose(PROCESS.rate(t), slope, rtol=1e-3)
-    for name in ("angle", "log_snr", "log_share"):
-        there = jax.jit(getattr(PROCESS, f"time_at_{name}"))(getattr(PROCESS, name)(t))
+    names = ("angle", "log_snr", "log_share")
+
+    @jax.jit
+    def curves(t):
+        rates = PROCESS.rate(t), jd.VP().rate(t), jax.vmap(jax.grad(PROCESS.log_share))(t)
+        return *rates, [getattr(PROCESS, f"time_at_{name}")(getattr(PROCESS, name)(t)) for name in names]
+
+    rate, of_numbers, slope, there_and_back = curves(t)
+    np.testing.assert_allclose(rate, of_numbers + 1 / t, rtol=1e-4)
+    np.testing.assert_allclose(rate, slope, rtol=1e-3)
+    for name, there in zip(names, there_and_back):
         np.testing.assert_allclose(there, t, rtol=1e-4, atol=1e-5, err_msg=name)
     tree = {"number": jnp.array([0.5]), "label": jnp.array([0.1])}
     np.testing.assert_allclose(PROCESS.rate(tree), np.asarray(jd.VP().rate(0.5)) + 10, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ancestral_samples_of_a_pair_have_its_moments():
     n = 3000
     shape = {"number": (n, 2), "label": (n,)}
@@ -224,17 +231,18 @@ def test_every_draw_of_times_gives_one_mean():
 
 
 def test_clocks_are_drawn_independently():
-    seen = []
+    pairs = data(5000)
 
-    def watch(params, x, c_noise, cond):
-        seen.append(c_noise)
-        return heads(params, x, c_noise, cond)
+    @jax.jit
+    def told(law):
+        """The noise levels that the network is told."""
+        seen = []
+        watch = lambda params, x, c_noise, cond: seen.append(c_noise) or heads(params, x, c_noise, cond)
+        Denoising(times=law)(jd.Denoiser(watch, np.float32(0), FLOW), KEY, pairs)
+        return seen[0]
 
     clocks = {"number": times.Uniform(), "label": times.Uniform()}
-    pairs = data(5000)
-    for law in (clocks, times.Uniform()):
-        Denoising(times=law)(jd.Denoiser(watch, np.float32(0), FLOW), KEY, pairs)
-    apart, together = (np.corrcoef(c["number"], c["label"])[0, 1] for c in seen)
+    apart, together = (np.corrcoef(c["number"], c["label"])[0, 1] for c in map(told, (clocks, times.Uniform())))
     assert abs(apart) < 4 / math.sqrt(5000)
     assert together > 0.99
 

@@ -81,7 +81,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", few(CASES, "VP exact", "VE by Langevin steps"))
+@pytest.mark.parametrize("case", few(CASES, "VE by Langevin steps"))
 def test_its_moments_on_a_gaussian_are_those_of_the_recursion(case):
     process, inner, data_std = case
     n, times = 40_000, np.asarray(jd.grids.Angle()(process, 6))
@@ -92,7 +92,7 @@ def test_its_moments_on_a_gaussian_are_those_of_the_recursion(case):
     assert_moments(x, *recursion(process, times, 3, langevin, data_std))
 
 
-@pytest.mark.parametrize("inner", [LinearDraw(), LangevinDraw(150, 0.4)], ids=["solved", "Langevin"])
+@pytest.mark.parametrize("inner", few({"solved": LinearDraw(), "Langevin": LangevinDraw(150, 0.4)}, "solved"))
 def test_a_draw_has_the_law_of_the_posterior(inner):
     """Of many Langevin steps the stationary law, whose covariance is P⁻¹ (1 - δ P/4)⁻¹ where P⁻¹ is the posterior's."""
     n, r = 40_000, 0.6
@@ -108,6 +108,7 @@ def test_a_draw_has_the_law_of_the_posterior(inner):
     assert_moments(x, mean, np.linalg.inv(precision @ (EYE - step / 4 * precision)))
 
 
+@pytest.mark.slow
 def test_phases_that_were_not_measured_are_found():
     """Magnitudes of the spectrum of a picture of 4 x 4, with Gaussian data: the squares fit far better than before."""
     at = np.stack(np.meshgrid(*[np.arange(4)] * 2), -1).reshape(-1, 2)

@@ -29,12 +29,14 @@ def test_a_part_that_is_masked_again_has_the_law_of_the_pair_and_keeps_what_was_
     np.testing.assert_array_equal(x["label"][seen < 3], seen[seen < 3])
 
 
+@pytest.mark.slow
 def test_each_by_the_same_is_the_one():
     """Keys, steps and answers are those of the sampler of the whole product."""
     whole, each = draw(Ancestral()), draw(Each({"number": Ancestral(), "label": Ancestral()}))
     jax.tree.map(np.testing.assert_array_equal, each, whole)
 
 
+@pytest.mark.slow
 def test_the_model_is_asked_once_a_step():
     asked = []
 

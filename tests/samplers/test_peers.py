@@ -30,6 +30,7 @@ def by_peer(scheduler):
     return np.array(path), (scheduler.timesteps.numpy() + 1) / 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "sampler", "steps"),
     [

@@ -73,6 +73,7 @@ def test_without_corrections_it_is_its_predictor(predictor):
     assert PredictorCorrector(predictor).grid == predictor.grid
 
 
+@pytest.mark.slow
 def test_an_adaptive_predictor_goes_from_level_to_level():
     """Of a Gaussian the probability flow keeps (x_t - α M)/√(α² C + σ²), and is corrected at each of the levels."""
     process, grid = jd.VP(), np.array([0.9, 0.6, 0.3])
@@ -149,6 +150,7 @@ def test_corrections_settle_close_to_the_noised_data():
     check_moments(x[:, 1], alpha, sigma**2 / (1 - r**2))
 
 
+@pytest.mark.slow
 def test_the_last_step_takes_the_last_levels_noise_away():
     """Data on a line: across it annealed Langevin leaves σ_L²/(1 - ε/4), and the denoiser's answer nothing."""
     process, epsilon, n = jd.VE(0.1, 5.0), 0.4, 20_000
@@ -167,6 +169,7 @@ def score_network(params, x, c_noise, cond):
     return -mixture(params)(x, params.time_at_log_snr(-2 * jnp.log(sigma))).noise / sigma[:, None]
 
 
+@pytest.mark.slow
 def test_a_noise_conditional_score_network():
     """Its loss is Denoising (Song and Ermon 2019, eq. 5 and 6, λ = σ²) and its sampler AnnealedLangevin (algorithm 1).
 
@@ -197,6 +200,7 @@ def test_a_noise_conditional_score_network():
             assert stats.pearsonr(noise[:, i], before[:, i]).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_annealed_langevin_draws_the_mixture():
     """Mean and covariance within 4 standard errors: 300 levels a few steps each, from the prior."""
     n, process = 4000, jd.VE(0.02, 20.0)
@@ -207,6 +211,7 @@ def test_annealed_langevin_draws_the_mixture():
     assert (np.abs(products.mean(0) - covariance) < 4 * products.std(0) / math.sqrt(n)).all()
 
 
+@pytest.mark.slow
 def test_corrections_improve_a_coarse_predictor():
     """By the mean log-density of the samples under the mixture: 20 steps of Euler-Maruyama spread too wide."""
     denoiser, n = mixture(jd.VP()), 20_000
@@ -248,7 +253,7 @@ def test_new_numbers_compile_nothing():
         return [jd.sample(jax.random.key(0), denoiser, (2, 2), sampler, 3) for sampler in samplers]
 
     for k in (0.1, 0.2):
-        run(mixture(jd.VP(k)), [PredictorCorrector(DDIM(k), snr=k), AnnealedLangevin(2, k)])
+        jax.eval_shape(run, mixture(jd.VP(k)), [PredictorCorrector(DDIM(k), snr=k), AnnealedLangevin(2, k)])
 
 
 def test_steps_that_diverge_and_starts_without_a_score_are_refused():

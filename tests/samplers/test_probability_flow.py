@@ -55,6 +55,7 @@ def test_every_solver_ends_where_the_gaussians_flow_does(solver, x64):
     np.testing.assert_allclose(got.log_prob, truth, atol=100 * tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [

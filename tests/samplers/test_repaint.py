@@ -96,6 +96,7 @@ def test_the_figures_of_its_module_are_those_of_the_recursion(row):
     np.testing.assert_allclose([m[1], c[1, 1]], figures, atol=5.1e-4)
 
 
+@pytest.mark.slow
 def test_without_repeats_or_anything_known_it_is_its_sampler():
     sampler = Switch(PredictorCorrector(), Heun(1.0))
     cond = {"known": np.full((3, 2), np.nan, np.float32), "mask": False}
@@ -124,6 +125,7 @@ def test_what_the_denoiser_takes_is_handed_on_and_batches_are_one_run():
     np.testing.assert_array_equal(one, same)
 
 
+@pytest.mark.slow
 def test_switched_repaints_take_one_condition():
     cond = {"known": np.full((3, 2), 0.5, np.float32), "mask": MASK}
     x = jd.sample(KEY, mixture(jd.VP()), (3, 2), Switch(RePaint(repeats=2), RePaint(repeats=1)), 4, cond)

@@ -7,6 +7,7 @@ import jax
 import letters
 import numpy as np
 import pytest
+from conftest import few_names
 from tables import TOKEN_SAMPLERS
 
 import jaxdiff as jd
@@ -144,7 +145,7 @@ INDEPENDENT = {
 
 
 @MANY
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[slow] * (i > 2)) for i, name in enumerate(INDEPENDENT)])
+@pytest.mark.parametrize("name", few_names(INDEPENDENT, "remask 0.5", "TauLeaping corrected"))
 def test_samples_follow_their_enumerated_law(name, n):
     sampler, law = INDEPENDENT[name]
     assert np.abs(table(law) - TABLE).max() > 0.01, "few steps are not the data"
@@ -162,7 +163,7 @@ UNMASK = {
 
 
 @MANY
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[slow] * (i > 1)) for i, name in enumerate(UNMASK)])
+@pytest.mark.parametrize("name", few_names(UNMASK, "confidence"))
 def test_unmasking_follows_its_order_exactly(name, n):
     """Any number a step: one a step is the law itself in every order, all at once is the product of the marginals."""
     order, block = UNMASK[name]
