@@ -37,6 +37,11 @@ def test_flips_mirror_about_half_of_a_batch_and_nothing_else():
         assert 16 < mirrored.sum() < 48 if flip else same.all()
 
 
+def test_loading_draws_no_weights(moons, monkeypatch):
+    monkeypatch.setattr(jd.networks, "initialize", lambda *_: pytest.fail("weights were drawn"))
+    assert np.isfinite(runs.load(moons).denoiser(np.zeros((1, 2), np.float32), 0.5).data).all()
+
+
 def test_what_a_run_cannot_use_is_refused_before_anything_is_written(moons, tmp_path):
     shutil.copytree(moons, tmp_path, dirs_exist_ok=True)
     run, config = runs.load(tmp_path), runs.read_config(tmp_path)

@@ -191,6 +191,19 @@ def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[
         >>> params["out"]["kernel"].shape
         (4, 2)
     """
+    traced = _traced(key, make)
+    graphdef, state = traced.lower().compile()(key)
+    return Network(graphdef), nnx.to_pure_dict(state)
+
+
+def shapes(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Network, dict]:
+    """`initialize` without drawing the parameters: each is a `jax.ShapeDtypeStruct`."""
+    graphdef, state = _traced(key, make).out_info
+    return Network(graphdef), nnx.to_pure_dict(state)
+
+
+def _traced(key, make):
+    """The function from a key to the module's definition and its parameters, traced and not yet compiled."""
     check_key(key)
     check_function("make", make, "a function of nnx.Rngs that builds a module, such as lambda rngs: MLP(2, rngs=rngs)")
 
@@ -202,5 +215,4 @@ def initialize(key: jax.Array, make: Callable[[nnx.Rngs], nnx.Module]) -> tuple[
     once = {"xla_backend_optimization_level": 0}  # it runs once, so that compiling takes all the time
     traced = jax.jit(split, compiler_options=once).trace(key)
     check_room("the parameters", sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(traced.out_info)))
-    graphdef, state = traced.lower().compile()(key)
-    return Network(graphdef), nnx.to_pure_dict(state)
+    return traced

@@ -76,7 +76,14 @@ def build(config: Config, known: Known) -> Any:
         >>> denoiser.process, denoiser.data_std
         (EDM(sigma_min=0.002, sigma_max=80.0, rho=7.0), 0.5)
     """
-    from jaxdiff.networks import Cast, initialize
+    from jaxdiff.networks import initialize
+
+    return _denoiser(config, known, initialize)
+
+
+def _denoiser(config, known, weights) -> Any:
+    """The denoiser of a config, with a network and parameters by `weights(key, make)`, as `initialize` gives them."""
+    from jaxdiff.networks import Cast
 
     check_instance("config", config, Config, "a Config, such as jaxdiff.runs.load(folder).config")
     config = known.completed(config)
@@ -100,7 +107,7 @@ def build(config: Config, known: Known) -> Any:
         what = {"classes": "labels", "vector": "columns as its condition"}[lost[0]]
         raise ValueError(f"network = {written} takes no {what}; give one that does")
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    network, params = initialize(key, lambda rngs: known.network(recipe, asked, rngs))
+    network, params = weights(key, lambda rngs: known.network(recipe, asked, rngs))
     if config.dtype != "float32":
         network = Cast(network, jnp.dtype(config.dtype))
     denoiser = jd.Denoiser(
@@ -133,10 +140,12 @@ def load(folder: str | os.PathLike) -> Run:
         >>> run.known == known, run.config.network == config.network
         (True, True)
     """
+    from jaxdiff.networks.functional import shapes
+
     folder = check_path("folder", folder)
     config = read_config(folder)
     known = read_known(folder) if (folder / "data.json").exists() else _learn_again(config, folder)
-    denoiser = build(config, known)
+    denoiser = _denoiser(config, known, shapes)
     if (weights := folder / WEIGHTS).exists():
         params = jd.pretrained.read_params(weights, denoiser.params)
     else:
