@@ -1,5 +1,7 @@
+import ast
 import atexit
 import dataclasses
+import functools
 import gc
 import importlib.metadata
 import itertools
@@ -67,6 +69,7 @@ def few_names(table, *quick):
 # For long tests.
 OF_FEW_PROCESSES = few(PROCESSES, "VP", "VE", "EDM", "Cosine", "Flow")
 OF_THREE_PROCESSES = few(PROCESSES, "VP", "EDM", "Flow")
+THREE_PROCESSES = {name: PROCESSES[name] for name in ("VP", "EDM", "Flow")}
 
 
 @pytest.fixture(params=PROCESSES.values(), ids=PROCESSES.keys())
@@ -96,9 +99,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """Modules and tests stay for good: the collector need not go through them again and again."""
+    """Modules and tests stay for good: the garbage collector leaves them out, and runs less often."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)
 
 
 TORN_DOWN = itertools.count(1)
@@ -117,6 +121,16 @@ def pytest_runtest_teardown():
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
+
+
+def taken(code):
+    """What code takes from the library, each `jd.…` that it names."""
+    for node in ast.walk(ast.parse(code)):
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts, node = [node.attr, *parts], node.value
+        if parts and isinstance(node, ast.Name) and node.id == "jd":
+            yield functools.reduce(getattr, parts, jd)
 
 
 def an_h100():

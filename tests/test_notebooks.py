@@ -3,8 +3,6 @@
 After a change of the text: jupytext --to ipynb --update notebooks/*.py && jupyter execute --inplace notebooks/*.ipynb
 """
 
-import ast
-import functools
 import gc
 import re
 import tomllib
@@ -13,11 +11,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from conftest import taken
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-
-import jaxdiff as jd
 
 # The library runs in the kernel; what warns in this process is Jupyter's machinery.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -72,21 +69,10 @@ def test_notebook_runs(text, tmp_path, monkeypatch):
     run(text, tmp_path, monkeypatch)
 
 
-def names(tree):
-    """The names of the library that code has, each as its parts."""
-    for node in ast.walk(tree):
-        parts = []
-        while isinstance(node, ast.Attribute):
-            parts, node = [node.attr, *parts], node.value
-        if parts and isinstance(node, ast.Name) and node.id == "jd":
-            yield parts
-
-
 def test_what_a_notebook_takes_from_the_library_is_there(notebook):
     """Else it could not run; whether it does, `make test-slow` shows."""
     code = "\n".join(cell.source for cell in code_cells(notebook)).replace("%pip", "pass  #")
-    for parts in names(ast.parse(code)):
-        assert functools.reduce(getattr, parts, jd) is not None
+    assert None not in taken(code)
 
 
 def test_notebook_and_text_are_in_sync(notebook, text):

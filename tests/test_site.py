@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 
 import pytest
+from conftest import taken
 from test_docstrings import PACKAGES
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,12 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
         exec(compile(code, f"{page}, block {number}", "exec"), module.__dict__)
     for name in [name for name in vars(module) if name.startswith("test_")]:  # those of the skeletons
         getattr(module, name)()
+
+
+@pytest.mark.parametrize("page", sorted(LONG))
+def test_what_a_long_page_takes_from_the_library_is_there(page):
+    """Else it could not run; whether it does, `make test-slow` shows."""
+    assert None not in [value for code in blocks(page) for value in taken(code)]
 
 
 def nav_pages(entries):

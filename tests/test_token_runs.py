@@ -118,7 +118,7 @@ def test_samples_are_lines_and_what_is_given_of_one_stays(text, monkeypatch, cap
         assert words in err
 
 
-@pytest.mark.parametrize("process", few_names(["absorbing", HEAT], HEAT))
+@pytest.mark.parametrize("process", few_names(["absorbing", HEAT], "absorbing"))
 def test_bits_and_perplexity_of_random_characters_are_those_of_their_entropy(text, process):
     """With the exact denoiser in the network's place: log2 of the letters a character, that times characters a word."""
     run, _ = text

@@ -2,13 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import COVARIANCES, MEANS, WEIGHTS, draw_mixture, few, mixture, within
+from conftest import COVARIANCES, MEANS, THREE_PROCESSES, WEIGHTS, draw_mixture, few, mixture, within
 from scipy import integrate
 from scipy.stats import multivariate_normal, norm
 
 import jaxdiff as jd
 
-THREE = pytest.mark.parametrize("process", few({"VP": jd.VP(), "EDM": jd.EDM(), "Flow": jd.Flow()}, "VP"))
+THREE = pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP"))
 
 
 def test_log_prob_is_scipys(process, x64):

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import COVARIANCES, MEANS, draw_mixture, few, few_names, mixture, within
+from conftest import COVARIANCES, MEANS, THREE_PROCESSES, draw_mixture, few, few_names, mixture, within
 from scipy.stats import multivariate_normal, norm
 from tables import GUIDANCE
 
@@ -12,7 +12,7 @@ from jaxdiff.denoisers.guidance import Auto, Classifier, ClassifierFree, Classif
 from jaxdiff.denoisers.guidance import TweedieClassifier as Tweedie
 
 predict = jax.jit(lambda denoiser, x, t, cond=None: denoiser(x, t, cond))
-THREE = pytest.mark.parametrize("process", few({"VP": jd.VP(), "EDM": jd.EDM(), "Flow": jd.Flow()}, "VP"))
+THREE = pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP"))
 
 
 def log_posterior(model, x, t, cond):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few, mixture
+from conftest import THREE_PROCESSES, few, mixture
 
 import jaxdiff as jd
 from jaxdiff.denoisers.guidance import Auto, ClassifierFree, ClassifierFreePP, Interval
@@ -119,7 +119,7 @@ def posterior(values):
     return MEAN + gain @ (np.array([*values.values()]) - rows @ MEAN), COVARIANCE - gain @ rows @ COVARIANCE
 
 
-@pytest.mark.parametrize("process", few({"VP": jd.VP(), "EDM": jd.EDM(), "Flow": jd.Flow()}, "VP"))
+@pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP"))
 def test_the_parts_of_a_gaussian_are_guided_to_its_tempered_posterior(process, x64):
     """p(x) p(b | x)^2.5 p(a | x, b)^1.5 of noised x: a product of powers of Gaussians, which is one."""
     values = {"b": 1.2, "a": -0.4}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few, mixture
+from conftest import THREE_PROCESSES, few, mixture
 from tables import GUIDANCE, KINDS, LOSSES, given, kinds
 
 import jaxdiff as jd
@@ -48,7 +48,7 @@ def test_a_step_is_that_of_algorithm_1(variance, x64):
     np.testing.assert_allclose(mean, mu + scale * sigma[variance] * (X @ w)[:, None] * w, rtol=1e-6)
 
 
-@pytest.mark.parametrize("process", few({"VP": jd.VP(), "EDM": jd.EDM(), "Flow": jd.Flow()}, "VP", "EDM"))
+@pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP", "EDM"))
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_it_is_the_step_under_classifier_to_first_order(process, share, x64):
     """Of the length h of a step, both move by h and differ by h²: by a quarter as much in half a step."""

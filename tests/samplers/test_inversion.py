@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import draw_mixture, few, mixture, within
+from conftest import THREE_PROCESSES, draw_mixture, few, mixture, within
 from tables import SAMPLERS
 
 import jaxdiff as jd
 from jaxdiff.samplers import DDIM, Heun, invert
 
-PROCESSES = pytest.mark.parametrize("process", few({"VP": jd.VP(), "EDM": jd.EDM(), "Flow": jd.Flow()}, "VP"))
+PROCESSES = pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP"))
 T_MIN = 0.01
 
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PROCESSES, draw_mixture, few, mixture, mixture_moments
+from conftest import PROCESSES, THREE_PROCESSES, draw_mixture, few, mixture, mixture_moments
 from scipy.integrate import quad
 
 import jaxdiff as jd
@@ -189,7 +189,7 @@ def test_every_stochastic_step_has_its_moments(process):
         check_moments(x, np.array([mean]), np.array([[variance]]))
 
 
-@pytest.mark.parametrize("process", few({"VP": jd.VP(), "EDM": jd.EDM(), "Flow": jd.Flow()}, "VP"))
+@pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP"))
 def test_every_deterministic_step_has_its_moments(process, x64):
     """DDIM and Heun by their recursion; DPM-Solver++ 2M by its own of two steps' answers, in x_0 and x."""
     times = np.asarray(jd.grids.LogSNR()(process, 10, 0.9), np.float64)

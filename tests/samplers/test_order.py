@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PROCESSES, few, mixture
+from conftest import PROCESSES, THREE_PROCESSES, few, mixture
 from tables import SAMPLERS
 
 import jaxdiff as jd
@@ -48,7 +48,7 @@ HELD_BELOW = {"DPMSolverPP of order 1", "UniPC", "UniPC of order 3"}  # by tests
 FIVE = {name: PROCESSES[name] for name in ("VP", "VE", "EDM", "Cosine", "Flow")}
 
 
-@pytest.mark.parametrize("process", few(FIVE, "VP", "Flow"))
+@pytest.mark.parametrize("process", few(FIVE, "VP"))
 def test_samplers_have_the_orders_of_their_rows(process, x64):
     """Orders 1 and 2 from pure noise at t = 1 (α = 0 among them) on equal steps in log-SNR.
 
@@ -66,7 +66,7 @@ def test_samplers_have_the_orders_of_their_rows(process, x64):
             assert abs(observed_order(denoiser, row.sampler, start, end, grid, steps) - row.order) < 0.1, name
 
 
-@pytest.mark.parametrize("process", few({"VP": jd.VP(), "EDM": jd.EDM(), "Flow": jd.Flow()}, "VP"))
+@pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP"))
 def test_orders_of_unipc(process, x64):
     """UniPC-p is of order p + 1 (Zhao et al. 2023, theorem 3.1). For p = 2 its first step, UniPC-1, leaves O(h³) once,
     which is no more than the rest; for p = 3 that step must be short, as with 3M. From t = 0.8, where the data is felt.

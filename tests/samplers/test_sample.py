@@ -50,7 +50,7 @@ def test_samplers_look_back_exactly_if_a_step_changes_their_state():
         assert sampler.looks_back == bool(changed), name
 
 
-LONG = {"DAPS", "RePaint", "AnnealedLangevin"}
+LONG = {"DAPS", "RePaint", "AnnealedLangevin", "ProbabilityFlow"}
 LIKE_OTHERS = {
     "EulerMaruyama",
     "DDIM",

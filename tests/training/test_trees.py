@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import few_names
 
 import jaxdiff as jd
 from jaxdiff.training import Diverged, train
@@ -61,7 +60,7 @@ def go(folder, kind="product", batches=None, steps=100, **settings):
     return train(KEY, folder, denoiser, loss, batches, steps=steps, **settings, **every)
 
 
-@pytest.mark.parametrize("kind", few_names(KINDS, "product"))
+@pytest.mark.parametrize("kind", [pytest.param("tokens", marks=pytest.mark.slow), "product"])
 def test_tokens_and_products_are_learned_and_a_resumed_run_is_the_same_to_the_bit(tmp_path, kind):
     """The best distribution of tokens that are drawn alike is their shares; half of 64 are masked in a step, and some
     twenty steps are averaged over, so that the standard error of a share is sqrt(1/4 / 640) = 0.02."""
