@@ -8,6 +8,7 @@ import itertools
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 # Tests compile far more than they compute: without XLA's optimisations and fusion emitters the suite takes half the
@@ -35,6 +36,9 @@ from jax._src.interpreters import pxla
 
 import jaxdiff as jd
 from jaxdiff.denoisers import BridgeLike, TwoEnded
+
+# A shell ignores Ctrl-C for what it starts in the background; some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROCESSES = {
     "VP": jd.VP(),
