@@ -61,10 +61,10 @@ class Trace(abc.ABC):
         ...         return jax.random.normal(key, (4, size), dtype)
         ...     def estimates(self, product, vectors):
         ...         return jax.vmap(lambda e: jnp.vdot(e, product(e)))(vectors)
-        >>> trace = Normal()
-        >>> vectors = trace.vectors(jax.random.key(0), 2, jnp.float32)
-        >>> trace.estimates(lambda v: 2 * v, vectors).shape  # then `jd.log_likelihood(..., trace=trace)`
-        (4,)
+        >>> denoiser = jd.exact.Gaussian(jd.VP(), [2.0], [[0.25]])
+        >>> found = jd.log_likelihood(jax.random.key(0), denoiser, jnp.array([[2.0]]), trace=Normal())
+        >>> bool(found.standard_error[0] > 0)
+        True
     """
 
     random = True
