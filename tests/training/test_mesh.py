@@ -43,8 +43,8 @@ def test_a_step_on_eight_devices(tmp_path):
 
 
 @pytest.mark.slow
-def test_steps_on_eight_devices_slow(tmp_path):
-    """Of a UNet, on every mesh, under a teacher and of trees; of one run, for it compiles for most of a minute."""
+def test_networks_teachers_and_trees_on_eight_devices(tmp_path):
+    """A U-Net, every mesh, a loss with a teacher, tokens and products: in one process, which compiles for a minute."""
     found = found_on_eight_devices(tmp_path, "of_a_unet", "numbers", "distilled", "trees")
     numbers = found["numbers"]
     for shape in ("data", "both"):
