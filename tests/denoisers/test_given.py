@@ -29,6 +29,8 @@ def test_a_part_given_is_the_conditional_model_and_none_the_marginal_one(t):
     predict = jax.jit(lambda model, t, y: model(X, t, y))
     near(predict(GIVEN, t, None), predict(mixture(), t, None))
     near(predict(GIVEN, t, LABELS), predict(mixture(), t, LABELS))
+    near(GIVEN(X, t, LABELS), predict(mixture(), t, LABELS))
+    near(GIVEN(X, t), predict(mixture(), t, None))
 
 
 def test_guidance_is_that_of_the_mixture():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PROCESSES, THREE_PROCESSES, draw_mixture, few, mixture, within
+from conftest import PROCESSES, draw_mixture, few, mixture, within
 from scipy.stats import norm
 
 import jaxdiff as jd
@@ -20,7 +20,7 @@ def model_log_prob(denoiser, x, t_min, tolerance=1e-12):
     return denoiser.log_prob(x, t_min) + prior - denoiser.log_prob(x_1, 1.0)
 
 
-@pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP"))
+@pytest.mark.parametrize("process", few(PROCESSES, "VP"))
 def test_exact_divergence_reaches_the_closed_form(process, x64):
     x = jnp.asarray(draw_mixture(0, 6))
     denoiser = mixture(process)

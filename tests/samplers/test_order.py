@@ -45,10 +45,7 @@ def graded(process, n, t_start):
 HELD_BELOW = {"DPMSolverPP of order 1", "UniPC", "UniPC of order 3"}  # by tests of their own
 
 
-FIVE = {name: PROCESSES[name] for name in ("VP", "VE", "EDM", "Cosine", "Flow")}
-
-
-@pytest.mark.parametrize("process", few(FIVE, "VP"))
+@pytest.mark.parametrize("process", few(PROCESSES, "VP"))
 def test_samplers_have_the_orders_of_their_rows(process, x64):
     """Orders 1 and 2 from pure noise at t = 1 (α = 0 among them) on equal steps in log-SNR.
 

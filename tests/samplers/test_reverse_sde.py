@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import PROCESSES, THREE_PROCESSES, few, mixture
+from conftest import PROCESSES, few, mixture
 
 import jaxdiff as jd
 from jaxdiff.samplers import DDIM, ReverseSDE
@@ -27,7 +27,7 @@ class Given(diffrax.AbstractPath):
         return diffrax.SpaceTimeLevyArea(dt=t1 - t0, W=self.w, H=self.h) if use_levy else self.w
 
 
-@pytest.mark.parametrize("process", few(THREE_PROCESSES, "VP"))
+@pytest.mark.parametrize("process", few(PROCESSES, "VP"))
 def test_euler_without_noise_is_ddim(process, x64):
     """From t = 1 (α = 0 among them) to clean data."""
     start = process.prior_std * jax.random.normal(jax.random.key(0), (3, 2))
