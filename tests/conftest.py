@@ -143,14 +143,6 @@ def an_h100():
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
 
 
-def shaped(make):
-    """The network of a module, with parameters that have shapes alone."""
-    from flax import nnx
-
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    return jd.networks.Network(graphdef), nnx.to_pure_dict(state)
-
-
 def mixture(process):
     return jd.exact.Mixture(process, WEIGHTS, MEANS, COVARIANCES)
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import few, shaped
+from conftest import few
 
 import jaxdiff as jd
 from jaxdiff.networks import Cast, DiT, initialize
 from jaxdiff.networks.dit import DiTBlock, JointBlock, cut, together
+from jaxdiff.networks.functional import shapes
 
 RNG = np.random.default_rng(0)
 floats = lambda *shape: RNG.standard_normal(shape).astype(np.float32)
@@ -58,7 +59,7 @@ def stream(w, norm, attention, out, feed_forward, norms=()):
 
 
 def run(make, params, *inputs):
-    network, structure = shaped(make)
+    network, structure = shapes(jax.random.key(0), make)
     assert jax.tree.structure(structure) == jax.tree.structure(params)
     return jax.jit(network)(params, *inputs)
 
@@ -147,7 +148,7 @@ def test_it_begins_at_zero_and_all_of_it_learns_after_two_updates(case):
 
 
 def test_every_size_that_patches_divide_is_taken_and_of_others_the_nearest_is_named():
-    network, params = shaped(functools.partial(small, patch=4))
+    network, params = shapes(jax.random.key(0), functools.partial(small, patch=4))
     for shape in ((1, 4, 4, 1), (2, 12, 8, 1)):
         assert jax.eval_shape(network, params, jnp.ones(shape), 0.0).shape == shape
     message = "images of 30 x 3 cannot be cut into patches of 4 x 4; the nearest sizes are 28 or 32 by 4"

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import shaped
 from flax import nnx
 from pairs import MEANS, PROCESS, STD, WEIGHTS, data, joint
 
 import jaxdiff as jd
 from jaxdiff.losses import Denoising, times
 from jaxdiff.networks import Cast, Categories, Joint, Numbers, Patches, initialize
+from jaxdiff.networks.functional import shapes
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -102,7 +102,7 @@ PARTS = {"image": jd.VP(), "row": jd.Flow(), "text": jd.Absorbing(5), "label": j
 
 
 def test_it_is_the_network_of_a_denoiser_of_a_product_with_parts_given():
-    network, params = shaped(small)
+    network, params = shapes(KEY, small)
     shape = {"row": (3, 3), "text": (3, 4)}
     each = jd.samplers.Each({"row": jd.samplers.DDIM(), "text": jd.samplers.Ancestral()})
 
@@ -120,7 +120,7 @@ def test_it_is_the_network_of_a_denoiser_of_a_product_with_parts_given():
 @pytest.mark.parametrize("names", [tuple(ENDS), ("text", "label")], ids=["numbers", "tokens alone"])
 def test_in_bfloat16_what_comes_out_has_the_dtype_of_the_numbers_in_x(names):
     parts = lambda tree: {name: tree[name] for name in names}
-    (network, params), seen = shaped(lambda rngs: small(rngs, parts(ENDS))), []
+    (network, params), seen = shapes(KEY, lambda rngs: small(rngs, parts(ENDS))), []
     watched = lambda params, x, *inputs: seen.extend([*jax.tree.leaves((params, x))]) or network(params, x, *inputs)
     out = jax.eval_shape(Cast(watched, jnp.bfloat16), params, parts(X), parts(LEVELS), None)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(out)} == {"float32" if "row" in names else "bfloat16"}
@@ -140,7 +140,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("given", "error", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_none_of_its_parts_is_refused_by_name(given, error, message):
-    network, params = shaped(small)
+    network, params = shapes(KEY, small)
     with pytest.raises(error, match=message):
         jax.eval_shape(network, params, *({"x": X, "c_noise": LEVELS} | given).values(), None)
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import few_names, shaped
+from conftest import few_names
 from scipy.special import expit
 
 import jaxdiff as jd
 from jaxdiff.networks import MLP, Cast, Tokens, Transformer, UNet, initialize
+from jaxdiff.networks.functional import shapes
 from jaxdiff.networks.positions import rotated
 from jaxdiff.networks.tokens import logistic_logits
 
@@ -82,7 +83,7 @@ def test_a_large_vocabulary_comes_as_a_head_of_one_table_or_two(tied):
 
 
 def test_a_small_vocabulary_comes_in_float32_of_a_network_in_bfloat16():
-    network, params = shaped(small)
+    network, params = shapes(jax.random.key(0), small)
     assert jax.eval_shape(Cast(network, jnp.bfloat16), params, X, C_NOISE, None).dtype == jnp.float32
 
 

@@ -6,11 +6,12 @@ import jax.ad_checkpoint
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import an_h100, shaped
+from conftest import an_h100
 from flax import nnx
 
 from jaxdiff.networks import UNet, initialize
 from jaxdiff.networks.blocks import Attention, Conv, ResidualBlock, double, halve
+from jaxdiff.networks.functional import shapes
 from jaxdiff.networks.normalization import GroupNorm
 
 
@@ -96,13 +97,13 @@ def test_the_way_up_reads_the_level_below_and_the_skip():
 
 
 def test_one_network_takes_images_of_every_size():
-    network, params = shaped(two_levels((1,)))
+    network, params = shapes(jax.random.key(0), two_levels((1,)))
     for shape in [(1, 2, 2, 1), (2, 6, 10, 1)]:
         assert jax.eval_shape(network, params, jnp.ones(shape), 0.0).shape == shape
 
 
 def test_sizes_that_cannot_be_halved_are_refused():
-    network, params = shaped(lambda rngs: UNet(1, channels=(4, 4, 4), blocks=1, rngs=rngs))
+    network, params = shapes(jax.random.key(0), lambda rngs: UNet(1, channels=(4, 4, 4), blocks=1, rngs=rngs))
     with pytest.raises(
         ValueError, match="images of 8 x 6 cannot be halved 2 times for 3 levels; pad them to multiples of 4"
     ):
@@ -127,7 +128,7 @@ def test_structures_that_cannot_be_are_refused(options, message):
 
 
 def test_outputs_are_blocks_of_channels():
-    network, params = shaped(lambda rngs: UNet(3, (8,), 1, outputs=2, rngs=rngs))
+    network, params = shapes(jax.random.key(0), lambda rngs: UNet(3, (8,), 1, outputs=2, rngs=rngs))
     out = jax.eval_shape(network, params, jnp.zeros((2, 4, 4, 3)), jnp.zeros(2))
     assert out.shape == (2, 4, 4, 6)
 
@@ -157,7 +158,7 @@ def test_rematerialisation_keeps_less_and_changes_no_gradient(capsys):
 def test_on_a_gpu_every_layer_is_one_product_and_every_norm_three_sums():
     """A norm: two sums over pixels and one over channels. Halving is a sum, a shortcut of two parts is two products."""
     make = lambda rngs: UNet(1, (8, 16), 1, (1,), 2, rngs=rngs)
-    module, (network, params) = nnx.eval_shape(lambda: make(nnx.Rngs(0))), shaped(make)
+    module, (network, params) = nnx.eval_shape(lambda: make(nnx.Rngs(0))), shapes(jax.random.key(0), make)
     x, c_noise = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)
     with an_h100():
         text = jax.jit(network).trace(params, x, c_noise).lower(lowering_platforms=("cuda",)).as_text()
