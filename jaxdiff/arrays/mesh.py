@@ -161,6 +161,17 @@ def fetched(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
+def free(tree: Any) -> Any:
+    """`tree` with the arrays that a mesh keeps on JAX's default device as arrays that may move, as all new ones may.
+
+    Results lie where their arguments are kept. As arguments they would compile each function once more, for
+    arguments that are kept there.
+    """
+    home = jnp.zeros(()).devices()
+    kept = lambda leaf: isinstance(leaf, jax.Array) and leaf.committed and leaf.devices() == home
+    return jax.tree.map(lambda leaf: jnp.asarray(np.array(leaf)) if kept(leaf) else leaf, tree)
+
+
 def writes(mesh: Mesh | None) -> bool:
     """Whether this is the process that reads and writes files for all processes of `mesh`."""
     return mesh is None or not mesh.is_multi_process or jax.process_index() == 0

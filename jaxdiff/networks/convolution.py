@@ -23,20 +23,26 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.networks.platforms import platform_dependent
+
 _PIXELS = 4096
 
 
 def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[batch, *sides, channels_in] and [3, ..., channels_in, channels] -> [batch, *sides, channels], 1 to 3 sides."""
-    by_xla = functools.partial(_by_xla, stride=1, padding=(1, 1))
-    return jax.lax.platform_dependent(x, kernel, cpu=_by_product, default=by_xla)
+    return platform_dependent(x, kernel, cpu=_by_product, default=_by_xla)
 
 
 def halving_convolution(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
     """The same over two axes with stride 2, and `padding` rows and columns of zeros before and behind."""
-    by_patches = lambda x, kernel: _by_patches(x, kernel, padding)
-    by_xla = functools.partial(_by_xla, stride=2, padding=padding)
-    return jax.lax.platform_dependent(x, kernel, cpu=by_patches, default=by_xla)
+    by_patches, by_xla = _halving(padding)
+    return platform_dependent(x, kernel, cpu=by_patches, default=by_xla)
+
+
+@functools.cache
+def _halving(padding):
+    by_patches = jax.checkpoint(functools.partial(_by_patches, padding=padding))
+    return by_patches, functools.partial(_by_xla, stride=2, padding=padding)
 
 
 def pointwise(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
@@ -48,7 +54,7 @@ def pointwise(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, (part @ rows for part, rows in zip(parts, jnp.split(kernel, ends[:-1]))))
 
 
-def _by_xla(x, kernel, stride, padding):
+def _by_xla(x, kernel, stride=1, padding=(1, 1)):
     axes = x.ndim - 2
     sides = "DHW"[-axes:]
     dimensions = (f"N{sides}C", f"{sides}IO", f"N{sides}C")
@@ -80,7 +86,6 @@ def _at(x, axis: int, padding: tuple[int, int]) -> list[tuple[int, int]]:
     return [padding if i == axis % x.ndim else (0, 0) for i in range(x.ndim)]
 
 
-@functools.partial(jax.checkpoint, static_argnums=2)
 def _by_patches(x, kernel, padding):
     padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     height, width = ((size + sum(padding) - 3) // 2 + 1 for size in x.shape[1:3])

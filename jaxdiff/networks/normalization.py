@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxdiff.arrays.dtypes import working
+from jaxdiff.networks.platforms import platform_dependent
 
 
 class GroupNorm(nnx.GroupNorm):
@@ -50,9 +51,13 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, eps
     scale, bias: [channels], or [batch, channels]. Moments are computed in float32 or wider, the result has the dtype of
     x.
     """
-    on_cpu = functools.partial(_centred, groups=groups, epsilon=epsilon)
-    elsewhere = functools.partial(_in_two_passes, groups=groups, epsilon=epsilon)
-    return jax.lax.platform_dependent(x, scale, bias, cpu=on_cpu, default=elsewhere)
+    on_cpu, elsewhere = _forms(groups, epsilon)
+    return platform_dependent(x, scale, bias, cpu=on_cpu, default=elsewhere)
+
+
+@functools.cache
+def _forms(groups, epsilon):
+    return tuple(functools.partial(form, groups=groups, epsilon=epsilon) for form in (_centred, _in_two_passes))
 
 
 def _in_two_passes(x, scale, bias, groups, epsilon):

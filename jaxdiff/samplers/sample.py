@@ -28,7 +28,7 @@ from jaxdiff.arrays import (
     example_keys,
     folded,
 )
-from jaxdiff.arrays.dtypes import working, working_dtype
+from jaxdiff.arrays.dtypes import same_dtype, working, working_dtype
 from jaxdiff.arrays.mesh import by_device, split_of
 from jaxdiff.arrays.varying import vary
 from jaxdiff.denoisers import DenoiserLike, check_start, warn_uncovered
@@ -37,7 +37,7 @@ from jaxdiff.processes import is_concrete
 from jaxdiff.processes.grids import Grid, check_beside, check_ends, check_grid, check_one_time
 from jaxdiff.samplers.adjoint import forward_mode_named
 from jaxdiff.samplers.dpm_solver import DPMSolverPP
-from jaxdiff.samplers.sampler import Sampler, check_run, grid_of, take_step
+from jaxdiff.samplers.sampler import Sampler, answers_by_prediction, as_carried, check_run, grid_of, take_step
 
 ADAPTIVE_END = 1e-5
 ENOUGH = 8  # the fewest values of x_start whose size is compared with that of the prior
@@ -201,25 +201,36 @@ def run(keys, denoiser, shapes, sampler, steps, cond, grid, t_start, t_end, x_st
         x_start = process.prior(folded(keys, 0), process.joined(shapes), times[0])
     times = times.astype(working_dtype(x_start))
 
+    # The answer of a sampler that moves by a prediction is a step of the scan: the program has the network only once.
+    # Times of the user's own may end where x has no noise, which the derivative of a step may divide by.
+    answers = to_data and isinstance(grid, Grid) and answers_by_prediction(sampler)
+
     def advance(carry, step):
         (x, state), (index, t, s) = carry, step
         step_keys = folded(keys, index + 1)
         # Two equal times, as at the data, are no step: one between other times is computed and discarded.
         # A step between times that are NaN is taken, and gives NaN.
-        moves = ~(s >= t)
+        ends = answers & (index == len(times) - 1)
+        moves = ends | ~(s >= t)
         t, s = jnp.where(moves, t, 0.6), jnp.where(moves, s, 0.4)
-        moved = take_step(sampler, step_keys, denoiser, x, t, s, state, cond)
+        if answers:
+            prediction = denoiser(x, t, cond)
+            moved = as_carried(sampler, sampler.move(step_keys, process, prediction, x, t, s, state), x, state)
+            answer = same_dtype(process.answer(step_keys, prediction), x)
+            moved = jax.tree.map(lambda clean, new: jnp.where(ends, clean, new), answer, moved[0]), moved[1]
+        else:
+            moved = take_step(sampler, step_keys, denoiser, x, t, s, state, cond)
         x, state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, carry)
         return (x, state), x if trajectory else None
 
     x = vary(working(x_start), (keys, cond, denoiser))
     state = vary(sampler.init(process, x, len(times) - 1 + to_data), x)
-    steps_taken = (jnp.arange(len(times) - 1), times[:-1], times[1:])
-    (last, _), path = jax.lax.scan(advance, (x, state), steps_taken)
-    if to_data:
+    before, after = (times, jnp.append(times[1:], times[-1] / 2)) if answers else (times[:-1], times[1:])
+    (last, _), path = jax.lax.scan(advance, (x, state), (jnp.arange(len(before)), before, after))
+    if to_data and not answers:
         last = sampler.answer(folded(keys, len(times)), denoiser, last, times[-1], cond)
     if path is not None:
         one = lambda x: jax.tree.map(lambda leaf: leaf[None], x)
-        on_the_way = [one(x), path, one(last)] if to_data else [one(x), path]
+        on_the_way = [one(x), path, one(last)] if to_data and not answers else [one(x), path]
         last = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *on_the_way)
     return jax.tree.map(lambda leaf, start: leaf.astype(start.dtype), last, x_start)

@@ -86,7 +86,16 @@ class Sampler:
 
 def take_step(sampler: Sampler, keys, denoiser: DenoiserLike, x: Any, t, s, state: Any, cond) -> tuple[Any, Any]:
     """`sampler.step`, with the dtypes of x and state; TypeError or ValueError unless the result has their shapes."""
-    moved = sampler.step(keys, denoiser, x, t, s, state, cond)
+    return as_carried(sampler, sampler.step(keys, denoiser, x, t, s, state, cond), x, state)
+
+
+def answers_by_prediction(sampler: Sampler) -> bool:
+    """Whether its steps and its answer both need the denoiser's prediction at (x, t), and no other."""
+    return type(sampler).step is Sampler.step and type(sampler).answer is Sampler.answer
+
+
+def as_carried(sampler: Sampler, moved: Any, x: Any, state: Any) -> tuple[Any, Any]:
+    """`moved`, the result of a step from x and state, with their dtypes; an error unless it has their shapes."""
     what = f"a step of {type(sampler).__name__} returned"
     if not isinstance(moved, tuple) or len(moved) != 2:
         raise TypeError(f"{what} {_shapes(moved)}; it must return (x, state), with a state like init's")

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxdiff.arrays import atomic_write, check_path, check_whole, digest, own_folder, read_json, remove_folder
+from jaxdiff.arrays.mesh import free
 from jaxdiff.training.flat import Flat, flat
 from jaxdiff.training.hosts import barrier, first, from_first
 from jaxdiff.training.log import read_metrics
@@ -419,7 +420,7 @@ def load_params(folder: str | os.PathLike, like):
     found = _newest(checkpoints)
     if found is None:
         raise FileNotFoundError(f"{checkpoints} has no complete checkpoint yet; train until one is saved")
-    return _restore(checkpoints, found[0], ema=like)["ema"]
+    return free(_restore(checkpoints, found[0], ema=like)["ema"])
 
 
 def recorded_identity(folder: str | os.PathLike) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import optax
 from tqdm import tqdm
 
 from jaxdiff.arrays import as_argument, check_function, check_path
-from jaxdiff.arrays.mesh import fetched, place_batch, training_mesh
+from jaxdiff.arrays.mesh import fetched, free, place_batch, training_mesh
 from jaxdiff.data.reading import by_step, check_length, fingerprint_of, first_batch, read_from
 from jaxdiff.denoisers import innermost, no_label_of, warn_uncovered, with_params
 from jaxdiff.losses.counted import called
@@ -120,7 +120,7 @@ def _warn_far(x0: np.ndarray) -> None:
 
 def _local(params):
     """Gather the weights to this process. A collective: every process must call it."""
-    return fetched(params) if hosts.several() else params
+    return fetched(params) if hosts.several() else free(params)
 
 
 def train(

@@ -120,6 +120,17 @@ def test_new_tolerances_and_t_min_compile_nothing_in_encode_and_decode():
         assert seen[0] == seen[1] > 0
 
 
+@pytest.mark.parametrize("sampler", [DPMSolverPP(), Ancestral()])
+def test_a_program_has_the_network_once(sampler):
+    """Its answer is a step of the scan. Only the network takes cube roots."""
+
+    def draw(key):
+        denoiser = jd.Denoiser(lambda params, x, c_noise, cond: jnp.cbrt(params * x), jnp.float32(1), jd.VP(), "v")
+        return jd.sample(key, denoiser, (2, 3), sampler, steps=4)
+
+    assert jax.jit(draw).lower(jax.random.key(0)).as_text().count("stablehlo.cbrt ") == 1
+
+
 def test_new_numbers_are_traced_once_under_jit():
     chex.clear_trace_counter()
 

@@ -438,6 +438,18 @@ def test_load_params_gives_the_averaged_weights(finished):
     same_bits(load_params(folder, jax.eval_shape(lambda: linear().params)), trained.params)
 
 
+@pytest.mark.parametrize("of", ["train", "load_params"])
+def test_what_trained_weights_return_is_taken_without_compiling_again(finished, of):
+    """The weights of a mesh would keep results where they are, and a function of them would need another program."""
+    folder, trained = finished
+    params = trained.params if of == "train" else load_params(folder, linear().params)
+    function = jax.jit(lambda params, x: params["layer"]["b"] * x)
+    x = function(params, jnp.ones(3))
+    function(params, x)
+    assert function._cache_size() == 1
+    assert not any(leaf.committed for leaf in jax.tree.leaves(params))
+
+
 def test_load_params_leaves_a_save_in_progress_alone(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     saving = tmp_path / "checkpoints" / "50.draft"
