@@ -55,6 +55,7 @@ def pointwise(parts: Sequence[jax.Array], kernel: jax.Array) -> jax.Array:
 
 
 def _by_xla(x, kernel, stride=1, padding=(1, 1)):
+    x, kernel = (array.astype(jnp.result_type(x, kernel)) for array in (x, kernel))
     axes = x.ndim - 2
     sides = "DHW"[-axes:]
     dimensions = (f"N{sides}C", f"{sides}IO", f"N{sides}C")
