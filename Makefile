@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help install peers demo test test-slow benchmark lint site clean
 
 help:
-	@echo "make demo       train on real digits, draw samples, report the likelihood (4 to 6 minutes on two cores)"
+	@echo "make demo       train on real digits, draw samples, report the likelihood (3 to 5 minutes on two cores)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the slow tests, which make test leaves out"
 	@echo "make benchmark  measure training, sampling and likelihood on this machine"

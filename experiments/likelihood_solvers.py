@@ -13,7 +13,7 @@ under VP from t = 1e-5 to 1, on two problems of 64 dimensions.
 
     mixture    eight Gaussians with spectra like those of 8 x 8 images (`solvers.py`), with the exact trace; compared
                with the closed-form density at t = 1e-5, with the prior in place of the distribution at t = 1
-    network    the demo's (`jaxdiff demo`, trained here if missing) on test digits, one probe an image; compared with
+    network    one of the default settings (trained here if missing) on test digits, one probe an image; compared with
                Dopri8 at rtol 1e-9 in float64 with the same probe
 
 Expect, as evaluations and error in bits/dim (Heun, Midpoint and Ralston take two to twenty times more),
@@ -142,8 +142,8 @@ def mixture():
 
 
 def network():
-    """The same for the demo's network."""
-    denoiser = runs.train(runs.Config(), Path("runs/demo"), pictures=0).denoiser
+    """The same for a network of the default settings."""
+    denoiser = runs.train(runs.Config(), Path("runs/digits_default"), pictures=0).denoiser
     data = jd.data.load_digits("test")
     x = jd.dequantize(jax.random.key(0), data.image[:N], data.levels).astype(jnp.float32)
     vectors = jax.random.rademacher(jax.random.key(1), (N, 1, *x.shape[1:]), jnp.float32)

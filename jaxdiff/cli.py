@@ -256,7 +256,7 @@ BASELINES = {
 
 
 def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False) -> dict:
-    """Train on real digits, draw samples, and score held-out digits: about 4 minutes on two cores.
+    """Train on real digits, draw samples, and score held-out digits: 3 to 5 minutes on two cores.
 
     Example: jaxdiff demo
 
@@ -265,7 +265,7 @@ def demo(folder: Folder = Path("runs/demo"), seed: int = 0, json_: Json = False)
         seed: Seed of everything.
     """
     say = lambda text: print(text, file=sys.stderr)
-    folder, config = check_path("folder", folder), Config(seed=seed)
+    folder, config = check_path("folder", folder), Config(steps=2500, seed=seed)
     with _together(Hosts(), folder, (), KEPT):
         say(f"training on 1,000 digits of 8 x 8 pixels; samples come to {folder}/samples.png")
         run = runs.train(config, folder, progress=not json_, pictures=0.1)
