@@ -20,7 +20,7 @@
 #
 # A diffusion model of $p(x)$ draws any example. One of $p(x \mid y)$ draws examples of a given $y$. What is given, `cond`, can be a
 # label, a vector of numbers, an image, a text, or several of these. This notebook trains small conditional models in
-# two to four minutes on two cores and shows
+# one to three minutes on two cores and shows
 #
 # 1. a model of digits given their label,
 # 2. classifier-free guidance, its scale and its price,
@@ -162,15 +162,15 @@ given = {"label": ring, "vector": compass(angle + 0.3 * rng.standard_normal(len(
 null = {"label": 2, "vector": np.zeros(2, np.float32)}
 
 network, params = jd.networks.initialize(
-    jax.random.key(5), lambda rngs: jd.networks.MLP(2, hidden=(128, 128, 128, 128), classes=2, vector=2, rngs=rngs)
+    jax.random.key(5), lambda rngs: jd.networks.MLP(2, hidden=(128, 128, 128), classes=2, vector=2, rngs=rngs)
 )
 untrained = jd.Denoiser(network, params, jd.VP(), data_std=float(points.std()))
 loss = jd.losses.ConditionDropout(jd.losses.Denoising(), null, rate={"label": 0.4, "vector": 0.4})
 batches = jd.data.batches({"x": points, **given}, batch_size=256, seed=0)
-optimizer = jd.training.clipped_adam(3000, learning_rate=5e-3)
+optimizer = jd.training.clipped_adam(2000, learning_rate=5e-3)
 with tempfile.TemporaryDirectory() as folder:
     rings = jd.training.train(
-        jax.random.key(6), folder, untrained, loss, batches, steps=3000, optimizer=optimizer, progress=False
+        jax.random.key(6), folder, untrained, loss, batches, steps=2000, optimizer=optimizer, progress=False
     )
 
 # %% [markdown]
@@ -221,7 +221,7 @@ def enlarged(x):
 
 images = real.reshape(-1, 8, 8, 1)
 network, params = jd.networks.initialize(
-    jax.random.key(8), lambda rngs: jd.networks.UNet(1, (16, 32), blocks=1, image=1, rngs=rngs)
+    jax.random.key(8), lambda rngs: jd.networks.UNet(1, (24,), blocks=1, image=1, rngs=rngs)
 )
 untrained = jd.Denoiser(network, params, jd.VP(), data_std=float(images.std()))
 batches = jd.data.batches({"x": images, "image": enlarged(images)}, batch_size=32, seed=0)

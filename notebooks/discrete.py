@@ -149,7 +149,7 @@ folder = Path(tempfile.mkdtemp())
 train, test = (jd.data.text(folder / "python.txt", LENGTH, split) for split in ("train", "test"))
 
 network, params = networks.initialize(
-    jax.random.key(0), lambda rngs: networks.Transformer(27, LENGTH, 96, 2, 4, noise=False, rngs=rngs)
+    jax.random.key(0), lambda rngs: networks.Transformer(27, LENGTH, 64, 2, 4, noise=False, rngs=rngs)
 )
 denoiser = jd.training.train(
     jax.random.key(1),
@@ -157,8 +157,8 @@ denoiser = jd.training.train(
     jd.Denoiser(network, params, jd.Absorbing(27)),
     losses.AnyOrder(),
     jd.data.batches(train.examples, 32, seed=0),
-    steps=1000,
-    optimizer=optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 4e-3, 100, 1000)),
+    steps=800,
+    optimizer=optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 8e-3, 100, 800)),
     ema_decay=0.99,
     progress=False,
 )

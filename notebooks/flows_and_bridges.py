@@ -25,7 +25,7 @@
 # - **any source**: start from something other than noise,
 # - **Schrödinger bridges**: fixed at both ends, noise in between.
 #
-# All data here are points in the plane, so that results can be seen and checked. It takes about two minutes on two cores.
+# All data here are points in the plane, so that results can be seen and checked. It takes one to three minutes on two cores.
 
 # %%
 try:
@@ -67,7 +67,7 @@ network, params = jd.networks.initialize(
 untrained = jd.Denoiser(network, params, jd.Flow(), "velocity", data_std=1.0)
 
 
-def fit(model, loss, data=data, steps=1000):
+def fit(model, loss, data=data, steps=800):
     batches = jd.data.batches({"x": data}, batch_size=128, seed=0)
     optimizer = jd.training.clipped_adam(steps, learning_rate=1e-2)
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@
 # 7. the score of real pictures
 #
 # Books write $z_t$ or $z_n$ for the noised data; here it is $x_t$, and $x_0$ is the data. Figures 1 to 3 and 7 use models
-# whose denoiser is known in closed form. Figures 4 to 6 train a small network on digits. All of it takes two to
+# whose denoiser is known in closed form. Figures 4 to 6 train a small network on digits. All of it takes one to
 # three minutes on two cores.
 
 # %%
@@ -165,7 +165,7 @@ with tempfile.TemporaryDirectory() as folder:
     config = jd.runs.Config(
         data="digits",
         network="unet(channels=(16, 32), blocks=1)",
-        steps=600,
+        steps=400,
         batch_size=32,
         learning_rate=5e-3,
         ema_decay=0.99,

@@ -22,7 +22,7 @@
 # scores digits that it has not seen: how many bits they need, how certain this number is, and which of them are likely. Then
 # it scores pictures that are no digits, which shows how far a likelihood can be trusted to tell them from digits.
 #
-# It takes two to four minutes on two cores and needs no GPU.
+# It takes one to three minutes on two cores and needs no GPU.
 
 # %%
 try:
