@@ -20,7 +20,7 @@
 #
 # A diffusion model of $p(x)$ draws any example. One of $p(x \mid y)$ draws examples of a given $y$. What is given, `cond`, can be a
 # label, a vector of numbers, an image, a text, or several of these. This notebook trains small conditional models in
-# one to three minutes on two cores and shows
+# two to four minutes on two cores and shows
 #
 # 1. a model of digits given their label,
 # 2. classifier-free guidance, its scale and its price,
