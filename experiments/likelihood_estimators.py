@@ -1,6 +1,6 @@
 """The trace, the dequantisation and the gradient of a likelihood, on test digits, for a network of default settings.
 
-    python experiments/likelihood_estimators.py        11 minutes on two cores, and 4 to train the model once
+    python experiments/likelihood_estimators.py    10.5 minutes on two cores, 4 more to train the model the first time
 
 trace      the root mean squared error of log p against the exact trace, for signs, Hutch++ and XTrace at about the same
            number of products, and the error that they estimate themselves

@@ -134,9 +134,10 @@ for name, sampler in flow_samplers.items():
     print(f"{name:16}", *(f"{error(sampler, e // 2 if name == 'Heun' else e):9.1e}" for e in evaluations))
 
 # %% [markdown]
-# Four times the evaluations divide the error of DDIM, a method of first order, by about four, and those of Heun and
-# 2M, of second, by a little more than sixteen. 3M and UniPC gain even more. The error of DDIM at 64 evaluations is that of 2M, 3M and UniPC at
-# 16. So 15 to 30 steps of one of these are a good start; `jd.sample` takes 50 steps of 2M unless told otherwise.
+# Four times the evaluations divide the error of DDIM, a method of first order, by about four, and those of Heun and 2M, of
+# second, by a little more than sixteen. 3M and UniPC gain even more. The error of DDIM at 64 evaluations is about that of
+# 2M, 3M and UniPC at 16. So 15 to 30 steps of one of these are a good start; `jd.sample` takes 50 steps of 2M unless told
+# otherwise.
 #
 # ## Deterministic or stochastic?
 #

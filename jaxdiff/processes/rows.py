@@ -96,14 +96,9 @@ class ByRows(Discrete):
 
 
 def drawn(keys, logits) -> jax.Array:
-    """A draw from each row of logits [n, *event, K], one key per example; -1 where no category is possible, or NaN.
-
-    The draws are those of `jax.random.categorical`, whose noise of several axes takes three times as long to compile on
-    CPUs as this noise of one axis.
-    """
-    gumbel = jax.vmap(lambda key: jax.random.gumbel(key, (logits[0].size,), logits.dtype, mode="high"))(keys)
-    chosen = jnp.argmax(logits + gumbel.reshape(logits.shape), -1).astype(jnp.int32)
-    return jnp.where(jnp.isfinite(jnp.max(logits, -1)), chosen, -1)
+    """A draw from each row of logits [n, *event, K], one key per example; -1 where no category is possible, or NaN."""
+    one = lambda key, logits: jax.random.categorical(key, logits, mode="high")
+    return jnp.where(jnp.isfinite(jnp.max(logits, -1)), jax.vmap(one)(keys, logits).astype(jnp.int32), -1)
 
 
 def contracted(weights, row: Callable) -> jax.Array:
