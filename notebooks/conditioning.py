@@ -59,7 +59,7 @@ with tempfile.TemporaryDirectory() as folder:
         condition=("label",),
         dropout=0.1,
         network="unet(channels=(16, 32), blocks=1)",
-        steps=600,
+        steps=450,
         batch_size=32,
         learning_rate=5e-3,
         ema_decay=0.99,
@@ -167,10 +167,10 @@ network, params = jd.networks.initialize(
 untrained = jd.Denoiser(network, params, jd.VP(), data_std=float(points.std()))
 loss = jd.losses.ConditionDropout(jd.losses.Denoising(), null, rate={"label": 0.4, "vector": 0.4})
 batches = jd.data.batches({"x": points, **given}, batch_size=256, seed=0)
-optimizer = jd.training.clipped_adam(2000, learning_rate=5e-3)
+optimizer = jd.training.clipped_adam(1200, learning_rate=5e-3)
 with tempfile.TemporaryDirectory() as folder:
     rings = jd.training.train(
-        jax.random.key(6), folder, untrained, loss, batches, steps=2000, optimizer=optimizer, progress=False
+        jax.random.key(6), folder, untrained, loss, batches, steps=1200, optimizer=optimizer, progress=False
     )
 
 # %% [markdown]
@@ -221,7 +221,7 @@ def enlarged(x):
 
 images = real.reshape(-1, 8, 8, 1)
 network, params = jd.networks.initialize(
-    jax.random.key(8), lambda rngs: jd.networks.UNet(1, (24,), blocks=1, image=1, rngs=rngs)
+    jax.random.key(8), lambda rngs: jd.networks.UNet(1, (16,), blocks=1, image=1, rngs=rngs)
 )
 untrained = jd.Denoiser(network, params, jd.VP(), data_std=float(images.std()))
 batches = jd.data.batches({"x": images, "image": enlarged(images)}, batch_size=32, seed=0)

@@ -85,6 +85,7 @@ class Watch:
         self._own, self._key, self._mesh = prepare is not prepare_as_given, key, mesh
         self._denoiser, self._none = denoiser, no_label_of(denoiser)
         self._seen: list[tuple[int, jax.Array]] = []
+        self._unlabelled = False
         self._prepare = sharded(as_argument("prepare", prepare), mesh)
         of = _bare_label_of if self._none is None else label_of
         made = on_mesh(mesh)(lambda *given: _made(*given, of))
@@ -92,11 +93,15 @@ class Watch:
 
     def __call__(self, step: int, rows: dict, placed: dict) -> None:
         """Validate a batch, or queue it for `check`. Raises ValueError for labels that the denoiser does not take."""
+        if self._unlabelled:  # as the first batch was, like which all others are
+            return
         if self._own:
             labels = self._look(step, placed, GLANCES)
+            self._unlabelled = labels is None
             self._seen += [] if labels is None else [(step, labels)]
             return
         cond = prepare_as_given(None, rows)[1]
+        self._unlabelled = cond is None
         if self._none is None:
             self._check_cond(cond, step)
         elif (label := label_of(cond)) is not None:
