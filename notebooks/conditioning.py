@@ -20,7 +20,7 @@
 #
 # A diffusion model of $p(x)$ draws any example. One of $p(x \mid y)$ draws examples of a given $y$. What is given, `cond`, can be a
 # label, a vector of numbers, an image, a text, or several of these. This notebook trains small conditional models in
-# two to four minutes on two cores and shows
+# one to two minutes on two idle cores and shows
 #
 # 1. a model of digits given their label,
 # 2. classifier-free guidance, its scale and its price,
@@ -167,10 +167,10 @@ network, params = jd.networks.initialize(
 untrained = jd.Denoiser(network, params, jd.VP(), data_std=float(points.std()))
 loss = jd.losses.ConditionDropout(jd.losses.Denoising(), null, rate={"label": 0.4, "vector": 0.4})
 batches = jd.data.batches({"x": points, **given}, batch_size=256, seed=0)
-optimizer = jd.training.clipped_adam(1200, learning_rate=5e-3)
+optimizer = jd.training.clipped_adam(2000, learning_rate=5e-3)
 with tempfile.TemporaryDirectory() as folder:
     rings = jd.training.train(
-        jax.random.key(6), folder, untrained, loss, batches, steps=1200, optimizer=optimizer, progress=False
+        jax.random.key(6), folder, untrained, loss, batches, steps=2000, optimizer=optimizer, progress=False
     )
 
 # %% [markdown]

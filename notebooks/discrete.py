@@ -20,8 +20,8 @@
 #
 # Letters, the labels of a map, the levels of a pixel: data that are categories have no noise to add. What mixes is not
 # the values but their distributions: a token is $x_0$ with probability $\alpha_t$, and is drawn from the noise with
-# probability $\sigma_t = 1 - \alpha_t$. The rest of the library is the same for both. This notebook takes two
-# to four minutes on two cores and shows
+# probability $\sigma_t = 1 - \alpha_t$. The rest of the library is the same for both. This notebook takes one
+# to two minutes on two idle cores and shows
 #
 # 1. three kinds of noise,
 # 2. a language whose law is known, with its likelihood and samplers,

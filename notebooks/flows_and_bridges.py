@@ -25,8 +25,8 @@
 # - **any source**: start from something other than noise,
 # - **Schrödinger bridges**: fixed at both ends, noise in between.
 #
-# All data here are points in the plane, so that results can be seen and checked. It takes one to three minutes on two
-# cores.
+# All data here are points in the plane, so that results can be seen and checked. It takes one to two minutes on two
+# idle cores.
 
 # %%
 try:

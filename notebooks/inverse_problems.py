@@ -20,8 +20,8 @@
 #
 # A diffusion model knows what data look like. A measurement $y = A(x_0) + s\,n$ says a part of what one example looks like:
 # a blurred picture, a picture with a hole, the magnitudes of its Fourier transform. Together they give the posterior
-# $p(x_0 \mid y)$, and a model that was trained once, without any measurement, can draw from it. This notebook takes two
-# to four minutes on two cores and shows
+# $p(x_0 \mid y)$, and a model that was trained once, without any measurement, can draw from it. This notebook takes one
+# to two minutes on two idle cores and shows
 #
 # 1. guidance by a measurement beside an exact posterior,
 # 2. digits deblurred, and completed from their upper half,

@@ -31,7 +31,7 @@
 #
 # Books write $z_t$ or $z_n$ for the noised data; here it is $x_t$, and $x_0$ is the data. Figures 1 to 3 and 7 use models
 # whose denoiser is known in closed form. Figures 4 to 6 train a small network on digits. All of it takes one to
-# three minutes on two cores.
+# two minutes on two idle cores.
 
 # %%
 try:

@@ -22,7 +22,7 @@
 # scores digits that it has not seen: how many bits they need, how certain this number is, and which of them are likely. Then
 # it scores pictures that are no digits, which shows how far a likelihood can be trusted to tell them from digits.
 #
-# It takes one to three minutes on two cores and needs no GPU.
+# It takes one to two minutes on two idle cores and needs no GPU.
 
 # %%
 try:
@@ -56,7 +56,7 @@ def model_values(images):
 config = jd.runs.Config(
     data="digits",
     network="unet(channels=(16, 32), blocks=1)",
-    steps=600,
+    steps=450,
     batch_size=32,
     learning_rate=5e-3,
     ema_decay=0.99,
@@ -182,8 +182,8 @@ strip(model_values(np.stack([images[:10] for images in changed.values()])), name
 # photographs of animals and cars finds photographs of house numbers likelier than its own test pictures, as they are
 # smoother (Nalisnick et al. 2019). Our digits have hard edges, so that here it is smooth pictures that are unlike the data.
 #
-# But turn a digit upside down, which a child would notice, and in one of four pairs it takes fewer bits than an upright
-# digit; for half digits it is one in five. The differences between digits are larger than what the change costs.
+# But turn a digit upside down, which a child would notice, and in three of ten pairs it takes fewer bits than an upright
+# digit; for half digits it is one in three. The differences between digits are larger than what the change costs.
 # The means of many pictures are clearly apart; the bits of a single picture say little.
 #
 # ## The likeliest picture is not typical

@@ -22,7 +22,7 @@
 # number of steps, noise during sampling or none, guidance or none. This notebook compares these choices.
 #
 # Nothing is trained here. For a mixture of Gaussians the perfect denoiser is a formula, `jd.exact.Mixture`, so every error
-# below is that of a sampler. Everything runs in one to three minutes on two cores.
+# below is that of a sampler. Everything runs in one to two minutes on two idle cores.
 
 # %%
 try:
