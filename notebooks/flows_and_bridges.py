@@ -68,7 +68,7 @@ network, params = jd.networks.initialize(
 untrained = jd.Denoiser(network, params, jd.Flow(), "velocity", data_std=1.0)
 
 
-def fit(model, loss, data=data, steps=600):
+def fit(model, loss, data=data, steps=800):
     batches = jd.data.batches({"x": data}, batch_size=128, seed=0)
     optimizer = jd.training.clipped_adam(steps, learning_rate=1e-2)
     with tempfile.TemporaryDirectory() as folder:

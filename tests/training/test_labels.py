@@ -17,7 +17,7 @@ from jaxdiff.denoisers import no_label_of
 from jaxdiff.networks import MLP, Cast, UNet, initialize
 from jaxdiff.runs import Pictures
 from jaxdiff.training import prepare_as_given, saved_steps, train
-from jaxdiff.training.labels import share_dropped
+from jaxdiff.training.labels import Watch, share_dropped
 
 KEY = jax.random.key(0)
 CLASSES = 4
@@ -175,6 +175,16 @@ def test_what_a_network_of_ones_own_says_of_its_labels_holds_in_every_batch(tmp_
     model = jd.Denoiser(TwoClasses(), {"mean": jnp.zeros(2)}, jd.VP())
     with pytest.raises(ValueError, match=r"batches\[1\]: two classes only"):
         go(tmp_path, model, [batch([0, 1] * 4), batch([0, 2] * 4)], prepare=prepare)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "looks"), [(prepare_as_given, "_check_cond"), (lambda key, batch: (batch["x"], None), "_look")]
+)
+def test_batches_without_a_condition_are_looked_at_once(tmp_path, monkeypatch, prepare, looks):
+    found, look = [], getattr(Watch, looks)
+    monkeypatch.setattr(Watch, looks, lambda *given: found.append(given) or look(*given))
+    go(tmp_path, denoiser(0), [{"x": batch["x"]} for batch in GOOD], prepare=prepare)
+    assert len(found) == 1
 
 
 @dataclasses.dataclass(frozen=True)
