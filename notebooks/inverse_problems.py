@@ -265,8 +265,8 @@ strip(
 
 # %% [markdown]
 # At scale 0 the columns are any digits, at 1 most of them have become sevens, and at 3 nearly all. The classifier is
-# applied to the mean of all digits that $x_t$ may come from, which is an approximation, as `Observed` is. It needs no
-# training, where a `jd.NoisyClassifier`, which reads $x_t$ itself, does. `conditioning.ipynb` continues with labels.
+# applied to the mean of all digits that $x_t$ may come from, which is an approximation, as `Observed` is. A
+# `jd.NoisyClassifier`, which is trained on noised pictures, reads $x_t$ itself. `conditioning.ipynb` continues with labels.
 #
 # ## Your turn
 #

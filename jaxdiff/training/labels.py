@@ -78,7 +78,8 @@ class Watch:
 
     With the default `prepare` labels are validated when the batch comes. With a user's own `prepare` they are computed
     next to the step, under two keys, and validated on the host once `check` is called; if one is invalid, its batch is
-    checked again under more keys.
+    checked again under more keys. All batches have the parts of the first: if that has nothing to validate, the others
+    are not looked at.
     """
 
     def __init__(self, prepare: Callable, key, denoiser, mesh: jax.sharding.Mesh):
@@ -93,7 +94,7 @@ class Watch:
 
     def __call__(self, step: int, rows: dict, placed: dict) -> None:
         """Validate a batch, or queue it for `check`. Raises ValueError for labels that the denoiser does not take."""
-        if self._unlabelled:  # as the first batch was, like which all others are
+        if self._unlabelled:
             return
         if self._own:
             labels = self._look(step, placed, GLANCES)
